@@ -1,0 +1,1 @@
+"""From data sets to batches: clip records, landmarks, temporal sampling, augmentation and the grain pipeline."""

@@ -1,0 +1,79 @@
+"""The clip record: one repetition of one expression by one subject, whatever data set it came from.
+
+Everything downstream of this record knows no data set. Conventions: points are (x, y) in pixels of the face
+crop, x to the right, y down; colours are RGB, 0-255; time runs along the first axis.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipInfo:
+    """What is known of a clip without decoding it.
+
+    Attributes:
+      id: unique within its data set.
+      subject: the person; splits are made over subjects, never over clips.
+      expression: the task that was asked for, e.g. "smile".
+      score: the clinician's rating (the regression target; a class number for classification).
+      num_frames: length of the clip in frames.
+    """
+
+    id: str
+    subject: str
+    expression: str
+    score: float
+    num_frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip, ready for temporal sampling.
+
+    Attributes:
+      info: identity and target.
+      landmarks: (n, P, 2) float32 points in pixels of the crop, in the order of ``layout``.
+      layout: a key of ``landmarks.LAYOUTS``.
+      pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None where there are no frames.
+      frames: n JPEG files as bytes, or None for a trajectory-only data set.
+      fps: frames per second.
+    """
+
+    info: ClipInfo
+    landmarks: np.ndarray
+    layout: str
+    pixels: np.ndarray | None = None
+    frames: tuple[bytes, ...] | None = None
+    fps: float = 25.0
+
+
+class ClipSource(Protocol):
+    """A random-access collection of clips whose metadata can be read without touching the frames."""
+
+    @property
+    def infos(self) -> Sequence[ClipInfo]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip: ...
+
+
+def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes."""
+    ok, buffer = cv2.imencode(".jpg", cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"cannot encode a frame of shape {frame_rgb.shape} and type {frame_rgb.dtype} as JPEG")
+    return buffer.tobytes()
+
+
+def decode_frame(jpeg: bytes) -> np.ndarray:
+    """JPEG bytes -> (H, W, 3) uint8 RGB."""
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError("a frame is not a readable JPEG image; re-create the clip it belongs to")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
