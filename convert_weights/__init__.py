@@ -1,0 +1,1 @@
+"""PyTorch checkpoints into this project's variables, tensor by tensor, and back."""

@@ -1,0 +1,113 @@
+"""The base configuration: every option with its published value. Files in ``configs/`` derive from it."""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """The published model and recipe; unlocked, so that a recipe can add to it before it locks it."""
+    compat = ConfigDict(
+        {
+            # Behaviour of the released code where it differs from the paper; the paper is the default.
+            "scrambled_frames": False,  # frames reinterpreted with their planes out of place
+            "first_frame_centring": False,  # subtract the first frame's nose tip only
+            "swapped_bmc": False,  # BMC called with label and prediction exchanged
+        }
+    )
+    return ConfigDict(
+        {
+            "name": "base",
+            "seed": 0,
+            "compat": compat,
+            "model": model(compat),
+            "data": ConfigDict(
+                {
+                    "name": "",  # a key of tramp_jax.data.datasets.READERS
+                    "root": "",
+                    "expression": "",  # train and test on this expression alone; "" for all
+                    "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
+                    "num_folds": 0,  # > 0: cross-validation over subjects
+                    "fold": -1,  # which fold to run; -1 for all in turn
+                    "validation_fraction": 0.2,  # of the training subjects, to choose a checkpoint by
+                    "split_seed": 0,
+                }
+            ),
+            "augment": ConfigDict({"crop": True, "flip": 0.5, "reverse_time": 0.5}),
+            "loss": ConfigDict({"name": "bmc", "sigma": 1.0}),
+            "optimizer": ConfigDict(
+                {
+                    "name": "sgd",  # or "adam"
+                    "learning_rate": 1e-3,
+                    "momentum": 0.9,
+                    "weight_decay": 0.0,
+                    "decay_every": 40,  # epochs
+                    "decay_factor": 0.1,
+                    "clip_norm": 0.0,  # largest norm of the whole gradient; 0 for none
+                    "warmup_epochs": 0.0,
+                }
+            ),
+            "train": ConfigDict(
+                {
+                    "batch_size": 4,
+                    "epochs": 100,
+                    "passes_per_epoch": 5,
+                    "evaluate_every": 1,  # epochs
+                    "reader_threads": 2,
+                }
+            ),
+            "evaluation": ConfigDict({"batch_size": 4, "bootstrap": 1000}),
+        },
+        convert_dict=True,
+    )
+
+
+def model(compat: ConfigDict) -> ConfigDict:
+    """The ``model`` group at its published values (25.17 M parameters)."""
+    return ConfigDict(
+        {
+            "name": "tramp_former",  # or an encoder with its own linear head: "skateformer", "former_dfer"
+            "streams": "both",  # or "rgb", "trajectory"
+            "trajectory": ConfigDict(
+                {
+                    "length": 128,  # T: 64, 128 or 256
+                    "channels": "xyrgb",  # or "xy", "rgb"
+                    "num_points": 63,
+                    "widths": (128, 256, 256, 256),
+                    "blocks_per_stage": 2,
+                    "embed_width": 128,
+                    "mlp_ratio": 2,
+                    "neighbours": 9,
+                    "distant": 7,
+                    "local_frames": 8,
+                    "table_frames": 32,  # global position tables are shared at the size for T = 256; 0: their own size
+                    "bias_order": "tiled",  # as published; "time" is the evident intention
+                    "attention_dropout": 0.5,
+                    "drop_path": 0.2,
+                }
+            ),
+            "rgb": ConfigDict(
+                {
+                    "num_frames": 80,
+                    "image_size": 224,
+                    "widths": (64, 128, 256, 512),
+                    "clip_length": 16,
+                    "spatial_heads": 8,
+                    "spatial_mlp_dim": 512,
+                    "temporal_depth": 3,
+                    "temporal_heads": 8,
+                    "temporal_mlp_dim": 1024,
+                    "scrambled_frames": compat.get_ref("scrambled_frames"),
+                }
+            ),
+            "fusion": ConfigDict({"width": 256, "depth": 3, "heads": 8, "mlp_ratio": 4}),
+            "head": ConfigDict({"hidden": (128, 64), "num_classes": 0}),
+        }
+    )
+
+
+def locked(config: ConfigDict) -> ConfigDict:
+    """``config`` with unknown keys refused from now on."""
+    return config.lock()
+
+
+__all__ = ["base", "locked", "ml_collections", "model"]

@@ -1,0 +1,108 @@
+"""The model and its parts. ``build_model(config.model)`` is the way in."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from tramp_jax.models.former_dfer import FormerDFER
+from tramp_jax.models.fusion import TrampFusion
+from tramp_jax.models.skateformer import SkateFormer, partitions
+from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
+
+Model = TrampFormer | SkateFormerClassifier | FormerDFERClassifier
+
+__all__ = ["Model", "build_model", "init_variables", "input_shapes"]
+
+
+def build_model(config: ml_collections.ConfigDict) -> Model:
+    """The flax module that ``config`` (the ``model`` group, see ``tramp_jax.config.model``) describes.
+
+    Raises:
+      ValueError: a contradiction between options, named.
+    """
+    if config.name == "skateformer":
+        return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
+    if config.name == "former_dfer":
+        return FormerDFERClassifier(_rgb_encoder(config), _head(config))
+    if config.name != "tramp_former":
+        raise ValueError(f"model.name is {config.name!r}; known: tramp_former, skateformer, former_dfer")
+    if config.streams not in ("both", "rgb", "trajectory"):
+        raise ValueError(f"model.streams is {config.streams!r}; known: both, rgb, trajectory")
+    both = config.streams == "both"
+    if both and config.trajectory.widths[-1] != config.fusion.width:
+        raise ValueError(
+            f"model.fusion.width is {config.fusion.width}, but the trajectory feature that it takes has "
+            f"{config.trajectory.widths[-1]} channels (the last of model.trajectory.widths)"
+        )
+    return TrampFormer(
+        trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
+        rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
+        fusion=TrampFusion(config.fusion.depth, config.fusion.heads, config.fusion.mlp_ratio) if both else None,
+        head=_head(config),
+        width=config.fusion.width,
+        streams=config.streams,
+    )
+
+
+def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
+    c = config.trajectory
+    return SkateFormer(
+        partitions(c.length, c.neighbours, c.distant, c.local_frames, c.length // 8, c.table_frames or None),
+        widths=tuple(c.widths),
+        blocks_per_stage=c.blocks_per_stage,
+        embed_width=c.embed_width,
+        mlp_ratio=c.mlp_ratio,
+        attention_dropout=c.attention_dropout,
+        drop_path=c.drop_path,
+        bias_order=c.bias_order,
+    )
+
+
+def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
+    c = config.rgb
+    return FormerDFER(
+        widths=tuple(c.widths),
+        clip_length=c.clip_length,
+        spatial_heads=c.spatial_heads,
+        spatial_mlp_dim=c.spatial_mlp_dim,
+        temporal_depth=c.temporal_depth,
+        temporal_heads=c.temporal_heads,
+        temporal_mlp_dim=c.temporal_mlp_dim,
+        scrambled_frames=c.scrambled_frames,
+    )
+
+
+def _head(config: ml_collections.ConfigDict) -> Head:
+    return Head(tuple(config.head.hidden), config.head.num_classes)
+
+
+def reads_frames(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model of this ``model`` group has a frame stream."""
+    return config.name == "former_dfer" or (config.name == "tramp_former" and config.streams != "trajectory")
+
+
+def reads_trajectories(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model of this ``model`` group has a trajectory stream."""
+    return config.name == "skateformer" or (config.name == "tramp_former" and config.streams != "rgb")
+
+
+def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tuple[int, ...] | None]:
+    """Shapes of ``frames``, ``trajectories`` and ``index_t`` as the model takes them; None for an unread stream."""
+    rgb, trajectory = config.rgb, config.trajectory
+    shapes: dict[str, tuple[int, ...] | None] = {"frames": None, "trajectories": None, "index_t": None}
+    if reads_frames(config):
+        shapes["frames"] = (batch, rgb.num_frames, rgb.image_size, rgb.image_size, 3)
+    if reads_trajectories(config):
+        shapes["trajectories"] = (batch, trajectory.length, trajectory.num_points, len(trajectory.channels))
+        shapes["index_t"] = (batch, trajectory.length)
+    return shapes
+
+
+def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
+    """Freshly drawn ``{"params": …, "batch_stats": …}`` (the latter empty where the model has no batch norm)."""
+    shapes = input_shapes(config, batch=1)
+    inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
+    variables = jax.jit(build_model(config).init)(key, *inputs)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

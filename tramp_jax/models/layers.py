@@ -1,0 +1,122 @@
+"""Small layers shared by the encoders and the fusion."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# PyTorch's defaults, which the published weights were trained with (flax: 1e-6 and 0.99).
+NORM_EPS = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
+
+embedding_init = nn.initializers.truncated_normal(0.02)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """LayerNorm over the last axis, as PyTorch's (two-pass variance, eps 1e-5)."""
+    return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, name=name)
+
+
+def exact_gelu(x: Array) -> Array:
+    return nn.gelu(x, approximate=False)
+
+
+def tanh_gelu(x: Array) -> Array:
+    return nn.gelu(x, approximate=True)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's conventions.
+
+    ``running <- (1 - momentum) * running + momentum * batch``, and the running variance takes the *unbiased* batch
+    variance while the batch itself is normalised by the biased one. Under ``jit`` over a mesh the statistics are
+    those of the global batch.
+    """
+
+    momentum: float = BATCH_NORM_MOMENTUM
+    epsilon: float = NORM_EPS
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        C = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (C,))
+        bias = self.param("bias", nn.initializers.zeros, (C,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (C,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (C,))
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+            if not self.is_initializing():
+                count = x.size // C
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a whole residual branch per sample, rescaling the branches that stay."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if not train or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * jax.random.bernoulli(self.make_rng("dropout"), keep, shape) / keep
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear; keeps the width of its input."""
+
+    hidden: int
+    activation: Callable[[Array], Array] = exact_gelu
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        C = x.shape[-1]
+        x = self.activation(nn.Dense(self.hidden, name="fc1")(x))
+        return nn.Dense(C, name="fc2")(x)
+
+
+class TemporalConv(nn.Module):
+    """Convolution over time, the same for every joint: (B, T, V, C) -> (B, T / stride, V, features).
+
+    ``groups`` > 1 mixes channels only within groups, as PyTorch's grouped Conv2d of kernel (kernel, 1). Written as
+    one matrix product over the shifted copies of the input: gradients of grouped and of strided convolutions are
+    slow in XLA on CPUs, and a group is too narrow to be worth a batched product on any device.
+    """
+
+    features: int
+    kernel: int = 7
+    stride: int = 1
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        B, T, V, C = x.shape
+        fan_in = C // self.groups
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel, fan_in, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.groups > 1:
+            kernel = _block_diagonal(kernel, self.groups)
+        pad = self.kernel // 2
+        x = jnp.pad(x, ((0, 0), (pad, pad), (0, 0), (0, 0)))
+        stop = (T - 1) // self.stride * self.stride + 1
+        shifted = [x[:, k : k + stop : self.stride] for k in range(self.kernel)]
+        return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(self.kernel * C, self.features) + bias
+
+
+def _block_diagonal(kernel: Array, groups: int) -> Array:
+    """Grouped kernel (k, C / groups, features) -> the same map as a dense kernel (k, C, features)."""
+    k, fan_in, features = kernel.shape
+    per_group = kernel.reshape(k, fan_in, groups, features // groups)
+    dense = jnp.einsum("kigo,gh->khigo", per_group, jnp.eye(groups, dtype=kernel.dtype))
+    return dense.reshape(k, groups * fan_in, features)

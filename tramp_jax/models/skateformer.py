@@ -1,0 +1,252 @@
+"""SkateFormer: the trajectory encoder (paper, trajectory stream; first published for skeleton action recognition).
+
+Axes: B batch, T time, V joints (landmarks), C channels, H attention heads, D channels per head;
+g segments in time and j sets of joints that do *not* attend to each other, n and m frames, k and l joints that do.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from tramp_jax.models.layers import (
+    Array,
+    BatchNorm,
+    DropPath,
+    Mlp,
+    TemporalConv,
+    embedding_init,
+    exact_gelu,
+    layer_norm,
+)
+
+HEADS_PER_PART = 4
+CONV_GROUPS = 8
+BiasOrder = Literal["tiled", "time"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """One of the four ways in which the (T, V) grid is cut into sets of tokens that attend to each other.
+
+    Attributes:
+      frames: frames in a set.
+      joints: joints in a set.
+      local: consecutive frames (else ``frames`` frames spread evenly over the clip).
+      neighbours: consecutive joints (else ``joints`` joints spread evenly, one per group).
+      table_rows: rows of the relative position table, at least 2 * frames - 1.
+    """
+
+    frames: int
+    joints: int
+    local: bool
+    neighbours: bool
+    table_rows: int
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """einops patterns of time and joints: the attended axes are n and l."""
+        return ("(g n)" if self.local else "(n g)"), ("(j l)" if self.neighbours else "(l j)")
+
+
+def partitions(
+    num_frames: int, neighbours: int, distant: int, local_frames: int, global_frames: int, table_frames: int | None
+) -> tuple[Partition, ...]:
+    """The four partition types of a model.
+
+    Args:
+      num_frames: T at the input.
+      neighbours: joints in a set of neighbours (L, 9 for faces).
+      distant: joints in a set of distant joints (K, 7 for faces).
+      local_frames: frames in a local set (N = 8).
+      global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
+      table_frames: frames that the tables of the global types are made for. TraMP-Former shares tables made for 32
+        frames (T = 256) between all lengths; None gives each its own size (the published skeleton model).
+    """
+    rows = 2 * (table_frames or global_frames) - 1
+    if rows < 2 * global_frames - 1:
+        raise ValueError(f"tables for {table_frames} frames are too small for global sets of {global_frames} frames")
+    if num_frames % (8 * local_frames) or num_frames % (8 * global_frames):
+        raise ValueError(
+            f"trajectories of {num_frames} frames cannot be cut: the length must be a multiple of "
+            f"{8 * local_frames} and of {8 * global_frames} (three halvings, then sets of "
+            f"{local_frames} and {global_frames} frames)"
+        )
+    return (
+        Partition(local_frames, neighbours, True, True, 2 * local_frames - 1),
+        Partition(local_frames, distant, True, False, 2 * local_frames - 1),
+        Partition(global_frames, neighbours, False, True, rows),
+        Partition(global_frames, distant, False, False, rows),
+    )
+
+
+class RelativePositionBias(nn.Module):
+    """Learned bias of every pair of tokens in a set: returns (H, n, l, m, k).
+
+    Rows of the table are distances in time. Sets of neighbours share one value between all pairs of joints; sets of
+    distant joints have one per pair. ``order="tiled"`` reproduces the published arrangement for neighbours: tokens
+    are time-major, but the table is laid out as if they were joint-major, so that token p takes the row of time
+    p mod n. All published weights were trained so. ``order="time"`` is the evident intention.
+    """
+
+    partition: Partition
+    order: BiasOrder
+
+    @nn.compact
+    def __call__(self) -> Array:
+        N, L, rows = self.partition.frames, self.partition.joints, self.partition.table_rows
+        time = np.arange(N)
+        row = time[:, None] - time[None, :] + N - 1
+        if not self.partition.neighbours:
+            table = self.param("table", embedding_init, (rows, L, L, HEADS_PER_PART))
+            return jnp.einsum("nmlkh->hnlmk", table[row])
+        table = self.param("table", embedding_init, (rows, HEADS_PER_PART))
+        token = np.arange(N * L)
+        time_of_token = token % N if self.order == "tiled" else token // L
+        row = row[time_of_token[:, None], time_of_token[None, :]]
+        return rearrange(table[row], "(n l) (m k) h -> h n l m k", n=N, m=N)
+
+
+class SkateAttention(nn.Module):
+    """Self-attention within the sets of one partition: q, k, v side by side (B, T, V, 3C) -> (B, T, V, C)."""
+
+    partition: Partition
+    dropout: float
+    bias_order: BiasOrder
+
+    @nn.compact
+    def __call__(self, qkv: Array, train: bool) -> Array:
+        time, joints = self.partition.axes
+        sizes = {"n": self.partition.frames, "l": self.partition.joints, "h": HEADS_PER_PART}
+        q, k, v = rearrange(qkv, f"b {time} {joints} (three h d) -> three b g j h n l d", three=3, **sizes)
+        bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
+        # Scaled by the number of heads, not by their width: so it was published.
+        logits = jnp.einsum("bgjhnld,bgjhmkd->bgjhnlmk", q * HEADS_PER_PART**-0.5, k) + bias_hnlmk
+        weights = jax.nn.softmax(logits, axis=(-2, -1))
+        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        x = jnp.einsum("bgjhnlmk,bgjhmkd->bgjhnld", weights, v)
+        return rearrange(x, f"b g j h n l d -> b {time} {joints} (h d)")
+
+
+class JointConv(nn.Module):
+    """G-Conv: each of 8 channel groups is mixed over the joints by its own learned V×V matrix."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        V = x.shape[2]
+        matrix = self.param("matrix", embedding_init, (CONV_GROUPS, V, V))
+        x = rearrange(x, "b t u (g c) -> b t u g c", g=CONV_GROUPS)
+        return rearrange(jnp.einsum("gvu,btugc->btvgc", matrix, x), "b t v g c -> b t v (g c)")
+
+
+class SkateFormerBlock(nn.Module):
+    """Convolution over joints and over time beside attention of the four types, then an MLP: (B, T, V, C)."""
+
+    partitions: tuple[Partition, ...]
+    mlp_ratio: int
+    attention_dropout: float
+    drop_path: float
+    bias_order: BiasOrder
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        C = x.shape[-1]
+        y = nn.Dense(2 * C, name="mapping")(layer_norm("norm_1")(x))
+        to_joint_conv, to_temporal_conv, *to_attention = jnp.split(
+            y, [C // 4, C // 2, C // 2 + 3 * C // 8, C // 2 + 6 * C // 8, C // 2 + 9 * C // 8], axis=-1
+        )
+        branches = [
+            JointConv(name="g_conv")(to_joint_conv),
+            TemporalConv(C // 4, groups=CONV_GROUPS, name="t_conv")(to_temporal_conv),
+        ]
+        for i, (partition, qkv) in enumerate(zip(self.partitions, to_attention, strict=True)):
+            attention = SkateAttention(partition, self.attention_dropout, self.bias_order, name=f"attention_{i + 1}")
+            branches.append(attention(qkv, train))
+        y = nn.Dense(C, name="proj")(jnp.concatenate(branches, axis=-1))
+        x = x + DropPath(self.drop_path)(y, train)
+        y = Mlp(self.mlp_ratio * C, name="mlp")(layer_norm("norm_2")(x))
+        return x + DropPath(self.drop_path)(y, train)
+
+
+class Downsample(nn.Module):
+    """Halves time and sets the width: 7×1 convolution of stride 2, then batch normalisation."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        return BatchNorm(name="bn")(TemporalConv(self.features, stride=2, name="reduction")(x), train)
+
+
+def time_embedding(index_t: Array, width: int) -> Array:
+    """Sinusoids of frame positions: (B, T) -> (B, T, width), even channels sine, odd ones cosine."""
+    frequencies = jnp.exp(jnp.arange(0, width, 2) * (-np.log(10000.0) / width))
+    angles = index_t[..., None] * frequencies
+    return rearrange(jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1), "b t k two -> b t (k two)")
+
+
+class SkateFormer(nn.Module):
+    """Trajectories to one feature vector.
+
+    Attributes:
+      partitions: the four partition types, see ``partitions``.
+      widths: channels of the stages; each stage after the first halves time.
+      blocks_per_stage: blocks in a stage.
+      embed_width: width of the stem and of the position embedding.
+      mlp_ratio: hidden width of the MLPs over their input's.
+      attention_dropout: rate of dropout on attention weights.
+      drop_path: stochastic depth rate of the last block; it grows linearly from 0.
+      bias_order: see ``RelativePositionBias``.
+    """
+
+    partitions: tuple[Partition, ...]
+    widths: tuple[int, ...] = (128, 256, 256, 256)
+    blocks_per_stage: int = 2
+    embed_width: int = 128
+    mlp_ratio: int = 2
+    attention_dropout: float = 0.5
+    drop_path: float = 0.2
+    bias_order: BiasOrder = "tiled"
+
+    @nn.compact
+    def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Encodes trajectories.
+
+        Args:
+          trajectories: (B, T, V, C); with a person axis, (B, T, people, V, C).
+          index_t: (B, T) frame positions in [-1, 1).
+          train: whether dropout, stochastic depth and batch statistics are on.
+
+        Returns:
+          Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]).
+        """
+        if trajectories.ndim == 5:
+            trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
+        C, V = trajectories.shape[-1], trajectories.shape[-2]
+        x = trajectories
+        for i, width in enumerate((2 * C, 3 * C, self.embed_width)):
+            x = nn.Dense(width, name=f"stem_{i}")(x if i == 0 else exact_gelu(x))
+        joint_embedding = self.param("joint_embedding", embedding_init, (self.embed_width, V))
+        x = x + time_embedding(index_t, self.embed_width)[:, :, None, :] * joint_embedding.T
+
+        out = {}
+        num_blocks = len(self.widths) * self.blocks_per_stage
+        drop_path = iter(np.linspace(0.0, self.drop_path, num_blocks).tolist())
+        for stage, width in enumerate(self.widths):
+            if stage > 0:
+                x = Downsample(width, name=f"stage_{stage}_downsample")(x, train)
+            for block in range(self.blocks_per_stage):
+                x = SkateFormerBlock(
+                    self.partitions,
+                    self.mlp_ratio,
+                    self.attention_dropout,
+                    next(drop_path),
+                    self.bias_order,
+                    name=f"stage_{stage}_block_{block}",
+                )(x, train)
+            out[f"trajectory_stage_{stage}"] = x
+        return jnp.mean(x, axis=(1, 2)), out

@@ -1,0 +1,109 @@
+"""TraMP-Former (paper, Figure 2): two encoders, a fusion and a head; and its encoders as published on their own."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tramp_jax.models.former_dfer import FormerDFER
+from tramp_jax.models.fusion import TrampFusion
+from tramp_jax.models.layers import Array
+from tramp_jax.models.skateformer import SkateFormer
+
+Streams = Literal["both", "rgb", "trajectory"]
+Outputs = dict[str, Array]
+
+
+class Head(nn.Module):
+    """MLP with ReLU from features (B, C) to scores.
+
+    Attributes:
+      hidden: widths of the hidden layers; () for a linear head.
+      num_classes: 0 for a regression score (B,); else class logits (B, num_classes).
+    """
+
+    hidden: tuple[int, ...] = (128, 64)
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, width in enumerate(self.hidden, start=1):
+            x = nn.relu(nn.Dense(width, name=f"layer{i}")(x))
+        x = nn.Dense(self.num_classes or 1, name=f"layer{len(self.hidden) + 1}")(x)
+        return x if self.num_classes else x[:, 0]
+
+
+class TrampFormer(nn.Module):
+    """The whole model.
+
+    Attributes:
+      trajectory_encoder, rgb_encoder, fusion, head: the parts; an unused one may be None.
+      width: of the fused feature; the RGB feature is mapped to it, the trajectory feature has it already.
+      streams: which inputs are read. With one stream the head sits on that stream's feature.
+    """
+
+    trajectory_encoder: SkateFormer | None
+    rgb_encoder: FormerDFER | None
+    fusion: TrampFusion | None
+    head: Head
+    width: int = 256
+    streams: Streams = "both"
+
+    @nn.compact
+    def __call__(
+        self, frames: Array | None, trajectories: Array | None, index_t: Array | None, train: bool = False
+    ) -> tuple[Array, Outputs]:
+        """Scores clips.
+
+        Args:
+          frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation.
+          trajectories: (B, T, V, C), x and y in pixels relative to the nose tip, then r, g, b in 0-255.
+          index_t: (B, T) frame positions in [-1, 1).
+          train: whether dropout, stochastic depth and batch statistics are on.
+
+        Returns:
+          The score (B,) or class logits (B, num_classes); and named intermediates, of which
+          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width)
+          belong to the streams in use.
+        """
+        out: Outputs = {}
+        if self.trajectory_encoder is not None:
+            features, stages = self.trajectory_encoder(trajectories, index_t, train)
+            out |= stages | {"trajectory_features": features}
+        if self.rgb_encoder is not None:
+            subclips, frame_features = self.rgb_encoder(frames, train)
+            rgb = jnp.mean(nn.Dense(self.width, name="rgb_projection")(subclips), axis=1)
+            out |= frame_features | {"subclip_features": subclips, "rgb_features": rgb}
+        if self.fusion is not None:
+            fused = self.fusion(out["rgb_features"][:, None], out["trajectory_features"][:, None])
+            out["fused_features"] = fused[:, 0]
+        features = out[{"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}[self.streams]]
+        return self.head(features), out
+
+
+class SkateFormerClassifier(nn.Module):
+    """The trajectory encoder with a linear head, as published for skeleton actions and for pre-training."""
+
+    trajectory_encoder: SkateFormer
+    head: Head
+
+    def __call__(
+        self, frames: Array | None, trajectories: Array, index_t: Array, train: bool = False
+    ) -> tuple[Array, Outputs]:
+        """As ``TrampFormer``; ``frames`` are not read."""
+        features, out = self.trajectory_encoder(trajectories, index_t, train)
+        return self.head(features), out | {"trajectory_features": features}
+
+
+class FormerDFERClassifier(nn.Module):
+    """The frame encoder with a linear head on the mean sub-clip, as published for expression recognition."""
+
+    rgb_encoder: FormerDFER
+    head: Head
+
+    def __call__(
+        self, frames: Array, trajectories: Array | None, index_t: Array | None, train: bool = False
+    ) -> tuple[Array, Outputs]:
+        """As ``TrampFormer``; ``trajectories`` and ``index_t`` are not read."""
+        subclips, out = self.rgb_encoder(frames, train)
+        return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}
