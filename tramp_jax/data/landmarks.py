@@ -3,6 +3,10 @@
 The 63 points are 7 groups of 9 (paper, trajectory extraction): left eye, left brow, right eye, right brow, nose,
 lower lip, upper lip. "Left" and "right" are sides of the *image*: the left eye of this table is the subject's
 right eye. The two mouth corners stand in both lip groups, so 61 distinct points fill 63 slots.
+
+InsightFace numbers its 106 points in the alphabetical order of the names that Face++ gives to the same 106 points
+(``FACEPP_106``), so one table of indices serves both detectors. The names also say what each slot is: see
+``SLOT_NAMES``.
 """
 
 import dataclasses
@@ -15,6 +19,40 @@ GROUPS = ("left_eye", "left_brow", "right_eye", "right_brow", "nose", "lower_lip
 
 # The released code first drops the 33 contour points of InsightFace's 106 and then the two eye centres 34 and 88.
 INSIGHTFACE_71 = tuple(i for i in range(33, 106) if i not in (34, 88))
+
+# The names of Face++, sides as seen in the image. Each eye's "center" and "pupil" coincide (in YouTubePD, always);
+# the released code drops the two centres and keeps the pupils.
+_FACEPP = """
+contour_chin
+contour_left1 contour_left10 contour_left11 contour_left12 contour_left13 contour_left14 contour_left15
+contour_left16 contour_left2 contour_left3 contour_left4 contour_left5 contour_left6 contour_left7 contour_left8
+contour_left9
+contour_right1 contour_right10 contour_right11 contour_right12 contour_right13 contour_right14 contour_right15
+contour_right16 contour_right2 contour_right3 contour_right4 contour_right5 contour_right6 contour_right7
+contour_right8 contour_right9
+left_eye_bottom left_eye_center left_eye_left_corner left_eye_lower_left_quarter left_eye_lower_right_quarter
+left_eye_pupil left_eye_right_corner left_eye_top left_eye_upper_left_quarter left_eye_upper_right_quarter
+left_eyebrow_left_corner left_eyebrow_lower_left_quarter left_eyebrow_lower_middle left_eyebrow_lower_right_corner
+left_eyebrow_lower_right_quarter left_eyebrow_upper_left_quarter left_eyebrow_upper_middle
+left_eyebrow_upper_right_corner left_eyebrow_upper_right_quarter
+mouth_left_corner mouth_lower_lip_bottom
+mouth_lower_lip_left_contour1 mouth_lower_lip_left_contour2 mouth_lower_lip_left_contour3
+mouth_lower_lip_right_contour1 mouth_lower_lip_right_contour2 mouth_lower_lip_right_contour3 mouth_lower_lip_top
+mouth_right_corner mouth_upper_lip_bottom
+mouth_upper_lip_left_contour1 mouth_upper_lip_left_contour2 mouth_upper_lip_left_contour3
+mouth_upper_lip_left_contour4
+mouth_upper_lip_right_contour1 mouth_upper_lip_right_contour2 mouth_upper_lip_right_contour3
+mouth_upper_lip_right_contour4 mouth_upper_lip_top
+nose_bridge1 nose_bridge2 nose_bridge3
+nose_left_contour1 nose_left_contour2 nose_left_contour3 nose_left_contour4 nose_left_contour5 nose_middle_contour
+nose_right_contour1 nose_right_contour2 nose_right_contour3 nose_right_contour4 nose_right_contour5 nose_tip
+right_eye_bottom right_eye_center right_eye_left_corner right_eye_lower_left_quarter right_eye_lower_right_quarter
+right_eye_pupil right_eye_right_corner right_eye_top right_eye_upper_left_quarter right_eye_upper_right_quarter
+right_eyebrow_lower_left_corner right_eyebrow_lower_left_quarter right_eyebrow_lower_middle
+right_eyebrow_lower_right_quarter right_eyebrow_right_corner right_eyebrow_upper_left_corner
+right_eyebrow_upper_left_quarter right_eyebrow_upper_middle right_eyebrow_upper_right_quarter
+"""
+FACEPP_106: tuple[str, ...] = tuple(_FACEPP.split())
 
 # Indices into the remaining 71 points, in the order the model sees them.
 _SLOTS_71 = {
@@ -64,7 +102,11 @@ LAYOUTS = {
     "insightface106": _insightface(tuple(range(106))),
     "insightface73": _insightface(tuple(range(33, 106))),  # the published .npy files
     "insightface71": _insightface(INSIGHTFACE_71),
+    "facepp106": _insightface(tuple(range(106))),  # in the order of FACEPP_106
 }
+
+# What each of the 63 slots is, e.g. SLOT_NAMES[7] = "left_eye_upper_left_quarter". The mouth corners occur twice.
+SLOT_NAMES: tuple[str, ...] = tuple(FACEPP_106[i] for i in LAYOUTS["facepp106"].slots)
 
 
 def layout_of(points: np.ndarray, name: str) -> Layout:
@@ -89,6 +131,27 @@ def select(points: np.ndarray, name: str) -> np.ndarray:
 def nose_tip(points: np.ndarray, name: str) -> np.ndarray:
     """The tip of the nose in every frame: (n, P, 2) in layout ``name`` -> (n, 1, 2)."""
     return points[:, [layout_of(points, name).nose_tip]]
+
+
+def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
+    """Positions relative to the tip of the nose.
+
+    Args:
+      points: (n, 63, 2) selected points.
+      nose: (n, 1, 2) tip of the nose in every frame.
+      first_frame: False (the paper) subtracts each frame's own nose tip, which removes head translation; True (the
+        released code) subtracts the nose tip of frame 0 from all frames, which keeps it.
+
+    Returns:
+      (n, 63, 2) float32, in the unit of ``points``.
+
+    Raises:
+      ValueError: no frames, or ``points`` and ``nose`` do not fit together.
+    """
+    if points.ndim != 3 or points.shape[0] == 0 or nose.shape != (points.shape[0], 1, points.shape[2]):
+        raise ValueError(f"centring needs points (n, 63, 2) and nose tips (n, 1, 2), not {points.shape}, {nose.shape}")
+    origin = nose[:1] if first_frame else nose
+    return (points - origin).astype(np.float32)
 
 
 def pixel_values(frame_rgb: np.ndarray, points: np.ndarray) -> np.ndarray:

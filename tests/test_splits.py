@@ -1,0 +1,111 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tramp_jax.data import splits
+from tramp_jax.data.clips import ClipInfo
+
+
+def clips(num_subjects: int = 23, repetitions: int = 3, seed: int = 0) -> list[ClipInfo]:
+    """Clips whose scores differ more between subjects than within."""
+    rng = np.random.default_rng(seed)
+    return [
+        ClipInfo(f"s{s}-{r}", f"s{s}", "smile", float(level + rng.normal(0, 0.1)), 50)
+        for s, level in enumerate(rng.uniform(0, 4, num_subjects))
+        for r in range(repetitions)
+    ]
+
+
+def mean_score(infos: list[ClipInfo], subjects: frozenset[str]) -> float:
+    return float(np.mean([info.score for info in infos if info.subject in subjects]))
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 23])
+def test_each_subject_is_tested_exactly_once(k):
+    infos = clips()
+    everyone = {info.subject for info in infos}
+    folds = splits.k_fold(infos, k, seed=0)
+    assert len(folds) == k
+    assert sorted(s for _, test in folds for s in test) == sorted(everyone)
+    for train, test in folds:
+        assert not train & test
+        assert train | test == everyone
+    sizes = [len(test) for _, test in folds]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_have_similar_scores(seed):
+    infos = clips(num_subjects=60)
+    means = [mean_score(infos, test) for _, test in splits.k_fold(infos, 5, seed)]
+    # Twelve subjects with scores uniform on 0-4, drawn without regard to score, would spread by about 0.33.
+    assert np.std(means) < 0.12
+
+
+def test_rare_positives_reach_every_fold():
+    infos = [ClipInfo(str(i), f"s{i}", "rest", float(i < 10), 10) for i in range(50)]
+    for _, test in splits.k_fold(infos, 5, seed=3):
+        assert sum(info.score for info in infos if info.subject in test) == 2
+
+
+@pytest.mark.parametrize("split", [lambda i, seed: splits.k_fold(i, 4, seed), lambda i, s: splits.holdout(i, seed=s)])
+def test_split_depends_on_seed_and_not_on_the_order_of_clips(split):
+    infos = [dataclasses.replace(info, score=round(info.score)) for info in clips()]  # with ties
+    shuffled = [infos[i] for i in np.random.default_rng(1).permutation(len(infos))]
+    assert split(infos, 7) == split(shuffled, 7)
+    assert split(infos, 7) != split(infos, 8)
+
+
+def test_seed_also_matters_when_all_scores_are_equal():
+    infos = [ClipInfo(str(i), f"s{i}", "rest", 0.0, 10) for i in range(20)]
+    assert splits.k_fold(infos, 4, 0) != splits.k_fold(infos, 4, 1)
+
+
+@pytest.mark.parametrize("num_subjects", [3, 4, 10, 41])
+def test_holdout_covers_everyone_once_in_the_asked_proportions(num_subjects):
+    infos = clips(num_subjects)
+    parts = splits.holdout(infos, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=1)
+    assert list(parts) == ["train", "validation", "test"]
+    assert sorted(s for part in parts.values() for s in part) == sorted({info.subject for info in infos})
+    for name, share in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+        assert abs(len(parts[name]) - share * num_subjects) <= 1
+        assert parts[name]
+
+
+def test_a_small_part_still_gets_a_subject():
+    assert len(splits.holdout(clips(10), {"train": 0.99, "test": 0.01}, seed=0)["test"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holdout_parts_have_similar_scores(seed):
+    infos = clips(num_subjects=60)
+    means = [mean_score(infos, part) for part in splits.holdout(infos, seed=seed).values()]
+    assert np.ptp(means) < 0.4  # unstratified, about 0.7
+
+
+def test_every_subject_can_be_held_out():
+    infos = clips()
+    held_out = {s for seed in range(40) for s in splits.holdout(infos, seed=seed)["test"]}
+    assert held_out == {info.subject for info in infos}
+
+
+@pytest.mark.parametrize("fractions", [{}, {"train": 0.5, "test": 0.4}, {"train": 1.0, "test": 0.0}, {"a": 2, "b": -1}])
+def test_impossible_fractions_are_refused(fractions):
+    with pytest.raises(ValueError, match="positive and sum to 1"):
+        splits.holdout(clips(), fractions, seed=0)
+
+
+def test_too_few_subjects_are_refused():
+    with pytest.raises(ValueError, match="2 subjects cannot fill the 3 parts"):
+        splits.holdout(clips(2), seed=0)
+    with pytest.raises(ValueError, match="there are 4"):
+        splits.k_fold(clips(4), 5, seed=0)
+    with pytest.raises(ValueError, match="k >= 2"):
+        splits.k_fold(clips(4), 1, seed=0)
+
+
+def test_score_that_is_no_number_is_refused():
+    infos = [*clips(), ClipInfo("broken", "s0", "smile", float("nan"), 5)]
+    with pytest.raises(ValueError, match="clip broken has the score nan"):
+        splits.k_fold(infos, 3, seed=0)

@@ -1,0 +1,168 @@
+"""What a model has to beat: a constant, and a random forest on simple motion features.
+
+The features describe how much, how fast and how evenly the regions of a face move. All lengths are in units of the
+clip's inter-ocular distance and all times in seconds, so neither the size of the face nor the frame rate matters
+(up to what a lower frame rate can no longer show).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.ensemble import RandomForestRegressor
+
+from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
+
+# Peaks and ranges are percentiles: one badly detected frame, or a cut, must not decide them.
+_LOW, _HIGH = 5, 95
+_TREMOR_HZ = (4.0, 6.0)  # rest tremor of Parkinson's disease
+_BLINK = 0.6  # eyes less open than this share of their median count as closed
+
+_REGION_FEATURES = ("range", "spread", "speed_mean", "speed_peak", "jerkiness", "tremor")
+_CLIP_FEATURES = (
+    "eye_opening_mean",
+    "eye_opening_spread",
+    "eye_closed_share",
+    "blinks_per_second",
+    "mouth_opening_mean",
+    "mouth_opening_range",
+    "mouth_width_mean",
+    "mouth_width_range",
+    "brow_height_mean",
+    "brow_height_range",
+    "asymmetry_shape",
+    "asymmetry_eye_speed",
+    "asymmetry_brow_speed",
+    "asymmetry_mouth_speed",
+)
+FEATURE_NAMES: tuple[str, ...] = tuple(f"{g}_{f}" for g in GROUPS for f in _REGION_FEATURES) + _CLIP_FEATURES
+
+_SLOT = {name: i for i, name in enumerate(SLOT_NAMES)}
+_LEFT_MOUTH = tuple(i for i, name in enumerate(SLOT_NAMES) if name.startswith("mouth") and "left" in name)
+
+
+def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
+    """Hand-made features of one clip.
+
+    For each of the seven regions, with p its points relative to the tip of the nose:
+      range: extent of the path (5th to 95th percentile in x and y, combined), mean over the region's points;
+      spread: standard deviation of the position, root mean square over the points;
+      speed_mean, speed_peak: mean and 95th percentile over time of the points' mean speed, per second;
+      jerkiness: mean length of the second difference, per second squared;
+      tremor: root mean square amplitude of the points between 4 and 6 Hz.
+    For the face: eye opening over eye width, the share of time the eyes are closed and the number of closings, mouth
+    opening and width, brow height above the eyes, and differences between the sides (of the shape; of mean speeds,
+    as |left − right| / (left + right)).
+
+    Args:
+      points: (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length.
+      fps: frames per second.
+
+    Returns:
+      (56,) float64, finite, in the order of ``FEATURE_NAMES``. What needs more frames than there are is 0.
+
+    Raises:
+      ValueError: another shape, fewer than two frames, a point or rate that is no number, or eyes in one place.
+    """
+    if points.ndim != 3 or points.shape[1:] != (NUM_LANDMARKS, 2) or len(points) < 2:
+        raise ValueError(f"motion features need points (n, 63, 2) with n >= 2, not {points.shape}")
+    if not np.isfinite(points).all() or not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"motion features need finite points and a positive frame rate, not {fps}")
+    points = points.astype(np.float64)
+    eye_distance = float(np.median(_distance(points, "left_eye_pupil", "right_eye_pupil")))
+    if eye_distance <= 0:
+        raise ValueError("both pupils are in the same place: these are not the 63 points of a face")
+    points = points / eye_distance
+
+    velocity = np.diff(points, axis=0) * fps
+    speed = np.linalg.norm(velocity, axis=-1)  # (n − 1, 63)
+    features: list[float] = []
+    for start in range(0, NUM_LANDMARKS, GROUP_SIZE):
+        region = slice(start, start + GROUP_SIZE)
+        features += _region_features(points[:, region], velocity[:, region], speed[:, region], fps)
+    features += _eye_features(points, fps)
+
+    for opening in (
+        _distance(points, "mouth_upper_lip_bottom", "mouth_lower_lip_top"),
+        _distance(points, "mouth_left_corner", "mouth_right_corner"),
+        (_brow_height(points, "left") + _brow_height(points, "right")) / 2,
+    ):
+        features += [opening.mean(), _range(opening)]
+
+    features.append(_shape_asymmetry(points))
+    for left in (range(GROUP_SIZE), range(GROUP_SIZE, 2 * GROUP_SIZE), _LEFT_MOUTH):
+        side, other = speed[:, list(left)].mean(), speed[:, MIRROR[list(left)]].mean()
+        features.append(abs(side - other) / (side + other) if side + other > 0 else 0.0)
+    return np.array(features)
+
+
+def random_forest(
+    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int
+) -> np.ndarray:
+    """Scores predicted by a random forest: features (n, d), scores (n,), features (m, d) -> (m,)."""
+    forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
+    return forest.fit(train_features, train_scores).predict(test_features)
+
+
+def constant(train_scores: Sequence[float] | np.ndarray, n: int) -> np.ndarray:
+    """The mean of the training scores, n times: (n,) float64."""
+    return np.full(n, np.mean(train_scores), np.float64)
+
+
+def _region_features(points: np.ndarray, velocity: np.ndarray, speed: np.ndarray, fps: float) -> list[float]:
+    low, high = np.percentile(points, [_LOW, _HIGH], axis=0)
+    per_frame = speed.mean(axis=1)
+    acceleration = np.diff(velocity, axis=0) * fps
+    return [
+        np.linalg.norm(high - low, axis=-1).mean(),
+        math.sqrt(points.var(axis=0).sum(axis=-1).mean()),
+        per_frame.mean(),
+        np.percentile(per_frame, _HIGH),
+        np.linalg.norm(acceleration, axis=-1).mean() if len(acceleration) else 0.0,
+        _band_amplitude(points, fps),
+    ]
+
+
+def _band_amplitude(points: np.ndarray, fps: float) -> float:
+    """Root mean square over points of the amplitude that lies in the tremor band."""
+    frequency = np.fft.rfftfreq(len(points), 1 / fps)
+    band = (frequency >= _TREMOR_HZ[0]) & (frequency <= _TREMOR_HZ[1])
+    window = np.hanning(len(points) + 2)[1:-1, None, None]  # slow movement must not leak into the band
+    spectrum = np.fft.rfft((points - points.mean(axis=0)) * window, axis=0)
+    power = 2 * (np.abs(spectrum[band]) ** 2).sum(axis=0) / (len(points) * (window**2).sum())  # Parseval
+    return math.sqrt(power.sum(axis=-1).mean())
+
+
+def _eye_features(points: np.ndarray, fps: float) -> list[float]:
+    opening = np.mean([_eye_opening(points, side) for side in ("left", "right")], axis=0)
+    closed = opening < _BLINK * np.median(opening)
+    closings = np.count_nonzero(closed[1:] & ~closed[:-1])
+    return [opening.mean(), opening.std(), closed.mean(), closings * fps / len(points)]
+
+
+def _eye_opening(points: np.ndarray, side: str) -> np.ndarray:
+    """(n,) lid distance over the eye's mean width."""
+    width = _distance(points, f"{side}_eye_left_corner", f"{side}_eye_right_corner").mean()
+    height = _distance(points, f"{side}_eye_top", f"{side}_eye_bottom")
+    return height / width if width > 0 else np.zeros(len(points))
+
+
+def _brow_height(points: np.ndarray, side: str) -> np.ndarray:
+    """(n,) from the line between the eye corners to the middle of the brow's lower edge."""
+    corners = points[:, [_SLOT[f"{side}_eye_left_corner"], _SLOT[f"{side}_eye_right_corner"]]]
+    return np.linalg.norm(points[:, _SLOT[f"{side}_eyebrow_lower_middle"]] - corners.mean(axis=1), axis=-1)
+
+
+def _shape_asymmetry(points: np.ndarray) -> float:
+    """Mean distance between the points and those of the mirrored face, both relative to the middle of the face."""
+    face = points - points.mean(axis=1, keepdims=True)
+    return float(np.linalg.norm(face - face[:, MIRROR] * (-1, 1), axis=-1).mean())
+
+
+def _distance(points: np.ndarray, one: str, other: str) -> np.ndarray:
+    return np.linalg.norm(points[:, _SLOT[one]] - points[:, _SLOT[other]], axis=-1)
+
+
+def _range(values: np.ndarray) -> float:
+    low, high = np.percentile(values, [_LOW, _HIGH])
+    return float(high - low)

@@ -1,0 +1,95 @@
+"""Splits over subjects. A person's clips never stand on both sides of a split.
+
+All functions are pure: the same clips (in any order) and the same seed give the same split.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tramp_jax.data.clips import ClipInfo
+
+DEFAULT_FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Cross-validation over subjects, stratified by the subjects' mean scores.
+
+    Every subject is tested exactly once; test folds differ by at most one subject in size.
+
+    Returns:
+      k pairs (training subjects, test subjects).
+
+    Raises:
+      ValueError: k < 2, fewer subjects than folds, or a score that is not a number.
+    """
+    subjects = _by_score(infos, seed)
+    if not 2 <= k <= len(subjects):
+        raise ValueError(f"{k} folds need k >= 2 and at least {k} subjects; there are {len(subjects)}")
+    labels = np.arange(len(subjects)) % k
+    parts = _deal(subjects, labels, block=k, rng=np.random.default_rng([seed, 1]))
+    everyone = frozenset(subjects)
+    return [(everyone - parts[fold], parts[fold]) for fold in range(k)]
+
+
+def holdout(
+    infos: Sequence[ClipInfo], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+) -> dict[str, frozenset[str]]:
+    """One split over subjects into named parts, stratified by the subjects' mean scores.
+
+    Args:
+      infos: the clips.
+      fractions: share of the *subjects* in each part; positive, summing to 1. Every part gets at least one subject.
+      seed: which of the equally good splits.
+
+    Returns:
+      The subjects of each part; together all of them, each once.
+
+    Raises:
+      ValueError: impossible fractions, fewer subjects than parts, or a score that is not a number.
+    """
+    shares = np.array(list(fractions.values()), float)
+    if not len(shares) or not (shares > 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-6):
+        raise ValueError(f"fractions must be positive and sum to 1, not {dict(fractions)}")
+    subjects = _by_score(infos, seed)
+    if len(subjects) < len(shares):
+        raise ValueError(f"{len(subjects)} subjects cannot fill the {len(shares)} parts {', '.join(fractions)}")
+
+    counts = np.ones(len(shares), int)
+    while counts.sum() < len(subjects):
+        counts[np.argmax(shares * len(subjects) - counts)] += 1
+    # Walking up the scores, each subject goes to the part that lags most behind its due share ...
+    labels = np.zeros(len(subjects), int)
+    dealt = np.zeros(len(shares), int)
+    for rank in range(len(subjects)):
+        lag = np.where(dealt < counts, counts * (rank + 1) / len(subjects) - dealt, -np.inf)
+        labels[rank] = np.argmax(lag)
+        dealt[labels[rank]] += 1
+    # ... and neighbours then swap places at random, within about one period of the smallest part.
+    block = max(2, round(len(subjects) / counts.min()))
+    parts = _deal(subjects, labels, block, np.random.default_rng([seed, 1]))
+    return {name: parts[i] for i, name in enumerate(fractions)}
+
+
+def _by_score(infos: Sequence[ClipInfo], seed: int) -> list[str]:
+    """Subjects in ascending order of mean score, ties in random order."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for info in infos:
+        if not math.isfinite(info.score):
+            raise ValueError(f"clip {info.id} has the score {info.score}; leave it out or give it one")
+        scores[info.subject].append(info.score)
+    subjects = sorted(scores)
+    ties = np.random.default_rng([seed, 0]).permutation(len(subjects))
+    # fsum: the mean must not depend on the order of the clips.
+    mean = {subject: math.fsum(scores[subject]) / len(scores[subject]) for subject in subjects}
+    order = sorted(range(len(subjects)), key=lambda i: (mean[subjects[i]], ties[i]))
+    return [subjects[i] for i in order]
+
+
+def _deal(subjects: Sequence[str], labels: np.ndarray, block: int, rng: np.random.Generator) -> list[frozenset[str]]:
+    """Shuffles the labels inside consecutive blocks and collects the subjects of label 0, 1, ..."""
+    labels = np.concatenate([rng.permutation(labels[i : i + block]) for i in range(0, len(labels), block)])
+    names = np.array(subjects)
+    return [frozenset(names[labels == label].tolist()) for label in range(labels.max() + 1)]
