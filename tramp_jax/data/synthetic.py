@@ -1,0 +1,233 @@
+"""Synthetic faces: the data set that needs no download.
+
+Drawn people of different shape, skin, hair, room and camera make the five PFED5 expressions with a severity of 0-4,
+which takes from the motion what hypomimia takes: range, speed, promptness, balance, blinks; it adds tremor. Nothing
+else depends on the severity: every random choice comes from its own stream, seeded by (seed, purpose, subject,
+expression, clip), so a clip is a function of its seed and its place, in whatever order clips are read.
+
+The contact sheet of the documentation is made by
+
+    python -m tramp_jax.data.synthetic docs/images/synthetic_faces.jpg
+"""
+
+import argparse
+import enum
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from tramp_jax.data import clips, landmarks
+from tramp_jax.data import synthetic_face as face
+from tramp_jax.data import synthetic_motion as motion
+from tramp_jax.data import synthetic_render as render
+
+EXPRESSIONS = motion.EXPRESSIONS
+LAYOUT = "insightface106"
+NUM_SCORES = 5
+MIN_FRAMES, MAX_FRAMES = 45, 80
+DETECTOR_NOISE = 0.3  # pixels, the jitter of a landmark detector
+_SPREAD = 0.4  # a score stands for a continuous severity within this distance of it
+
+
+class Stream(enum.IntEnum):
+    """Purposes of random numbers. No two share a stream, so nothing else can follow the severity."""
+
+    SHAPE = 0
+    LOOK = 1
+    HABIT = 2
+    SCORE = 3
+    STEP = 4
+    SEVERITY = 5
+    LENGTH = 6
+    POSE = 7
+    GAZE = 8
+    TIMING = 9
+    BLINK = 10
+    TREMOR = 11
+    CAMERA = 12
+    DETECTOR = 13
+
+
+def _rng(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream, *keys])
+
+
+@functools.lru_cache(maxsize=32)
+def _look(seed: int, subject: int) -> render.Look:
+    """The appearance of one person, kept because neighbouring clips show the same person."""
+    return render.draw_look(_rng(seed, Stream.LOOK, subject))
+
+
+class SyntheticFaces:
+    """A ``clips.ClipSource`` of ``num_subjects`` × expressions × ``clips_per_subject`` clips.
+
+    Scores are drawn apart from the people: in every run of five subjects each score occurs once per expression, and
+    further clips of the same subject and expression may differ by one step. ``pixels`` are taken from the rendered
+    frame before its JPEG compression, under the landmarks as detected (with their noise).
+
+    Args:
+      num_subjects: people, called "s000" and so on.
+      clips_per_subject: repetitions of each expression by each person.
+      expressions: some of ``EXPRESSIONS``; a clip does not depend on which others are asked for.
+      seed: of everything; not negative.
+      with_frames: False leaves out rendering: ``frames`` and ``pixels`` are None.
+      cache: keep the clips that were read (about 1 MB each with frames).
+      quality: of the JPEG frames, 1-100.
+
+    Raises:
+      ValueError: no clips asked for, or an unknown expression.
+    """
+
+    def __init__(
+        self,
+        num_subjects: int,
+        clips_per_subject: int,
+        expressions: Sequence[str] = EXPRESSIONS,
+        seed: int = 0,
+        with_frames: bool = True,
+        cache: bool = True,
+        quality: int = 95,
+    ):
+        unknown = [name for name in expressions if name not in EXPRESSIONS]
+        if unknown:
+            raise ValueError(f"unknown expressions {unknown}; known: {', '.join(EXPRESSIONS)}")
+        if num_subjects < 1 or clips_per_subject < 1 or not expressions:
+            raise ValueError("synthetic faces need at least one subject, one clip per subject and one expression")
+        self._seed, self._with_frames, self._quality = seed, with_frames, quality
+        self._keys = [
+            (subject, EXPRESSIONS.index(name), clip)
+            for subject in range(num_subjects)
+            for name in expressions
+            for clip in range(clips_per_subject)
+        ]
+        self._infos = tuple(self._info(*key) for key in self._keys)
+        self._cache: dict[int, clips.Clip] | None = {} if cache else None
+
+    @property
+    def infos(self) -> Sequence[clips.ClipInfo]:
+        return self._infos
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __getitem__(self, index: int) -> clips.Clip:
+        index = range(len(self))[index]
+        if self._cache is None:
+            return self._make(index)
+        # Two reader threads may make one clip at the same time; both make the same, so no lock is needed.
+        if index not in self._cache:
+            self._cache[index] = self._make(index)
+        return self._cache[index]
+
+    def _rng(self, stream: Stream, *keys: int) -> np.random.Generator:
+        return _rng(self._seed, stream, *keys)
+
+    def _info(self, subject: int, expression: int, clip: int) -> clips.ClipInfo:
+        block, place = divmod(subject, NUM_SCORES)
+        score = self._rng(Stream.SCORE, expression, block).permutation(NUM_SCORES)[place]
+        if clip > 0:
+            # A walk that stays where it is at either end leaves the scores evenly spread.
+            direction = self._rng(Stream.STEP, subject, expression).choice((-1, 1))
+            stepped = self._rng(Stream.STEP, subject, expression, clip).uniform() < 0.4
+            score = np.clip(score + direction * stepped, 0, NUM_SCORES - 1)
+        name = EXPRESSIONS[expression]
+        return clips.ClipInfo(
+            id=f"synthetic-s{subject:03d}-{name}-{clip}",
+            subject=f"s{subject:03d}",
+            expression=name,
+            score=float(score),
+            num_frames=int(self._rng(Stream.LENGTH, subject, expression, clip).integers(MIN_FRAMES, MAX_FRAMES + 1)),
+        )
+
+    def motion(self, index: int) -> face.Motion:
+        """What the face of clip ``index`` does."""
+        key, info = self._keys[index], self._infos[index]
+        severity = info.score + self._rng(Stream.SEVERITY, *key).uniform(-_SPREAD, _SPREAD)
+        streams = {"timing": Stream.TIMING, "blink": Stream.BLINK, "tremor": Stream.TREMOR}
+        actions = motion.draw_actions(
+            info.num_frames,
+            info.expression,
+            severity,
+            motion.draw_habit(self._rng(Stream.HABIT, *key[:2])),
+            {name: self._rng(stream, *key) for name, stream in streams.items()},
+        )
+        return face.Motion(
+            actions=actions,
+            gaze=motion.draw_gaze(info.num_frames, self._rng(Stream.GAZE, *key)),
+            pose=motion.draw_pose(info.num_frames, self._rng(Stream.POSE, *key)),
+        )
+
+    def scene(self, index: int) -> tuple[face.Motion, np.ndarray]:
+        """What the face of clip ``index`` does, and its true image points (n, face.NUM_POINTS, 2), landmarks first."""
+        movement = self.motion(index)
+        return movement, face.move(face.draw_neutral(self._rng(Stream.SHAPE, self._keys[index][0])), movement)
+
+    def painter(self, index: int, scene: tuple[face.Motion, np.ndarray] | None = None) -> render.Painter:
+        """The painter of the frames of clip ``index``; ``scene`` saves its computing, where it is at hand."""
+        movement, points = scene or self.scene(index)
+        look = _look(self._seed, self._keys[index][0])
+        return render.Painter(look, points, movement, self._rng(Stream.CAMERA, *self._keys[index]))
+
+    def _make(self, index: int) -> clips.Clip:
+        scene = self.scene(index)
+        true = scene[1][:, : face.NUM_LANDMARKS]
+        noise = self._rng(Stream.DETECTOR, *self._keys[index]).normal(0, DETECTOR_NOISE, true.shape)
+        points = (true + noise).astype(np.float32)
+        pixels, frames = None, None
+        if self._with_frames:
+            painter = self.painter(index, scene)
+            images = [painter.paint(t) for t in range(len(points))]
+            chosen = landmarks.select(points, LAYOUT)
+            pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
+            frames = tuple(clips.encode_frame(image, self._quality) for image in images)
+        return clips.Clip(self._infos[index], points, LAYOUT, pixels, frames, motion.FPS)
+
+
+def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
+    """(H, W, 3) uint8: for each expression a row of frames at severity 0 (left) and at severity 4 (right)."""
+    source = SyntheticFaces(20, 1, seed=seed, cache=False)
+    rows: list[np.ndarray] = []
+    shown: set[str] = set()
+    for name in EXPRESSIONS:
+        halves = []
+        for score in (0, NUM_SCORES - 1):
+            index = next(
+                i
+                for i, info in enumerate(source.infos)
+                if (info.expression, info.score) == (name, score) and info.subject not in shown
+            )
+            shown.add(source.infos[index].subject)
+            painter, last = source.painter(index), source.infos[index].num_frames - 1
+            tiles = [painter.paint(t) for t in np.linspace(0, last, times).astype(int)]
+            halves.append(np.hstack([cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA) for tile in tiles]))
+            halves[-1] = _titled(halves[-1], f"{name.replace('_', ' ')}, severity {score}")
+        gap = np.full((halves[0].shape[0], 8, 3), 255, np.uint8)
+        rows.append(np.hstack([halves[0], gap, halves[1]]))
+    return np.vstack(rows)
+
+
+def _titled(tile: np.ndarray, title: str) -> np.ndarray:
+    """The picture under a white strip with its title."""
+    strip = np.full((18, tile.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, title, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    return np.vstack([strip, tile])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the contact sheet to the path that was given."""
+    parser = argparse.ArgumentParser(description="Write a contact sheet of synthetic faces.")
+    parser.add_argument("output", type=pathlib.Path, help="picture to write, .jpg or .png")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=112, help="pixels of one face")
+    options = parser.parse_args(arguments)
+    sheet = cv2.cvtColor(contact_sheet(options.seed, options.size), cv2.COLOR_RGB2BGR)
+    settings = [] if options.output.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
+    if not cv2.imwrite(str(options.output), sheet, settings):
+        parser.error(f"cannot write {options.output}")
+
+
+if __name__ == "__main__":
+    main()
