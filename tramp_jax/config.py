@@ -26,8 +26,10 @@ def base() -> ConfigDict:
                     "root": "",
                     "expression": "",  # train and test on this expression alone; "" for all
                     "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
-                    "num_folds": 0,  # > 0: cross-validation over subjects
+                    "protocol": "auto",  # "official", "k_fold", "holdout"; auto is the first that the data set allows
+                    "num_folds": 0,  # of cross-validation over subjects
                     "fold": -1,  # which fold to run; -1 for all in turn
+                    "test_fraction": 0.2,  # of the subjects, under "holdout"
                     "validation_fraction": 0.2,  # of the training subjects, to choose a checkpoint by
                     "split_seed": 0,
                 }
@@ -53,6 +55,7 @@ def base() -> ConfigDict:
                     "passes_per_epoch": 5,
                     "evaluate_every": 1,  # epochs
                     "reader_threads": 2,
+                    "keep_last": 1,  # checkpoints kept besides the best one
                 }
             ),
             "evaluation": ConfigDict({"batch_size": 4, "bootstrap": 1000}),
@@ -81,6 +84,7 @@ def model(compat: ConfigDict) -> ConfigDict:
                     "local_frames": 8,
                     "table_frames": 32,  # global position tables are shared at the size for T = 256; 0: their own size
                     "bias_order": "tiled",  # as published; "time" is the evident intention
+                    "input_scale": 1.0,  # published weights take pixels and 0-255 as they are
                     "attention_dropout": 0.5,
                     "drop_path": 0.2,
                 }

@@ -57,6 +57,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         attention_dropout=c.attention_dropout,
         drop_path=c.drop_path,
         bias_order=c.bias_order,
+        input_scale=c.input_scale,
     )
 
 
@@ -104,5 +105,7 @@ def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[st
     """Freshly drawn ``{"params": …, "batch_stats": …}`` (the latter empty where the model has no batch norm)."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
-    variables = jax.jit(build_model(config).init)(key, *inputs)
+    # The program runs once and takes microseconds: optimising it would take longer than anything else at the start.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    variables = jax.jit(build_model(config).init, compiler_options=options)(key, *inputs)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

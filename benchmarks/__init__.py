@@ -1,0 +1,1 @@
+"""Speed comparisons, and the PyTorch implementation that they compare with."""

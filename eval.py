@@ -1,0 +1,20 @@
+"""Scores a split with a trained model: python eval.py --workdir DIR [--checkpoint last|best|STEP] [--split test]"""
+
+import pathlib
+
+from absl import app, flags
+
+from tramp_jax import commands
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "last, best (by validation subjects) or a step number.")
+SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "Where the data is now, if it has moved since training.")
+
+
+def main(_: list[str]) -> None:
+    commands.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,60 @@
+"""Losses and the learning rate."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tramp_jax import losses, optimizer
+
+
+def test_bmc_prefers_scores_at_their_own_target():
+    target = jnp.array([0.0, 1.0, 3.0, 4.0])
+    assert losses.bmc(target, target) < losses.bmc(target[::-1], target)
+
+
+def test_bmc_sees_the_whole_batch():
+    score, target = jnp.array([0.5, 2.0]), jnp.array([0.0, 3.0])
+    other = losses.bmc(score, target.at[1].set(1.0))
+    separately = (losses.bmc(score[:1], target[:1]) + losses.bmc(score[1:], target[1:])) / 2
+    assert separately == 0.0  # each alone has nothing to be confused with
+    assert other > losses.bmc(score, target) > 0
+
+
+def test_cross_entropy_of_certain_logits():
+    assert losses.cross_entropy(jnp.array([[20.0, 0.0], [0.0, 20.0]]), jnp.array([0.0, 1.0])) < 1e-6
+
+
+def test_unknown_names_are_refused(config):
+    config.loss.name = "huber"
+    with pytest.raises(ValueError, match="bmc, mse, cross_entropy"):
+        losses.build_loss(config)
+    config.optimizer.name = "lion"
+    with pytest.raises(ValueError, match="sgd, adam"):
+        optimizer.build_optimizer(config.optimizer, 1)
+
+
+def test_the_learning_rate_steps_down_by_epochs(config):
+    config.optimizer.update(learning_rate=1e-3, decay_every=40, decay_factor=0.1)
+    rate = optimizer.learning_rate(config.optimizer, steps_per_epoch=10)
+    np.testing.assert_allclose([rate(0), rate(399), rate(400), rate(800)], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
+
+
+def test_warm_up_rises_to_the_schedule(config):
+    config.optimizer.update(learning_rate=1.0, decay_every=40, warmup_epochs=1.0)
+    rate = optimizer.learning_rate(config.optimizer, steps_per_epoch=10)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0.1, 0.55, 1.0], rtol=1e-5)
+
+
+def test_sgd_follows_torch(config):
+    torch = pytest.importorskip("torch")
+    config.optimizer.update(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01, clip_norm=0.0)
+    sgd = optimizer.build_optimizer(config.optimizer, 10**6)
+    ours, theirs = jnp.array([1.0, -2.0]), torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    reference = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.01)
+    state = sgd.init(ours)
+    for gradient in ([0.3, 0.1], [-0.2, 0.4], [0.5, 0.5]):
+        updates, state = sgd.update(jnp.array(gradient), state, ours)
+        ours = ours + updates
+        theirs.grad = torch.tensor(gradient)
+        reference.step()
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)

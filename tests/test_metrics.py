@@ -1,0 +1,69 @@
+"""Metrics against their definitions and properties."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tramp_jax import metrics
+
+RNG = np.random.default_rng(0)
+TARGET = RNG.integers(0, 5, 60).astype(float)
+SCORE = TARGET + RNG.normal(size=60)
+SUBJECTS = [f"s{i // 3}" for i in range(60)]
+
+
+def test_rank_and_linear_correlation_agree_with_scipy():
+    assert metrics.spearman(SCORE, TARGET) == pytest.approx(stats.spearmanr(SCORE, TARGET).statistic)
+    assert metrics.pearson(SCORE, TARGET) == pytest.approx(stats.pearsonr(SCORE, TARGET).statistic)
+
+
+def test_spearman_sees_order_alone():
+    assert metrics.spearman(np.exp(SCORE), TARGET) == pytest.approx(metrics.spearman(SCORE, TARGET))
+
+
+@pytest.mark.parametrize("name", ["spearman", "pearson", "auroc", "relative_l2"])
+def test_the_undefined_is_not_a_number(name):
+    constant = np.full(60, 2.0)
+    assert np.isnan(metrics.REGRESSION[name](SCORE, constant))
+
+
+def test_errors_of_a_known_case():
+    score, target = np.array([1.0, 3.0, 4.0]), np.array([0.0, 4.0, 4.0])
+    assert metrics.mae(score, target) == pytest.approx(2 / 3)
+    assert metrics.rmse(score, target) == pytest.approx(np.sqrt(2 / 3))
+    assert metrics.relative_l2(score, target) == pytest.approx(100 * (2 / 16) / 3)
+    assert metrics.auroc(score, target) == 1.0
+
+
+def test_relative_l2_has_no_unit():
+    assert metrics.relative_l2(7 * SCORE, 7 * TARGET) == pytest.approx(metrics.relative_l2(SCORE, TARGET))
+
+
+def test_the_interval_holds_the_value_and_narrows_with_subjects():
+    low, high = metrics.bootstrap(metrics.spearman, SCORE, TARGET, SUBJECTS, 300)
+    assert low < metrics.spearman(SCORE, TARGET) < high
+    more = [np.tile(x, 9) for x in (SCORE, TARGET)]
+    many = [f"{s}-{i}" for i in range(9) for s in SUBJECTS]
+    low_many, high_many = metrics.bootstrap(metrics.spearman, *more, many, 300)
+    assert high_many - low_many < 0.6 * (high - low)
+
+
+def test_clips_of_one_subject_are_drawn_together():
+    """Copies of a subject's clips add no information, so the interval must stay."""
+    copies = [np.repeat(x, 5) for x in (SCORE, TARGET)]
+    once = metrics.bootstrap(metrics.mae, SCORE, TARGET, SUBJECTS, 300)
+    fivefold = metrics.bootstrap(metrics.mae, *copies, np.repeat(SUBJECTS, 5), 300)
+    np.testing.assert_allclose(once, fivefold)
+
+
+def test_a_table_says_none_where_nothing_is_defined():
+    table = metrics.with_intervals(metrics.REGRESSION, SCORE, np.full(60, 1.0), SUBJECTS, 20)
+    assert table["spearman"] == {"value": None, "interval": None}
+    assert table["mae"]["value"] is not None
+
+
+def test_recalls_of_a_known_case():
+    logits = np.eye(3)[[0, 0, 0, 1, 2, 2]]
+    target = np.array([0, 0, 0, 0, 1, 2])
+    assert metrics.accuracy(logits, target) == pytest.approx(4 / 6)
+    assert metrics.uar(logits, target) == pytest.approx((3 / 4 + 0 + 1) / 3)

@@ -1,0 +1,239 @@
+"""Properties of the model that no golden case shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.golden.cases import skeleton_config
+from tramp_jax import config as defaults
+from tramp_jax.models import build_model, init_variables, input_shapes, skateformer
+from tramp_jax.models.former_dfer import scramble_as_released
+from tramp_jax.models.layers import BatchNorm, DropPath, TemporalConv
+
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    shapes = input_shapes(tiny.get_config().model, BATCH)
+    drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return drawn | {"trajectories": 30 * drawn["trajectories"], "index_t": np.tile(np.linspace(-1, 1, 64), (BATCH, 1))}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(tiny.get_config().model)
+
+
+@pytest.fixture(scope="module")
+def score(model, tiny_variables):
+    """The jitted model in evaluation mode: inputs -> (score, out)."""
+    return jax.jit(lambda inputs: model.apply(tiny_variables, **inputs))
+
+
+def test_outputs_have_their_names_and_shapes(score, inputs):
+    result, out = score(inputs)
+    assert result.shape == (BATCH,)
+    assert out["trajectory_features"].shape == (BATCH, 32)
+    assert out["subclip_features"].shape == (BATCH, 1, 16)
+    assert out["rgb_features"].shape == (BATCH, 32)
+
+
+@pytest.mark.parametrize("stream", ["frames", "trajectories", "index_t"])
+def test_every_input_moves_the_score(score, inputs, stream):
+    moved = inputs | {stream: inputs[stream] * 0.5 + 0.1}
+    assert np.all(np.abs(score(moved)[0] - score(inputs)[0]) > 1e-6)
+
+
+def test_shuffling_a_batch_permutes_the_scores(score, inputs):
+    order = np.array([2, 0, 1])
+    shuffled = {name: x[order] for name, x in inputs.items()}
+    np.testing.assert_allclose(score(shuffled)[0], score(inputs)[0][order], rtol=1e-5)
+
+
+def test_other_samples_do_not_move_a_score(score, inputs):
+    padded = {name: np.concatenate([x[:1], np.zeros_like(x[1:])]) for name, x in inputs.items()}
+    np.testing.assert_allclose(score(padded)[0][0], score(inputs)[0][0], rtol=1e-5)
+
+
+def test_training_mode_draws_and_updates_statistics(model, tiny_variables, inputs):
+    def train(key):
+        return model.apply(tiny_variables, **inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    train = jax.jit(train)
+    (first, _), updated = train(jax.random.key(1))
+    (again, _), _ = train(jax.random.key(1))
+    (other, _), _ = train(jax.random.key(2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(np.abs(first - other) > 1e-6)
+    same = jax.tree.map(np.array_equal, updated["batch_stats"], tiny_variables["batch_stats"])
+    assert not any(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("streams", ["rgb", "trajectory"])
+def test_one_stream_reads_one_input(config, inputs, streams):
+    config.model.streams = streams
+    shapes = input_shapes(config.model, BATCH)
+    read = {name: inputs[name] if shape else None for name, shape in shapes.items()}
+    assert (read["frames"] is None) == (streams == "trajectory")
+    variables = init_variables(config.model, jax.random.key(0))
+    assert ("rgb_encoder" in variables["params"]) == (streams == "rgb")
+    result, out = jax.jit(lambda v, x: build_model(config.model).apply(v, **x))(variables, read)
+    assert result.shape == (BATCH,)
+    assert ("rgb_features" in out) == (streams == "rgb")
+    assert ("trajectory_features" in out) == (streams == "trajectory")
+
+
+def test_a_classification_head_gives_logits(config):
+    config.model.update(streams="trajectory")
+    config.model.head.num_classes = 4
+    shapes = input_shapes(config.model, 2)
+    abstract = [None if s is None else jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes.values()]
+    (logits, _), _ = jax.eval_shape(build_model(config.model).init_with_output, jax.random.key(0), *abstract)
+    assert logits.shape == (2, 4)
+
+
+def _abstract_parameters(model_config):
+    shapes = input_shapes(model_config, 1)
+    abstract = [None if s is None else jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes.values()]
+    return jax.eval_shape(build_model(model_config).init, jax.random.key(0), *abstract)["params"]
+
+
+def _count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_the_published_sizes():
+    params = _abstract_parameters(defaults.base().model)
+    assert round(_count(params) / 1e6, 2) == 25.17
+    assert round(_count(params["trajectory_encoder"]) / 1e6, 2) == 4.56
+    assert round(_count(params["rgb_encoder"]) / 1e6, 2) == 18.07
+
+
+@pytest.mark.parametrize("length", [64, 128, 256])
+@pytest.mark.parametrize("channels", ["xy", "rgb", "xyrgb"])
+def test_every_published_length_and_channel_set_builds(length, channels):
+    config = defaults.base().model
+    config.trajectory.update(length=length, channels=channels)
+    params = _abstract_parameters(config)["trajectory_encoder"]
+    assert params["stem_0"]["kernel"].shape == (len(channels), 2 * len(channels))
+    # One table for all lengths: a checkpoint of one fits the others.
+    assert params["stage_0_block_0"]["attention_3"]["bias"]["table"].shape == (63, 4)
+
+
+def test_own_size_tables():
+    params = _abstract_parameters(skeleton_config())["trajectory_encoder"]
+    assert params["stage_0_block_0"]["attention_3"]["bias"]["table"].shape == (15, 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("streams", "all", "both, rgb, trajectory"),
+        ("name", "tramp", "tramp_former, skateformer"),
+        ("trajectory.length", 100, "multiple of"),
+        ("fusion.width", 48, "48"),
+        ("trajectory.table_frames", 4, "too small"),
+    ],
+)
+def test_contradictions_are_named(config, option, value, message):
+    config.model.update_from_flattened_dict({option: value})
+    with pytest.raises(ValueError, match=message):
+        build_model(config.model)
+
+
+def test_frames_that_are_no_whole_number_of_subclips_are_refused(config):
+    config.model.rgb.num_frames = 20
+    with pytest.raises(ValueError, match="sub-clips of 16"):
+        _abstract_parameters(config.model)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_attention_stays_within_its_sets(index):
+    """The gradient of one token's output is nonzero for the tokens of its set, and for no other."""
+    T, V, t0, v0 = 64, 63, 21, 31
+    partition = skateformer.partitions(T, 9, 7, 8, 8, 32)[index]
+    attention = skateformer.SkateAttention(partition, 0.0, "tiled")
+    qkv = jax.random.normal(jax.random.key(0), (1, T, V, 12))
+    variables = attention.init(jax.random.key(1), qkv, False)
+    gradient = jax.grad(lambda x: attention.apply(variables, x, False)[0, t0, v0].sum())(qkv)
+    touched = np.any(np.asarray(gradient[0]) != 0, axis=-1)
+    t, v = np.meshgrid(np.arange(T), np.arange(V), indexing="ij")
+    same_time = t // 8 == t0 // 8 if index < 2 else t % 8 == t0 % 8
+    same_joints = v // 9 == v0 // 9 if index % 2 == 0 else v % 9 == v0 % 9
+    np.testing.assert_array_equal(touched, same_time & same_joints)
+
+
+def test_table_order_changes_neighbour_sets_alone():
+    for i, partition in enumerate(skateformer.partitions(64, 9, 7, 8, 8, 32)):
+        bias = {}
+        for order in ("tiled", "time"):
+            module = skateformer.RelativePositionBias(partition, order)
+            bias[order] = module.apply(module.init(jax.random.key(0)))
+        assert bias["time"].shape == (4, 8, partition.joints, 8, partition.joints)
+        assert np.array_equal(bias["time"], bias["tiled"]) == (i % 2 == 1)
+        if i % 2 == 0:  # "time": a function of the distance in time alone
+            np.testing.assert_array_equal(bias["time"][:, 0, 0, 3], bias["time"][:, 4, 8, 7])
+
+
+def test_released_frame_layout_mixes_frames_of_one_colour():
+    frames = np.arange(2 * 80 * 3, dtype=np.float32).reshape(2, 80, 1, 1, 3)  # value = 3 * frame + colour (+ 240)
+    image = np.asarray(scramble_as_released(frames))[:, :, 0, 0]
+    np.testing.assert_array_equal(image[0, 0], [0, 3, 6])  # red of frames 0, 1, 2
+    np.testing.assert_array_equal(image[0, 26], [78 * 3, 79 * 3, 1])  # red of 78, 79, green of 0
+    np.testing.assert_array_equal(image[1] - 240, image[0])  # samples are not mixed
+
+
+def test_batch_norm_follows_torch():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(1, 3, (4, 5, 6)).astype(np.float32)
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x, False)
+    theirs = torch.nn.BatchNorm1d(6)
+    for _ in range(2):
+        ours, updated = layer.apply(variables, x, True, mutable=["batch_stats"])
+        variables = variables | updated
+        expected = theirs(torch.from_numpy(x.reshape(20, 6)))
+    np.testing.assert_allclose(ours.reshape(20, 6), expected.detach(), atol=1e-5)
+    np.testing.assert_allclose(variables["batch_stats"]["var"], theirs.running_var, rtol=1e-5)
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], theirs.running_mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 8), (2, 2)])
+def test_temporal_conv_follows_torch(stride, groups):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(2, 15, 3, 16)).astype(np.float32)
+    layer = TemporalConv(24, stride=stride, groups=groups)
+    variables = layer.init(jax.random.key(0), x)
+    theirs = torch.nn.Conv2d(16, 24, (7, 1), (stride, 1), (3, 0), groups=groups)
+    kernel = np.asarray(variables["params"]["kernel"])
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(kernel.transpose(2, 1, 0)[..., None].copy()))
+        theirs.bias.zero_()
+        expected = theirs(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    y = np.asarray(DropPath(0.25).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
+    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
+    assert np.all(y == y[:, :1, :1])
+    assert abs(y.mean() - 1) < 0.05
+    np.testing.assert_array_equal(DropPath(0.25).apply({}, x, False), x)
+
+
+def test_attention_dropout_drops_the_stated_share():
+    """With equal values, dropout on the weights scatters the outputs around them without moving the mean."""
+    partition = skateformer.partitions(64, 9, 7, 8, 8, 32)[0]
+    attention = skateformer.SkateAttention(partition, 0.5, "tiled")
+    qkv = jnp.concatenate([jnp.zeros((4, 64, 63, 8)), jnp.ones((4, 64, 63, 4))], axis=-1)
+    variables = jax.tree.map(jnp.zeros_like, attention.init(jax.random.key(0), qkv, False))
+    y = np.asarray(attention.apply(variables, qkv, True, rngs={"dropout": jax.random.key(1)}))
+    # 72 weights of 1/72, each 0 or doubled: mean 1, variance 1/72.
+    assert abs(y.mean() - 1) < 0.01
+    assert abs(y.var() * 72 - 1) < 0.1
+    np.testing.assert_allclose(attention.apply(variables, qkv, False), 1.0, rtol=1e-5)

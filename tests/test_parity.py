@@ -1,0 +1,13 @@
+"""Parity with the released code on the golden cases, at their stated tolerances."""
+
+import pytest
+
+from tests.golden.cases import CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case_is_within_its_tolerance(case):
+    rows = list(CASES[case]())
+    assert rows
+    for row in rows:
+        assert row.error <= row.tolerance, row

@@ -1,0 +1,178 @@
+"""Batches: what they hold, that they repeat, and what the device does to them."""
+
+import itertools
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from tramp_jax.data import augment, datasets, pipeline
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    from tests import tiny
+
+    return datasets.open_dataset(tiny.get_config())
+
+
+@pytest.fixture
+def split(dataset, config):
+    return datasets.split(dataset, config, None)["train"]
+
+
+def _take(config, split, count):
+    iterator = iter(pipeline.training_batches(split, config))
+    batches = list(itertools.islice(iterator, count))
+    iterator.close()
+    return batches
+
+
+def _same(a, b):
+    return all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_a_batch_is_what_the_model_takes(config, split):
+    (batch,) = _take(config, split, 1)
+    assert batch["frames"].shape == (8, 16, 37, 37, 3)  # 32 · 256 / 224
+    assert batch["frames"].dtype == np.uint8
+    assert batch["trajectories"].shape == (8, 64, 63, 5)
+    assert batch["index_t"].shape == (8, 64)
+    assert batch["target"].shape == (8,)
+
+
+def test_an_unread_stream_is_not_read(config, split):
+    config.model.streams = "trajectory"
+    assert "frames" not in _take(config, split, 1)[0]
+    config.model.streams = "rgb"
+    assert "trajectories" not in _take(config, split, 1)[0]
+
+
+def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
+    config.train.reader_threads = 1
+    one = _take(config, split, 4)
+    config.train.reader_threads = 4
+    four = _take(config, split, 4)
+    assert all(map(_same, one, four))
+    config.seed = 1
+    assert not any(map(_same, one, _take(config, split, 4)))
+
+
+def test_every_pass_shows_every_clip_in_a_new_order_with_new_draws(config, split):
+    config.train.batch_size = len(split)
+    first, second = _take(config, split, 2)
+    assert sorted(first["target"]) == sorted(second["target"]) == sorted(info.score for info in split.infos)
+    assert not _same(first, second)
+
+
+def test_the_position_in_the_data_can_be_restored(config, split):
+    iterator = iter(pipeline.training_batches(split, config))
+    for _ in range(3):
+        next(iterator)
+    state, expected = iterator.get_state(), next(iterator)
+    fresh = iter(pipeline.training_batches(split, config))
+    fresh.set_state(state)
+    assert _same(next(fresh), expected)
+    iterator.close()
+    fresh.close()
+    assert isinstance(iterator, grain.DatasetIterator)
+
+
+def test_evaluation_shows_every_clip_once_and_masks_the_padding(config, split):
+    config.model.streams = "trajectory"
+    batches = list(pipeline.evaluation_batches(split, config, 4))  # 10 clips
+    assert [batch["mask"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    targets = np.concatenate([batch["target"][batch["mask"] > 0] for batch in batches])
+    np.testing.assert_array_equal(targets, [info.score for info in split.infos])
+    again = list(pipeline.evaluation_batches(split, config, 4))
+    assert all(map(_same, batches, again))
+
+
+def test_clips_without_frames_cannot_feed_the_frame_stream(config, split):
+    clip = split[0]
+    bare = type(clip)(clip.info, clip.landmarks, clip.layout)
+    config.model.streams = "rgb"
+    with pytest.raises(ValueError, match='streams to "trajectory"'):
+        pipeline.Sampler(config).test(bare)
+
+
+def test_splits_are_over_subjects_and_leave_nobody_out(config, dataset):
+    parts = datasets.split(dataset, config, None)
+    subjects = [{info.subject for info in part.infos} for part in parts.values()]
+    assert not any(a & b for a, b in itertools.combinations(subjects, 2))
+    assert set.union(*subjects) == {info.subject for info in dataset.source.infos}
+
+
+def test_folds_test_every_subject_once(config, dataset):
+    config.data.update(protocol="k_fold", num_folds=3)
+    assert list(datasets.runs(dataset, config)) == [0, 1, 2]
+    tested = [info.id for fold in range(3) for info in datasets.split(dataset, config, fold)["test"].infos]
+    assert sorted(tested) == sorted(info.id for info in dataset.source.infos)
+    config.data.fold = 1
+    assert datasets.runs(dataset, config) == (1,)
+
+
+def test_an_official_split_is_kept(config, dataset):
+    everyone = sorted({info.subject for info in dataset.source.infos})
+    official = {"train": frozenset(everyone[:10]), "test": frozenset(everyone[10:])}
+    with_official = datasets.Dataset(dataset.source, official)
+    parts = datasets.split(with_official, config, None)
+    assert {info.subject for info in parts["test"].infos} == official["test"]
+    config.data.update(protocol="k_fold", num_folds=2)  # cross-validation never touches the official test list
+    for fold in range(2):
+        seen = {i.subject for part in datasets.split(with_official, config, fold).values() for i in part.infos}
+        assert seen == official["train"]
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "frames": rng.integers(0, 256, (64, 2, 40, 40, 3)).astype(np.uint8),
+        "trajectories": rng.normal(size=(64, 8, 3, 2)).astype(np.float32),
+        "target": np.zeros(64, np.float32),
+    }
+
+
+def test_training_crops_are_windows_of_the_frames_normalised(config, batch):
+    config.augment.update(crop=True, flip=0.0, reverse_time=0.0)
+    out = augment.for_training(batch, config.augment, 35, jax.random.key(0))
+    normal = np.asarray(augment.normalise(batch["frames"]))
+    corners = set()
+    for i in range(64):
+        found = [
+            (y, x)
+            for y in range(6)
+            for x in range(6)
+            if np.allclose(out["frames"][i], normal[i, :, y : y + 35, x : x + 35], atol=1e-5)
+        ]
+        assert len(found) == 1, "not a window of the frame, the same in all frames"
+        corners.add(found[0])
+    assert len(corners) > 20
+    np.testing.assert_array_equal(out["trajectories"], batch["trajectories"])
+
+
+def test_flips_and_reversals_each_take_half_of_the_clips(config, batch):
+    config.augment.update(crop=False, flip=0.5, reverse_time=0.5)
+    out = augment.for_training(batch, config.augment, 40, jax.random.key(0))
+    plain = np.asarray(augment.normalise(batch["frames"]))
+    flipped = [np.allclose(out["frames"][i], plain[i, :, :, ::-1], atol=1e-5) for i in range(64)]
+    kept = [np.allclose(out["frames"][i], plain[i], atol=1e-5) for i in range(64)]
+    reversed_ = [np.array_equal(out["trajectories"][i], batch["trajectories"][i, ::-1]) for i in range(64)]
+    assert all(a != b for a, b in zip(flipped, kept, strict=True))
+    assert 16 < sum(flipped) < 48
+    assert 16 < sum(reversed_) < 48
+    assert flipped != reversed_  # the streams are augmented each on its own
+
+
+def test_evaluation_resizes_the_whole_frame(batch):
+    out = augment.for_evaluation(batch, 20)
+    assert out["frames"].shape == (64, 2, 20, 20, 3)
+    whole = np.asarray(augment.normalise(batch["frames"])).mean((2, 3))
+    np.testing.assert_allclose(out["frames"].mean((2, 3)), whole, atol=0.05)
+
+
+def test_frames_shipped_to_the_device_keep_the_published_proportion():
+    assert augment.stored_size(224) == 256
+    assert augment.stored_size(112) == 128

@@ -1,0 +1,20 @@
+"""The smallest configuration that exercises everything: both streams, seconds to compile. Also a recipe for train.py."""
+
+import ml_collections
+
+from configs import synthetic
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = synthetic.get_config().unlock()
+    config.name = "tiny"
+    config.data.num_subjects = 15
+    config.data.clips_per_subject = 1
+    config.model.trajectory.update(widths=(32, 32, 32, 32), attention_dropout=0.5, drop_path=0.2)
+    config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)
+    config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
+    config.model.fusion.update(width=32, depth=1, heads=2)
+    config.model.head.hidden = (16, 8)
+    config.train.update(batch_size=8, epochs=3, passes_per_epoch=2)
+    config.evaluation.update(batch_size=8, bootstrap=50)
+    return config.lock()

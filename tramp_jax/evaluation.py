@@ -1,0 +1,146 @@
+"""Scores of a split by a checkpoint, and the files that report them."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tramp_jax import metrics, reporting, sharding
+from tramp_jax.data.augment import for_evaluation
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.pipeline import Batch, Split, evaluation_batches
+from tramp_jax.models import build_model
+
+METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
+
+Predictor = Callable[[Any, Batch], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What the model says of the clips of a split.
+
+    Attributes:
+      infos: the N clips.
+      score: (N,) regression scores, or (N, classes) logits.
+    """
+
+    infos: Sequence[ClipInfo]
+    score: np.ndarray
+
+    @property
+    def target(self) -> np.ndarray:
+        return np.array([info.score for info in self.infos])
+
+    @property
+    def subjects(self) -> list[str]:
+        return [info.subject for info in self.infos]
+
+
+def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
+    """A jitted (variables, batch) -> scores of the batch, the batch split over the devices."""
+    model, image_size = build_model(config.model), config.model.rgb.image_size
+
+    def predict(variables: Any, batch: Batch) -> jax.Array:
+        batch = for_evaluation(batch, image_size)
+        return model.apply(variables, batch.get("frames"), batch.get("trajectories"), batch.get("index_t"))[0]
+
+    return jax.jit(predict, out_shardings=sharding.replicated(mesh))
+
+
+def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh) -> Predictions:
+    """Scores every clip of ``split`` once, in order; padded rows of the last batch are dropped by their mask."""
+    batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+    scores = []
+    for batch in evaluation_batches(split, config, batch_size):
+        mask = batch.pop("mask") > 0
+        batch.pop("target")
+        scores.append(np.asarray(predictor(variables, sharding.put(batch, mesh)))[mask])
+    return Predictions(split.infos, np.concatenate(scores))
+
+
+def summary(predictions: Predictions) -> dict[str, float]:
+    """The metrics of a split without intervals, for watching a training."""
+    table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
+    return {name: metric(predictions.score, predictions.target) for name, metric in table.items()}
+
+
+def selection_metric(config: ConfigDict) -> str:
+    """The metric, the larger the better, by which validation subjects choose the checkpoint."""
+    return "uar" if config.model.head.num_classes else "spearman"
+
+
+def folder(workdir: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:
+    """Where the report on a split by a checkpoint is kept in a run's folder."""
+    return workdir / "evaluation" / f"{split}-{checkpoint}"
+
+
+def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
+    """Writes metrics.json, predictions.csv and scatter.png into ``folder``; returns what metrics.json holds.
+
+    Where there are several expressions, correlations are taken within each and averaged, as the paper does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    expressions = sorted({info.expression for info in predictions.infos})
+    draws = config.evaluation.bootstrap
+    report: dict[str, Any] = {
+        "title": title,
+        "clips": len(predictions.infos),
+        "subjects": len(set(predictions.subjects)),
+        "all": _table(predictions, draws),
+    }
+    if len(expressions) > 1:
+        report["expressions"] = {name: _table(_only(predictions, name), draws) for name in expressions}
+        by_expression = [summary(_only(predictions, name)) for name in expressions]
+        names = by_expression[0]
+        report["mean_over_expressions"] = {m: _mean([row[m] for row in by_expression]) for m in names}
+    _write_csv(predictions, folder / PREDICTIONS_FILE)
+    if predictions.score.ndim == 1:
+        groups = [info.expression for info in predictions.infos]
+        reporting.plot_scatter(folder / "scatter.png", predictions.score, predictions.target, groups, title)
+    (folder / METRICS_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: its presence says "complete"
+    return report
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The lines of a report that a terminal shows."""
+    lines = [f"{report['title']}: {report['clips']} clips of {report['subjects']} subjects"]
+    for name, entry in report["all"].items():
+        value = "undefined" if entry["value"] is None else f"{entry['value']:7.4f}"
+        interval = entry["interval"]
+        lines.append(f"  {name:12s} {value}" + (f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
+    if "mean_over_expressions" in report:
+        mean = report["mean_over_expressions"]
+        lines.append("  mean over expressions: " + ", ".join(f"{k} {v:.4f}" for k, v in mean.items() if v is not None))
+    return "\n".join(lines)
+
+
+def _only(predictions: Predictions, expression: str) -> Predictions:
+    chosen = [i for i, info in enumerate(predictions.infos) if info.expression == expression]
+    return Predictions([predictions.infos[i] for i in chosen], predictions.score[chosen])
+
+
+def _table(predictions: Predictions, draws: int) -> dict[str, Any]:
+    table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
+    return metrics.with_intervals(table, predictions.score, predictions.target, predictions.subjects, draws)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if np.all(np.isfinite(values)) else None
+
+
+def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:
+    outputs = predictions.score[:, None] if predictions.score.ndim == 1 else predictions.score
+    names = ["score"] if predictions.score.ndim == 1 else [f"logit_{i}" for i in range(outputs.shape[1])]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip", "subject", "expression", "target", *names])
+        for info, row in zip(predictions.infos, outputs, strict=True):
+            writer.writerow([info.id, info.subject, info.expression, info.score, *(f"{x:.6f}" for x in row)])

@@ -1,0 +1,140 @@
+"""A run from its configuration to its report: the work behind train.py and eval.py."""
+
+import datetime
+import difflib
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from tramp_jax import cross_validation, evaluation, sharding, trainer
+from tramp_jax.checkpoint import BEST, LAST, Checkpoints
+from tramp_jax.data import datasets
+from tramp_jax.data.datasets import TEST
+from tramp_jax.data.pipeline import Split
+from tramp_jax.models import init_variables
+
+CONFIG_FILE = "config.json"
+
+
+class RunError(ValueError):
+    """A run cannot be started, continued or read; the message says what to do."""
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+    """The configuration that a run was started with."""
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; --workdir must name the folder of a run that train.py has made")
+    return ConfigDict(json.loads(path.read_text())).lock()
+
+
+def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bool, overwrite: bool) -> pathlib.Path:
+    """The folder of the run, created with its config.json.
+
+    Raises:
+      RunError: it exists and neither ``resume`` nor ``overwrite`` is given; or the run to be resumed has another
+        configuration (the differences are listed).
+    """
+    if workdir is None:
+        if resume:
+            raise RunError("--resume needs --workdir, the folder of the run to continue")
+        workdir = pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    config_path = workdir / CONFIG_FILE
+    if workdir.exists() and any(workdir.iterdir()):
+        if resume:
+            _check_same(load_config(workdir), config, workdir)
+            return workdir
+        if not overwrite:
+            raise RunError(f"{workdir} exists; continue it with --resume, replace it with --overwrite, or name another")
+        if not config_path.is_file():
+            raise RunError(f"{workdir} holds no {CONFIG_FILE}, so it is not a run; it will not be overwritten")
+        shutil.rmtree(workdir)
+    elif resume:
+        raise RunError(f"{workdir}: there is no run to resume; start it without --resume")
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_path.write_text(config.to_json(indent=1) + "\n")
+    return workdir
+
+
+def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None:
+    before, after = (c.to_json(indent=1, sort_keys=True).splitlines() for c in (old, new))
+    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    if changed:
+        raise RunError(f"{workdir} was started with another configuration (-), not this one (+):\n" + "\n".join(changed))
+
+
+def train(config: ConfigDict, workdir: pathlib.Path, resume: bool) -> list[str]:
+    """Trains, over all folds where the configuration asks for them, and scores the held-out subjects.
+
+    Returns:
+      Lines that tell the user the outcome.
+    """
+    dataset = datasets.open_dataset(config)
+    folds = datasets.runs(dataset, config)
+    if folds == (None,):
+        return _train_one(config, datasets.split(dataset, config, None), workdir, resume)
+    splits_of_fold = {fold: datasets.split(dataset, config, fold) for fold in folds}
+    lines: list[str] = []
+    for fold, splits in splits_of_fold.items():
+        tqdm.write(f"fold {fold} of {config.data.num_folds}")
+        folder = fold_folder(workdir, fold)
+        if not (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():  # else done before a resume
+            folder.mkdir(exist_ok=True)
+            lines += _train_one(config, splits, folder, resume)
+    return lines + cross_validation.summarise(
+        {fold: fold_folder(workdir, fold) for fold in folds}, splits_of_fold, workdir, config.seed
+    )
+
+
+def fold_folder(workdir: pathlib.Path, fold: int | None) -> pathlib.Path:
+    """Where a fold's checkpoints and reports are, inside the run's folder."""
+    return workdir if fold is None else workdir / f"fold_{fold}"
+
+
+def _train_one(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool) -> list[str]:
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
+    tqdm.write(f"clips: {sizes}; writing to {workdir}")
+    trainer.fit(config, splits, workdir, resume and (workdir / "checkpoints").exists())
+    return [evaluation.format_report(_evaluate(config, splits, workdir, which, TEST)) for which in (BEST, LAST)]
+
+
+def evaluate(workdir: pathlib.Path, which: str, split: str, data_root: str = "") -> list[str]:
+    """Scores a split by a checkpoint of a run; see ``evaluation.write_report`` for the files.
+
+    Args:
+      workdir: of the run.
+      which: "last", "best" or a step number.
+      split: "train", "validation" or "test".
+      data_root: where the data is now, if it has moved.
+    """
+    config = load_config(workdir)
+    if data_root:
+        config.data.root = data_root
+    dataset = datasets.open_dataset(config)
+    lines = []
+    for fold in datasets.runs(dataset, config):
+        splits = datasets.split(dataset, config, fold)
+        lines.append(evaluation.format_report(_evaluate(config, splits, fold_folder(workdir, fold), which, split)))
+    return lines
+
+
+def _evaluate(
+    config: ConfigDict, splits: Mapping[str, Split], workdir: pathlib.Path, which: str, split: str
+) -> dict[str, Any]:
+    if split not in splits:
+        raise RunError(f"unknown split {split!r}; known: {', '.join(splits)}")
+    mesh = sharding.data_mesh()
+    fresh = init_variables(config.model, jax.random.key(0))
+    with Checkpoints(workdir) as checkpoints:
+        step, variables = checkpoints.restore_variables(which, fresh, mesh)
+    predictor = evaluation.build_predictor(config, mesh)
+    predictions = evaluation.predict(predictor, variables, splits[split], config, mesh)
+    chosen = {BEST: "chosen on validation subjects", LAST: "last epoch"}.get(which, "as asked")
+    title = f"{split}, checkpoint of step {step} ({chosen})"
+    return evaluation.write_report(predictions, evaluation.folder(workdir, split, which), config, title)

@@ -1,0 +1,106 @@
+"""Regression and classification metrics in NumPy, each with a bootstrap interval over subjects.
+
+Conventions: ``score`` is the prediction, ``target`` the clinician's rating, both (N,). A metric that a sample does
+not define (a constant side, a single class) is NaN, never zero. Clips of one subject are not independent, so the
+bootstrap draws subjects, not clips.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def spearman(score: np.ndarray, target: np.ndarray) -> float:
+    """Rank correlation, ties averaged."""
+    return pearson(stats.rankdata(score), stats.rankdata(target))
+
+
+def pearson(score: np.ndarray, target: np.ndarray) -> float:
+    """Linear correlation."""
+    x, y = score - np.mean(score), target - np.mean(target)
+    norm = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    constant = np.ptp(score) == 0 or np.ptp(target) == 0
+    return float("nan") if constant or norm == 0 else float(np.sum(x * y) / norm)
+
+
+def mae(score: np.ndarray, target: np.ndarray) -> float:
+    """Mean absolute error, in units of the score."""
+    return float(np.mean(np.abs(score - target)))
+
+
+def rmse(score: np.ndarray, target: np.ndarray) -> float:
+    """Root mean squared error, in units of the score."""
+    return float(np.sqrt(np.mean(np.square(score - target))))
+
+
+def relative_l2(score: np.ndarray, target: np.ndarray) -> float:
+    """Relative L2 distance of action quality assessment, ×100: mean of (error / range of the targets)²."""
+    span = float(np.ptp(target))
+    return float("nan") if span == 0 else float(100 * np.mean(np.square((score - target) / span)))
+
+
+def auroc(score: np.ndarray, target: np.ndarray) -> float:
+    """Area under the ROC curve for target > 0 against 0."""
+    positive = target > 0
+    return float("nan") if positive.all() or not positive.any() else float(roc_auc_score(positive, score))
+
+
+def accuracy(logits: np.ndarray, target: np.ndarray) -> float:
+    """Share of clips whose largest logit is the target's (weighted average recall, WAR): logits (N, classes)."""
+    return float(np.mean(np.argmax(logits, axis=1) == target))
+
+
+def uar(logits: np.ndarray, target: np.ndarray) -> float:
+    """Unweighted average recall: the mean, over the classes that occur, of the share recognised."""
+    right = np.argmax(logits, axis=1) == target
+    return float(np.mean([np.mean(right[target == c]) for c in np.unique(target)]))
+
+
+CLASSIFICATION: dict[str, Metric] = {"accuracy": accuracy, "uar": uar}
+
+REGRESSION: dict[str, Metric] = {
+    "spearman": spearman,
+    "pearson": pearson,
+    "mae": mae,
+    "rmse": rmse,
+    "relative_l2": relative_l2,
+    "auroc": auroc,
+}
+
+
+def bootstrap(
+    metric: Metric, score: np.ndarray, target: np.ndarray, subjects: Sequence[str], draws: int, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of ``metric`` over ``draws`` resamplings of the subjects.
+
+    Resamplings in which the metric is undefined are left out; (NaN, NaN) where fewer than half define it.
+    """
+    rng = np.random.default_rng(seed)
+    _, subject = np.unique(np.asarray(subjects), return_inverse=True)
+    clips_of = [np.flatnonzero(subject == s) for s in range(subject.max() + 1)]
+    values = []
+    for _ in range(draws):
+        drawn = np.concatenate([clips_of[s] for s in rng.integers(len(clips_of), size=len(clips_of))])
+        values.append(metric(score[drawn], target[drawn]))
+    defined = np.array(values)[np.isfinite(values)]
+    if len(defined) * 2 < draws or not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def with_intervals(
+    table: Mapping[str, Metric], score: np.ndarray, target: np.ndarray, subjects: Sequence[str], draws: int
+) -> dict[str, dict[str, float | list[float] | None]]:
+    """Every metric of ``table`` as ``{name: {"value": v, "interval": [low, high]}}``; undefined ones are None."""
+    result: dict[str, dict[str, float | list[float] | None]] = {}
+    for name, metric in table.items():
+        value = metric(score, target)
+        low, high = bootstrap(metric, score, target, subjects, draws)
+        interval: list[float] | None = [low, high] if np.isfinite(low) else None
+        result[name] = {"value": value if np.isfinite(value) else None, "interval": interval}
+    return result

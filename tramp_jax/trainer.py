@@ -1,0 +1,220 @@
+"""Training: one jitted step over the mesh, an explicit state, and the loop around it."""
+
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from tramp_jax import evaluation, reporting, sharding
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data.augment import for_training
+from tramp_jax.data.datasets import TRAIN, VALIDATION
+from tramp_jax.data.pipeline import Batch, Split, training_batches
+from tramp_jax.losses import build_loss
+from tramp_jax.models import build_model, init_variables
+from tramp_jax.optimizer import build_optimizer, learning_rate
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes; ``variables`` are ``{"params", "batch_stats"}``."""
+
+    step: jax.Array
+    variables: dict[str, Any]
+    opt_state: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked for it
+    """Training was asked to stop, and saved its state."""
+
+
+def init_state(config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Fresh state drawn from ``config.seed``, replicated over ``mesh``."""
+    variables = init_variables(config.model, jax.random.key(config.seed))
+    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def build_train_step(config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainStep:
+    """The jitted (state, batch) -> (state, metrics).
+
+    The batch is split over the devices and the state replicated, so that the loss and the batch statistics are those
+    of the global batch. The state is donated. Random draws depend on (``config.seed``, step) alone.
+    """
+    model, loss_of, image_size = build_model(config.model), build_loss(config), config.model.rgb.image_size
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        batch = for_training(batch, config.augment, image_size, augment_key)
+
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            (score, _), updated = model.apply(
+                state.variables | {"params": params},
+                batch.get("frames"),
+                batch.get("trajectories"),
+                batch.get("index_t"),
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
+            return loss_of(score, batch["target"]), updated.get("batch_stats", {})
+
+        params = state.variables["params"]
+        (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        measured = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, variables, opt_state), measured
+
+    whole, parts = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(train_step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
+
+def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
+    """Trains and leaves checkpoints, metrics and plots in ``workdir``.
+
+    After every ``train.evaluate_every`` epochs the validation subjects are scored and the state is saved; ``resume``
+    continues from there, with the same draws and batches as if it had never stopped.
+
+    Raises:
+      TrainingError: the loss is not a finite number.
+      Interrupted: SIGINT or SIGTERM came; the state was saved.
+      ValueError: options that contradict each other or the data.
+    """
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
+    steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
+    optimizer = build_optimizer(config.optimizer, steps_per_epoch)
+    train_step = build_train_step(config, optimizer, mesh)
+    state = init_state(config, optimizer, mesh)
+    batches = iter(training_batches(splits[TRAIN], config))
+
+    with Checkpoints(workdir, config.train.keep_last) as checkpoints:
+        record: dict[str, Any] = {"best": None, "best_step": None}
+        if resume:
+            step, variables, opt_state, record = checkpoints.restore_last(state.variables, state.opt_state, batches, mesh)
+            state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), variables, opt_state)
+        with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
+            loop = _Loop(config, mesh, train_step, steps_per_epoch, checkpoints, reporter, record)
+            state = loop.run(state, batches, splits[VALIDATION], stop)
+        if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
+            checkpoints.save_best(int(state.step), state.variables)
+    batches.close()
+    reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
+
+
+class _StopSignal:
+    """Turns SIGINT and SIGTERM into a flag, so that the running step ends and the state is saved."""
+
+    def __enter__(self) -> "_StopSignal":
+        self.name = ""
+        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._previous[signal.Signals(number)])  # a second one takes effect at once
+
+
+class _Loop:
+    """The epochs of ``fit``, with what they share."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Mesh,
+        train_step: TrainStep,
+        steps_per_epoch: int,
+        checkpoints: Checkpoints,
+        reporter: reporting.Reporter,
+        record: dict[str, Any],
+    ):
+        self.config, self.mesh, self.train_step, self.steps_per_epoch = config, mesh, train_step, steps_per_epoch
+        self.checkpoints, self.reporter, self.record = checkpoints, reporter, record
+        self.rate = learning_rate(config.optimizer, steps_per_epoch)
+        self.predictor = evaluation.build_predictor(config, mesh)
+        self.selection = evaluation.selection_metric(config)
+
+    def run(self, state: TrainState, batches: Any, validation: Split, stop: _StopSignal) -> TrainState:
+        """Trains to the last step, evaluating and saving on the way."""
+        first, total = int(state.step), self.config.train.epochs * self.steps_per_epoch
+        every = self.config.train.evaluate_every * self.steps_per_epoch
+        losses: list[float] = []
+        bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=None)
+        started = time.perf_counter()
+        with bar:
+            for step in range(first + 1, total + 1):
+                state, measured = self.train_step(state, sharding.put(next(batches), self.mesh))
+                losses.append(self._check(step, measured))
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+                bar.update()
+                if step % every == 0 or step == total:
+                    summary = self._evaluate(step, state, validation)
+                    self._save(step, state, batches)
+                    rate = len(losses) / (time.perf_counter() - started)
+                    bar.write(self._line(step, total, losses, summary, rate))
+                    losses, started = [], time.perf_counter()
+                if stop.name and step < total:
+                    self._save(step, state, batches)
+                    raise Interrupted(f"stopped by {stop.name} after step {step} of {total}; the state is saved")
+        return state
+
+    def _check(self, step: int, measured: Metrics) -> float:
+        """Records a step's measurements and returns its loss, which must be finite."""
+        values = {name: float(value) for name, value in measured.items()}
+        self.reporter.write(step, "train", values | {"learning_rate": float(self.rate(step - 1))})
+        if not np.isfinite(values["loss"]):
+            last = self.checkpoints.last_step()
+            raise TrainingError(
+                f"the loss is {values['loss']} at step {step} (epoch {1 + (step - 1) // self.steps_per_epoch}); "
+                + (f"the last checkpoint, of step {last}, is intact. " if last else "there is no checkpoint yet. ")
+                + "Lower --config.optimizer.learning_rate or set --config.optimizer.clip_norm=1, and check the "
+                "scores and landmarks of the data for values that are not numbers"
+            )
+        return values["loss"]
+
+    def _evaluate(self, step: int, state: TrainState, validation: Split) -> dict[str, float]:
+        """Scores the validation subjects and keeps the state if none before was better."""
+        predictions = evaluation.predict(self.predictor, state.variables, validation, self.config, self.mesh)
+        summary = evaluation.summary(predictions)
+        self.reporter.write(step, "validation", summary)
+        value = summary[self.selection]
+        if np.isfinite(value) and (self.record["best"] is None or value > self.record["best"]):
+            self.record.update(best=value, best_step=step)
+            self.checkpoints.save_best(step, state.variables)
+        return summary
+
+    def _save(self, step: int, state: TrainState, batches: Any) -> None:
+        self.checkpoints.save_last(step, state.variables, state.opt_state, batches, self.record)
+
+    def _line(self, step: int, total: int, losses: list[float], summary: dict[str, float], rate: float) -> str:
+        epoch, epochs = step / self.steps_per_epoch, total / self.steps_per_epoch
+        chosen = " (best so far)" if self.record["best_step"] == step else ""
+        return (
+            f"epoch {epoch:g}/{epochs:g}  loss {np.mean(losses):.4f}  validation {self.selection} "
+            f"{summary[self.selection]:.4f}{chosen}  {rate * self.config.train.batch_size:.1f} clips/s"
+        )
