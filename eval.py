@@ -2,7 +2,7 @@
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from tramp_jax import commands
 
@@ -12,9 +12,9 @@ SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 DATA_ROOT = flags.DEFINE_string("data_root", "", "Where the data is now, if it has moved since training.")
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     commands.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

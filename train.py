@@ -2,7 +2,7 @@
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from tramp_jax import commands
@@ -13,10 +13,10 @@ RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from 
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     commands.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

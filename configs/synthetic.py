@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     trajectory.length = 64
     trajectory.widths = (32, 32, 64, 64)
     trajectory.embed_width = 32
+    trajectory.input_scale = (0.03, 0.03, 0.005, 0.005, 0.005)
     trajectory.blocks_per_stage = 1
     trajectory.attention_dropout = 0.0
     trajectory.drop_path = 0.0
@@ -40,12 +41,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.fusion.depth = 2
 
     config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.decay_every = 10
     config.optimizer.decay_factor = 0.3
     config.optimizer.clip_norm = 1.0
-    config.train.batch_size = 16
-    config.train.epochs = 20
+    config.train.batch_size = 8
+    config.train.epochs = 12
     config.train.passes_per_epoch = 1
     config.evaluation.batch_size = 40
     return config.lock()

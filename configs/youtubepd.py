@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     trajectory.widths = (32, 32, 64, 64)
     trajectory.embed_width = 32
     trajectory.blocks_per_stage = 1
-    trajectory.input_scale = 0.03
+    trajectory.input_scale = (0.03,)
     trajectory.attention_dropout = 0.1
     trajectory.drop_path = 0.1
 

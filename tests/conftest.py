@@ -40,7 +40,6 @@ def program(tmp_path_factory):
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONWARNINGS": "error",
         }
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         process = subprocess.Popen(

@@ -43,7 +43,12 @@ def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
     steps = 10 * 2 // 8 * 3  # 10 training clips, two passes, batches of 8, three epochs
     assert len(_losses(workdir)) == steps
     assert _arrays(workdir)[0] == steps
-    for name in ("config.json", "curves.png", "evaluation/test-best/scatter.png", "evaluation/test-last/predictions.csv"):
+    for name in (
+        "config.json",
+        "curves.png",
+        "evaluation/test-best/scatter.png",
+        "evaluation/test-last/predictions.csv",
+    ):
         assert (workdir / name).stat().st_size > 0, name
     assert any((workdir / "tensorboard").iterdir())
     report = json.loads((workdir / "evaluation/test-best/metrics.json").read_text())
@@ -131,7 +136,10 @@ MISTAKES = {
     "resuming nothing": ([*TINY, "--workdir", "{new}", "--resume"], "without --resume"),
     "no recipe": (["--workdir", "{new}"], "--config"),
     "an unknown data set": ([*TINY, "--workdir", "{new}", "--config.data.name=pfed"], "known: synthetic"),
-    "an expression that is not there": ([*TINY, "--workdir", "{new}", "--config.data.expression=yawn"], "it has: smile"),
+    "an expression that is not there": (
+        [*TINY, "--workdir", "{new}", "--config.data.expression=yawn"],
+        "it has: smile",
+    ),
     "a batch that does not divide": ([*TINY, "--workdir", "{new}", "--config.train.batch_size=7"], "multiple of 2"),
     "a wrong stream": ([*TINY, "--workdir", "{new}", "--config.model.streams=all"], "both, rgb, trajectory"),
     "a loss without its head": ([*TINY, "--workdir", "{new}", "--config.loss.name=cross_entropy"], "num_classes"),

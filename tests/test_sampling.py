@@ -58,7 +58,9 @@ def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_firs
 
 def test_head_translation_leaves_the_trajectory(clip):
     moved = type(clip)(clip.info, clip.landmarks + np.linspace(0, 20, len(clip.landmarks))[:, None, None], clip.layout)
-    np.testing.assert_allclose(sampling.trajectory(moved, "xy", False), sampling.trajectory(clip, "xy", False), atol=1e-3)
+    np.testing.assert_allclose(
+        sampling.trajectory(moved, "xy", False), sampling.trajectory(clip, "xy", False), atol=1e-3
+    )
 
 
 def test_colours_are_asked_only_of_clips_that_have_them(clip):

@@ -1,4 +1,4 @@
-"""The smallest configuration that exercises everything: both streams, seconds to compile. Also a recipe for train.py."""
+"""The smallest configuration that exercises everything: both streams, seconds to compile. A recipe for train.py."""
 
 import ml_collections
 

@@ -3,50 +3,68 @@
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from absl import flags, logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from tramp_jax import experiment, trainer
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls ``main``; errors that a user can mend end the program with their message alone."""
+
+    def parse(arguments: Sequence[str]) -> Sequence[str]:
+        # A misspelt key of a configuration is an AttributeError that names the closest one.
+        with _told(AttributeError, KeyError, TypeError):
+            try:
+                return flags.FLAGS(arguments)
+            except flags.Error as error:
+                raise ValueError(f"{error}\nsee {arguments[0]} --help") from error
+
+    def call(_: Sequence[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # libraries tell only of warnings
+        with _told():
+            main()
+
+    app.run(call, flags_parser=parse)
+
+
 def train(config: ConfigDict | None, workdir: pathlib.Path | None, resume: bool, overwrite: bool) -> None:
     """Trains ``config``; a run that is resumed knows its own configuration, so that it may be None."""
-    with _told():
-        if config is None:
-            if not (resume and workdir):
-                raise experiment.RunError("--config is missing: name a recipe, such as --config configs/synthetic.py")
-            config = experiment.load_config(workdir)
-        workdir = experiment.prepare_workdir(config, workdir, resume, overwrite)
-        try:
-            lines = experiment.train(config, workdir, resume)
-        except trainer.Interrupted as stopped:
-            tqdm.write(f"{stopped}\ncontinue with: python train.py --workdir {workdir} --resume", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
-        _say([*lines, f"checkpoints, metrics and plots: {workdir}"])
+    if config is None:
+        if not (resume and workdir):
+            raise experiment.RunError("--config is missing: name a recipe, such as --config configs/synthetic.py")
+        config = experiment.load_config(workdir)
+    workdir = experiment.prepare_workdir(config, workdir, resume, overwrite)
+    try:
+        lines = experiment.train(config, workdir, resume)
+    except trainer.Interrupted as stopped:
+        sys.stderr.write(f"{stopped}\ncontinue with: python train.py --workdir {workdir} --resume\n")
+        sys.exit(EXIT_INTERRUPTED)
+    _say([*lines, f"checkpoints, metrics and plots: {workdir}"])
 
 
 def evaluate(workdir: pathlib.Path, checkpoint: str, split: str, data_root: str) -> None:
     """Scores ``split`` with a checkpoint of the run in ``workdir``."""
-    with _told():
-        _say(experiment.evaluate(workdir, checkpoint, split, data_root))
+    _say(experiment.evaluate(workdir, checkpoint, split, data_root))
 
 
 def _say(lines: list[str]) -> None:
-    tqdm.write("\n".join(lines))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Errors that a user can mend end the program with their message alone; libraries tell only of warnings."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+def _told(*also: type[Exception]) -> Iterator[None]:
+    mendable: tuple[type[Exception], ...] = (ValueError, OSError, trainer.TrainingError, *also)
     try:
         yield
-    except (ValueError, FileNotFoundError, NotADirectoryError, trainer.TrainingError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
+    except mendable as error:
+        cause: object = error
+        while isinstance(cause, AttributeError | KeyError) and cause.args:  # ml_collections wraps its hint in both
+            cause = cause.args[0]
+        sys.stderr.write(f"error: {cause}\n")
         sys.exit(EXIT_ERROR)

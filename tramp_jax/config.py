@@ -84,7 +84,9 @@ def model(compat: ConfigDict) -> ConfigDict:
                     "local_frames": 8,
                     "table_frames": 32,  # global position tables are shared at the size for T = 256; 0: their own size
                     "bias_order": "tiled",  # as published; "time" is the evident intention
-                    "input_scale": 1.0,  # published weights take pixels and 0-255 as they are
+                    "input_scale": (
+                        1.0,
+                    ),  # of the channels, one for all or one each; published weights take them as they are
                     "attention_dropout": 0.5,
                     "drop_path": 0.2,
                 }

@@ -19,9 +19,7 @@ METRICS = {"auroc": auroc, "spearman": spearman}
 Folds = Mapping[int | None, Mapping[str, Split]]
 
 
-def summarise(
-    folders: Mapping[int | None, pathlib.Path], splits: Folds, workdir: pathlib.Path, seed: int
-) -> list[str]:
+def summarise(folders: Mapping[int | None, pathlib.Path], splits: Folds, workdir: pathlib.Path, seed: int) -> list[str]:
     """Compares the model with a constant and a random forest on the held-out subjects of every fold.
 
     The forest learns simple motion features of the same training and validation clips. Writes

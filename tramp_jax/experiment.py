@@ -66,7 +66,9 @@ def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None
     before, after = (c.to_json(indent=1, sort_keys=True).splitlines() for c in (old, new))
     changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
     if changed:
-        raise RunError(f"{workdir} was started with another configuration (-), not this one (+):\n" + "\n".join(changed))
+        raise RunError(
+            f"{workdir} was started with another configuration (-), not this one (+):\n" + "\n".join(changed)
+        )
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, resume: bool) -> list[str]:

@@ -29,7 +29,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
       ValueError: naming ``option``.
     """
     if batch_size % mesh.size:
-        raise ValueError(f"{option}={batch_size} cannot be divided over {mesh.size} devices; use a multiple of {mesh.size}")
+        n = mesh.size
+        raise ValueError(f"{option}={batch_size} cannot be divided over {n} devices; use a multiple of {n}")
 
 
 def put(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     with Checkpoints(workdir, config.train.keep_last) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
         if resume:
-            step, variables, opt_state, record = checkpoints.restore_last(state.variables, state.opt_state, batches, mesh)
-            state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), variables, opt_state)
+            step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, batches, mesh)
+            state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
         with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
             loop = _Loop(config, mesh, train_step, steps_per_epoch, checkpoints, reporter, record)
             state = loop.run(state, batches, splits[VALIDATION], stop)

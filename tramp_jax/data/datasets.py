@@ -80,7 +80,9 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
     chosen = [i for i, info in enumerate(source.infos) if data.expression in ("", info.expression)]
     if not chosen:
         known = sorted({info.expression for info in source.infos})
-        raise ValueError(f"no clip of the data set shows data.expression={data.expression!r}; it has: {', '.join(known)}")
+        raise ValueError(
+            f"no clip of the data set shows data.expression={data.expression!r}; it has: {', '.join(known)}"
+        )
     infos = [source.infos[i] for i in chosen]
 
     protocol = _protocol(dataset, config)
@@ -101,7 +103,9 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
     allowed: set[ClipInfo] = set(infos)
 
     def part(name: str) -> Split:
-        return Split(source, [i for i in chosen if source.infos[i].subject in subjects[name] and source.infos[i] in allowed])
+        return Split(
+            source, [i for i in chosen if source.infos[i].subject in subjects[name] and source.infos[i] in allowed]
+        )
 
     return {name: part(name) for name in (TRAIN, VALIDATION, TEST)}
 

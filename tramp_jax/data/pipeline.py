@@ -57,7 +57,8 @@ class Sampler:
         return self._sample(clip, None)
 
     def _sample(self, clip: Clip, rng: np.random.Generator | None) -> Batch:
-        model, sample = self.config.model, {"target": np.float32(clip.info.score)}
+        model = self.config.model
+        sample: Batch = {"target": np.float32(clip.info.score)}
         if reads_trajectories(model):
             length = model.trajectory.length
             whole = sampling.trajectory(clip, model.trajectory.channels, self.config.compat.first_frame_centring)
@@ -79,7 +80,9 @@ def _decode(jpegs: Sequence[bytes], taken: np.ndarray, size: int) -> np.ndarray:
     """Frames (len(taken), size, size, 3) uint8; a frame that is taken repeatedly is decoded once."""
     distinct, where = np.unique(taken, return_inverse=True)
     images = [decode_frame(jpegs[i]) for i in distinct]
-    images = [x if x.shape[:2] == (size, size) else cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in images]
+    images = [
+        x if x.shape[:2] == (size, size) else cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in images
+    ]
     return np.stack(images)[where]
 
 

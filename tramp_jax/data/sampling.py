@@ -3,18 +3,16 @@
 All functions take the clip's length n and return frame numbers; nothing here touches pixels.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip
 
-Truncation = Literal["random", "last"]
+TRUNCATIONS = ("random", "last")
 CHANNELS = ("xyrgb", "xy", "rgb")
 
 
-def trajectory_frames(n: int, length: int, truncation: Truncation, rng: np.random.Generator | None) -> np.ndarray:
+def trajectory_frames(n: int, length: int, truncation: str, rng: np.random.Generator | None) -> np.ndarray:
     """Frame numbers (length,) of a trajectory: a run of a long clip, or a short clip looped.
 
     Args:
@@ -23,6 +21,8 @@ def trajectory_frames(n: int, length: int, truncation: Truncation, rng: np.rando
       truncation: which run of a longer clip is taken; testing uses the last one.
       rng: needed for "random".
     """
+    if truncation not in TRUNCATIONS:
+        raise ValueError(f"data.truncation is {truncation!r}; known: {', '.join(TRUNCATIONS)}")
     if n < length:
         return np.arange(length) % n
     if truncation == "last" or rng is None:

@@ -57,7 +57,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         attention_dropout=c.attention_dropout,
         drop_path=c.drop_path,
         bias_order=c.bias_order,
-        input_scale=c.input_scale,
+        input_scale=tuple(c.input_scale),
     )
 
 

@@ -221,8 +221,8 @@ class SkateFormer(nn.Module):
       attention_dropout: rate of dropout on attention weights.
       drop_path: stochastic depth rate of the last block; it grows linearly from 0.
       bias_order: see ``RelativePositionBias``.
-      input_scale: factor on the trajectories. The published weights take pixels and 0-255 as they are (1.0); training
-        a small model from scratch is faster with values of order one.
+      input_scale: factors on the channels, one for all or one each. The published weights take pixels and 0-255 as
+        they are; training a small model from scratch is faster with values of order one.
     """
 
     partitions: tuple[Partition, ...]
@@ -233,7 +233,7 @@ class SkateFormer(nn.Module):
     attention_dropout: float = 0.5
     drop_path: float = 0.2
     bias_order: BiasOrder = "tiled"
-    input_scale: float = 1.0
+    input_scale: tuple[float, ...] = (1.0,)
 
     @nn.compact
     def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -250,7 +250,7 @@ class SkateFormer(nn.Module):
         if trajectories.ndim == 5:
             trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
         C, V = trajectories.shape[-1], trajectories.shape[-2]
-        x = trajectories * self.input_scale
+        x = trajectories * jnp.array(self.input_scale)
         for i, width in enumerate((2 * C, 3 * C, self.embed_width)):
             x = nn.Dense(width, name=f"stem_{i}")(x if i == 0 else exact_gelu(x))
         joint_embedding = self.param("joint_embedding", embedding_init, (self.embed_width, V))

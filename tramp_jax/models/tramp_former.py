@@ -68,17 +68,20 @@ class TrampFormer(nn.Module):
         """
         out: Outputs = {}
         if self.trajectory_encoder is not None:
+            assert trajectories is not None, "the trajectory stream needs trajectories and index_t"
+            assert index_t is not None
             features, stages = self.trajectory_encoder(trajectories, index_t, train)
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
+            assert frames is not None, "the rgb stream needs frames"
             subclips, frame_features = self.rgb_encoder(frames, train)
             rgb = jnp.mean(nn.Dense(self.width, name="rgb_projection")(subclips), axis=1)
             out |= frame_features | {"subclip_features": subclips, "rgb_features": rgb}
         if self.fusion is not None:
             fused = self.fusion(out["rgb_features"][:, None], out["trajectory_features"][:, None])
             out["fused_features"] = fused[:, 0]
-        features = out[{"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}[self.streams]]
-        return self.head(features), out
+        feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
+        return self.head(out[feature[self.streams]]), out
 
 
 class SkateFormerClassifier(nn.Module):
