@@ -154,7 +154,8 @@ class SkateFormer(nn.Module):
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
         C, E = len(config.channels), config.embed_width
-        stem = nn.Conv2d(C, 2 * C, 1), nn.GELU(), nn.Conv2d(2 * C, 3 * C, 1), nn.GELU(), nn.Conv2d(3 * C, E, 1)
+        S = config.stem_channels or C
+        stem = nn.Conv2d(C, 2 * S, 1), nn.GELU(), nn.Conv2d(2 * S, 3 * S, 1), nn.GELU(), nn.Conv2d(3 * S, E, 1)
         self.stem = nn.Sequential(*stem)
         self.joint_person_embedding = _embedding(E, config.num_points)
         frequencies = 10000.0 ** (-torch.arange(0, E, 2, dtype=torch.float64) / E)

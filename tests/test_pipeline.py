@@ -49,6 +49,18 @@ def test_an_unread_stream_is_not_read(config, split):
     assert "trajectories" not in _take(config, split, 1)[0]
 
 
+def test_still_clips_are_their_first_frame_alone(config, split):
+    config.data.still = True
+    config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
+    (batch,) = _take(config, split, 1)
+    for name in ("frames", "trajectories", "index_t"):
+        np.testing.assert_array_equal(batch[name], np.broadcast_to(batch[name][:, :1], batch[name].shape))
+    config.data.still = False
+    (moving,) = _take(config, split, 1)
+    assert np.any(moving["frames"] != batch["frames"])
+    np.testing.assert_array_equal(batch["target"], moving["target"])
+
+
 def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
     config.train.reader_threads = 1
     one = _take(config, split, 4)

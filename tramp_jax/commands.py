@@ -1,16 +1,19 @@
 """What train.py and eval.py do with their flags: messages, exit codes, errors without a traceback."""
 
 import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from tramp_jax import experiment, trainer
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tramp_jax" / "compiled"
 
 
 def run(main: Callable[[], None]) -> None:
@@ -27,6 +30,8 @@ def run(main: Callable[[], None]) -> None:
     def call(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # libraries tell only of warnings
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # folds, resumed runs and evaluations compile nothing twice
+            jax.config.update("jax_compilation_cache_dir", str(CACHE))
         with _told():
             main()
 

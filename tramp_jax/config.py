@@ -25,6 +25,7 @@ def base() -> ConfigDict:
                     "name": "",  # a key of tramp_jax.data.datasets.READERS
                     "root": "",
                     "expression": "",  # train and test on this expression alone; "" for all
+                    "still": False,  # control: every clip is its first frame repeated, so that only identity is left
                     "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
                     "protocol": "auto",  # "official", "k_fold", "holdout"; auto is the first that the data set allows
                     "num_folds": 0,  # of cross-validation over subjects
@@ -34,6 +35,18 @@ def base() -> ConfigDict:
                     "split_seed": 0,
                 }
             ),
+            "init": ConfigDict(
+                {
+                    # Weights to start from: a .pth or .safetensors file, a folder made by convert_weights, or a run.
+                    "all": "",  # the whole model
+                    "rgb": "",  # the frame encoder; goes before "all"
+                    "trajectory": "",  # the trajectory encoder; goes before "all"
+                    "tables": "released",  # position tables of another T: first rows as released, or "centred"
+                }
+            ),
+            # Paths of parameters that stay as they are, such as ("rgb_encoder", "trajectory_encoder/stage_0_*").
+            # Running statistics below them stay, too; training still normalises by the batch.
+            "freeze": (),
             "augment": ConfigDict({"crop": True, "flip": 0.5, "reverse_time": 0.5}),
             "loss": ConfigDict({"name": "bmc", "sigma": 1.0}),
             "optimizer": ConfigDict(
@@ -74,6 +87,9 @@ def model(compat: ConfigDict) -> ConfigDict:
                 {
                     "length": 128,  # T: 64, 128 or 256
                     "channels": "xyrgb",  # or "xy", "rgb"
+                    # Hidden widths of the stem are 2 and 3 times this, 0: the number of channels. 5 lets "xy" or "rgb"
+                    # start from weights for "xyrgb".
+                    "stem_channels": 0,
                     "num_points": 63,
                     "widths": (128, 256, 256, 256),
                     "blocks_per_stage": 2,

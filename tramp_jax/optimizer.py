@@ -1,6 +1,10 @@
 """Optimiser and learning rate schedule from the configuration."""
 
+from collections.abc import Collection
+from typing import Any
+
 import optax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 
@@ -18,8 +22,12 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     return lambda step: decay(step) * optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)(step)
 
 
-def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+def build_optimizer(
+    config: ConfigDict, steps_per_epoch: int, frozen: Collection[tuple[str, ...]] = ()
+) -> optax.GradientTransformation:
     """The optimiser of the ``optimizer`` group.
+
+    Parameters whose paths are ``frozen`` are never updated, and count neither in the clipped norm nor in the decay.
 
     SGD follows PyTorch's convention: weight decay is added to the gradient before the momentum. Adam decays weights
     apart from the gradient (AdamW) where ``weight_decay`` is set.
@@ -37,4 +45,10 @@ def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientT
         raise ValueError(f"optimizer.name is {config.name!r}; known: sgd, adam")
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    return optax.chain(*parts)
+    if not frozen:
+        return optax.chain(*parts)
+
+    def labels(params: Any) -> Any:
+        return traverse_util.path_aware_map(lambda path, _: "frozen" if path in frozen else "trained", params)
+
+    return optax.multi_transform({"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)

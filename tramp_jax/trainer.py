@@ -3,7 +3,7 @@
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -21,8 +22,9 @@ from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.augment import for_training
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.pipeline import Batch, Split, training_batches
+from tramp_jax.initial import Path, frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
-from tramp_jax.models import build_model, init_variables
+from tramp_jax.models import build_model
 from tramp_jax.optimizer import build_optimizer, learning_rate
 
 Metrics = dict[str, jax.Array]
@@ -47,18 +49,20 @@ class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked fo
     """Training was asked to stop, and saved its state."""
 
 
-def init_state(config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Fresh state drawn from ``config.seed``, replicated over ``mesh``."""
-    variables = init_variables(config.model, jax.random.key(config.seed))
+def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, replicated over ``mesh``."""
     state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
     return jax.device_put(state, sharding.replicated(mesh))
 
 
-def build_train_step(config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainStep:
+def build_train_step(
+    config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh, frozen: Collection[Path] = ()
+) -> TrainStep:
     """The jitted (state, batch) -> (state, metrics).
 
     The batch is split over the devices and the state replicated, so that the loss and the batch statistics are those
-    of the global batch. The state is donated. Random draws depend on (``config.seed``, step) alone.
+    of the global batch. The state is donated. Random draws depend on (``config.seed``, step) alone. Running
+    statistics whose paths are ``frozen`` stay; frozen parameters are the optimiser's affair.
     """
     model, loss_of, image_size = build_model(config.model), build_loss(config), config.model.rgb.image_size
 
@@ -79,9 +83,12 @@ def build_train_step(config: ConfigDict, optimizer: optax.GradientTransformation
             )
             return loss_of(score, batch["target"]), updated.get("batch_stats", {})
 
-        params = state.variables["params"]
+        params, running = state.variables["params"], state.variables["batch_stats"]
         (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        batch_stats = jax.tree_util.tree_map_with_path(
+            lambda path, old, new: old if tuple(key.key for key in path) in frozen else new, running, batch_stats
+        )
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
         measured = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
         return TrainState(state.step + 1, variables, opt_state), measured
@@ -104,9 +111,12 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
-    optimizer = build_optimizer(config.optimizer, steps_per_epoch)
-    train_step = build_train_step(config, optimizer, mesh)
-    state = init_state(config, optimizer, mesh)
+    variables, origin = initial_variables(config)
+    frozen = frozen_paths(variables, config.freeze)
+    optimizer = build_optimizer(config.optimizer, steps_per_epoch, frozen["params"])
+    train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"])
+    state = init_state(variables, optimizer, mesh)
+    _tell_origin(origin, variables, frozen["params"], workdir, resume)
     batches = iter(training_batches(splits[TRAIN], config))
 
     with Checkpoints(workdir, config.train.keep_last) as checkpoints:
@@ -121,6 +131,17 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
             checkpoints.save_best(int(state.step), state.variables)
     batches.close()
     reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
+
+
+def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path, resume: bool) -> None:
+    """Shows once what was loaded and frozen, and keeps it in ``workdir``/initialisation.txt."""
+    if frozen:
+        flat = traverse_util.flatten_dict(variables["params"])
+        sizes = [int(np.size(flat[path])) for path in frozen], [int(np.size(x)) for x in flat.values()]
+        table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {sum(sizes[0]):,} of {sum(sizes[1]):,} parameters"
+    if table and not resume:
+        (workdir / "initialisation.txt").write_text(table.strip() + "\n")
+        tqdm.write(table.strip())
 
 
 class _StopSignal:

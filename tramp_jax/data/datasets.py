@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo, ClipSource
+from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.synthetic import SyntheticFaces
 from tramp_jax.data.youtubepd import YouTubePD
@@ -47,7 +48,24 @@ def _youtubepd(config: ConfigDict) -> Dataset:
     return Dataset(source, source.official_split() if TEST in source.split.values() else None)
 
 
-READERS: dict[str, Callable[[ConfigDict], Dataset]] = {"synthetic": _synthetic, "youtubepd": _youtubepd}
+def _pfed5(config: ConfigDict) -> Dataset:
+    data = config.data
+    source = PFED5(
+        data.root,
+        landmarks_root=data.landmarks_root,
+        pixels_root=data.pixels_root,
+        train_list=data.train_list,
+        test_list=data.test_list,
+        expression_column=data.expression_column,
+    )
+    return Dataset(source, source.official_split())
+
+
+READERS: dict[str, Callable[[ConfigDict], Dataset]] = {
+    "synthetic": _synthetic,
+    "youtubepd": _youtubepd,
+    "pfed5": _pfed5,
+}
 
 
 def open_dataset(config: ConfigDict) -> Dataset:

@@ -63,7 +63,7 @@ class Sampler:
             length = model.trajectory.length
             whole = sampling.trajectory(clip, model.trajectory.channels, self.config.compat.first_frame_centring)
             truncation = self.config.data.truncation if rng is not None else "last"
-            taken = sampling.trajectory_frames(len(whole), length, truncation, rng)
+            taken = self._maybe_still(sampling.trajectory_frames(len(whole), length, truncation, rng))
             sample |= {"trajectories": whole[taken], "index_t": sampling.position(taken, length)}
         if reads_frames(model):
             if clip.frames is None:
@@ -71,9 +71,12 @@ class Sampler:
                     f"clip {clip.info.id} has no frames, which the rgb stream needs; set model.streams to "
                     '"trajectory" for data of landmarks alone'
                 )
-            taken = sampling.rgb_frames(len(clip.frames), model.rgb.num_frames, rng)
+            taken = self._maybe_still(sampling.rgb_frames(len(clip.frames), model.rgb.num_frames, rng))
             sample["frames"] = _decode(clip.frames, taken, stored_size(model.rgb.image_size))
         return sample
+
+    def _maybe_still(self, taken: np.ndarray) -> np.ndarray:
+        return np.zeros_like(taken) if self.config.data.still else taken
 
 
 def _decode(jpegs: Sequence[bytes], taken: np.ndarray, size: int) -> np.ndarray:

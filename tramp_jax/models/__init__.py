@@ -57,6 +57,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         attention_dropout=c.attention_dropout,
         drop_path=c.drop_path,
         bias_order=c.bias_order,
+        stem_channels=c.stem_channels,
         input_scale=tuple(c.input_scale),
     )
 

@@ -223,6 +223,7 @@ class SkateFormer(nn.Module):
       bias_order: see ``RelativePositionBias``.
       input_scale: factors on the channels, one for all or one each. The published weights take pixels and 0-255 as
         they are; training a small model from scratch is faster with values of order one.
+      stem_channels: the stem's hidden widths are 2 and 3 times this; 0 for the number of channels, as published.
     """
 
     partitions: tuple[Partition, ...]
@@ -234,6 +235,7 @@ class SkateFormer(nn.Module):
     drop_path: float = 0.2
     bias_order: BiasOrder = "tiled"
     input_scale: tuple[float, ...] = (1.0,)
+    stem_channels: int = 0
 
     @nn.compact
     def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -249,9 +251,9 @@ class SkateFormer(nn.Module):
         """
         if trajectories.ndim == 5:
             trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
-        C, V = trajectories.shape[-1], trajectories.shape[-2]
+        V, S = trajectories.shape[-2], self.stem_channels or trajectories.shape[-1]
         x = trajectories * jnp.array(self.input_scale)
-        for i, width in enumerate((2 * C, 3 * C, self.embed_width)):
+        for i, width in enumerate((2 * S, 3 * S, self.embed_width)):
             x = nn.Dense(width, name=f"stem_{i}")(x if i == 0 else exact_gelu(x))
         joint_embedding = self.param("joint_embedding", embedding_init, (self.embed_width, V))
         x = x + time_embedding(index_t, self.embed_width)[:, :, None, :] * joint_embedding.T

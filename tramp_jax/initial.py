@@ -1,0 +1,60 @@
+"""What training starts from: fresh parameters, published or converted weights, and which of them stay frozen."""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from convert_weights.adapt import format_rows, initialise
+from tramp_jax.models import init_variables
+
+Path = tuple[str, ...]
+
+
+def initial_variables(config: ConfigDict) -> tuple[dict[str, Any], str]:
+    """``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
+
+    ``config.init.all`` is a whole model, ``config.init.rgb`` and ``config.init.trajectory`` an encoder each, which go
+    before it: a PyTorch file, a folder made by ``python -m convert_weights``, or a run. The table is empty where
+    nothing is asked for.
+
+    Raises:
+      ValueError: a checkpoint that cannot be read, or that does not fit the model.
+    """
+    fresh = init_variables(config.model, jax.random.key(config.seed))
+    sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
+    if not sources:
+        return fresh, ""
+    variables, rows = initialise(config.model, fresh, sources, config.init.tables)
+    return variables, format_rows(rows)
+
+
+def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str, set[Path]]:
+    """What ``config.freeze`` names, as paths below each collection: ``{"params": …, "batch_stats": …}``.
+
+    Args:
+      variables: ``{"params", "batch_stats"}``.
+      patterns: paths, with * for any text, such as "rgb_encoder" (with all it holds) or "*/conv1".
+
+    Raises:
+      ValueError: a pattern matches nothing; the closest names are listed.
+    """
+    paths = list(traverse_util.flatten_dict(variables))
+    frozen: dict[str, set[Path]] = {"params": set(), "batch_stats": set()}
+    for pattern in patterns:
+        matched = [path for path in paths if _matches("/".join(path[1:]), pattern)]
+        if not matched:
+            modules = {"/".join(path[1:end]) for path in paths for end in range(2, len(path) + 1)}
+            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3) or sorted(variables["params"])
+            raise ValueError(f"config.freeze: no parameter matches {pattern!r}; closest: {', '.join(close)}")
+        for collection, *path in matched:
+            frozen[collection].add(tuple(path))
+    return frozen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
