@@ -9,9 +9,12 @@ Reproduces the row TraMP-Former of the paper's PFED5 table, Spearman's ρ × 100
     0 sit_at_rest   1 smile   2 frown   3 squeeze_eyes   4 clench_teeth   mean
         73.30        72.25     79.01        67.57            67.17        71.86
 
-Those numbers start from encoders pre-trained on DFEW, and the released code chooses the epoch on the test split. This
-recipe starts from random weights, and holds back a fifth of the training subjects to choose the epoch by; its own
-results on PFED5 are not measured yet.
+Those numbers start from encoders pre-trained on DFEW, whose released weights are given by
+
+    --config.init.rgb=FormerDFER_DFEW.pth --config.init.trajectory=SkateFormer_256_rgb1x1.pth
+
+and without which this recipe starts from random weights. The released code chooses the epoch on the test split; here a
+fifth of the training subjects is held back to choose it by. Our own results on PFED5 are not measured yet.
 
 Cost: not measured yet. By the published sizes, one expression has about 2811 / 5 × 30 / 41 × 0.8 = 330 clips to train
 on, which makes about 410 steps of 4 clips an epoch and 41,000 steps in all.

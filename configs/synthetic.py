@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.name = "synthetic"
     config.data.expression = "smile"
     config.data.expressions = ("smile",)
-    config.data.num_subjects = 100
+    config.data.num_subjects = 120
     config.data.clips_per_subject = 2
     config.data.synthetic_seed = 0
 
@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     trajectory.attention_dropout = 0.0
     trajectory.drop_path = 0.0
     rgb.num_frames = 16
-    rgb.image_size = 64
+    rgb.image_size = 48
     rgb.widths = (16, 32, 64, 128)
     rgb.spatial_heads = 4
     rgb.spatial_mlp_dim = 128
@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.decay_every = 10
+    config.optimizer.decay_every = 7
     config.optimizer.decay_factor = 0.3
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 8

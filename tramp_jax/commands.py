@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
 
     def parse(arguments: Sequence[str]) -> Sequence[str]:
         # A misspelt key of a configuration is an AttributeError that names the closest one.
-        with _told(AttributeError, KeyError, TypeError):
+        with told(AttributeError, KeyError, TypeError):
             try:
                 return flags.FLAGS(arguments)
             except flags.Error as error:
@@ -32,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
             logging.set_verbosity(logging.WARNING)  # libraries tell only of warnings
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # folds, resumed runs and evaluations compile nothing twice
             jax.config.update("jax_compilation_cache_dir", str(CACHE))
-        with _told():
+        with told():
             main()
 
     app.run(call, flags_parser=parse)
@@ -63,7 +63,8 @@ def _say(lines: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _told(*also: type[Exception]) -> Iterator[None]:
+def told(*also: type[Exception]) -> Iterator[None]:
+    """Turns errors that a user can mend (and ``also``) into a message on stderr and exit code 1."""
     mendable: tuple[type[Exception], ...] = (ValueError, OSError, trainer.TrainingError, *also)
     try:
         yield

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import cross_validation, evaluation, sharding, trainer
+from tramp_jax import cross_validation, evaluation, reporting, sharding, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST
@@ -46,20 +46,25 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bo
             raise RunError("--resume needs --workdir, the folder of the run to continue")
         workdir = pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     config_path = workdir / CONFIG_FILE
-    if workdir.exists() and any(workdir.iterdir()):
-        if resume:
-            _check_same(load_config(workdir), config, workdir)
-            return workdir
-        if not overwrite:
-            raise RunError(f"{workdir} exists; continue it with --resume, replace it with --overwrite, or name another")
+    if resume:
         if not config_path.is_file():
-            raise RunError(f"{workdir} holds no {CONFIG_FILE}, so it is not a run; it will not be overwritten")
+            raise RunError(f"{workdir}: there is no run to resume; start it without --resume")
+        _check_same(load_config(workdir), config, workdir)
+        return workdir
+    if workdir.exists() and any(workdir.iterdir()):
+        if not config_path.is_file():
+            raise RunError(f"{workdir} exists and holds no {CONFIG_FILE}, so it is not a run; name another folder")
+        if _has_begun(workdir) and not overwrite:
+            raise RunError(f"{workdir} exists; continue it with --resume, replace it with --overwrite, or name another")
         shutil.rmtree(workdir)
-    elif resume:
-        raise RunError(f"{workdir}: there is no run to resume; start it without --resume")
     workdir.mkdir(parents=True, exist_ok=True)
     config_path.write_text(config.to_json(indent=1) + "\n")
     return workdir
+
+
+def _has_begun(workdir: pathlib.Path) -> bool:
+    """Whether a run got as far as measuring or saving anything; one that did not may simply be started again."""
+    return any((workdir / "checkpoints").rglob("variables")) or any(workdir.rglob(reporting.METRICS_FILE))
 
 
 def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None:

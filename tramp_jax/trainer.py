@@ -121,6 +121,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
 
     with Checkpoints(workdir, config.train.keep_last) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
+        resume = resume and checkpoints.last_step() is not None  # else it was stopped before there was anything to lose
         if resume:
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, batches, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)

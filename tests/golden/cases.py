@@ -73,9 +73,7 @@ def skateformer(length: int) -> Iterator[Row]:
     # The encoder is published without a head: give it one that outputs nothing.
     head = {"head.weight": np.zeros((1, 256), np.float32), "head.bias": np.zeros(1, np.float32)}
     variables = to_variables(golden.state_dict(spec) | head, config)
-    _, out = jax.jit(build_model(config).apply)(
-        variables, None, _trajectories(spec, 2, length), _index_t(2, length)
-    )
+    _, out = jax.jit(build_model(config).apply)(variables, None, _trajectories(spec, 2, length), _index_t(2, length))
     yield _row("features", out["trajectory_features"], reference["features"])
     for stage in range(4):
         name = f"stage_{stage}_mean_over_joints"
@@ -175,7 +173,11 @@ def train_step() -> Iterator[Row]:
         state, measured = step(state, batch)
         step_losses.append(float(measured["loss"]))
         if i == 0:
-            statistics = {r.source: _in_torch(state.variables["batch_stats"], r) for r in name_map(config.model) if r.target[0] == "batch_stats"}
+            statistics = {
+                r.source: _in_torch(state.variables["batch_stats"], r)
+                for r in name_map(config.model)
+                if r.target[0] == "batch_stats"
+            }
             ours = [np.linalg.norm(statistics[str(name)]) for name in reference["bn_names"]]
             yield _per_parameter("batch statistics after a step", ours, reference["bn_norm_after_1"])
     yield _row("training losses", step_losses, reference["train_losses"], LOSS_TOLERANCE)
@@ -206,7 +208,11 @@ def bmc_loss() -> Iterator[Row]:
         loss, gradient = jax.value_and_grad(losses.bmc)(score, target, sigma)
         swapped = losses.bmc(score, target, sigma, swapped=True)
         # A batch of one has no loss: compare absolutely.
-        for name, ours, key in (("loss", loss, "loss"), ("gradient", gradient, "grad"), ("swapped", swapped, "loss_swapped")):
+        for name, ours, key in (
+            ("loss", loss, "loss"),
+            ("gradient", gradient, "grad"),
+            ("swapped", swapped, "loss_swapped"),
+        ):
             theirs = reference[f"{key}_{i}"]
             error = np.max(np.abs(np.asarray(ours) - theirs)) / max(float(np.max(np.abs(theirs))), 1.0)
             yield Row(f"{name}, batch of {len(score)}", float(error), BMC_TOLERANCE)
@@ -218,12 +224,16 @@ def trajectory_prep() -> Iterator[Row]:
     for n, length, seed in ((50, 128, 61), (200, 128, 62)):
         points = np.round(128 + 40 * golden.draw("landmarks73", (n, 73, 2), seed)).astype(np.float32)
         colours = np.clip(np.round(128 + 50 * golden.draw("pixels71", (n, 71, 3), seed)), 0, 255).astype(np.uint8)
-        clip = Clip(ClipInfo("", "", "", 0.0, n), points, "insightface73", colours[:, landmarks.LAYOUTS["insightface71"].slots])
+        clip = Clip(
+            ClipInfo("", "", "", 0.0, n), points, "insightface73", colours[:, landmarks.LAYOUTS["insightface71"].slots]
+        )
         whole = sampling.trajectory(clip, "xyrgb", first_frame_centring=True)
         taken = sampling.trajectory_frames(n, length, "last", None)
         key = f"n{n}_len{length}_seed{seed}"
         yield _row(f"{n} frames", whole[taken].transpose(1, 0, 2), reference[f"traj_{key}"])._replace(tolerance=0.0)
-        yield _row(f"{n} frames, positions", sampling.position(taken, length), reference[f"index_t_{key}"])._replace(tolerance=0.0)
+        yield _row(f"{n} frames, positions", sampling.position(taken, length), reference[f"index_t_{key}"])._replace(
+            tolerance=0.0
+        )
 
 
 CASES: dict[str, Callable[[], Iterator[Row]]] = {

@@ -11,6 +11,7 @@ from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.synthetic import SyntheticFaces
 from tramp_jax.data.youtubepd import YouTubePD
+from tramp_jax.models import reads_frames
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -57,6 +58,7 @@ def _pfed5(config: ConfigDict) -> Dataset:
         train_list=data.train_list,
         test_list=data.test_list,
         expression_column=data.expression_column,
+        with_frames=reads_frames(config.model),
     )
     return Dataset(source, source.official_split())
 
