@@ -1,28 +1,62 @@
 """Applies a name map, strictly: every tensor finds its place or the conversion fails with both lists."""
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+import fnmatch
+import functools
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from convert_weights.names import DROPPED_ENDINGS, name_map
-from convert_weights.rules import TRANSFORMS
+from convert_weights.allowed import shown
+from convert_weights.names import COUNTER, INDEX, buffers, name_map
+from convert_weights.rules import TRANSFORMS, Rule
 from tramp_jax.models import build_model, input_shapes
 
 Path = tuple[str, ...]
+Shape = tuple[int, ...]
 Variables = dict[str, Any]
+
+_LISTED = 60  # lines of a list in an error
 
 
 class MismatchError(ValueError):
     """Tensors of a checkpoint and parameters of the model do not correspond one to one."""
 
 
-def target_shapes(config: ConfigDict) -> dict[Path, tuple[int, ...]]:
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """The outcome for one state dict.
+
+    Attributes:
+      flat: float32 arrays in flax layout, by path (the collection first).
+      used: the rule of each array, by the name of its tensor; in the state dict's order.
+      dropped: why, and what is needed to write it again, by name.
+      fresh: paths that the state dict does not fill, as allowed.
+      rounded: names of float64 tensors that float32 does not hold exactly.
+    """
+
+    flat: dict[Path, np.ndarray]
+    used: dict[str, Rule]
+    dropped: dict[str, dict[str, Any]]
+    fresh: list[Path]
+    rounded: list[str]
+
+
+def target_shapes(config: ConfigDict) -> dict[Path, Shape]:
     """Shapes of all variables of the model that ``config`` (the ``model`` group) describes, by path."""
+    return dict(_target_shapes(config.to_json(sort_keys=True)))
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes half a second, and a conversion asks several times
+def _target_shapes(config_json: str) -> dict[Path, Shape]:
+    config = ConfigDict(json.loads(config_json))
     inputs = [
         None if shape is None else jax.ShapeDtypeStruct(shape, np.float32)
         for shape in input_shapes(config, batch=1).values()
@@ -34,35 +68,164 @@ def target_shapes(config: ConfigDict) -> dict[Path, tuple[int, ...]]:
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 
+    Buffers may be there and are not looked at, so that gradients can be brought over in the same way.
+
+    Raises:
+      MismatchError: see ``convert``.
+    """
+    ignored = set(buffers(name_map(config)))
+    return nested(convert({name: x for name, x in tensors.items() if name not in ignored}, config).flat)
+
+
+def nested(flat: Mapping[Path, Any]) -> Variables:
+    """Arrays by path as variables; both collections are there, also where one is empty."""
+    return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(dict(flat))
+
+
+def flattened(variables: Variables) -> dict[Path, Any]:
+    """The inverse of ``nested``."""
+    return {path: x for path, x in traverse_util.flatten_dict(variables).items() if x is not None}
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    config: ConfigDict,
+    fresh: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Finds the place of every tensor in the model of ``config``, and a tensor for every place.
+
+    Args:
+      tensors: PyTorch layout, by released name; buffers included.
+      config: a ``model`` group.
+      fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
+      names: what a tensor is called in its file, where that is another name, for messages.
+
     Raises:
       MismatchError: listing every tensor without a place, every parameter without a tensor (each with its shape
         and the closest name on the other side), and every pair whose shapes differ.
     """
-    rules = {rule.source: rule for rule in name_map(config)}
+    rules = name_map(config)
     shapes = target_shapes(config)
-    assert {rule.target for rule in rules.values()} == set(shapes), "the name map does not cover the model"
+    if sorted(rule.target for rule in rules) != sorted(shapes):
+        raise AssertionError("the name map does not cover the model")
+    by_source = {rule.source: rule for rule in rules}
+    dropped = {name: _buffer(name, tensors[name]) for name in buffers(rules) if name in tensors}
+    problems = _Problems(names or {})
+    for name, x in tensors.items():
+        if name in by_source:
+            problems.check(name, x, _in_torch(by_source[name], shapes))
+        elif name not in dropped:
+            problems.unplaced[name] = x.shape
+        elif dropped[name] is None:
+            problems.misshapen.append(f"  {problems.shown(name)} {x.shape} does not hold what its name says")
+    absent = [rule for rule in rules if rule.source not in tensors]
+    left = [rule.target for rule in absent if matches("/".join(rule.target), fresh)]
+    problems.missing = {
+        rule.source: (_in_torch(rule, shapes), rule.target) for rule in absent if rule.target not in left
+    }
+    problems.raise_if_any()
+    used = {name: by_source[name] for name in tensors if name in by_source}
+    flat = {rule.target: _float32(TRANSFORMS[rule.transform].forward(tensors[name])) for name, rule in used.items()}
+    rounded = [name for name, rule in used.items() if _rounded(tensors[name], flat[rule.target])]
+    return Conversion(flat, used, {k: v for k, v in dropped.items() if v}, left, rounded)
 
-    used = {name: x for name, x in tensors.items() if not name.endswith(DROPPED_ENDINGS)}
-    problems = [f"  no place for {n} {used[n].shape}{_closest(n, rules)}" for n in used if n not in rules]
-    problems += [
-        f"  nothing for {n} (our {'/'.join(rules[n].target)} {shapes[rules[n].target]}){_closest(n, used)}"
-        for n in rules
-        if n not in used
-    ]
-    flat: dict[Path, np.ndarray] = {}
-    for name in used.keys() & rules.keys():
-        rule, expected = rules[name], shapes[rules[name].target]
-        source_shape = TRANSFORMS[rule.transform].backward(np.empty(expected, bool)).shape
-        if used[name].shape != source_shape:
-            problems.append(f"  {name} has shape {used[name].shape}, the model needs {source_shape}")
-            continue
-        flat[rule.target] = np.ascontiguousarray(TRANSFORMS[rule.transform].forward(used[name]))
-    if problems:
-        raise MismatchError("checkpoint and model do not fit together:\n" + "\n".join(sorted(problems)))
-    return {"batch_stats": {}} | traverse_util.unflatten_dict(flat)
+
+def matches(path: str, patterns: Collection[str]) -> bool:
+    """Whether ``path``, joined by slashes, is one of ``patterns`` or below one; ``*`` stands for any text."""
+    return any(fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"{p}/*") for p in patterns)
 
 
-def _closest(name: str, others: Iterable[str]) -> str:
-    """A hint naming the most similar of ``others``, or nothing if none is similar."""
-    match = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
-    return f"; closest: {match[0]}" if match else ""
+def _in_torch(rule: Rule, shapes: Mapping[Path, Shape]) -> Shape:
+    # Nothing is allocated: the sizes are what a file says.
+    return TRANSFORMS[rule.transform].backward(np.broadcast_to(False, shapes[rule.target])).shape
+
+
+def distances(frames: int) -> np.ndarray:
+    """Table rows of all pairs of frames, (frames, frames) int64: i - j + frames - 1."""
+    t = np.arange(frames)
+    return t[:, None] - t[None, :] + frames - 1
+
+
+def _buffer(name: str, x: np.ndarray) -> dict[str, Any] | None:
+    """Why a buffer is dropped, and what rebuilds it; None if it is not what its name says."""
+    if x.dtype.kind not in "iu":
+        return None
+    if name.endswith(COUNTER) and x.size == 1:
+        return {"reason": "counter of training batches, not read by the model", "value": int(x.item())}
+    if x.ndim != 2 or not np.array_equal(x, distances(len(x))):
+        return None
+    return {"reason": f"{INDEX}, computed from the shapes", "frames": len(x)}
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    """A copy, since what the reader gives is read-only and keeps the whole storage alive."""
+    with np.errstate(over="ignore"):
+        return np.array(x, np.float32, order="C")
+
+
+def _rounded(x: np.ndarray, converted: np.ndarray) -> bool:
+    """Whether a wider type lost digits; all others are held exactly."""
+    if x.dtype.itemsize <= 4:
+        return False
+    return not np.array_equal(np.sort(x, axis=None), np.sort(converted, axis=None), equal_nan=True)
+
+
+class _Problems:
+    """What does not correspond, and the message about it."""
+
+    def __init__(self, names: Mapping[str, str]):
+        self.names = names
+        self.unplaced: dict[str, Shape] = {}
+        self.missing: dict[str, tuple[Shape, Path]] = {}
+        self.misshapen: list[str] = []
+
+    def shown(self, name: str) -> str:
+        return shown(self.names.get(name, name), 120)
+
+    def check(self, name: str, x: np.ndarray, expected: Shape) -> None:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            self.misshapen.append(f"  {self.shown(name)} holds {x.dtype}, the model needs floating-point numbers")
+        elif x.shape != expected:
+            hint = "; it is transposed" if x.shape in (expected[::-1], (*expected[1::-1], *expected[2:])) else ""
+            self.misshapen.append(f"  {self.shown(name)} has shape {x.shape}, the model needs {expected}{hint}")
+
+    def raise_if_any(self) -> None:
+        if not (self.unplaced or self.missing or self.misshapen):
+            return
+        missing = {name: shape for name, (shape, _) in self.missing.items()}
+        unplaced = [f"  {self.shown(n)} {s}{_closest(n, s, missing)}" for n, s in self._first(self.unplaced)]
+        named = {self.shown(n): s for n, s in self.unplaced.items()}
+        lacking = [
+            f"  {n} {s} (our {'/'.join(self.missing[n][1])}){_closest(n, s, named)}" for n, s in self._first(missing)
+        ]
+        head_alone = self.missing and not self.unplaced and all(path[1] == "head" for _, path in self.missing.values())
+        raise MismatchError(
+            "checkpoint and model do not fit together"
+            + _section("without a place in the model", unplaced, len(self.unplaced))
+            + _section("missing in the checkpoint", lacking, len(missing))
+            + _section("of another shape or type", self.misshapen[:_LISTED], len(self.misshapen))
+            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if head_alone else "")
+        )
+
+    @staticmethod
+    def _first(items: Mapping[str, Shape]) -> list[tuple[str, Shape]]:
+        return list(items.items())[:_LISTED]
+
+
+def _section(title: str, lines: list[str], count: int) -> str:
+    if not count:
+        return ""
+    more = [f"  … and {count - len(lines)} more"] if count > len(lines) else []
+    return "\n" + "\n".join([f"{count} {title}:", *lines, *more])
+
+
+def _closest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
+    """A hint naming the most similar of ``others``, first among those of the same shape, if one is similar."""
+    leaf = name.rsplit(".", 1)[-1]
+    same_shape = [n for n, s in others.items() if s == shape]
+    same_leaf = [n for n in others if n.rsplit(".", 1)[-1] == leaf]
+    for candidates in (same_shape, same_leaf):
+        for match in difflib.get_close_matches(name, candidates, n=1, cutoff=0.7):
+            return f"; closest: {match} {others[match]}"
+    return ""

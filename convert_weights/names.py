@@ -8,17 +8,24 @@ from ml_collections import ConfigDict
 
 from convert_weights.rules import Rule, batch_norm, linear, norm
 
-KINDS = ("skateformer", "former_dfer", "tramp_former")
-
-# Buffers that PyTorch saves and that carry nothing to convert: a counter, and indices computed from shapes.
-DROPPED_ENDINGS = ("num_batches_tracked", "relative_position_index")
+# Buffers that PyTorch saves and that carry nothing to convert: a counter beside the running mean, and distances in
+# time beside their table.
+COUNTER, INDEX = "num_batches_tracked", "relative_position_index"
+_TABLE, _MEAN = "relative_position_bias_table", "running_mean"
 
 
 def name_map(config: ConfigDict) -> list[Rule]:
-    """All tensors of the model that ``config`` (the ``model`` group) describes, in the released code's names."""
+    """All tensors of the model that ``config`` (the ``model`` group) describes, in the released code's names.
+
+    Raises:
+      ValueError: a model that has no counterpart there.
+    """
+    if config.name != "tramp_former" and config.head.hidden:
+        raise ValueError(
+            f"model.head.hidden is {tuple(config.head.hidden)}, but {config.name} was released with a linear head: ()"
+        )
     if config.name == "skateformer":
-        head = linear("head", ("head", "layer1"))
-        return skateformer("", config) + head
+        return skateformer("", config) + linear("head", ("head", "layer1"))
     if config.name == "former_dfer":
         return former_dfer("", config) + linear("fc", ("head", "layer1"))
     rules: list[Rule] = []
@@ -31,6 +38,12 @@ def name_map(config: ConfigDict) -> list[Rule]:
     for i in range(1, len(config.head.hidden) + 2):
         rules += linear(f"evaluator.layer{i}", ("head", f"layer{i}"))
     return rules
+
+
+def buffers(rules: list[Rule]) -> list[str]:
+    """Names of the buffers that a state dict holds besides the tensors of ``rules``."""
+    counters = [rule.source.removesuffix(_MEAN) + COUNTER for rule in rules if rule.source.endswith("." + _MEAN)]
+    return counters + [rule.source.removesuffix(_TABLE) + INDEX for rule in rules if rule.source.endswith("." + _TABLE)]
 
 
 def skateformer(prefix: str, config: ConfigDict) -> list[Rule]:

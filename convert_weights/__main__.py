@@ -1,0 +1,87 @@
+"""python -m convert_weights SRC [--out DIR] [--to-pytorch OUT.pth] [--verify]; see docs/weights.md."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from convert_weights import store
+from convert_weights.architecture import KINDS
+from convert_weights.load import LoadedCheckpoint, load_checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    flags = _parser().parse_args(arguments)
+    if not (flags.out or flags.to_pytorch or flags.verify):
+        _parser().error("nothing to do: give --out DIR, --to-pytorch OUT.pth or --verify")
+    try:
+        _run(flags)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert_weights", description="Bring PyTorch weights in, and out again."
+    )
+    parser.add_argument("source", metavar="SRC", type=pathlib.Path, help=".pth, .pt, .safetensors, DIR or a run")
+    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="write params and batch_stats there")
+    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="by default read off the names")
+    parser.add_argument("--length", type=int, help="T of the trajectories, where the tables do not tell it")
+    parser.add_argument(
+        "--fresh", metavar="PATTERN", action="append", default=[], help="parameters that SRC may lack: params/head"
+    )
+    parser.add_argument("--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="write a PyTorch state dict there")
+    parser.add_argument("--checkpoint", default="", help="of a run: best, last or a step")
+    parser.add_argument("--verify", action="store_true", help="compare with a PyTorch model of the same weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR or OUT.pth")
+    return parser
+
+
+def _run(flags: argparse.Namespace) -> None:
+    if flags.out:
+        store.check_free(flags.out.absolute(), flags.overwrite, store.REPORT)
+    if flags.to_pytorch:
+        store.check_free(flags.to_pytorch.absolute(), flags.overwrite)
+    checkpoint = load_checkpoint(
+        flags.source, flags.kind, length=flags.length, fresh=flags.fresh, checkpoint=flags.checkpoint
+    )
+    _say(_summary(flags.source, checkpoint))
+    for warning in checkpoint.report["warnings"]:
+        sys.stderr.write(f"warning: {flags.source}: {warning}\n")
+    if flags.out:
+        store.write_folder(checkpoint.variables, checkpoint.report, flags.out, flags.overwrite)
+        _say([f"wrote {flags.out} ({store.VARIABLES}/ and {store.REPORT})"])
+    if flags.to_pytorch:
+        from convert_weights import export
+
+        count = export.write_pth(checkpoint, flags.to_pytorch, flags.overwrite)
+        _say([f"wrote {flags.to_pytorch} ({count} tensors)", *export.deviations(checkpoint.model_config)])
+    if flags.verify:
+        from convert_weights import verify
+
+        stages = verify.compare(checkpoint)
+        _say(verify.lines(stages))
+        if not all(stage.agrees for stage in stages):
+            raise ValueError(f"{flags.source}: our model and PyTorch differ by more than {verify.TOLERANCE:g}")
+
+
+def _summary(source: pathlib.Path, checkpoint: LoadedCheckpoint) -> list[str]:
+    report = checkpoint.report
+    lines = [
+        f"{source}: {checkpoint.kind}, {len(report['tensors'])} tensors in place, {len(report['dropped'])} dropped, "
+        f"{len(report['fresh'])} parameters left fresh"
+    ]
+    lines += [f"assumed: {option} = {why}" for option, why in report["assumed"].items()]
+    return lines + [f"fresh: {path}" for path in report["fresh"]]
+
+
+def _say(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

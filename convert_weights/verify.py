@@ -1,0 +1,99 @@
+"""Our model against the PyTorch twin of ``benchmarks/`` on the same weights and random inputs, stage by stage."""
+
+import dataclasses
+import importlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from convert_weights.convert import Variables, flattened, nested, target_shapes
+from convert_weights.export import to_state_dict
+from convert_weights.load import LoadedCheckpoint
+from convert_weights.reader import CheckpointError
+from tramp_jax.models import build_model, input_shapes
+
+TOLERANCE = 2e-4  # of the largest value of a stage, as for the golden cases
+
+
+class Stage(NamedTuple):
+    """Largest difference of a stage's values, and the largest value that PyTorch has there."""
+
+    name: str
+    difference: float
+    largest: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference <= TOLERANCE * self.largest
+
+
+def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
+    """Runs both models on one random clip of a single sub-clip; what the checkpoint leaves fresh is zero.
+
+    Raises:
+      CheckpointError: PyTorch or ``benchmarks/`` is not there, or the twin does not take the weights.
+    """
+    try:
+        torch, twins = importlib.import_module("torch"), importlib.import_module("benchmarks.torch_twin")
+    except ImportError as error:
+        raise CheckpointError(
+            f"--verify: {error}; it needs PyTorch (pip install 'tramp_jax[torch]') "
+            "and must be started in the root of the repository"
+        ) from error
+    config = checkpoint.model_config.copy_and_resolve_references()
+    config.rgb.num_frames = config.rgb.clip_length
+    zeros = {path: np.zeros(shape, np.float32) for path, shape in target_shapes(config).items()}
+    variables = nested(zeros | flattened(checkpoint.variables))
+    rng = np.random.default_rng(seed)
+    inputs = [
+        None if shape is None else rng.standard_normal(shape, np.float32)
+        for shape in input_shapes(config, batch=1).values()
+    ]
+    if inputs[2] is not None:
+        T = inputs[2].shape[1]
+        inputs[2] = (2 * np.arange(T, dtype=np.float32) / T - 1)[None]
+    # The program runs once: on a CPU, optimising it takes longer than it saves.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    score, out = jax.jit(build_model(config).apply, compiler_options=options)(variables, *inputs)
+    try:
+        twin = twins.build_twin(config).eval()
+        twin.load_state_dict({n: torch.from_numpy(x) for n, x in _tensors(checkpoint, variables).items()}, strict=True)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"--verify: the PyTorch model does not take these weights ({error})") from error
+    with torch.inference_mode():
+        score_twin, out_twin = twin(*(None if x is None else torch.from_numpy(x) for x in _in_torch_order(inputs)))
+    theirs = {name: _in_our_order(name, x.numpy()) for name, x in (out_twin | {"score": score_twin}).items()}
+    ours = {name: np.asarray(x) for name, x in (out | {"score": score}).items()}
+    return [Stage(n, float(np.abs(ours[n] - x).max()), float(np.abs(x).max())) for n, x in theirs.items()]
+
+
+def _tensors(checkpoint: LoadedCheckpoint, variables: Variables) -> dict[str, np.ndarray]:
+    """The complete state dict in the released names, whatever the source calls its tensors."""
+    naming = checkpoint.report["naming"] | {"prefix": "", "encoder": ""}
+    if naming["head"]:
+        naming["head"] = "head."
+    report = checkpoint.report | {"naming": naming, "tensors": [], "dropped": []}
+    return to_state_dict(dataclasses.replace(checkpoint, variables=variables, report=report))
+
+
+def _in_torch_order(inputs: list[Any]) -> list[Any]:
+    """Frames (B, F, H, W, C) -> (B, F, C, H, W); trajectories (B, T, V, C) -> (B, V, T, C)."""
+    frames, trajectories, index_t = inputs
+    frames = None if frames is None else np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))
+    trajectories = None if trajectories is None else np.ascontiguousarray(trajectories.swapaxes(1, 2))
+    return [frames, trajectories, index_t]
+
+
+def _in_our_order(name: str, x: np.ndarray) -> np.ndarray:
+    """Stages of the trajectory encoder (B, C, T, V) -> (B, T, V, C)."""
+    return x.transpose(0, 2, 3, 1) if name.startswith("trajectory_stage") else x
+
+
+def lines(stages: list[Stage]) -> list[str]:
+    """The comparison as a table, one line for each stage."""
+    table = ["stage                  largest difference  of largest value"]
+    return table + [
+        f"{s.name:<21}  {s.difference:18.2e}  {s.largest:16.2e}{'' if s.agrees else '  beyond tolerance'}"
+        for s in stages
+    ]
