@@ -17,6 +17,13 @@ def test_rank_and_linear_correlation_agree_with_scipy():
     assert metrics.pearson(SCORE, TARGET) == pytest.approx(stats.pearsonr(SCORE, TARGET).statistic)
 
 
+def test_auroc_agrees_with_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    rounded = np.round(SCORE)  # with ties
+    assert metrics.auroc(rounded, TARGET) == pytest.approx(roc_auc_score(TARGET > 0, rounded))
+
+
 def test_spearman_sees_order_alone():
     assert metrics.spearman(np.exp(SCORE), TARGET) == pytest.approx(metrics.spearman(SCORE, TARGET))
 

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import cross_validation, evaluation, reporting, sharding, trainer
+from tramp_jax import evaluation, reporting, sharding, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST
@@ -94,6 +94,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, resume: bool) -> list[str]:
         if not (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():  # else done before a resume
             folder.mkdir(exist_ok=True)
             lines += _train_one(config, splits, folder, resume)
+    from tramp_jax import cross_validation  # its random forest takes seconds to import, and only this needs it
+
     return lines + cross_validation.summarise(
         {fold: fold_folder(workdir, fold) for fold in folds}, splits_of_fold, workdir, config.seed
     )

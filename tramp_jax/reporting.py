@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorboardX
 from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.jsonl"
@@ -22,6 +21,8 @@ class Reporter:
     """
 
     def __init__(self, workdir: pathlib.Path, after_step: int | None = None):
+        import tensorboardX  # imports PyTorch where it is installed, which takes seconds that only training should pay
+
         self._path = workdir / METRICS_FILE
         kept = [row for row in read_metrics(workdir) if after_step is not None and row["step"] <= after_step]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
