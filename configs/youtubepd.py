@@ -27,18 +27,17 @@ def get_config() -> ml_collections.ConfigDict:
     trajectory.embed_width = 32
     trajectory.blocks_per_stage = 1
     trajectory.input_scale = (0.03,)
-    trajectory.attention_dropout = 0.1
-    trajectory.drop_path = 0.1
 
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
-    config.optimizer.decay_every = 20
+    config.optimizer.decay_every = 8
     config.optimizer.decay_factor = 0.3
     config.loss.name = "mse"
     config.train.batch_size = 8
-    config.train.epochs = 30
+    config.train.epochs = 15
+    config.train.evaluate_every = 3
     config.train.passes_per_epoch = 1
     config.evaluation.batch_size = 16
     return config.lock()

@@ -136,6 +136,26 @@ def test_eight_devices_give_the_losses_of_one(program, tmp_path):
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
 
 
+def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_run, program, tmp_path):
+    whole, _ = finished_run
+    workdir = tmp_path / "tuned"
+    options = (f"--config.init.all={whole}", "--config.freeze=('rgb_encoder', 'trajectory_encoder/stage_*')")
+    result = program("train.py", *TINY, *options, "--config.train.epochs=1", "--workdir", workdir)
+    assert result.returncode == 0, result.stderr
+    (_, tuned), (_, given) = _arrays(workdir), _arrays(whole, "best")
+    for collection in ("params", "batch_stats"):
+        assert _equal(tuned[collection]["rgb_encoder"], given[collection]["rgb_encoder"])
+    trajectory, before = (x["params"]["trajectory_encoder"] for x in (tuned, given))
+    assert _equal(trajectory["stage_2_block_0"], before["stage_2_block_0"])
+    for trained in ("fusion", "head"):
+        assert not _equal(tuned["params"][trained], given["params"][trained])
+    assert not _equal(trajectory["stem_0"], before["stem_0"])
+    table = (workdir / "initialisation.txt").read_text()
+    assert re.search(r"params/rgb_encoder .*loaded", table)
+    assert re.search(r"frozen: \d+ of \d+ arrays", table)
+    assert table.strip() in result.stdout
+
+
 # What is asked for (options of the configuration, or what surrounds it), and what the message must hold.
 MISTAKES = {
     "an existing folder": ({"existing": True}, "--resume"),
