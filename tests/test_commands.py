@@ -1,29 +1,39 @@
 """train.py and eval.py as a user runs them: whole runs, resuming, devices, and mistakes."""
 
 import json
+import os
 import re
 import signal
+import threading
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from configs import pfed5, youtubepd
 from tests import tiny
-from tramp_jax import commands
+from tramp_jax import commands, sharding
 from tramp_jax.reporting import read_metrics
 
-TINY = ("--config", "tests/tiny.py")
+STEPS = 10 * 2 // 8 * 3  # 10 training clips, two passes, batches of 8, three epochs
+
+
+def _train(workdir, resume=False, **options):
+    """train.py without its own process; ``options`` are of the tiny configuration, with __ for dots."""
+    config = tiny.get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in options.items()})
+    commands.train(config, workdir, resume, overwrite=False)
 
 
 @pytest.fixture(scope="module")
-def finished_run(program, tmp_path_factory):
-    """A whole training run, with what it printed."""
+def finished_run(tmp_path_factory):
+    """A whole training run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = program("train.py", *TINY, "--workdir", workdir)
-    assert result.returncode == 0, result.stderr
-    return workdir, result
+    _train(workdir)
+    return workdir
 
 
 def _losses(workdir):
@@ -36,113 +46,107 @@ def _arrays(workdir, which="last"):
 
 
 def _equal(a, b):
-    import jax
-
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
+def _wait_for_steps(workdir, count, alive):
+    deadline = time.time() + 300
+    while len(_losses(workdir)) < count:
+        assert alive()
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
 def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
-    workdir, result = finished_run
-    steps = 10 * 2 // 8 * 3  # 10 training clips, two passes, batches of 8, three epochs
-    assert len(_losses(workdir)) == steps
-    assert _arrays(workdir)[0] == steps
-    for name in (
-        "config.json",
-        "curves.png",
-        "evaluation/test-best/scatter.png",
-        "evaluation/test-last/predictions.csv",
-    ):
-        assert (workdir / name).stat().st_size > 0, name
-    assert any((workdir / "tensorboard").iterdir())
-    report = json.loads((workdir / "evaluation/test-best/metrics.json").read_text())
+    assert len(_losses(finished_run)) == STEPS
+    assert _arrays(finished_run)[0] == STEPS
+    files = "config.json", "curves.png", "evaluation/test-best/scatter.png", "evaluation/test-last/predictions.csv"
+    for name in files:
+        assert (finished_run / name).stat().st_size > 0, name
+    report = json.loads((finished_run / "evaluation/test-best/metrics.json").read_text())
     assert set(report["all"]) == {"spearman", "pearson", "mae", "rmse", "relative_l2", "auroc"}
-    assert "epoch 3/3" in result.stdout
-    assert "chosen on validation subjects" in result.stdout
+    assert "chosen on validation subjects" in report["title"]
 
 
 def test_losses_are_recorded_in_tensorboard_too(finished_run):
     from tensorboardX.proto import event_pb2
 
-    workdir, _ = finished_run
-    (path,) = (workdir / "tensorboard").iterdir()
+    (path,) = (finished_run / "tensorboard").iterdir()
     raw, events = path.read_bytes(), []
     while raw:  # length, its checksum, the event, its checksum
         size = int.from_bytes(raw[:8], "little")
         events.append(event_pb2.Event.FromString(raw[12 : 12 + size]))
         raw = raw[16 + size :]
     logged = [v.simple_value for e in events for v in e.summary.value if v.tag == "train/loss"]
-    np.testing.assert_allclose(logged, _losses(workdir), rtol=1e-6)
+    np.testing.assert_allclose(logged, _losses(finished_run), rtol=1e-6)
 
 
 def test_eval_reproduces_the_report_of_the_run(finished_run, program):
-    workdir, _ = finished_run
-    path = workdir / "evaluation/test-last/predictions.csv"
+    path = finished_run / "evaluation/test-last/predictions.csv"
     before = path.read_text()
     path.unlink()
-    result = program("eval.py", "--workdir", workdir, "--checkpoint", "last")
+    result = program("eval.py", "--workdir", finished_run, "--checkpoint", "last")
     assert result.returncode == 0, result.stderr
     assert path.read_text() == before
     assert "spearman" in result.stdout
 
 
-def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path):
-    whole, _ = finished_run
+def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path, capsys):
     workdir = tmp_path / "killed"
-    process = program("train.py", *TINY, "--workdir", workdir, wait=False)
-    # A random step after the first checkpoint: kill it with no chance to clean up.
-    kill_at = np.random.default_rng().integers(3, 6)
-    deadline = time.time() + 300
-    while len(_losses(workdir)) < kill_at:
-        assert process.poll() is None, process.stderr.read()
-        assert time.time() < deadline
-        time.sleep(0.01)
+    process = program("train.py", "--config", "tests/tiny.py", "--workdir", workdir, wait=False)
+    # A random step after the first checkpoint and before the last step: kill it with no chance to clean up.
+    _wait_for_steps(workdir, np.random.default_rng().integers(3, STEPS), lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    result = program("train.py", "--workdir", workdir, "--resume")
-    assert result.returncode == 0, result.stderr
-    assert _losses(workdir) == _losses(whole)
+    assert process.returncode == -signal.SIGKILL
+    assert any((workdir / "checkpoints" / "last").iterdir())
+    commands.train(None, workdir, resume=True, overwrite=False)  # the run knows its own configuration
+    assert "epoch 1/3" not in capsys.readouterr().out
+    assert _losses(workdir) == _losses(finished_run)
     for which in ("last", "best"):
-        (step, ours), (reference_step, reference) = _arrays(workdir, which), _arrays(whole, which)
+        (step, ours), (reference_step, reference) = _arrays(workdir, which), _arrays(finished_run, which)
         assert step == reference_step
         assert _equal(ours, reference)
 
 
-def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, program, tmp_path):
-    whole, _ = finished_run
+def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, capsys):
     workdir = tmp_path / "interrupted"
-    process = program("train.py", *TINY, "--workdir", workdir, wait=False)
-    while len(_losses(workdir)) < 1:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert "--resume" in err
-    assert "Traceback" not in err
-    assert program("train.py", "--workdir", workdir, "--resume").returncode == 0
-    assert _losses(workdir) == _losses(whole)
+
+    def interrupt():
+        _wait_for_steps(workdir, 1, lambda: True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        _train(workdir)
+    thread.join()
+    assert stopped.value.code == commands.EXIT_INTERRUPTED
+    assert "--resume" in capsys.readouterr().err
+    step = _arrays(workdir)[0]
+    assert 0 < step < STEPS
+    _train(workdir, resume=True)
+    assert _losses(workdir) == _losses(finished_run)
+    assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
 
 
 def test_eight_devices_give_the_losses_of_one(program, tmp_path):
     # The published optimiser: Adam's division by small second moments would magnify rounding from step to step.
-    options = ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e-3", "--config.optimizer.clip_norm=0")
-    curves = []
-    for devices in (1, 8):
-        workdir = tmp_path / str(devices)
-        result = program("train.py", *TINY, *options, "--workdir", workdir, devices=devices)
-        assert result.returncode == 0, result.stderr
-        curves.append(_losses(workdir))
-    assert np.ptp(curves[0]) > 0.1
-    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    sgd = {"name": "sgd", "learning_rate": 1e-3, "clip_norm": 0.0}
+    _train(tmp_path / "one", **{f"optimizer__{key}": value for key, value in sgd.items()})
+    options = [f"--config.optimizer.{key}={value}" for key, value in sgd.items()]
+    eight = program("train.py", "--config", "tests/tiny.py", *options, "--workdir", tmp_path / "eight", devices=8)
+    assert eight.returncode == 0, eight.stderr
+    one = _losses(tmp_path / "one")
+    assert np.ptp(one) > 0.1
+    np.testing.assert_allclose(_losses(tmp_path / "eight"), one, rtol=1e-5)
 
 
-def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_run, program, tmp_path):
-    whole, _ = finished_run
+def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_run, tmp_path, capsys):
     workdir = tmp_path / "tuned"
-    options = (f"--config.init.all={whole}", "--config.freeze=('rgb_encoder', 'trajectory_encoder/stage_*')")
-    result = program("train.py", *TINY, *options, "--config.train.epochs=1", "--workdir", workdir)
-    assert result.returncode == 0, result.stderr
-    (_, tuned), (_, given) = _arrays(workdir), _arrays(whole, "best")
+    freeze = ("rgb_encoder", "trajectory_encoder/stage_*")
+    _train(workdir, init__all=str(finished_run), freeze=freeze, train__epochs=1)
+    (_, tuned), (_, given) = _arrays(workdir), _arrays(finished_run, "best")
     for collection in ("params", "batch_stats"):
         assert _equal(tuned[collection]["rgb_encoder"], given[collection]["rgb_encoder"])
     trajectory, before = (x["params"]["trajectory_encoder"] for x in (tuned, given))
@@ -153,7 +157,27 @@ def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_
     table = (workdir / "initialisation.txt").read_text()
     assert re.search(r"params/rgb_encoder .*loaded", table)
     assert re.search(r"frozen: \d+ of \d+ arrays", table)
-    assert table.strip() in result.stdout
+    assert table.strip() in capsys.readouterr().out
+
+
+def test_cross_validation_trains_every_fold_beside_the_baselines(tmp_path, capsys):
+    options = {"model__streams": "trajectory", "model__trajectory__channels": "xy", "train__epochs": 1}
+    options |= {"model__trajectory__input_scale": (0.03,), "data__protocol": "k_fold", "data__num_folds": 2}
+    _train(tmp_path / "folds", **options)
+    told = capsys.readouterr().out
+    values = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
+    assert set(values) == {"auroc", "spearman"}
+    assert set(values["auroc"]) == {"constant", "random forest", "model, best", "model, last"}
+    assert values["auroc"]["constant"] == [0.5, 0.5]
+    assert values["spearman"]["constant"] == [None, None]
+    assert all(isinstance(x, float) for x in values["spearman"]["random forest"])
+    assert "2-fold cross-validation" in told
+    (tmp_path / "folds" / "cross_validation.json").unlink()
+    _train(tmp_path / "folds", resume=True, **options)  # nothing is trained again
+    assert "epoch" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "folds" / "cross_validation.json").read_text()) == values
+    commands.evaluate(tmp_path / "folds", "last", "test", "")
+    assert capsys.readouterr().out.count("test, checkpoint of step") == 2
 
 
 # What is asked for (options of the configuration, or what surrounds it), and what the message must hold.
@@ -164,6 +188,12 @@ MISTAKES = {
         "learning_rate",
     ),
     "resuming nothing": ({"resume": True}, "without --resume"),
+    "one fold": ({"data.protocol": "k_fold", "data.num_folds": 1}, "at least 2"),
+    "another recipe's data": ({"data.name": "pfed5"}, "configs/pfed5.py"),
+    "heads that do not divide": ({"model.fusion.heads": 3}, "model.fusion.width"),
+    "a misspelt table order": ({"model.trajectory.bias_order": "tilde"}, "tiled, time"),
+    "channels without their scale": ({"model.trajectory.channels": "xy"}, "input_scale"),
+    "no evaluation": ({"train.evaluate_every": 0}, "at least 1"),
     "no recipe": ({"config": lambda: None}, "--config"),
     "an unknown data set": ({"data.name": "pfed"}, "known: synthetic"),
     "an expression that is not there": ({"data.expression": "yawn"}, "it has: smile"),
@@ -178,8 +208,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_one_message(mistake, finished_run, tmp_path, capsys):
-    options, cure = MISTAKES[mistake]
-    workdir = finished_run[0] if options.pop("existing", False) else tmp_path / "new"
+    options, cure = dict(MISTAKES[mistake][0]), MISTAKES[mistake][1]
+    workdir = finished_run if options.pop("existing", False) else tmp_path / "new"
     config, resume = options.pop("config", tiny.get_config)(), options.pop("resume", False)
     if config is not None:
         with config.unlocked():
@@ -190,21 +220,41 @@ def test_a_mistake_is_told_in_one_message(mistake, finished_run, tmp_path, capsy
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert cure in message
+    assert finished_run.exists()
+    assert not (tmp_path / "new" / "checkpoints").exists()
 
 
 def test_a_config_typo_names_the_closest_key(program, tmp_path):
-    result = program("train.py", *TINY, "--workdir", tmp_path / "new", "--config.optimizer.learning_rat=0.1")
+    result = program("train.py", "--config", "tests/tiny.py", "--config.optimizer.learning_rat=0.1")
     assert result.returncode != 0
     assert re.search(r"learning_rate\b", result.stderr)
     assert "Traceback" not in result.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(program, tmp_path):
-    options = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.clip_norm=0.0")
-    result = program("train.py", *TINY, "--workdir", tmp_path / "diverging", *options)
-    assert result.returncode == 1
-    assert re.search(r"the loss is (nan|inf) at step \d", result.stderr)
-    assert "learning_rate" in result.stderr
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+    with pytest.raises(SystemExit), commands.told():
+        _train(tmp_path / "diverging", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
+    message = capsys.readouterr().err
+    assert re.search(r"is (nan|inf) at step \d", message)
+    assert "learning_rate" in message
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
+    """The loss of a step is computed before its update, so the loss alone would let broken parameters through."""
+    with pytest.raises(SystemExit), commands.told():
+        _train(tmp_path / "broken", optimizer__name="sgd", optimizer__learning_rate=np.inf, optimizer__clip_norm=0.0)
+    assert "parameter norm" in capsys.readouterr().err
+    assert not any((tmp_path / "broken" / "checkpoints" / "last").iterdir())
+
+
+def test_overwriting_replaces_runs_alone(finished_run, tmp_path, capsys):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(SystemExit), commands.told():
+        commands.train(tiny.get_config(), folder, resume=False, overwrite=True)
+    assert "not the folder of a run" in capsys.readouterr().err
+    assert (folder / "config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -217,14 +267,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(program, tmp_path):
 )
 def test_eval_mistakes_are_told_in_one_message(existing, checkpoint, split, cure, finished_run, tmp_path, capsys):
     with pytest.raises(SystemExit), commands.told():
-        commands.evaluate(finished_run[0] if existing else tmp_path, checkpoint, split, "")
+        commands.evaluate(finished_run if existing else tmp_path, checkpoint, split, "")
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert cure in message
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(program, tmp_path):
-    result = program("train.py", *TINY, "--workdir", tmp_path / "new", "--config.train.batch_size=7", devices=2)
-    assert result.returncode == 1
-    assert "multiple of 2" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    class TwoDevices:
+        size = 2
+
+    with pytest.raises(ValueError, match=r"train.batch_size=7 .* multiple of 2"):
+        sharding.check_batch_size(7, TwoDevices, "train.batch_size")

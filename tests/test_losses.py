@@ -20,6 +20,13 @@ def test_bmc_sees_the_whole_batch():
     assert other > losses.bmc(score, target) > 0
 
 
+def test_the_released_argument_order_reaches_the_loss(config):
+    score, target = jnp.array([0.5, 2.0, 1.0]), jnp.array([0.0, 3.0, 3.0])
+    paper = losses.build_loss(config)(score, target)
+    config.compat.swapped_bmc = True
+    assert losses.build_loss(config)(score, target) == losses.bmc(target, score) != paper
+
+
 def test_cross_entropy_of_certain_logits():
     assert losses.cross_entropy(jnp.array([[20.0, 0.0], [0.0, 20.0]]), jnp.array([0.0, 1.0])) < 1e-6
 

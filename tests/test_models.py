@@ -8,7 +8,7 @@ import pytest
 from tests import tiny
 from tests.golden.cases import skeleton_config
 from tramp_jax import config as defaults
-from tramp_jax.models import build_model, init_variables, input_shapes, skateformer
+from tramp_jax.models import abstract_variables, build_model, init_variables, input_shapes, skateformer
 from tramp_jax.models.former_dfer import scramble_as_released
 from tramp_jax.models.layers import BatchNorm, DropPath, TemporalConv
 
@@ -97,9 +97,7 @@ def test_a_classification_head_gives_logits(config):
 
 
 def _abstract_parameters(model_config):
-    shapes = input_shapes(model_config, 1)
-    abstract = [None if s is None else jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes.values()]
-    return jax.eval_shape(build_model(model_config).init, jax.random.key(0), *abstract)["params"]
+    return abstract_variables(model_config)["params"]
 
 
 def _count(tree):

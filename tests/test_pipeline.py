@@ -61,6 +61,15 @@ def test_still_clips_are_their_first_frame_alone(config, split):
     np.testing.assert_array_equal(batch["target"], moving["target"])
 
 
+def test_the_released_centring_reaches_the_batch(config, split):
+    sample = {}
+    for released in (False, True):
+        config.compat.first_frame_centring = released
+        sample[released] = pipeline.Sampler(config).test(split[0])["trajectories"]
+    assert np.abs(sample[True] - sample[False])[..., :2].max() > 1
+    np.testing.assert_array_equal(sample[True][..., 2:], sample[False][..., 2:])
+
+
 def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
     config.train.reader_threads = 1
     one = _take(config, split, 4)

@@ -18,13 +18,25 @@ LAST, BEST = "last", "best"
 
 
 class Checkpoints:
-    """The checkpoints below ``workdir``/checkpoints. Use as a context manager."""
+    """The checkpoints below ``workdir``/checkpoints. Use as a context manager.
 
-    def __init__(self, workdir: str | pathlib.Path, keep_last: int = 1):
+    Args:
+      workdir: of the run.
+      keep_last: how many of the last checkpoints to keep.
+      writing: this is the one process that trains, and may clear away what a killed one left half written.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
         root = pathlib.Path(workdir).absolute() / "checkpoints"
         self._managers = {
             name: ocp.CheckpointManager(
-                root / name, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+                root / name,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    # What a killed run was writing; only the trainer may take it for a leftover.
+                    cleanup_tmp_directories=writing,
+                ),
             )
             for name, keep in ((LAST, keep_last), (BEST, 1))
         }

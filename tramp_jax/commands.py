@@ -44,9 +44,10 @@ def train(config: ConfigDict | None, workdir: pathlib.Path | None, resume: bool,
         if not (resume and workdir):
             raise experiment.RunError("--config is missing: name a recipe, such as --config configs/synthetic.py")
         config = experiment.load_config(workdir)
+    folds = experiment.plan(config)
     workdir = experiment.prepare_workdir(config, workdir, resume, overwrite)
     try:
-        lines = experiment.train(config, workdir, resume)
+        lines = experiment.train(config, folds, workdir, resume)
     except trainer.Interrupted as stopped:
         sys.stderr.write(f"{stopped}\ncontinue with: python train.py --workdir {workdir} --resume\n")
         sys.exit(EXIT_INTERRUPTED)
@@ -74,3 +75,6 @@ def told(*also: type[Exception]) -> Iterator[None]:
             cause = cause.args[0]
         sys.stderr.write(f"error: {cause}\n")
         sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:  # outside the steps of training, where there is nothing to save
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,6 +1,5 @@
 """The base configuration: every option with its published value. Files in ``configs/`` derive from it."""
 
-import ml_collections
 from ml_collections import ConfigDict
 
 
@@ -125,11 +124,3 @@ def model(compat: ConfigDict) -> ConfigDict:
             "head": ConfigDict({"hidden": (128, 64), "num_classes": 0}),
         }
     )
-
-
-def locked(config: ConfigDict) -> ConfigDict:
-    """``config`` with unknown keys refused from now on."""
-    return config.lock()
-
-
-__all__ = ["base", "locked", "ml_collections", "model"]

@@ -8,18 +8,20 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import evaluation, reporting, sharding, trainer
+from tramp_jax import evaluation, sharding, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST
 from tramp_jax.data.pipeline import Split
-from tramp_jax.models import init_variables
+from tramp_jax.losses import build_loss
+from tramp_jax.models import abstract_variables, build_model
 
 CONFIG_FILE = "config.json"
+
+Plan = Mapping[int | None, dict[str, Split]]
 
 
 class RunError(ValueError):
@@ -52,53 +54,67 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bo
         _check_same(load_config(workdir), config, workdir)
         return workdir
     if workdir.exists() and any(workdir.iterdir()):
-        if not config_path.is_file():
-            raise RunError(f"{workdir} exists and holds no {CONFIG_FILE}, so it is not a run; name another folder")
-        if _has_begun(workdir) and not overwrite:
+        if not overwrite:
             raise RunError(f"{workdir} exists; continue it with --resume, replace it with --overwrite, or name another")
+        if not config_path.is_file() or not {"compat", "model", "train"} <= json.loads(config_path.read_text()).keys():
+            raise RunError(f"{workdir} is not the folder of a run, so --overwrite does not delete it; name another")
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     config_path.write_text(config.to_json(indent=1) + "\n")
     return workdir
 
 
-def _has_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run got as far as measuring or saving anything; one that did not may simply be started again."""
-    return any((workdir / "checkpoints").rglob("variables")) or any(workdir.rglob(reporting.METRICS_FILE))
-
-
 def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None:
-    before, after = (c.to_json(indent=1, sort_keys=True).splitlines() for c in (old, new))
-    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    """Refuses to continue with options that would change the outcome; data may have moved, machines may differ."""
+    before, after = (ConfigDict(json.loads(c.to_json())) for c in (old, new))
+    for config in (before, after):
+        config.data.root = config.train.reader_threads = None
+    lines = [c.to_json(indent=1, sort_keys=True).splitlines() for c in (before, after)]
+    changed = [line for line in difflib.ndiff(*lines) if line[0] in "+-"]
     if changed:
         raise RunError(
             f"{workdir} was started with another configuration (-), not this one (+):\n" + "\n".join(changed)
         )
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, resume: bool) -> list[str]:
-    """Trains, over all folds where the configuration asks for them, and scores the held-out subjects.
+def plan(config: ConfigDict) -> Plan:
+    """Opens the data and checks the options against it and each other, before anything is written.
+
+    Returns:
+      The splits of every fold to train; the only fold is None where there is no cross-validation.
+    """
+    build_model(config.model)
+    build_loss(config)
+    sharding.check_batch_size(config.train.batch_size, sharding.data_mesh(), "config.train.batch_size")
+    for option in ("train.batch_size", "train.epochs", "train.evaluate_every", "train.passes_per_epoch"):
+        group, key = option.split(".")
+        if config[group][key] < 1:
+            raise ValueError(f"{option} is {config[group][key]}; it must be at least 1")
+    dataset = datasets.open_dataset(config)
+    return {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
+
+
+def train(config: ConfigDict, folds: Plan, workdir: pathlib.Path, resume: bool) -> list[str]:
+    """Trains every fold of a plan and scores its held-out subjects.
 
     Returns:
       Lines that tell the user the outcome.
     """
-    dataset = datasets.open_dataset(config)
-    folds = datasets.runs(dataset, config)
-    if folds == (None,):
-        return _train_one(config, datasets.split(dataset, config, None), workdir, resume)
-    splits_of_fold = {fold: datasets.split(dataset, config, fold) for fold in folds}
     lines: list[str] = []
-    for fold, splits in splits_of_fold.items():
-        tqdm.write(f"fold {fold} of {config.data.num_folds}")
+    for fold, splits in folds.items():
         folder = fold_folder(workdir, fold)
-        if not (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():  # else done before a resume
-            folder.mkdir(exist_ok=True)
-            lines += _train_one(config, splits, folder, resume)
+        if (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():
+            continue  # done before the run was interrupted
+        if fold is not None:
+            tqdm.write(f"fold {fold} of {config.data.num_folds}")
+        folder.mkdir(exist_ok=True)
+        lines += _train_one(config, splits, folder, resume)
+    if len(folds) == 1:
+        return lines
     from tramp_jax import cross_validation  # its random forest takes seconds to import, and only this needs it
 
-    return lines + cross_validation.summarise(
-        {fold: fold_folder(workdir, fold) for fold in folds}, splits_of_fold, workdir, config.seed
-    )
+    folders = {fold: fold_folder(workdir, fold) for fold in folds}
+    return lines + cross_validation.summarise(folders, folds, workdir, config.seed)
 
 
 def fold_folder(workdir: pathlib.Path, fold: int | None) -> pathlib.Path:
@@ -139,9 +155,9 @@ def _evaluate(
     if split not in splits:
         raise RunError(f"unknown split {split!r}; known: {', '.join(splits)}")
     mesh = sharding.data_mesh()
-    fresh = init_variables(config.model, jax.random.key(0))
+    shapes = abstract_variables(config.model)
     with Checkpoints(workdir) as checkpoints:
-        step, variables = checkpoints.restore_variables(which, fresh, mesh)
+        step, variables = checkpoints.restore_variables(which, shapes, mesh)
     predictor = evaluation.build_predictor(config, mesh)
     predictions = evaluation.predict(predictor, variables, splits[split], config, mesh)
     chosen = {BEST: "chosen on validation subjects", LAST: "last epoch"}.get(which, "as asked")

@@ -15,19 +15,19 @@ from tramp_jax.models import init_variables
 Path = tuple[str, ...]
 
 
-def initial_variables(config: ConfigDict) -> tuple[dict[str, Any], str]:
+def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str, Any], str]:
     """``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
     ``config.init.all`` is a whole model, ``config.init.rgb`` and ``config.init.trajectory`` an encoder each, which go
     before it: a PyTorch file, a folder made by ``python -m convert_weights``, or a run. The table is empty where
-    nothing is asked for.
+    nothing is asked for. ``given=False`` reads none of them: a run that continues has its own parameters.
 
     Raises:
       ValueError: a checkpoint that cannot be read, or that does not fit the model.
     """
     fresh = init_variables(config.model, jax.random.key(config.seed))
     sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
-    if not sources:
+    if not sources or not given:
         return fresh, ""
     variables, rows = initialise(config.model, fresh, sources, config.init.tables)
     return variables, format_rows(rows)

@@ -110,7 +110,8 @@ def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[fl
     for axes, (metric, methods) in zip(panels, values.items(), strict=True):
         for i, folds in enumerate(methods.values()):
             axes.plot([i] * len(folds), folds, "o", color="0.6", markersize=4)
-            axes.plot([i - 0.25, i + 0.25], [np.nanmean(folds)] * 2, color="C0", linewidth=2)
+            if np.any(np.isfinite(folds)):
+                axes.plot([i - 0.25, i + 0.25], [np.nanmean(folds)] * 2, color="C0", linewidth=2)
         axes.set_xticks(range(len(methods)), list(methods))
         axes.set(ylabel=f"{metric}, held-out subjects", xlim=(-0.6, len(methods) - 0.4))
     return _save(figure, path)

@@ -90,7 +90,11 @@ def build_train_step(
             lambda path, old, new: old if tuple(key.key for key in path) in frozen else new, running, batch_stats
         )
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        measured = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        norms = {
+            "gradient_norm": optax.tree.norm(gradients),
+            "parameter_norm": optax.tree.norm(variables["params"]),
+        }
+        measured = {"loss": loss} | norms
         return TrainState(state.step + 1, variables, opt_state), measured
 
     whole, parts = sharding.replicated(mesh), sharding.split_batch(mesh)
@@ -111,7 +115,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
-    variables, origin = initial_variables(config)
+    variables, origin = initial_variables(config, given=not resume)
     frozen = frozen_paths(variables, config.freeze)
     optimizer = build_optimizer(config.optimizer, steps_per_epoch, frozen["params"])
     train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"])
@@ -119,7 +123,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     _tell_origin(origin, variables, frozen["params"], workdir, resume)
     batches = iter(training_batches(splits[TRAIN], config))
 
-    with Checkpoints(workdir, config.train.keep_last) as checkpoints:
+    with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
         resume = resume and checkpoints.last_step() is not None  # else it was stopped before there was anything to lose
         if resume:
@@ -209,10 +213,11 @@ class _Loop:
         """Records a step's measurements and returns its loss, which must be finite."""
         values = {name: float(value) for name, value in measured.items()}
         self.reporter.write(step, "train", values | {"learning_rate": float(self.rate(step - 1))})
-        if not np.isfinite(values["loss"]):
-            last = self.checkpoints.last_step()
+        broken = [name for name, value in values.items() if not np.isfinite(value)]
+        if broken:  # before anything is saved: the parameters of this step may be lost already
+            last, name = self.checkpoints.last_step(), "loss" if "loss" in broken else broken[0].replace("_", " ")
             raise TrainingError(
-                f"the loss is {values['loss']} at step {step} (epoch {1 + (step - 1) // self.steps_per_epoch}); "
+                f"the {name} is {values[broken[0]]} at step {step} (epoch {1 + (step - 1) // self.steps_per_epoch}); "
                 + (f"the last checkpoint, of step {last}, is intact. " if last else "there is no checkpoint yet. ")
                 + "Lower --config.optimizer.learning_rate or set --config.optimizer.clip_norm=1, and check the "
                 "scores and landmarks of the data for values that are not numbers"

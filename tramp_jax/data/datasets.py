@@ -32,14 +32,14 @@ class Dataset:
 def _synthetic(config: ConfigDict) -> Dataset:
     data = config.data
     # Landmarks alone take a hundredth of the time: render only for a model that looks at pixels.
-    trajectories_only = config.model.streams == "trajectory" and config.model.trajectory.channels == "xy"
+    landmarks_alone = not reads_frames(config.model) and config.model.trajectory.channels == "xy"
     return Dataset(
         SyntheticFaces(
             data.num_subjects,
             data.clips_per_subject,
             expressions=tuple(data.expressions),
             seed=data.synthetic_seed,
-            with_frames=not trajectories_only,
+            with_frames=not landmarks_alone,
         )
     )
 
@@ -78,7 +78,12 @@ def open_dataset(config: ConfigDict) -> Dataset:
     """
     if config.data.name not in READERS:
         raise ValueError(f"data.name is {config.data.name!r}; known: {', '.join(READERS)}")
-    return READERS[config.data.name](config)
+    try:
+        return READERS[config.data.name](config)
+    except AttributeError as error:  # a recipe for another data set lacks the options of this one
+        raise ValueError(
+            f"this recipe has not all options of data.name={config.data.name}; start from configs/{config.data.name}.py"
+        ) from error
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
@@ -86,6 +91,8 @@ def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
     if _protocol(dataset, config) != "k_fold":
         return (None,)
     fold, count = config.data.fold, config.data.num_folds
+    if count < 2:
+        raise ValueError(f"data.num_folds is {count}; cross-validation needs at least 2")
     if not -1 <= fold < count:
         raise ValueError(f"data.fold is {fold}; use 0 to {count - 1}, or -1 for all {count} folds in turn")
     return range(count) if fold == -1 else (fold,)

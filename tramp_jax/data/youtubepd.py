@@ -26,7 +26,7 @@ import numpy as np
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 
-ADDRESS = "https://github.com/anshgs/YoutubePD_Additional_Modalities"
+ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
 FPS = 20.0
 MAX_SCORE = 10
 
@@ -122,7 +122,7 @@ class YouTubePD:
         if self.missing[video] > max_missing * span:
             raise ValueError(
                 f"{folder}: {self.missing[video]} of the {span} frames from {numbers[0]} to {numbers[-1]} are missing; "
-                f"{_AGAIN}, or raise max_missing (now {max_missing}) if the rest is enough"
+                f"more than the {max_missing:.0%} that are accepted; {_AGAIN}"
             )
         self._frames.append(tuple(folder / f"{number}.pickle" for number in numbers))
         self._infos.append(ClipInfo(video, video, "in_the_wild", float(score), len(numbers)))

@@ -1,5 +1,6 @@
 """The model and its parts. ``build_model(config.model)`` is the way in."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateForme
 
 Model = TrampFormer | SkateFormerClassifier | FormerDFERClassifier
 
-__all__ = ["Model", "build_model", "init_variables", "input_shapes"]
+__all__ = ["Model", "abstract_variables", "build_model", "init_variables", "input_shapes"]
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
@@ -31,6 +32,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     if config.streams not in ("both", "rgb", "trajectory"):
         raise ValueError(f"model.streams is {config.streams!r}; known: both, rgb, trajectory")
     both = config.streams == "both"
+    _check_divisible("model.fusion.width", [config.fusion.width], config.fusion.heads if both else 1)
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise ValueError(
             f"model.fusion.width is {config.fusion.width}, but the trajectory feature that it takes has "
@@ -48,6 +50,18 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
 
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     c = config.trajectory
+    if c.bias_order not in ("tiled", "time"):
+        raise ValueError(f"model.trajectory.bias_order is {c.bias_order!r}; known: tiled, time")
+    if len(c.input_scale) not in (1, len(c.channels)):
+        raise ValueError(
+            f"model.trajectory.input_scale has {len(c.input_scale)} factors for {len(c.channels)} channels "
+            f"({c.channels}); give one for all or one each"
+        )
+    if c.embed_width != c.widths[0]:
+        raise ValueError(
+            f"model.trajectory.embed_width is {c.embed_width}, but the first stage has {c.widths[0]} channels"
+        )
+    _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
         partitions(c.length, c.neighbours, c.distant, c.local_frames, c.length // 8, c.table_frames or None),
         widths=tuple(c.widths),
@@ -64,6 +78,8 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
     c = config.rgb
+    _check_divisible("model.rgb.widths", c.widths[2:3], c.spatial_heads)
+    _check_divisible("model.rgb.widths", c.widths[3:4], c.temporal_heads)
     return FormerDFER(
         widths=tuple(c.widths),
         clip_length=c.clip_length,
@@ -74,6 +90,13 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
         temporal_mlp_dim=c.temporal_mlp_dim,
         scrambled_frames=c.scrambled_frames,
     )
+
+
+def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:
+    """Channels that are cut into groups and heads must divide evenly."""
+    uneven = [width for width in widths if width % parts]
+    if uneven:
+        raise ValueError(f"{option}: {uneven[0]} channels cannot be divided into {parts} groups or heads")
 
 
 def _head(config: ml_collections.ConfigDict) -> Head:
@@ -100,6 +123,14 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
         shapes["trajectories"] = (batch, trajectory.length, trajectory.num_points, len(trajectory.channels))
         shapes["index_t"] = (batch, trajectory.length)
     return shapes
+
+
+def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Shapes and types of what ``init_variables`` returns, without computing it."""
+    shapes = input_shapes(config, batch=1)
+    inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
+    variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
