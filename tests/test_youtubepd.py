@@ -91,7 +91,7 @@ def test_missing_frames_are_left_out_and_counted(tmp_path):
 def test_too_many_missing_frames_are_refused(tmp_path):
     layout.write_list(tmp_path, "train", {"video1": 2})
     layout.write_video(tmp_path, "video1", 2, numbers=[1, 2, 5, 6])
-    with pytest.raises(ValueError, match=r"video1: 2 of the 6 frames .* max_missing"):
+    with pytest.raises(ValueError, match=r"video1: 2 of the 6 frames .* more than the 10%"):
         YouTubePD(tmp_path)
     assert len(YouTubePD(tmp_path, max_missing=0.5)) == 1
 
