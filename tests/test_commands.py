@@ -131,8 +131,8 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
 
 
 def test_eight_devices_give_the_losses_of_one(program, tmp_path):
-    # The published optimiser: Adam's division by small second moments would magnify rounding from step to step.
-    sgd = {"name": "sgd", "learning_rate": 1e-3, "clip_norm": 0.0}
+    # Small steps: in large ones, or by Adam's division by small second moments, any rounding grows from step to step.
+    sgd = {"name": "sgd", "learning_rate": 1e-3, "clip_norm": 1.0}
     _train(tmp_path / "one", **{f"optimizer__{key}": value for key, value in sgd.items()})
     options = [f"--config.optimizer.{key}={value}" for key, value in sgd.items()]
     eight = program("train.py", "--config", "tests/tiny.py", *options, "--workdir", tmp_path / "eight", devices=8)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import traverse_util
 
 from convert_weights.convert import to_variables
@@ -198,9 +199,8 @@ def _in_torch(tree: Any, rule: Any) -> np.ndarray:
 
 def _momentum(opt_state: Any, names: list[str], parameters: dict) -> dict[str, float]:
     """Norm of the momentum of every parameter, by its released name."""
-    (trace,) = [
-        s.trace for s in jax.tree.leaves(opt_state, is_leaf=lambda s: hasattr(s, "trace")) if hasattr(s, "trace")
-    ]
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.TraceState))
+    (trace,) = [x.trace for x in leaves if isinstance(x, optax.TraceState)]
     return {name: float(np.linalg.norm(_in_torch(trace, parameters[name]))) for name in names}
 
 
