@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import traverse_util
 
 from convert_weights.convert import to_variables
@@ -180,10 +179,6 @@ def train_step() -> Iterator[Row]:
                 if r.target[0] == "batch_stats"
             }
             ours = [np.linalg.norm(statistics[str(name)]) for name in reference["bn_names"]]
-            # After one step the momentum is the gradient.
-            momentum = _momentum(state.opt_state, names, parameters)
-            norms = reference["train_grad_norm"]
-            yield _per_parameter("gradient norms, batch statistics", [momentum[n] for n in names], norms, norms)
             yield _per_parameter("batch statistics after a step", ours, reference["bn_norm_after_1"])
     yield _row("training losses", step_losses, reference["train_losses"], LOSS_TOLERANCE)
     ours = [np.linalg.norm(_in_torch(state.variables["params"], parameters[name])) for name in names]
@@ -195,13 +190,6 @@ def train_step() -> Iterator[Row]:
 def _in_torch(tree: Any, rule: Any) -> np.ndarray:
     flat = traverse_util.flatten_dict(tree)
     return TRANSFORMS[rule.transform].backward(np.asarray(flat[rule.target[1:]]))
-
-
-def _momentum(opt_state: Any, names: list[str], parameters: dict) -> dict[str, float]:
-    """Norm of the momentum of every parameter, by its released name."""
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.TraceState))
-    (trace,) = [x.trace for x in leaves if isinstance(x, optax.TraceState)]
-    return {name: float(np.linalg.norm(_in_torch(trace, parameters[name]))) for name in names}
 
 
 def _per_parameter(quantity: str, ours: Any, reference: np.ndarray, scale: np.ndarray | None = None) -> Row:
