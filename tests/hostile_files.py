@@ -1,6 +1,6 @@
 """Checkpoint files assembled by hand, byte by byte, without PyTorch: well-formed ones, and a table of hostile ones.
 
-`python -m tests.hostile_files` writes each hostile file, reads it, and prints the table of docs/hostile_files.md.
+`python -m tests.hostile_files` writes each hostile file, reads it, and prints the table of docs/weights.md.
 """
 
 import dataclasses
@@ -130,15 +130,6 @@ class Hostile:
     error: str
     content: Callable[[str], bytes]  # from the path that the attack would write
     attack: Callable[[str], bytes] | None = None
-
-
-def _touch(canary: str) -> bytes:
-    return plain(f"touch {canary}")
-
-
-def _attack(name: str, what: str, error: str, body: Callable[[str], bytes], wrap=zip_file) -> Hostile:
-    """An attack as the whole of a zip file, or inside whatever `wrap` makes of it."""
-    return Hostile(name, what, error, lambda canary: wrap(body(canary)), lambda canary: program(body(canary), 4))
 
 
 def _touch(canary: str) -> bytes:

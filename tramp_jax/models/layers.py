@@ -91,7 +91,7 @@ class TemporalConv(nn.Module):
 
     ``groups`` > 1 mixes channels only within groups, as PyTorch's grouped Conv2d of kernel (kernel, 1). Written as
     one matrix product over the shifted copies of the input: gradients of grouped and of strided convolutions are
-    slow in XLA on CPUs, and a group is too narrow to be worth a batched product on any device.
+    slow in XLA on CPUs, and a group is only a few channels wide.
     """
 
     features: int
