@@ -24,6 +24,7 @@ import ml_collections
 from absl import flags
 
 from tramp_jax import config as defaults
+from tramp_jax.data.datasets import options
 from tramp_jax.data.pfed5 import EXPRESSIONS
 
 
@@ -31,13 +32,7 @@ def get_config(expression: str = "") -> ml_collections.ConfigDict:
     config = defaults.base()
     name = _expression(expression or "smile")
     config.name = f"pfed5_{name}"
-    config.data.name = "pfed5"
-    config.data.root = "data/PFED5"
-    config.data.landmarks_root = ""  # "" for the published place below data.root
-    config.data.pixels_root = ""
-    config.data.train_list = ""
-    config.data.test_list = ""
-    config.data.expression_column = 0  # of the lists, counted from 0; 0 to find it
+    config.data.update(options("pfed5"), root="data/PFED5")
     config.data.expression = name
     config.model.trajectory.length = 64 if name == "sit_at_rest" else 128
     return config.lock()

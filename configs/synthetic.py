@@ -8,17 +8,14 @@ Reproduces nothing of the paper. It shows that both streams learn to score a mot
 import ml_collections
 
 from tramp_jax import config as defaults
+from tramp_jax.data.datasets import options
 
 
 def get_config() -> ml_collections.ConfigDict:
     config = defaults.base()
     config.name = "synthetic"
-    config.data.name = "synthetic"
+    config.data.update(options("synthetic"), expressions=("smile",), num_subjects=120, clips_per_subject=2)
     config.data.expression = "smile"
-    config.data.expressions = ("smile",)
-    config.data.num_subjects = 120
-    config.data.clips_per_subject = 2
-    config.data.synthetic_seed = 0
 
     trajectory, rgb = config.model.trajectory, config.model.rgb
     trajectory.length = 64

@@ -10,13 +10,13 @@ seventy-two videos are few.
 import ml_collections
 
 from tramp_jax import config as defaults
+from tramp_jax.data.datasets import options
 
 
 def get_config() -> ml_collections.ConfigDict:
     config = defaults.base()
     config.name = "youtubepd"
-    config.data.name = "youtubepd"
-    config.data.root = "data/YouTubePD_Additional_Modalities"
+    config.data.update(options("youtubepd"), root="data/YouTubePD_Additional_Modalities")
     config.data.num_folds = 5
 
     config.model.streams = "trajectory"

@@ -26,7 +26,8 @@ def base() -> ConfigDict:
                     "expression": "",  # train and test on this expression alone; "" for all
                     "still": False,  # control: every clip is its first frame repeated, so that only identity is left
                     "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
-                    "protocol": "auto",  # "official", "k_fold", "holdout"; auto is the first that the data set allows
+                    # "official" lists, published "folds", "k_fold" or "holdout"; auto: the first that the data allows.
+                    "protocol": "auto",
                     "num_folds": 0,  # of cross-validation over subjects
                     "fold": -1,  # which fold to run; -1 for all in turn
                     "test_fraction": 0.2,  # of the subjects, under "holdout"

@@ -22,6 +22,9 @@ class ClipInfo:
       expression: the task that was asked for, e.g. "smile".
       score: the clinician's rating (the regression target; a class number for classification).
       num_frames: length of the clip in frames.
+      group: of people the subject belongs to, e.g. a diagnosis; "" where unknown.
+      targets: other ratings of the clip by name, e.g. (("symmetry", 3.0),), which ``data.target`` can choose.
+      source: the file or folder that the clip was read from, for messages and provenance.
     """
 
     id: str
@@ -29,6 +32,9 @@ class ClipInfo:
     expression: str
     score: float
     num_frames: int
+    group: str = ""
+    targets: tuple[tuple[str, float], ...] = ()
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Clip:
       landmarks: (n, P, 2) float32 points in pixels of the crop, in the order of ``layout``.
       layout: a key of ``landmarks.LAYOUTS``.
       pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None where there are no frames.
-      frames: n JPEG files as bytes, or None for a trajectory-only data set.
+      frames: n image files (JPEG or PNG) as bytes, or (n, H, W, 3) uint8 RGB, or None for a trajectory-only data set.
       fps: frames per second.
     """
 
@@ -48,7 +54,7 @@ class Clip:
     landmarks: np.ndarray
     layout: str
     pixels: np.ndarray | None = None
-    frames: tuple[bytes, ...] | None = None
+    frames: tuple[bytes, ...] | np.ndarray | None = None
     fps: float = 25.0
 
 
@@ -71,9 +77,15 @@ def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:
     return buffer.tobytes()
 
 
-def decode_frame(jpeg: bytes) -> np.ndarray:
-    """JPEG bytes -> (H, W, 3) uint8 RGB."""
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
+    """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB.
+
+    Raises:
+      ValueError: bytes that are no readable image.
+    """
+    if isinstance(frame, np.ndarray):
+        return frame
+    image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError("a frame is not a readable JPEG image; re-create the clip it belongs to")
+        raise ValueError("a frame is not a readable image; re-create the clip it belongs to")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,48 +10,67 @@ from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo, ClipSource
 from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.synthetic import EXPRESSIONS, SyntheticFaces
 from tramp_jax.data.youtubepd import YouTubePD
-from tramp_jax.models import reads_frames
+from tramp_jax.models import reads_frames, reads_trajectories
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Clips, and the official split over subjects where the data set has one.
+    """Clips, and the published split over subjects where the data set has one.
 
     Attributes:
       source: the clips.
       official: {"train": subjects, "test": subjects}, or None.
+      folds: test subjects of each published fold; () where there are none.
     """
 
     source: ClipSource
     official: Mapping[str, frozenset[str]] | None = None
+    folds: Sequence[frozenset[str]] = ()
 
 
-def _synthetic(config: ConfigDict) -> Dataset:
-    data = config.data
-    # Landmarks alone take a hundredth of the time: render only for a model that looks at pixels.
-    landmarks_alone = not reads_frames(config.model) and config.model.trajectory.channels == "xy"
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is read of each clip besides its landmarks.
+
+    Attributes:
+      frames: the images.
+      pixels: the colours under the landmarks.
+    """
+
+    frames: bool = True
+    pixels: bool = True
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "Wanted":
+        """What the model of a configuration looks at."""
+        channels = config.model.trajectory.channels
+        return cls(reads_frames(config.model), reads_trajectories(config.model) and "rgb" in channels)
+
+
+def _synthetic(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
     return Dataset(
         SyntheticFaces(
             data.num_subjects,
             data.clips_per_subject,
             expressions=tuple(data.expressions),
             seed=data.synthetic_seed,
-            with_frames=not landmarks_alone,
+            # Landmarks alone take a hundredth of the time: render only for a model that looks at pixels.
+            with_frames=wanted.frames or wanted.pixels,
         )
     )
 
 
-def _youtubepd(config: ConfigDict) -> Dataset:
-    source = YouTubePD(config.data.root)
+def _youtubepd(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    source = YouTubePD(data.root)
     return Dataset(source, source.official_split() if TEST in source.split.values() else None)
 
 
-def _pfed5(config: ConfigDict) -> Dataset:
-    data = config.data
+def _pfed5(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
     source = PFED5(
         data.root,
         landmarks_root=data.landmarks_root,
@@ -58,39 +78,75 @@ def _pfed5(config: ConfigDict) -> Dataset:
         train_list=data.train_list,
         test_list=data.test_list,
         expression_column=data.expression_column,
-        with_frames=reads_frames(config.model),
+        with_frames=wanted.frames,
     )
     return Dataset(source, source.official_split())
 
 
-READERS: dict[str, Callable[[ConfigDict], Dataset]] = {
-    "synthetic": _synthetic,
-    "youtubepd": _youtubepd,
-    "pfed5": _pfed5,
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How a data set is opened.
+
+    Attributes:
+      open: called with ``config.data``, what is wanted of a clip, and where to put problems.
+      options: what ``config.data`` has for this data set alone, with defaults.
+    """
+
+    open: Callable[[ConfigDict, Wanted, Problems], Dataset]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+READERS: dict[str, Reader] = {
+    "synthetic": Reader(
+        _synthetic,
+        {"num_subjects": 40, "clips_per_subject": 1, "expressions": EXPRESSIONS, "synthetic_seed": 0},
+    ),
+    "youtubepd": Reader(_youtubepd),
+    "pfed5": Reader(
+        _pfed5,
+        {
+            "landmarks_root": "",  # "" for the published place below data.root
+            "pixels_root": "",
+            "train_list": "",
+            "test_list": "",
+            "expression_column": 0,  # of the lists, counted from 0; 0 to find it
+        },
+    ),
 }
 
 
-def open_dataset(config: ConfigDict) -> Dataset:
+def options(name: str) -> dict[str, Any]:
+    """What ``config.data`` needs for data set ``name``, with defaults: its name and the options it has alone.
+
+    Raises:
+      ValueError: there is no such data set.
+    """
+    if name not in READERS:
+        raise ValueError(f"data.name is {name!r}; known: {', '.join(READERS)}")
+    return {"name": name, **READERS[name].options}
+
+
+def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:
     """The data set of ``config.data``.
+
+    Args:
+      config: the whole configuration.
+      wanted: of each clip; None for what the model looks at.
+      problems: collects what is wrong; None raises the first error.
 
     Raises:
       ValueError, FileNotFoundError: unknown name, or data that is absent or broken, with what to do.
     """
-    if config.data.name not in READERS:
-        raise ValueError(f"data.name is {config.data.name!r}; known: {', '.join(READERS)}")
-    try:
-        return READERS[config.data.name](config)
-    except AttributeError as error:  # a recipe for another data set lacks the options of this one
-        raise ValueError(
-            f"this recipe has not all options of data.name={config.data.name}; start from configs/{config.data.name}.py"
-        ) from error
+    data = ConfigDict(options(config.data.name) | config.data.to_dict())
+    return READERS[data.name].open(data, wanted or Wanted.of(config), problems or Problems())
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
     """The folds to train in turn, or (None,) for a single split."""
-    if _protocol(dataset, config) != "k_fold":
+    protocol, fold = _protocol(dataset, config), config.data.fold
+    if protocol not in ("k_fold", "folds"):
         return (None,)
-    fold, count = config.data.fold, config.data.num_folds
+    count = len(dataset.folds) if protocol == "folds" else config.data.num_folds
     if count < 2:
         raise ValueError(f"data.num_folds is {count}; cross-validation needs at least 2")
     if not -1 <= fold < count:
@@ -118,6 +174,9 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
     elif protocol == "official":
         assert dataset.official is not None
         test = dataset.official[TEST]
+    elif protocol == "folds":
+        assert fold is not None
+        test = dataset.folds[fold]
     else:
         if dataset.official is not None:  # cross-validation stays within the official training list
             infos = [info for info in infos if info.subject in dataset.official[TRAIN]]
@@ -139,10 +198,17 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
 
 def _protocol(dataset: Dataset, config: ConfigDict) -> str:
     name = config.data.protocol
+    possible = {
+        "official": dataset.official is not None,
+        "folds": len(dataset.folds) > 0,
+        "k_fold": config.data.num_folds > 0,
+        "holdout": True,
+    }
     if name == "auto":
-        name = "official" if dataset.official is not None else "k_fold" if config.data.num_folds else "holdout"
-    if name not in ("official", "k_fold", "holdout"):
-        raise ValueError(f"data.protocol is {name!r}; known: auto, official, k_fold, holdout")
-    if name == "official" and dataset.official is None:
-        raise ValueError(f"data.protocol is official, but data set {config.data.name} has no official split")
+        return next(protocol for protocol, can in possible.items() if can)
+    if name not in possible:
+        raise ValueError(f"data.protocol is {name!r}; known: auto, {', '.join(possible)}")
+    if name in ("official", "folds") and not possible[name]:
+        what = "official split" if name == "official" else "published folds"
+        raise ValueError(f"data.protocol is {name}, but data set {config.data.name} has no {what}")
     return name

@@ -79,10 +79,10 @@ class Sampler:
         return np.zeros_like(taken) if self.config.data.still else taken
 
 
-def _decode(jpegs: Sequence[bytes], taken: np.ndarray, size: int) -> np.ndarray:
+def _decode(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) -> np.ndarray:
     """Frames (len(taken), size, size, 3) uint8; a frame that is taken repeatedly is decoded once."""
     distinct, where = np.unique(taken, return_inverse=True)
-    images = [decode_frame(jpegs[i]) for i in distinct]
+    images = [decode_frame(stored[i]) for i in distinct]
     images = [
         x if x.shape[:2] == (size, size) else cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in images
     ]

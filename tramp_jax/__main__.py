@@ -1,0 +1,6 @@
+"""``python -m tramp_jax`` is the program ``tramp-jax``."""
+
+from tramp_jax.cli import program
+
+if __name__ == "__main__":
+    program()

@@ -1,0 +1,53 @@
+"""What is wrong with a data set: found by its reader, raised in training, listed by ``tramp-jax validate``."""
+
+import dataclasses
+
+ERROR, WARNING = "error", "warning"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+      kind: short stable name, such as "missing_frames".
+      message: the file, and its row or frame where there is one; what is wrong; the cure.
+      clip: id of the clip that cannot be used because of it; "" where the data set as a whole is concerned.
+      severity: ``ERROR`` for what spoils training or its result, else ``WARNING``.
+    """
+
+    kind: str
+    message: str
+    clip: str = ""
+    severity: str = ERROR
+
+
+class DataError(ValueError):
+    """A problem that stopped the reading; its message is the problem's."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Problems:
+    """Where a reader puts what it finds while it reads its lists.
+
+    By default the first error is raised as ``DataError``. A collector keeps everything in ``found`` instead, so that
+    the reader goes on without the row or clip in question.
+    """
+
+    def __init__(self, collect: bool = False):
+        self.collect = collect
+        self.found: list[Problem] = []
+
+    def add(self, kind: str, message: str, clip: str = "", severity: str = ERROR) -> None:
+        """Notes one problem; see ``Problem`` for the arguments.
+
+        Raises:
+          DataError: an error, where nothing is collected.
+        """
+        problem = Problem(kind, message, clip, severity)
+        if severity == ERROR and not self.collect:
+            raise DataError(problem)
+        self.found.append(problem)
