@@ -5,15 +5,21 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from tramp_jax import commands
+from tramp_jax import commands, sharding
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train, a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>/<time>.")
 RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that SLURM or a TPU pod has started.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "One of several processes: HOST:PORT of the first.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 
 
 def main() -> None:
+    if DISTRIBUTED.value or COORDINATOR.value:
+        sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     commands.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value)
 

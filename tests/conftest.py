@@ -6,9 +6,10 @@ import subprocess
 import sys
 import tempfile
 
-# What one test or one program that it starts has compiled, the others need not compile again.
-_compiled = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# What one test or one program that it starts has compiled, the others need not compile again; workers inherit this.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax
@@ -51,3 +52,16 @@ def program():
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def real_video():
+    """Path of one of the real videos, ``real_video("single_face.mp4")``; skips where they are not at hand."""
+
+    def find(name: str) -> pathlib.Path:
+        path = ROOT.parent / "shared" / "videos" / name
+        if not path.is_file():
+            pytest.skip(f"needs the real video {name}, which is not part of the project")
+        return path
+
+    return find

@@ -235,3 +235,82 @@ def test_attention_dropout_drops_the_stated_share():
     assert abs(y.mean() - 1) < 0.01
     assert abs(y.var() * 72 - 1) < 0.1
     np.testing.assert_allclose(attention.apply(variables, qkv, False), 1.0, rtol=1e-5)
+
+
+def test_a_clip_that_loops_gives_the_same_score_from_its_distinct_frames(model, score, tiny_variables, inputs):
+    index = np.array([[0, 1, 2, 3] * 4, [3, 2, 1, 0] * 4, [0] * 16])
+    distinct = inputs["frames"][:, :4]
+    looped = {**inputs, "frames": np.stack([clip[i] for clip, i in zip(distinct, index, strict=True)])}
+    whole, out = score(looped)
+    few, few_out = score({**inputs, "frames": distinct, "frame_index": index})
+    # Another batch size may sum a convolution in another order: equal but for the last digits of float32.
+    np.testing.assert_allclose(few_out["frame_features"], out["frame_features"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(few, whole, rtol=1e-5)
+    shared, _ = score({**inputs, "frames": distinct[:1], "frame_index": index})
+    assert float(shared[0]) == pytest.approx(float(whole[0]), rel=1e-5)
+    assert abs(shared[1] - whole[1]) > 1e-4
+
+
+def test_scrambled_frames_must_all_be_there(config, inputs):
+    config.compat.scrambled_frames = True
+    with pytest.raises(ValueError, match="not the distinct ones"):
+        jax.eval_shape(
+            build_model(config.model).init, jax.random.key(0), **inputs, frame_index=np.zeros((BATCH, 16), int)
+        )
+
+
+def test_a_single_key_leaves_its_query_and_key_maps_without_gradient(config):
+    """They are not even computed; with several keys they are."""
+    from tramp_jax.models.fusion import CrossAttention
+
+    rng = np.random.default_rng(0)
+    attention, x = CrossAttention(heads=2), rng.normal(size=(2, 3, 8)).astype(np.float32)
+    one, several = (rng.normal(size=(2, k, 8)).astype(np.float32) for k in (1, 4))
+    variables = attention.init(jax.random.key(0), x, one)
+    assert set(variables["params"]) == {"q", "k", "v", "proj"}
+    repeated = attention.apply(variables, x, np.repeat(one, 2, axis=1))  # two equal keys share the weight
+    np.testing.assert_allclose(attention.apply(variables, x, one), repeated, rtol=1e-5, atol=1e-6)
+    for keys, moves in ((one, False), (several, True)):
+        gradient = jax.grad(lambda v, keys=keys: attention.apply(v, x, keys).sum())(variables)["params"]
+        assert bool(np.any(gradient["q"]["kernel"])) is moves
+        assert np.any(gradient["v"]["kernel"])
+
+
+@pytest.mark.parametrize("streams", ["rgb", "trajectory"])
+def test_bfloat16_stays_near_float32_and_keeps_its_parameters_in_float32(config, inputs, streams):
+    config.model.streams = streams
+    exact = build_model(config.model)
+    config.precision = "bfloat16"
+    coarse = build_model(config.model)
+    variables = init_variables(config.model, jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    (reference, _), (result, out) = (
+        jax.jit(lambda v, i, model=model: model.apply(v, **i))(variables, inputs) for model in (exact, coarse)
+    )
+    feature = out[f"{streams}_features" if streams == "trajectory" else "rgb_features"]
+    assert result.dtype == feature.dtype == np.dtype("float32")
+    inner = out["trajectory_stage_0"] if streams == "trajectory" else out["frame_features"]
+    assert inner.dtype == jnp.bfloat16
+    # Eight bits of mantissa: 2^-8 a product, less than that in their mean.
+    assert 0 < np.max(np.abs(result - reference)) < 0.02 * max(1.0, float(np.max(np.abs(reference))))
+
+
+def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
+    config.model.streams = "rgb"
+    frames = inputs["frames"]
+    variables = init_variables(config.model, jax.random.key(0))
+    gradients = []
+    for remat in (False, True):
+        config.remat = remat
+        model = build_model(config.model)
+
+        def loss(params, model=model):
+            score, _ = model.apply(
+                {**variables, "params": params}, frames, None, None, train=True, mutable="batch_stats"
+            )[0]
+            return jnp.square(score).sum()
+
+        gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
+    lowered = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
+    assert "remat" in lowered or "optimization_barrier" in lowered

@@ -1,13 +1,12 @@
 """Orbax checkpoints of a run: the last one, which training continues from, and the best one by validation subjects.
 
 Each holds ``variables`` (params and batch_stats: all that scoring needs) as an item of its own; the last one also
-holds the optimiser, the position in the data and a small JSON record.
+holds the optimiser and a small JSON record. The step is the position in the data.
 """
 
 import pathlib
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
@@ -53,10 +52,8 @@ class Checkpoints:
         """Step of the last checkpoint, None before the first."""
         return self._managers[LAST].latest_step()
 
-    def save_last(
-        self, step: int, variables: Any, optimizer: Any, data: grain.DatasetIterator, record: dict[str, Any]
-    ) -> None:
-        """Saves all that is needed to continue from ``step``."""
+    def save_last(self, step: int, variables: Any, optimizer: Any, record: dict[str, Any]) -> None:
+        """Saves all that is needed to continue from ``step``; the position in the data is the step itself."""
         if step == self.last_step():
             return
         self._managers[LAST].save(
@@ -64,7 +61,6 @@ class Checkpoints:
             args=ocp.args.Composite(
                 variables=ocp.args.StandardSave(variables),
                 optimizer=ocp.args.StandardSave(optimizer),
-                data=grain.checkpoint.CheckpointSave(data),
                 record=ocp.args.JsonSave(record),
             ),
         )
@@ -74,10 +70,8 @@ class Checkpoints:
         if step not in self._managers[BEST].all_steps():
             self._managers[BEST].save(step, args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)))
 
-    def restore_last(
-        self, variables: Any, optimizer: Any, data: grain.DatasetIterator, mesh: Mesh
-    ) -> tuple[int, Any, Any, dict[str, Any]]:
-        """Returns (step, variables, optimizer, record) of the last checkpoint and moves ``data`` to its position.
+    def restore_last(self, variables: Any, optimizer: Any, mesh: Mesh) -> tuple[int, Any, Any, dict[str, Any]]:
+        """Returns (step, variables, optimizer, record) of the last checkpoint.
 
         ``variables`` and ``optimizer`` say structure, shapes and types; the arrays come back replicated on ``mesh``,
         whatever number of devices they were saved from.
@@ -90,7 +84,6 @@ class Checkpoints:
             args=ocp.args.Composite(
                 variables=ocp.args.StandardRestore(_abstract(variables, mesh)),
                 optimizer=ocp.args.StandardRestore(_abstract(optimizer, mesh)),
-                data=grain.checkpoint.CheckpointRestore(data),
                 record=ocp.args.JsonRestore(),
             ),
         )

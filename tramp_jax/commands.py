@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from tramp_jax import experiment, trainer
+from tramp_jax import experiment, sharding, trainer
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tramp_jax" / "compiled"
@@ -30,12 +30,17 @@ def run(main: Callable[[], None]) -> None:
     def call(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # libraries tell only of warnings
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # folds, resumed runs and evaluations compile nothing twice
-            jax.config.update("jax_compilation_cache_dir", str(CACHE))
+        keep_compiled()
         with told():
             main()
 
     app.run(call, flags_parser=parse)
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs on disk: folds, resumed runs, evaluations and later calls compile nothing twice."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 
 def train(config: ConfigDict | None, workdir: pathlib.Path | None, resume: bool, overwrite: bool) -> None:
@@ -44,10 +49,10 @@ def train(config: ConfigDict | None, workdir: pathlib.Path | None, resume: bool,
         if not (resume and workdir):
             raise experiment.RunError("--config is missing: name a recipe, such as --config configs/synthetic.py")
         config = experiment.load_config(workdir)
-    folds = experiment.plan(config)
+    plan = experiment.plan(config, workdir if resume else None)
     workdir = experiment.prepare_workdir(config, workdir, resume, overwrite)
     try:
-        lines = experiment.train(config, folds, workdir, resume)
+        lines = experiment.train(config, plan, workdir, resume)
     except trainer.Interrupted as stopped:
         sys.stderr.write(f"{stopped}\ncontinue with: python train.py --workdir {workdir} --resume\n")
         sys.exit(EXIT_INTERRUPTED)
@@ -60,7 +65,8 @@ def evaluate(workdir: pathlib.Path, checkpoint: str, split: str, data_root: str)
 
 
 def _say(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    if sharding.is_first_process():
+        sys.stdout.write("\n".join(lines) + "\n")
 
 
 @contextlib.contextmanager

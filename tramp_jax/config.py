@@ -13,19 +13,32 @@ def base() -> ConfigDict:
             "swapped_bmc": False,  # BMC called with label and prediction exchanged
         }
     )
+    numerics = ConfigDict({"precision": "float32", "remat": False})
     return ConfigDict(
         {
             "name": "base",
             "seed": 0,
+            # What products are computed in: "float32" or "bfloat16"; parameters, statistics, softmax and loss are
+            # float32 with both. On GPUs and TPUs float32 products still take the hardware's default precision.
+            "precision": numerics.get_ref("precision"),
+            # Recompute what is inside the encoders' blocks in the backward pass: less memory, more time.
+            "remat": numerics.get_ref("remat"),
             "compat": compat,
-            "model": model(compat),
+            "model": model(compat, numerics),
             "data": ConfigDict(
                 {
                     "name": "",  # a key of tramp_jax.data.datasets.READERS
                     "root": "",
                     "expression": "",  # train and test on this expression alone; "" for all
+                    "target": "",  # which rating to learn where clips have several; "" for the main score
+                    "skip_bad": False,  # check every clip first and train on those without a fault
                     "still": False,  # control: every clip is its first frame repeated, so that only identity is left
                     "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
+                    # Clips too short for a stream: "loop", "zero", "repeat" of the last frame, or a "spline" to T.
+                    "padding": "loop",
+                    # What training shows of clips with more frames than the frame stream: "random" frames in order,
+                    # a random run of "consecutive" ones, or "uniform" ones, as testing does.
+                    "frame_choice": "random",
                     # "official" lists, published "folds", "k_fold" or "holdout"; auto: the first that the data allows.
                     "protocol": "auto",
                     "num_folds": 0,  # of cross-validation over subjects
@@ -33,6 +46,14 @@ def base() -> ConfigDict:
                     "test_fraction": 0.2,  # of the subjects, under "holdout"
                     "validation_fraction": 0.2,  # of the training subjects, to choose a checkpoint by
                     "split_seed": 0,
+                }
+            ),
+            "landmarks": ConfigDict(
+                {
+                    # What is taken out of head motion: translation ("nose"), also rotation in the plane and scale
+                    # ("similarity"), or nothing ("first_frame", as compat.first_frame_centring).
+                    "normalise": "nose",
+                    "frontalise": False,  # first turn the head to the front, where landmarks have depth
                 }
             ),
             "init": ConfigDict(
@@ -47,7 +68,15 @@ def base() -> ConfigDict:
             # Paths of parameters that stay as they are, such as ("rgb_encoder", "trajectory_encoder/stage_0_*").
             # Running statistics below them stay, too; training still normalises by the batch.
             "freeze": (),
-            "augment": ConfigDict({"crop": True, "flip": 0.5, "reverse_time": 0.5}),
+            "augment": ConfigDict(
+                {
+                    "crop": True,
+                    "flip": 0.5,  # share of clips whose frames are flipped
+                    "flip_trajectory": False,  # mirror the trajectory of a flipped clip, too
+                    "reverse_time": 0.5,  # share of clips whose trajectory is reversed
+                    "reverse_frames": False,  # reverse the frames of a reversed clip, too
+                }
+            ),
             "loss": ConfigDict({"name": "bmc", "sigma": 1.0}),
             "optimizer": ConfigDict(
                 {
@@ -64,23 +93,33 @@ def base() -> ConfigDict:
             "train": ConfigDict(
                 {
                     "batch_size": 4,
+                    "accumulate": 1,  # cut each batch into so many parts, one after the other, to save memory
                     "epochs": 100,
                     "passes_per_epoch": 5,
                     "evaluate_every": 1,  # epochs
                     "reader_threads": 2,
+                    "read_ahead_mb": 256,  # memory for batches that are read before they are needed
                     "keep_last": 1,  # checkpoints kept besides the best one
                 }
             ),
-            "evaluation": ConfigDict({"batch_size": 4, "bootstrap": 1000}),
+            "evaluation": ConfigDict(
+                {
+                    "batch_size": 4,
+                    "frame_bucket": 8,  # distinct frames of a batch are padded to a multiple of this
+                    "bootstrap": 1000,
+                }
+            ),
         },
         convert_dict=True,
     )
 
 
-def model(compat: ConfigDict) -> ConfigDict:
+def model(compat: ConfigDict, numerics: ConfigDict) -> ConfigDict:
     """The ``model`` group at its published values (25.17 M parameters)."""
     return ConfigDict(
         {
+            "precision": numerics.get_ref("precision"),
+            "remat": numerics.get_ref("remat"),
             "name": "tramp_former",  # or an encoder with its own linear head: "skateformer", "former_dfer"
             "streams": "both",  # or "rgb", "trajectory"
             "trajectory": ConfigDict(

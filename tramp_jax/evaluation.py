@@ -50,20 +50,25 @@ def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
 
     def predict(variables: Any, batch: Batch) -> jax.Array:
         batch = for_evaluation(batch, image_size)
-        return model.apply(variables, batch.get("frames"), batch.get("trajectories"), batch.get("index_t"))[0]
+        inputs = (batch.get(name) for name in ("frames", "trajectories", "index_t"))
+        return model.apply(variables, *inputs, frame_index=batch.get("frame_index"))[0]
 
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
 
 def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh) -> Predictions:
-    """Scores every clip of ``split`` once, in order; padded rows of the last batch are dropped by their mask."""
+    """Scores every clip of ``split`` once; padded rows of the last batch are dropped by their mask."""
     batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-    scores = []
-    for batch in evaluation_batches(split, config, batch_size):
+    # Clips of about the same length together: a batch costs what its longest clip does.
+    infos = split.infos
+    order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
+    scores: list[np.ndarray] = []
+    for batch in evaluation_batches(Split(split, order), config, batch_size):
         mask = batch.pop("mask") > 0
         batch.pop("target")
         scores.append(np.asarray(predictor(variables, sharding.put(batch, mesh)))[mask])
-    return Predictions(split.infos, np.concatenate(scores))
+    sorted_scores = np.concatenate(scores)
+    return Predictions(infos, sorted_scores[np.argsort(order)])
 
 
 def summary(predictions: Predictions) -> dict[str, float]:
@@ -87,7 +92,6 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
 
     Where there are several expressions, correlations are taken within each and averaged, as the paper does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     expressions = sorted({info.expression for info in predictions.infos})
     draws = config.evaluation.bootstrap
     report: dict[str, Any] = {
@@ -101,6 +105,9 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
         by_expression = [summary(_only(predictions, name)) for name in expressions]
         names = by_expression[0]
         report["mean_over_expressions"] = {m: _mean([row[m] for row in by_expression]) for m in names}
+    if not sharding.is_first_process():
+        return report
+    folder.mkdir(parents=True, exist_ok=True)
     _write_csv(predictions, folder / PREDICTIONS_FILE)
     if predictions.score.ndim == 1:
         groups = [info.expression for info in predictions.infos]

@@ -1,5 +1,6 @@
 """A run from its configuration to its report: the work behind train.py and eval.py."""
 
+import dataclasses
 import datetime
 import difflib
 import json
@@ -8,20 +9,36 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from tramp_jax import config as defaults
 from tramp_jax import evaluation, sharding, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST
 from tramp_jax.data.pipeline import Split
+from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.losses import build_loss
 from tramp_jax.models import abstract_variables, build_model
 
 CONFIG_FILE = "config.json"
 
-Plan = Mapping[int | None, dict[str, Split]]
+SKIPPED_FILE = "skipped.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+      folds: the splits of every fold to train; the only fold is None where there is no cross-validation.
+      report: of the check of all clips, where the run leaves out the bad ones.
+    """
+
+    folds: Mapping[int | None, dict[str, Split]]
+    report: Report | None = None
 
 
 class RunError(ValueError):
@@ -29,11 +46,21 @@ class RunError(ValueError):
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """The configuration that a run was started with."""
+    """The configuration that a run was started with; options that are newer than the run have their defaults."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise RunError(f"{path}: no such file; --workdir must name the folder of a run that train.py has made")
-    return ConfigDict(json.loads(path.read_text())).lock()
+    config = ConfigDict(json.loads(path.read_text()))
+    _fill(config, defaults.base())
+    return config.lock()
+
+
+def _fill(config: ConfigDict, default: ConfigDict) -> None:
+    for key, value in default.items():
+        if key not in config:
+            config[key] = value
+        elif isinstance(value, ConfigDict):
+            _fill(config[key], value)
 
 
 def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bool, overwrite: bool) -> pathlib.Path:
@@ -46,8 +73,13 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bo
     if workdir is None:
         if resume:
             raise RunError("--resume needs --workdir, the folder of the run to continue")
+        if jax.process_count() > 1:
+            raise RunError("several processes need one --workdir, a folder that all of them see")
         workdir = pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     config_path = workdir / CONFIG_FILE
+    if not (resume or sharding.is_first_process()):  # which has made the folder when all meet
+        sharding.wait_for_all("the folder of the run")
+        return workdir
     if resume:
         if not config_path.is_file():
             raise RunError(f"{workdir}: there is no run to resume; start it without --resume")
@@ -61,6 +93,7 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path | None, resume: bo
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     config_path.write_text(config.to_json(indent=1) + "\n")
+    sharding.wait_for_all("the folder of the run")
     return workdir
 
 
@@ -77,39 +110,49 @@ def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None
         )
 
 
-def plan(config: ConfigDict) -> Plan:
+def plan(config: ConfigDict, resumed: pathlib.Path | None = None) -> Plan:
     """Opens the data and checks the options against it and each other, before anything is written.
 
-    Returns:
-      The splits of every fold to train; the only fold is None where there is no cross-validation.
+    Args:
+      config: the whole configuration.
+      resumed: folder of the run that is to be continued, which leaves out the same clips again.
     """
     build_model(config.model)
     build_loss(config)
+    for key in ("accumulate", "batch_size", "epochs", "evaluate_every", "passes_per_epoch"):
+        if config.train[key] < 1:
+            raise ValueError(f"train.{key} is {config.train[key]}; it must be at least 1")
     sharding.check_batch_size(config.train.batch_size, sharding.data_mesh(), "config.train.batch_size")
-    for option in ("train.batch_size", "train.epochs", "train.evaluate_every", "train.passes_per_epoch"):
-        group, key = option.split(".")
-        if config[group][key] < 1:
-            raise ValueError(f"{option} is {config[group][key]}; it must be at least 1")
-    dataset = datasets.open_dataset(config)
-    return {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
+    if config.train.batch_size % (config.train.accumulate * sharding.data_mesh().size):
+        raise ValueError(
+            f"train.batch_size={config.train.batch_size} cannot be cut into train.accumulate={config.train.accumulate} "
+            f"parts on {sharding.data_mesh().size} devices"
+        )
+    dataset, report = open_sound(config, resumed and resumed / SKIPPED_FILE)
+    return Plan({fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}, report)
 
 
-def train(config: ConfigDict, folds: Plan, workdir: pathlib.Path, resume: bool) -> list[str]:
+def train(config: ConfigDict, plan: Plan, workdir: pathlib.Path, resume: bool) -> list[str]:
     """Trains every fold of a plan and scores its held-out subjects.
 
     Returns:
       Lines that tell the user the outcome.
     """
     lines: list[str] = []
+    folds = plan.folds
+    first = sharding.is_first_process()
+    if plan.report and first:
+        (workdir / SKIPPED_FILE).write_text(plan.report.to_json())
+        tqdm.write(f"{plan.report.summary()}; {workdir / SKIPPED_FILE}")
     for fold, splits in folds.items():
         folder = fold_folder(workdir, fold)
         if (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():
             continue  # done before the run was interrupted
-        if fold is not None:
-            tqdm.write(f"fold {fold} of {config.data.num_folds}")
+        if fold is not None and first:
+            tqdm.write(f"fold {fold} of {len(folds)}")
         folder.mkdir(exist_ok=True)
         lines += _train_one(config, splits, folder, resume)
-    if len(folds) == 1:
+    if len(folds) == 1 or not first:
         return lines
     from tramp_jax import cross_validation  # its random forest takes seconds to import, and only this needs it
 
@@ -124,7 +167,8 @@ def fold_folder(workdir: pathlib.Path, fold: int | None) -> pathlib.Path:
 
 def _train_one(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool) -> list[str]:
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-    tqdm.write(f"clips: {sizes}; writing to {workdir}")
+    if sharding.is_first_process():
+        tqdm.write(f"clips: {sizes}; writing to {workdir}")
     trainer.fit(config, splits, workdir, resume and (workdir / "checkpoints").exists())
     return [evaluation.format_report(_evaluate(config, splits, workdir, which, TEST)) for which in (BEST, LAST)]
 
@@ -141,7 +185,7 @@ def evaluate(workdir: pathlib.Path, which: str, split: str, data_root: str = "")
     config = load_config(workdir)
     if data_root:
         config.data.root = data_root
-    dataset = datasets.open_dataset(config)
+    dataset, _ = open_sound(config, workdir / SKIPPED_FILE)
     lines = []
     for fold in datasets.runs(dataset, config):
         splits = datasets.split(dataset, config, fold)

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tramp_jax import sharding
+
 METRICS_FILE = "metrics.jsonl"
 
 
 class Reporter:
     """Appends measurements to ``workdir``/metrics.jsonl and to TensorBoard event files beside it.
+
+    Of several processes only the first writes.
 
     Args:
       workdir: of the run.
@@ -21,6 +25,9 @@ class Reporter:
     """
 
     def __init__(self, workdir: pathlib.Path, after_step: int | None = None):
+        self._writing = sharding.is_first_process()
+        if not self._writing:
+            return
         import tensorboardX  # imports PyTorch where it is installed, which takes seconds that only training should pay
 
         self._path = workdir / METRICS_FILE
@@ -34,11 +41,14 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writing:
+            self._file.close()
+            self._events.close()
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """One line of measurements of ``kind`` ("train", "validation") at ``step``."""
+        if not self._writing:
+            return
         finite = {k: (v if np.isfinite(v) else None) for k, v in values.items()}
         self._file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
         self._file.flush()

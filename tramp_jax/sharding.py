@@ -1,14 +1,58 @@
-"""Data parallelism: one mesh axis; batches are split along it, parameters are replicated."""
+"""Data parallelism: one mesh axis; batches are split along it, parameters are replicated.
+
+One process sees all devices, or several processes (of a cluster, a TPU pod) each see their own. Every process then runs
+the same program; each reads its own rows of every batch, and the first alone writes what people read.
+"""
 
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
+def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes of the run; call before anything touches a device.
+
+    Args:
+      coordinator: address "host:port" of the first process; None to take all three from the cluster's environment
+        (SLURM, Open MPI, Cloud TPU).
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      ValueError: the environment tells nothing, or the others cannot be reached.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot join the other processes: {error}. Outside SLURM, Open MPI and Cloud TPU give every process "
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I"
+        ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files that people read."""
+    return jax.process_index() == 0
+
+
+def any_process(condition: bool) -> bool:
+    """Whether ``condition`` holds in any process; all of them must ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.array(condition))))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def data_mesh() -> Mesh:
-    """All devices along one axis called "data"."""
+    """All devices of all processes along one axis called "data"."""
     return Mesh(np.array(jax.devices()), ("data",))
 
 
@@ -34,5 +78,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
 
 
 def put(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """A host batch onto the devices, split along its leading axis."""
-    return jax.device_put(batch, split_batch(mesh))
+    """This process's rows of a host batch onto its devices; together they are the global batch, split over all."""
+    where = split_batch(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, where)
+    return {name: jax.make_array_from_process_local_data(where, x) for name, x in batch.items()}

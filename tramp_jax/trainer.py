@@ -56,49 +56,89 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
 
 
 def build_train_step(
-    config: ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh, frozen: Collection[Path] = ()
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: Collection[Path] = (),
+    rate: optax.Schedule = lambda step: 0.0,
 ) -> TrainStep:
     """The jitted (state, batch) -> (state, metrics).
 
     The batch is split over the devices and the state replicated, so that the loss and the batch statistics are those
     of the global batch. The state is donated. Random draws depend on (``config.seed``, step) alone. Running
-    statistics whose paths are ``frozen`` stay; frozen parameters are the optimiser's affair.
+    statistics whose paths are ``frozen`` stay; frozen parameters are the optimiser's affair. ``rate`` is recorded.
+
+    With ``train.accumulate`` = A the batch is cut into A parts that pass through the model one after the other. The
+    loss is still that of the whole batch: a first pass without gradients finds all scores, a second one takes each
+    part back through the model. Batch normalisation sees a part at a time.
     """
     model, loss_of, image_size = build_model(config.model), build_loss(config), config.model.rgb.image_size
+    parts = config.train.accumulate
+
+    def forward(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        (score, _), updated = model.apply(
+            {"params": params, "batch_stats": running},
+            batch.get("frames"),
+            batch.get("trajectories"),
+            batch.get("index_t"),
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return score, updated.get("batch_stats", {})
+
+    def whole(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            score, updated = forward(params, running, batch, key)
+            return loss_of(score, batch["target"]), updated
+
+        (loss, updated), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        return loss, updated, gradients
+
+    def in_parts(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
+        # Part a takes every A-th clip, so that each part stays spread over the devices.
+        cut = {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+        every_part = (cut, jax.random.split(key, parts))
+        scores = jax.lax.map(lambda part: forward(params, running, *part)[0], every_part)
+
+        def loss_of_parts(scores: jax.Array) -> jax.Array:
+            return loss_of(scores.reshape(-1, *scores.shape[2:]), cut["target"].reshape(-1))
+
+        loss, of_scores = jax.value_and_grad(loss_of_parts)(scores)
+
+        def accumulate(carry: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
+            gradients, running = carry
+            part_and_key, of_score = part
+            (_, updated), backward = jax.vjp(lambda p: forward(p, running, *part_and_key), params)
+            (of_params,) = backward((of_score, jax.tree.map(jnp.zeros_like, updated)))
+            return (jax.tree.map(jnp.add, gradients, of_params), updated), None
+
+        start = jax.tree.map(jnp.zeros_like, params), running
+        (gradients, updated), _ = jax.lax.scan(accumulate, start, (every_part, of_scores))
+        return loss, updated, gradients
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = for_training(batch, config.augment, image_size, augment_key)
-
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            (score, _), updated = model.apply(
-                state.variables | {"params": params},
-                batch.get("frames"),
-                batch.get("trajectories"),
-                batch.get("index_t"),
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats"],
-            )
-            return loss_of(score, batch["target"]), updated.get("batch_stats", {})
-
         params, running = state.variables["params"], state.variables["batch_stats"]
-        (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        passes = whole if parts == 1 else in_parts
+        loss, batch_stats, gradients = passes(params, running, batch, dropout_key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         batch_stats = jax.tree_util.tree_map_with_path(
             lambda path, old, new: old if tuple(key.key for key in path) in frozen else new, running, batch_stats
         )
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        norms = {
+        measured = {
+            "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
             "parameter_norm": optax.tree.norm(variables["params"]),
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
         }
-        measured = {"loss": loss} | norms
         return TrainState(state.step + 1, variables, opt_state), measured
 
-    whole, parts = sharding.replicated(mesh), sharding.split_batch(mesh)
-    return jax.jit(train_step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+    everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(train_step, in_shardings=(everywhere, divided), out_shardings=everywhere, donate_argnums=0)
 
 
 def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
@@ -113,29 +153,30 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
       ValueError: options that contradict each other or the data.
     """
     mesh = sharding.data_mesh()
-    sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
     variables, origin = initial_variables(config, given=not resume)
     frozen = frozen_paths(variables, config.freeze)
     optimizer = build_optimizer(config.optimizer, steps_per_epoch, frozen["params"])
-    train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"])
+    rate = learning_rate(config.optimizer, steps_per_epoch)
+    train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"], rate)
     state = init_state(variables, optimizer, mesh)
     _tell_origin(origin, variables, frozen["params"], workdir, resume)
-    batches = iter(training_batches(splits[TRAIN], config))
 
     with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
         resume = resume and checkpoints.last_step() is not None  # else it was stopped before there was anything to lose
         if resume:
-            step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, batches, mesh)
+            step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
+        batches = iter(training_batches(splits[TRAIN], config, first=int(state.step)))
         with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
             loop = _Loop(config, mesh, train_step, steps_per_epoch, checkpoints, reporter, record)
             state = loop.run(state, batches, splits[VALIDATION], stop)
         if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
             checkpoints.save_best(int(state.step), state.variables)
     batches.close()
-    reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
+    if sharding.is_first_process():
+        reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
 
 def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path, resume: bool) -> None:
@@ -144,7 +185,7 @@ def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: 
         flat = traverse_util.flatten_dict(variables["params"])
         sizes = [int(np.size(flat[path])) for path in frozen], [int(np.size(x)) for x in flat.values()]
         table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {sum(sizes[0]):,} of {sum(sizes[1]):,} parameters"
-    if table and not resume:
+    if table and not resume and sharding.is_first_process():
         (workdir / "initialisation.txt").write_text(table.strip() + "\n")
         tqdm.write(table.strip())
 
@@ -181,7 +222,6 @@ class _Loop:
     ):
         self.config, self.mesh, self.train_step, self.steps_per_epoch = config, mesh, train_step, steps_per_epoch
         self.checkpoints, self.reporter, self.record = checkpoints, reporter, record
-        self.rate = learning_rate(config.optimizer, steps_per_epoch)
         self.predictor = evaluation.build_predictor(config, mesh)
         self.selection = evaluation.selection_metric(config)
 
@@ -190,29 +230,40 @@ class _Loop:
         first, total = int(state.step), self.config.train.epochs * self.steps_per_epoch
         every = self.config.train.evaluate_every * self.steps_per_epoch
         losses: list[float] = []
-        bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=None)
+        unchecked: tuple[int, Metrics] | None = None
+        quiet = None if sharding.is_first_process() else True  # None: where there is no terminal
+        bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet)
         started = time.perf_counter()
         with bar:
             for step in range(first + 1, total + 1):
                 state, measured = self.train_step(state, sharding.put(next(batches), self.mesh))
-                losses.append(self._check(step, measured))
-                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+                # Read a step's outcome only when the next one is on its way, so that the device never waits for us.
+                due, unchecked = unchecked, (step, measured)
+                if due is not None:
+                    losses.append(self._check(*due))
+                    bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+                stopping = sharding.any_process(bool(stop.name)) and step < total
+                if step % every == 0 or step == total or stopping:
+                    losses.append(self._check(*unchecked))
+                    unchecked = None
                 bar.update()
                 if step % every == 0 or step == total:
                     summary = self._evaluate(step, state, validation)
-                    self._save(step, state, batches)
-                    rate = len(losses) / (time.perf_counter() - started)
-                    bar.write(self._line(step, total, losses, summary, rate))
+                    self._save(step, state)
+                    pace = len(losses) / (time.perf_counter() - started)
+                    if sharding.is_first_process():
+                        bar.write(self._line(step, total, losses, summary, pace))
                     losses, started = [], time.perf_counter()
-                if stop.name and step < total:
-                    self._save(step, state, batches)
-                    raise Interrupted(f"stopped by {stop.name} after step {step} of {total}; the state is saved")
+                if stopping:
+                    self._save(step, state)
+                    by = stop.name or "another process"
+                    raise Interrupted(f"stopped by {by} after step {step} of {total}; the state is saved")
         return state
 
     def _check(self, step: int, measured: Metrics) -> float:
         """Records a step's measurements and returns its loss, which must be finite."""
         values = {name: float(value) for name, value in measured.items()}
-        self.reporter.write(step, "train", values | {"learning_rate": float(self.rate(step - 1))})
+        self.reporter.write(step, "train", values)
         broken = [name for name, value in values.items() if not np.isfinite(value)]
         if broken:  # before anything is saved: the parameters of this step may be lost already
             last, name = self.checkpoints.last_step(), "loss" if "loss" in broken else broken[0].replace("_", " ")
@@ -235,8 +286,8 @@ class _Loop:
             self.checkpoints.save_best(step, state.variables)
         return summary
 
-    def _save(self, step: int, state: TrainState, batches: Any) -> None:
-        self.checkpoints.save_last(step, state.variables, state.opt_state, batches, self.record)
+    def _save(self, step: int, state: TrainState) -> None:
+        self.checkpoints.save_last(step, state.variables, state.opt_state, self.record)
 
     def _line(self, step: int, total: int, losses: list[float], summary: dict[str, float], rate: float) -> str:
         epoch, epochs = step / self.steps_per_epoch, total / self.steps_per_epoch

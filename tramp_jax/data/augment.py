@@ -1,7 +1,8 @@
 """Augmentation and normalisation of a batch, on the device inside the jitted step.
 
 The host ships whole uint8 frames, a little larger than the model's; training crops them at random, testing
-resizes them. As published, the frame stream is flipped and the trajectory stream is reversed each on its own.
+resizes them. As published, the frame stream is flipped and the trajectory stream is reversed each on its own;
+``flip_trajectory`` and ``reverse_frames`` make the other stream follow.
 """
 
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+
+from tramp_jax.data import sampling
 
 Batch = dict[str, Any]
 
@@ -30,23 +33,36 @@ def normalise(frames: jax.Array) -> jax.Array:
 def for_training(batch: Batch, config: ConfigDict, image_size: int, key: jax.Array) -> Batch:
     """A batch as the training step takes it.
 
+    Each clip is flipped and reversed, or not, by draws of its own. ``index_t`` stays in either case, as published.
+
     Args:
-      batch: ``frames`` (B, F, H, W, 3) uint8 and/or ``trajectories`` (B, T, V, C); other entries pass through.
+      batch: ``frames`` (B, F, H, W, 3) uint8 and/or ``trajectories`` (B, T, V, C), and ``frames_present`` (B, F) bool
+        where some frames are padding; other entries pass through.
       config: the ``augment`` group.
       image_size: side of the model's frames.
       key: of this step.
+
+    Raises:
+      ValueError: ``flip_trajectory`` for trajectories that ``sampling.mirror`` does not know.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
     batch = dict(batch)
-    if batch.get("frames") is not None:
-        frames = batch["frames"]
+    frames, trajectories = batch.get("frames"), batch.get("trajectories")
+    if frames is not None:
         frames = _random_crop(frames, image_size, crop_key) if config.crop else _resize(frames, image_size)
-        flip = jax.random.bernoulli(flip_key, config.flip, (frames.shape[0], 1, 1, 1, 1))
-        batch["frames"] = normalise(jnp.where(flip, frames[:, :, :, ::-1], frames))
-    if batch.get("trajectories") is not None:
-        trajectories = batch["trajectories"]
-        reverse = jax.random.bernoulli(reverse_key, config.reverse_time, (trajectories.shape[0], 1, 1, 1))
-        batch["trajectories"] = jnp.where(reverse, trajectories[:, ::-1], trajectories)  # index_t stays, as published
+        flipped = jax.random.bernoulli(flip_key, config.flip, (len(frames),))
+        frames = _where(flipped, frames[:, :, :, ::-1], frames)
+        frames = _blanked(normalise(frames), batch.pop("frames_present", None))
+        if config.reverse_frames:
+            reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(frames),))
+            frames = _where(reversed_, frames[:, ::-1], frames)
+        batch["frames"] = frames
+    if trajectories is not None:
+        if config.flip_trajectory:
+            flipped = jax.random.bernoulli(flip_key, config.flip, (len(trajectories),))  # the draw of the frames
+            trajectories = _where(flipped, sampling.mirror(trajectories), trajectories)
+        reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(trajectories),))
+        batch["trajectories"] = _where(reversed_, trajectories[:, ::-1], trajectories)
     return batch
 
 
@@ -54,7 +70,19 @@ def for_evaluation(batch: Batch, image_size: int) -> Batch:
     """A batch as the evaluation step takes it: frames resized whole and normalised."""
     if batch.get("frames") is None:
         return batch
-    return dict(batch) | {"frames": normalise(_resize(batch["frames"], image_size))}
+    batch = dict(batch)
+    frames = normalise(_resize(batch["frames"], image_size))
+    return batch | {"frames": _blanked(frames, batch.pop("frames_present", None))}
+
+
+def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
+    """``changed`` (B, ...) for the chosen (B,) clips, ``kept`` for the others."""
+    return jnp.where(chosen.reshape(-1, *[1] * (kept.ndim - 1)), changed, kept)
+
+
+def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
+    """Normalised frames (B, F, H, W, 3) with 0 in those that are not present (B, F)."""
+    return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
 
 
 def _random_crop(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:

@@ -48,6 +48,8 @@ class Clip:
       pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None where there are no frames.
       frames: n image files (JPEG or PNG) as bytes, or (n, H, W, 3) uint8 RGB, or None for a trajectory-only data set.
       fps: frames per second.
+      depth: (n, P) float32, how far behind the image plane each point lies, in pixels; None where the landmark
+        detector gives none.
     """
 
     info: ClipInfo
@@ -56,6 +58,7 @@ class Clip:
     pixels: np.ndarray | None = None
     frames: tuple[bytes, ...] | np.ndarray | None = None
     fps: float = 25.0
+    depth: np.ndarray | None = None
 
 
 class ClipSource(Protocol):

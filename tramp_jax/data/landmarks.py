@@ -98,11 +98,19 @@ def _insightface(offset_106: tuple[int, ...]) -> Layout:
     return Layout(len(offset_106), np.array(slots), where[INSIGHTFACE_71[_NOSE_TIP_71]])
 
 
+def _points63() -> Layout:
+    slots = np.arange(NUM_LANDMARKS)
+    lower, upper = GROUPS.index("lower_lip") * GROUP_SIZE, GROUPS.index("upper_lip") * GROUP_SIZE
+    slots[[upper, upper + 3]] = slots[[lower, lower + 4]]  # both groups' mouth corners are the same two points
+    return Layout(NUM_LANDMARKS + 1, slots, NUM_LANDMARKS)
+
+
 LAYOUTS = {
     "insightface106": _insightface(tuple(range(106))),
     "insightface73": _insightface(tuple(range(33, 106))),  # the published .npy files
     "insightface71": _insightface(INSIGHTFACE_71),
     "facepp106": _insightface(tuple(range(106))),  # in the order of FACEPP_106
+    "points63": _points63(),  # the 63 slots in order, then the tip of the nose: any other detector or point tracker
 }
 
 # What each of the 63 slots is, e.g. SLOT_NAMES[7] = "left_eye_upper_left_quarter". The mouth corners occur twice.

@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import grain
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,8 +17,8 @@ from tramp_jax.models import reads_frames, reads_trajectories
 
 Batch = dict[str, Any]
 
-# Grain's default of 500 counts batches where batch() is upstream, and decodes as many before the first is out.
-READ_AHEAD = 4
+# However small they are, more batches than this need not wait for the device.
+_MAX_READ_AHEAD = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +51,30 @@ class Sampler:
 
     def train(self, clip: Clip, rng: np.random.Generator) -> Batch:
         """A training sample: random frames and a random run of a long trajectory."""
-        return self._sample(clip, rng)
+        sample = self._sample(clip, rng)
+        return expanded(sample)
 
     def test(self, clip: Clip) -> Batch:
-        """An evaluation sample: evenly spaced frames and the last run of the trajectory."""
-        return self._sample(clip, None)
+        """An evaluation sample: evenly spaced frames and the last run of the trajectory.
+
+        ``frames`` (K, S, S, 3) are the distinct ones, and ``frame_index`` (F,) says which each of the model's F is: a
+        short clip that loops is encoded once. (Frames scrambled as released mix neighbours, and are all given.)
+        """
+        sample = self._sample(clip, None)
+        return expanded(sample) if self.config.compat.scrambled_frames else sample
 
     def _sample(self, clip: Clip, rng: np.random.Generator | None) -> Batch:
-        model = self.config.model
+        model, data = self.config.model, self.config.data
         sample: Batch = {"target": np.float32(clip.info.score)}
         if reads_trajectories(model):
             length = model.trajectory.length
-            whole = sampling.trajectory(clip, model.trajectory.channels, self.config.compat.first_frame_centring)
-            truncation = self.config.data.truncation if rng is not None else "last"
-            taken = self._maybe_still(sampling.trajectory_frames(len(whole), length, truncation, rng))
+            channels, head = model.trajectory.channels, self.config.landmarks
+            centring = self.config.compat.first_frame_centring
+            whole = sampling.trajectory(clip, channels, centring, head.normalise, head.frontalise)
+            truncation = data.truncation if rng is not None else "last"
+            taken = sampling.trajectory_frames(len(whole), length, truncation, rng, data.padding)
+            taken = self._maybe_still(taken)
+            whole = sampling.extend(whole, length, data.padding, channels)
             sample |= {"trajectories": whole[taken], "index_t": sampling.position(taken, length)}
         if reads_frames(model):
             if clip.frames is None:
@@ -71,42 +82,110 @@ class Sampler:
                     f"clip {clip.info.id} has no frames, which the rgb stream needs; set model.streams to "
                     '"trajectory" for data of landmarks alone'
                 )
-            taken = self._maybe_still(sampling.rgb_frames(len(clip.frames), model.rgb.num_frames, rng))
-            sample["frames"] = _decode(clip.frames, taken, stored_size(model.rgb.image_size))
+            taken = sampling.rgb_frames(len(clip.frames), model.rgb.num_frames, rng, data.padding, data.frame_choice)
+            distinct, where = np.unique(self._maybe_still(taken), return_inverse=True)
+            sample["frames"] = _decode(clip.frames, distinct, stored_size(model.rgb.image_size))
+            sample["frame_index"] = where.astype(np.int32)
+            if data.padding == "zero":  # zeros of the model's input are no colour: the device sets them
+                sample["frames_present"] = distinct != sampling.NO_FRAME
         return sample
 
     def _maybe_still(self, taken: np.ndarray) -> np.ndarray:
         return np.zeros_like(taken) if self.config.data.still else taken
 
 
+def expanded(sample: Batch) -> Batch:
+    """The sample with all its frames instead of the distinct ones."""
+    if "frame_index" in sample:
+        where = sample.pop("frame_index")
+        if not np.array_equal(where, np.arange(len(sample["frames"]))):  # else spare the copy, half as dear as decoding
+            sample |= {key: sample[key][where] for key in ("frames", "frames_present") if key in sample}
+    return sample
+
+
 def _decode(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) -> np.ndarray:
-    """Frames (len(taken), size, size, 3) uint8; a frame that is taken repeatedly is decoded once."""
-    distinct, where = np.unique(taken, return_inverse=True)
-    images = [decode_frame(stored[i]) for i in distinct]
-    images = [
-        x if x.shape[:2] == (size, size) else cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in images
-    ]
-    return np.stack(images)[where]
+    """Frames (len(taken), size, size, 3) uint8, black where there is none."""
+    images = np.zeros((len(taken), size, size, 3), np.uint8)  # filled in place: a copy costs half of what decoding does
+    for place, frame in enumerate(taken.tolist()):
+        if frame == sampling.NO_FRAME:
+            continue
+        image = decode_frame(stored[frame])
+        if image.shape[:2] != (size, size):
+            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        images[place] = image
+    return images
 
 
-def training_batches(split: Split, config: ConfigDict) -> grain.IterDataset:
-    """Endless shuffled batches of ``config.train.batch_size``, new random draws in every pass.
+def training_batches(split: Split, config: ConfigDict, first: int = 0) -> grain.IterDataset:
+    """Endless shuffled batches of ``config.train.batch_size`` from number ``first`` on, new draws in every pass.
 
-    The order and the draws are functions of (``config.seed``, position), whatever the number of reader threads.
+    The order and the draws are functions of (``config.seed``, position), whatever the number of reader threads and of
+    processes; each process gets its own rows of every batch.
     """
-    batch_size = config.train.batch_size
+    processes = jax.process_count()
     if len(split) == 0:
         raise ValueError("there is no clip to train on; check config.data.expression and the data set")
     dataset = grain.MapDataset.source(split).seed(config.seed).shuffle().repeat()
-    dataset = dataset.random_map(Sampler(config).train).batch(batch_size, drop_remainder=True)
-    return dataset.to_iter_dataset(grain.ReadOptions(config.train.reader_threads, READ_AHEAD))
+    dataset = dataset.random_map(Sampler(config).train).batch(config.train.batch_size // processes, drop_remainder=True)
+    dataset = dataset[first * processes + jax.process_index() :: processes]
+    return dataset.to_iter_dataset(_read_options(config, config.train.batch_size // processes))
+
+
+def _read_options(config: ConfigDict, rows: int) -> grain.ReadOptions:
+    # Grain's default buffer is 500 elements, which are batches where batch() is upstream: gigabytes of frames.
+    return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows))
+
+
+def read_ahead(config: ConfigDict, rows: int) -> int:
+    """How many batches of ``rows`` are made before they are asked for: what ``config.train.read_ahead_mb`` holds."""
+    count = config.train.read_ahead_mb * 2**20 // batch_bytes(config, rows)
+    return int(np.clip(count, 1, _MAX_READ_AHEAD))
+
+
+def batch_bytes(config: ConfigDict, batch_size: int) -> int:
+    """Size in memory of the arrays of one batch."""
+    model, size = config.model, 0
+    if reads_trajectories(model):
+        length, points = model.trajectory.length, model.trajectory.num_points
+        size += 4 * length * (points * len(model.trajectory.channels) + 1)
+    if reads_frames(model):
+        size += 3 * model.rgb.num_frames * stored_size(model.rgb.image_size) ** 2
+    return batch_size * size
 
 
 def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Iterator[Batch]:
-    """All clips in order, once; the last batch is padded to ``batch_size``, and ``mask`` (B,) is 0 where padded."""
-    dataset = grain.MapDataset.source(split).map(Sampler(config).test).batch(batch_size)
-    for batch in dataset.to_iter_dataset(grain.ReadOptions(config.train.reader_threads, READ_AHEAD)):
-        count = len(batch["target"])
-        pad = batch_size - count
-        padded = {k: np.concatenate([x, np.repeat(x[-1:], pad, axis=0)]) if pad else x for k, x in batch.items()}
-        yield padded | {"mask": (np.arange(batch_size) < count).astype(np.float32)}
+    """All clips in order, once; the last batch is padded to ``batch_size``, and ``mask`` (B,) is 0 where padded.
+
+    Each process gets its own rows of every batch, but the whole mask. Clips of few frames are padded to a common
+    number of distinct frames, a multiple of ``evaluation.frame_bucket``: few shapes, few compilations.
+    """
+    infos, count, own = split.infos, len(split), batch_size // jax.process_count()
+    start = own * jax.process_index()
+    plan: list[tuple[np.ndarray, list[int]]] = []
+    for first in range(0, count, batch_size):
+        here = range(first + start, min(first + start + own, count))
+        plan.append((np.arange(first, first + batch_size) < count, list(here) or [count - 1]))
+    needed = [split.indices[row] for _, rows in plan for row in rows]
+    dataset = grain.MapDataset.source(Split(split.source, needed)).map(Sampler(config).test)
+    samples = iter(dataset.to_iter_dataset(_read_options(config, 1)))
+    for number, (mask, rows) in enumerate(plan):
+        slots = _frame_slots(infos[number * batch_size : (number + 1) * batch_size], config)
+        batch = [padded(next(samples), slots) for _ in rows]
+        batch += batch[-1:] * (own - len(batch))
+        yield {k: np.stack([x[k] for x in batch]) for k in batch[0]} | {"mask": mask.astype(np.float32)}
+    samples.close()
+
+
+def _frame_slots(infos: Sequence[ClipInfo], config: ConfigDict) -> int:
+    """How many distinct frames a clip of this batch may have, rounded up to the bucket."""
+    frames, bucket = config.model.rgb.num_frames, config.evaluation.frame_bucket
+    most = max(min(info.num_frames + (config.data.padding == "zero"), frames) for info in infos)
+    return min(-(-most // bucket) * bucket, frames)
+
+
+def padded(sample: Batch, slots: int) -> Batch:
+    """The sample with its distinct frames padded to ``slots`` by the last one."""
+    if "frame_index" not in sample:
+        return sample
+    where = np.minimum(np.arange(slots), len(sample["frames"]) - 1)
+    return sample | {key: sample[key][where] for key in ("frames", "frames_present") if key in sample}

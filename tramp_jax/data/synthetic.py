@@ -29,6 +29,7 @@ LAYOUT = "insightface106"
 NUM_SCORES = 5
 MIN_FRAMES, MAX_FRAMES = 45, 80
 DETECTOR_NOISE = 0.3  # pixels, the jitter of a landmark detector
+DEPTH_NOISE = 1.0  # pixels; detectors see depth less well
 _SPREAD = 0.4  # a score stands for a continuous severity within this distance of it
 
 
@@ -49,6 +50,7 @@ class Stream(enum.IntEnum):
     TREMOR = 11
     CAMERA = 12
     DETECTOR = 13
+    DEPTH = 14
 
 
 def _rng(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
@@ -160,10 +162,14 @@ class SyntheticFaces:
             pose=motion.draw_pose(info.num_frames, self._rng(Stream.POSE, *key)),
         )
 
+    def neutral(self, index: int) -> np.ndarray:
+        """The resting face (face.NUM_POINTS, 3) of the person in clip ``index``, in head coordinates."""
+        return face.draw_neutral(self._rng(Stream.SHAPE, self._keys[index][0]))
+
     def scene(self, index: int) -> tuple[face.Motion, np.ndarray]:
         """What the face of clip ``index`` does, and its true image points (n, face.NUM_POINTS, 2), landmarks first."""
         movement = self.motion(index)
-        return movement, face.move(face.draw_neutral(self._rng(Stream.SHAPE, self._keys[index][0])), movement)
+        return movement, face.move(self.neutral(index), movement)
 
     def painter(self, index: int, scene: tuple[face.Motion, np.ndarray] | None = None) -> render.Painter:
         """The painter of the frames of clip ``index``; ``scene`` saves its computing, where it is at hand."""
@@ -176,6 +182,8 @@ class SyntheticFaces:
         true = scene[1][:, : face.NUM_LANDMARKS]
         noise = self._rng(Stream.DETECTOR, *self._keys[index]).normal(0, DETECTOR_NOISE, true.shape)
         points = (true + noise).astype(np.float32)
+        depth = face.depth(self.neutral(index), scene[0])[:, : face.NUM_LANDMARKS]
+        depth += self._rng(Stream.DEPTH, *self._keys[index]).normal(0, DEPTH_NOISE, depth.shape)
         pixels, frames = None, None
         if self._with_frames:
             painter = self.painter(index, scene)
@@ -183,7 +191,7 @@ class SyntheticFaces:
             chosen = landmarks.select(points, LAYOUT)
             pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
             frames = tuple(clips.encode_frame(image, self._quality) for image in images)
-        return clips.Clip(self._infos[index], points, LAYOUT, pixels, frames, motion.FPS)
+        return clips.Clip(self._infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
 
 
 def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:

@@ -84,6 +84,7 @@ ACTIONS = tuple(_ACTIONS)
 _LIDS = np.array([(40, 33), (41, 36), (42, 37), (94, 87), (96, 91), (95, 90)])  # upper, lower
 _LIPS = np.array([(62, 60), (66, 54), (70, 57)])  # inner upper, inner lower
 _PUPILS = np.array([34, 38, 88, 92])
+_NECK = np.array([0.0, 45.0, 0.0])  # the head turns about a point between the ears and the neck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +203,8 @@ def _asymmetry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 _FIELDS = _action_fields()
 
 
-def move(neutral: np.ndarray, motion: Motion) -> np.ndarray:
-    """Image points of every frame: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels of the crop."""
+def express(neutral: np.ndarray, motion: Motion) -> np.ndarray:
+    """The face of every frame on a still head: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 3), head coordinates."""
     points = np.repeat(neutral[None], len(motion.actions), axis=0)
     points[..., :2] += np.tensordot(motion.actions, _FIELDS, axes=2)
     points[:, _PUPILS, :2] += motion.gaze[:, None]
@@ -217,12 +218,31 @@ def move(neutral: np.ndarray, motion: Motion) -> np.ndarray:
     points[:, _PUPILS, 1] = np.clip(points[:, _PUPILS, 1], lid_top, lid_bottom)
     upper, lower = _LIPS.T
     points[:, lower, 1] = np.maximum(points[:, lower, 1], points[:, upper, 1] + 0.4)
-    return project(points, motion.pose)
+    return points
+
+
+def move(neutral: np.ndarray, motion: Motion) -> np.ndarray:
+    """Image points of every frame: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels of the crop."""
+    return project(express(neutral, motion), motion.pose)
+
+
+def depth(neutral: np.ndarray, motion: Motion) -> np.ndarray:
+    """How far behind the point that the head turns about every point lies: (n, NUM_POINTS) in pixels of the crop."""
+    towards = _turned(motion.pose)[:, 2]
+    return -((express(neutral, motion) - _NECK) @ towards[:, :, None])[..., 0]
 
 
 def affine(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pose (n, 6) -> linear part (n, 2, 3) and offset (n, 2) of the map from head to image coordinates."""
-    yaw, pitch, roll, log_scale, shift_x, shift_y = pose.T
+    *_, shift_x, shift_y = pose.T
+    linear = _turned(pose)[:, :2]
+    offset = np.stack([EYE_LINE[0] + shift_x, EYE_LINE[1] + shift_y], axis=-1) + _NECK[:2] - linear @ _NECK
+    return linear, offset
+
+
+def _turned(pose: np.ndarray) -> np.ndarray:
+    """Pose (n, 6) -> rotation times scale (n, 3, 3) of head coordinates."""
+    yaw, pitch, roll, log_scale, *_ = pose.T
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
 
     def matrix(*rows: np.ndarray) -> np.ndarray:
@@ -231,10 +251,7 @@ def affine(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     turn = matrix(np.cos(yaw), zero, np.sin(yaw), zero, one, zero, -np.sin(yaw), zero, np.cos(yaw))
     nod = matrix(one, zero, zero, zero, np.cos(pitch), -np.sin(pitch), zero, np.sin(pitch), np.cos(pitch))
     tilt = matrix(np.cos(roll), -np.sin(roll), zero, np.sin(roll), np.cos(roll), zero, zero, zero, one)
-    linear = (np.exp(log_scale)[:, None, None] * (tilt @ turn @ nod))[:, :2]
-    neck = np.array([0.0, 45.0, 0.0])  # the head turns about a point between the ears and the neck
-    offset = np.stack([EYE_LINE[0] + shift_x, EYE_LINE[1] + shift_y], axis=-1) + neck[:2] - linear @ neck
-    return linear, offset
+    return np.exp(log_scale)[:, None, None] * (tilt @ turn @ nod)
 
 
 def project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     return TrampFormer(
         trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
         rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
-        fusion=TrampFusion(config.fusion.depth, config.fusion.heads, config.fusion.mlp_ratio) if both else None,
+        fusion=_fusion(config) if both else None,
         head=_head(config),
         width=config.fusion.width,
         streams=config.streams,
@@ -73,6 +73,8 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         bias_order=c.bias_order,
         stem_channels=c.stem_channels,
         input_scale=tuple(c.input_scale),
+        dtype=_dtype(config),
+        remat=config.remat,
     )
 
 
@@ -89,7 +91,20 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
         temporal_heads=c.temporal_heads,
         temporal_mlp_dim=c.temporal_mlp_dim,
         scrambled_frames=c.scrambled_frames,
+        dtype=_dtype(config),
+        remat=config.remat,
     )
+
+
+def _fusion(config: ml_collections.ConfigDict) -> TrampFusion:
+    return TrampFusion(config.fusion.depth, config.fusion.heads, config.fusion.mlp_ratio, _dtype(config))
+
+
+def _dtype(config: ml_collections.ConfigDict) -> Any:
+    """The type of the products."""
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {config.precision!r}; known: float32, bfloat16")
+    return jnp.dtype(config.precision)
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:

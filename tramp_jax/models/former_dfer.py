@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from tramp_jax.models.layers import Array, BatchNorm, Mlp, embedding_init, layer_norm, tanh_gelu
+from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, embedding_init, layer_norm, tanh_gelu
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+def _conv(features: int, kernel: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
     pad = kernel // 2
     return nn.Conv(
         features,
@@ -22,6 +22,7 @@ def _conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
         padding=((pad, pad), (pad, pad)),
         use_bias=False,
         kernel_init=_conv_init,
+        dtype=dtype,
         name=name,
     )
 
@@ -31,13 +32,14 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        y = nn.relu(BatchNorm(name="bn1")(_conv(self.features, 3, self.stride, "conv1")(x), train))
-        y = BatchNorm(name="bn2")(_conv(self.features, 3, 1, "conv2")(y), train)
+        y = nn.relu(BatchNorm(name="bn1")(_conv(self.features, 3, self.stride, self.dtype, "conv1")(x), train))
+        y = BatchNorm(name="bn2")(_conv(self.features, 3, 1, self.dtype, "conv2")(y), train)
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = _conv(self.features, 1, self.stride, "downsample_conv")(x)
+            x = _conv(self.features, 1, self.stride, self.dtype, "downsample_conv")(x)
             x = BatchNorm(name="downsample_bn")(x, train)
         return nn.relu(x + y)
 
@@ -46,14 +48,16 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention whose q, k and v maps have no bias: (B, N, C) -> (B, N, C)."""
 
     heads: int
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         C = x.shape[-1]
-        qkv = nn.Dense(3 * C, use_bias=False, name="qkv")(x)
+        qkv = nn.Dense(3 * C, use_bias=False, dtype=self.dtype, name="qkv")(x)
         q, k, v = rearrange(qkv, "b n (three a d) -> three b a n d", three=3, a=self.heads)
-        weights = jax.nn.softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5, axis=-1)
-        return nn.Dense(C, name="proj")(rearrange(weights @ v, "b a n d -> b n (a d)"))
+        logits = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        return nn.Dense(C, dtype=self.dtype, name="proj")(rearrange(weights @ v, "b a n d -> b n (a d)"))
 
 
 class TransformerLayer(nn.Module):
@@ -61,11 +65,12 @@ class TransformerLayer(nn.Module):
 
     heads: int
     mlp_dim: int
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x + SelfAttention(self.heads, name="attention")(layer_norm("norm_1")(x))
-        return x + Mlp(self.mlp_dim, tanh_gelu, name="mlp")(layer_norm("norm_2")(x))
+        x = x + SelfAttention(self.heads, self.dtype, name="attention")(layer_norm("norm_1", self.dtype)(x))
+        return x + Mlp(self.mlp_dim, tanh_gelu, self.dtype, name="mlp")(layer_norm("norm_2", self.dtype)(x))
 
 
 class SFormer(nn.Module):
@@ -77,25 +82,28 @@ class SFormer(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     heads: int = 8
     mlp_dim: int = 512
+    dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        x = nn.relu(BatchNorm(name="bn1")(_conv(self.widths[0], 7, 2, "conv1")(x), train))
+        x = nn.relu(BatchNorm(name="bn1")(_conv(self.widths[0], 7, 2, self.dtype, "conv1")(x), train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        block_of = nn.remat(BasicBlock, static_argnums=(2,)) if self.remat else BasicBlock
         for stage, width in enumerate(self.widths, start=1):
             if stage == 4:
                 x = self._attend(x)
             for block in range(2):
                 stride = 2 if stage > 1 and block == 0 else 1
-                x = BasicBlock(width, stride, name=f"layer{stage}_{block}")(x, train)
+                x = block_of(width, stride, self.dtype, name=f"layer{stage}_{block}")(x, train)
         return jnp.mean(x, axis=(1, 2))
 
     def _attend(self, x: Array) -> Array:
         """One transformer layer over the positions of the map; called from ``__call__`` alone."""
         H, C = x.shape[1], x.shape[3]
         x = rearrange(x, "b h w c -> b (h w) c")
-        x = x + self.param("pos_embedding", embedding_init, (1, x.shape[1], C))
-        x = TransformerLayer(self.heads, self.mlp_dim, name="transformer")(x)
+        x = x + self.param("pos_embedding", embedding_init, (1, x.shape[1], C)).astype(self.dtype)
+        x = TransformerLayer(self.heads, self.mlp_dim, self.dtype, name="transformer")(x)
         return rearrange(x, "b (h w) c -> b h w c", h=H)
 
 
@@ -105,15 +113,16 @@ class TFormer(nn.Module):
     depth: int = 3
     heads: int = 8
     mlp_dim: int = 1024
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         B, F, C = x.shape
         cls_token = self.param("cls_token", embedding_init, (1, 1, C))
-        x = jnp.concatenate([jnp.broadcast_to(cls_token, (B, 1, C)), x], axis=1)
-        x = x + self.param("pos_embedding", embedding_init, (1, F + 1, C))
+        x = jnp.concatenate([jnp.broadcast_to(cls_token, (B, 1, C)).astype(self.dtype), x], axis=1)
+        x = x + self.param("pos_embedding", embedding_init, (1, F + 1, C)).astype(self.dtype)
         for i in range(self.depth):
-            x = TransformerLayer(self.heads, self.mlp_dim, name=f"layer_{i}")(x)
+            x = TransformerLayer(self.heads, self.mlp_dim, self.dtype, name=f"layer_{i}")(x)
         return x[:, 0]
 
 
@@ -137,6 +146,8 @@ class FormerDFER(nn.Module):
       spatial_heads, spatial_mlp_dim: transformer layer of the S-Former.
       temporal_depth, temporal_heads, temporal_mlp_dim: the T-Former.
       scrambled_frames: reproduce the released code's frame layout (``compat.scrambled_frames``).
+      dtype: of the products, see ``layers``.
+      remat: recompute the residual blocks in the backward pass instead of keeping what is inside them.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -147,27 +158,41 @@ class FormerDFER(nn.Module):
     temporal_heads: int = 8
     temporal_mlp_dim: int = 1024
     scrambled_frames: bool = False
+    dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, frames: Array, train: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, frames: Array, train: bool, frame_index: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """Encodes frames.
 
         Args:
-          frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``.
+          frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, the K
+            distinct frames (B, K, H, W, 3) of each clip, which the spatial encoder then sees once; or (1, K, H, W, 3),
+            shared by all.
           train: whether batch statistics are used and updated.
+          frame_index: (B, F) which of its clip's distinct frames each frame is; None where ``frames`` has them all.
 
         Returns:
           Sub-clip features (B, F / clip_length, widths[3]), and the intermediate ``frame_features``
           (B, F, widths[3]).
         """
-        F = frames.shape[1]
+        F = (frames if frame_index is None else frame_index).shape[1]
         if F % self.clip_length:
             raise ValueError(f"{F} frames cannot be cut into sub-clips of {self.clip_length}")
         if self.scrambled_frames:
+            if frame_index is not None:
+                raise ValueError("frames scrambled as released mix neighbours: give all of them, not the distinct ones")
             frames = scramble_as_released(frames)
-        x = rearrange(frames, "b f h w c -> (b f) h w c")
-        x = SFormer(self.widths, self.spatial_heads, self.spatial_mlp_dim, name="s_former")(x, train)
-        frame_features = rearrange(x, "(b f) c -> b f c", f=F)
+        x = rearrange(frames, "b k h w c -> (b k) h w c").astype(self.dtype)
+        x = SFormer(self.widths, self.spatial_heads, self.spatial_mlp_dim, self.dtype, self.remat, name="s_former")(
+            x, train
+        )
+        frame_features = rearrange(x, "(b k) c -> b k c", b=len(frames))
+        if frame_index is not None:
+            B, (_, K, C) = len(frame_index), frame_features.shape
+            frame_features = jnp.broadcast_to(frame_features, (B, K, C))
+            frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
         x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
-        x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, name="t_former")(x)
-        return rearrange(x, "(b s) c -> b s c", s=F // self.clip_length), {"frame_features": frame_features}
+        x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
+        x = rearrange(x, "(b s) c -> b s c", s=F // self.clip_length)
+        return x.astype(jnp.float32), {"frame_features": frame_features}

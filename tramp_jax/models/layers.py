@@ -1,12 +1,18 @@
-"""Small layers shared by the encoders and the fusion."""
+"""Small layers shared by the encoders and the fusion.
+
+``dtype`` is the type that products are computed in (``config.precision``). Parameters, statistics, normalisation and
+softmax are float32 whatever it is.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+Dtype = Any
 
 # PyTorch's defaults, which the published weights were trained with (flax: 1e-6 and 0.99).
 NORM_EPS = 1e-5
@@ -15,9 +21,9 @@ BATCH_NORM_MOMENTUM = 0.1
 embedding_init = nn.initializers.truncated_normal(0.02)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-    """LayerNorm over the last axis, as PyTorch's (two-pass variance, eps 1e-5)."""
-    return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, name=name)
+def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
+    """LayerNorm over the last axis, as PyTorch's (two-pass variance, eps 1e-5); its statistics are float32."""
+    return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def exact_gelu(x: Array) -> Array:
@@ -41,7 +47,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        C = x.shape[-1]
+        C, dtype = x.shape[-1], x.dtype
+        x = x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", nn.initializers.zeros, (C,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (C,))
@@ -56,7 +63,7 @@ class BatchNorm(nn.Module):
                 running_var.value += self.momentum * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
-        return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+        return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(dtype)
 
 
 class DropPath(nn.Module):
@@ -70,7 +77,7 @@ class DropPath(nn.Module):
             return x
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * jax.random.bernoulli(self.make_rng("dropout"), keep, shape) / keep
+        return x * jax.random.bernoulli(self.make_rng("dropout"), keep, shape).astype(x.dtype) / keep
 
 
 class Mlp(nn.Module):
@@ -78,12 +85,13 @@ class Mlp(nn.Module):
 
     hidden: int
     activation: Callable[[Array], Array] = exact_gelu
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         C = x.shape[-1]
-        x = self.activation(nn.Dense(self.hidden, name="fc1")(x))
-        return nn.Dense(C, name="fc2")(x)
+        x = self.activation(nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        return nn.Dense(C, dtype=self.dtype, name="fc2")(x)
 
 
 class TemporalConv(nn.Module):
@@ -98,6 +106,7 @@ class TemporalConv(nn.Module):
     kernel: int = 7
     stride: int = 1
     groups: int = 1
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -105,6 +114,7 @@ class TemporalConv(nn.Module):
         fan_in = C // self.groups
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel, fan_in, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (z.astype(self.dtype) for z in (x, kernel, bias))
         if self.groups > 1:
             kernel = _block_diagonal(kernel, self.groups)
         pad = self.kernel // 2

@@ -18,6 +18,7 @@ from tramp_jax.models.layers import (
     Array,
     BatchNorm,
     DropPath,
+    Dtype,
     Mlp,
     TemporalConv,
     embedding_init,
@@ -139,12 +140,12 @@ class SkateAttention(nn.Module):
         def attend(qkv_and_key: tuple[Array, Array, Array, Array | None]) -> Array:
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
             # Scaled by the number of heads, not by their width: so it was published.
-            logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2) + bias_hpq
-            weights_bhpq = jax.nn.softmax(logits_bhpq, axis=-1)
+            logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2)
+            weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_hpq, axis=-1)
             if key is not None:
                 kept = jax.random.bernoulli(key, 1 - self.dropout, weights_bhpq.shape)
                 weights_bhpq = weights_bhpq * kept / (1 - self.dropout)
-            return weights_bhpq @ v_bhpd
+            return weights_bhpq.astype(v_bhpd.dtype) @ v_bhpd
 
         sets = (q, k, v, keys)
         one_by_one = jax.default_backend() == "cpu"
@@ -155,10 +156,12 @@ class SkateAttention(nn.Module):
 class JointConv(nn.Module):
     """G-Conv: each of 8 channel groups is mixed over the joints by its own learned V×V matrix."""
 
+    dtype: Dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         V = x.shape[2]
-        matrix = self.param("matrix", embedding_init, (CONV_GROUPS, V, V))
+        matrix = self.param("matrix", embedding_init, (CONV_GROUPS, V, V)).astype(self.dtype)
         x = rearrange(x, "b t u (g c) -> b t u g c", g=CONV_GROUPS)
         return rearrange(jnp.einsum("gvu,btugc->btvgc", matrix, x), "b t v g c -> b t v (g c)")
 
@@ -171,24 +174,25 @@ class SkateFormerBlock(nn.Module):
     attention_dropout: float
     drop_path: float
     bias_order: BiasOrder
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         C = x.shape[-1]
-        y = nn.Dense(2 * C, name="mapping")(layer_norm("norm_1")(x))
+        y = nn.Dense(2 * C, dtype=self.dtype, name="mapping")(layer_norm("norm_1", self.dtype)(x))
         to_joint_conv, to_temporal_conv, *to_attention = jnp.split(
             y, [C // 4, C // 2, C // 2 + 3 * C // 8, C // 2 + 6 * C // 8, C // 2 + 9 * C // 8], axis=-1
         )
         branches = [
-            JointConv(name="g_conv")(to_joint_conv),
-            TemporalConv(C // 4, groups=CONV_GROUPS, name="t_conv")(to_temporal_conv),
+            JointConv(self.dtype, name="g_conv")(to_joint_conv),
+            TemporalConv(C // 4, groups=CONV_GROUPS, dtype=self.dtype, name="t_conv")(to_temporal_conv),
         ]
         for i, (partition, qkv) in enumerate(zip(self.partitions, to_attention, strict=True)):
             attention = SkateAttention(partition, self.attention_dropout, self.bias_order, name=f"attention_{i + 1}")
             branches.append(attention(qkv, train))
-        y = nn.Dense(C, name="proj")(jnp.concatenate(branches, axis=-1))
+        y = nn.Dense(C, dtype=self.dtype, name="proj")(jnp.concatenate(branches, axis=-1))
         x = x + DropPath(self.drop_path)(y, train)
-        y = Mlp(self.mlp_ratio * C, name="mlp")(layer_norm("norm_2")(x))
+        y = Mlp(self.mlp_ratio * C, dtype=self.dtype, name="mlp")(layer_norm("norm_2", self.dtype)(x))
         return x + DropPath(self.drop_path)(y, train)
 
 
@@ -196,10 +200,11 @@ class Downsample(nn.Module):
     """Halves time and sets the width: 7×1 convolution of stride 2, then batch normalisation."""
 
     features: int
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        return BatchNorm(name="bn")(TemporalConv(self.features, stride=2, name="reduction")(x), train)
+        return BatchNorm(name="bn")(TemporalConv(self.features, stride=2, dtype=self.dtype, name="reduction")(x), train)
 
 
 def time_embedding(index_t: Array, width: int) -> Array:
@@ -224,6 +229,8 @@ class SkateFormer(nn.Module):
       input_scale: factors on the channels, one for all or one each. The published weights take pixels and 0-255 as
         they are; training a small model from scratch is faster with values of order one.
       stem_channels: the stem's hidden widths are 2 and 3 times this; 0 for the number of channels, as published.
+      dtype: of the products, see ``layers``; the stem is float32 always, because pixels and 0-255 need its digits.
+      remat: recompute the blocks in the backward pass instead of keeping what is inside them.
     """
 
     partitions: tuple[Partition, ...]
@@ -236,15 +243,20 @@ class SkateFormer(nn.Module):
     bias_order: BiasOrder = "tiled"
     input_scale: tuple[float, ...] = (1.0,)
     stem_channels: int = 0
+    dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, trajectories: Array, index_t: Array, train: bool, dropout: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
         """Encodes trajectories.
 
         Args:
           trajectories: (B, T, V, C); with a person axis, (B, T, people, V, C).
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
+          dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
 
         Returns:
           Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]).
@@ -257,21 +269,24 @@ class SkateFormer(nn.Module):
             x = nn.Dense(width, name=f"stem_{i}")(x if i == 0 else exact_gelu(x))
         joint_embedding = self.param("joint_embedding", embedding_init, (self.embed_width, V))
         x = x + time_embedding(index_t, self.embed_width)[:, :, None, :] * joint_embedding.T
+        x = x.astype(self.dtype)
 
         out = {}
+        block_of = nn.remat(SkateFormerBlock, static_argnums=(2,)) if self.remat else SkateFormerBlock
         num_blocks = len(self.widths) * self.blocks_per_stage
         drop_path = iter(np.linspace(0.0, self.drop_path, num_blocks).tolist())
         for stage, width in enumerate(self.widths):
             if stage > 0:
-                x = Downsample(width, name=f"stage_{stage}_downsample")(x, train)
+                x = Downsample(width, self.dtype, name=f"stage_{stage}_downsample")(x, train)
             for block in range(self.blocks_per_stage):
-                x = SkateFormerBlock(
+                x = block_of(
                     self.partitions,
                     self.mlp_ratio,
                     self.attention_dropout,
                     next(drop_path),
                     self.bias_order,
+                    self.dtype,
                     name=f"stage_{stage}_block_{block}",
-                )(x, train)
+                )(x, train or dropout)
             out[f"trajectory_stage_{stage}"] = x
-        return jnp.mean(x, axis=(1, 2)), out
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), out

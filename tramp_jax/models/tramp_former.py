@@ -51,15 +51,25 @@ class TrampFormer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, frames: Array | None, trajectories: Array | None, index_t: Array | None, train: bool = False
+        self,
+        frames: Array | None,
+        trajectories: Array | None,
+        index_t: Array | None,
+        train: bool = False,
+        frame_index: Array | None = None,
+        dropout: bool = False,
     ) -> tuple[Array, Outputs]:
         """Scores clips.
 
         Args:
-          frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation.
+          frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation; with ``frame_index``, the
+            K distinct frames of each clip (B, K, H, W, 3), which give the same scores at the cost of K; or
+            (1, K, H, W, 3), shared by all.
           trajectories: (B, T, V, C), x and y in pixels relative to the nose tip, then r, g, b in 0-255.
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
+          frame_index: (B, F) which of its clip's distinct frames each frame is.
+          dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
 
         Returns:
           The score (B,) or class logits (B, num_classes); and named intermediates, of which
@@ -70,18 +80,18 @@ class TrampFormer(nn.Module):
         if self.trajectory_encoder is not None:
             assert trajectories is not None, "the trajectory stream needs trajectories and index_t"
             assert index_t is not None
-            features, stages = self.trajectory_encoder(trajectories, index_t, train)
+            features, stages = self.trajectory_encoder(trajectories, index_t, train, dropout)
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
             assert frames is not None, "the rgb stream needs frames"
-            subclips, frame_features = self.rgb_encoder(frames, train)
+            subclips, frame_features = self.rgb_encoder(frames, train, frame_index)
             rgb = jnp.mean(nn.Dense(self.width, name="rgb_projection")(subclips), axis=1)
             out |= frame_features | {"subclip_features": subclips, "rgb_features": rgb}
         if self.fusion is not None:
             fused = self.fusion(out["rgb_features"][:, None], out["trajectory_features"][:, None])
             out["fused_features"] = fused[:, 0]
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
-        return self.head(out[feature[self.streams]]), out
+        return self.head(out[feature[self.streams]].astype(jnp.float32)), out
 
 
 class SkateFormerClassifier(nn.Module):
@@ -91,10 +101,16 @@ class SkateFormerClassifier(nn.Module):
     head: Head
 
     def __call__(
-        self, frames: Array | None, trajectories: Array, index_t: Array, train: bool = False
+        self,
+        frames: Array | None,
+        trajectories: Array,
+        index_t: Array,
+        train: bool = False,
+        frame_index: Array | None = None,
+        dropout: bool = False,
     ) -> tuple[Array, Outputs]:
-        """As ``TrampFormer``; ``frames`` are not read."""
-        features, out = self.trajectory_encoder(trajectories, index_t, train)
+        """As ``TrampFormer``; ``frames`` and ``frame_index`` are not read."""
+        features, out = self.trajectory_encoder(trajectories, index_t, train, dropout)
         return self.head(features), out | {"trajectory_features": features}
 
 
@@ -105,8 +121,14 @@ class FormerDFERClassifier(nn.Module):
     head: Head
 
     def __call__(
-        self, frames: Array, trajectories: Array | None, index_t: Array | None, train: bool = False
+        self,
+        frames: Array,
+        trajectories: Array | None,
+        index_t: Array | None,
+        train: bool = False,
+        frame_index: Array | None = None,
+        dropout: bool = False,
     ) -> tuple[Array, Outputs]:
-        """As ``TrampFormer``; ``trajectories`` and ``index_t`` are not read."""
-        subclips, out = self.rgb_encoder(frames, train)
+        """As ``TrampFormer``; ``trajectories`` and ``index_t`` are not read, and nothing is dropped."""
+        subclips, out = self.rgb_encoder(frames, train, frame_index)
         return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}

@@ -1,0 +1,85 @@
+"""The training step on its own: accumulation, and several processes."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.conftest import ROOT
+from tramp_jax import optimizer, sharding, trainer
+from tramp_jax.data import datasets, pipeline
+from tramp_jax.models import init_variables
+from tramp_jax.reporting import read_metrics
+
+
+@pytest.fixture(scope="module")
+def trajectory_config():
+    """The trajectory stream without anything that a part of a batch does otherwise than the whole: one stage (so no
+    batch statistics) and no dropout."""
+    config = tiny.get_config().unlock()
+    config.model.streams = "trajectory"
+    config.model.trajectory.update(channels="xy", input_scale=(0.03,), widths=(32,))
+    config.model.trajectory.update(attention_dropout=0.0, drop_path=0.0)
+    config.augment.reverse_time = 0.0
+    config.optimizer.update(name="sgd", learning_rate=1e-2)
+    return config
+
+
+def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_config):
+    config, mesh = trajectory_config, sharding.data_mesh()
+    splits = datasets.split(datasets.open_dataset(config), config, None)
+    batches = iter(pipeline.training_batches(splits["train"], config))
+    batch = next(batches)
+    batches.close()
+    variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
+    sgd = optimizer.build_optimizer(config.optimizer, 10)
+    outcomes = []
+    for parts in (1, 4):
+        config.train.accumulate = parts
+        step = trainer.build_train_step(config, sgd, mesh)
+        outcomes.append(step(trainer.init_state(variables, sgd, mesh), sharding.put(batch, mesh)))
+    (whole, measured), (in_parts, measured_in_parts) = outcomes
+    # The softmax of the loss is over the whole batch: a mean over parts would be another number.
+    assert float(measured["loss"]) == pytest.approx(float(measured_in_parts["loss"]), rel=1e-6)
+    moved = jax.tree.map(lambda new, old: np.max(np.abs(new - old)), whole.variables, variables)
+    apart = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), whole.variables, in_parts.variables)
+    assert max(jax.tree.leaves(apart)) < 1e-5 * max(jax.tree.leaves(moved))
+
+
+def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
+    """Over loopback, through train.py: each process reads its own rows, and the batches are the same."""
+    options = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e-3", "--config.model.streams=rgb"]
+    command = [sys.executable, str(ROOT / "train.py"), "--config", "tests/tiny.py", "--config.train.epochs=2", *options]
+
+    def start(workdir, devices, *flags):
+        environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen(
+            [*command, "--workdir", str(tmp_path / workdir), *flags],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", "2", "--process_id"]
+    running = [start("one", 1), start("two", 4, *together, "0"), start("two", 4, *together, "1")]
+    said = [process.communicate(timeout=500)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    one, two = (
+        [row["loss"] for row in read_metrics(tmp_path / name) if row["kind"] == "train"] for name in ("one", "two")
+    )
+    assert len(one) == 4
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    report = "evaluation/test-last/predictions.csv"
+    assert len((tmp_path / "two" / report).read_text()) == len((tmp_path / "one" / report).read_text())
+    assert "spearman" in said[1]
+    assert "spearman" not in said[2]  # the first process alone speaks
