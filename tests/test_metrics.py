@@ -74,3 +74,38 @@ def test_recalls_of_a_known_case():
     target = np.array([0, 0, 0, 0, 1, 2])
     assert metrics.accuracy(logits, target) == pytest.approx(4 / 6)
     assert metrics.uar(logits, target) == pytest.approx((3 / 4 + 0 + 1) / 3)
+
+
+def test_classification_metrics_of_a_known_case():
+    logits = np.eye(3)[[0, 0, 0, 1, 2, 2]]
+    target = np.array([0, 0, 0, 0, 1, 2])
+    assert metrics.precision(logits, target) == pytest.approx((3 / 3 + 0 / 1 + 1 / 2) / 3)
+    assert metrics.specificity(logits, target) == pytest.approx((2 / 2 + 4 / 5 + 4 / 5) / 3)
+    assert metrics.f1(logits, target) == pytest.approx((6 / 7 + 0 + 2 / 3) / 3)
+
+
+def test_classification_metrics_agree_with_scikit_learn():
+    from sklearn.metrics import precision_recall_fscore_support, recall_score
+
+    logits = RNG.normal(size=(60, 6)) + 2 * np.eye(6)[TARGET.astype(int)]  # nobody belongs to class 5
+    given, occurring = np.argmax(logits, axis=1), np.unique(TARGET)
+    assert 5 in given
+    theirs = precision_recall_fscore_support(TARGET, given, labels=occurring, average="macro", zero_division=0)
+    ours = [metrics.CLASSIFICATION[name](logits, TARGET) for name in ("precision", "recall", "f1")]
+    np.testing.assert_allclose(ours, theirs[:3])
+    of_others = [recall_score(TARGET != c, given != c) for c in occurring]
+    assert metrics.specificity(logits, TARGET) == pytest.approx(np.mean(of_others))
+
+
+@pytest.mark.parametrize("name", metrics.CLASSIFICATION)
+def test_classification_metrics_reach_one_and_do_not_depend_on_the_order_of_classes(name):
+    metric, target = metrics.CLASSIFICATION[name], TARGET.astype(int)
+    assert metric(np.eye(5)[target], target) == 1
+    logits = RNG.normal(size=(60, 5))
+    renamed = np.array([3, 0, 4, 1, 2])
+    assert metric(logits[:, np.argsort(renamed)], renamed[target]) == pytest.approx(metric(logits, target))
+    assert metric(logits, target) < 1
+
+
+def test_specificity_of_a_single_class_is_undefined():
+    assert np.isnan(metrics.specificity(np.eye(3)[[0, 1]], np.array([0, 0])))

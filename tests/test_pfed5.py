@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import pickle
 from pathlib import Path
@@ -6,8 +7,10 @@ import numpy as np
 import pytest
 
 from tests.published_layouts import PFED5_EXPRESSIONS, write_pfed5
-from tramp_jax.data import clips
-from tramp_jax.data.pfed5 import EXPRESSIONS, PFED5, read_list
+from tramp_jax.data import clips, pfed5
+from tramp_jax.data.pfed5 import EXPRESSIONS, PFED5
+from tramp_jax.data.pfed5_lists import read_list
+from tramp_jax.data.problems import DataError, Problems
 
 EACH = {"num_train_subjects": 2, "num_test_subjects": 1, "expressions": ("sit_at_rest", "clench_teeth")}
 
@@ -33,6 +36,11 @@ def array_files(root: Path) -> tuple[Path, Path]:
     return root / "detect_73_crop" / name, root / "RGB_1x1_fromLK" / name
 
 
+def _unplaced(info: clips.ClipInfo) -> clips.ClipInfo:
+    """Without the list and the row that it was read from."""
+    return dataclasses.replace(info, source="")
+
+
 def change(path: Path, function) -> None:
     np.save(path, function(np.load(path)))
 
@@ -42,10 +50,16 @@ def test_reads_what_was_published(tmp_path, variant):
     written = write_pfed5(tmp_path, **EACH, clips_per_subject=2, variant=variant)
     source: clips.ClipSource = PFED5(tmp_path)
     assert len(source) == len(written) == 12
-    assert list(source.infos) == [clip.info for clip in written]
+    assert [_unplaced(info) for info in source.infos] == [clip.info for clip in written]
     for index in (0, 11):
         read, expected = source[index], written[index]
-        assert (read.info, read.layout, read.fps, read.frames) == (expected.info, "insightface73", 25, expected.frames)
+        assert read.info == source.infos[index]
+        assert (_unplaced(read.info), read.layout, read.fps, read.frames) == (
+            expected.info,
+            "insightface73",
+            25,
+            expected.frames,
+        )
         np.testing.assert_array_equal(read.landmarks, expected.landmarks)
         np.testing.assert_array_equal(read.pixels, expected.pixels)
         assert read.landmarks.dtype == np.float32
@@ -66,7 +80,7 @@ def test_official_split_is_that_of_the_lists(root):
 
 def test_a_subject_in_both_lists_is_named(root):
     edit(root / "test_41.csv", 2, "_P02", "_P01")
-    with pytest.raises(ValueError, match=r"test_41.csv: subject P01 is also in .*train_41.csv"):
+    with pytest.raises(ValueError, match=r"test_41.csv, row 2: subject P01 is also in .*train_41.csv"):
         PFED5(root)
 
 
@@ -98,14 +112,14 @@ def test_missing_folder_of_colours_computes_them(tmp_path):
     write_pfed5(with_pixels)
     write_pfed5(without, pixels=False)
     np.testing.assert_array_equal(PFED5(without)[1].pixels, PFED5(with_pixels)[1].pixels)
-    with pytest.raises(FileNotFoundError, match=r"elsewhere: no such folder of pixels.*pixels_root"):
+    with pytest.raises(DataError, match=r"elsewhere: no such folder of pixels.*pixels_root"):
         PFED5(without, pixels_root=tmp_path / "elsewhere")
 
 
 def test_computed_colours_need_frames_of_the_published_size(tmp_path):
     write_pfed5(tmp_path, pixels=False)
     (tmp_path / "P00/PD0000_clip/img_00003.jpg").write_bytes(clips.encode_frame(np.zeros((64, 32, 3), np.uint8)))
-    with pytest.raises(ValueError, match=r"P00/PD0000_clip: frame 2 has 32×64 pixels, not the 256×256"):
+    with pytest.raises(ValueError, match=r"P00/PD0000_clip/img_00003.jpg \(frame 2\): has 32×64 pixels, not"):
         PFED5(tmp_path)[0]
 
 
@@ -170,8 +184,8 @@ def test_blanks_byte_order_marks_empty_rows_and_decimals_are_read(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("\ufeffPD0001_clip_P01 , 2.5,50.0 ,1.0\r\n\r\n,,,\r\n" + GOOD[1], encoding="utf-8")
     assert read_list(path) == [
-        clips.ClipInfo("PD0001_clip_P01", "P01", "smile", 2.5, 50),
-        clips.ClipInfo("PD0002_clip_P01", "P01", "clench_teeth", 0, 60),
+        clips.ClipInfo("PD0001_clip_P01", "P01", "smile", 2.5, 50, source=f"{path}, row 1"),
+        clips.ClipInfo("PD0002_clip_P01", "P01", "clench_teeth", 0, 60, source=f"{path}, row 4"),
     ]
 
 
@@ -277,12 +291,12 @@ def test_absent_data_tells_what_to_obtain_and_where_to_put_it(missing):
 )
 def test_a_missing_part_is_named(root, name, message):
     (root / name).rename(root / "gone")
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(DataError, match=message):
         PFED5(root)
 
 
 def test_a_given_list_must_exist(root):
-    with pytest.raises(FileNotFoundError, match=r"mine.csv: no such file.*test_list=FILE"):
+    with pytest.raises(DataError, match=r"mine.csv: no such file.*test_list=FILE"):
         PFED5(root, test_list=root / "mine.csv")
 
 
@@ -290,7 +304,7 @@ def test_a_given_list_must_exist(root):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x[:-1], r"of 6 frames where the list says 7 for clip PD0000_clip_smile_P00"),
+        (lambda x: x[:-1], r"of 6 frames where .*train_41.csv, row 2 says 7 for clip PD0000_clip_smile_P00"),
         (lambda x: x[:, :-1], r"has the shape \(7, 7., .\), not \(frames, 7., .\)"),
         (lambda x: x[0], r"of shape \(7., .\), not"),
         (lambda x: x.astype(str), r"holds <U"),
@@ -343,7 +357,7 @@ def test_missing_and_damaged_arrays_are_named(root, part):
         with pytest.raises(ValueError, match=r"PD0000_clip-P00.npy: refused"):
             PFED5(root)[0]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{path.parts[-3]}/P00/PD0000_clip-P00.npy: .* are missing"):
+    with pytest.raises(DataError, match=rf"{path.parts[-3]}/P00/PD0000_clip-P00.npy: .* are missing"):
         PFED5(root)[0]
 
 
@@ -354,13 +368,11 @@ def test_missing_and_damaged_frames_are_named(root):
         PFED5(root)[0]
     (folder / "img_00002.jpg").unlink()
     with pytest.raises(
-        ValueError, match=r"P00/PD0000_clip: has 6 frames .* list says 7 for clip PD0000_clip_smile_P00"
+        ValueError, match=r"P00/PD0000_clip: has 6 frames .*, row 2 says 7 for clip PD0000_clip_smile_P00"
     ):
         PFED5(root)[0]
     folder.rename(root / "gone")
-    with pytest.raises(
-        FileNotFoundError, match=r"P00/PD0000_clip: the frames of clip PD0000_clip_smile_P00 are missing"
-    ):
+    with pytest.raises(DataError, match=r"P00/PD0000_clip: the frames of clip PD0000_clip_smile_P00 are missing"):
         PFED5(root)[0]
 
 
@@ -370,10 +382,62 @@ def test_problems_lists_every_broken_part(root):
     points.unlink()
     colours.write_bytes(b"")
     (root / "P00/PD0000_clip/img_00001.jpg").unlink()
+    image = root / "P00/PD0000_clip/img_00004.jpg"
+    image.write_bytes(image.read_bytes()[:-100])
     found = list(PFED5(root).problems(0))
-    for problem, part in itertools.zip_longest(found, ("landmarks", "6 frames", "RGB_1x1_fromLK")):
-        assert part in problem
-    with pytest.raises(FileNotFoundError) as caught:
+    kinds = "missing_landmarks", "missing_frames", "truncated_image", "unreadable_array"
+    parts = "detect_73_crop", "6 frames", r"img_00004.jpg (frame 2)", "RGB_1x1_fromLK"
+    for problem, kind, part in itertools.zip_longest(found, kinds, parts):
+        assert (problem.kind, problem.clip) == (kind, "PD0000_clip_smile_P00")
+        assert part in problem.message
+    with pytest.raises(DataError) as caught:
         PFED5(root)[0]
-    assert str(caught.value) == found[0]
+    assert caught.value.problem == found[0]
     assert list(PFED5(root).problems(1)) == []
+
+
+def test_a_collector_gets_every_fault_and_the_rows_without(tmp_path):
+    write_pfed5(tmp_path, 4, 1)
+    edit(tmp_path / "train_41.csv", 2, ",7,25", ",0,25")
+    edit(tmp_path / "train_41.csv", 3, "PD0001_clip", "PD0001 clip")
+    edit(tmp_path / "test_41.csv", 2, "_P04", "_P03")
+    (tmp_path / "detect_73_crop").rename(tmp_path / "gone")
+    problems = Problems(collect=True)
+    source = PFED5(tmp_path, problems=problems)
+    kinds = ["missing_folder", "bad_frame_count", "bad_id", "subject_in_both_lists"]
+    assert [problem.kind for problem in problems.found] == kinds
+    assert [info.subject for info in source.infos] == ["P02", "P03"]
+    assert source.official_split() == {"train": {"P02", "P03"}, "test": frozenset()}
+    assert [problem.kind for problem in source.problems(0)] == ["missing_landmarks"]
+
+
+def test_one_row_can_have_several_faults(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text(lines(*GOOD, "PD0009_clip P01,9,0,1"))
+    problems = Problems(collect=True)
+    assert len(read_list(path, problems=problems)) == 2
+    assert [problem.kind for problem in problems.found] == ["bad_id", "bad_score", "bad_frame_count"]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["colours stored", "colours computed"])
+def test_what_is_not_wanted_is_not_read(tmp_path, monkeypatch, stored):
+    written = write_pfed5(tmp_path, pixels=stored)
+    decoded = []
+    monkeypatch.setattr(pfed5, "decode_frame", lambda frame: decoded.append(0) or clips.decode_frame(frame))
+
+    def read(with_frames: bool, with_pixels: bool) -> clips.Clip:
+        decoded.clear()
+        return PFED5(tmp_path, with_frames=with_frames, with_pixels=with_pixels)[0]
+
+    clip = read(True, False)
+    assert (clip.frames, clip.pixels, decoded) == (written[0].frames, None, [])
+    clip = read(False, True)
+    np.testing.assert_array_equal(clip.pixels, written[0].pixels)
+    assert clip.frames is None
+    assert len(decoded) == (0 if stored else 7)
+    for path in [*tmp_path.rglob("*.jpg"), *(tmp_path / "RGB_1x1_fromLK").rglob("*.npy")]:
+        path.unlink()
+    clip = read(False, False)
+    assert (clip.frames, clip.pixels) == (None, None)
+    np.testing.assert_array_equal(clip.landmarks, written[0].landmarks)
+    assert not list(PFED5(tmp_path, with_frames=False, with_pixels=False).problems(0))

@@ -11,6 +11,7 @@ import pytest
 from tests import youtubepd_layout as layout
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import ClipSource
+from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.youtubepd import YouTubePD, _PlainUnpickler, read_frame
 
 
@@ -126,13 +127,13 @@ def test_official_split_needs_the_test_list(root):
 def test_video_in_both_lists_is_refused(tmp_path):
     layout.write_layout(tmp_path, train={"video1": 3})
     layout.write_list(tmp_path, "test", {"video1": 3})
-    with pytest.raises(ValueError, match=r"test\.csv: video1 is also in .*train\.csv"):
+    with pytest.raises(ValueError, match=r"test\.csv, line 1: video1 is also in .*train\.csv"):
         YouTubePD(tmp_path)
 
 
 def test_absent_parts_are_named_with_the_cure(root):
     def refused(match: str) -> None:
-        with pytest.raises(FileNotFoundError, match=match):
+        with pytest.raises(DataError, match=match):
             YouTubePD(root)
 
     with pytest.raises(FileNotFoundError, match=r"nowhere: .*git clone https://.*--config\.data\.root"):
@@ -145,6 +146,23 @@ def test_absent_parts_are_named_with_the_cure(root):
     refused(r"train\.csv: the official training list is missing.*github")
 
 
+def test_a_collector_gets_every_fault_and_the_videos_without(tmp_path):
+    root = layout.write_layout(tmp_path, train={"video1": 4, "video2": 0, "video3": 1, "video4": 2})
+    (root / "Landmarks/video1/multi_label.txt").write_text("7")
+    (root / "Landmarks/video2").rename(root / "elsewhere")
+    (root / "Landmarks/video3/3.pickle").write_bytes(b"")
+    with (root / "Data_Extraction/train.csv").open("a") as file:
+        file.write("video9_final.mp4 eleven\n")
+    problems = Problems(collect=True)
+    source = YouTubePD(root, problems=problems)
+    assert [problem.kind for problem in problems.found] == ["bad_score", "contradicting_label", "missing_frames"]
+    assert [info.id for info in source.infos] == ["video3", "video4"]
+    (problem,) = source.problems(0)
+    assert (problem.kind, problem.clip) == ("empty_file", "video3")
+    assert "video3/3.pickle" in problem.message
+    assert not list(source.problems(1))
+
+
 def test_video_without_frames_is_refused(root):
     for path in (root / "Landmarks/video3").glob("*.pickle"):
         path.rename(path.with_suffix(".png"))
@@ -155,7 +173,7 @@ def test_video_without_frames_is_refused(root):
 @pytest.mark.parametrize("label", ["5", "", "four"])
 def test_label_that_disagrees_with_the_list_is_refused(root, label):
     (root / "Landmarks/video27/multi_label.txt").write_text(label)
-    with pytest.raises(ValueError, match=r"video27/multi_label\.txt says .*train\.csv says 4"):
+    with pytest.raises(ValueError, match=r"video27/multi_label\.txt says .*train\.csv, line 1 says 4"):
         YouTubePD(root)
 
 

@@ -62,7 +62,39 @@ def uar(logits: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean([np.mean(right[target == c]) for c in np.unique(target)]))
 
 
-CLASSIFICATION: dict[str, Metric] = {"accuracy": accuracy, "uar": uar}
+def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, int]]:
+    """For each class that occurs: clips rightly given to it, given to it, and belonging to it."""
+    given = np.argmax(logits, axis=1)
+    return [
+        (int(np.sum((given == c) & (target == c))), int(np.sum(given == c)), int(np.sum(target == c)))
+        for c in np.unique(target)
+    ]
+
+
+def precision(logits: np.ndarray, target: np.ndarray) -> float:
+    """Mean over the classes that occur: of the clips given to a class, the share that belongs there; 0 for none."""
+    return float(np.mean([right / given if given else 0.0 for right, given, _ in _by_class(logits, target)]))
+
+
+def specificity(logits: np.ndarray, target: np.ndarray) -> float:
+    """Mean over the classes that occur: of the clips of other classes, the share not given to the class."""
+    rows = [(len(target) - given - own + right, len(target) - own) for right, given, own in _by_class(logits, target)]
+    return float("nan") if any(others == 0 for _, others in rows) else float(np.mean([a / b for a, b in rows]))
+
+
+def f1(logits: np.ndarray, target: np.ndarray) -> float:
+    """Mean over the classes that occur of F1, the harmonic mean of the class's precision and recall."""
+    return float(np.mean([2 * right / (given + own) for right, given, own in _by_class(logits, target)]))
+
+
+CLASSIFICATION: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "uar": uar,
+    "precision": precision,
+    "recall": uar,  # the mean of the classes' recalls, by its other name
+    "specificity": specificity,
+    "f1": f1,
+}
 
 REGRESSION: dict[str, Metric] = {
     "spearman": spearman,

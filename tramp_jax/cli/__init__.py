@@ -10,7 +10,14 @@ import sys
 from collections.abc import Sequence
 
 # In the order in which a user meets them.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "score": "score videos with a trained model: a table with intervals, and a report for each",
+    "calibrate": "learn from a run's validation people how wide the intervals of its scores must be",
+    "preprocess": "make clips with landmarks of videos, folders of images or images",
+    "validate": "list everything that is wrong with a data set, or verify a packed one",
+    "pack": "write a data set into few large files that are read quickly in any order",
+    "view": "draw a clip's landmarks over its frames, as a video or a sheet of frames",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

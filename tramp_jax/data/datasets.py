@@ -1,16 +1,20 @@
 """Data sets by name, and which of their clips train, validate and test."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tramp_jax.data import splits
-from tramp_jax.data.clips import ClipInfo, ClipSource
+from tramp_jax.data import records, splits
+from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
+from tramp_jax.data.dfew import DFEW
+from tramp_jax.data.folder import Folder
+from tramp_jax.data.neuroface import FOLDS, NeuroFace
 from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
-from tramp_jax.data.problems import Problems
+from tramp_jax.data.problems import Problem, Problems
 from tramp_jax.data.synthetic import EXPRESSIONS, SyntheticFaces
 from tramp_jax.data.youtubepd import YouTubePD
 from tramp_jax.models import reads_frames, reads_trajectories
@@ -35,21 +39,24 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is read of each clip besides its landmarks.
+    """What is read of each clip.
 
     Attributes:
       frames: the images.
       pixels: the colours under the landmarks.
+      landmarks: the landmarks; False lets a data set of frames do without them.
     """
 
     frames: bool = True
     pixels: bool = True
+    landmarks: bool = True
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Wanted":
         """What the model of a configuration looks at."""
         channels = config.model.trajectory.channels
-        return cls(reads_frames(config.model), reads_trajectories(config.model) and "rgb" in channels)
+        trajectories = reads_trajectories(config.model)
+        return cls(reads_frames(config.model), trajectories and "rgb" in channels, trajectories)
 
 
 def _synthetic(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
@@ -66,7 +73,7 @@ def _synthetic(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
 
 
 def _youtubepd(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
-    source = YouTubePD(data.root)
+    source = YouTubePD(data.root, problems=problems)
     return Dataset(source, source.official_split() if TEST in source.split.values() else None)
 
 
@@ -79,8 +86,67 @@ def _pfed5(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
         test_list=data.test_list,
         expression_column=data.expression_column,
         with_frames=wanted.frames,
+        with_pixels=wanted.pixels,
+        problems=problems,
     )
     return Dataset(source, source.official_split())
+
+
+def _neuroface(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    source = NeuroFace(
+        data.root,
+        split_list=data.split_list,
+        ratings=data.ratings,
+        frames_root=data.frames_root,
+        landmarks_root=data.landmarks_root,
+        videos_root=data.videos_root,
+        video_landmarks_root=data.video_landmarks_root,
+        with_frames=wanted.frames,
+        with_pixels=wanted.pixels,
+        problems=problems,
+    )
+    return Dataset(source, folds=FOLDS)
+
+
+def _dfew(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    source = DFEW(
+        data.root,
+        number=data.set,
+        train_list=data.train_list,
+        test_list=data.test_list,
+        frames_root=data.frames_root,
+        landmarks_root=data.landmarks_root,
+        colours_root=data.colours_root,
+        first_label=data.first_label,
+        min_frames=data.min_frames,
+        with_frames=wanted.frames,
+        with_pixels=wanted.pixels,
+        with_landmarks=wanted.landmarks,
+        problems=problems,
+    )
+    return Dataset(source, source.official_split())
+
+
+def _folder(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    source = Folder(
+        data.root,
+        clip_list=data.clip_list,
+        with_frames=wanted.frames,
+        with_pixels=wanted.pixels,
+        problems=problems,
+    )
+    return Dataset(source, source.official_split())
+
+
+def _packed(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    source = records.PackedClips(data.root, wanted.frames, wanted.pixels, wanted.landmarks)
+    manifest = source.manifest
+    if manifest.name != data.name:
+        raise ValueError(
+            f"{data.root} (data.root) holds data set {manifest.name}, but data.name is {data.name}: name the folder of "
+            f"that data set, or use a recipe for {manifest.name}"
+        )
+    return Dataset(source, manifest.official, manifest.folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +178,31 @@ READERS: dict[str, Reader] = {
             "expression_column": 0,  # of the lists, counted from 0; 0 to find it
         },
     ),
+    "neuroface": Reader(
+        _neuroface,
+        {
+            "split_list": "",  # "" for the usual place below data.root, here and below
+            "ratings": "",
+            "frames_root": "",
+            "landmarks_root": "",
+            "videos_root": "",
+            "video_landmarks_root": "",
+        },
+    ),
+    "dfew": Reader(
+        _dfew,
+        {
+            "set": 1,  # of the five official splits
+            "train_list": "",
+            "test_list": "",
+            "frames_root": "",
+            "landmarks_root": "",
+            "colours_root": "",
+            "first_label": -1,  # 0 or 1, the label of "happy" in the lists; -1 to find it
+            "min_frames": 1,  # shorter clips are left out
+        },
+    ),
+    "folder": Reader(_folder, {"clip_list": ""}),
 }
 
 
@@ -127,7 +218,7 @@ def options(name: str) -> dict[str, Any]:
 
 
 def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:
-    """The data set of ``config.data``.
+    """The data set of ``config.data``; ``config.data.root`` may be a copy of it packed by ``tramp-jax pack``.
 
     Args:
       config: the whole configuration.
@@ -138,7 +229,74 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
       ValueError, FileNotFoundError: unknown name, or data that is absent or broken, with what to do.
     """
     data = ConfigDict(options(config.data.name) | config.data.to_dict())
-    return READERS[data.name].open(data, wanted or Wanted.of(config), problems or Problems())
+    problems = problems or Problems()
+    opened = _packed if data.root and records.is_packed(data.root) else READERS[data.name].open
+    dataset = opened(data, wanted or Wanted.of(config), problems)
+    classes = config.model.head.num_classes
+    if data.get("target") or classes:
+        targeted = _Targeted(dataset.source, data.get("target", ""), classes, problems)
+        dataset = dataclasses.replace(dataset, source=targeted)
+    return dataset
+
+
+class _Targeted:
+    """The clips of a source that have the rating ``data.target``, with it as their score.
+
+    For a model of classes, the score is rounded to a class number, half up: the mean of two raters may lie between.
+    """
+
+    def __init__(self, source: ClipSource, target: str, classes: int, problems: Problems):
+        """
+        Args:
+          source: of all clips.
+          target: name of a rating in ``ClipInfo.targets``; "" for the score itself.
+          classes: of the model; 0 for regression.
+          problems: takes the clips that lack the rating, or whose rating is no class.
+
+        Raises:
+          ValueError: no clip has such a rating.
+        """
+        known = sorted({name for info in source.infos for name, _ in info.targets})
+        if target and source.infos and target not in known:
+            raise ValueError(f"data.target is {target!r}; this data set has: {', '.join(known) or 'the score alone'}")
+        self._source = source
+        self._indices: list[int] = []
+        self._infos: list[ClipInfo] = []
+        for index, info in enumerate(source.infos):
+            score = dict(info.targets).get(target) if target else info.score
+            where = info.source or f"clip {info.id}"
+            if score is None:
+                problems.add(
+                    "missing_target", f"{where}: has no rating {target!r}; add it, or remove the clip", info.id
+                )
+                continue
+            if classes:
+                score = float(math.floor(score + 0.5))
+                if not 0 <= score < classes:
+                    message = (
+                        f"{where}: the {target or 'score'} makes class {score:g}, but model.head.num_classes={classes} "
+                        f"has the classes 0 to {classes - 1}"
+                    )
+                    problems.add("class_out_of_range", message, info.id)
+                    continue
+            self._indices.append(index)
+            self._infos.append(dataclasses.replace(info, score=score))
+
+    @property
+    def infos(self) -> Sequence[ClipInfo]:
+        return self._infos
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __getitem__(self, index: int) -> Clip:
+        return dataclasses.replace(self._source[self._indices[index]], info=self._infos[index])
+
+    def problems(self, index: int) -> Iterator[Problem]:
+        """Of the files of clip ``index``, where the source can tell them."""
+        check = getattr(self._source, "problems", None)
+        if check is not None:
+            yield from check(self._indices[index])
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:

@@ -3,27 +3,27 @@
 The layout is that of the authors' two code releases, in one folder ROOT; PATIENT and VIDEO are taken from a clip's id:
 
     ROOT/train_41.csv, ROOT/test_41.csv             official lists as TraMP-Former names them, or
-    ROOT/PFED5_train.csv, ROOT/PFED5_test.csv       as QAFE-Net names them
+    ROOT/PFED5_train.csv, ROOT/PFED5_test.csv       as QAFE-Net names them; see ``pfed5_lists``
     ROOT/PATIENT/VIDEO/*.jpg                        frames, 256×256, 25 per second
     ROOT/detect_73_crop/PATIENT/VIDEO-PATIENT.npy   landmarks (n, 73, 2), pixels of the frame
     ROOT/RGB_1x1_fromLK/PATIENT/VIDEO-PATIENT.npy   RGB under the landmarks (n, 71, 3), 0-255; optional
 
-A list has the columns id, score, frames and, in column 3 or 4 counted from 0, the expression 0-4. PATIENT is what
-follows the last "_" of the id, VIDEO its first 11 characters. Lists, landmarks and colours may also lie elsewhere.
+Lists, landmarks and colours may also lie elsewhere.
 """
 
-import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import landmarks
+from tramp_jax.data import images, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
+from tramp_jax.data.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
+from tramp_jax.data.problems import DataError, Problem, Problems
 
-EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")
-MAX_SCORE = 4
+__all__ = ["EXPRESSIONS", "PFED5"]
+
 FPS = 25.0
 FRAME_SIZE = 256
 LAYOUT = "insightface73"
@@ -32,10 +32,6 @@ TRAJECTORIES_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former"
 LISTS = {"train": ("train_41.csv", "PFED5_train.csv"), "test": ("test_41.csv", "PFED5_test.csv")}
 LANDMARKS_FOLDER, PIXELS_FOLDER = "detect_73_crop", "RGB_1x1_fromLK"
 
-_EXPRESSION_COLUMNS = (3, 4)
-_VIDEO_LENGTH = 11
-# Neither a blank nor a path may hide in an id: it names folders.
-_ID = re.compile(r"(?!\.)[^\s/\\]+_[^\s/\\_.][^\s/\\_]*")
 _ABSENT = f"""PFED5 (clips of 41 people with Parkinson's disease) is not public. To obtain it:
   1. sign the authors' request form, for the frames and the lists: {FRAMES_ADDRESS}
   2. download their trajectory data (landmarks and colours): {TRAJECTORIES_ADDRESS}
@@ -43,7 +39,6 @@ _ABSENT = f"""PFED5 (clips of 41 people with Parkinson's disease) is not public.
      ROOT/{LANDMARKS_FOLDER}/PATIENT/VIDEO-PATIENT.npy, ROOT/{PIXELS_FOLDER}/PATIENT/VIDEO-PATIENT.npy
   4. python train.py --config configs/pfed5.py:smile --config.data.root=ROOT
 Without it: python train.py --config configs/synthetic.py"""
-_AGAIN = "restore it from the authors' download"
 
 
 class PFED5:
@@ -63,6 +58,8 @@ class PFED5:
         test_list: str | Path = "",
         expression_column: int = 0,
         with_frames: bool = True,
+        with_pixels: bool = True,
+        problems: Problems | None = None,
     ):
         """Reads the lists and nothing else.
 
@@ -74,61 +71,80 @@ class PFED5:
           train_list: "" for ``root``/train_41.csv or ``root``/PFED5_train.csv.
           test_list: "" for ``root``/test_41.csv or ``root``/PFED5_test.csv.
           expression_column: of the lists, counted from 0; 0 to find it, see ``read_list``.
-          with_frames: False reads no frames, so that the published trajectories suffice: clips have ``frames`` None
-            and, without a folder of colours, ``pixels`` None.
+          with_frames: False leaves the frames out: clips have ``frames`` None. The published trajectories suffice
+            then; only where colours must be computed are frames read for that.
+          with_pixels: False leaves the colours out: clips have ``pixels`` None.
+          problems: collects what is wrong with lists and folders; None raises the first.
 
         Raises:
-          FileNotFoundError: a missing folder or list, with what to obtain and where to put it.
-          ValueError: a malformed list, or a subject in both lists.
+          FileNotFoundError: there is no folder ``root``; with what to obtain and where to put it.
+          DataError: a missing folder or list, a malformed list, or a subject in both lists.
         """
+        problems = problems or Problems()
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
             raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
-        self._with_frames = with_frames
-        self._landmarks_root = self._folder(landmarks_root, LANDMARKS_FOLDER, "landmarks")
+        self._with_frames, self._with_pixels = with_frames, with_pixels
+        self._landmarks_root = self._folder(landmarks_root, LANDMARKS_FOLDER, "landmarks", problems)
         self._pixels_root: Path | None = None
-        if pixels_root or (self.root / PIXELS_FOLDER).is_dir():
-            self._pixels_root = self._folder(pixels_root, PIXELS_FOLDER, "pixels")
+        if with_pixels and (pixels_root or (self.root / PIXELS_FOLDER).is_dir()):
+            self._pixels_root = self._folder(pixels_root, PIXELS_FOLDER, "pixels", problems)
 
         self._infos: list[ClipInfo] = []
         self._subjects: dict[str, frozenset[str]] = {}
-        paths = {"train": self._list(train_list, "train"), "test": self._list(test_list, "test")}
+        paths = {
+            "train": self._list(train_list, "train", problems),
+            "test": self._list(test_list, "test", problems),
+        }
         for name, path in paths.items():
-            infos = read_list(path, expression_column)
+            infos = read_list(path, expression_column, problems) if path else []
+            if name == "test":
+                infos = [info for info in infos if not self._is_trained_on(info, paths["train"], problems)]
             self._infos += infos
             self._subjects[name] = frozenset(info.subject for info in infos)
-        if both := self._subjects["train"] & self._subjects["test"]:
-            raise ValueError(
-                f"{paths['test']}: subject {', '.join(sorted(both))} is also in {paths['train']}; a model must not be "
-                "tested on people it was trained on: remove those rows from one of the lists"
-            )
 
-    def _folder(self, given: str | Path, default: str, what: str) -> Path:
+    def _folder(self, given: str | Path, default: str, what: str, problems: Problems) -> Path:
         path = Path(given).expanduser() if given else self.root / default
         if not path.is_dir():
-            raise FileNotFoundError(
+            problems.add(
+                "missing_folder",
                 f"{path}: no such folder of {what}; download the trajectory data from {TRAJECTORIES_ADDRESS} and "
-                f"unpack it there, or name its place with --config.data.{what}_root=FOLDER"
+                f"unpack it there, or name its place with --config.data.{what}_root=FOLDER",
             )
         return path
 
-    def _list(self, given: str | Path, name: str) -> Path:
+    def _list(self, given: str | Path, name: str, problems: Problems) -> Path | None:
         if given:
             found = [path for path in [Path(given).expanduser()] if path.is_file()]
         else:
             found = [path for file in LISTS[name] if (path := self.root / file).is_file()]
         if not found:
             where = f"{given}: no such file" if given else f"{self.root}: no {' or '.join(LISTS[name])}"
-            raise FileNotFoundError(
+            problems.add(
+                "missing_list",
                 f"{where}; the official {name} list comes with PFED5 ({FRAMES_ADDRESS}): put it there as CSV, or "
-                f"name its place with --config.data.{name}_list=FILE"
+                f"name its place with --config.data.{name}_list=FILE",
             )
+            return None
         if len(found) > 1:
-            raise ValueError(
+            problems.add(
+                "ambiguous_list",
                 f"{self.root}: both {found[0].name} and {found[1].name} are there; "
-                f"choose one with --config.data.{name}_list=FILE"
+                f"choose one with --config.data.{name}_list=FILE",
             )
+            return None
         return found[0]
+
+    def _is_trained_on(self, info: ClipInfo, train_list: Path | None, problems: Problems) -> bool:
+        if info.subject not in self._subjects["train"]:
+            return False
+        problems.add(
+            "subject_in_both_lists",
+            f"{info.source}: subject {info.subject} is also in {train_list}; a model must not be tested on people it "
+            "was trained on: remove the rows of that subject from one of the lists",
+            info.source,
+        )
+        return True
 
     @property
     def infos(self) -> Sequence[ClipInfo]:
@@ -145,207 +161,136 @@ class PFED5:
         """Clip ``index``.
 
         Raises:
-          FileNotFoundError, ValueError: the first of ``problems(index)``.
+          DataError: the first of its problems that can be told without decoding frames.
         """
-        info = self._infos[index]
-        points = self._landmarks(info)
-        frames = self._frames(info) if self._with_frames else None
+        info, raised = self._infos[index], Problems()
+        points = self._landmarks(info, raised)
+        assert points is not None
+        frames = self._frames(info, raised) if self._reads_frames else None
+        pixels: np.ndarray | None = None
         if self._pixels_root is not None:
-            pixels: np.ndarray | None = self._pixels(info)
-        else:
-            pixels = None if frames is None else self._computed_pixels(info, points, frames)
-        return Clip(info, points, LAYOUT, pixels, frames, FPS)
+            pixels = self._pixels(info, raised)
+        elif self._with_pixels:
+            assert frames is not None
+            pixels = self._computed_pixels(info, points, frames)
+        kept = None if frames is None or not self._with_frames else tuple(frames.values())
+        return Clip(info, points, LAYOUT, pixels, kept, FPS)
 
-    def problems(self, index: int) -> Iterator[str]:
-        """What is wrong with the files of clip ``index``: at most one problem each of landmarks, frames and colours.
+    @property
+    def _reads_frames(self) -> bool:
+        return self._with_frames or (self._with_pixels and self._pixels_root is None)
 
-        Frames are looked at without decoding them.
-        """
-        parts: list[Callable[[ClipInfo], object]] = [self._landmarks]
-        parts += [self._frames] if self._with_frames else []
-        parts += [self._pixels] if self._pixels_root is not None else []
-        for read in parts:
-            try:
-                read(self._infos[index])
-            except (ValueError, FileNotFoundError) as error:
-                yield str(error)
+    def problems(self, index: int) -> Iterator[Problem]:
+        """Everything that is wrong with the files of clip ``index`` as far as they are wanted; decodes its frames."""
+        info, collected = self._infos[index], Problems(collect=True)
+        self._landmarks(info, collected)
+        if self._reads_frames:
+            self._check_images(info, self._frames(info, collected), collected)
+        if self._pixels_root is not None:
+            self._pixels(info, collected)
+        yield from collected.found
 
-    def _landmarks(self, info: ClipInfo) -> np.ndarray:
-        """(n, 73, 2) float32, pixels of the frame."""
+    def _landmarks(self, info: ClipInfo, problems: Problems) -> np.ndarray | None:
+        """(n, 73, 2) float32, pixels of the frame; None where they cannot be used and problems are collected."""
         path = _array_path(self._landmarks_root, info)
-        points = _read_array(path, info, "landmarks")
+        points = _read_array(path, info, "landmarks", problems)
+        if points is None:
+            return None
         if points.shape[1:] in ((74, 2), (74, 3)):
             points = points[:, 1:, :2]  # the released code also knows files with one more point in front, and a depth
-        if points.shape != (info.num_frames, 73, 2):
-            raise ValueError(f"{path}: has the shape {points.shape}, not (frames, 73, 2); {_AGAIN}")
+        if points.shape[1:] != (73, 2) or not len(points):
+            what = f"{path}: has the shape {points.shape}, not (frames, 73, 2); {AGAIN}"
+            problems.add("wrong_shape", what, info.id)
+            return None
         bad = ~np.isfinite(points).all((1, 2))
         if bad.any():
-            raise ValueError(
+            problems.add(
+                "landmarks_not_finite",
                 f"{path}: {bad.sum()} frames have landmarks that are no numbers, the first is frame {bad.argmax()}; "
-                "detect them anew, or remove the clip from its list"
+                "detect them anew, or remove the clip from its list",
+                info.id,
             )
+        points = points[~bad].astype(np.float32)
         # A point may lie outside the face crop, but by less than the crop's own size.
-        if points.min() < -FRAME_SIZE or points.max() > 2 * FRAME_SIZE or np.ptp(points) <= 2:
-            raise ValueError(
+        if points.size and (points.min() < -FRAME_SIZE or points.max() > 2 * FRAME_SIZE or np.ptp(points) <= 2):
+            problems.add(
+                "landmarks_out_of_crop",
                 f"{path}: landmarks reach from {points.min():g} to {points.max():g}; they must be pixels of the "
-                f"{FRAME_SIZE}×{FRAME_SIZE} frame"
+                f"{FRAME_SIZE}×{FRAME_SIZE} frame; {AGAIN}",
+                info.id,
             )
-        return points.astype(np.float32)
+        return points
 
-    def _pixels(self, info: ClipInfo) -> np.ndarray:
+    def _pixels(self, info: ClipInfo, problems: Problems) -> np.ndarray | None:
         """(n, 63, 3) uint8 RGB from the clip's file of colours."""
         assert self._pixels_root is not None
         path = _array_path(self._pixels_root, info)
-        colours = _read_array(path, info, "colours")
-        if colours.shape != (info.num_frames, 71, 3):
-            raise ValueError(f"{path}: has the shape {colours.shape}, not (frames, 71, 3); {_AGAIN}")
-        if not ((colours >= 0) & (colours <= 255)).all():  # also where a colour is NaN
-            raise ValueError(f"{path}: has colours outside 0-255; {_AGAIN}")
+        colours = _read_array(path, info, "colours", problems)
+        if colours is None:
+            return None
+        if colours.shape[1:] != (71, 3):
+            what = f"{path}: has the shape {colours.shape}, not (frames, 71, 3); {AGAIN}"
+            problems.add("wrong_shape", what, info.id)
+            return None
+        wrong = ~((colours >= 0) & (colours <= 255)).all((1, 2))  # also where a colour is NaN
+        if wrong.any():
+            what = f"{path}: has colours outside 0-255, first in frame {wrong.argmax()}; {AGAIN}"
+            problems.add("colours_out_of_range", what, info.id)
+            return None
         return np.rint(colours[:, landmarks.LAYOUTS["insightface71"].slots]).astype(np.uint8)
 
-    def _computed_pixels(self, info: ClipInfo, points: np.ndarray, frames: Sequence[bytes]) -> np.ndarray:
+    def _computed_pixels(self, info: ClipInfo, points: np.ndarray, frames: dict[Path, bytes]) -> np.ndarray:
         """(n, 63, 3) uint8 RGB from the frames under the landmarks."""
         chosen = landmarks.select(points, LAYOUT)
         colours = []
-        for number, frame in enumerate(frames):
-            image = decode_frame(frame)
+        for number, (file, frame) in enumerate(frames.items()):
+            try:
+                image = decode_frame(frame)
+            except ValueError as error:
+                what = f"{file} (frame {number}): cannot be decoded; {AGAIN}"
+                raise DataError(Problem("unreadable_image", what, info.id)) from error
             if image.shape[:2] != (FRAME_SIZE, FRAME_SIZE):
-                raise ValueError(
-                    f"{self._frame_folder(info)}: frame {number} has {image.shape[1]}×{image.shape[0]} pixels, not "
-                    f"the {FRAME_SIZE}×{FRAME_SIZE} that its landmarks refer to; {_AGAIN}"
+                what = (
+                    f"{file} (frame {number}): has {image.shape[1]}×{image.shape[0]} pixels, not the "
+                    f"{FRAME_SIZE}×{FRAME_SIZE} that its landmarks refer to; {AGAIN}"
                 )
+                raise DataError(Problem("wrong_image_size", what, info.id))
             colours.append(landmarks.pixel_values(image, chosen[number]))
         return np.stack(colours)
 
-    def _frame_folder(self, info: ClipInfo) -> Path:
-        return self.root / info.subject / _video(info)
-
-    def _frames(self, info: ClipInfo) -> tuple[bytes, ...]:
-        folder = self._frame_folder(info)
+    def _frames(self, info: ClipInfo, problems: Problems) -> dict[Path, bytes]:
+        """The image files of a clip, in order of time."""
+        folder = self.root / info.subject / video(info)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: the frames of clip {info.id} are missing; {_AGAIN}")
+            problems.add("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {AGAIN}", info.id)
+            return {}
         files = sorted(
             (file for file in folder.iterdir() if file.suffix == ".jpg" and not file.name.startswith(".")),
             key=lambda file: (_natural(file.name), file.name),
         )
         if len(files) != info.num_frames:
-            raise ValueError(
-                f"{folder}: has {len(files)} frames (*.jpg) where the list says {info.num_frames} for clip {info.id}; "
-                f"{_AGAIN}, or correct the list"
+            problems.add(
+                "missing_frames" if len(files) < info.num_frames else "extra_frames",
+                f"{folder}: has {len(files)} frames (*.jpg) where {info.source} says {info.num_frames} for clip "
+                f"{info.id}; {AGAIN}, or correct the list",
+                info.id,
             )
-        frames = tuple(file.read_bytes() for file in files)
-        for file, frame in zip(files, frames, strict=True):
-            if not frame.startswith(b"\xff\xd8"):  # what every JPEG file begins with
-                raise ValueError(f"{file}: is no JPEG image ({len(frame)} bytes); {_AGAIN}")
+        frames = {file: file.read_bytes() for file in files}
+        if not problems.collect:  # else every image is decoded, which finds this and more
+            for file, frame in frames.items():
+                if not frame.startswith(b"\xff\xd8"):  # what every JPEG file begins with
+                    what = f"{file}: is no JPEG image ({len(frame)} bytes); {AGAIN}"
+                    problems.add("unreadable_image", what, info.id)
         return frames
 
-
-def read_list(path: Path, expression_column: int = 0) -> list[ClipInfo]:
-    """An official list, in the order of the file.
-
-    A first row without a number, or of the column numbers 0, 1, 2, ..., is a header; blanks around a field do not
-    count. Where ``expression_column`` is 0,
-    the expression stands in that one of columns 3 and 4 (counted from 0) which holds a whole number of 0-4 in more
-    than half of the rows, and if both do, in the one whose header has "expression" or "class" in it.
-
-    Raises:
-      ValueError: a row that is malformed or names the clip of an earlier row, no clips, or no telling which column
-        has the expression.
-    """
-    rows = _rows(path)
-    if not rows.keys() - {0}:
-        raise ValueError(f"{path}: lists no clips; {_AGAIN}")
-    column = expression_column or _expression_column(path, rows)
-    infos: list[ClipInfo] = []
-    seen: dict[tuple[str, str], int] = {}
-    for number, fields in rows.items():
-        if number == 0:
-            continue
-        try:
-            info = _info(fields, column)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}; correct the row, or {_AGAIN}") from None
-        clip = (info.subject, _video(info))
-        if clip in seen:
-            raise ValueError(
-                f"{path}, row {number}: {info.id!r} names the same clip as row {seen[clip]} (patient {clip[0]}, video "
-                f"{clip[1]}); remove one of the two rows"
-            )
-        seen[clip] = number
-        infos.append(info)
-    return infos
-
-
-def _rows(path: Path) -> dict[int, list[str]]:
-    """Row number, counted from 1, to stripped fields, without empty rows; a header is row 0."""
-    # Spreadsheet programs begin a file with a byte-order mark.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        try:
-            rows = {i: [field.strip() for field in row] for i, row in enumerate(csv.reader(file), 1)}
-        except csv.Error as error:
-            raise ValueError(f"{path}: is no table of comma-separated values ({error}); {_AGAIN}") from error
-    rows = {i: row for i, row in rows.items() if any(row)}
-    first = min(rows, default=0)
-    if rows and (not any(map(_is_number, rows[first])) or rows[first] == [str(i) for i in range(len(rows[first]))]):
-        rows = {0: rows.pop(first)} | rows
-    return rows
-
-
-def _expression_column(path: Path, rows: dict[int, list[str]]) -> int:
-    header = rows.get(0, [])
-    data = [fields for number, fields in rows.items() if number]
-    fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in data if c < len(x)) > len(data)]
-    if len(fits) > 1:
-        named = [c for c in fits if c < len(header) and re.search("expression|class", header[c], re.IGNORECASE)]
-        fits = named if len(named) == 1 else fits
-    if len(fits) == 1:
-        return fits[0]
-    which = "both columns 3 and 4 hold" if fits else "neither column 3 nor column 4 holds"
-    raise ValueError(
-        f"{path}: cannot tell which column has the expression: {which} numbers of 0 to {len(EXPRESSIONS) - 1} "
-        "(columns counted from 0: id, score, frames, ...); say which with --config.data.expression_column=COLUMN"
-    )
-
-
-def _info(fields: Sequence[str], column: int) -> ClipInfo:
-    if len(fields) <= max(column, 2):
-        raise ValueError(f"has {len(fields)} columns, but column {column} (counted from 0) must be the expression")
-    name, score, frames, expression = fields[0], fields[1], fields[2], fields[column]
-    if not _ID.fullmatch(name) or len(name) < _VIDEO_LENGTH:
-        raise ValueError(
-            f"the id {name[:80]!r} is not an {_VIDEO_LENGTH}-character video, and then _PATIENT at the end, without "
-            "blanks or slashes"
-        )
-    if not _is_number(score) or not 0 <= float(score) <= MAX_SCORE:
-        raise ValueError(f"the score {score[:80]!r} (column 1) is not a number of 0 to {MAX_SCORE}")
-    if not _is_whole(frames) or float(frames) < 1:
-        raise ValueError(f"the number of frames {frames[:80]!r} (column 2) is not a whole number of at least 1")
-    if not _is_expression(expression):
-        known = ", ".join(f"{i} {label}" for i, label in enumerate(EXPRESSIONS))
-        raise ValueError(f"the expression {expression[:80]!r} (column {column}) is none of {known}")
-    subject = name.rsplit("_")[-1]
-    return ClipInfo(name, subject, EXPRESSIONS[int(float(expression))], float(score), int(float(frames)))
-
-
-def _is_number(text: str) -> bool:
-    # Spreadsheet programs write whole numbers as 3.0, too.
-    return re.fullmatch(r"[+-]?\d+(\.\d*)?|\.\d+", text, re.ASCII) is not None
-
-
-def _is_whole(text: str) -> bool:
-    return _is_number(text) and float(text).is_integer()
-
-
-def _is_expression(text: str) -> bool:
-    return _is_whole(text) and 0 <= float(text) < len(EXPRESSIONS)
-
-
-def _video(info: ClipInfo) -> str:
-    return info.id[:_VIDEO_LENGTH]
+    def _check_images(self, info: ClipInfo, frames: dict[Path, bytes], problems: Problems) -> None:
+        for number, (file, frame) in enumerate(frames.items()):
+            if fault := images.fault(frame, FRAME_SIZE):
+                problems.add(fault[0], f"{file} (frame {number}): {fault[1]}; {AGAIN}", info.id)
 
 
 def _array_path(root: Path, info: ClipInfo) -> Path:
-    return root / info.subject / f"{_video(info)}-{info.subject}.npy"
+    return root / info.subject / f"{video(info)}-{info.subject}.npy"
 
 
 def _natural(name: str) -> list[str | int]:
@@ -353,20 +298,27 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name, flags=re.ASCII))]
 
 
-def _read_array(path: Path, info: ClipInfo, what: str) -> np.ndarray:
-    """A numeric array with one entry per frame of the clip; executes nothing that the file holds."""
+def _read_array(path: Path, info: ClipInfo, what: str, problems: Problems) -> np.ndarray | None:
+    """A numeric array (frames, points, values); executes nothing that the file holds."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the {what} of clip {info.id} are missing; {_AGAIN}")
+        problems.add(f"missing_{what}", f"{path}: the {what} of clip {info.id} are missing; {AGAIN}", info.id)
+        return None
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path}: refused, it is not a plain .npy array of numbers ({error}); {_AGAIN}") from error
+        text = f"{path}: refused, it is not a plain .npy array of numbers ({error}); {AGAIN}"
+        problems.add("unreadable_array", text, info.id)
+        return None
     if array.ndim != 3 or array.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: holds {array.dtype} of shape {array.shape}, not (frames, points, values); {_AGAIN}")
+        text = f"{path}: holds {array.dtype} of shape {array.shape}, not (frames, points, values); {AGAIN}"
+        problems.add("wrong_shape", text, info.id)
+        return None
     if len(array) != info.num_frames:
-        raise ValueError(
-            f"{path}: has {what} of {len(array)} frames where the list says {info.num_frames} for clip {info.id}; "
-            f"{_AGAIN}, or correct the list"
+        problems.add(
+            f"wrong_number_of_{what}",
+            f"{path}: has {what} of {len(array)} frames where {info.source} says {info.num_frames} for clip "
+            f"{info.id}; {AGAIN}, or correct the list",
+            info.id,
         )
     return array

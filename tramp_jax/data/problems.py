@@ -12,7 +12,8 @@ class Problem:
     Attributes:
       kind: short stable name, such as "missing_frames".
       message: the file, and its row or frame where there is one; what is wrong; the cure.
-      clip: id of the clip that cannot be used because of it; "" where the data set as a whole is concerned.
+      clip: id of the clip that cannot be used because of it; "" where the data set as a whole is concerned, or a row
+        that is no clip at all.
       severity: ``ERROR`` for what spoils training or its result, else ``WARNING``.
     """
 
@@ -31,10 +32,14 @@ class DataError(ValueError):
 
 
 class Problems:
-    """Where a reader puts what it finds while it reads its lists.
+    """Where a reader puts what it finds.
 
     By default the first error is raised as ``DataError``. A collector keeps everything in ``found`` instead, so that
     the reader goes on without the row or clip in question.
+
+    The contract of a reader: its constructor takes ``problems`` and adds to it what is wrong with its lists, leaving
+    out the rows concerned; ``source[index]`` raises ``DataError``; ``source.problems(index)`` yields everything that
+    is wrong with the files of one clip, every image decoded, and raises no ``DataError``.
     """
 
     def __init__(self, collect: bool = False):

@@ -12,12 +12,13 @@ do not state a frame rate; the authors' own video model is configured for 20 fra
 There are no images: clips carry the trajectory stream only, with two channels (x, y).
 """
 
+import dataclasses
 import io
 import pickle
 import pickletools
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
+from tramp_jax.data.problems import DataError, Problem, Problems
 
 ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
 FPS = 20.0
@@ -72,17 +74,19 @@ class YouTubePD:
       missing: for each clip id, how many frame numbers between its first and last frame have no file.
     """
 
-    def __init__(self, root: str | Path, max_missing: float = 0.1):
+    def __init__(self, root: str | Path, max_missing: float = 0.1, problems: Problems | None = None):
         """Reads the lists, the labels and the names of the frame files, not the frames.
 
         Args:
           root: a clone of the public repository.
           max_missing: a video that lacks more than this share of its frame numbers is refused.
+          problems: collects what is wrong with lists, labels and folders; None raises the first.
 
         Raises:
-          FileNotFoundError: the root, the training list, a listed video's folder or its label is missing.
-          ValueError: a malformed or contradictory list or label, or a video with no or too few frames.
+          FileNotFoundError: there is no folder ``root``.
+          DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames.
         """
+        problems = problems or Problems()
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(
@@ -96,36 +100,48 @@ class YouTubePD:
         self._decoded: dict[int, np.ndarray] = {}
         for name, file in _LISTS.items():
             path = self.root / file
-            if name == "train" and not path.is_file():
-                raise FileNotFoundError(f"{path}: the official training list is missing; {_AGAIN}")
-            for video, score in read_list(path).items() if path.is_file() else ():
+            if not path.is_file():
+                if name == "train":
+                    problems.add("missing_list", f"{path}: the official training list is missing; {_AGAIN}")
+                continue
+            for video, (score, line) in read_list(path, problems).items():
+                place = f"{path}, line {line}"
                 if video in self.split:
-                    raise ValueError(f"{path}: {video} is also in {self.root / _LISTS['train']}; {_AGAIN}")
-                self.split[video] = name
-                self._add(video, score, path, max_missing)
+                    what = f"{place}: {video} is also in {self.root / _LISTS['train']}; {_AGAIN}"
+                    problems.add("duplicate_clip", what, place)
+                else:
+                    self._add(video, score, place, max_missing, name, problems)
 
-    def _add(self, video: str, score: int, listed_in: Path, max_missing: float) -> None:
+    def _add(self, video: str, score: int, listed_in: str, max_missing: float, split: str, problems: Problems) -> None:
+        """Takes a video in, or says what is wrong with its folder."""
         folder = self.root / "Landmarks" / video
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder, but {listed_in} lists {video}; {_AGAIN}")
+            what = f"{folder}: no such folder, but {listed_in} names {video}; {_AGAIN}"
+            problems.add("missing_frames", what, video)
+            return
+        faults = len(problems.found)
         label = folder / "multi_label.txt"
         if not label.is_file():
-            raise FileNotFoundError(f"{label}: the label of {video} is missing; {_AGAIN}")
-        text = label.read_text(errors="replace").strip()
-        if text != str(score):
-            raise ValueError(f"{label} says {text[:20]!r} where {listed_in} says {score}; {_AGAIN}")
+            problems.add("missing_label", f"{label}: the label of {video} is missing; {_AGAIN}", video)
+        elif (text := label.read_text(errors="replace").strip()) != str(score):
+            what = f"{label} says {text[:20]!r} where {listed_in} says {score}; {_AGAIN}"
+            problems.add("contradicting_label", what, video)
         numbers = sorted(int(match[1]) for file in folder.iterdir() if (match := _FRAME.fullmatch(file.name)))
+        span = numbers[-1] - numbers[0] + 1 if numbers else 0
+        missing = span - len(numbers)
         if not numbers:
-            raise ValueError(f"{folder}: no frames (1.pickle, 2.pickle, ...); {_AGAIN}")
-        span = numbers[-1] - numbers[0] + 1
-        self.missing[video] = span - len(numbers)
-        if self.missing[video] > max_missing * span:
-            raise ValueError(
-                f"{folder}: {self.missing[video]} of the {span} frames from {numbers[0]} to {numbers[-1]} are missing; "
+            problems.add("missing_frames", f"{folder}: no frames (1.pickle, 2.pickle, ...); {_AGAIN}", video)
+        elif missing > max_missing * span:
+            what = (
+                f"{folder}: {missing} of the {span} frames from {numbers[0]} to {numbers[-1]} are missing; "
                 f"more than the {max_missing:.0%} that are accepted; {_AGAIN}"
             )
+            problems.add("missing_frames", what, video)
+        if len(problems.found) > faults:
+            return
+        self.split[video], self.missing[video] = split, missing
         self._frames.append(tuple(folder / f"{number}.pickle" for number in numbers))
-        self._infos.append(ClipInfo(video, video, "in_the_wild", float(score), len(numbers)))
+        self._infos.append(ClipInfo(video, video, "in_the_wild", float(score), len(numbers), source=listed_in))
 
     @property
     def infos(self) -> Sequence[ClipInfo]:
@@ -138,11 +154,19 @@ class YouTubePD:
         """Clip ``index`` without frames, layout "facepp106".
 
         Raises:
-          ValueError: a frame file that is not exactly what was published.
+          DataError: a frame file that is not exactly what was published.
         """
         if index not in self._decoded:  # decoded once; the whole data set takes about 20 MB
             self._decoded[index] = np.stack([read_frame(path) for path in self._frames[index]])
         return Clip(self._infos[index], self._decoded[index].copy(), "facepp106", fps=FPS)
+
+    def problems(self, index: int) -> Iterator[Problem]:
+        """Everything that is wrong with the frame files of clip ``index``."""
+        for path in self._frames[index]:
+            try:
+                read_frame(path)
+            except DataError as error:
+                yield dataclasses.replace(error.problem, clip=self._infos[index].id)
 
     def official_split(self) -> dict[str, frozenset[str]]:
         """Subjects of the official "train" and "test" lists.
@@ -158,56 +182,75 @@ class YouTubePD:
         return {name: frozenset(i.subject for i in self._infos if self.split[i.id] == name) for name in _LISTS}
 
 
-def read_list(path: Path) -> dict[str, int]:
-    """An official list: video name -> severity score, in the order of the file.
+def read_list(path: Path, problems: Problems | None = None) -> dict[str, tuple[int, int]]:
+    """An official list: video name -> (severity score, line counted from 1), in the order of the file.
 
     Raises:
-      ValueError: a line is not "videoN_final.mp4 SCORE" with a score of 0 to 10, or a video is listed twice.
+      DataError: a line is not "videoN_final.mp4 SCORE" with a score of 0 to 10, or a video is listed twice; unless
+        ``problems`` collects them, when the line is left out.
     """
-    scores: dict[str, int] = {}
+    problems = problems or Problems()
+    listed: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
         video = _VIDEO.fullmatch(fields[0])
-        if len(fields) != 2 or not video or not re.fullmatch(r"\d{1,2}", fields[1]) or int(fields[1]) > MAX_SCORE:
-            raise ValueError(
+        score = int(fields[1]) if len(fields) == 2 and re.fullmatch(r"[0-9]{1,2}", fields[1]) else -1
+        if not video or not 0 <= score <= MAX_SCORE:
+            problems.add(
+                "bad_score" if video else "bad_id",
                 f"{path}, line {number}: {line[:80]!r} is not 'videoN_final.mp4 SCORE' with a score of 0 to "
-                f"{MAX_SCORE}; {_AGAIN}"
+                f"{MAX_SCORE}; {_AGAIN}",
+                f"{path}, line {number}",
             )
-        if video[1] in scores:
-            raise ValueError(f"{path}, line {number}: {video[1]} is listed a second time; {_AGAIN}")
-        scores[video[1]] = int(fields[1])
-    return scores
+        elif video[1] in listed:
+            what = f"{path}, line {number}: {video[1]} is listed a second time, after line {listed[video[1]][1]}"
+            problems.add("duplicate_clip", f"{what}; {_AGAIN}", f"{path}, line {number}")
+        else:
+            listed[video[1]] = score, number
+    return listed
 
 
 def read_frame(path: Path) -> np.ndarray:
     """One frame file -> (106, 2) float32 (x, y) in pixels, in the order of ``landmarks.FACEPP_106``.
 
     Raises:
-      ValueError: the file is too large, holds anything but dicts, strings and ints, or its landmarks are not the 106
+      DataError: the file is too large, holds anything but dicts, strings and ints, or its landmarks are not the 106
         published ones with integer coordinates near the crop. Nothing in the file is executed.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path}: too large for one frame ({path.stat().st_size} bytes); {_AGAIN}")
-    try:
-        points = _load_plain(path.read_bytes())
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(
-            f"{path}: refused, it is not a pickle of plain dicts, strings and ints ({error}); {_AGAIN}"
-        ) from error
+    points = _load(path)
     if not isinstance(points, dict):
-        raise ValueError(f"{path}: holds a {type(points).__name__}, not a dict of landmarks; {_AGAIN}")
+        raise _refused("unreadable_pickle", f"{path}: holds a {type(points).__name__}, not a dict of landmarks")
     if points.keys() != _NAMES:
         absent = [name for name in FACEPP_106 if name not in points]
         unknown = [str(name) for name in points if name not in _NAMES]
-        raise ValueError(f"{path}: missing landmarks {absent[:5]}, unknown landmarks {unknown[:5]}; {_AGAIN}")
+        what = f"{path}: missing landmarks {absent[:5]}, unknown landmarks {unknown[:5]}"
+        raise _refused("missing_landmarks", what)
     for name, point in points.items():
         if not isinstance(point, dict) or point.keys() != {"x", "y"} or not all(map(_is_pixel, point.values())):
-            raise ValueError(
-                f"{path}: landmark {name} is {reprlib.repr(point)}, not integer x and y in pixels of the crop; {_AGAIN}"
-            )
+            what = f"{path}: landmark {name} is {reprlib.repr(point)}, not integer x and y in pixels of the crop"
+            raise _refused("landmarks_out_of_crop", what)
     return np.array([(points[name]["x"], points[name]["y"]) for name in FACEPP_106], np.float32)
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise _refused("missing_frames", f"{path}: no such file any more")
+    size = path.stat().st_size
+    if not size:
+        raise _refused("empty_file", f"{path}: refused, it is empty (0 bytes)")
+    if size > _MAX_BYTES:
+        raise _refused("oversized_file", f"{path}: too large for one frame ({size} bytes)")
+    try:
+        return _load_plain(path.read_bytes())
+    except Exception as error:  # a damaged pickle raises almost anything
+        what = f"{path}: refused, it is not a pickle of plain dicts, strings and ints ({error})"
+        raise _refused("unreadable_pickle", what) from error
+
+
+def _refused(kind: str, what: str) -> DataError:
+    return DataError(Problem(kind, f"{what}; {_AGAIN}"))
 
 
 _NAMES = frozenset(FACEPP_106)

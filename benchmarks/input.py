@@ -1,0 +1,208 @@
+"""How fast the input pipeline feeds a model: packed clips through grain, against a plain loop with Pillow.
+
+    python -m benchmarks.input [--clips 24] [--batches 4] [--rounds 5] [--threads 2] [--layout DIR]
+
+A synthetic PFED5 (its published layout, 80 to 150 frames of 256×256 JPEG a clip) is written once and packed. All ways
+then make the same training batches of ``configs/pfed5.py``: 4 clips, 80 frames of 256×256 and trajectories of 128
+frames with colours. The ways take turns within one run, after a warm-up; the table has the median of the rounds and
+their range. The memory of the process is read over two epochs of the packed data.
+"""
+
+import argparse
+import csv
+import itertools
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tramp_jax import config as defaults
+from tramp_jax.data import clips, datasets, landmarks, packing, pipeline, sampling
+from tramp_jax.data.synthetic import SyntheticFaces
+
+_SUBJECTS_PER_TEST = 4
+
+
+def write_layout(root: pathlib.Path, count: int) -> None:
+    """``count`` clips as PFED5 publishes them: folders of JPEG files, arrays, and two lists.
+
+    A clip longer than the synthetic ones plays them forwards and backwards.
+    """
+    source = SyntheticFaces(count, 1, ("smile",), cache=False)
+    rows: dict[str, list[list[object]]] = {"train_41.csv": [], "test_41.csv": []}
+    for number in range(count):
+        clip = source[number]
+        assert clip.frames is not None
+        n = 80 + 70 * number // max(1, count - 1)
+        loop = [*range(len(clip.frames)), *reversed(range(len(clip.frames)))]
+        order = [loop[i % len(loop)] for i in range(n)]
+        patient, video = f"P{number:03d}", f"PD{number:04d}_clip"
+        folder = root / patient / video
+        folder.mkdir(parents=True)
+        for i, frame in enumerate(order, 1):
+            (folder / f"img_{i:05d}.jpg").write_bytes(clip.frames[frame])
+        points = clip.landmarks[order][:, list(landmarks.INSIGHTFACE_71)]
+        images = {i: clips.decode_frame(clip.frames[i]) for i in set(order)}
+        colours = np.stack([landmarks.pixel_values(images[i], x) for i, x in zip(order, points, strict=True)])
+        for name, array in (("detect_73_crop", clip.landmarks[order][:, 33:]), ("RGB_1x1_fromLK", colours)):
+            (root / name / patient).mkdir(parents=True)
+            np.save(root / name / patient / f"{video}-{patient}.npy", array)
+        part = "test_41.csv" if number % _SUBJECTS_PER_TEST == 0 else "train_41.csv"
+        rows[part].append([f"{video}_{patient}", f"{clip.info.score:g}", n, 25, 1])
+    for name, lines in rows.items():
+        with (root / name).open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "score", "frames", "fps", "class"], *lines])
+
+
+def recipe(root: pathlib.Path, threads: int) -> ConfigDict:
+    """The published model and recipe on the data in ``root``."""
+    config = defaults.base()
+    config.data.update(datasets.options("pfed5"), root=str(root), expression="smile", validation_fraction=0.2)
+    config.train.reader_threads = threads
+    return config
+
+
+def training_split(config: ConfigDict) -> pipeline.Split:
+    """The training clips of ``config``."""
+    return datasets.split(datasets.open_dataset(config), config, None)[datasets.TRAIN]
+
+
+def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[dict[str, np.ndarray]]:
+    """What a plain script does: open the files of a clip one after the other, in one thread."""
+    rng = np.random.default_rng(0)
+    order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
+    infos, rgb, length = split.infos, config.model.rgb, config.model.trajectory.length
+    while True:
+        samples = []
+        for index in itertools.islice(order, config.train.batch_size):
+            info = infos[index]
+            video = info.id.rsplit("_", 1)[0]
+            files = sorted((root / info.subject / video).iterdir())
+            chosen = sampling.rgb_frames(len(files), rgb.num_frames, rng)
+            images = [np.asarray(Image.open(files[i]).convert("RGB")) for i in chosen]
+            name = f"{info.subject}/{video}-{info.subject}.npy"
+            points, colours = np.load(root / "detect_73_crop" / name), np.load(root / "RGB_1x1_fromLK" / name)
+            colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
+            clip = clips.Clip(info, points, "insightface73", colours)
+            taken = sampling.trajectory_frames(info.num_frames, length, "random", rng)
+            samples.append(
+                {
+                    "frames": np.stack(images),
+                    "trajectories": sampling.trajectory(clip, "xyrgb", False)[taken],
+                    "index_t": sampling.position(taken, length),
+                    "target": np.float32(info.score),
+                }
+            )
+        yield {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def resident_mb() -> float:
+    """Memory of this process in RAM, in MiB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def rate(batches: Iterator[dict[str, np.ndarray]], count: int, batch_size: int) -> tuple[float, float]:
+    """Over the next ``count`` batches: clips per second, and milliseconds of all processors per clip."""
+    start, busy = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        next(batches)
+    clips_read = count * batch_size
+    return clips_read / (time.perf_counter() - start), 1e3 * (time.process_time() - busy) / clips_read
+
+
+def run(root: pathlib.Path, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
+    """Measures; returns the lines of the report."""
+    plain, config = recipe(root, threads), recipe(packed, threads)
+    split = training_split(config)
+    unpacked = training_split(plain)
+    pillow = "Pillow, one file after the other"
+    # A way begins anew in each of its turns: one that read ahead during the others' turns would slow them down.
+    ways: dict[str, Callable[[], Any]] = {
+        pillow: lambda: pillow_batches(root, config, split),
+        "published files through grain": lambda: iter(pipeline.training_batches(unpacked, plain)),
+        "packed through grain": lambda: iter(pipeline.training_batches(split, config)),
+    }
+    size = config.train.batch_size
+    expected: dict[str, tuple[int, ...]] = {}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, start in ways.items():
+            way = start()
+            shapes = {key: array.shape for key, array in next(way).items()}
+            expected = expected or shapes
+            if shapes != expected:
+                raise ValueError(f"{name} makes {shapes}, not {expected}")
+            # From then on as many batches are made as are taken.
+            for _ in range(0 if name == pillow else pipeline.read_ahead(config, size)):
+                next(way)
+            measured = rate(way, batches, size)
+            way.close()
+            if turn:  # the first warms up
+                rates[name].append(measured)
+
+    lines = [f"{'':34s}  clips/s  {'(range)':>15s}  times Pillow  CPU ms a clip"]
+    base = statistics.median(found for found, _ in rates[pillow])
+    for name, pairs in rates.items():
+        found, busy = zip(*pairs, strict=True)
+        median, spread = statistics.median(found), f"({min(found):.2f}-{max(found):.2f})"
+        lines.append(
+            f"{name:34s}  {median:7.2f}  {spread:>15s}  {median / base:12.2f}  {statistics.median(busy):13.1f}"
+        )
+    return lines + memory(split, config)
+
+
+def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
+    """Memory over two epochs of the packed data."""
+    passes = config.train.passes_per_epoch
+    epoch = max(4, passes * len(split) // config.train.batch_size)
+    iterator = iter(pipeline.training_batches(split, config))
+    seen = []
+    for _ in range(2 * epoch):
+        next(iterator)
+        seen.append(resident_mb())
+    iterator.close()
+    first, second = seen[epoch // 2 : epoch], seen[epoch:]
+    buffered = pipeline.read_ahead(config, config.train.batch_size)
+    megabytes = buffered * pipeline.batch_bytes(config, config.train.batch_size) / 2**20
+    return [
+        f"memory over two epochs of {epoch} batches: median {statistics.median(first):.0f} MiB in the second half of "
+        f"the first, {statistics.median(second):.0f} MiB in the second, at most {max(seen):.0f} MiB; "
+        f"{buffered} batches are read ahead, {megabytes:.0f} MiB"
+    ]
+
+
+def main() -> None:
+    """Parses the arguments, writes the data, and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--batches", type=int, default=4, help="measured in a row")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="of the pipeline")
+    parser.add_argument("--layout", type=pathlib.Path, help="keep the data here, and use it if it is there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.layout or pathlib.Path(temporary)
+        root, packed = folder / "published", folder / "packed"
+        if not root.exists():
+            write_layout(root, options.clips)
+        start = time.perf_counter()
+        config = recipe(root, options.threads)
+        done = packing.pack(config, datasets.Wanted(), packed, 64 * 2**20, options.threads)
+        lines = [f"{done} ({time.perf_counter() - start:.1f} s)"]
+        lines += run(root, packed, options.batches, options.rounds, options.threads)
+    host = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    sys.stdout.write("\n".join([f"# {host}, Python {platform.python_version()}", *lines]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

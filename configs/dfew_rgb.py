@@ -1,0 +1,42 @@
+"""DFEW: Former-DFER as published, seven emotions by 16 frames of 112 pixels; pre-training of the frame encoder.
+
+    python train.py --config configs/dfew_rgb.py --config.data.root=ROOT
+    python train.py --config configs/pfed5.py:smile --config.init.rgb=runs/dfew_rgb/TIME
+
+ROOT is where DFEW lies (tramp_jax/data/dfew.py), of which frames and lists are enough; --config.data.set=K takes
+another of its five splits. The second command starts PFED5 from the result.
+
+Model, optimiser and schedule are those of the Former-DFER release: SGD, learning rate 0.01, weight decay 1e-4, batch
+32, 100 epochs, and clips of fewer than 16 frames are left out. Three things differ: the release takes its 16 frames as
+8 pairs of neighbours, crops at random sizes, and chooses the epoch by the test list; here they are 16 in order of time,
+crops have one size, and a tenth of the training clips chooses. Our own results on DFEW are not measured yet.
+"""
+
+import ml_collections
+
+from tramp_jax import config as defaults
+from tramp_jax.data.datasets import options
+from tramp_jax.data.dfew import EMOTIONS
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = defaults.base()
+    config.name = "dfew_rgb"
+    config.data.update(options("dfew"), root="data/DFEW")
+    config.data.min_frames = 16
+    config.data.protocol = "official"
+    config.data.validation_fraction = 0.1
+
+    config.model.name = "former_dfer"
+    config.model.rgb.num_frames = 16
+    config.model.rgb.image_size = 112
+    config.model.head.hidden = ()
+    config.model.head.num_classes = len(EMOTIONS)
+
+    config.loss.name = "cross_entropy"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 1e-4
+    config.train.batch_size = 32
+    config.train.passes_per_epoch = 1
+    config.evaluation.batch_size = 32
+    return config.lock()

@@ -1,0 +1,207 @@
+"""Faults of data sets: how to make each in a sound layout, and how a report must name it."""
+
+# ruff: noqa: E501  # a table reads best with a fault in each line
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tramp_jax.data import clips
+
+CLIP = "PD0000_clip_smile_P00"  # the first of the PFED5 layout
+FRAMES, POINTS = "P00/PD0000_clip", "detect_73_crop/P00/PD0000_clip-P00.npy"
+COLOURS = "RGB_1x1_fromLK/P00/PD0000_clip-P00.npy"
+TRAIN, TEST = "train_41.csv", "test_41.csv"
+VIDEO, LIST = "Landmarks/video1", "Data_Extraction/train.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One way in which a data set can be broken.
+
+    Attributes:
+      what: in words.
+      dataset: whose layout is broken: a key of ``datasets.READERS``, or "packed".
+      make: breaks the layout in a folder.
+      kind: that a problem must have.
+      message: pattern of its message: the file, and the row or the frame.
+    """
+
+    what: str
+    dataset: str
+    make: Callable[[Path], object]
+    kind: str
+    message: str
+
+
+class Bomb:
+    """Unpickling it fails the test."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a file of the data set was executed",)
+
+
+def _delete(name: str):
+    return lambda root: (root / name).rename(root / "gone")
+
+
+def _write(name: str, content: bytes):
+    return lambda root: (root / name).write_bytes(content)
+
+
+def _cut(name: str, share: float):
+    def make(root: Path) -> None:
+        raw = (root / name).read_bytes()
+        (root / name).write_bytes(raw[: int(share * len(raw))])
+
+    return make
+
+
+def _flip(name: str):
+    def make(root: Path) -> None:
+        raw = bytearray((root / name).read_bytes())
+        raw[len(raw) // 10] ^= 255
+        (root / name).write_bytes(raw)
+
+    return make
+
+
+def _copy(name: str, to: str):
+    return lambda root: (root / to).write_bytes((root / name).read_bytes())
+
+
+def _array(name: str, function: Callable[[np.ndarray], np.ndarray]):
+    def make(root: Path) -> None:
+        np.save(root / name, function(np.load(root / name)))
+
+    return make
+
+
+def _nan(points: np.ndarray) -> np.ndarray:
+    points = points.astype(np.float32)
+    points[4, 5] = np.nan
+    return points
+
+
+def _objects(points: np.ndarray) -> np.ndarray:
+    array = np.empty(points.shape, object)
+    array[:] = Bomb()
+    return array
+
+
+def _row(name: str, number: int, *fields: tuple[int, str]):
+    """Replaces fields (counted from 0) of a row (counted from 1)."""
+
+    def make(root: Path) -> None:
+        lines = (root / name).read_text().splitlines()
+        row = lines[number - 1].split(",")
+        for column, text in fields:
+            row[column] = text
+        lines[number - 1] = ",".join(row)
+        (root / name).write_text("\n".join(lines))
+
+    return make
+
+
+def _lines(name: str, function: Callable[[list[str]], list[str]]):
+    def make(root: Path) -> None:
+        (root / name).write_text("\n".join(function((root / name).read_text().splitlines())))
+
+    return make
+
+
+def _pickled(content: object) -> bytes:
+    return pickle.dumps(content, protocol=4)
+
+
+def _landmark(name: str, value: object):
+    """Sets the tip of the nose in a frame of YouTubePD; None removes it."""
+
+    def make(root: Path) -> None:
+        points = pickle.loads((root / name).read_bytes())
+        points["nose_tip"] = value
+        (root / name).write_bytes(_pickled({key: point for key, point in points.items() if point is not None}))
+
+    return make
+
+
+def _first(pattern: str, breaking: Callable[[str], Callable[[Path], object]]):
+    """Breaks the first file that fits a pattern."""
+    return lambda root: breaking(str(sorted(root.glob(pattern))[0].relative_to(root)))(root)
+
+
+_IMAGE = f"{FRAMES}/img_00003.jpg"
+_SMALL = clips.encode_frame(np.zeros((64, 32, 3), np.uint8))
+_P, _Y = "pfed5", "youtubepd"
+
+FAULTS = (
+    Fault("a frame is missing", _P, _delete(_IMAGE), "missing_frames", rf"{FRAMES}: has 6 frames .*{TRAIN}, row 2 says 7"),
+    Fault("a frame too many", _P, _copy(_IMAGE, f"{FRAMES}/img_00009.jpg"), "extra_frames", rf"{FRAMES}: has 8 frames .*row 2 says 7"),
+    Fault("the folder of frames is missing", _P, _delete(FRAMES), "missing_frames", rf"{FRAMES}: .* {CLIP} are missing"),
+    Fault("a truncated image", _P, _cut(_IMAGE, 0.6), "truncated_image", r"img_00003.jpg \(frame 2\): is truncated"),
+    Fault("an image without its last bytes", _P, _cut(_IMAGE, 0.9999), "truncated_image", r"img_00003.jpg \(frame 2\)"),
+    Fault("an image of zero bytes", _P, _write(_IMAGE, b""), "empty_file", r"img_00003.jpg \(frame 2\): is empty"),
+    Fault("a file that is no image", _P, _write(_IMAGE, b"<html>"), "unreadable_image", r"img_00003.jpg \(frame 2\): is no"),
+    Fault("an image that cannot be decoded", _P, _write(_IMAGE, b"\xff\xd8\xff\xda\x00\x02\x00\x00\xff\xd9"), "unreadable_image", r"img_00003.jpg \(frame 2\): cannot be decoded"),
+    Fault("an image of the wrong size", _P, _write(_IMAGE, _SMALL), "wrong_image_size", r"img_00003.jpg \(frame 2\): has 32×64"),
+    Fault("the file of landmarks is missing", _P, _delete(POINTS), "missing_landmarks", f"{POINTS}: .*{CLIP} are missing"),
+    Fault("a file of landmarks of zero bytes", _P, _write(POINTS, b""), "unreadable_array", f"{POINTS}: refused"),
+    Fault("a truncated file of landmarks", _P, _cut(POINTS, 0.5), "unreadable_array", f"{POINTS}: refused"),
+    Fault("an array of objects", _P, _array(POINTS, _objects), "unreadable_array", f"{POINTS}: refused.*Object arrays"),
+    Fault("a pickle called .npy", _P, _write(POINTS, _pickled(Bomb())), "unreadable_array", f"{POINTS}: refused"),
+    Fault("landmarks that are text", _P, _array(POINTS, lambda x: x.astype(str)), "wrong_shape", f"{POINTS}: holds <U"),
+    Fault("landmarks of too few frames", _P, _array(POINTS, lambda x: x[:-1]), "wrong_number_of_landmarks", f"{POINTS}: .* of 6 frames .*row 2 says 7"),
+    Fault("landmarks of another detector", _P, _array(POINTS, lambda x: x[:, :68]), "wrong_shape", rf"{POINTS}: has the shape \(7, 68, 2\)"),
+    Fault("landmarks that are NaN", _P, _array(POINTS, _nan), "landmarks_not_finite", f"{POINTS}: 1 frames .* frame 4"),
+    Fault("landmarks far outside the crop", _P, _array(POINTS, lambda x: x + 1000), "landmarks_out_of_crop", f"{POINTS}: landmarks reach from 1"),
+    Fault("landmarks scaled to 0-1", _P, _array(POINTS, lambda x: x / 256), "landmarks_out_of_crop", f"{POINTS}: landmarks reach from 0"),
+    Fault("the file of colours is missing", _P, _delete(COLOURS), "missing_colours", f"{COLOURS}: .*{CLIP} are missing"),
+    Fault("colours above 255", _P, _array(COLOURS, lambda x: x.astype(int) + 300), "colours_out_of_range", f"{COLOURS}: .* frame 0"),
+    Fault("colours of too few frames", _P, _array(COLOURS, lambda x: x[:-2]), "wrong_number_of_colours", f"{COLOURS}: .* 5 frames"),
+    Fault("a score that is no number", _P, _row(TRAIN, 3, (1, "high")), "bad_score", f"{TRAIN}, row 3: the score 'high'"),
+    Fault("a score out of range", _P, _row(TRAIN, 3, (1, "4.5")), "bad_score", f"{TRAIN}, row 3: the score '4.5'"),
+    Fault("no frames according to the list", _P, _row(TRAIN, 3, (2, "0")), "bad_frame_count", f"{TRAIN}, row 3: .* frames '0'"),
+    Fault("an unknown expression", _P, _row(TRAIN, 3, (4, "7")), "bad_expression", f"{TRAIN}, row 3: the expression '7'"),
+    Fault("too few columns", _P, _lines(TRAIN, lambda x: [*x, "PD0009_clip_P09,1,7"]), "missing_column", f"{TRAIN}, row 5: has 3 columns"),
+    Fault("a blank in an id", _P, _row(TRAIN, 3, (0, "PD0001 clip_P01")), "bad_id", f"{TRAIN}, row 3: .* without blanks"),
+    Fault("an id without a patient", _P, _row(TRAIN, 3, (0, "PD0001clipP01")), "bad_id", f"{TRAIN}, row 3: the id"),
+    Fault("an id that leaves the folder", _P, _row(TRAIN, 3, (0, "../../etc_clip_P01")), "bad_id", f"{TRAIN}, row 3: the id"),
+    Fault("a clip listed twice", _P, _lines(TRAIN, lambda x: [*x, x[1]]), "duplicate_clip", f"{TRAIN}, row 5: .* row 2"),
+    Fault("one clip under two names", _P, _copy(POINTS, "detect_73_crop/P02/PD0002_clip-P02.npy"), "duplicate_content", f"{TRAIN}, row 4 .*{TRAIN}, row 2"),
+    Fault("a subject in train and test", _P, _lines(TEST, lambda x: [*x, "PD0009_clip_P01,1,7,25,1"]), "subject_in_both_lists", f"{TEST}, row 3: subject P01 .*{TRAIN}"),
+    Fault("a list is missing", _P, _delete(TEST), "missing_list", f"no {TEST} or PFED5_test.csv"),
+    Fault("a list is empty", _P, _write(TEST, b""), "empty_list", f"{TEST}: lists no clips"),
+    Fault("a list is no table", _P, _write(TEST, b"x" * 200_000), "unreadable_list", f"{TEST}: is no table"),
+    Fault("two lists to choose from", _P, _copy(TEST, "PFED5_test.csv"), "ambiguous_list", f"both {TEST} and PFED5_test.csv"),
+    Fault("no telling which column is the expression", _P, _lines(TEST, lambda x: ["id,score,frames,a,b", "PD0003_clip_P03,1,7,3,1"]), "unclear_column", f"{TEST}: cannot tell"),
+    Fault("the folder of landmarks is missing", _P, _delete("detect_73_crop"), "missing_folder", "detect_73_crop: no such folder"),
+    Fault("a part without an expression", _P, _row(TEST, 2, (4, "2")), "missing_expression", "official test part has no clip of smile"),
+    Fault("a part without a score (a warning)", _P, _row(TEST, 2, (1, "0.25")), "missing_class", "official train part has no clip of smile with the score 0.25"),
+    Fault("a hostile pickle", _Y, _write(f"{VIDEO}/2.pickle", _pickled(Bomb())), "unreadable_pickle", f"{VIDEO}/2.pickle: refused"),
+    Fault("a frame of zero bytes", _Y, _write(f"{VIDEO}/2.pickle", b""), "empty_file", f"{VIDEO}/2.pickle: .*empty"),
+    Fault("an oversized frame", _Y, _write(f"{VIDEO}/2.pickle", bytes(100_000)), "oversized_file", f"{VIDEO}/2.pickle: too large"),
+    Fault("a missing landmark", _Y, _landmark(f"{VIDEO}/2.pickle", None), "missing_landmarks", rf"{VIDEO}/2.pickle: .*\['nose_tip'\]"),
+    Fault("a landmark out of the crop", _Y, _landmark(f"{VIDEO}/2.pickle", {"x": 9999, "y": 1}), "landmarks_out_of_crop", f"{VIDEO}/2.pickle: landmark nose_tip"),
+    Fault("a landmark that is no number", _Y, _landmark(f"{VIDEO}/2.pickle", {"x": "1", "y": 1}), "landmarks_out_of_crop", f"{VIDEO}/2.pickle: landmark nose_tip"),
+    Fault("too many frames missing", _Y, _delete(f"{VIDEO}/2.pickle"), "missing_frames", f"{VIDEO}: 1 of the 5 frames"),
+    Fault("no folder of the video", _Y, _delete(VIDEO), "missing_frames", f"{VIDEO}: no such folder.*{LIST}, line 1"),
+    Fault("no label", _Y, _delete(f"{VIDEO}/multi_label.txt"), "missing_label", f"{VIDEO}/multi_label.txt"),
+    Fault("a label against the list", _Y, _write(f"{VIDEO}/multi_label.txt", b"9"), "contradicting_label", f"{VIDEO}/multi_label.txt says '9' .*line 1 says 4"),
+    Fault("a score above 10", _Y, _lines(LIST, lambda x: [*x, "video7_final.mp4 11"]), "bad_score", f"{LIST}, line 4"),
+    Fault("a malformed line", _Y, _lines(LIST, lambda x: [*x, "my video.mp4 1"]), "bad_id", f"{LIST}, line 4"),
+    Fault("a video in both lists", _Y, _lines("Data_Extraction/test.csv", lambda x: [*x, "video1_final.mp4 4"]), "duplicate_clip", f"test.csv, line 2: video1 is also in .*{LIST}"),
+    Fault("a truncated image", "folder", _first("clips/*/*/**/*.jpg", lambda name: _cut(name, 0.5)), "truncated_image", r"clips/s000/0/.*\.jpg.*is truncated"),
+    Fault("an image of zero bytes", "dfew", _write("frames/00001/00001_00002.jpg", b""), "empty_file", "00001_00002.jpg"),
+    Fault("landmarks far outside the crop", "dfew", _array("landmarks/00001.npy", lambda x: x + 5000), "landmarks_out_of_crop", "landmarks/00001.npy: landmarks reach"),
+    Fault("a truncated image", "neuroface", _first("frames/*/2.jpg", lambda name: _cut(name, 0.5)), "truncated_image", r"N002_02_NSM_OPEN_color_1/2.jpg.*is truncated"),
+    Fault("landmarks that are NaN", "neuroface", _first("landmarks/*.npy", lambda name: _array(name, _nan)), "landmarks_not_finite", r"landmarks/N002_02_NSM_OPEN_color_1.npy"),
+    Fault("a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "damaged_shard", "clips-00000-of-00002.array_record: its SHA-256"),
+    Fault("a record in a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "unreadable_record", "clips-00000-of-00002.array_record, record 0"),
+    Fault("a truncated shard", "packed", _cut("clips-00001-of-00002.array_record", 0.5), "damaged_shard", "clips-00001-of-00002.array_record: has [0-9]+ bytes"),
+    Fault("a missing shard", "packed", _delete("clips-00001-of-00002.array_record"), "missing_shard", "clips-00001-of-00002.array_record: is missing"),
+    Fault("shards exchanged", "packed", _copy("clips-00001-of-00002.array_record", "clips-00000-of-00002.array_record"), "unreadable_record", "clips-00000-of-00002.array_record, record 0: holds clip"),
+)  # fmt: skip

@@ -1,0 +1,480 @@
+"""The reader of the augmented Toronto NeuroFace, on files in its published layout, and its recipe."""
+
+import csv
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from absl import flags
+
+from configs import neuroface as recipe
+from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
+from tests.tiny_recipe import shrink
+from tramp_jax import experiment, models
+from tramp_jax.data import clips, datasets, landmarks, neuroface, pipeline
+from tramp_jax.data.neuroface import FOLDS, NeuroFace
+from tramp_jax.data.problems import DataError, Problems
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "neuroface_split.csv"
+FILE = "N002_02_NSM_OPEN_color"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """One video with two repetitions of 5 and 4 frames, in frames 2-6 and 7-10."""
+    write_neuroface(tmp_path)
+    return tmp_path
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def edit(path: Path, row: int, column: int, text: str) -> None:
+    """Puts ``text`` into a field; row 1 is the header, columns count from 0."""
+    rows = rows_of(path)
+    rows[row - 1][column] = text
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def split_list(path: Path, *rows: tuple) -> Path:
+    """A split list with these rows of (repID, frames, start, end) of one video."""
+    lines = ["File Name,repID,Number of Frames,start,end", *(f"{FILE},{','.join(map(str, row))}" for row in rows)]
+    path.write_text("\r\n".join(lines))
+    return path
+
+
+# Content
+
+
+@pytest.mark.parametrize("video_type", ["avi", "mp4"])
+def test_videos_are_cut_at_exactly_the_listed_frames(tmp_path, video_type):
+    written = write_neuroface(tmp_path, ("N002", "OP03"), ("OPEN", "KISS"), (5, 9, 4), video_type=video_type)
+    source: clips.ClipSource = NeuroFace(tmp_path)
+    assert list(source.infos) == [one.info for one in written]
+    for index in (0, 1, 2, len(written) - 1):
+        clip, one = source[index], written[index]
+        box = neuroface.crop_box(landmarks.select(one.points, "insightface73"))
+        corner = box.map(np.array(NEUROFACE_OFFSET, float))
+        found = [frame_number(frame, tuple(corner), 256 / box.side) for frame in clip.frames]
+        assert found == list(range(one.first, one.first + one.info.num_frames))
+        assert (clip.frames.shape[1:], clip.frames.dtype, clip.fps) == ((256, 256, 3), np.uint8, 50)
+
+
+@pytest.mark.parametrize("points_per_frame", [73, 106])
+def test_landmarks_lie_on_the_same_image_content_after_the_crop(tmp_path, points_per_frame):
+    written = write_neuroface(tmp_path, points_per_frame=points_per_frame)
+    layout = f"insightface{points_per_frame}"
+    marked = 30  # of the 63 points: one of the right brow
+    whole = [image.copy() for image in neuroface.read_video(tmp_path / f"Videos/{FILE}.avi", 2, 6)]
+    for image, points in zip(whole, landmarks.select(written[0].points, layout), strict=True):
+        cv2.circle(image, points[marked].astype(int).tolist(), 4, (255, 0, 255), -1)
+    write_video_of(tmp_path / f"Videos/{FILE}.avi", [whole[0], *whole])  # frame 1 is nobody's
+    clip = NeuroFace(tmp_path)[0]
+    assert clip.layout == layout
+    assert clip.landmarks.dtype == np.float32
+    assert clip.landmarks.min() > 0
+    assert clip.landmarks.max() < 256
+    np.testing.assert_allclose(clip.pixels[:, marked], np.tile([255, 0, 255], (5, 1)), atol=60)
+    away = landmarks.select(clip.landmarks, layout)[0, marked] + (40, 40)
+    assert abs(clip.frames[0][int(away[1]), int(away[0])] - np.array([255.0, 0, 255])).max() > 60
+
+
+def write_video_of(path: Path, images: list[np.ndarray]) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 50.0, images[0].shape[1::-1])
+    for image in images:
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def test_crop_is_the_same_for_both_layouts_and_all_frames(tmp_path):
+    boxes = []
+    for count in (73, 106):
+        one = write_neuroface(tmp_path / str(count), points_per_frame=count)[0]
+        boxes.append(neuroface.crop_box(landmarks.select(one.points, f"insightface{count}")))
+    assert boxes[0] == boxes[1]
+    extent = np.ptp(landmarks.select(one.points, "insightface106"), axis=(0, 1)).max()
+    assert 2 * extent <= boxes[0].side < 2 * extent + 1
+
+
+def test_crop_beyond_the_frame_repeats_its_border():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = 200
+    cropped = neuroface.crop(image, neuroface.Box(150, -50, 128))
+    assert cropped.shape == (256, 256, 3)
+    assert (cropped == 200).all()
+    point = neuroface.Box(150, -50, 128).map(np.array([[150.0, -50.0], [214.0, 14.0]]))
+    np.testing.assert_array_equal(point, [[0, 0], [128, 128]])
+
+
+def test_crop_maps_points_as_it_maps_the_image():
+    """Every pixel of a crop that is scaled down shows what lies under the point that maps to it."""
+    ramp = np.tile(np.arange(600, dtype=float)[None, :, None] / 4, (600, 1, 3)).astype(np.uint8)
+    box = neuroface.Box(40, 20, 512)
+    cropped = neuroface.crop(ramp, box)
+    x = np.arange(60, 500, 37) + 0.5
+    mapped = box.map(np.stack([x, np.full_like(x, 300)], axis=1))
+    under = cropped[mapped[:, 1].astype(int), mapped[:, 0].astype(int), 0]
+    np.testing.assert_allclose(under, x / 4, atol=1)
+
+
+def test_cropped_form_is_read_as_it_is(tmp_path):
+    written = write_neuroface(tmp_path, lengths=(12, 3), cropped=True)
+    source = NeuroFace(tmp_path)
+    for index, one in enumerate(written):
+        clip = source[index]
+        assert clip.info == one.info
+        assert clip.frames == one.frames
+        assert [frame_number(clips.decode_frame(x)) for x in clip.frames] == list(
+            range(one.first, one.first + len(one.frames))
+        )
+        np.testing.assert_array_equal(clip.landmarks, one.points)
+        under = landmarks.select(one.points, "insightface73")[2]
+        expected = landmarks.pixel_values(clips.decode_frame(clip.frames[2]), under)
+        np.testing.assert_array_equal(clip.pixels[2], expected)
+
+
+def test_what_is_not_wanted_is_not_read(root):
+    (root / f"Videos/{FILE}.avi").unlink()
+    clip = NeuroFace(root, with_frames=False, with_pixels=False)[1]
+    assert (clip.frames, clip.pixels, clip.landmarks.shape) == (None, None, (4, 73, 2))
+    with pytest.raises(DataError, match=r"the video of clip N002_02_NSM_OPEN_color_2 is missing"):
+        NeuroFace(root, with_frames=False)[1]
+
+
+# Lists
+
+
+def test_scores_are_means_of_the_raters(root):
+    edit(root / "ratings.csv", 2, 3, "1")
+    edit(root / "ratings.csv", 3, 3, "2.5")
+    edit(root / "ratings.csv", 2, 4, "")  # one rater without symmetry
+    edit(root / "ratings.csv", 3, 4, "4")
+    info = NeuroFace(root).infos[0]
+    assert info.score == 1.75
+    assert dict(info.targets)["symmetry"] == 4
+
+
+@pytest.mark.parametrize(
+    ("subject", "group"), [("A002", "ALS"), ("S007", "stroke"), ("OP01", "stroke"), ("N019", "control")]
+)
+def test_the_id_tells_the_group(tmp_path, subject, group):
+    write_neuroface(tmp_path, (subject,))
+    assert NeuroFace(tmp_path).infos[0].group == group
+
+
+def test_blanks_and_byte_order_marks_are_read(root):
+    path = root / "neuroface_split.csv"
+    expected = list(NeuroFace(root).infos)
+    path.write_text("\ufeff" + path.read_text().replace(FILE, f" {FILE} ").replace(",5,", ", 5.0 ,"), encoding="utf-8")
+    assert list(NeuroFace(root).infos) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        # (repID, Number of Frames, start, end) -> first and last
+        ([(1, 77, 114, 196), (2, 84, 190, 274)], [(114, 190), (191, 274)]),
+        ([(1, 74, 112, 197), (2, 110, 158, 295)], [(112, 185), (186, 295)]),
+        ([(1, 153, 121, 274), (2, 151, 264, 425), (3, 124, 415, 548)], [(121, 273), (274, 424), (425, 548)]),
+        ([(3, 117, 207, 323), (4, 113, 206, 435)], [(207, 323), (323, 435)]),
+        ([(1, 10, 5, 20)], [(5, 14)]),
+    ],
+)
+def test_the_number_of_frames_decides_where_start_and_end_span_more(tmp_path, rows, taken):
+    """The published rows of A015, A016, S003 and A002 that do so, in both orders of the file."""
+    for order in (rows, rows[::-1]):
+        problems = Problems()
+        found = neuroface.read_split_list(split_list(tmp_path / "list.csv", *order), problems)
+        assert {one.number: (one.first, one.last) for one in found} == dict(
+            zip([row[0] for row in rows], taken, strict=True)
+        )
+        assert [one.number for one in found] == [row[0] for row in order]
+        assert {x.kind for x in problems.found} == {"frame_count"}
+        assert {x.severity for x in problems.found} == {"warning"}
+
+
+def test_unused_task_is_counted_and_left_out(tmp_path):
+    write_neuroface(tmp_path, tasks=("BIGSMILE", "OPEN"))
+    problems = Problems()
+    source = NeuroFace(tmp_path, problems=problems)
+    assert {info.expression for info in source.infos} == {"OPEN"}
+    assert [(x.kind, x.severity) for x in problems.found] == [("unused_task", "warning")]
+    assert "2 repetitions of BIGSMILE" in problems.found[0].message
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "kind", "message"),
+    [
+        (0, "N002_02_NSM_SMILE_color", "malformed_row", "has none of the tasks"),
+        (0, "../N002_OPEN", "malformed_row", "is not SUBJECT"),
+        (0, "N0020_02_NSM_OPEN_color", "malformed_row", "subject N0020 is in none of the published folds"),
+        (0, "N002_OPEN_KISS", "malformed_row", "has none of the tasks"),
+        (1, "x", "malformed_row", "repid is 'x', not a whole number of at least 1"),
+        (1, "2", "duplicate_clip", "repetition 2 of N002_02_NSM_OPEN_color is also in row 2"),
+        (2, "6", "malformed_row", "frames 2 to 6 are not the 6 of Number of Frames"),
+        (3, "0", "malformed_row", "start is '0'"),
+        (4, "", "malformed_row", "end is ''"),
+        (4, "1", "malformed_row", "frames 2 to 1"),
+    ],
+)
+def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, message):
+    edit(root / "neuroface_split.csv", 2, column, text)
+    row = 3 if kind == "duplicate_clip" else 2
+    with pytest.raises(DataError, match=rf"neuroface_split.csv, row {row}: .*{message}"):
+        NeuroFace(root)
+    problems = Problems(collect=True)
+    source = NeuroFace(root, problems=problems)
+    assert kind in {x.kind for x in problems.found}
+    assert len(source) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "text", "kind", "message"),
+    [
+        (2, 3, "high", "malformed_row", "row 2: overall is 'high'"),
+        (2, 3, "", "malformed_row", "row 2: overall is ''"),
+        (2, 3, "-1", "malformed_row", "row 2: overall is '-1'"),
+        (2, 5, "6", "malformed_row", "row 2: ROM is '6', not a number of 0 to 5"),
+        (2, 1, "first", "malformed_row", "row 2: needs a File Name, a repID"),
+        (3, 2, "rater1", "duplicate_rating", "row 3: rater rater1 has rated the repetition in row 2 already"),
+    ],
+)
+def test_a_malformed_rating_is_named(root, row, column, text, kind, message):
+    edit(root / "ratings.csv", row, column, text)
+    with pytest.raises(DataError, match=f"ratings.csv, {message}"):
+        NeuroFace(root)
+    problems = Problems(collect=True)
+    assert len(NeuroFace(root, problems=problems)) == 2  # the other rater's is left
+    assert [x.kind for x in problems.found] == [kind, "raters"]
+
+
+def test_a_repetition_without_rating_and_a_rating_without_repetition_are_told(root):
+    for row in (2, 3):
+        edit(root / "ratings.csv", row, 1, "9")
+    with pytest.raises(DataError, match=r"has no rating of .*neuroface_split.csv, row 2: N002_02_NSM_OPEN_color_1"):
+        NeuroFace(root)
+    problems = Problems(collect=True)
+    assert [info.id for info in NeuroFace(root, problems=problems).infos] == [f"{FILE}_2"]
+    assert {x.kind: x.severity for x in problems.found} == {"missing_rating": "error", "unknown_repetition": "warning"}
+
+
+def test_an_empty_list_is_refused(root):
+    split_list(root / "neuroface_split.csv")
+    with pytest.raises(DataError, match=r"neuroface_split.csv: lists no repetition of BLOW, KISS"):
+        NeuroFace(root)
+
+
+def test_a_missing_column_is_named(root):
+    path = root / "ratings.csv"
+    path.write_text(path.read_text().replace("overall", "score"))
+    with pytest.raises(DataError, match=r"ratings.csv: has no column 'overall'.* it names: file name, repid"):
+        NeuroFace(root)
+
+
+# Absent and broken files
+
+
+def test_absent_data_tells_what_to_obtain_and_where_to_put_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        NeuroFace(tmp_path / "no")
+    for part in ("on request", "slp.utoronto.ca", "ROOT/Videos/", "ratings.csv", "--config.data.root=ROOT"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Videos", r"Videos: no such folder; .*videos_root=FOLDER"),
+        ("video_landmarks", r"video_landmarks: no such folder; .*video_landmarks_root=FOLDER"),
+        ("neuroface_split.csv", r"neuroface_split.csv: no such file; .*split_list=FILE"),
+        ("ratings.csv", r"ratings.csv: no such file; .*ratings=FILE"),
+    ],
+)
+def test_a_missing_part_is_named(root, name, message):
+    (root / name).rename(root / "gone")
+    with pytest.raises(FileNotFoundError, match=message):
+        NeuroFace(root)
+
+
+def test_a_video_that_ends_too_early_is_told(root):
+    video = root / f"Videos/{FILE}.avi"
+    write_video_of(video, list(neuroface.read_video(video, 1, 8)))
+    source = NeuroFace(root)
+    assert source[0].frames.shape == (5, 256, 256, 3)
+    with pytest.raises(DataError, match=r"color.avi: ends or cannot be decoded before frame 9, .*needs frames 7 to 10"):
+        source[1]
+    video.write_bytes(b"no video")
+    assert [x.kind for x in source.problems(0)] == ["short_video"]
+
+
+def test_landmarks_outside_the_video_frame_are_told(root):
+    path = root / f"video_landmarks/{FILE}_1.npy"
+    np.save(path, np.load(path) + 2000)
+    with pytest.raises(DataError, match=r"_1.npy: the landmarks lie outside the 420×320 frames of .*avi"):
+        NeuroFace(root)[0]
+
+
+def test_problems_lists_every_broken_part(tmp_path):
+    write_neuroface(tmp_path, cropped=True)
+    assert list(NeuroFace(tmp_path).problems(0)) == []
+    folder, points = tmp_path / f"frames/{FILE}_1", tmp_path / f"landmarks/{FILE}_1.npy"
+    np.save(points, np.load(points)[:-1])
+    (folder / "2.jpg").write_bytes((folder / "2.jpg").read_bytes()[:2000])
+    (folder / "3.jpg").write_bytes(clips.encode_frame(np.zeros((64, 64, 3), np.uint8)))
+    (folder / "5.jpg").unlink()
+    found = list(NeuroFace(tmp_path).problems(0))
+    assert [x.kind for x in found] == [
+        "wrong_number_of_landmarks",
+        "missing_frames",
+        "truncated_image",
+        "wrong_image_size",
+    ]
+    assert all(x.clip == f"{FILE}_1" for x in found)
+    assert list(NeuroFace(tmp_path).problems(1)) == []
+
+
+# The published list
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"the published split list is not at {PUBLISHED}")
+def test_the_published_list_is_read_whole():
+    problems = Problems()
+    found = neuroface.read_split_list(PUBLISHED, problems)
+    rows = {f"{row[0]}_{row[1]}": row for row in rows_of(PUBLISHED)[1:]}
+    assert len(rows) == 821
+    assert len(found) == 770
+    assert {one.file.split("_")[0] for one in found} == neuroface.SUBJECTS
+    for one in found:
+        _, _, frames, start, end = rows[one.id]
+        assert one.num_frames == int(frames)
+        assert int(start) <= one.first <= one.last <= int(end)
+    shared = []
+    for file in {one.file for one in found}:
+        cuts = sorted((one.last, one.first, one.id) for one in found if one.file == file)
+        shared += [b[2] for a, b in itertools.pairwise(cuts) if b[1] <= a[0]]
+    assert shared == ["A002_02_NSM_SPREAD_color_4"]
+    kinds = [x.kind for x in problems.found]
+    assert (kinds.count("unused_task"), kinds.count("frame_count"), len(kinds)) == (1, 22, 23)
+
+
+def test_published_folds_test_everyone_once():
+    assert [len(fold) for fold in FOLDS] == [12, 12, 12]
+    assert len(neuroface.SUBJECTS) == 36
+    assert "S007" in FOLDS[0]
+    counts = [sum(s.startswith(letter) for s in neuroface.SUBJECTS) for letter in ("A", ("S", "OP"), "N")]
+    assert counts == [11, 14, 11]
+
+
+# The recipe
+
+
+@pytest.mark.parametrize(
+    ("argument", "task", "fold", "classes", "target"),
+    [
+        ("", "OPEN", -1, 0, ""),
+        ("kiss", "KISS", -1, 0, ""),
+        ("BROW,2", "BROW", 1, 0, ""),
+        ("3, spread", "SPREAD", 2, 0, ""),
+        ("OPEN,rom", "OPEN", -1, 0, "ROM"),
+        ("classification", "OPEN", -1, 6, "symmetry"),
+        ("Blow,Classification,Fatigue", "BLOW", -1, 6, "fatigue"),
+    ],
+)
+def test_recipe_takes_a_task_a_fold_and_a_sub_score(argument, task, fold, classes, target):
+    config = recipe.get_config(argument)
+    found = (config.data.expression, config.data.fold, config.model.head.num_classes, config.data.target)
+    assert found == (task, fold, classes, target)
+    assert config.data.protocol == ("holdout" if classes else "folds")
+    assert config.loss.name == ("cross_entropy" if classes else "bmc")
+    models.build_model(config.model)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("SMILE", "there is no 'SMILE'"),
+        ("OPEN,4", "there is no '4'"),
+        ("OPEN,KISS", "names two of a kind, OPEN and KISS"),
+        ("OPEN,1,classification", "classification has one split of its own"),
+    ],
+)
+def test_recipe_lists_what_it_knows(argument, message):
+    with pytest.raises(flags.IllegalFlagValueError) as caught:
+        recipe.get_config(argument)
+    assert f"neuroface.py:{argument}: {message}" in str(caught.value)
+    assert "BLOW, KISS, BROW, OPEN, SPREAD" in str(caught.value)
+
+
+def test_recipe_trains_a_fold_and_tests_its_people(tmp_path):
+    """Four people of each fold, from videos to predictions; S007 is among them and is tested."""
+    people = [sorted(fold, reverse=True)[:4] for fold in FOLDS]
+    assert "S007" in people[0]
+    write_neuroface(tmp_path / "data", list(itertools.chain(*people)), ("OPEN", "KISS"), (4, 3))
+    config = shrink(recipe.get_config("OPEN,1"), tmp_path / "data", streams="trajectory")
+    plan = experiment.plan(config)
+    assert list(plan.folds) == [0]
+    assert {info.subject for info in plan.folds[0]["test"].infos} == set(people[0])
+    (tmp_path / "run").mkdir()
+    experiment.train(config, plan, tmp_path / "run", resume=False)
+    rows = rows_of(tmp_path / "run/fold_0/evaluation/test-last/predictions.csv")[1:]
+    assert sorted(row[0] for row in rows) == sorted(f"{s}_02_NSM_OPEN_color_{i}" for s in people[0] for i in (1, 2))
+    assert all(math.isfinite(float(row[4])) for row in rows)
+
+
+def test_classes_are_sub_scores_rounded_half_up(tmp_path):
+    people = sorted(FOLDS[0])[:5]
+    write_neuroface(tmp_path, people, lengths=(4,))
+    for row, text in ((2, "1"), (3, "2"), (4, "4"), (5, "5")):  # the first two repetitions: 1.5 and 4.5
+        edit(tmp_path / "ratings.csv", row, 5, text)
+    config = shrink(recipe.get_config("classification,ROM"), tmp_path)
+    dataset = datasets.open_dataset(config)
+    plain = NeuroFace(tmp_path)
+    expected = [math.floor(dict(info.targets)["ROM"] + 0.5) for info in plain.infos]
+    assert [info.score for info in dataset.source.infos] == expected
+    assert expected[:2] == [2, 5]
+    clip = dataset.source[1]
+    assert (clip.info.score, clip.frames.shape) == (5, (4, 256, 256, 3))
+    parts = datasets.split(dataset, config, None)
+    assert len({info.subject for info in parts["test"].infos}) == 1  # 20 % of five
+    sample = pipeline.Sampler(config).train(parts["test"][0], np.random.default_rng(0))
+    assert len(sample["frames"]) == config.model.rgb.num_frames
+    assert sample["trajectories"].shape == (config.model.trajectory.length, 63, 5)
+    assert sample["target"] == parts["test"].infos[0].score
+
+
+def test_target_is_a_mean_for_regression_and_must_exist(root):
+    config = shrink(recipe.get_config("OPEN,ROM"), root)
+    expected = [dict(info.targets)["ROM"] for info in NeuroFace(root).infos]
+    assert [info.score for info in datasets.open_dataset(config).source.infos] == expected
+    config.data.target = "beauty"
+    with pytest.raises(ValueError, match=r"data.target is 'beauty'; this data set has: ROM, fatigue, speed, symmetry"):
+        datasets.open_dataset(config)
+
+
+def test_clips_without_the_target_are_told(root):
+    for row in (2, 3):
+        edit(root / "ratings.csv", row, 5, "")
+    config = shrink(recipe.get_config("OPEN,ROM"), root)
+    with pytest.raises(DataError, match=r"neuroface_split.csv, row 2: has no rating 'ROM'"):
+        datasets.open_dataset(config)
+    problems = Problems(collect=True)
+    source = datasets.open_dataset(config, problems=problems).source
+    assert [info.id for info in source.infos] == [f"{FILE}_2"]
+    assert source[0].info == dataclasses.replace(NeuroFace(root).infos[1], score=source.infos[0].score)
+    assert [x.kind for x in problems.found] == ["missing_target"]
+
+
+def test_ratings_that_are_no_class_are_told(root):
+    config = shrink(recipe.get_config("classification"), root)
+    config.model.head.num_classes = 2
+    config.data.target = ""
+    edit(root / "ratings.csv", 2, 3, "7")
+    with pytest.raises(DataError, match=r"row 2: the score makes class \d, but model.head.num_classes=2"):
+        datasets.open_dataset(config)

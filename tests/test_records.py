@@ -1,0 +1,270 @@
+"""Packed clips: records are exact and refuse what they are not, and a store reads like the data set it was made of."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests import tiny
+from tests.published_layouts import write_pfed5
+from tramp_jax import config as defaults
+from tramp_jax.data import datasets, packing, pipeline, records
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.problems import DataError
+from tramp_jax.data.records import PackedClips
+
+_TEXT = st.text(max_size=9)
+_NUMBER = st.floats(allow_nan=False)
+
+
+@st.composite
+def _clips(draw) -> Clip:
+    n = draw(st.integers(1, 3))
+    info = ClipInfo(
+        id=draw(_TEXT),
+        subject=draw(_TEXT),
+        expression=draw(_TEXT),
+        score=draw(_NUMBER),
+        num_frames=n,
+        group=draw(_TEXT),
+        targets=tuple(draw(st.lists(st.tuples(_TEXT, _NUMBER), max_size=2))),
+        source=draw(_TEXT),
+    )
+    return Clip(
+        info,
+        landmarks=draw(hnp.arrays(np.float32, (n, 4, 2))),
+        layout=draw(_TEXT),
+        pixels=draw(st.none() | hnp.arrays(np.uint8, (n, 3, 3))),
+        frames=draw(
+            st.none()
+            | hnp.arrays(np.uint8, (n, 2, 5, 3))
+            | st.lists(st.binary(max_size=9), min_size=n, max_size=n).map(tuple)
+        ),
+        fps=draw(_NUMBER),
+        depth=draw(st.none() | hnp.arrays(np.float32, (n, 4))),
+    )
+
+
+def _assert_same(a: Clip, b: Clip) -> None:
+    """To the bit, NaN included."""
+    assert (a.info, a.layout, a.fps) == (b.info, b.layout, b.fps)
+    for name in ("landmarks", "pixels", "depth", "frames"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert type(x) is type(y), name
+        if isinstance(x, np.ndarray):
+            assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()), name
+        else:
+            assert x == y, name
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(_clips())
+def test_a_record_is_exact(clip):
+    record = records.encode(clip)
+    _assert_same(records.decode(record), clip)
+    assert records.encode(records.decode(record)) == record
+    bare = records.decode(record, with_frames=False, with_pixels=False)
+    _assert_same(bare, dataclasses.replace(clip, frames=None, pixels=None))
+
+
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(_clips(), st.data())
+def test_a_cut_record_is_refused(clip, data):
+    record = records.encode(clip)
+    held = sum(x.size for x in (clip.landmarks, clip.pixels, clip.depth) if x is not None)
+    assert held
+    cut = data.draw(st.integers(0, len(record) - 1))
+    with pytest.raises(ValueError, match=r"no clip record|is damaged"):
+        records.decode(record[:cut])
+
+
+def test_a_record_of_a_newer_version_is_refused(monkeypatch):
+    clip = Clip(ClipInfo("a", "b", "c", 1.0, 1), np.zeros((1, 4, 2), np.float32), "")
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "VERSION", 2)
+        record = records.encode(clip)
+        records.decode(record)
+    with pytest.raises(ValueError, match=r"schema version 2, .* reads versions up to 1: get a newer tramp_jax"):
+        records.decode(record)
+    with pytest.raises(ValueError, match="no clip record"):
+        records.decode(b"\0" + record)
+
+
+def test_arrays_of_another_type_are_refused():
+    clip = Clip(ClipInfo("a", "b", "c", 1.0, 1), np.zeros((1, 4, 2)), "")
+    with pytest.raises(ValueError, match="clip a: landmarks are float64, not float32"):
+        records.encode(clip)
+
+
+# Stores
+
+
+def _pfed5(root: pathlib.Path):
+    config = defaults.base()
+    config.data.update(datasets.options("pfed5"), root=str(root))
+    return config
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the PFED5 layout, its packed copy of three shards); not to be changed."""
+    root = tmp_path_factory.mktemp("store")
+    write_pfed5(root / "published", 5, 1, num_frames=8)
+    size = sum(path.stat().st_size for path in (root / "published").rglob("*.jpg"))
+    packing.pack(_pfed5(root / "published"), datasets.Wanted(), root / "packed", size // 3)
+    return root / "published", root / "packed"
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A packed copy that may be broken."""
+    return pathlib.Path(shutil.copytree(made[1], tmp_path / "packed"))
+
+
+def test_a_store_is_the_data_set(made):
+    published, packed = (datasets.open_dataset(_pfed5(root), datasets.Wanted()) for root in made)
+    assert isinstance(packed.source, PackedClips)
+    assert list(packed.source.infos) == list(published.source.infos)
+    assert packed.official == published.official
+    for index in (3, 0, 5, -1):  # in any order
+        _assert_same(packed.source[index], published.source[index])
+    with pytest.raises(IndexError):
+        packed.source[6]
+
+
+def test_what_is_not_wanted_is_left_out(made):
+    source = PackedClips(made[1], with_frames=False, with_pixels=False)
+    assert (source[0].frames, source[0].pixels) == (None, None)
+    assert PackedClips(made[1], with_frames=False)[0].pixels is not None
+
+
+def test_threads_read_the_same(made):
+    source = PackedClips(made[1])
+    order = [index % 6 for index in range(60)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda index: source[index], order))
+    expected = [source[index] for index in range(6)]
+    for index, clip in zip(order, read, strict=True):
+        _assert_same(clip, expected[index])
+
+
+def test_infos_need_no_shard(copy):
+    for path in copy.glob("*.array_record"):
+        path.unlink()
+    source = PackedClips(copy)
+    assert [info.subject for info in source.infos] == [f"P0{i}" for i in range(6)]
+    with pytest.raises(DataError, match=r"clips-00001-of-00003.array_record, record 0: cannot be read .*pack"):
+        source[2]
+
+
+def test_one_clip_is_read_without_the_rest_of_its_shard(made, tmp_path):
+    counter = pathlib.Path("/proc/self/io")
+    if not counter.exists():
+        pytest.skip("needs /proc/self/io, which counts the bytes that a process reads")
+    packing.pack(_pfed5(made[0]), datasets.Wanted(), tmp_path / "one", 2**30)
+    source = PackedClips(tmp_path / "one")
+    (shard,) = source.manifest.shards
+    assert shard.records == 6
+
+    def read() -> int:
+        return int(counter.read_text().split()[1])
+
+    source[0]  # opens the shard, which reads its index from the last MB
+    before = read()
+    clip = source[3]
+    assert read() - before < 0.5 * shard.bytes
+    assert read() - before > len(records.encode(clip))
+
+
+@pytest.mark.parametrize("where", [0.02, 0.5])
+def test_a_damaged_shard_is_named(copy, where):
+    path = copy / "clips-00000-of-00003.array_record"
+    raw = bytearray(path.read_bytes())
+    size = len(records.encode(PackedClips(copy)[0]))
+    raw[int(where * size) + 200] ^= 255
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"clips-00000-of-00003.array_record, record 0: cannot be read"):
+        PackedClips(copy)[0]
+    PackedClips(copy)[1]
+
+
+def test_exchanged_shards_are_named(copy):
+    a, b = (copy / f"clips-0000{i}-of-00003.array_record" for i in range(2))
+    a.rename(copy / "x")
+    b.rename(a)
+    (copy / "x").rename(b)
+    with pytest.raises(DataError, match=r"record 1: holds clip 'PD0003_clip_smile_P03', not .*'PD0001_clip_smile_P01'"):
+        PackedClips(copy)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x | {"version": 2}, r"manifest.json has the schema version 2, .* get a newer tramp_jax"),
+        (lambda x: {key: value for key, value in x.items() if key != "infos"}, r"manifest.json: is no manifest"),
+        (lambda x: x | {"shards": x["shards"][1:]}, r"manifest.json: its shards have another number of records"),
+        (lambda x: x | {"infos": 3}, r"manifest.json: is no manifest"),
+        (lambda x: [], r"manifest.json: is no manifest"),
+    ],
+)
+def test_a_broken_manifest_is_refused(copy, change, message):
+    path = copy / records.MANIFEST
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=message):
+        PackedClips(copy)
+
+
+def test_another_data_set_is_refused(made):
+    config = defaults.base()
+    config.data.update(datasets.options("youtubepd"), root=str(made[1]))
+    with pytest.raises(ValueError, match=r"packed \(data.root\) holds data set pfed5, but data.name is youtubepd"):
+        datasets.open_dataset(config)
+
+
+def test_frames_that_were_not_packed_cannot_be_wanted(made, tmp_path):
+    packing.pack(_pfed5(made[0]), datasets.Wanted(frames=False), tmp_path / "bare", 2**30)
+    assert PackedClips(tmp_path / "bare", with_frames=False)[0].frames is None
+    with pytest.raises(ValueError, match="bare: was packed without frames"):
+        PackedClips(tmp_path / "bare")
+
+
+def test_the_same_recipe_makes_the_same_batches(made):
+    batches = []
+    for root in made:
+        config = tiny.get_config().unlock()
+        config.data.update(datasets.options("pfed5"), root=str(root))
+        config.data.expression = "smile"
+        config.train.batch_size = 2
+        dataset = datasets.open_dataset(config)
+        split = datasets.split(dataset, config, None)["train"]
+        iterator = iter(pipeline.training_batches(split, config))
+        batches.append(list(itertools.islice(iterator, 3)))
+        iterator.close()
+    for a, b in zip(*batches, strict=True):
+        assert a.keys() == b.keys()
+        for name, array in a.items():
+            np.testing.assert_array_equal(array, b[name])
+
+
+def test_reading_ahead_is_counted_in_bytes(made):
+    config = tiny.get_config().unlock()
+    config.data.update(datasets.options("pfed5"), root=str(made[0]))
+    batch = pipeline.batch_bytes(config, 2)
+    split = datasets.split(datasets.open_dataset(config), config, None)["train"]
+    config.train.batch_size = 2
+    iterator = iter(pipeline.training_batches(split, config))
+    arrays = next(iterator)
+    iterator.close()
+    assert batch == sum(array.nbytes for name, array in arrays.items() if name != "target")
+    published = defaults.base()
+    for budget, batches in ((1, 1), (256, 4), (640, 10), (10_000, 16)):
+        published.train.read_ahead_mb = budget
+        assert pipeline.read_ahead(published, 4) == batches

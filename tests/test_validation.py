@@ -1,0 +1,300 @@
+"""What a report of a data set finds: every planted fault by name, and nothing in sound data."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import faults, published_layouts, tiny, youtubepd_layout
+from tests.faults import FAULTS
+from tramp_jax import cli, config, experiment
+from tramp_jax.data import clip_checks, clips, datasets, images, packing, validation
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.problems import ERROR, WARNING, Problems
+from tramp_jax.data.synthetic import SyntheticFaces
+
+DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
+
+
+def _config(name: str, root: pathlib.Path):
+    made = config.base()
+    made.data.update(datasets.options(name), root=str(root))
+    return made
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """A sound layout of every data set, by name; not to be changed."""
+    root = tmp_path_factory.mktemp("layouts")
+    published_layouts.write_pfed5(root / "pfed5", 3, 1)
+    youtubepd_layout.write_layout(root / "youtubepd", train={"video1": 4, "video2": 0, "video3": 1})
+    youtubepd_layout.write_list(root / "youtubepd", "test", {"video9": 4})
+    youtubepd_layout.write_video(root / "youtubepd", "video9", 4, seed=9)
+    published_layouts.write_folder(root / "folder")
+    published_layouts.write_dfew(root / "dfew")
+    published_layouts.write_neuroface(root / "neuroface", cropped=True, lengths=(5, 6))
+    clip = sum(path.stat().st_size for path in (root / "pfed5" / "P00").rglob("*.jpg"))
+    packing.pack(_config("pfed5", root / "pfed5"), datasets.Wanted(), root / "packed", 2 * clip)  # two shards of two
+    return root
+
+
+@pytest.fixture
+def broken(layouts, tmp_path):
+    """Copies a layout, and breaks the copy by some faults: ``broken("pfed5", fault, ...) -> folder``."""
+
+    def copy(name: str, *made: faults.Fault) -> pathlib.Path:
+        shutil.copytree(layouts / name, tmp_path / name)
+        for fault in made:
+            fault.make(tmp_path / name)
+        return tmp_path / name
+
+    return copy
+
+
+def _check(name: str, root: pathlib.Path) -> validation.Report:
+    return validation.check(_config("pfed5" if name == "packed" else name, root), datasets.Wanted())
+
+
+def _named(report: validation.Report, fault: faults.Fault) -> bool:
+    return any(problem.kind == fault.kind and re.search(fault.message, problem.message) for problem in report.problems)
+
+
+@pytest.mark.parametrize("name", ["pfed5", "youtubepd", "folder", "dfew", "packed"])
+def test_sound_data_have_no_errors(layouts, name):
+    report = _check(name, layouts / name)
+    assert not report.errors
+    assert not report.bad
+    assert len(report.dataset.source) > 1
+    assert not any(_named(report, fault) for fault in FAULTS if fault.dataset == name)
+
+
+def test_sound_files_of_neuroface_have_no_errors(layouts):
+    report = _check("neuroface", layouts / "neuroface")
+    assert {problem.kind for problem in report.errors} <= {"empty_part"}  # one person cannot fill three folds
+    assert not report.bad
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.dataset}: {fault.what}")
+def test_every_fault_is_named(broken, fault):
+    report = _check(fault.dataset, broken(fault.dataset, fault))
+    assert _named(report, fault), report.lines()
+    severity = {problem.severity for problem in report.problems if problem.kind == fault.kind}
+    assert severity == {WARNING if fault.kind == "missing_class" else ERROR}
+
+
+def test_the_documentation_lists_every_kind_of_fault():
+    text = DOCUMENT.read_text()
+    assert not [fault.kind for fault in FAULTS if f"`{fault.kind}`" not in text]
+
+
+def test_one_run_lists_many_faults_and_keeps_the_sound_clips(broken, tmp_path, capsys):
+    chosen = [fault for fault in FAULTS if fault.dataset == "pfed5"]
+    by_name = {fault.what: fault for fault in chosen}
+    planted = [
+        by_name[what]
+        for what in (
+            "a truncated image",
+            "landmarks that are NaN",
+            "the file of colours is missing",
+            "a score out of range",
+            "a clip listed twice",
+        )
+    ]
+    root = broken("pfed5", *planted)
+    arguments = ["--dataset", "pfed5", "--root", str(root), "--json", str(tmp_path / "found.json")]
+    assert cli.main(["validate", *arguments]) == 1
+    out = capsys.readouterr().out
+    for fault in planted:
+        assert re.search(rf"^error: \[{fault.kind}\] .*{fault.message}", out, re.MULTILINE), fault.what
+    assert re.search(r"^ +1  truncated_image$", out, re.MULTILINE)
+    assert "5 errors" in out
+    assert "2 of 3 clips are without a fault" in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["counts"] | {fault.kind: 1 for fault in planted} == found["counts"]
+    assert found["bad_clips"] == [faults.CLIP]
+
+
+def test_warnings_alone_are_no_failure(layouts, capsys):
+    assert cli.main(["validate", "--dataset", "pfed5", "--root", str(layouts / "pfed5")]) == 0
+    assert "warning: [missing_class]" in capsys.readouterr().out
+    assert cli.main(["validate", "--root", str(layouts / "packed")]) == 0
+
+
+def test_the_report_goes_on_after_an_unforeseen_error(layouts, monkeypatch):
+    from tramp_jax.data.pfed5 import PFED5
+
+    def fail(self, index):
+        raise RuntimeError("a bug of the reader")
+
+    monkeypatch.setattr(PFED5, "problems", fail)
+    report = _check("pfed5", layouts / "pfed5")
+    assert report.bad == {0, 1, 2, 3}
+    assert [problem.kind for problem in report.errors] == ["unreadable_clip"] * 4
+    assert "train_41.csv, row 2" in report.errors[0].message
+
+
+# The data set as a whole
+
+
+class Listed:
+    """A source of infos without files."""
+
+    def __init__(self, *infos: ClipInfo):
+        self.infos = infos
+
+    def __len__(self):
+        return len(self.infos)
+
+
+def _listed(*people: str, **changes) -> Listed:
+    return Listed(*(ClipInfo(f"clip{i}", name, "smile", i % 2, 5, **changes) for i, name in enumerate(people)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "found"),
+    [
+        (datasets.Dataset(_listed("a", "a", "b", "b"), {"train": frozenset("a"), "test": frozenset("b")}), set()),
+        (
+            datasets.Dataset(_listed("a", "a", "b", "b"), {"train": frozenset("ab"), "test": frozenset("b")}),
+            {"subject_in_both_lists"},
+        ),
+        (datasets.Dataset(_listed("a", "a", "b", "b"), folds=(frozenset("a"), frozenset("b"))), set()),
+        (
+            datasets.Dataset(_listed("a", "a", "b", "b"), folds=(frozenset("a"), frozenset("ab"))),
+            {"subject_in_two_folds", "empty_part"},
+        ),
+        (
+            datasets.Dataset(_listed("a", "a", "b", "b", "S7", "S7"), folds=(frozenset("a"), frozenset(["b", "S7 "]))),
+            {"unknown_subject", "untested_subject"},
+        ),
+        (datasets.Dataset(_listed()), {"no_clips"}),
+    ],
+)
+def test_parts_are_checked(dataset, found):
+    assert {problem.kind for problem in validation._set_problems(dataset)} == found
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"subject": "S007 "}, "blank_in_name"),
+        ({"id": ""}, "blank_in_name"),
+        ({"score": float("nan")}, "bad_score"),
+        ({"num_frames": 0}, "bad_frame_count"),
+    ],
+)
+def test_infos_are_checked(change, kind):
+    info = ClipInfo("clip", "a", "smile", 1.0, 5)
+    assert not validation._info_problems(info)
+    (problem,) = validation._info_problems(dataclasses.replace(info, **change))
+    assert problem.kind == kind
+
+
+@pytest.fixture(scope="module")
+def clip():
+    made = SyntheticFaces(1, 1)[0]
+    info = dataclasses.replace(made.info, num_frames=3)
+    return clips.Clip(info, made.landmarks[:3], made.layout, made.pixels[:3], made.frames[:3])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda clip: {"landmarks": clip.landmarks[:, :9]}, "wrong_shape"),
+        (lambda clip: {"landmarks": clip.landmarks[:2]}, "wrong_number_of_landmarks"),
+        (lambda clip: {"landmarks": np.where(clip.landmarks > 150, np.inf, clip.landmarks)}, "landmarks_not_finite"),
+        (lambda clip: {"landmarks": clip.landmarks / 1000}, "landmarks_out_of_crop"),
+        (lambda clip: {"pixels": clip.pixels[:, :9]}, "wrong_shape"),
+        (lambda clip: {"frames": clip.frames[:2]}, "missing_frames"),
+        (lambda clip: {"frames": clip.frames * 2}, "extra_frames"),
+        (lambda clip: {"frames": (*clip.frames[:2], clip.frames[2][:-99])}, "truncated_image"),
+    ],
+)
+def test_a_clip_of_any_source_is_checked(clip, change, kind):
+    assert not list(clip_checks.clip_problems(clip))
+    (problem,) = clip_checks.clip_problems(dataclasses.replace(clip, **change(clip)))
+    assert problem.kind == kind
+
+
+def test_every_cut_of_an_image_is_seen(clip):
+    """OpenCV decodes most of them without a word."""
+    for image in (clip.frames[0], _png(clip.frames[0])):
+        assert images.fault(image, 256) is None
+        for cut in np.linspace(0, len(image) - 1, 40).astype(int):
+            assert images.fault(image[:cut]) is not None, cut
+        assert images.fault(image, 128) == ("wrong_image_size", "has 256×256 pixels, not 128×128")
+
+
+def _png(image: bytes) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", clips.decode_frame(image))[1].tobytes()
+
+
+# Training without the bad clips
+
+
+def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
+    root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "landmarks that are NaN"))
+    skipping = _config("pfed5", root)
+    skipping.train.reader_threads = 1
+    dataset, report = validation.open_sound(skipping)
+    assert report is None
+    assert len(dataset.source) == 4
+    skipping.data.skip_bad = True
+    dataset, report = validation.open_sound(skipping)
+    assert [info.subject for info in dataset.source.infos] == ["P01", "P02", "P03"]
+    assert "3 of 4 clips are without a fault" in report.summary()
+    assert "1 landmarks_not_finite" in report.summary()
+
+    written = tmp_path / experiment.SKIPPED_FILE
+    written.write_text(report.to_json())
+    shutil.copytree(root / "P01", root / "P00", dirs_exist_ok=True)
+    dataset, again = validation.open_sound(skipping, written)  # nothing is checked again
+    assert again is None
+    assert [info.subject for info in dataset.source.infos] == ["P01", "P02", "P03"]
+
+
+def test_training_stops_where_a_part_would_be_empty(broken):
+    root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a list is missing"))
+    skipping = _config("pfed5", root)
+    skipping.data.skip_bad = True
+    with pytest.raises(ValueError, match=r"(?s)missing_list.*nothing is left of the official test part"):
+        validation.open_sound(skipping)
+
+
+def test_collected_problems_do_not_stop_a_reader(broken):
+    """The table's faults of lists are told all at once, too."""
+    chosen = [
+        fault
+        for fault in FAULTS
+        if fault.what in ("a score above 10", "no label", "a malformed line", "a frame of zero bytes")
+    ]
+    root = broken("youtubepd", *chosen)
+    problems = Problems(collect=True)
+    datasets.open_dataset(_config("youtubepd", root), datasets.Wanted(), problems)
+    assert [problem.kind for problem in problems.found] == ["bad_score", "bad_id", "missing_label"]
+
+
+def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
+    root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a truncated image"))
+    skipping = tiny.get_config().unlock()
+    skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
+    skipping.train.batch_size = 2
+    plan = experiment.plan(skipping)
+    trained = []
+    monkeypatch.setattr(experiment, "_train_one", lambda config, splits, *rest: trained.append(splits) or [])
+    experiment.train(skipping, plan, tmp_path, resume=False)
+    assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
+    assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
+    assert "3 of 4 clips are without a fault; errors: 1 truncated_image" in capsys.readouterr().out
+
+    for path in root.rglob("*.jpg"):  # a run that is continued checks nothing again, and keeps its clips
+        path.unlink()
+    again = experiment.plan(skipping, tmp_path)
+    assert again.report is None
+    assert again.folds[None]["train"].infos == plan.folds[None]["train"].infos

@@ -1,0 +1,40 @@
+"""``tramp-jax calibrate``: how wide intervals must be, from a run's validation people."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run of train.py (or RUN/fold_0); several of the same split are calibrated as one ensemble",
+    )
+    parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
+    parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
+    parser.add_argument("--draws", type=int, default=16, help="windows that show how sure the model is (default 16)")
+    parser.add_argument("--data-root", default="", help="where the data is now, if it has moved since training")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tramp_jax import commands
+    from tramp_jax.scoring.calibrate_run import calibrate_run
+
+    commands.keep_compiled()
+    found = calibrate_run(
+        arguments.checkpoint,
+        which=arguments.which,
+        level=arguments.level,
+        draws=arguments.draws,
+        data_root=arguments.data_root,
+    )
+    sys.stdout.write(
+        f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "
+        f"of {found.test_clips} clips of held-out test people they cover {found.coverage:.1%}, "
+        f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
+        f"written: {arguments.checkpoint[0]}/calibration.json\n"
+    )
+    return 0

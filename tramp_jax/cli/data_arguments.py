@@ -1,0 +1,76 @@
+"""What ``pack`` and ``validate`` have in common on the command line: which data set, where, with which options.
+
+Like the subcommands it imports the rest of the package when it runs: asking for help must not wait for jax.
+"""
+
+import argparse
+import difflib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from tramp_jax.data.datasets import Wanted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds them to the parser of a subcommand."""
+    parser.add_argument("--dataset", default="", metavar="NAME", help="such as pfed5; a packed data set knows its own")
+    parser.add_argument("--root", default="", metavar="DIR", help="where the data set is, as for --config.data.root")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
+        help="options of the data set, as after --config.data.; values of a list are separated by commas",
+    )  # fmt: skip
+    parser.add_argument("--no-frames", action="store_true", help="landmarks and colours alone")
+    parser.add_argument("--no-landmarks", action="store_true", help="frames alone")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
+    )
+
+
+def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
+    """The configuration that the arguments make, and what is wanted of each clip.
+
+    Raises:
+      ValueError: no data set is named, an unknown option (with the closest name), or a value of a wrong kind.
+    """
+    from tramp_jax import config as defaults
+    from tramp_jax.data import datasets, records
+
+    name = arguments.dataset
+    frames, marks = not arguments.no_frames, not arguments.no_landmarks
+    if arguments.root and records.is_packed(arguments.root):
+        manifest = records.read_manifest(arguments.root)
+        name = name or manifest.name
+        frames, marks = (
+            frames and manifest.request["wanted"]["frames"],
+            marks and manifest.request["wanted"]["landmarks"],
+        )
+    if not name:
+        raise ValueError(f"--dataset is missing; known: {', '.join(datasets.READERS)}")
+    known = {key: value for key, value in datasets.options(name).items() if key != "name"}
+    config = defaults.base()
+    config.data.update(datasets.options(name), root=arguments.root)
+    for setting in arguments.settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write KEY=VALUE")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1, cutoff=0)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"--set {setting}: {name} has no option {key}; {hint}known: {', '.join(known) or 'none'}")
+        config.data[key] = _value(setting, text, known[key])
+    return config, datasets.Wanted(frames, pixels=marks, landmarks=marks)
+
+
+def _value(setting: str, text: str, default: Any) -> Any:
+    """``text`` as a value of the kind of ``default``."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, int | float):
+            return type(default)(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"--set {setting}: the value must be of the kind of {default!r}") from None
+    return tuple(filter(None, text.split(","))) if isinstance(default, tuple) else text

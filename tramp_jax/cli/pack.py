@@ -1,0 +1,35 @@
+"""``tramp-jax pack``: a data set into few large files that are read quickly in any order."""
+
+import argparse
+import pathlib
+import sys
+
+from tramp_jax.cli import data_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the subcommand."""
+    data_arguments.add_arguments(parser)
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write; an interrupted pack goes on"
+    )
+    parser.add_argument(
+        "--shard-size-mb", type=float, default=256, metavar="N", help="about, in MiB (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out clips with a fault instead of stopping; the manifest says so"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks the data set, packs it, and says what was done."""
+    from tramp_jax.data import packing
+
+    config, wanted = data_arguments.config_of(arguments)
+    if arguments.shard_size_mb <= 0:
+        raise ValueError(f"--shard-size-mb is {arguments.shard_size_mb:g}; it must be positive")
+    out = arguments.out.expanduser()
+    size = round(arguments.shard_size_mb * 2**20)
+    done = packing.pack(config, wanted, out, size, arguments.workers, arguments.skip_bad)
+    sys.stdout.write(f"{done}\ntrain on it with --config.data.root={out}\n")
+    return 0

@@ -1,0 +1,184 @@
+"""``tramp-jax preprocess``: videos and folders of images -> clips with landmarks, and the list that training reads."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions
+    from tramp_jax.preprocess.batch import Job
+
+_SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="a video, a folder of images, an image")
+    parser.add_argument(
+        "--list", type=Path, help="CSV of videos: path, subject, expression, score, and more if you like"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
+    parser.add_argument("--subject", default="", help="the person in all INPUTs; default: each file is its own")
+    parser.add_argument("--expression", default="", help="what is shown in all INPUTs, such as smile")
+    parser.add_argument("--score", type=float, default=float("nan"), help="the rating of all INPUTs")
+
+    landmarks = parser.add_argument_group("landmarks")
+    landmarks.add_argument(
+        "--landmarks",
+        choices=_SOURCES,
+        default="mediapipe",
+        help="mediapipe (default) needs no download; insightface is the paper's, its models are for non-commercial "
+        "research; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks",
+    )
+    landmarks.add_argument("--models-dir", type=Path, help="folder with the model files of the source")
+    landmarks.add_argument(
+        "--download", action="store_true", help="download InsightFace's models where missing (289 MB)"
+    )
+    landmarks.add_argument(
+        "--detector", choices=_SOURCES[:2], default="mediapipe", help="where lucas-kanade starts from"
+    )
+    landmarks.add_argument("--tracks", type=Path, help="tracks of the one INPUT, or a folder with NAME.npz for each")
+    landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the frames that were tracked")
+    landmarks.add_argument(
+        "--queries",
+        type=Path,
+        metavar="FILE",
+        help="make no clip, but save the points of the first frame with a face as query points for a point tracker",
+    )
+
+    video = parser.add_argument_group("video")
+    video.add_argument("--fps", type=float, help="frames per second of the clips; default: the video's own")
+    video.add_argument("--images-fps", type=float, default=25.0, help="rate of a folder of images (default 25)")
+    video.add_argument("--min-frames", type=int, default=7, help="shorter clips are refused (default 7)")
+    video.add_argument("--max-gap", type=int, default=5, help="frames without a face that are bridged (default 5)")
+    video.add_argument(
+        "--keep",
+        choices=("error", "longest"),
+        default="error",
+        help="a face that cannot be followed throughout: refuse the video (default) or keep the longest part",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch
+
+    if bool(arguments.inputs) == bool(arguments.list):
+        raise ValueError("name either INPUTs or a --list of videos (and not both)")
+    jobs = (
+        batch.read_jobs(arguments.list)
+        if arguments.list
+        else batch.jobs_of(arguments.inputs, arguments.subject, arguments.expression, arguments.score)
+    )
+    options = PreprocessOptions(
+        fps=arguments.fps,
+        images_fps=arguments.images_fps,
+        min_frames=arguments.min_frames,
+        max_gap=arguments.max_gap,
+        keep=arguments.keep,
+    )
+    source_options = SourceOptions(
+        models_dir=arguments.models_dir,
+        download=arguments.download,
+        detector=arguments.detector,
+        tracks_size=arguments.tracks_size,
+    )
+    source_of = _source_maker(arguments, source_options, len(jobs))
+    if arguments.queries:
+        return _write_queries(arguments.queries, jobs, options, source_of)
+    if not arguments.out:
+        raise ValueError("--out is missing: name a folder for the clips")
+    return _make_clips(arguments.out, jobs, options, source_of)
+
+
+def _source_maker(
+    arguments: argparse.Namespace, options: "SourceOptions", count: int
+) -> Callable[["Job"], "LandmarkSource"]:
+    """What gives the landmark source for a video: one for all, or for tracks one for each."""
+    import dataclasses
+
+    from tramp_jax import preprocess
+
+    if arguments.landmarks != "tracks":
+        source = preprocess.make(arguments.landmarks, options)
+        return lambda job: source
+    if arguments.tracks is None or (count > 1 and not arguments.tracks.is_dir()):
+        raise ValueError("--landmarks tracks needs --tracks FILE, or of several videos a folder with NAME.npz for each")
+
+    def tracks_of(job: "Job") -> "LandmarkSource":
+        file = arguments.tracks
+        if file.is_dir():
+            file = next(
+                (f for f in (file / f"{job.name}.npz", file / f"{job.name}.npy") if f.is_file()), file / job.name
+            )
+        return preprocess.make("tracks", dataclasses.replace(options, tracks=file))
+
+    return tracks_of
+
+
+def _make_clips(
+    out: Path, jobs: list["Job"], options: "PreprocessOptions", source_of: Callable[["Job"], "LandmarkSource"]
+) -> int:
+    """Makes what is not there yet; a video that cannot be used is told and left out."""
+    import tqdm
+
+    from tramp_jax.preprocess import batch, preprocess_video
+
+    clip_list = batch.ClipList(out, sorted({name for job in jobs for name in job.columns}))
+    failed = skipped = without_score = 0
+    for job in tqdm.tqdm(jobs, unit="video", disable=None):
+        started = time.perf_counter()
+        try:
+            if clip_list.done(job):
+                skipped += 1
+                continue
+            made = preprocess_video(job.video, source_of(job), options, job.info)
+            clip_list.add(job, made)
+        except (ValueError, OSError) as error:
+            failed += 1
+            tqdm.tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        without_score += math.isnan(made.clip.info.score)
+        tqdm.tqdm.write(
+            f"{job.name}: {len(made.clip.landmarks)} frames at {made.clip.fps:g} per second, crop of {made.crop.side} "
+            f"pixels, {made.frames_read / (time.perf_counter() - started):.0f} frames a second",
+            file=sys.stdout,
+        )
+        for warning in made.warnings:
+            tqdm.tqdm.write(f"  warning: {warning}", file=sys.stdout)
+    total = len(jobs) - failed - skipped
+    sys.stdout.write(f"{total} clips made, {skipped} were there already, {failed} failed: {clip_list.path}\n")
+    if without_score:
+        sys.stdout.write(f"{without_score} of them have no score yet: write it into {clip_list.path} before training\n")
+    return 1 if failed else 0
+
+
+def _write_queries(
+    path: Path, jobs: list["Job"], options: "PreprocessOptions", source_of: Callable[["Job"], "LandmarkSource"]
+) -> int:
+    import numpy as np
+
+    from tramp_jax.data import landmarks
+    from tramp_jax.preprocess.clip import first_face
+    from tramp_jax.preprocess.sources.tracks import write_queries
+
+    if len(jobs) != 1:
+        raise ValueError(f"--queries takes one INPUT, not {len(jobs)}")
+    source = source_of(jobs[0])
+    number, face, size = first_face(jobs[0].video, source, options)
+    points = face.points[None]
+    chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
+    file = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    write_queries(file, np.concatenate(chosen), number, size)
+    sys.stdout.write(f"{file}: 64 query points in frame {number} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 256x256") from None
+    return width, height

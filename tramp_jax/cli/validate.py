@@ -1,0 +1,25 @@
+"""``tramp-jax validate``: everything that is wrong with a data set, at once."""
+
+import argparse
+import pathlib
+import sys
+
+from tramp_jax.cli import data_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the subcommand."""
+    data_arguments.add_arguments(parser)
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the problems to FILE")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists every problem; returns 0 where none is an error, else 1."""
+    from tramp_jax.data import validation
+
+    config, wanted = data_arguments.config_of(arguments)
+    report = validation.check(config, wanted, arguments.workers)
+    if arguments.json:
+        arguments.json.write_text(report.to_json())
+    sys.stdout.write("\n".join(report.lines()) + "\n")
+    return 1 if report.errors else 0

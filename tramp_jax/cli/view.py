@@ -1,0 +1,31 @@
+"""``tramp-jax view``: a clip with its landmarks drawn, as a video or a sheet of frames."""
+
+import argparse
+import sys
+from pathlib import Path
+
+_PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clip", type=Path, help="folder of a clip, as tramp-jax preprocess makes it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="X.mp4 for a video; X.png or X.jpg for a sheet of frames"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tramp_jax.data import folder
+    from tramp_jax.preprocess import batch, overlay
+
+    kind = arguments.out.suffix.lower()
+    if kind not in (*_PICTURES, *_VIDEOS):
+        raise ValueError(f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
+    clip = folder.read_clip(arguments.clip, with_pixels=False)
+    interpolated = batch.read_interpolated(arguments.clip, len(clip.landmarks))
+    write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet
+    write(arguments.out, clip, interpolated)
+    sys.stdout.write(
+        f"{arguments.out}: {len(clip.landmarks)} frames at {clip.fps:g} per second, {sum(interpolated)} interpolated\n"
+    )
+    return 0

@@ -1,0 +1,260 @@
+"""Any data set into a store of packed clips (``records``): in parallel, a shard at a time, resumable.
+
+What is there at any moment is right: a shard gets its name when it is whole, and the manifest comes last. While a
+store is being written, its folder holds pack.json, which says what is packed and where one shard ends and the next
+begins, and beside each finished shard a small file with its checksum.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import tramp_jax
+from tramp_jax.data import records
+from tramp_jax.data.clips import ClipInfo, ClipSource
+from tramp_jax.data.datasets import Dataset, Wanted, open_dataset, options
+from tramp_jax.data.problems import Problem, Problems
+from tramp_jax.data.records import MANIFEST, PLAN, VERSION, Manifest, Shard
+from tramp_jax.data.validation import check, in_order
+
+# A group of one record makes random reading cheap. Frames are compressed already, and the rest is small.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_PROBED = 8  # clips whose size tells how many go into a shard
+_UNFINISHED = ".unfinished"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What goes where.
+
+    Attributes:
+      request: see ``Manifest``.
+      kept: indices of the clips of the data set that are packed.
+      ends: after how many of ``kept`` each shard ends.
+      skipped: problems of the others.
+    """
+
+    request: dict[str, Any]
+    kept: tuple[int, ...]
+    ends: tuple[int, ...]
+    skipped: tuple[Problem, ...]
+
+
+def pack(
+    config: ConfigDict, wanted: Wanted, out: pathlib.Path, shard_bytes: int, workers: int = 2, skip_bad: bool = False
+) -> str:
+    """Packs the data set of ``config.data`` into the folder ``out``, or goes on where an interrupted pack ended.
+
+    Every clip is checked before anything is written.
+
+    Args:
+      config: the whole configuration; only ``config.data`` counts.
+      wanted: of each clip.
+      out: a folder that does not exist, is empty, or holds the same data set packed by the same arguments.
+      shard_bytes: about the size of a shard.
+      workers: threads; the outcome does not depend on their number.
+      skip_bad: leave out clips with a fault, and say so in the manifest, instead of stopping.
+
+    Returns:
+      What was done, in a line.
+
+    Raises:
+      ValueError: faults in the data (all of them), or ``out`` holds something else.
+    """
+    dataset = open_dataset(config, wanted, Problems(collect=True))
+    request = _request(config, dataset, wanted, shard_bytes, skip_bad)
+    if (out / MANIFEST).is_file():
+        manifest = records.read_manifest(out)
+        _check_same(manifest.request, request, out)
+        _clear(out)
+        skipped = f"; {len(manifest.skipped)} problems were skipped then, see {MANIFEST}" if manifest.skipped else ""
+        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{skipped}"
+    if (out / PLAN).is_file():
+        plan = _read_plan(out)
+        _check_same(plan.request, request, out)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists and is no packed data set; name another folder with --out")
+    else:
+        plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
+        out.mkdir(parents=True, exist_ok=True)
+        _write_text(out / PLAN, json.dumps(dataclasses.asdict(plan)))
+
+    shards, already = _write_shards(dataset.source, wanted, plan, out, workers)
+    infos = tuple(dataset.source.infos[index] for index in plan.kept)
+    manifest = Manifest(
+        name=config.data.name,
+        infos=infos,
+        shards=tuple(shards),
+        official=dataset.official,
+        folds=tuple(dataset.folds),
+        request=request,
+        labels=_labels(infos),
+        skipped=plan.skipped,
+        tool=f"tramp_jax {tramp_jax.__version__}",
+    )
+    _write_text(out / MANIFEST, manifest.to_json())
+    _clear(out)
+    size = sum(shard.bytes for shard in shards) / 2**20
+    kept = f", {already} of them finished before" if already else ""
+    left = f"; {len(dataset.source) - len(infos)} clips were left out, see {MANIFEST}" if plan.skipped else ""
+    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{left}"
+
+
+def _request(config: ConfigDict, dataset: Dataset, wanted: Wanted, shard_bytes: int, skip_bad: bool) -> dict[str, Any]:
+    data = config.data.to_dict()
+    infos = [repr(info) for info in dataset.source.infos]
+    parts = [
+        *(f"{name}: {sorted(people)}" for name, people in sorted((dataset.official or {}).items())),
+        *(f"{sorted(people)}" for people in dataset.folds),
+    ]
+    chosen = {key: data[key] for key in options(config.data.name) if key in data}
+    return json.loads(  # as it is read again
+        json.dumps(
+            {
+                "schema": VERSION,
+                "root": str(pathlib.Path(data["root"]).expanduser().resolve()) if data["root"] else "",
+                "options": chosen,
+                "wanted": dataclasses.asdict(wanted),
+                "shard_bytes": shard_bytes,
+                "skip_bad": skip_bad,
+                "lists": hashlib.sha256("\n".join(infos + parts).encode()).hexdigest(),
+            }
+        )
+    )
+
+
+def _check_same(old: Any, new: dict[str, Any], out: pathlib.Path) -> None:
+    changed = [f"{key} ({old.get(key)} there, {new[key]} now)" for key in new if old.get(key) != new[key]]
+    if changed:
+        raise ValueError(
+            f"{out}: holds another data set, or the same one packed otherwise; different: {', '.join(changed)}; name "
+            "another folder with --out, or remove this one"
+        )
+
+
+def _make_plan(
+    config: ConfigDict, wanted: Wanted, request: dict[str, Any], shard_bytes: int, workers: int, skip_bad: bool
+) -> _Plan:
+    report = check(config, wanted, workers)
+    if report.errors and not skip_bad:
+        raise ValueError("\n".join([*report.lines(), "nothing was packed; mend the data, or leave it out: --skip-bad"]))
+    sound, kept = report.sound()
+    # Sizes are told from a few clips, so that a plan costs no second reading of everything.
+    probed = np.unique(np.linspace(0, len(kept) - 1, _PROBED).astype(int)).tolist()
+    frames = [info.num_frames for info in sound.source.infos]
+    per_frame = sum(len(_record(sound.source, wanted, i)) for i in probed) / sum(frames[i] for i in probed)
+    number = max(1, round(sum(frames) * per_frame / shard_bytes))
+    shard_of = np.ceil(number * np.cumsum(frames) / sum(frames) - 1e-9)  # shards of equal size
+    ends = [*(np.flatnonzero(np.diff(shard_of)) + 1).tolist(), len(kept)]
+    return _Plan(request, tuple(kept), tuple(ends), tuple(report.errors))
+
+
+def _read_plan(out: pathlib.Path) -> _Plan:
+    content = json.loads((out / PLAN).read_text())
+    skipped = tuple(Problem(**problem) for problem in content["skipped"])
+    return _Plan(content["request"], tuple(content["kept"]), tuple(content["ends"]), skipped)
+
+
+def _write_shards(
+    source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int
+) -> tuple[list[Shard], int]:
+    """All shards, and how many of them were there before."""
+    shards: list[Shard] = []
+    already = 0
+    with tqdm(total=len(plan.kept), desc="packing", unit="clip", disable=None) as bar:
+        for number, end in enumerate(plan.ends):
+            indices = plan.kept[plan.ends[number - 1] if number else 0 : end]
+            path = out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
+            shard = _finished(path)
+            if shard is None:
+                shard = _write_shard(lambda index: _record(source, wanted, index), indices, path, workers, bar)
+            else:
+                already += 1
+                bar.update(len(indices))
+            shards.append(shard)
+    return shards, already
+
+
+def _finished(path: pathlib.Path) -> Shard | None:
+    """The shard of an earlier run, if it is whole."""
+    note = path.with_suffix(".json")
+    if not (note.is_file() and path.is_file()):
+        return None
+    shard = Shard(**json.loads(note.read_text()))
+    return shard if records.checksum(epath.Path(path)) == shard.sha256 else None
+
+
+def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
+    clip = source[index]
+    # Some sources give more than was asked for.
+    return records.encode(
+        dataclasses.replace(
+            clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
+        )
+    )
+
+
+def _write_shard(
+    record: Callable[[int], bytes], indices: Sequence[int], path: pathlib.Path, workers: int, bar: tqdm
+) -> Shard:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
+    writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
+    try:
+        for packed in in_order(record, indices, workers):
+            writer.write(packed)
+            bar.update()
+        writer.close()
+    except BaseException:
+        writer.close()
+        unfinished.unlink()
+        raise
+    _to_disk(unfinished)
+    checksum = records.checksum(epath.Path(unfinished))
+    shard = Shard(path.name, len(indices), unfinished.stat().st_size, checksum)
+    unfinished.rename(path)
+    _write_text(path.with_suffix(".json"), json.dumps(dataclasses.asdict(shard)))
+    return shard
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or not there."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
+    unfinished.write_text(text)
+    _to_disk(unfinished)
+    unfinished.rename(path)
+
+
+def _to_disk(path: pathlib.Path) -> None:
+    """A name must not become permanent before its content, should the machine fail."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _clear(out: pathlib.Path) -> None:
+    """Removes what was needed for finishing the store."""
+    for path in _leftovers(out):
+        path.unlink(missing_ok=True)
+
+
+def _leftovers(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    yield from out.glob("clips-*.json")
+    yield from out.glob(f"*{_UNFINISHED}")
+    yield out / PLAN  # last: as long as it is there, the rest has a meaning
+
+
+def _labels(infos: Sequence[ClipInfo]) -> dict[str, dict[str, int]]:
+    counts: dict[str, collections.Counter[float]] = collections.defaultdict(collections.Counter)
+    for info in infos:
+        counts[info.expression][info.score] += 1
+    return {name: {f"{score:g}": n for score, n in sorted(scores.items())} for name, scores in sorted(counts.items())}

@@ -1,0 +1,149 @@
+"""The official lists of PFED5, a clip in each row.
+
+A list has the columns id, score, frames and, in column 3 or 4 counted from 0, the expression 0-4. PATIENT is what
+follows the last "_" of the id, VIDEO its first 11 characters.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.problems import Problems
+
+EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")
+MAX_SCORE = 4
+AGAIN = "restore it from the authors' download"
+
+_EXPRESSION_COLUMNS = (3, 4)
+_VIDEO_LENGTH = 11
+# Neither a blank nor a path may hide in an id: it names folders.
+_ID = re.compile(r"(?!\.)[^\s/\\]+_[^\s/\\_.][^\s/\\_]*")
+
+
+def video(info: ClipInfo) -> str:
+    """VIDEO of a clip."""
+    return info.id[:_VIDEO_LENGTH]
+
+
+def read_list(path: Path, expression_column: int = 0, problems: Problems | None = None) -> list[ClipInfo]:
+    """An official list, in the order of the file; ``ClipInfo.source`` names the file and the row.
+
+    A first row without a number, or of the column numbers 0, 1, 2, ..., is a header; blanks around a field do not
+    count. Where ``expression_column`` is 0, the expression stands in that one of columns 3 and 4 (counted from 0)
+    which holds a whole number of 0-4 in more than half of the rows, and if both do, in the one whose header has
+    "expression" or "class" in it.
+
+    Raises:
+      DataError: a row that is malformed or names the clip of an earlier row, no clips, or no telling which column
+        has the expression; unless ``problems`` collects them, when the rows concerned are left out.
+    """
+    problems = problems or Problems()
+    try:
+        rows = _rows(path)
+    except csv.Error as error:
+        problems.add("unreadable_list", f"{path}: is no table of comma-separated values ({error}); {AGAIN}")
+        return []
+    if not rows.keys() - {0}:
+        problems.add("empty_list", f"{path}: lists no clips; {AGAIN}")
+        return []
+    column = expression_column or _expression_column(path, rows, problems)
+    infos: list[ClipInfo] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, fields in rows.items():
+        if number == 0 or not column:
+            continue
+        place = f"{path}, row {number}"
+        faults = list(_faults(fields, column))
+        for kind, what in faults:
+            problems.add(kind, f"{place}: {what}; correct the row, or {AGAIN}", place)
+        if faults:
+            continue
+        info = _info(fields, column, place)
+        clip = (info.subject, video(info))
+        if clip in seen:
+            problems.add(
+                "duplicate_clip",
+                f"{place}: {info.id!r} names the same clip as row {seen[clip]} (patient {clip[0]}, video {clip[1]}); "
+                "remove one of the two rows",
+                place,
+            )
+            continue
+        seen[clip] = number
+        infos.append(info)
+    return infos
+
+
+def _rows(path: Path) -> dict[int, list[str]]:
+    """Row number, counted from 1, to stripped fields, without empty rows; a header is row 0."""
+    # Spreadsheet programs begin a file with a byte-order mark.
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = {i: [field.strip() for field in row] for i, row in enumerate(csv.reader(file), 1)}
+    rows = {i: row for i, row in rows.items() if any(row)}
+    first = min(rows, default=0)
+    if rows and (not any(map(_is_number, rows[first])) or rows[first] == [str(i) for i in range(len(rows[first]))]):
+        rows = {0: rows.pop(first)} | rows
+    return rows
+
+
+def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problems) -> int:
+    """The column of the expression; 0 where it cannot be told and problems are collected."""
+    header = rows.get(0, [])
+    data = [fields for number, fields in rows.items() if number]
+    fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in data if c < len(x)) > len(data)]
+    if len(fits) > 1:
+        named = [c for c in fits if c < len(header) and re.search("expression|class", header[c], re.IGNORECASE)]
+        fits = named if len(named) == 1 else fits
+    if len(fits) == 1:
+        return fits[0]
+    which = "both columns 3 and 4 hold" if fits else "neither column 3 nor column 4 holds"
+    problems.add(
+        "unclear_column",
+        f"{path}: cannot tell which column has the expression: {which} numbers of 0 to {len(EXPRESSIONS) - 1} "
+        "(columns counted from 0: id, score, frames, ...); say which with --config.data.expression_column=COLUMN",
+    )
+    return 0
+
+
+def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
+    """(kind, what is wrong) of everything that is wrong in a row."""
+    if len(fields) <= max(column, 2):
+        what = f"has {len(fields)} columns, but column {column} (counted from 0) must be the expression"
+        yield "missing_column", what
+        return
+    name, score, frames, expression = fields[0], fields[1], fields[2], fields[column]
+    if not _ID.fullmatch(name) or len(name) < _VIDEO_LENGTH:
+        yield (
+            "bad_id",
+            f"the id {name[:80]!r} is not an {_VIDEO_LENGTH}-character video, and then _PATIENT at the end, without "
+            "blanks or slashes",
+        )
+    if not _is_number(score) or not 0 <= float(score) <= MAX_SCORE:
+        yield "bad_score", f"the score {score[:80]!r} (column 1) is not a number of 0 to {MAX_SCORE}"
+    if not _is_whole(frames) or float(frames) < 1:
+        what = f"the number of frames {frames[:80]!r} (column 2) is not a whole number of at least 1"
+        yield "bad_frame_count", what
+    if not _is_expression(expression):
+        known = ", ".join(f"{i} {label}" for i, label in enumerate(EXPRESSIONS))
+        yield "bad_expression", f"the expression {expression[:80]!r} (column {column}) is none of {known}"
+
+
+def _info(fields: Sequence[str], column: int, place: str) -> ClipInfo:
+    """A row without faults as a clip."""
+    name, score, frames, expression = fields[0], fields[1], fields[2], fields[column]
+    label = EXPRESSIONS[int(float(expression))]
+    return ClipInfo(name, name.rsplit("_")[-1], label, float(score), int(float(frames)), source=place)
+
+
+def _is_number(text: str) -> bool:
+    # Spreadsheet programs write whole numbers as 3.0, too.
+    return re.fullmatch(r"[+-]?\d+(\.\d*)?|\.\d+", text, re.ASCII) is not None
+
+
+def _is_whole(text: str) -> bool:
+    return _is_number(text) and float(text).is_integer()
+
+
+def _is_expression(text: str) -> bool:
+    return _is_whole(text) and 0 <= float(text) < len(EXPRESSIONS)
