@@ -1,3 +1,18 @@
-"""TraMP-Former in JAX: score facial expressions in short videos from landmark trajectories and frames."""
+"""TraMP-Former in JAX: scores facial expressions in short videos from landmark trajectories and frames."""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Scorer", "__version__"]
+
+if TYPE_CHECKING:
+    from tramp_jax.scoring import Scorer
+
+
+def __getattr__(name: str) -> Any:
+    """``tramp_jax.Scorer``, imported when it is asked for: it takes seconds that the rest should not wait for."""
+    if name == "Scorer":
+        from tramp_jax.scoring import Scorer
+
+        return Scorer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

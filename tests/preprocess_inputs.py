@@ -1,0 +1,106 @@
+"""Small videos for the tests of preprocessing: written on the spot, or of a real face that comes with Matplotlib."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib.cbook
+import numpy as np
+import pytest
+
+from tramp_jax.data.landmarks import LAYOUTS
+from tramp_jax.preprocess.faces import Face
+
+VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+
+
+def real_video(name: str) -> Path:
+    """A video of a real person; skips the test where it is not there."""
+    if not (VIDEOS / name).is_file():
+        pytest.skip(f"no real videos at {VIDEOS}")
+    return VIDEOS / name
+
+
+def photograph() -> np.ndarray:
+    """(600, 512, 3) uint8 RGB: one face, of Grace Hopper (public domain)."""
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        return cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def moved(picture: np.ndarray, shifts: Sequence[tuple[float, float]]) -> list[np.ndarray]:
+    """The picture displaced by each (x, y), its border repeated."""
+    size = (picture.shape[1], picture.shape[0])
+    return [
+        cv2.warpAffine(picture, np.array([[1, 0, x], [0, 1, y]], float), size, borderMode=cv2.BORDER_REPLICATE)
+        for x, y in shifts
+    ]
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0) -> Path:
+    """Writes RGB frames as .mp4 (MPEG-4) or .avi (Motion JPEG)."""
+    code = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+    writer = None
+    for frame in frames:
+        if writer is None:
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (frame.shape[1], frame.shape[0]))
+            assert writer.isOpened()
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    assert writer is not None
+    writer.release()
+    return path
+
+
+def write_images(folder: Path, frames: Sequence[np.ndarray]) -> Path:
+    """Writes RGB frames as 1.png, 2.png, ..., 10.png."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames, 1):
+        (folder / f"{number}.png").write_bytes(
+            cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+        )
+    return folder
+
+
+def grey(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
+    """Frames (height, width, 3), each a little brighter than the last."""
+    return [np.full((size[1], size[0], 3), 40 + 5 * number, np.uint8) for number in range(count)]
+
+
+def square(left: int, top: int, side: int, size: tuple[int, int] = (320, 240)) -> np.ndarray:
+    """A black frame with a bright square that ``SquareSource`` takes for a face; side 0 for none."""
+    frame = np.zeros((size[1], size[0], 3), np.uint8)
+    frame[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 220
+    return frame
+
+
+@dataclasses.dataclass
+class SquareSource:
+    """Finds bright squares by their brightness; the 64 points are a grid of 8×8 in the square, half a side
+    behind the picture. For tests only."""
+
+    max_side: int | None = None
+    name: str = "square"
+    layout: str = "points63"
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    longest_seen: int = 0
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        for frame in frames:
+            self.longest_seen = max(self.longest_seen, *frame.shape[:2])
+            mask = (frame.min(axis=2) > 120).astype(np.uint8)
+            count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+            yield [self._face(*stats[i, :4]) for i in range(1, count) if stats[i, 4] >= 16]
+
+    def _face(self, left: int, top: int, width: int, height: int) -> Face:
+        box = np.array([left, top, left + width, top + height], np.float32)
+        return Face(box, 0.9, grid(box), np.full(64, width / 2, np.float32))
+
+
+def grid(box: np.ndarray) -> np.ndarray:
+    """(64, 2): the centres of 8×8 cells of a box (4,), row by row."""
+    at = (np.arange(8) + 0.5) / 8
+    x, y = np.meshgrid(box[0] + at * (box[2] - box[0]), box[1] + at * (box[3] - box[1]))
+    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+
+
+SLOTS = LAYOUTS["points63"].slots

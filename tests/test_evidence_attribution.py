@@ -1,0 +1,197 @@
+"""Integrated gradients: they add up, they are nothing where nothing moves, and they find what moves."""
+
+import copy
+import dataclasses
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax import evaluation, sharding
+from tramp_jax.data import landmarks
+from tramp_jax.data.clips import Clip
+from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.evidence.attribution import NODES, Explainer, patch_regions
+from tramp_jax.evidence.motion import inter_ocular
+
+TIMES = 16  # frames of the clips here, as many as the tiny model reads
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    """Of the tiny model with both streams; compiled once."""
+    return Explainer(tiny.get_config())
+
+
+@pytest.fixture(scope="module")
+def source():
+    return SyntheticFaces(6, 1, seed=11)
+
+
+def thinned(source: SyntheticFaces, index: int) -> Clip:
+    """Clip ``index`` at ``TIMES`` moments, as uncompressed frames; only those are painted."""
+    _, points = source.scene(index)
+    taken = np.linspace(0, len(points) - 1, TIMES).astype(int)
+    painter = source.painter(index)
+    return as_clip(source, index, points[taken, :106].astype(np.float32), np.stack([painter.paint(t) for t in taken]))
+
+
+def as_clip(source: SyntheticFaces, index: int, points: np.ndarray, frames: np.ndarray) -> Clip:
+    chosen = landmarks.select(points, "insightface106")
+    pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(frames, chosen, strict=True)])
+    return Clip(source.infos[index], points, "insightface106", pixels, frames, 10.0)
+
+
+def moving_in(source: SyntheticFaces, index: int, region: str) -> Clip:
+    """Clip ``index`` in which one region alone moves: the rest of landmarks and picture stays as in the first frame."""
+    whole = thinned(source, index)
+    group = landmarks.GROUPS.index(region)
+    slots = landmarks.LAYOUTS["insightface106"].slots[group * 9 : group * 9 + 9]
+    points = np.repeat(whole.landmarks[:1], TIMES, axis=0)
+    # A region moves relative to the nose, which stays.
+    nose = whole.landmarks[:, [landmarks.LAYOUTS["insightface106"].nose_tip]]
+    points[:, slots] = whole.landmarks[:, slots] - nose + nose[:1]
+    frames = np.repeat(whole.frames[:1], TIMES, axis=0)
+    for t in range(TIMES):
+        inside = np.zeros(frames.shape[1:3], np.uint8)
+        for place in (whole.landmarks[0, slots], whole.landmarks[t, slots]):
+            cv2.fillConvexPoly(inside, cv2.convexHull(np.rint(place).astype(np.int32)), 1)
+        inside = cv2.dilate(inside, np.ones((5, 5), np.uint8)) > 0
+        frames[t][inside] = whole.frames[t][inside]
+    return as_clip(source, index, points, frames)
+
+
+def one_panel(explainer: Explainer) -> Explainer:
+    """The same explainer with the smallest budget."""
+    cheap = copy.copy(explainer)
+    cheap.max_evaluations = NODES
+    return cheap
+
+
+def check_complete(found, tolerance: float) -> None:
+    assert found.converged
+    assert abs(found.regions.sum() - found.difference) <= tolerance * abs(found.difference)
+    assert found.error == pytest.approx(abs(found.regions.sum() - found.difference), abs=1e-9)
+    assert found.relative_error <= tolerance
+    parts = (found.trajectory.sum(axis=(1, 2)), found.frames.sum(axis=(1, 2)))
+    np.testing.assert_allclose(sum(parts), found.by_moment, atol=1e-12)
+    assert sum(found.by_input.values()) == pytest.approx(found.regions.sum())
+    assert found.by_landmark.sum() == pytest.approx(found.trajectory.sum())
+
+
+def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_variables):
+    """And the scores are those of the evaluation."""
+    config = tiny.get_config()
+    mesh = sharding.data_mesh()
+    predictor = evaluation.build_predictor(config, mesh)
+    for index in (1, 2, 7):
+        clip = thinned(source, index)
+        found = explainer(tiny_variables, clip)
+        check_complete(found, 0.01)
+        assert found.regions.shape == (len(clip.landmarks), 8)
+        assert found.trajectory.shape == (len(clip.landmarks), 63, 5)
+        sample, baseline = explainer.ends(clip)
+        for part, score in ((sample, found.score), (baseline, found.baseline_score)):
+            batch = {name: x[None] for name, x in part.items()}
+            assert float(predictor(tiny_variables, batch)[0]) == pytest.approx(score, abs=1e-5)
+    np.testing.assert_array_equal(baseline["frames"], np.repeat(sample["frames"][:1], len(sample["frames"]), axis=0))
+    np.testing.assert_array_equal(baseline["index_t"], sample["index_t"])
+
+
+def test_stronger_weights_are_explained_as_well(explainer, source, tiny_variables):
+    """A score that reacts more to the motion: all weights of the head three times larger."""
+    strong = jax.tree.map(lambda x: x, tiny_variables)
+    strong["params"]["head"] = jax.tree.map(lambda x: 3.0 * x, strong["params"]["head"])
+    found = explainer(strong, thinned(source, 2))
+    assert abs(found.difference) > 0.02
+    check_complete(found, 0.01)
+
+
+def test_a_small_budget_is_told(explainer, source, tiny_variables):
+    cheap = one_panel(explainer)
+    cheap.tolerance = 1e-9
+    found = cheap(tiny_variables, thinned(source, 0))
+    assert found.evaluations == NODES
+    assert not found.converged
+    assert found.error > 2e-5
+
+
+def test_a_still_clip_has_no_attribution_at_all(explainer, source, tiny_variables):
+    clip = thinned(source, 3)
+    n = len(clip.landmarks)
+    still = dataclasses.replace(
+        clip,
+        landmarks=np.repeat(clip.landmarks[:1], n, axis=0),
+        pixels=np.repeat(clip.pixels[:1], n, axis=0),
+        frames=np.repeat(clip.frames[:1], n, axis=0),
+    )
+    found = explainer(tiny_variables, still)
+    assert found.difference == pytest.approx(0, abs=1e-5)
+    assert found.relative_error is None
+    assert found.converged
+    assert not found.regions.any()
+    assert not found.trajectory.any()
+    assert not found.frames.any()
+
+
+@pytest.mark.parametrize("moment", [1, 9, TIMES - 1])
+def test_a_moment_that_differs_alone_gets_everything(explainer, source, tiny_variables, moment):
+    """Also where the clip is repeated four times to fill the trajectory."""
+    clip = thinned(source, 1)
+    points, frames = (np.repeat(x[:1], TIMES, axis=0) for x in (clip.landmarks, clip.frames))
+    points[moment], frames[moment] = clip.landmarks[-1], clip.frames[-1]
+    found = one_panel(explainer)(tiny_variables, as_clip(source, 1, points, frames))
+    assert found.by_moment[moment] != 0
+    assert np.count_nonzero(found.by_moment) == 1
+    assert found.read.all()
+
+
+def test_the_region_that_moves_alone_has_the_largest_attribution(explainer, source, tiny_variables):
+    """The lips count as one region: they share their corners, and where they meet a picture of one is of both."""
+
+    def of(region: str) -> str:
+        return "mouth" if region.endswith("lip") else region
+
+    cheap, hits = one_panel(explainer), 0
+    for index in range(30):
+        region = landmarks.GROUPS[index % 7]
+        found: dict[str, float] = {}
+        for name, value in cheap(tiny_variables, moving_in(source, index, region)).by_region.items():
+            found[of(name)] = found.get(of(name), 0.0) + value
+        hits += max(found, key=lambda name: abs(found[name])) == of(region)
+    assert hits >= 27, f"{hits} of 30"
+
+
+def test_patches_belong_to_the_nearest_region(source):
+    clip = thinned(source, 2)
+    G = 32
+    regions = patch_regions(clip, G)
+    points = landmarks.select(clip.landmarks, clip.layout)
+    for t in (0, TIMES - 1):
+        for group in range(7):
+            # A patch next to the region's middle, unless another region is as near (the lips meet).
+            x, y = (points[t, group * 9 : group * 9 + 9].mean(axis=0) * G / 256).astype(int)
+            assert regions[t, y, x] == group or group > 4
+    corner = np.hypot(*(points[0] - 4).T).min()
+    assert corner > 0.3 * inter_ocular(points)
+    assert np.all(regions[:, 0, 0] == 7)
+    assert 0.2 < np.mean(regions == 7) < 0.9
+
+
+def test_padding_by_zeros_is_no_motion(source, config):
+    config.data.padding = "zero"
+    sample, baseline = Explainer(config).ends(thinned(source, 4))
+    np.testing.assert_array_equal(sample["trajectories"][TIMES:], 0)
+    np.testing.assert_array_equal(baseline["trajectories"][TIMES:], 0)
+    np.testing.assert_array_equal(baseline["trajectories"][:TIMES], sample["trajectories"][:1].repeat(TIMES, axis=0))
+    assert sample["trajectories"][5].any()
+
+
+def test_what_cannot_be_explained_is_refused(config):
+    with pytest.raises(ValueError, match="max_evaluations"):
+        Explainer(config, max_evaluations=2)
+    config.model.head.num_classes = 7
+    with pytest.raises(ValueError, match="num_classes is 7"):
+        Explainer(config)

@@ -1,0 +1,264 @@
+"""The report: one file that fetches nothing, believes no text, and says all that it must."""
+
+import dataclasses
+import hashlib
+import html.parser
+import itertools
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.evidence import page, plots, record, report
+from tramp_jax.evidence.attribution import ELSEWHERE, Attribution
+
+HOSTILE = "\"><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>'&amp;"
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return SyntheticFaces(2, 1, ("smile",), seed=5)[1]
+
+
+@pytest.fixture(scope="module")
+def attribution(clip):
+    """Invented, but consistent: the left of the picture's eye raised the score in frame 30 by 1.5."""
+    n = len(clip.landmarks)
+    trajectory, frames = np.zeros((n, 63, 5)), np.zeros((n, 32, 32))
+    trajectory[30, 4] = 0.3
+    frames[20, 25, 16] = -0.25
+    regions = np.zeros((n, 8))
+    regions[30, 0], regions[20, 5] = 1.5, -0.25
+    names = (*report.plots.landmarks.GROUPS, ELSEWHERE)
+    return Attribution(2.5, 1.251, trajectory, "xyrgb", frames, regions, names, np.arange(n) > 3, 0.001, True, 42)
+
+
+@pytest.fixture(scope="module")
+def evidence(clip, attribution):
+    return record.Evidence(
+        clip,
+        score=2.5,
+        interval=(1.75, 3.25),
+        interval_note="90 % of new people",
+        attribution=attribution,
+        interpolated=[4, 5, 6, 11],
+        warnings=["The face is small."],
+        provenance=record.provenance(clip, tiny.get_config(), model="tiny", checkpoint="best, step 7"),
+    )
+
+
+@pytest.fixture(scope="module")
+def document(evidence):
+    return report.render(evidence)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For tests of texts alone: every picture is the same small one, which saves drawing them."""
+    for name in ("landmark_paths", "region_courses", "pixel_values", "attribution_over_time", "contact_sheet"):
+        monkeypatch.setattr(plots, name, lambda *_: b"\x89PNG")
+
+
+class Read(html.parser.HTMLParser):
+    """A document as a browser sees it: elements with their attributes, and text."""
+
+    def __init__(self, document: str):
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(document)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def named(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def check_fetches_nothing(document: str) -> None:
+    read = Read(document)
+    assert not read.named("script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "a")
+    for _, attributes in read.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            assert name not in ("href", "xlink:href", "srcset", "action", "data", "poster", "background")
+            if name == "src":
+                assert value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
+            if name == "style":
+                assert "url(" not in value
+    style = re.search("<style>(.*?)</style>", document, re.S).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = [x["content"] for x in read.named("meta") if x.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_nothing_is_fetched(document):
+    check_fetches_nothing(document)
+    assert not re.search(r"https?:|//[a-z]|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", document))
+    for injected in ("<script src=x></script>", '<p style="background:url(x)">', '<img src="http://x/y.png">'):
+        with pytest.raises(AssertionError):
+            check_fetches_nothing(document.replace("</main>", injected + "</main>"))
+
+
+def test_texts_are_no_markup(evidence, undrawn):
+    info = dataclasses.replace(
+        evidence.clip.info, id=HOSTILE, subject=HOSTILE, expression=HOSTILE, source=f"/videos/{HOSTILE}.mp4"
+    )
+    clip = dataclasses.replace(evidence.clip, info=info)
+    hostile = dataclasses.replace(
+        evidence,
+        clip=clip,
+        scale=record.Scale(HOSTILE, low_means=HOSTILE, high_means=HOSTILE),
+        interval_note=HOSTILE,
+        warnings=[HOSTILE],
+        provenance=record.provenance(clip, tiny.get_config(), model=HOSTILE) | {HOSTILE: HOSTILE},
+    )
+    for shown in (hostile, dataclasses.replace(hostile, interval=None, attribution=None, attribution_note=HOSTILE)):
+        document = report.render(shown)
+        check_fetches_nothing(document)
+        read = Read(document)
+        assert len(read.named("img")) == (5 if shown.attribution else 4)
+        assert f"/videos/{HOSTILE}.mp4" in read.text
+        assert read.text.count(HOSTILE) >= 8
+
+
+def test_the_report_says_what_it_must(document, evidence):
+    text = Read(document).text
+    assert text.count(report.NOTICE) == 2
+    assert "Smile: 2.50 on MDS-UPDRS" in text
+    assert "Interval 1.75 to 3.25 (90 % of new people)." in text
+    assert "0 (normal) to 4 (severe)" in text
+    # The eye on the left of the picture is the person's right one.
+    assert "not moving, would score 1.25; the motion changed the score by +1.25." in text
+    assert "Most of it came through right eye (+1.50) and lower lip (-0.25)" in text
+    assert "attributions add up to +1.2500, the score difference is +1.2490; error 0.001 (0.08 % of it)" in text
+    assert "In 4 of" in text
+    assert "not measured but interpolated: 4–6, 11." in text
+    assert "The face is small." in text
+    for label in record.PROVENANCE.values():
+        assert label in text
+    assert "best, step 7" in text
+    assert "not recorded" in text  # the SHA-256, as there was no file
+    assert evidence.clip.info.id in text
+
+
+def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
+    start, stop = report.strongest_moment(attribution, 25.0)
+    assert start <= 30 / 25 < stop
+    assert stop - start == pytest.approx(12 / 25)
+
+
+def test_what_is_missing_is_named_with_its_reason(clip, evidence, undrawn):
+    bare = dataclasses.replace(clip, frames=None, pixels=None)
+    shown = record.Evidence(bare, 5.2, interval_note="not calibrated", attribution_note="switched off")
+    text = Read(report.render(shown)).text
+    assert "No interval: not calibrated." in text
+    assert "Not computed: switched off." in text
+    assert "Pixel values: the clip has none." in text
+    assert "No frame's landmarks were interpolated." in text
+    assert "The score lies outside its scale of 0 to 4." in text
+    assert text.count("not recorded") >= len(record.PROVENANCE)
+    short = dataclasses.replace(bare, landmarks=bare.landmarks[:3])
+    assert (
+        "Not measured: the clip has 3 frames, and 5 are needed."
+        in Read(report.render(record.Evidence(short, 1.0))).text
+    )
+    unfinished = dataclasses.replace(evidence.attribution, converged=False)
+    again = Read(report.render(dataclasses.replace(evidence, attribution=unfinished))).text
+    assert "did not reach its accuracy" in again
+    nothing = dataclasses.replace(evidence.attribution, baseline_score=2.5)
+    assert (
+        "no region or moment stands out" in Read(report.render(dataclasses.replace(evidence, attribution=nothing))).text
+    )
+
+
+def test_it_can_be_read_without_seeing_it(document):
+    read = Read(document)
+    assert read.named("html") == [{"lang": "en"}]
+    assert len(read.named("title")) == len(read.named("h1")) == 1
+    assert read.named("meta")[2]["name"] == "viewport"
+    pictures = read.named("img")
+    assert len(pictures) == 5
+    assert all(len(picture["alt"]) > 40 for picture in pictures)
+    assert len({picture["alt"] for picture in pictures}) == 5
+    assert [x["role"] for x in read.named("svg")] == ["img"]
+    assert "Score 2.50" in read.named("svg")[0]["aria-label"]
+    assert all(cell.get("scope") in ("row", "col") for cell in read.named("th"))
+    assert len(read.named("caption")) == len(read.named("table")) == 5
+    levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert "prefers-color-scheme: dark" in page.STYLE
+    assert "@media print" in page.STYLE
+
+
+def test_one_file_of_moderate_size(tmp_path, evidence):
+    path = tmp_path / "clip.html"
+    report.write_report(path, evidence)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.html"]
+    assert 100_000 < path.stat().st_size < 3_000_000
+    assert path.read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_pictures_show_the_data(clip, attribution):
+    """Each picture is readable and changes with what it shows."""
+    other = dataclasses.replace(
+        clip,
+        landmarks=clip.landmarks + 9 * np.sin(np.arange(len(clip.landmarks)))[:, None, None],
+        pixels=clip.pixels // 2,
+    )
+    points, others = (plots.landmarks.select(c.landmarks, c.layout) for c in (clip, other))
+    moved = dataclasses.replace(attribution, regions=-attribution.regions, trajectory=-attribution.trajectory)
+    # Patches, on one scale with the landmarks, would be pale beside them.
+    patches = dataclasses.replace(attribution, trajectory=None)
+    courses = plots.region_courses(clip, points)
+    pairs = [
+        (plots.landmark_paths(clip), plots.landmark_paths(other)),
+        (courses, plots.region_courses(clip, others)),
+        (courses, plots.region_courses(clip, points, [3])),
+        (plots.pixel_values(clip), plots.pixel_values(other)),
+        (plots.attribution_over_time(attribution, 25), plots.attribution_over_time(moved, 25)),
+        (plots.contact_sheet(clip, attribution), plots.contact_sheet(clip, moved)),
+        (
+            plots.contact_sheet(clip, patches),
+            plots.contact_sheet(clip, dataclasses.replace(patches, frames=-patches.frames)),
+        ),
+        (plots.contact_sheet(clip, None), plots.contact_sheet(other, None)),
+    ]
+    for one, two in pairs:
+        a, b = (cv2.imdecode(np.frombuffer(x, np.uint8), cv2.IMREAD_COLOR) for x in (one, two))
+        assert a.shape == b.shape
+        assert a.std() > 5
+        assert (np.abs(a.astype(int) - b) > 25).sum() > 100
+    with pytest.raises(ValueError, match="no colours"):
+        plots.pixel_values(dataclasses.replace(clip, pixels=None))
+
+
+def test_provenance_knows_the_file_and_the_frames(tmp_path, clip, config):
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"moving pictures")
+    found = record.provenance(clip, config, source=path, missing_ratio="2 %")
+    assert found["sha256"] == hashlib.sha256(b"moving pictures").hexdigest()
+    assert found["file"] == str(path)
+    assert found["missing_ratio"] == "2 %"
+    assert found["config"] == "tiny"
+    assert "jax " in found["versions"]
+    T, count = config.model.trajectory.length, config.model.rgb.num_frames
+    assert record.frames_used(config, 200) == f"trajectory: the last {T} of 200; pictures: {count} evenly spaced of 200"
+    assert record.frames_used(config, 7) == f"trajectory: all 7, repeated to {T}; pictures: all 7, repeated to {count}"
+    config.data.padding = "zero"
+    assert "filled up by zeros" in record.frames_used(config, 7)
+    config.model.streams = "trajectory"
+    assert "pictures" not in record.frames_used(config, 200)

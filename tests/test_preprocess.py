@@ -1,0 +1,331 @@
+"""Videos into clips, from end to end, and the command."""
+
+import argparse
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.preprocess_inputs import (
+    SLOTS,
+    SquareSource,
+    grid,
+    moved,
+    photograph,
+    real_video,
+    square,
+    write_images,
+    write_video,
+)
+from tramp_jax import cli
+from tramp_jax.cli import preprocess as cli_preprocess
+from tramp_jax.data import folder, landmarks
+from tramp_jax.data.clips import ClipInfo, decode_frame
+from tramp_jax.preprocess import (
+    SOURCES,
+    PreprocessOptions,
+    SourceError,
+    SourceOptions,
+    VideoError,
+    batch,
+    make,
+    preprocess_video,
+    tracking,
+)
+
+
+@pytest.fixture(scope="module")
+def mediapipe():
+    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
+    return make("mediapipe", SourceOptions())
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory):
+    """A video of 12 frames: a photograph that moves 4 pixels to the right in each."""
+    frames = moved(photograph(), [(4.0 * t, 0) for t in range(12)])
+    return write_video(tmp_path_factory.mktemp("videos") / "Анна smile 1.mp4", frames)
+
+
+def test_the_face_is_cut_out_and_its_landmarks_with_it(tmp_path):
+    lefts = [100, 104, 108, 112, 116, 120, 124, 128]
+    video = write_images(tmp_path / "frames", [square(left, 80, 64) for left in lefts])
+    made = preprocess_video(video, SquareSource(), PreprocessOptions(images_fps=50))
+    assert (made.crop.x, made.crop.side) == (100, 92)  # holds the square of every frame
+    assert made.clip.fps == 50
+    assert made.clip.info == ClipInfo("frames", "frames", "", made.clip.info.score, 8, source=str(video))
+    assert np.isnan(made.clip.info.score)
+    scale = 256 / made.crop.side
+    for t, left in enumerate(lefts):
+        box = np.array([left, 80, left + 64, 144], float) - [made.crop.x, made.crop.y] * 2
+        np.testing.assert_allclose(made.clip.landmarks[t], scale * grid(box), atol=1e-3)
+        frame = decode_frame(made.clip.frames[t])
+        assert frame.shape == (256, 256, 3)
+        seen = np.argwhere(frame.min(axis=2) > 110)[:, ::-1]
+        np.testing.assert_allclose([*seen.min(0), *seen.max(0) + 1], scale * box, atol=1)
+    np.testing.assert_array_equal(made.clip.pixels, np.full((8, 63, 3), 220))
+    np.testing.assert_allclose(made.clip.depth, 32 * scale, rtol=1e-5)
+    np.testing.assert_allclose(made.scores, 0.9)
+    assert set(made.seconds) == {"decode", "crop"}
+    assert made.seconds["decode"] > 0
+
+
+def test_colours_are_those_under_the_landmarks(tmp_path):
+    """A ramp from red to green across the face: each point has the colour of its place, before compression."""
+    frame = square(100, 60, 128)
+    ramp = np.linspace(130, 250, 128).astype(np.uint8)
+    frame[60:188, 100:228] = np.dstack(
+        [np.tile(ramp, (128, 1)), np.tile(ramp[:, None], (1, 128)), np.full((128, 128), 200)]
+    )
+    made = preprocess_video(write_images(tmp_path / "frames", [frame] * 8), SquareSource())
+    at = (np.arange(8) + 0.5) * 16
+    x, y = np.meshgrid(np.interp(at, np.arange(128), ramp), np.interp(at, np.arange(128), ramp))
+    expected = np.stack([x.ravel(), y.ravel(), np.full(64, 200)], axis=1)[SLOTS]
+    np.testing.assert_allclose(made.clip.pixels[0].astype(int), expected, atol=3)
+
+
+def test_gaps_cut_ends_and_evidence(tmp_path):
+    sides = [0, 0, *[64] * 6, 0, 0, *[64] * 8, 0]
+    video = write_images(tmp_path / "frames", [square(100 + 2 * t, 80, side) for t, side in enumerate(sides)])
+    made = preprocess_video(video, SquareSource(), PreprocessOptions(max_gap=2))
+    np.testing.assert_array_equal(made.source_frames, range(2, 18))
+    np.testing.assert_array_equal(np.flatnonzero(made.interpolated), [6, 7])
+    middle = landmarks.select(made.clip.landmarks, "points63").mean(axis=1)
+    np.testing.assert_allclose(np.diff(middle[:, 0]), 2 * made.crop.scale, rtol=1e-3)
+    evidence = json.loads(json.dumps(made.evidence(), allow_nan=False))
+    assert evidence["interpolated"] == made.interpolated.tolist()
+    assert evidence["scores"][5:9] == [0.9, None, None, 0.9]
+    assert evidence["frames_read"] == 19
+    with pytest.raises(VideoError, match="no face from frame 8 on"):
+        preprocess_video(video, SquareSource(), PreprocessOptions(max_gap=1))
+
+
+def test_another_rate_repeats_or_leaves_out_frames(tmp_path):
+    video = write_images(tmp_path / "frames", [square(100 + 2 * t, 80, 64) for t in range(20)])
+    for fps, chosen in ((12.5, range(0, 20, 2)), (50, [0, 0, 1, 1])):
+        made = preprocess_video(video, SquareSource(), PreprocessOptions(fps=fps))
+        np.testing.assert_array_equal(made.source_frames[: len(chosen)], chosen)
+        assert made.clip.fps == fps
+        assert len(made.clip.frames) == len(made.clip.landmarks) == len(made.clip.pixels) == len(made.source_frames)
+        shown = [decode_frame(frame) for frame in made.clip.frames]
+        for t in range(3):
+            left = np.argwhere(shown[t].min(axis=2) > 110)[:, 1].min()
+            assert left == pytest.approx((100 + 2 * made.source_frames[t] - made.crop.x) * made.crop.scale, abs=1)
+
+
+def test_frames_of_8k_are_reduced_for_the_source_alone(tmp_path):
+    frame = square(3000, 1200, 1024, (7680, 4320))
+    (tmp_path / "8k.jpg").write_bytes(cv2.imencode(".jpg", frame)[1].tobytes())
+    source = SquareSource(max_side=1920)
+    made = preprocess_video(tmp_path / "8k.jpg", source, PreprocessOptions(min_frames=1))
+    assert source.longest_seen == 1920
+    assert made.frame_size == (7680, 4320)
+    np.testing.assert_allclose((made.crop.x, made.crop.y, made.crop.side), (2846, 1046, 1332), atol=8)
+
+
+def refusals():
+    """Name -> (frames, options, words of the message)."""
+    ten = [square(100, 80, 64)] * 10
+    two = [np.maximum(square(20, 80, 64), square(220, 90, 50 + 30 * (t > 4))) for t in range(10)]
+    return {
+        "one frame": (ten[:1], {}, "1 frame, where a clip needs at least 7"),
+        "two frames": (ten[:2], {}, "2 frames, where a clip needs at least 7"),
+        "no face": ([square(0, 0, 0)] * 10, {}, "no face in any of the 10 frames"),
+        "another person": ([square(100, 80, 40)] * 8 + [square(240, 20, 40)] * 9, {}, "another face is in view"),
+        "out of the frame": ([square(280 + 16 * t, 80, 64) for t in range(12)], {}, "only 3 of the 12 frames show"),
+        "a cut": (ten + [255 - square(100, 80, 64) // 2 for _ in range(10)], {}, "cuts to another shot at frame 10"),
+        "too short a rest": (
+            ten[:5] + [square(0, 0, 0)] * 9 + ten[:4],
+            {"keep": "longest"},
+            "the face is followed for 5 frames only, from frame 0 on",
+        ),
+    }, two
+
+
+def test_videos_that_make_no_clip_are_named(tmp_path):
+    cases, two = refusals()
+    for name, (frames, options, words) in cases.items():
+        video = write_images(tmp_path / name, frames)
+        with pytest.raises(VideoError) as caught:
+            preprocess_video(video, SquareSource(), PreprocessOptions(**options))
+        assert str(video) in str(caught.value)
+        assert words in str(caught.value), f"{name}: {caught.value}"
+    made = preprocess_video(write_images(tmp_path / "two people", two), SquareSource())
+    assert "several faces in 10 of 10 frames; followed is the one around x 52, y 112" in made.warnings[0]
+    still = preprocess_video(tmp_path / "one frame", SquareSource(), PreprocessOptions(min_frames=1))
+    assert len(still.clip.landmarks) == 1
+
+
+def test_a_video_of_variable_rate_becomes_constant(mediapipe):
+    made = preprocess_video(real_video("face_noface.mov"), mediapipe, PreprocessOptions(keep="longest", fps=25))
+    assert made.source_frames[-1] == 71
+    assert made.clip.fps == 25
+    assert "cut off: frames 72-168 (97) of 169" in made.warnings[0]
+
+
+def test_a_portrait(mediapipe, portrait):
+    made = preprocess_video(portrait, mediapipe)
+    assert len(made.clip.frames) == 12
+    steps = np.diff(landmarks.nose_tip(made.clip.landmarks, "points63")[:, 0, 0])
+    assert steps.mean() == pytest.approx(4 * made.crop.scale, rel=0.03)
+    assert made.clip.depth.shape == (12, 64)
+    assert (made.clip.landmarks > 0).all()
+    assert (made.clip.landmarks < 256).all()
+    assert not made.warnings
+    assert set(made.seconds) == {"decode", "detect", "landmarks", "crop"}
+
+
+# The command
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("mediapipe")
+def test_the_command_makes_clips_reports_bad_videos_and_resumes(tmp_path, portrait, capsys):
+    bad, out = tmp_path / "notes.mp4", tmp_path / "clips"
+    bad.write_bytes(b"a text" * 100)
+    command = ["preprocess", str(portrait), str(bad), "--out", str(out), "--subject", "anna"]
+    assert cli.main([*command, "--expression", "smile", "--score", "3"]) == 1
+    told = capsys.readouterr()
+    assert "1 clips made, 0 were there already, 1 failed" in told.out
+    assert f"error: {bad}: is not a video" in told.err
+    (row,) = rows(out / "clips.csv")
+    assert row == {
+        "path": "Анна smile 1", "subject": "anna", "expression": "smile", "score": "3", "video": str(portrait),
+    }  # fmt: skip
+    made = out / "Анна smile 1"
+    before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert cli.main(["preprocess", str(portrait), "--out", str(out)]) == 0
+    assert "0 clips made, 1 were there already" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == before
+
+    # What was written is what training reads.
+    source = folder.Folder(out)
+    clip = source[0]
+    assert (clip.info.subject, clip.info.expression, clip.info.score, clip.fps) == ("anna", "smile", 3, 25)
+    assert not list(source.problems(0))
+    assert batch.read_interpolated(made, 12) == [False] * 12
+
+    # A run that was killed between the clip and its row: the clip is made again and listed once.
+    (out / "clips.csv").write_text((out / "clips.csv").read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
+    assert cli.main(["preprocess", str(portrait), "--out", str(out)]) == 0
+    assert len(rows(out / "clips.csv")) == 1
+    assert "write it into" in capsys.readouterr().out  # no score was given
+
+
+@pytest.mark.usefixtures("mediapipe")
+def test_the_command_takes_a_list(tmp_path, portrait):
+    listed = tmp_path / "videos.csv"
+    listed.write_text(f"path,subject,expression,score,symmetry,group\n{portrait},anna,smile,2,1.5,patients\n", "utf-8")
+    flags = ["--out", str(tmp_path / "clips"), "--fps", "12.5", "--min-frames", "6"]
+    assert cli.main(["preprocess", "--list", str(listed), *flags]) == 0
+    (info,) = folder.Folder(tmp_path / "clips").infos
+    assert (info.subject, info.score, info.group, info.num_frames) == ("anna", 2, "patients", 6)
+    assert dict(info.targets)["symmetry"] == 1.5
+
+
+@pytest.mark.usefixtures("mediapipe")
+def test_query_points_and_tracks_and_flow(tmp_path, portrait, capsys):
+    """The way with a point tracker: query points out, tracks in. The tracks here are the known motion."""
+    queries = tmp_path / "q.npz"
+    assert cli.main(["preprocess", str(portrait), "--queries", str(queries)]) == 0
+    assert "64 query points in frame 0" in capsys.readouterr().out
+    start = np.load(queries)["cotracker"][0, :, 1:]
+    tracks = start + np.array([[[4 * t, 0]] for t in range(12)])
+    np.savez(tmp_path / "Анна smile 1.npz", tracks=tracks[None], visibility=np.ones((1, 12, 64), bool))
+    ways = {"tracks": ["--tracks", str(tmp_path)], "lucas-kanade": [], "mediapipe": []}
+    clips = {}
+    for way, flags in ways.items():
+        out = str(tmp_path / way)
+        assert cli.main(["preprocess", str(portrait), "--landmarks", way, *flags, "--out", out]) == 0
+        clip = folder.read_clip(tmp_path / way / "Анна smile 1")
+        centred = landmarks.centre(
+            landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
+        )
+        clips[way] = centred / np.ptp(centred[0, :, 0])  # the crops differ a little in size
+    for way in ("lucas-kanade", "mediapipe"):
+        assert np.abs(clips[way] - clips["tracks"]).mean() < 0.02
+
+
+def test_commands_that_make_no_sense_are_explained(tmp_path, portrait, capsys):
+    out = ["--out", str(tmp_path / "clips")]
+    second = tmp_path / portrait.name
+    second.write_bytes(portrait.read_bytes())
+    twin = tmp_path / "deeper" / portrait.parent.name / portrait.name
+    twin.parent.mkdir(parents=True)
+    twin.write_bytes(portrait.read_bytes())
+    table = tmp_path / "videos.csv"
+    table.write_text("path,subject,expression,score\na.mp4,anna,smile,good\n", "utf-8")
+    (tmp_path / "empty.csv").write_text("path,subject,expression,score\n", "utf-8")
+    (tmp_path / "broken.csv").write_text("path,subject\na.mp4,anna\n", "utf-8")
+    cases = [
+        (out, "either INPUTs or a --list"),
+        ([str(portrait)], "--out is missing"),
+        ([str(portrait), str(twin), *out], "same name"),
+        ([str(portrait), *out, "--landmarks", "tracks"], "needs --tracks"),
+        ([str(portrait), str(second), "--queries", "q.npz"], "takes one INPUT"),
+        (["--list", str(table), *out], "row 2: needs a path, a subject"),
+        (["--list", str(tmp_path / "empty.csv"), *out], "lists no videos"),
+        (["--list", str(tmp_path / "broken.csv"), *out], "expression"),
+        (["--list", str(tmp_path / "none.csv"), *out], "no such list"),
+        ([str(portrait), *out, "--models-dir", str(tmp_path)], "no such model"),
+    ]
+    for arguments, words in cases:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["preprocess", *arguments])
+        assert stopped.value.code == 1
+        assert words in capsys.readouterr().err, arguments
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_name_that_another_video_has_is_not_overwritten(tmp_path):
+    video, other = (write_images(tmp_path / d / "clip", [square(100, 80, 64)] * 8) for d in "ab")
+    out = tmp_path / "out"
+    job, second = (batch.jobs_of([path], "", "smile", 1.0)[0] for path in (video, other))
+    clip_list = batch.ClipList(out)
+    assert not clip_list.done(job)
+    clip_list.add(job, preprocess_video(video, SquareSource(), info=job.info))
+    for again in (clip_list, batch.ClipList(out)):
+        assert again.done(job)
+        with pytest.raises(ValueError, match=r"holds a clip of .*/a/clip, so that .*/b/clip cannot"):
+            again.done(second)
+    shutil.rmtree(out / "clip")  # listed, but not there: made again, of the same video alone, and listed once
+    again = batch.ClipList(out)
+    with pytest.raises(ValueError, match="cannot have the same name"):
+        again.done(second)
+    assert not again.done(job)
+    again.add(job, preprocess_video(video, SquareSource(), info=job.info))
+    assert len(rows(out / "clips.csv")) == 1
+    (out / "clips.csv").unlink()  # the clip is there, but not listed
+    with pytest.raises(ValueError, match="cannot have the same name"):
+        batch.ClipList(out).done(second)
+    assert not batch.ClipList(out).done(job)
+
+
+def test_two_videos_of_the_same_name_get_that_of_their_folder(tmp_path):
+    videos = [tmp_path / "anna" / "smile.mp4", tmp_path / "ben" / "smile.mp4", tmp_path / "ben" / "frown.mp4"]
+    assert [job.name for job in batch.jobs_of(videos, "", "", 0.0)] == ["anna_smile", "ben_smile", "frown"]
+
+
+def test_the_command_offers_the_sources_that_there_are():
+    parser = argparse.ArgumentParser()
+    cli_preprocess.add_arguments(parser)
+    (choices,) = (action.choices for action in parser._actions if action.dest == "landmarks")
+    assert choices == SOURCES
+    (choices,) = (action.choices for action in parser._actions if action.dest == "keep")
+    assert choices == tracking.KEEP
+
+
+def test_a_source_that_tells_of_too_few_frames_is_caught(tmp_path):
+    class Half(SquareSource):
+        def __call__(self, frames):
+            yield from list(super().__call__(frames))[::2]
+
+    with pytest.raises(SourceError, match="told of 5 of 10 frames"):
+        preprocess_video(write_images(tmp_path / "frames", [square(100, 80, 64)] * 10), Half())

@@ -1,0 +1,212 @@
+"""The InsightFace source through the real library, on stand-in models with the real ones' names and signatures.
+
+The detector says the same of every picture, and the landmark model answers a fixed pattern plus the redness of its
+input: it is known where every point must land.
+"""
+
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tramp_jax.preprocess import SourceOptions, download, make
+from tramp_jax.preprocess.faces import SourceError
+from tramp_jax.preprocess.sources import insightface
+
+pytest.importorskip("onnx", reason='onnx is not installed: pip install "tramp_jax[insightface]"')
+pytest.importorskip("insightface", reason='InsightFace is not installed: pip install "tramp_jax[insightface]"')
+from onnx import TensorProto, helper, numpy_helper, save_model
+
+BOX = (200.0, 120.0, 360.0, 320.0)  # in the detector's input of 640×640
+PATTERN = np.random.default_rng(0).uniform(-0.6, 0.6, 212).astype(np.float32)
+REDNESS = 0.05  # of the landmark model's answer, for an input that is all red
+
+
+def detector_model(path: Path, boxes) -> None:
+    """SCRFD: nine outputs, score, box and five points for two anchors a cell at strides 8, 16 and 32."""
+    counts = [2 * (640 // stride) ** 2 for stride in (8, 16, 32)]
+    arrays = {}
+    for kind, width in (("score", 1), ("bbox", 4), ("kps", 10)):
+        for stride, count in zip((8, 16, 32), counts, strict=True):
+            arrays[f"{kind}_{stride}"] = np.zeros((count, width), np.float32)
+    for box, score in boxes:
+        # The anchor at the upper left of the cell that holds the box's centre answers, in strides.
+        column, row = int((box[0] + box[2]) / 2) // 32, int((box[1] + box[3]) / 2) // 32
+        anchor, (x, y) = 2 * (row * 20 + column), (32 * column, 32 * row)
+        arrays["score_32"][anchor] = score
+        arrays["bbox_32"][anchor] = np.array([x - box[0], y - box[1], box[2] - x, box[3] - y]) / 32
+    nodes = [
+        helper.make_node("Constant", [], [name], name=name, value=numpy_helper.from_array(array))
+        for name, array in arrays.items()
+    ]
+    given = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "height", "width"])
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(array.shape)) for name, array in arrays.items()]
+    store(path, nodes, given, told, [])
+
+
+def landmark_model(path: Path) -> None:
+    """2d106det: (1, 3, 192, 192) -> (1, 212), here PATTERN + REDNESS · mean of the first plane."""
+    constants = {"pattern": PATTERN[None], "plane": np.array([0]), "weight": np.array([REDNESS], np.float32)}
+    nodes = [
+        helper.make_node("Gather", ["data", "plane"], ["red"], axis=1, name="gather"),
+        helper.make_node("ReduceMean", ["red"], ["mean"], axes=[1, 2, 3], keepdims=0, name="mean"),
+        helper.make_node("Einsum", ["mean", "weight"], ["shift"], equation="b,w->bw", name="scale"),
+        helper.make_node("Add", ["shift", "pattern"], ["fc1"], name="add"),
+    ]
+    given = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 192, 192])
+    told = [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["batch", 212])]
+    store(path, nodes, given, told, [numpy_helper.from_array(array, name) for name, array in constants.items()])
+
+
+def store(path, nodes, given, told, constants) -> None:
+    graph = helper.make_graph(nodes, path.stem, [given], told, initializer=constants)
+    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("root") / "models" / "buffalo_l"
+    folder.mkdir(parents=True)
+    detector_model(folder / "det_10g.onnx", [(BOX, 0.9), ((500, 400, 560, 460), 0.7), ((40, 40, 90, 90), 0.3)])
+    landmark_model(folder / "2d106det.onnx")
+    return folder
+
+
+def expected_points(box: np.ndarray, red: float) -> np.ndarray:
+    """The pattern in a square of 1.5 longer sides of the box; InsightFace scales its answers by half of 192."""
+    centre, side = (box[:2] + box[2:]) / 2, 1.5 * float((box[2:] - box[:2]).max())
+    pattern = (PATTERN + REDNESS * red).reshape(106, 2)
+    return centre + pattern * 96 * side / 192
+
+
+@pytest.mark.parametrize(("colour", "red"), [((255, 0, 0), 127.5 / 128), ((0, 0, 255), -127.5 / 128)])
+def test_boxes_and_points_land_where_they_must(models, colour, red):
+    source = make("insightface", SourceOptions(models_dir=models))
+    frame = np.full((1280, 1280, 3), colour, np.uint8)  # shown to the detector at half its size
+    ((first, second),) = source([frame])
+    assert source.layout == "insightface106"
+    np.testing.assert_allclose(first.box, 2 * np.array(BOX), atol=0.01)
+    np.testing.assert_allclose(second.box, 2 * np.array((500, 400, 560, 460)), atol=0.01)
+    assert (round(first.score, 3), round(second.score, 3)) == (0.9, 0.7)  # 0.3 is below the threshold
+    np.testing.assert_allclose(first.points, expected_points(2 * np.array(BOX), red), atol=0.02)
+    assert first.points.dtype == np.float32
+    assert first.depth is None
+    assert source.seconds["detect"] > 0
+
+
+def test_the_root_of_insightface_may_be_named(models):
+    assert insightface.find_models(models.parents[1], fetch=False) == models
+    assert insightface.find_models(models, fetch=False) == models
+
+
+def test_missing_models_are_told_with_address_licence_and_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SourceError) as caught:
+        make("insightface", SourceOptions())
+    told = str(caught.value)
+    for words in ("det_10g.onnx", "2d106det.onnx", "buffalo_l.zip", "non-commercial", "--models-dir", "--download"):
+        assert words in told
+    assert str(tmp_path / ".insightface" / "models" / "buffalo_l") in told
+    assert not (tmp_path / ".insightface").exists()  # nothing was begun
+
+
+def test_damaged_models_are_told(tmp_path):
+    for name in ("det_10g.onnx", "2d106det.onnx"):
+        (tmp_path / name).write_bytes(b"damaged")
+    with pytest.raises(SourceError, match="cannot load these models"):
+        make("insightface", SourceOptions(models_dir=tmp_path))
+
+
+# Downloads, from this machine alone
+
+
+def package(files: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"buffalo_l/{name}", content)
+    return data.getvalue()
+
+
+@pytest.fixture
+def server():
+    """``server(path -> (status, promised length, body))`` serves on this machine; returns its address."""
+    running: list[http.server.ThreadingHTTPServer] = []
+    ended = threading.Event()
+
+    def serve(pages):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                page = pages[self.path]
+                if page is None:
+                    ended.wait(20)  # says nothing
+                    return
+                status, promised, body = page
+                self.send_response(status)
+                self.send_header("Content-Length", str(promised))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        running.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{running[-1].server_port}"
+
+    yield serve
+    ended.set()
+    for each in running:
+        each.shutdown()
+        each.server_close()
+
+
+CONTENTS = {"det_10g.onnx": b"detector" * 1000, "2d106det.onnx": b"landmarks" * 1000}
+CHECKSUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+
+
+def test_the_package_is_downloaded_checked_and_unpacked(server, tmp_path):
+    data = package({**CONTENTS, "w600k_r50.onnx": b"a model of faces that is not used"})
+    address = server({"/buffalo_l.zip": (200, len(data), data)}) + "/buffalo_l.zip"
+    insightface.install(address, tmp_path / "new" / "models", CHECKSUMS)
+    found = {path.name: path.read_bytes() for path in (tmp_path / "new" / "models").iterdir()}
+    assert found == CONTENTS
+
+
+def test_a_package_with_another_file_is_not_used(server, tmp_path):
+    data = package({**CONTENTS, "2d106det.onnx": b"something else"})
+    short = package({"det_10g.onnx": CONTENTS["det_10g.onnx"]})
+    pages = {"/a.zip": (200, len(data), data), "/b.zip": (200, len(short), short), "/c.zip": (200, 5, b"hello")}
+    address = server(pages)
+    for page, words in (("a", "checksum"), ("b", "not the model package"), ("c", "not the model package")):
+        with pytest.raises(SourceError, match=words) as caught:
+            insightface.install(f"{address}/{page}.zip", tmp_path / "models", CHECKSUMS)
+        assert "non-commercial" in str(caught.value)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_download_that_fails_leaves_nothing(server, tmp_path):
+    pages = {"/short": (200, 5000, b"x" * 100), "/gone": (404, 0, b""), "/silent": None, "/whole": (200, 3, b"abc")}
+    address = server(pages)
+    target = tmp_path / "folder" / "file"
+    for page, words in (("short", "broke off|IncompleteRead"), ("gone", "Not Found"), ("silent", "timed out")):
+        with pytest.raises(SourceError, match=words) as caught:
+            download.fetch(f"{address}/{page}", target, timeout=0.5)
+        assert f"{address}/{page}" in str(caught.value)
+    with pytest.raises(SourceError, match="checksum"):
+        download.fetch(f"{address}/whole", target, sha256="0" * 64)
+    with pytest.raises(SourceError, match="only https"):
+        download.fetch("http://example.org/file", target)
+    with pytest.raises(SourceError, match="only https"):
+        download.fetch("file:///etc/hostname", target)
+    assert not list((tmp_path / "folder").iterdir())
+    download.fetch(
+        f"{address}/whole", target, sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    assert target.read_bytes() == b"abc"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]

@@ -1,0 +1,333 @@
+"""Landmark sources: MediaPipe on real faces, Lucas-Kanade on synthetic faces with known points, tracks, InsightFace."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from tests.preprocess_inputs import moved, photograph, real_video
+from tramp_jax.data import landmarks
+from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, LAYOUTS, MIRROR
+from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.preprocess import SourceOptions, make
+from tramp_jax.preprocess.faces import Face, SourceError, enclosing, overlap
+from tramp_jax.preprocess.sources.blazeface import Detector
+from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade, step
+from tramp_jax.preprocess.sources.mediapipe import DETECTOR, MODELS
+from tramp_jax.preprocess.sources.tracks import Tracks, write_queries
+from tramp_jax.preprocess.video import open_frames
+
+
+@pytest.fixture(scope="module")
+def mediapipe():
+    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
+    return make("mediapipe", SourceOptions())
+
+
+def eye_distance(points: np.ndarray) -> float:
+    """Between the outer corners of the eyes, of points (64, 2)."""
+    return float(np.linalg.norm(points[1] - points[23]))
+
+
+# MediaPipe
+
+
+@pytest.mark.parametrize(
+    ("video", "frames", "with_face"),
+    [
+        ("single_face.mp4", 72, range(72)),
+        ("WolfgangLanger_Pexels.mp4", 472, range(472)),
+        ("no_face.mp4", 95, range(0)),
+        ("face_noface.mov", 169, range(72)),
+    ],
+)
+def test_faces_are_found_in_real_videos(mediapipe, video, frames, with_face):
+    images = (image for _, image in open_frames(real_video(video)))
+    found = list(mediapipe(images))
+    assert len(found) == frames
+    assert [i for i, faces in enumerate(found) if faces] == list(with_face)
+    assert all(len(faces) <= 1 for faces in found)
+
+
+def test_small_faces_are_found_where_they_are(mediapipe):
+    """Five people, each about a tenth of the picture wide: in the whole picture two boxes between people are found."""
+    ((_, image),) = open_frames(real_video("multi_face.jpg"))
+    boxes = [
+        (203, 71, 310, 178),
+        (306, 257, 410, 361),
+        (434, 227, 519, 312),
+        (534, 335, 629, 431),
+        (683, 318, 793, 428),
+    ]
+    found = sorted(Detector(MODELS / DETECTOR)(image), key=lambda detection: detection.box[0])
+    np.testing.assert_allclose([each.box for each in found], boxes, atol=10)  # read off the picture
+    # Four are followed, and the smallest face is left out.
+    faces = sorted(next(iter(mediapipe([image]))), key=lambda face: face.box[0])
+    assert len(faces) == 4
+    for face, box in zip(faces, np.delete(boxes, 2, axis=0), strict=True):
+        assert (face.box[:2] + face.box[2:] > 2 * box[:2]).all()
+        assert (face.box[:2] + face.box[2:] < 2 * box[2:]).all()
+        assert overlap(face.box, box) > 0.5
+
+
+def test_landmarks_move_with_the_face(mediapipe):
+    """A photograph shifted by known amounts: the points follow, to a small part of the distance of the eyes."""
+    shifts = [(3.5 * t, 20 * np.sin(t / 3)) for t in range(24)]
+    faces = list(mediapipe(moved(photograph(), shifts)))
+    assert [len(found) for found in faces] == [1] * 24
+    points = np.stack([found[0].points for found in faces])
+    error = np.linalg.norm(points - points[0] - np.array(shifts)[:, None], axis=-1) / eye_distance(points[0])
+    assert error.mean() < 0.02
+    assert error.max() < 0.08
+
+
+def test_a_larger_picture_gives_larger_landmarks_and_depths(mediapipe):
+    picture = photograph()
+    ((small,), (large,)) = (next(iter(mediapipe([image]))) for image in (picture, picture.repeat(2, 0).repeat(2, 1)))
+    error = np.abs(large.points - 2 * small.points).mean() / eye_distance(large.points)
+    assert error < 0.01
+    np.testing.assert_allclose(large.depth, 2 * small.depth, atol=0.02 * eye_distance(large.points))
+
+
+def test_the_points_are_in_the_order_of_the_slots(mediapipe):
+    ((face,),) = mediapipe([photograph()])
+    points = landmarks.select(face.points[None], "points63")[0]
+    centres = {name: points[i * GROUP_SIZE : (i + 1) * GROUP_SIZE].mean(axis=0) for i, name in enumerate(GROUPS)}
+    for part in ("eye", "brow"):
+        assert centres[f"left_{part}"][0] < centres["nose"][0] < centres[f"right_{part}"][0]
+    for side in ("left", "right"):
+        above = [
+            centres[f"{side}_brow"],
+            centres[f"{side}_eye"],
+            centres["nose"],
+            centres["upper_lip"],
+            centres["lower_lip"],
+        ]
+        assert (np.diff([y for _, y in above]) > 0).all()
+    named = dict(zip(landmarks.SLOT_NAMES, points, strict=True))
+    for eye in ("left_eye", "right_eye"):
+        assert named[f"{eye}_top"][1] < named[f"{eye}_pupil"][1] < named[f"{eye}_bottom"][1]
+        assert named[f"{eye}_left_corner"][0] < named[f"{eye}_pupil"][0] < named[f"{eye}_right_corner"][0]
+        assert named[f"{eye}_upper_left_quarter"][0] < named[f"{eye}_upper_right_quarter"][0]
+        assert named[f"{eye}_lower_left_quarter"][0] < named[f"{eye}_lower_right_quarter"][0]
+        assert named[f"{eye}_upper_left_quarter"][1] < named[f"{eye}_lower_left_quarter"][1]
+    assert named["mouth_left_corner"][0] < named["mouth_right_corner"][0]
+    closed = named["mouth_lower_lip_top"][1] - named["mouth_upper_lip_bottom"][1]
+    assert -1 < closed < named["mouth_lower_lip_left_contour3"][1] - named["mouth_upper_lip_bottom"][1]
+    assert abs(face.points[63, 0] - centres["nose"][0]) < 0.2 * eye_distance(points)
+
+
+def test_a_mirrored_face_has_mirrored_points(mediapipe):
+    picture = photograph()
+    ((face,), (mirrored,)) = (next(iter(mediapipe([p]))) for p in (picture, np.ascontiguousarray(picture[:, ::-1])))
+    points, back = (landmarks.select(each.points[None], "points63")[0] for each in (face, mirrored))
+    back = back[MIRROR]
+    back[:, 0] = picture.shape[1] - back[:, 0]
+    error = np.linalg.norm(points - back, axis=1) / eye_distance(points)
+    assert error.max() < 0.03
+
+
+@pytest.mark.parametrize("index", [0, 7, 14])
+def test_each_point_of_a_synthetic_face_is_the_one_of_its_slot(mediapipe, index):
+    """Within a group, laid over each other, every point has the true point of its own slot for a partner."""
+    source = SyntheticFaces(4, 1, with_frames=False)
+    scene = source.scene(index)
+    painter = source.painter(index, scene)
+    true = landmarks.select(scene[1][:, :106], "insightface106")
+    times = (0, 20)
+    for faces, t in zip(mediapipe(map(painter.paint, times)), times, strict=True):
+        points = landmarks.select(faces[0].points[None], "points63")[0]
+        nose = landmarks.nose_tip(faces[0].points[None], "points63") - landmarks.nose_tip(
+            scene[1][[t], :106], "insightface106"
+        )
+        assert np.linalg.norm(nose) / eye_distance(true[0]) < 0.08
+        # A drawing, and another detector's idea of where exactly the points are.
+        assert np.linalg.norm(points - true[t], axis=1).mean() / eye_distance(true[0]) < 0.08
+        for i, name in enumerate(GROUPS):
+            group = slice(i * GROUP_SIZE, (i + 1) * GROUP_SIZE)
+            distance = np.linalg.norm(overlaid(points[group])[:, None] - overlaid(true[t, group]), axis=-1)
+            _, partner = linear_sum_assignment(distance**2)
+            np.testing.assert_array_equal(partner, np.arange(GROUP_SIZE), err_msg=name)
+
+
+def overlaid(points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) with mean 0 and spread 1 along either axis."""
+    return (points - points.mean(axis=0)) / points.std(axis=0)
+
+
+def test_missing_models_are_named(tmp_path):
+    with pytest.raises(SourceError, match="leave --models-dir out"):
+        make("mediapipe", SourceOptions(models_dir=tmp_path))
+    (tmp_path / DETECTOR).write_bytes(b"no model")
+    (tmp_path / "face_landmark.tflite").write_bytes(b"no model")
+    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
+    with pytest.raises(SourceError, match="not a TensorFlow Lite model"):
+        make("mediapipe", SourceOptions(models_dir=tmp_path))
+    with pytest.raises(SourceError, match="unknown landmark source"):
+        make("dlib", SourceOptions())
+
+
+# Lucas-Kanade
+
+
+class Oracle:
+    """Knows the true points of one frame."""
+
+    name, layout, max_side = "oracle", "insightface106", None
+
+    def __init__(self, points):
+        self.points, self.calls, self.seconds = points.astype(np.float32), 0, {}
+
+    def __call__(self, frames):
+        for _ in frames:
+            self.calls += 1
+            yield [Face(enclosing(self.points), 1.0, self.points)]
+
+
+@pytest.mark.parametrize("index", [1, 2])  # a smile and a frown
+def test_points_are_carried_along_a_synthetic_face(index):
+    source = SyntheticFaces(2, 1, with_frames=False)
+    scene = source.scene(index)
+    painter = source.painter(index, scene)
+    true = scene[1][:, :106]
+    oracle = Oracle(true[0])
+    found = list(LucasKanade(oracle)(painter.paint(t) for t in range(len(true))))
+    assert oracle.calls == 1  # the first frame alone was looked at
+    slots = LAYOUTS["insightface106"].slots
+    error = np.linalg.norm([faces[0].points - true[t] for t, faces in enumerate(found)], axis=-1)[:, slots]
+    motion = np.linalg.norm(true - true[0], axis=-1)[:, slots]
+    assert error.mean() < 1.8  # pixels of a face of 256
+    assert error.mean() < 0.6 * motion.mean()
+
+
+def test_lost_points_go_where_the_others_take_them():
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (240, 240)).astype(np.uint8)
+    before = np.kron(texture[:60, :60], np.ones((4, 4), np.uint8))
+    after = np.roll(before, (3, 5), axis=(0, 1))
+    after[150:, 150:] = 128  # a hand covers the corner
+    points = np.stack(np.meshgrid(np.arange(40, 220, 20.0), np.arange(40, 220, 20.0)), axis=-1).reshape(-1, 2)
+    points = points.astype(np.float32)
+    moved_face = step(before, after, Face(np.array([30, 30, 220, 220], np.float32), 1.0, points))
+    assert moved_face is not None
+    np.testing.assert_allclose(moved_face.points, points + np.array([5, 3]), atol=0.6)
+    np.testing.assert_allclose(moved_face.box, (35, 33, 225, 223), atol=2)
+    assert moved_face.score < 1
+
+
+def test_a_face_that_is_lost_is_detected_anew():
+    picture = photograph()
+    oracle = Oracle(np.random.default_rng(0).uniform((180, 100), (320, 260), (106, 2)))
+    blank = np.full_like(picture, 90)
+    noise = np.random.default_rng(1).integers(0, 255, picture.shape).astype(np.uint8)
+    found = list(LucasKanade(oracle)([picture, picture, noise, blank, picture, picture]))
+    assert oracle.calls > 1
+    assert all(found)
+
+
+# Tracks
+
+
+def tracks(count=20, points=64):
+    rng = np.random.default_rng(3)
+    return (rng.uniform(50, 200, (1, points, 2)) + np.arange(count)[:, None, None]).astype(np.float32)  # (T, N, 2)
+
+
+def blank_frames(count, size=(320, 240)):
+    return [np.zeros((size[1], size[0], 3), np.uint8)] * count
+
+
+def test_tapir_and_cotracker_layouts_give_the_same_points(tmp_path):
+    points, shown = tracks(), np.ones((20, 64), bool)
+    shown[5:8, 10] = False
+    np.savez(tmp_path / "tapir.npz", tracks=points.swapaxes(0, 1), visibles=shown.T)
+    np.savez(tmp_path / "occluded.npz", tracks=points.swapaxes(0, 1)[None], occluded=~shown.T[None])
+    np.savez(tmp_path / "cotracker.npz", pred_tracks=points[None], pred_visibility=shown[None])
+    np.savez(tmp_path / "soft.npz", tracks=points[None], visibility=np.where(shown, 0.9, 0.2)[None, ..., None])
+    for name in ("tapir", "occluded", "cotracker", "soft"):
+        source = Tracks(tmp_path / f"{name}.npz")
+        assert source.layout == "points63"
+        found = [faces[0] for faces in source(blank_frames(20))]
+        np.testing.assert_allclose([face.points for face in found], points, atol=1e-4, err_msg=name)
+        assert [face.score for face in found][4:9] == [1, *[63 / 64] * 3, 1]
+    np.save(tmp_path / "plain.npy", points)
+    assert len(list(Tracks(tmp_path / "plain.npy")(blank_frames(20)))) == 20
+
+
+def test_hidden_points_are_interpolated_and_hidden_faces_absent(tmp_path):
+    points, shown = tracks(), np.ones((20, 64), bool)
+    shown[5:8, 10] = False
+    shown[12, :40] = False
+    wrong = points.copy()
+    wrong[~shown] = 999  # what a tracker says of hidden points is not used
+    np.savez(tmp_path / "a.npz", tracks=wrong[None], visibility=shown[None])
+    found = list(Tracks(tmp_path / "a.npz")(blank_frames(20)))
+    assert [i for i, faces in enumerate(found) if not faces] == [12]
+    np.testing.assert_allclose(found[6][0].points, points[6], atol=1e-3)  # they move at constant speed
+
+
+def test_resized_coordinates_are_scaled_to_the_video(tmp_path):
+    np.save(tmp_path / "a.npy", tracks())
+    found = next(iter(Tracks(tmp_path / "a.npy", size=(256, 128))(blank_frames(20, (1280, 512)))))
+    np.testing.assert_allclose(found[0].points, tracks()[0] * (5, 4), rtol=1e-5)
+
+
+def test_insightface_layouts_are_known_by_their_number_of_points(tmp_path):
+    for count, layout in ((106, "insightface106"), (73, "insightface73"), (71, "insightface71")):
+        np.save(tmp_path / "a.npy", tracks(points=count)[None])
+        assert Tracks(tmp_path / "a.npy").layout == layout
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"tracks": np.zeros((1, 20, 63, 2))}, "tip of the nose"),
+        ({"tracks": np.zeros((20, 50, 2))}, "neither"),
+        ({"tracks": np.zeros((2, 20, 64, 2))}, "neither"),
+        ({"tracks": np.zeros((64, 71, 2))}, "two ways"),
+        ({"queries": np.zeros((64, 3))}, "no array called"),
+        ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.ones((1, 19, 64), bool)}, "does not fit"),
+        ({"tracks": np.zeros((64, 20, 2)), "occlusion": np.full((64, 20), -7.5)}, "logits"),
+        ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.zeros((1, 20, 64), bool)}, "visible in no frame"),
+        ({"tracks": np.full((1, 20, 64, 2), np.nan)}, "visible in no frame"),
+        ({"tracks": np.array(["a"], object)}, "plain"),
+    ],
+)
+def test_tracks_of_another_layout_are_refused(tmp_path, arrays, words):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(SourceError, match=words) as caught:
+        Tracks(tmp_path / "a.npz")
+    assert "a.npz" in str(caught.value)
+
+
+def test_tracks_of_another_video_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", tracks(20))
+    for count in (19, 21):
+        with pytest.raises(SourceError, match=f"20 frames, but the video has {count}"):
+            list(Tracks(tmp_path / "a.npy")(blank_frames(count)))
+    with pytest.raises(SourceError, match="no such file"):
+        Tracks(tmp_path / "b.npy")
+    (tmp_path / "c.npz").write_bytes(b"nothing")
+    with pytest.raises(SourceError, match="plain"):
+        Tracks(tmp_path / "c.npz")
+    with pytest.raises(SourceError, match="needs --tracks"):
+        make("tracks", SourceOptions())
+
+
+def test_query_points_are_in_the_order_of_each_tracker(tmp_path):
+    points = tracks()[0]
+    write_queries(tmp_path / "q.npz", points, 7, (320, 240))
+    saved = np.load(tmp_path / "q.npz")
+    np.testing.assert_array_equal(saved["tapir"], np.column_stack([np.full(64, 7), points[:, 1], points[:, 0]]))
+    np.testing.assert_array_equal(saved["cotracker"][0], np.column_stack([np.full(64, 7), points]))
+    np.testing.assert_array_equal(saved["size"], (320, 240))
+
+
+def test_the_models_are_those_of_the_notice():
+    notice = (MODELS / "NOTICE").read_text()
+    assert "Apache License" in (MODELS / "LICENSE").read_text()
+    for file in MODELS.glob("*.tflite"):
+        assert file.name in notice
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in notice
+    assert len(list(MODELS.glob("*.tflite"))) == 2

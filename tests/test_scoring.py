@@ -1,0 +1,200 @@
+"""From a clip or a video to a score: windows, calibration, the Scorer, and the two commands."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax import Scorer, cli
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import datasets
+from tramp_jax.data.clips import decode_frame
+from tramp_jax.data.folder import write_clip
+from tramp_jax.data.pipeline import Sampler
+from tramp_jax.scoring import calibration
+from tramp_jax.scoring.members import Judge, load_member
+from tramp_jax.scoring.windows import sample_and_windows
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_variables):
+    """Two runs as train.py leaves them, of models that differ; nothing was trained."""
+    folders = []
+    for number in range(2):
+        folder = tmp_path_factory.mktemp("runs") / f"run{number}"
+        folder.mkdir()
+        config = tiny.get_config().unlock()
+        config.data.num_subjects = 40
+        (folder / "config.json").write_text(config.to_json())
+        variables = {**tiny_variables, "params": {**tiny_variables["params"]}}
+        head = tiny_variables["params"]["head"]
+        bias = head["layer3"]["bias"] + number
+        variables["params"]["head"] = {**head, "layer3": {**head["layer3"], "bias": bias}}
+        with Checkpoints(folder, writing=True) as checkpoints:
+            checkpoints.save_best(7, variables)
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def source():
+    config = tiny.get_config().unlock()
+    config.data.num_subjects = 40
+    return datasets.open_dataset(config).source
+
+
+@pytest.fixture(scope="module")
+def calibrated(runs):
+    """The first run after ``tramp-jax calibrate``."""
+    assert cli.main(["calibrate", str(runs[0]), "--level", "0.8", "--draws", "4"]) == 0
+    return runs[0]
+
+
+def test_windows_show_most_of_the_clip_and_no_other_frames(config, source):
+    clip = source[0]
+    sample, windows = sample_and_windows(clip, config, 30, np.random.default_rng(0))
+    assert windows["frame_index"].shape == (30, config.model.rgb.num_frames)
+    assert windows["frame_index"].max() < sample["frames"].shape[1]
+    assert "frames" not in windows
+    spans = np.ptp(windows["frame_index"], axis=1) / (sample["frames"].shape[1] - 1)
+    assert spans.min() > 0.6
+    assert len(np.unique(windows["frame_index"][:, 0])) > 1
+    whole, _ = sample_and_windows(clip, config, 0, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole["trajectories"][0], Sampler(config).test(clip)["trajectories"])
+
+
+def test_a_clip_is_scored_the_same_every_time_and_its_draws_differ(runs, source):
+    judge = Judge(load_member(runs[0]), draws=4)
+    score, drawn = judge(source[0])
+    again, drawn_again = judge(source[0])
+    assert score == again
+    np.testing.assert_array_equal(drawn, drawn_again)
+    assert np.ptp(drawn) > 0
+    assert score != pytest.approx(judge(source[1])[0], abs=1e-6)
+
+
+def test_intervals_cover_what_they_promise():
+    """On exchangeable numbers whose errors grow with the spread."""
+    rng = np.random.default_rng(0)
+    spreads = rng.uniform(0.1, 1.0, 4000)
+    targets = rng.uniform(0, 4, 4000)
+    scores = targets + spreads * rng.normal(size=4000)
+    options = {"level": 0.9, "draws": 8, "models": ["a"], "scale": (-9.0, 9.0)}
+    half = slice(0, 2000)
+    found = calibration.calibrate(scores[half], spreads[half], targets[half], ["s"] * 2000, **options)
+    tested = found.tested(scores[2000:], spreads[2000:], targets[2000:])
+    assert tested.coverage == pytest.approx(0.9, abs=0.02)
+    sure, unsure = (found.interval(2.0, spread) for spread in (0.1, 1.0))
+    assert np.ptp(unsure) > 1.5 * np.ptp(sure)
+
+
+def test_an_interval_stays_on_the_scale_and_few_clips_promise_nothing():
+    numbers = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.array([1.0, 2.5, 1.0])
+    options = {"draws": 2, "models": ["a"], "scale": (0.0, 4.0)}
+    found = calibration.calibrate(*numbers, ["s"] * 3, level=0.5, **options)
+    low, high = found.interval(3.9, 0.0)
+    assert 3.0 < low < high == 4.0
+    with pytest.raises(ValueError, match="at least 9"):
+        calibration.calibrate(*numbers, ["s"] * 3, level=0.9, **options)
+
+
+def test_calibration_is_kept_with_the_run_and_gives_intervals(calibrated, source):
+    found = calibration.load(calibrated)
+    assert found.level == 0.8
+    assert 0 <= found.coverage <= 1
+    assert found.test_clips > 0
+    scored = Scorer(calibrated, draws=4).score_clip(source[0])
+    low, high = scored.interval
+    assert found.low <= low < high <= found.high
+    assert "80% interval" in scored.note
+    other = Scorer(calibrated, draws=5).score_clip(source[0])  # not the spread that was calibrated
+    assert other.interval is None
+    assert "tramp-jax calibrate" in other.note
+
+
+def test_an_ensemble_scores_the_mean_and_spreads_as_its_members_do(runs, calibrated, source):
+    scored = Scorer(*runs, draws=2).score_clip(source[0])
+    assert scored.members[1] - scored.members[0] == pytest.approx(1.0, abs=1e-5)
+    assert scored.score == pytest.approx(scored.members.mean())
+    assert scored.spread == pytest.approx(np.sqrt(0.5), abs=1e-5)
+    assert scored.interval is None  # the first run was calibrated alone
+    assert "ensemble" in scored.note
+
+
+def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(calibrated, source, tmp_path, capsys):
+    write_clip(tmp_path / "clips" / "good clip", source[0])
+    write_clip(tmp_path / "clips" / "gut", dataclasses.replace(source[1], info=source[0].info))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    out, reports = tmp_path / "out" / "scores.csv", tmp_path / "reports"
+    inputs = [str(tmp_path / "clips" / "*"), str(tmp_path / "broken.mp4")]
+    command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "4", "--out", str(out)]
+    assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
+    told = capsys.readouterr()
+    assert "2 scored, 1 failed" in told.out
+    assert "broken.mp4" in told.err
+    with out.open() as file:
+        rows = {row["input"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
+    good = rows["good clip"]
+    assert good["status"] == "ok"
+    assert float(good["low"]) <= float(good["score"]) or float(good["score"]) < 0
+    assert good["expression"] == "smile"
+    assert "drawn faces" in good["warnings"]
+    assert rows["broken.mp4"]["status"] == "failed"
+    assert rows["broken.mp4"]["reason"]
+    assert float(good["score"]) == pytest.approx(Scorer(calibrated, draws=4).score_clip(source[0]).score, abs=2e-3)
+    assert {path.name for path in reports.iterdir()} == {"good clip.html", "gut.html"}
+    assert "not a diagnosis" in (reports / "gut.html").read_text()
+
+    before = out.read_text()
+    assert cli.main(command) == 1  # the broken one is tried again, the others are not
+    assert "0 scored, 1 failed, 2 were there already" in capsys.readouterr().out
+    assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
+
+
+def test_a_real_video_gives_a_score(calibrated, real_video):
+    pytest.importorskip("ai_edge_litert", reason="the mediapipe extra is not installed")
+    scored = Scorer(calibrated, draws=2).score(real_video("single_face.mp4"), "smile")
+    assert np.isfinite(scored.score)
+    assert scored.missing_ratio == 0
+    assert len(scored.clip.frames) == 72
+    assert decode_frame(scored.clip.frames[0]).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [
+        (lambda folder: folder / "nothing", "train.py"),
+        (lambda folder: _without_checkpoints(folder), "train it first"),
+    ],
+)
+def test_a_folder_without_a_model_is_refused(change, cure, runs, tmp_path):
+    with pytest.raises(ValueError, match=cure):
+        Scorer(change(tmp_path))
+
+
+def _without_checkpoints(folder):
+    (folder / "config.json").write_text(tiny.get_config().to_json())
+    return folder
+
+
+def test_a_pattern_that_nothing_matches_is_refused(calibrated, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["score", str(tmp_path / "*.mp4"), "--checkpoint", str(calibrated)])
+    assert "nothing matches" in capsys.readouterr().err
+
+
+def test_another_table_is_not_overwritten(calibrated, tmp_path, capsys):
+    out = tmp_path / "results.csv"
+    out.write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit):
+        cli.main(["score", "x.mp4", "--checkpoint", str(calibrated), "--out", str(out)])
+    assert "--out" in capsys.readouterr().err
+    assert out.read_text() == "a,b\n1,2\n"
+
+
+def test_a_damaged_calibration_is_named(runs, tmp_path):
+    (tmp_path / calibration.FILE).write_text('{"level": 0.9}')
+    with pytest.raises(ValueError, match="is damaged"):
+        calibration.load(tmp_path)

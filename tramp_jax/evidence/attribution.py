@@ -1,0 +1,387 @@
+"""Which regions and moments of a clip moved its score: integrated gradients over trajectory and frames.
+
+The baseline is the same person not moving, the clip's first frame held; ``index_t`` stays. So an attribution answers
+"what did the motion change in the score?" and what never moves gets exactly nothing. The inputs go from the baseline
+to the clip on a straight line, and gradients are integrated along it (Sundararajan, Taly and Yan, "Axiomatic
+Attribution for Deep Networks", ICML 2017). Attributions add up to score − baseline score (completeness); how well they
+do is measured and reported with every attribution.
+
+The integral is a sum over panels of the line, each by Gauss–Lobatto quadrature. Both ends of a panel are nodes, so
+the panel's true share of the score difference comes with its gradients, and only panels that miss theirs are halved.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import reduce
+from ml_collections import ConfigDict
+
+from tramp_jax.data import landmarks, sampling
+from tramp_jax.data.augment import for_evaluation
+from tramp_jax.data.clips import Clip, decode_frame
+from tramp_jax.data.pipeline import Batch, Sampler, expanded
+from tramp_jax.evidence.motion import inter_ocular
+from tramp_jax.models import build_model, input_shapes, reads_frames, reads_trajectories
+
+# The part of a picture that is near no landmark: cheeks, forehead, hair, room.
+ELSEWHERE = "elsewhere"
+
+NODES = 6  # of a panel
+_NOISE = 2e-5  # of the score: differences below it are rounding of float32
+_MOST_PATCHES = 32  # along a side of the frames' heat map
+_NEAR = 0.3  # distances between the outer eye corners; patches farther from any landmark are ELSEWHERE
+_FLOATS_AT_ONCE = 4_000_000  # of inputs in one gradient; bounds the memory of the activations
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """How much each input moved the score of a clip of n frames, in units of the score.
+
+    Attributes:
+      score: of the clip.
+      baseline_score: of the same person not moving.
+      trajectory: (n, 63, C) float64, by source frame, landmark and channel; frames that the model reads several
+        times, because a short clip loops, are added up. None where the model reads no trajectories.
+      channels: the names of C, one letter each, e.g. "xyrgb".
+      frames: (n, G, G) float64, by source frame and patch (row, column) of the picture, or None.
+      regions: (n, R) float64, both streams by source frame and region, in the order of ``region_names``.
+      region_names: the groups of ``landmarks.GROUPS``; and ELSEWHERE where the model reads frames.
+      read: (n,) whether the model read the source frame, in either stream.
+      error: |sum of all attributions − (score − baseline score)|.
+      converged: the error is below the tolerance that was asked for.
+      evaluations: gradients that were taken.
+    """
+
+    score: float
+    baseline_score: float
+    trajectory: np.ndarray | None
+    channels: str
+    frames: np.ndarray | None
+    regions: np.ndarray
+    region_names: tuple[str, ...]
+    read: np.ndarray
+    error: float
+    converged: bool
+    evaluations: int
+
+    @property
+    def difference(self) -> float:
+        """What the motion changed in the score."""
+        return self.score - self.baseline_score
+
+    @property
+    def relative_error(self) -> float | None:
+        """``error`` as a share of the difference; None where the motion changed nothing to speak of."""
+        if abs(self.difference) <= _negligible(self.score):
+            return None
+        return self.error / abs(self.difference)
+
+    @property
+    def by_region(self) -> dict[str, float]:
+        """Attribution of each region, all moments together."""
+        return dict(zip(self.region_names, self.regions.sum(axis=0).tolist(), strict=True))
+
+    @property
+    def by_moment(self) -> np.ndarray:
+        """(n,) attribution of each source frame, all regions together."""
+        return self.regions.sum(axis=1)
+
+    @property
+    def by_landmark(self) -> np.ndarray | None:
+        """(63,) attribution of each landmark's position and colour, all moments together."""
+        return None if self.trajectory is None else self.trajectory.sum(axis=(0, 2))
+
+    @property
+    def by_input(self) -> dict[str, float]:
+        """Attribution of each kind of input: positions and colours of landmarks, frames."""
+        parts = {}
+        if self.trajectory is not None:
+            colour = np.array([channel in "rgb" for channel in self.channels])
+            per_channel = self.trajectory.sum(axis=(0, 1))
+            if not colour.all():
+                parts["positions of the landmarks"] = float(per_channel[~colour].sum())
+            if colour.any():
+                parts["colours under the landmarks"] = float(per_channel[colour].sum())
+        if self.frames is not None:
+            parts["frames"] = float(self.frames.sum())
+        return parts
+
+
+def _negligible(score: float) -> float:
+    return 10 * _NOISE * max(1.0, abs(score))
+
+
+class Explainer:
+    """Attributes scores of a model to what moved. Compiles once, whatever the number of clips and steps.
+
+    Args:
+      config: the whole configuration.
+      tolerance: largest error of completeness as a share of the score difference.
+      max_evaluations: of the gradient for one clip; where they do not suffice, the attribution says so. Both can be
+        set later, too.
+
+    Raises:
+      ValueError: the model gives class logits instead of a score, or the budget does not cover one panel.
+    """
+
+    def __init__(self, config: ConfigDict, tolerance: float = 0.01, max_evaluations: int = 384):
+        if config.model.head.num_classes:
+            raise ValueError(
+                f"attributions explain a score, but model.head.num_classes is {config.model.head.num_classes}"
+            )
+        if max_evaluations < NODES:
+            raise ValueError(f"max_evaluations is {max_evaluations}; one panel takes {NODES}")
+        self.tolerance, self.max_evaluations = tolerance, max_evaluations
+        self._config = config
+        self._still = config.copy_and_resolve_references()
+        with self._still.unlocked():
+            self._still.data.still = True
+        in_float32 = config.model.copy_and_resolve_references()
+        with in_float32.unlocked():
+            in_float32.precision = "float32"  # steps along the line are too small for coarser products
+        self._gradients = _build_gradients(in_float32)
+
+    def __call__(self, variables: Any, clip: Clip) -> Attribution:
+        """Explains the score of ``clip`` by the model with these ``variables``."""
+        n, model = len(clip.landmarks), self._config.model
+        sample, baseline = self.ends(clip)
+        sources = _sources(self._config, n)
+        found = self.integrate(variables, sample, baseline)
+
+        trajectory, patches, read = None, None, np.zeros(n, bool)
+        names = landmarks.GROUPS + ((ELSEWHERE,) if reads_frames(model) else ())
+        regions = np.zeros((n, len(names)))
+        for source in sources.values():
+            read[source[source != sampling.NO_FRAME]] = True
+        if "trajectories" in sources:
+            trajectory = _fold(found.parts["trajectories"], sources["trajectories"], n)
+            groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
+            regions[:, : len(landmarks.GROUPS)] += groups.sum(axis=2)
+        if "frames" in sources:
+            patches = _fold(found.parts["frames"], sources["frames"], n)
+            where = patch_regions(clip, patches.shape[1])
+            for region in range(len(names)):
+                regions[:, region] += np.where(where == region, patches, 0).sum(axis=(1, 2))
+        return Attribution(
+            score=found.score,
+            baseline_score=found.baseline_score,
+            trajectory=trajectory,
+            channels="" if trajectory is None else model.trajectory.channels,
+            frames=patches,
+            regions=regions,
+            region_names=names,
+            read=read,
+            error=found.error,
+            converged=found.converged,
+            evaluations=found.evaluations,
+        )
+
+    def ends(self, clip: Clip) -> tuple[Batch, Batch]:
+        """The sample of ``clip`` and of the same person not moving, as ``integrate`` takes them.
+
+        They differ in the clip's own frames alone: frames of zeros, with which a clip may be padded, are in both.
+        """
+        sample, baseline = (expanded(Sampler(config).test(clip)) for config in (self._config, self._still))
+        for name, source in _sources(self._config, len(clip.landmarks)).items():
+            missing = source == sampling.NO_FRAME
+            if missing.any():
+                baseline[name] = baseline[name].copy()
+                baseline[name][missing] = sample[name][missing]
+        for name in ("index_t", "frames_present"):
+            if name in sample:
+                baseline[name] = sample[name]
+        for part in (sample, baseline):
+            del part["target"]
+        return sample, baseline
+
+    def integrate(self, variables: Any, sample: Batch, baseline: Batch) -> "Integral":
+        """Integrated gradients of one sample's arrays.
+
+        Args:
+          variables: of the model.
+          sample: ``frames`` (F, H, W, 3) uint8 and/or ``trajectories`` (T, 63, C) with ``index_t`` (T,), see ``ends``.
+          baseline: the same, where the line begins.
+        """
+        panels = [self._panel(variables, sample, baseline, 0.0, 1.0)]
+        baseline_score, score = panels[0].scores
+        evaluations = NODES
+        allowed = max(self.tolerance * abs(score - baseline_score), _NOISE * max(1.0, abs(score)))
+        while True:
+            errors = np.array([panel.error for panel in panels])
+            # Completeness alone would be met by errors that cancel and leave the attributions wrong, hence the norm.
+            error = max(abs(errors.sum()), np.linalg.norm(errors))
+            if error <= allowed or evaluations + 2 * NODES > self.max_evaluations:
+                break
+            old = max(panels, key=lambda panel: abs(panel.error))
+            middle = (old.start + old.stop) / 2
+            panels.remove(old)
+            panels.append(self._panel(variables, sample, baseline, old.start, middle))
+            panels.append(self._panel(variables, sample, baseline, middle, old.stop))
+            evaluations += 2 * NODES
+        parts = {name: np.sum([panel.parts[name] for panel in panels], axis=0) for name in panels[0].parts}
+        return Integral(score, baseline_score, parts, bool(error <= allowed), evaluations)
+
+    def _panel(self, variables: Any, sample: Batch, baseline: Batch, start: float, stop: float) -> "_Panel":
+        """Quadrature between two places of the line, 0 at the baseline and 1 at the clip."""
+        nodes, weights = _lobatto(NODES)
+        nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
+        at_once = self._at_once()
+        scores: list[float] = []
+        parts: dict[str, np.ndarray] = {}
+        for first in range(0, NODES, at_once):
+            chosen = slice(first, first + at_once)
+            some, gradients = self._gradients(variables, sample, baseline, nodes[chosen], weights[chosen])
+            scores += np.asarray(some, np.float64).tolist()
+            for name, gradient in gradients.items():
+                parts[name] = parts.get(name, 0.0) + np.asarray(gradient, np.float64)
+        return _Panel(start, stop, (scores[0], scores[-1]), parts)
+
+    def _at_once(self) -> int:
+        """How many nodes go through the model together: the most that its memory allows, evenly."""
+        shapes = [shape for shape in input_shapes(self._config.model, 1).values() if shape is not None]
+        fitting = _FLOATS_AT_ONCE // sum(math.prod(shape) for shape in shapes)
+        return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
+
+
+@dataclasses.dataclass(frozen=True)
+class Integral:
+    """Attributions of one sample as the model reads it.
+
+    Attributes:
+      score, baseline_score: at the ends of the line.
+      parts: "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64.
+      converged: the error is below the tolerance.
+      evaluations: gradients that were taken.
+    """
+
+    score: float
+    baseline_score: float
+    parts: dict[str, np.ndarray]
+    converged: bool
+    evaluations: int
+
+    @property
+    def error(self) -> float:
+        """How far the attributions are from adding up to the score difference."""
+        return abs(_total(self.parts) - (self.score - self.baseline_score))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Panel:
+    """A piece of the line: its ends, the scores there, and the quadrature of the attributions between them."""
+
+    start: float
+    stop: float
+    scores: tuple[float, float]
+    parts: dict[str, np.ndarray]
+
+    @property
+    def error(self) -> float:
+        """Of the quadrature, with its sign."""
+        return _total(self.parts) - (self.scores[1] - self.scores[0])
+
+
+def _total(parts: dict[str, np.ndarray]) -> float:
+    return float(sum(part.sum() for part in parts.values()))
+
+
+def patches_along_side(image_size: int) -> int:
+    """G, the number of patches along a side of the model's frames."""
+    return max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)
+
+
+def _build_gradients(config: ConfigDict) -> Any:
+    """For a ``model`` group, a jitted (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
+
+    ``parts`` are the attributions of ``Integral``, as far as these nodes with these weights contribute to them.
+    """
+    model, image_size = build_model(config), config.rgb.image_size
+    G = patches_along_side(image_size)
+
+    def gradients(variables: Any, sample: Batch, baseline: Batch, nodes: jax.Array, weights: jax.Array) -> Any:
+        ends = [for_evaluation({k: x[None] for k, x in part.items()}, image_size) for part in (baseline, sample)]
+        origin, target = ({k: x[0] for k, x in end.items() if k in ("frames", "trajectories")} for end in ends)
+        change = jax.tree.map(jnp.subtract, target, origin)
+        if "frames" in change:
+            # The compiler may round the two ends differently; a frame that is the same in both changes by exactly 0.
+            same = jnp.all(sample["frames"] == baseline["frames"], axis=(1, 2, 3), keepdims=True)
+            change["frames"] = jnp.where(same, 0, change["frames"])
+        K = len(nodes)
+        at = jax.tree.map(lambda x, d: x + nodes.reshape(K, *[1] * d.ndim) * d, origin, change)
+        index_t = None if "index_t" not in sample else jnp.tile(sample["index_t"], (K, 1))
+
+        def total(inputs: Batch) -> tuple[jax.Array, jax.Array]:
+            scores, _ = model.apply(variables, inputs.get("frames"), inputs.get("trajectories"), index_t)
+            return scores.sum(), scores  # no score depends on another row, so the sum has every row's gradient
+
+        slopes, scores = jax.grad(total, has_aux=True)(at)
+        parts = jax.tree.map(lambda slope, d: jnp.tensordot(weights, slope, 1) * d, slopes, change)
+        if "frames" in parts:
+            parts["frames"] = reduce(parts["frames"], "f (gy y) (gx x) c -> f gy gx", "sum", gy=G, gx=G)
+        return scores, parts
+
+    return jax.jit(gradients)
+
+
+def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (n,), ends included, and weights (n,) of Gauss–Lobatto quadrature on [0, 1], exact to degree 2n − 3."""
+    last = np.polynomial.Legendre.basis(n - 1)
+    nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
+    weights = 2 / (n * (n - 1) * last(nodes) ** 2)
+    return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
+
+
+def _sources(config: ConfigDict, n: int) -> dict[str, np.ndarray]:
+    """Which of the n frames of a clip each frame of the test sample comes from, for each stream that is read."""
+    model, padding = config.model, config.data.padding
+    sources = {}
+    if reads_trajectories(model):
+        length = model.trajectory.length
+        taken = sampling.trajectory_frames(n, length, "last", None, padding)
+        sources["trajectories"] = sampling.sources(taken, n, length, padding)
+    if reads_frames(model):
+        sources["frames"] = sampling.rgb_frames(n, model.rgb.num_frames, None, padding)
+    # Sampler.test shows the first frame in every place where a clip is held still.
+    return {name: np.zeros_like(x) if config.data.still else x for name, x in sources.items()}
+
+
+def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
+    """Values of the frames of a sample (count, ...) -> of the n frames of its clip, repetitions added up."""
+    folded = np.zeros((n, *values.shape[1:]))
+    own = source != sampling.NO_FRAME
+    np.add.at(folded, source[own], values[own])
+    return folded
+
+
+def patch_regions(clip: Clip, count: int) -> np.ndarray:
+    """The region that each patch of each frame belongs to.
+
+    It is that of the nearest landmark, where that was at the start or where it is now: a lip that moves changes the
+    picture in both places. Patches far from all landmarks are ELSEWHERE.
+
+    Args:
+      clip: with frames.
+      count: G, patches along a side of a frame.
+
+    Returns:
+      (n, G, G) int8 indices into ``landmarks.GROUPS``, or their number for ELSEWHERE.
+    """
+    assert clip.frames is not None, "patches are parts of frames"
+    G = count
+    height, width = decode_frame(clip.frames[0]).shape[:2]
+    points = landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
+    y, x = np.meshgrid((np.arange(G) + 0.5) * height / G, (np.arange(G) + 0.5) * width / G, indexing="ij")
+    centres = np.stack([x.ravel(), y.ravel()], axis=-1)
+    near = _NEAR * inter_ocular(points)
+    regions = np.empty((len(points), G * G), np.int8)
+    for t, now in enumerate(points):
+        places = np.concatenate([now, points[0]])
+        distance = np.linalg.norm(centres[:, None] - places, axis=-1)
+        nearest = distance.argmin(axis=1)
+        region = nearest % landmarks.NUM_LANDMARKS // landmarks.GROUP_SIZE
+        regions[t] = np.where(distance.min(axis=1) <= near, region, len(landmarks.GROUPS))
+    return regions.reshape(-1, G, G)

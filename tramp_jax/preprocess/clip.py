@@ -1,0 +1,254 @@
+"""A video of a person -> a clip, with the evidence of how it was made."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tramp_jax.data import clips, landmarks
+from tramp_jax.preprocess import crop, rate, tracking
+from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
+from tramp_jax.preprocess.video import Frames, VideoError, open_frames
+
+MIN_FRAMES = 7  # the shortest published clip
+_THUMBNAIL = (32, 18)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessOptions:
+    """How a video becomes a clip.
+
+    Attributes:
+      fps: frames per second of the clip; None keeps the video's own (nominal) rate.
+      images_fps: rate of a folder of images, which cannot say.
+      min_frames: a shorter clip is refused.
+      max_gap: frames without a face that are bridged by interpolation.
+      keep: see ``tracking.follow``.
+      quality: of the JPEG frames, 1-100.
+    """
+
+    fps: float | None = None
+    images_fps: float = 25.0
+    min_frames: int = MIN_FRAMES
+    max_gap: int = 5
+    keep: str = "error"
+    quality: int = 95
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessed:
+    """A clip of n frames and how it came about.
+
+    Attributes:
+      clip: landmarks in pixels of the crop, 256×256 JPEG frames, colours under the points.
+      source_frames: (n,) numbers of the video's frames, from 0; a resampled clip may repeat or leave out some.
+      scores: (n,) confidence of the landmark source; NaN where interpolated.
+      interpolated: (n,) bool.
+      crop: the square of the video's frame that the crop shows.
+      frame_size: (width, height) of the video.
+      frames_read: frames in the video.
+      source: name of the landmark source.
+      warnings: whatever a person should know before using the clip.
+      seconds: time spent by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (with encoding).
+    """
+
+    clip: clips.Clip
+    source_frames: np.ndarray
+    scores: np.ndarray
+    interpolated: np.ndarray
+    crop: crop.CropBox
+    frame_size: tuple[int, int]
+    frames_read: int
+    source: str
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def evidence(self) -> dict[str, object]:
+        """Everything but the clip, as plain values for a JSON file."""
+        return {
+            "video": self.clip.info.source,
+            "frame_size": list(self.frame_size),
+            "frames_read": self.frames_read,
+            "landmarks": self.source,
+            "layout": self.clip.layout,
+            "fps": self.clip.fps,
+            "crop": dataclasses.asdict(self.crop),
+            "source_frames": self.source_frames.tolist(),
+            "scores": [None if np.isnan(score) else round(float(score), 4) for score in self.scores],
+            "interpolated": self.interpolated.tolist(),
+            "warnings": list(self.warnings),
+            "seconds": {stage: round(spent, 4) for stage, spent in self.seconds.items()},
+        }
+
+
+def preprocess_video(
+    path: str | Path,
+    source: LandmarkSource,
+    options: PreprocessOptions | None = None,
+    info: clips.ClipInfo | None = None,
+) -> Preprocessed:
+    """Reads a video twice, first for the landmarks, then for the crops; it never holds more than one frame.
+
+    Args:
+      path: a video file, a folder of images, or an image.
+      source: where the landmarks come from; see ``sources.make``.
+      options: None for the defaults.
+      info: identity and score of the clip; number of frames and source are filled in. None names it after the file,
+        with score NaN.
+
+    Raises:
+      VideoError: the video cannot be read, no single face can be followed, or too little is left; the message names
+        the file, the frames and the cure.
+      SourceError: the landmark source cannot be used with this video.
+    """
+    path, options = Path(path), options or PreprocessOptions()
+    frames = open_frames(path, options.images_fps)
+    first_pass = _FirstPass()
+    faces = first_pass.run(frames, source)
+    count = len(faces)
+    if count < options.min_frames:
+        raise VideoError(
+            f"{path}: {count} frame{'s' * (count != 1)}, where a clip needs at least {options.min_frames}; use a "
+            f"longer video, or --min-frames {count}"
+        )
+    try:
+        cuts = tracking.scene_cuts(first_pass.changes)
+        track = tracking.follow(faces, options.max_gap, options.keep, cuts)
+        seconds = np.array(first_pass.times[track.first : track.first + len(track.faces)])
+        timing = rate.constant(seconds, frames.rate, options.fps)
+    except ValueError as error:
+        raise VideoError(f"{path}: {error}") from error
+    if len(timing.chosen) < options.min_frames:
+        raise VideoError(
+            f"{path}: the face is followed for {len(timing.chosen)} frames only, from frame {track.first} on, where a "
+            f"clip needs at least {options.min_frames}; use a longer video, or --min-frames {len(timing.chosen)}"
+        )
+    box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
+
+    points = np.stack([box.to_crop(track.faces[i].points) for i in timing.chosen])
+    selected = landmarks.select(points, source.layout)
+    source_frames = track.first + timing.chosen
+    images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)
+    depths = [track.faces[i].depth for i in timing.chosen]
+    depth = np.stack([d for d in depths if d is not None]) if all(d is not None for d in depths) else None
+    name = path.name if path.is_dir() else path.stem
+    info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
+    clip = clips.Clip(
+        info=dataclasses.replace(info, num_frames=len(points), source=str(path)),
+        landmarks=points,
+        layout=source.layout,
+        pixels=colours,
+        frames=images,
+        fps=timing.fps,
+        depth=None if depth is None else (depth * box.scale).astype(np.float32),
+    )
+    return Preprocessed(
+        clip=clip,
+        source_frames=source_frames,
+        scores=np.array([track.faces[i].score for i in timing.chosen]),
+        interpolated=track.interpolated[timing.chosen],
+        crop=box,
+        frame_size=first_pass.size,
+        frames_read=count,
+        source=source.name,
+        warnings=(*track.warnings, *timing.warnings, *box_warnings),
+        seconds={"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]},
+    )
+
+
+def first_face(
+    path: str | Path, source: LandmarkSource, options: PreprocessOptions | None = None
+) -> tuple[int, Face, tuple[int, int]]:
+    """Number of the first frame with a face, its largest face in pixels of the video, and the video's (width, height).
+
+    Raises:
+      VideoError: the video cannot be read or shows no face.
+    """
+    frames = open_frames(path, (options or PreprocessOptions()).images_fps)
+    first_pass = _FirstPass()
+    for number, found in enumerate(source(first_pass.watch(frames, source.max_side))):
+        if found:
+            face = _scaled(largest(found), 1 / _reduction(first_pass.size, source.max_side))
+            return number, face, first_pass.size
+    raise VideoError(f"{path}: no face in any frame; try another --landmarks source")
+
+
+class _FirstPass:
+    """Shows the video to the landmark source and notes times, size and changes of the picture on the way."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.changes: list[float] = []
+        self.size = (0, 0)
+        self.decode = 0.0
+
+    def run(self, frames: Frames, source: LandmarkSource) -> list[list[Face]]:
+        """The faces of every frame, in pixels of the video's own frames."""
+        faces = list(source(self.watch(frames, source.max_side)))
+        if len(faces) != len(self.times):
+            raise SourceError(f"{frames.path}: {source.name} told of {len(faces)} of {len(self.times)} frames")
+        factor = _reduction(self.size, source.max_side)
+        if factor == 1:
+            return faces
+        return [[_scaled(face, 1 / factor) for face in each] for each in faces]
+
+    def watch(self, frames: Iterable[tuple[float, np.ndarray]], max_side: int | None) -> Iterator[np.ndarray]:
+        started = time.perf_counter()
+        before: np.ndarray | None = None
+        for seconds, image in frames:
+            self.times.append(seconds)
+            self.size = (image.shape[1], image.shape[0])
+            factor = _reduction(self.size, max_side)
+            if factor < 1:
+                image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            step = max(min(image.shape[:2]) // 180, 1)  # averaging over every pixel would take longer than decoding
+            small = cv2.resize(image[::step, ::step], _THUMBNAIL, interpolation=cv2.INTER_AREA)
+            after = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+            if before is not None:
+                self.changes.append(tracking.change(before, after))
+            before = after
+            self.decode += time.perf_counter() - started
+            yield image
+            started = time.perf_counter()
+        self.decode += time.perf_counter() - started
+
+
+def _reduction(size: tuple[int, int], max_side: int | None) -> float:
+    return 1.0 if max_side is None else min(max_side / max(*size, 1), 1.0)
+
+
+def _scaled(face: Face, factor: float) -> Face:
+    depth = None if face.depth is None else face.depth * factor
+    return Face(face.box * factor, face.score, face.points * factor, depth)
+
+
+def _second_pass(
+    frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: crop.CropBox, quality: int
+) -> tuple[tuple[bytes, ...], np.ndarray, dict[str, float]]:
+    """Crops of the ``wanted`` (n,) frames as JPEG, colours (n, 63, 3) under ``selected`` (n, 63, 2), time by stage.
+
+    Colours are taken before the compression, as the landmarks were found.
+    """
+    spent = {"decode": 0.0, "crop": 0.0}
+    images: list[bytes] = []
+    colours: list[np.ndarray] = []
+    started = time.perf_counter()
+    for number, (_, image) in enumerate(frames):
+        decoded = time.perf_counter()
+        spent["decode"] += decoded - started
+        if len(images) < len(wanted) and wanted[len(images)] == number:
+            cut = box.cut(image)
+            encoded = clips.encode_frame(cut, quality)
+            while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame that is repeated
+                colours.append(landmarks.pixel_values(cut, selected[len(images)]))
+                images.append(encoded)
+            spent["crop"] += time.perf_counter() - decoded
+        if len(images) == len(wanted):
+            break
+        started = time.perf_counter()
+    if len(images) < len(wanted):
+        raise VideoError(f"{frames.path}: changed while it was read; start again")
+    return tuple(images), np.stack(colours), spent

@@ -1,0 +1,80 @@
+"""The square of the frame that becomes the face crop of a clip.
+
+One square serves a whole clip: the crop then neither jitters with the detector's boxes nor hides the motion of the
+head, and a pixel is the same length in every frame, as the trajectory stream takes for granted. Whether the published
+crops were made per frame or per clip is not known.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+SIZE = 256  # pixels of the published face crops
+# Side of the square in longer sides of the face's box. A random or central crop of 224 out of 256, which the frame
+# stream makes, then loses at most a sliver of the face; the synthetic faces have the same size in their crops.
+MARGIN = 1.3
+
+
+@dataclasses.dataclass(frozen=True)
+class CropBox:
+    """A square in pixels of the frame; it may reach beyond the frame, where the crop is black."""
+
+    x: int
+    y: int
+    side: int
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the crop in one pixel of the frame."""
+        return SIZE / self.side
+
+    def to_crop(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in pixels of the frame -> float32 in pixels of the crop."""
+        return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
+
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (256, 256, 3) uint8."""
+        height, width = frame.shape[:2]
+        left, top = max(self.x, 0), max(self.y, 0)
+        right, bottom = min(self.x + self.side, width), min(self.y + self.side, height)
+        if (left, top, right, bottom) == (self.x, self.y, self.x + self.side, self.y + self.side):
+            square = frame[top:bottom, left:right]
+        else:
+            square = np.zeros((self.side, self.side, 3), np.uint8)
+            if right > left and bottom > top:
+                square[top - self.y : bottom - self.y, left - self.x : right - self.x] = frame[top:bottom, left:right]
+        return cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA if self.side > SIZE else cv2.INTER_LINEAR)
+
+
+def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[CropBox, tuple[str, ...]]:
+    """One square for the face's boxes (4,) of all frames, and warnings.
+
+    The square around the median box, ``MARGIN`` times its longer side; where the face leaves that square in some
+    frame, the smallest square that holds both it and every box. A square that sticks out of the frame (width, height)
+    but would fit into it is moved inside.
+    """
+    edges = np.stack(boxes).astype(np.float64)
+    centre = np.median((edges[:, :2] + edges[:, 2:]) / 2, axis=0)
+    usual = MARGIN * float(np.median((edges[:, 2:] - edges[:, :2]).max(axis=1)))
+    low = np.minimum(centre - usual / 2, edges[:, :2].min(axis=0))
+    high = np.maximum(centre + usual / 2, edges[:, 2:].max(axis=0))
+    side = float((high - low).max())
+    corner = (low + high) / 2 - side / 2
+    # The allowance keeps a square that is a whole number of pixels already from growing by rounding errors.
+    whole = max(int(np.ceil(side - 1e-6)), 1)
+    x, y = (
+        min(max(int(np.floor(start + 1e-6)), 0), length - whole) if whole <= length else int(np.floor(start + 1e-6))
+        for start, length in zip(corner, frame_size, strict=True)
+    )
+    box = CropBox(x, y, whole)
+    warnings = []
+    if side > 1.5 * usual:
+        warnings.append(
+            f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual and the face that much "
+            "smaller in it"
+        )
+    if box.side < SIZE / 2:
+        warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {SIZE}")
+    return box, tuple(warnings)

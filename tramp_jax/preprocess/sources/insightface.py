@@ -1,0 +1,150 @@
+"""InsightFace's 106 points, as in the paper: the model package buffalo_l, detector input 640×640.
+
+The code of InsightFace is MIT; its models may be used for non-commercial research only. They are never downloaded
+unless asked for.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tramp_jax.preprocess import download
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError
+
+PACKAGE = "buffalo_l"
+FOLDER = Path("~/.insightface/models") / PACKAGE  # where InsightFace itself keeps it
+ADDRESS = f"https://github.com/deepinsight/insightface/releases/download/model-zoo/{PACKAGE}.zip"
+MEGABYTES = 289
+LICENCE = "InsightFace's models are for non-commercial research only (https://www.insightface.ai)"
+# The two files of the package that are used, with their checksums.
+DETECTOR, LANDMARKS = "det_10g.onnx", "2d106det.onnx"
+SHA256 = {
+    DETECTOR: "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+    LANDMARKS: "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+}
+DETECTOR_INPUT = (640, 640)
+MIN_SCORE = 0.5
+
+
+class InsightFace:
+    """Detection and 106 landmarks in every frame, each for itself.
+
+    Args:
+      models_dir: folder that holds the two model files, or an InsightFace root with models/buffalo_l in it; None for
+        ~/.insightface/models/buffalo_l.
+      fetch: download the models where they are missing.
+
+    Raises:
+      SourceError: the package or its models are missing, or cannot be loaded.
+    """
+
+    name, layout, max_side = "insightface", "insightface106", MAX_SIDE
+
+    def __init__(self, models_dir: Path | None = None, fetch: bool = False):
+        folder = find_models(models_dir, fetch)
+        try:
+            from insightface.app import FaceAnalysis
+        except ImportError as error:
+            raise SourceError(
+                f'--landmarks insightface needs the package insightface ({error}): pip install "tramp_jax[insightface]"'
+            ) from error
+        try:
+            self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106"])
+        except Exception as error:  # InsightFace asserts, ONNX Runtime has exceptions of its own
+            raise SourceError(
+                f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
+            ) from error
+        if "landmark_2d_106" not in self._app.models:
+            raise SourceError(f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}")
+        # InsightFace's own default size is another since its version 2.
+        self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        """See ``LandmarkSource``."""
+        # One call of InsightFace does both; its detector takes nearly all of the time.
+        self.seconds = {"detect": 0.0}
+        for frame in frames:
+            started = time.perf_counter()
+            found = self._app.get(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            self.seconds["detect"] += time.perf_counter() - started
+            yield [_face(each) for each in found]
+
+
+def _face(found: Any) -> Face:
+    return Face(
+        np.asarray(found.bbox, np.float32),
+        float(found.det_score),
+        np.asarray(found.landmark_2d_106, np.float32),
+    )
+
+
+def find_models(models_dir: Path | None, fetch: bool) -> Path:
+    """The folder with the two model files, downloaded there first if asked for.
+
+    Raises:
+      SourceError: they are not there, or the download failed; the message says how to get them.
+    """
+    root = Path(models_dir if models_dir else FOLDER).expanduser()
+    for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
+        if all((folder / file).is_file() for file in SHA256):
+            return folder
+    if not fetch:
+        missing = [file for file in SHA256 if not (root / file).is_file()]
+        raise SourceError(f"{root}: InsightFace's models {' and '.join(missing)} are missing. {_how_to_get(root)}")
+    install(ADDRESS, root)
+    return root
+
+
+def install(address: str, folder: Path, sha256: dict[str, str] | None = None) -> None:
+    """Downloads the model package and puts the files that are used, checked, into ``folder``.
+
+    Raises:
+      SourceError: see ``download.fetch``; or the package lacks a file, or holds another one under its name.
+    """
+    expected = SHA256 if sha256 is None else sha256
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / f"{PACKAGE}.zip"
+        try:
+            download.fetch(address, package)
+        except SourceError as error:
+            raise SourceError(f"{address}: {_cause(error, address)}. {_how_to_get(folder)}") from error
+        try:
+            with zipfile.ZipFile(package) as archive:
+                members = {Path(name).name: name for name in archive.namelist()}
+                contents = {file: archive.read(members[file]) for file in expected}
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise SourceError(
+                f"{address}: not the model package that is expected ({error}); {_how_to_get(folder)}"
+            ) from error
+    for file, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != expected[file]:
+            raise SourceError(f"{address}: its {file} is not the known one (checksum); not used. {_how_to_get(folder)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            partial = folder / f".{file}.partial"
+            partial.write_bytes(content)
+            os.replace(partial, folder / file)
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be written ({error.strerror}); choose another --models-dir") from error
+
+
+def _cause(error: SourceError, address: str) -> str:
+    """What ``download.fetch`` said, without its own address and advice, which concern a file in passing."""
+    return str(error).removeprefix(f"{address}: ").split(";")[0]
+
+
+def _how_to_get(folder: Path) -> str:
+    return (
+        f"Download {ADDRESS} ({MEGABYTES} MB), unpack {DETECTOR} and {LANDMARKS} into {folder}, or name the folder "
+        f"that holds them with --models-dir, or have them downloaded with --download. {LICENCE}"
+    )

@@ -1,0 +1,174 @@
+"""The 63 points from MediaPipe's face mesh, run with LiteRT.
+
+Both models come with this package (``tramp_jax/preprocess/models``, Apache-2.0). The mesh of 468 points has no iris;
+a pupil is the mean of the middles of its two eyelids, so that it follows the gaze sideways not at all and the lids.
+The mesh and InsightFace mark brows and the bridge of the nose at slightly different places: a network trained on the
+one should not be expected to read the other without loss.
+
+The table of indices was made by comparing the mesh with InsightFace's mark-up drawing and with its own output on
+photographs.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tramp_jax.data.landmarks import SLOT_NAMES
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError, area, enclosing, overlap
+from tramp_jax.preprocess.sources import blazeface
+
+MODELS = Path(__file__).parents[1] / "models"
+DETECTOR, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
+NUM_VERTICES = 468
+SIZE = 192  # pixels of the mesh network's square input
+DETECT_EVERY = 10  # frames; a face that comes into view is noticed that soon
+MAX_FACES = 4
+MIN_PRESENCE = 0.5
+_MARGIN = 1.5  # side of the region given to the mesh, in sides of the face's box
+_SAME = 0.3  # overlap from which a detection is a face that is being followed already
+_EYES = (33, 263)  # outer corners, image-left and image-right
+
+# Vertices whose mean is each of the 63 points, in the order of SLOT_NAMES, and the tip of the nose as the 64th.
+_LEFT_PUPIL, _RIGHT_PUPIL = (159, 145), (386, 374)
+# fmt: off
+VERTICES: tuple[int | tuple[int, int], ...] = (
+    145, 33, 163, 153, _LEFT_PUPIL, 133, 159, 160, 157,
+    46, 53, 52, 55, 65, 63, 105, 107, 66,
+    374, 362, 380, 390, _RIGHT_PUPIL, 263, 386, 384, 387,
+    285, 295, 282, 283, 276, 336, 296, 334, 293,
+    168, 195, 244, 198, 75, 2, 305, 420, 464,
+    61, 88, 14, 318, 291, 321, 405, 181, 91,
+    61, 37, 267, 291, 308, 311, 13, 81, 78,
+    4,
+)
+# fmt: on
+assert len(VERTICES) == len(SLOT_NAMES) + 1
+_FIRST = np.array([v if isinstance(v, int) else v[0] for v in VERTICES])
+_SECOND = np.array([v if isinstance(v, int) else v[1] for v in VERTICES])
+
+
+def points63(mesh: np.ndarray) -> np.ndarray:
+    """(468, D) vertices -> (64, D) in the layout "points63"."""
+    return (mesh[_FIRST] + mesh[_SECOND]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """A square of the frame given to the mesh: centre (2,), side in pixels, angle in radians."""
+
+    centre: np.ndarray
+    side: float
+    angle: float
+
+
+class MediaPipe:
+    """Detector on the first frame, every tenth, and whenever a face is lost; between, each mesh tells where to look.
+
+    Args:
+      models_dir: folder with the two model files; None for those of this package.
+
+    Raises:
+      SourceError: LiteRT or a model is missing.
+    """
+
+    name, layout, max_side = "mediapipe", "points63", MAX_SIDE
+
+    def __init__(self, models_dir: Path | None = None):
+        folder = Path(models_dir).expanduser() if models_dir else MODELS
+        for file in (DETECTOR, MESH):
+            if not (folder / file).is_file():
+                raise SourceError(
+                    f"{folder / file}: no such model; leave --models-dir out to use the one of this package"
+                )
+        self._detector = blazeface.Detector(folder / DETECTOR)
+        self._mesh = blazeface.interpreter(folder / MESH)
+        self._input = self._mesh.get_input_details()[0]["index"]
+        outputs = {int(np.prod(output["shape"])): output["index"] for output in self._mesh.get_output_details()}
+        try:
+            self._vertices, self._presence = outputs[3 * NUM_VERTICES], outputs[1]
+        except KeyError:
+            raise SourceError(f"{folder / MESH}: not MediaPipe's face mesh of {NUM_VERTICES} points") from None
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        """See ``LandmarkSource``."""
+        self.seconds = {"detect": 0.0, "landmarks": 0.0}
+        regions: list[_Region] = []
+        for number, frame in enumerate(frames):
+            found = self._look(frame, regions)
+            if number % DETECT_EVERY == 0 or not found or len(found) < len(regions):
+                unknown = [
+                    detection
+                    for detection in self._detect(frame)
+                    if all(overlap(detection.box, face.box) < _SAME for face, _ in found)
+                ]
+                unknown.sort(key=lambda detection: -area(detection.box))  # the largest is the likeliest to be wanted
+                new = [_region_of_detection(detection) for detection in unknown]
+                found += self._look(frame, new[: MAX_FACES - len(found)])
+                found = _distinct(found)
+            regions = [region for _, region in found]
+            yield [face for face, _ in found]
+
+    def _detect(self, frame: np.ndarray) -> list[blazeface.Detection]:
+        started = time.perf_counter()
+        detections = self._detector(frame)
+        self.seconds["detect"] += time.perf_counter() - started
+        return detections
+
+    def _look(self, frame: np.ndarray, regions: list[_Region]) -> list[tuple[Face, _Region]]:
+        """The faces in the regions, each with the region to look at in the next frame."""
+        started = time.perf_counter()
+        found = []
+        for region in regions:
+            mesh, presence = self._run(frame, region)
+            if presence >= MIN_PRESENCE:
+                points = points63(mesh).astype(np.float32)
+                face = Face(enclosing(mesh[:, :2]), presence, points[:, :2], points[:, 2])
+                found.append((face, _region_of_mesh(mesh, face.box)))
+        self.seconds["landmarks"] += time.perf_counter() - started
+        return found
+
+    def _run(self, frame: np.ndarray, region: _Region) -> tuple[np.ndarray, float]:
+        """The mesh (468, 3) in pixels of the frame and the probability that the region shows a face."""
+        scale = SIZE / region.side
+        turn = scale * np.array(
+            [[np.cos(region.angle), np.sin(region.angle)], [-np.sin(region.angle), np.cos(region.angle)]]
+        )
+        shift = SIZE / 2 - turn @ region.centre
+        # Points count from the corner of the picture, warpAffine from the centre of its first pixel.
+        matrix = np.column_stack([turn, shift + turn @ (0.5, 0.5) - 0.5])
+        picture = cv2.warpAffine(frame, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        self._mesh.set_tensor(self._input, picture[None].astype(np.float32) / 255)
+        self._mesh.invoke()
+        vertices = self._mesh.get_tensor(self._vertices).reshape(NUM_VERTICES, 3).astype(np.float64)
+        logit = float(np.clip(self._mesh.get_tensor(self._presence).ravel()[0], -80, 80))
+        vertices[:, :2] = (vertices[:, :2] - shift) @ np.linalg.inv(turn).T
+        vertices[:, 2] /= scale
+        return vertices, float(1 / (1 + np.exp(-logit)))
+
+
+def _region_of_detection(detection: blazeface.Detection) -> _Region:
+    left_eye, right_eye = detection.keypoints[:2]
+    return _region(detection.box, right_eye - left_eye)
+
+
+def _region_of_mesh(mesh: np.ndarray, box: np.ndarray) -> _Region:
+    return _region(box, mesh[_EYES[1], :2] - mesh[_EYES[0], :2])
+
+
+def _region(box: np.ndarray, eye_line: np.ndarray) -> _Region:
+    side = _MARGIN * float(np.max(box[2:] - box[:2]))
+    return _Region((box[:2] + box[2:]) / 2.0, max(side, 1.0), float(np.arctan2(eye_line[1], eye_line[0])))
+
+
+def _distinct(found: list[tuple[Face, _Region]]) -> list[tuple[Face, _Region]]:
+    """Without meshes that came to lie on the same face: of each pair the larger stays."""
+    kept: list[tuple[Face, _Region]] = []
+    for candidate in sorted(found, key=lambda pair: -area(pair[0].box)):
+        if all(overlap(candidate[0].box, face.box) < _SAME for face, _ in kept):
+            kept.append(candidate)
+    return kept

@@ -1,0 +1,186 @@
+"""Point tracks that another program computed and saved: TAPIR, BootsTAPIR, CoTracker, or any in their layouts.
+
+| file from | arrays | order |
+|---|---|---|
+| TAPIR, BootsTAPIR | ``tracks`` (N, T, 2), ``visibles`` (N, T) or ``occluded``, ``occlusions`` | points first |
+| CoTracker | ``tracks`` (B, T, N, 2), ``visibility`` (B, T, N); B = 1, with or without that axis | time first |
+
+Coordinates are (x, y) in all of them; only TAPIR's *query* points are (t, y, x), and CoTracker's (t, x, y). TAPIR works
+on resized frames, commonly 256×256: unless the tracks were scaled back before saving, their size must be given.
+
+N tells the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_NAMES`` and the tip of the nose; 106, 73
+and 71 are InsightFace's.
+"""
+
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
+from tramp_jax.preprocess.faces import Face, SourceError, enclosing
+
+LAYOUT_OF = {
+    LAYOUTS[name].num_points: name for name in ("points63", "insightface106", "insightface73", "insightface71")
+}
+MIN_VISIBLE = 0.5  # share of the points; a frame with fewer has no face
+# How far a face's box reaches beyond its 63 points (left, top, right, bottom), in sides of the box around the points:
+# the mean over the frames of two videos of MediaPipe's mesh, whose outline is that of a face box.
+BOX_MARGINS = (0.15, 0.25, 0.15, 0.33)
+_TRACKS = ("tracks", "pred_tracks", "points", "trajectories")
+_VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
+_HIDDEN = ("occluded", "occlusion", "occlusions")
+
+
+class Tracks:
+    """Saved point tracks of one video.
+
+    Where a point is hidden its position is interpolated in time from the frames around that show it.
+
+    Args:
+      path: .npz, or .npy with the tracks alone (all visible).
+      size: (width, height) of the frames that the tracks were computed on; None for the video's own.
+
+    Raises:
+      SourceError: a file that cannot be read, or arrays of another layout.
+    """
+
+    name, max_side = "tracks", None  # coordinates are those of the whole frame
+
+    def __init__(self, path: Path, size: tuple[int, int] | None = None):
+        self.path = Path(path).expanduser()
+        self._size = size
+        if size is not None and min(size) < 1:
+            raise SourceError(f"--tracks-size is {size[0]}x{size[1]}; both must be above 0")
+        points, visible = _read(self.path)
+        self.layout = LAYOUT_OF[points.shape[1]]
+        never = np.flatnonzero(~visible.any(axis=0))
+        if len(never):
+            raise SourceError(f"{self.path}: points {never[:10].tolist()} are visible in no frame; track them again")
+        times = np.arange(len(points))
+        for point in np.flatnonzero(~visible.all(axis=0)):
+            seen = visible[:, point]
+            for axis in range(2):
+                points[:, point, axis] = np.interp(times, times[seen], points[seen, point, axis])
+        self._points, self._visible = points, visible
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        """See ``LandmarkSource``.
+
+        Raises:
+          SourceError: the video has another number of frames than the tracks.
+        """
+        self.seconds = {"landmarks": 0.0}
+        count = 0
+        for number, frame in enumerate(frames):
+            count += 1
+            if count > len(self._points):
+                continue
+            started = time.perf_counter()
+            height, width = frame.shape[:2]
+            scale = (1.0, 1.0) if self._size is None else (width / self._size[0], height / self._size[1])
+            points = (self._points[number] * scale).astype(np.float32)
+            score = float(self._visible[number].mean())
+            self.seconds["landmarks"] += time.perf_counter() - started
+            yield [] if score < MIN_VISIBLE else [Face(_box(points), score, points)]
+        if count != len(self._points):
+            raise SourceError(
+                f"{self.path}: holds tracks of {len(self._points)} frames, but the video has {count}; track this very "
+                "video, without leaving out frames"
+            )
+
+
+def _box(points: np.ndarray) -> np.ndarray:
+    tight = enclosing(points)
+    sides = np.tile(tight[2:] - tight[:2], 2)
+    return (tight + sides * BOX_MARGINS * np.array([-1, -1, 1, 1])).astype(np.float32)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Points (T, P, 2) float64 and visibility (T, P) bool."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"tracks": loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
+    name = next((name for name in _TRACKS if name in arrays), None)
+    if name is None:
+        raise SourceError(f"{path}: holds {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
+    points = arrays[name]
+    points_first = _is_points_first(path, points)
+    if points.ndim == 4:
+        points = points[0]
+    points = points.swapaxes(0, 1) if points_first else points
+    points = points.astype(np.float64)
+    finite = np.isfinite(points).all(axis=-1)
+    visible = _visibility(path, arrays, points_first, finite.shape)
+    return points, visible & finite
+
+
+def _is_points_first(path: Path, points: np.ndarray) -> bool:
+    """Whether tracks are (N, T, 2) rather than (T, N, 2); both with a batch axis of 1 in front or without."""
+    shape = points.shape[1:] if points.ndim == 4 and points.shape[0] == 1 else points.shape
+    if len(shape) == 3 and shape[2] == 2 and np.issubdtype(points.dtype, np.number):
+        firsts, seconds = shape[0] in LAYOUT_OF, shape[1] in LAYOUT_OF
+        if firsts and seconds and shape[0] != shape[1]:
+            raise SourceError(
+                f"{path}: tracks of shape {points.shape} may be read in two ways; save them as (1, frames, points, 2)"
+            )
+        if points.ndim == 4 and seconds:
+            return False
+        if firsts or seconds:
+            return firsts
+        if NUM_LANDMARKS in shape[:2]:
+            raise SourceError(
+                f"{path}: tracks of shape {points.shape} have the 63 points, but the tip of the nose is needed as the "
+                "64th, to centre them on"
+            )
+    raise SourceError(
+        f"{path}: tracks of shape {points.shape} are neither (points, frames, 2) as TAPIR saves them nor (1, frames, "
+        f"points, 2) as CoTracker does, with {', '.join(map(str, LAYOUT_OF))} points"
+    )
+
+
+def _visibility(path: Path, arrays: dict[str, np.ndarray], points_first: bool, shape: tuple[int, ...]) -> np.ndarray:
+    """(T, P) bool: what the file says of visibility, everything visible where it says nothing."""
+    name = next((name for name in (*_VISIBLE, *_HIDDEN) if name in arrays), None)
+    if name is None:
+        return np.ones(shape, bool)
+    told = arrays[name]
+    if told.ndim == 4 and told.shape[-1] == 1:
+        told = told[..., 0]
+    if told.ndim == 3 and told.shape[0] == 1:
+        told = told[0]
+    told = told.T if points_first else told
+    if told.shape != shape:
+        raise SourceError(f"{path}: {name} has shape {arrays[name].shape}, which does not fit the tracks")
+    if told.dtype != bool:
+        if np.isfinite(told).all() and ((told >= 0) & (told <= 1)).all():
+            told = told > 0.5
+        else:
+            raise SourceError(
+                f"{path}: {name} holds values outside 0 to 1; save TAPIR's visibles after postprocess_occlusions, not "
+                "its logits"
+            )
+    return ~told if name in _HIDDEN else told
+
+
+def write_queries(path: Path, points: np.ndarray, frame: int, size: tuple[int, int]) -> None:
+    """Saves points (P, 2) of one frame as the query points of a tracker.
+
+    The file holds "tapir" (P, 3) (t, y, x), "cotracker" (1, P, 3) (t, x, y), both in pixels of the video, and "size",
+    (width, height) of the video.
+    """
+    time_of = np.full((len(points), 1), float(frame))
+    tapir = np.concatenate([time_of, points[:, ::-1]], axis=1).astype(np.float32)
+    cotracker = np.concatenate([time_of, points], axis=1).astype(np.float32)[None]
+    np.savez(path, tapir=tapir, cotracker=cotracker, size=np.array(size))

@@ -1,0 +1,224 @@
+"""Frames of a video file, of a folder of images or of one image: streamed, with the time at which each is shown.
+
+Only one frame is held at a time. Whatever cannot be read is told as a ``VideoError`` that names the file and the cure.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import cv2
+import numpy as np
+
+# FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_PROMISED = 0.9  # share of its frames and of its time that a complete file delivers; containers round
+_MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
+
+
+class VideoError(ValueError):
+    """A video that cannot be made into a clip; the message names the file and the cure."""
+
+
+class Frames(Protocol):
+    """Frames in order; iterating a second time reads them again.
+
+    Attributes:
+      path: the file or folder.
+      rate: nominal frames per second; of a container that does not tell, 0.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def rate(self) -> float: ...
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yields (seconds, (H, W, 3) uint8 RGB)."""
+        ...
+
+
+def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
+    """The frames of a video file, of the images in a folder, or of one image.
+
+    Args:
+      path: names with blanks and of any script are fine.
+      images_fps: frames per second of a folder of images, which cannot say.
+
+    Raises:
+      VideoError: nothing is there, or it is empty or unreadable.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise VideoError(f"{path}: no such file or folder; check the path")
+    if path.is_dir():
+        return ImageFrames(path, images_fps)
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes); copy it again from its origin")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    return ImageFrames(path, images_fps) if path.suffix.lower() in IMAGES else VideoFile(path)
+
+
+class VideoFile:
+    """Frames of a video file, turned upright as its rotation flag says.
+
+    Iterating raises ``VideoError`` for a file without a video stream that can be decoded, and for one that delivers
+    clearly less than its index promises (a copy that was cut off).
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        capture = self._open()
+        self.rate = float(capture.get(cv2.CAP_PROP_FPS))
+        capture.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        with _Quiet():
+            # Naming the backend keeps OpenCV from taking "img%02d.mp4" for a pattern of file names.
+            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise VideoError(f"{self.path}: {_diagnosis(self.path)}")
+        return capture
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        capture = self._open()
+        try:
+            promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            count, seconds = 0, 0.0
+            while True:
+                ok, image = capture.read()
+                if not ok:
+                    break
+                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                count += 1
+        finally:
+            capture.release()
+        if count == 0:
+            raise VideoError(
+                f"{self.path}: no frame can be decoded; the file is damaged or its codec is unknown; "
+                "convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
+            )
+        # Both must fall short: of some containers the count, of others the time is only an estimate.
+        late = self.rate > 0 and (seconds + 1 / self.rate) < _PROMISED * promised / self.rate
+        if promised > 0 and count < _PROMISED * promised and late:
+            raise VideoError(
+                f"{self.path}: the file promises {promised:.0f} frames, but only {count} can be read; it is cut off: "
+                "copy it again, or keep what is there with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
+            )
+
+
+class ImageFrames:
+    """The images of a folder in natural order (2.png before 10.png), or one image.
+
+    Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
+    ``VideoError`` for an unreadable image and for images of different sizes.
+    """
+
+    def __init__(self, path: Path, fps: float):
+        if not fps > 0:
+            raise VideoError(
+                f"{path}: the frame rate of a folder of images must be above 0, not {fps}; set --images-fps"
+            )
+        self.path, self.rate = path, float(fps)
+        self.files = [path] if path.is_file() else sorted(_images(path), key=_natural)
+        if not self.files:
+            raise VideoError(
+                f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
+            )
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        size: tuple[int, ...] | None = None
+        for number, file in enumerate(self.files):
+            image = _decode(file)
+            if image is None:
+                raise VideoError(f"{file}: not a readable image; remove it or export it again")
+            size = size or image.shape[:2]
+            if image.shape[:2] != size:
+                raise VideoError(
+                    f"{file}: is {image.shape[1]}×{image.shape[0]} pixels where {self.files[0].name} is {size[1]}×"
+                    f"{size[0]}; the frames of one clip have one size: keep each video's frames in a folder of its own"
+                )
+            yield number / self.rate, image
+
+
+def _decode(file: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB, or None for a file that is no image."""
+    try:
+        content = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
+    with _Quiet():
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _images(folder: Path) -> list[Path]:
+    try:
+        return [file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
+    except OSError as error:
+        raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorting key: runs of digits compare as numbers, and before letters."""
+    return [(int(part), "") if part.isdecimal() else (1 << 62, part) for part in re.split(r"(\d+)", path.name)]
+
+
+class _Quiet:
+    """Silences OpenCV's own remarks on files that it cannot read: they become a ``VideoError``."""
+
+    def __enter__(self) -> None:
+        self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+    def __exit__(self, *_: object) -> None:
+        cv2.utils.logging.setLogLevel(self._level)
+
+
+def _diagnosis(path: Path) -> str:
+    """Why FFmpeg cannot open a file, and the cure."""
+    with path.open("rb") as file:
+        start = file.read(12)
+        kinds = _mp4_index(file) if start[4:8] in (b"ftyp", b"wide", b"mdat", b"moov", b"free") else None
+    if kinds is not None:
+        if not kinds:
+            return (
+                "its index (moov) is missing: the file is cut off, or its recording was interrupted; copy it again, or "
+                "try a repair tool such as untrunc"
+            )
+        if b"vide" not in kinds:
+            return "holds sound but no video; name the video file"
+    if start.startswith((b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf1")) or start[8:12] == b"WAVE":
+        return "looks like a sound file without video; name the video file"
+    return (
+        "is not a video that can be decoded; if it plays elsewhere, convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
+    )
+
+
+def _mp4_index(file: BinaryIO) -> set[bytes]:
+    """Kinds of the tracks (b"vide", b"soun") that the index of an MP4 or MOV file names; empty without an index."""
+    position, end = 0, file.seek(0, os.SEEK_END)
+    while position + 8 <= end:
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "big")
+        kind = file.read(4)
+        header = 8
+        if length == 1:  # the length follows in 64 bits
+            length, header = int.from_bytes(file.read(8), "big"), 16
+        if kind == b"moov":
+            content = file.read(min(length or end, _MAX_INDEX))
+            # A track names its kind 8 bytes after the letters of its handler box.
+            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
+        if length < header:  # the last box, which reaches to the end, or damage
+            break
+        position += length
+    return set()

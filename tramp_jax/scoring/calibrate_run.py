@@ -1,0 +1,82 @@
+"""The calibration of a trained run by its own validation split, and its test on the test split."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from tramp_jax.data import datasets
+from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.pipeline import Split
+from tramp_jax.data.validation import open_sound
+from tramp_jax.experiment import SKIPPED_FILE
+from tramp_jax.scoring.calibration import Calibration, calibrate
+from tramp_jax.scoring.members import Judge, load_member
+from tramp_jax.scoring.scorer import spread_of
+
+
+def calibrate_run(
+    checkpoints: Sequence[pathlib.Path], *, which: str, level: float, draws: int, data_root: str = ""
+) -> Calibration:
+    """Calibrates the models of these runs together and writes calibration.json into the first one's folder.
+
+    Args:
+      checkpoints: folders of runs, or of folds of them.
+      which: "best", "last" or a step number.
+      level: share of clips that intervals are to cover, between 0 and 1.
+      draws: windows of a clip that are scored with dropout.
+      data_root: where the data is now, if it has moved.
+
+    Raises:
+      ValueError: impossible options, or models that were not trained on the same people.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"--level is {level}; it must lie between 0 and 1")
+    if draws < 2:
+        raise ValueError(f"--draws is {draws}; a spread needs at least 2")
+    members = [load_member(path, which) for path in checkpoints]
+    splits = []
+    for member in members:
+        config = member.config.copy_and_resolve_references()
+        if data_root:
+            with config.unlocked():
+                config.data.root = data_root
+        run = member.run if member.fold is None else member.run.parent
+        dataset, _ = open_sound(config, run / SKIPPED_FILE)
+        splits.append(datasets.split(dataset, config, member.fold))
+    # A clip that one member was trained on must not tell how sure the ensemble is.
+    for name in (VALIDATION, TEST):
+        people = [{info.subject for info in split[name].infos} for split in splits]
+        if any(each != people[0] for each in people):
+            raise ValueError(
+                f"the {name} people of these runs differ, so that they cannot be calibrated together; train them on "
+                "the same split (data.split_seed, data.fold) with other values of --config.seed"
+            )
+    judges = [Judge(member, draws) for member in members]
+    split = splits[0]
+    targets = [info.score for info in split[TRAIN].infos]
+    found = calibrate(
+        *_judged(judges, split[VALIDATION]),
+        [info.subject for info in split[VALIDATION].infos],
+        level=level,
+        draws=draws,
+        models=[member.id for member in members],
+        scale=(min(targets), max(targets)),
+    )
+    found = found.tested(*_judged(judges, split[TEST]))
+    found.save(members[0].run)
+    return found
+
+
+def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, spreads and targets (N,) of the clips of a split."""
+    rows = []
+    for i in tqdm(range(len(split)), unit="clip", disable=None):
+        clip = split[i]
+        outcomes = [judge(clip) for judge in judges]
+        scores = np.array([score for score, _ in outcomes])
+        spread = spread_of(scores, np.stack([drawn for _, drawn in outcomes]))
+        rows.append((scores.mean(), spread, clip.info.score))
+    scores, spreads, targets = np.array(rows).T
+    return scores, spreads, targets

@@ -1,0 +1,118 @@
+"""Trained models to score with: the checkpoint of a run, and the spread of its scores."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tramp_jax import experiment, sharding
+from tramp_jax.checkpoint import BEST, Checkpoints
+from tramp_jax.data.augment import for_evaluation
+from tramp_jax.data.clips import Clip
+from tramp_jax.data.pipeline import Batch, padded
+from tramp_jax.models import abstract_variables, build_model
+from tramp_jax.scoring.windows import sample_and_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One trained model.
+
+    Attributes:
+      run: its folder, with its checkpoints.
+      fold: of the run's data, None where it has no folds.
+      config: it was trained with.
+      step: of the checkpoint.
+      variables: of the model.
+      id: short digest of configuration and variables: equal ids give equal scores.
+    """
+
+    run: pathlib.Path
+    fold: int | None
+    config: ConfigDict
+    step: int
+    variables: Any
+    id: str
+
+
+def load_member(run: pathlib.Path, which: str = BEST) -> Member:
+    """The model of a run of train.py, or of one fold of it (``RUN/fold_0``).
+
+    Args:
+      run: the folder.
+      which: "best", "last" or a step number.
+
+    Raises:
+      ValueError, FileNotFoundError: not a run, a run of several folds, a classifier, or no such checkpoint.
+    """
+    fold = int(run.name[5:]) if run.name.startswith("fold_") and run.name[5:].isdigit() else None
+    config = experiment.load_config(run if fold is None else run.parent)
+    if config.model.head.num_classes:
+        raise ValueError(f"{run} classifies; scoring needs a model that was trained on scores")
+    if not (run / "checkpoints").is_dir():
+        folds = sorted(path.name for path in run.glob("fold_*"))
+        cure = f"name one or several of its folds: {run}/{folds[0]}" if folds else "train it first"
+        raise ValueError(f"{run} holds no checkpoints; {cure}")
+    with Checkpoints(run) as checkpoints:
+        step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), sharding.data_mesh())
+    digest = hashlib.sha256(json.dumps(json.loads(config.model.to_json()), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return Member(run, fold, config, step, variables, digest.hexdigest()[:12])
+
+
+class Judge:
+    """Scores clips by one member and draws what else it might have said. Compiles once per number of distinct frames.
+
+    Args:
+      member: the model.
+      draws: how many windows of a clip are scored with dropout besides the clip itself.
+    """
+
+    def __init__(self, member: Member, draws: int):
+        self.member, self.draws = member, draws
+        self._judge = _build(member.config)
+
+    def __call__(self, clip: Clip) -> tuple[float, np.ndarray]:
+        """The score of a clip, and those of its windows (draws,). The windows depend on the clip's id alone.
+
+        Raises:
+          ValueError: the clip lacks what the model reads.
+        """
+        config = self.member.config
+        seed = zlib.crc32(clip.info.id.encode())
+        sample, windows = sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
+        if "frames" in sample:
+            count = sample["frames"].shape[1]
+            bucket = config.evaluation.frame_bucket
+            slots = min(-(-count // bucket) * bucket, config.model.rgb.num_frames)
+            sample = {name: x[None] for name, x in padded({k: x[0] for k, x in sample.items()}, slots).items()}
+        score, drawn = self._judge(self.member.variables, sample, windows, jax.random.key(seed))
+        return float(score), np.asarray(drawn, np.float64)
+
+
+def _build(config: ConfigDict) -> Callable[..., Any]:
+    """The jitted (variables, sample, windows, key) -> (score, scores of the windows (D,))."""
+    model, image_size = build_model(config.model), config.model.rgb.image_size
+
+    def judge(variables: Any, sample: Batch, windows: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sample = for_evaluation(sample, image_size)
+
+        def apply(batch: Batch, **options: Any) -> jax.Array:
+            inputs = sample.get("frames"), batch.get("trajectories"), batch.get("index_t")
+            return model.apply(variables, *inputs, frame_index=batch.get("frame_index"), **options)[0]
+
+        score = apply(sample)[0]
+        # The compiler sees that both applications encode the same frames, and does so once.
+        drawn = apply(windows, dropout=True, rngs={"dropout": key}) if windows else score[None][:0]
+        return score, drawn
+
+    return jax.jit(judge)

@@ -1,0 +1,235 @@
+"""``Scorer``: videos to scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tramp_jax.checkpoint import BEST
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.folder import DESCRIPTION, read_clip
+from tramp_jax.evidence.attribution import Explainer
+from tramp_jax.evidence.record import Evidence, provenance
+from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
+from tramp_jax.preprocess.batch import read_interpolated
+from tramp_jax.scoring import calibration
+from tramp_jax.scoring.members import Judge, load_member
+
+DRAWS = 16
+# Where the landmarks of a published data set come from; a model trained on them knows no other detector.
+_TRAINED_ON = {"pfed5": "insightface", "neuroface": "insightface", "dfew": "insightface"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A scored clip.
+
+    Attributes:
+      clip: that was scored; its arrays are what the model was given.
+      score: mean of the members' scores.
+      interval: around it, at ``level``; None where ``note`` says why.
+      level: share of clips that such intervals cover, or None.
+      note: what the interval is, or why there is none.
+      spread: standard deviation of the members' scores, or of the draws of a single one.
+      draws: (members, D) scores of the clip's windows.
+      members: (members,) scores.
+      interpolated: numbers of frames without a detected face, whose landmarks were filled in.
+      missing_ratio: their share of the clip, NaN where it is not known.
+      landmark_source: name of the source of the landmarks, or of their layout.
+      warnings: what a reader must know before believing the score.
+    """
+
+    clip: Clip
+    score: float
+    interval: tuple[float, float] | None
+    level: float | None
+    note: str
+    spread: float
+    draws: np.ndarray
+    members: np.ndarray
+    interpolated: tuple[int, ...]
+    missing_ratio: float
+    landmark_source: str
+    warnings: tuple[str, ...]
+
+
+class Scorer:
+    """Scores videos and clips by one trained model or an ensemble of them.
+
+    Args:
+      checkpoints: folders of runs of train.py, or of folds of them.
+      which: "best", "last" or a step number.
+      landmarks: source of the landmarks of videos, see ``preprocess.SOURCES``; opened when first needed.
+      source_options: of the source.
+      options: how a video becomes a clip.
+      draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
+
+    Raises:
+      ValueError, FileNotFoundError: a folder without a usable model, or models of different kinds.
+    """
+
+    def __init__(
+        self,
+        *checkpoints: str | pathlib.Path,
+        which: str = BEST,
+        landmarks: str = "mediapipe",
+        source_options: SourceOptions | None = None,
+        options: PreprocessOptions | None = None,
+        draws: int = DRAWS,
+    ):
+        if not checkpoints:
+            raise ValueError("a scorer needs the folder of a trained run")
+        self.members = [load_member(pathlib.Path(path), which) for path in checkpoints]
+        kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
+        if len(kinds) > 1:
+            raise ValueError(f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}")
+        self.landmarks, self._source_options, self._options = landmarks, source_options or SourceOptions(), options
+        self._source: LandmarkSource | None = None
+        self._judges = [Judge(member, draws) for member in self.members]
+        self._explainer: Explainer | None = None
+        self.calibration, self._uncalibrated = self._load_calibration(draws)
+
+    @property
+    def config(self) -> ConfigDict:
+        """Configuration of the (first) model."""
+        return self.members[0].config
+
+    def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:
+        """Scores a video, a folder of images, or a folder that ``tramp-jax preprocess`` made.
+
+        Args:
+          path: the file or folder.
+          expression: that the person was asked for; "" for the one that the model was trained on.
+          subject: name of the person, for the record.
+
+        Raises:
+          ValueError: the video cannot be used; the message says why and what to do.
+        """
+        path = pathlib.Path(path)
+        asked = expression or self.config.data.expression
+        if (path / DESCRIPTION).is_file():
+            clip = read_clip(path)
+            interpolated = read_interpolated(path, len(clip.landmarks))
+            frames = tuple(np.flatnonzero(interpolated).tolist())
+            missing = len(frames) / len(clip.landmarks) if interpolated else float("nan")
+            return self.score_clip(clip, asked, interpolated=frames, missing_ratio=missing)
+        if self._source is None:
+            self._source = make(self.landmarks, self._source_options)
+        info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
+        made = preprocess_video(path, self._source, self._options, info)
+        frames = tuple(np.flatnonzero(made.interpolated).tolist())
+        return self.score_clip(
+            made.clip,
+            asked,
+            interpolated=frames,
+            missing_ratio=len(frames) / len(made.interpolated),
+            landmark_source=made.source,
+            warnings=made.warnings,
+        )
+
+    def score_clip(
+        self,
+        clip: Clip,
+        expression: str = "",
+        *,
+        interpolated: Sequence[int] = (),
+        missing_ratio: float = float("nan"),
+        landmark_source: str = "",
+        warnings: Sequence[str] = (),
+    ) -> Scored:
+        """Scores a clip that is at hand; see ``Scored`` for the arguments."""
+        outcomes = [judge(clip) for judge in self._judges]
+        scores = np.array([score for score, _ in outcomes])
+        draws = np.stack([drawn for _, drawn in outcomes])
+        score, spread = float(scores.mean()), spread_of(scores, draws)
+        interval, level, note = None, None, self._uncalibrated
+        if (c := self.calibration) is not None:
+            interval, level = c.interval(score, spread), c.level
+            note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} validation people" + (
+                "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
+            )
+        source = landmark_source or f"layout {clip.layout}"
+        return Scored(
+            clip=clip,
+            score=score,
+            interval=interval,
+            level=level,
+            note=note,
+            spread=spread,
+            draws=draws,
+            members=scores,
+            interpolated=tuple(interpolated),
+            missing_ratio=missing_ratio,
+            landmark_source=source,
+            warnings=(*warnings, *self._doubts(expression or clip.info.expression, source, clip, score)),
+        )
+
+    def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
+        """All that a report shows, see ``evidence.report.write_report``; attributions are of the first model."""
+        first = self.members[0]
+        attribution = None
+        if attribute:
+            self._explainer = self._explainer or Explainer(first.config)
+            attribution = self._explainer(first.variables, scored.clip)
+        source = pathlib.Path(scored.clip.info.source) if scored.clip.info.source else None
+        known: dict[str, object] = {
+            "landmark_source": scored.landmark_source,
+            "model": ", ".join(member.id for member in self.members),
+            "checkpoint": ", ".join(f"{member.run}, step {member.step}" for member in self.members),
+        }
+        if np.isfinite(scored.missing_ratio):
+            known["missing_ratio"] = f"{scored.missing_ratio:.1%}"
+        return Evidence(
+            scored.clip,
+            scored.score,
+            interval=scored.interval,
+            interval_note=scored.note,
+            attribution=attribution,
+            interpolated=scored.interpolated,
+            warnings=scored.warnings,
+            provenance=provenance(scored.clip, first.config, source=source, **known),
+        )
+
+    def _load_calibration(self, draws: int) -> tuple[calibration.Calibration | None, str]:
+        """The members' calibration, or None and the reason."""
+        runs = " ".join(str(member.run) for member in self.members)
+        found = calibration.load(self.members[0].run)
+        if draws == 0 and len(self.members) == 1:
+            return None, "no interval was asked for"
+        if found is None:
+            return None, f"the model is not calibrated: tramp-jax calibrate {runs}"
+        if found.models != tuple(member.id for member in self.members):
+            return None, f"another model or ensemble was calibrated here: tramp-jax calibrate {runs}"
+        if found.draws != draws:
+            return None, f"it was calibrated with --draws {found.draws}, not {draws}: tramp-jax calibrate {runs}"
+        return found, ""
+
+    def _doubts(self, expression: str, source: str, clip: Clip, score: float) -> list[str]:
+        config = self.config
+        doubts = []
+        trained = config.data.expression
+        if trained and expression and expression != trained:
+            doubts.append(f"the model was trained on {trained}, not on {expression}")
+        if config.data.name == "synthetic":
+            doubts.append("the model was trained on drawn faces: its score says nothing about a person")
+        expected = _TRAINED_ON.get(config.data.name)
+        if expected and expected not in source:
+            doubts.append(
+                f"the model was trained on landmarks of {expected}, and these are of {source}: they differ "
+                "systematically (docs/preprocess.md)"
+            )
+        if self.calibration is not None and not self.calibration.low <= score <= self.calibration.high:
+            doubts.append(
+                f"the score {score:.2f} lies outside the scale that the model was trained on, "
+                f"{self.calibration.low:g} to {self.calibration.high:g}"
+            )
+        return doubts
+
+
+def spread_of(scores: np.ndarray, draws: np.ndarray) -> float:
+    """Of the members' scores (M,) where there are several, else of the single one's draws (1, D)."""
+    if len(scores) > 1:
+        return float(np.std(scores, ddof=1))
+    return float(np.std(draws[0], ddof=1)) if draws.shape[1] > 1 else 0.0
