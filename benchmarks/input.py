@@ -1,11 +1,15 @@
 """How fast the input pipeline feeds a model: packed clips through grain, against a plain loop with Pillow.
 
-    python -m benchmarks.input [--clips 24] [--batches 4] [--rounds 5] [--threads 2] [--layout DIR]
+    python -m benchmarks.input [--clips 24] [--batches 4] [--rounds 5] [--threads 2] [--layout DIR] [--caches]
 
 A synthetic PFED5 (its published layout, 80 to 150 frames of 256×256 JPEG a clip) is written once and packed. All ways
 then make the same training batches of ``configs/pfed5.py``: 4 clips, 80 frames of 256×256 and trajectories of 128
 frames with colours. The ways take turns within one run, after a warm-up; the table has the median of the rounds and
 their range. The memory of the process is read over two epochs of the packed data.
+
+With ``--caches`` the packed data is read with every ``train.cache`` instead, until a batch lies on the device: the time
+to fill the cache, and clips per second from then on. Then a small model of the frame stream is trained on it for two
+epochs with each, and the share of the second epoch's time is told for which the device waited for its batches.
 """
 
 import argparse
@@ -19,14 +23,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from tramp_jax import config as defaults
-from tramp_jax.data import clips, datasets, landmarks, packing, pipeline, sampling
+from tramp_jax import reporting, sharding, trainer
+from tramp_jax.data import cache, clips, datasets, landmarks, packing, pipeline, sampling
 from tramp_jax.data.synthetic import SyntheticFaces
 
 _SUBJECTS_PER_TEST = 4
@@ -181,6 +188,67 @@ def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
     ]
 
 
+def run_caches(packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
+    """Measures reading with every ``train.cache``; returns the lines of the report."""
+    feeds: dict[str, tuple[ConfigDict, cache.Feed, float]] = {}
+    for kind in cache.CACHES:
+        config = recipe(packed, threads)
+        config.train.cache = kind
+        splits = datasets.split(datasets.open_dataset(config), config, None)
+        start = time.perf_counter()
+        feed = cache.build_feed(config, splits[datasets.TRAIN], splits[datasets.VALIDATION], sharding.data_mesh())
+        if kind == "host":
+            with futures.ThreadPoolExecutor(threads) as readers:
+                list(readers.map(feed.train.__getitem__, range(len(feed.train))))
+        feeds[kind] = config, feed, time.perf_counter() - start
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in feeds}
+    for _ in range(rounds):
+        for kind, (config, feed, _) in feeds.items():
+            host = iter(pipeline.training_batches(feed.train, config, places=feed.places))
+            device = (jax.block_until_ready(feed.put(batch)) for batch in host)
+            # From then on as many batches are made as are taken.
+            ahead = pipeline.read_ahead(config, config.train.batch_size, with_frames=feed.places is None)
+            for _ in range(1 + ahead):
+                next(device)
+            rates[kind].append(rate(device, batches + ahead, config.train.batch_size))
+            host.close()
+    lines = [f"{'train.cache':11s}  {'filled in':>9s}  clips/s  {'(range)':>17s}  CPU ms a clip"]
+    for kind, pairs in rates.items():
+        found, busy = zip(*pairs, strict=True)
+        median, spread = statistics.median(found), f"({min(found):.2f}-{max(found):.2f})"
+        filled = f"{feeds[kind][2]:.1f} s" if kind != "none" else ""
+        lines.append(f"{kind:11s}  {filled:>9s}  {median:7.2f}  {spread:>17s}  {statistics.median(busy):13.1f}")
+    return lines
+
+
+def input_bound(packed: pathlib.Path, threads: int) -> list[str]:
+    """Trains a small model with every ``train.cache``; returns the lines of the report."""
+    lines = ["train.cache  share of an epoch's time for which the device waits for input, small model"]
+    losses: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        # What one training has compiled, the others need not compile again.
+        jax.config.update("jax_compilation_cache_dir", f"{temporary}/compiled")
+        for kind in cache.CACHES:
+            config = recipe(packed, threads)
+            config.model.streams = "rgb"
+            config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)
+            config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
+            config.model.fusion.width = 32
+            config.model.head.hidden = (16, 8)
+            # Else the readers would make most of an epoch while the validation clips are scored.
+            config.train.update(cache=kind, epochs=2, read_ahead_mb=3)
+            workdir = pathlib.Path(temporary) / kind
+            workdir.mkdir()
+            trainer.fit(config, datasets.split(datasets.open_dataset(config), config, None), workdir)
+            rows = reporting.read_metrics(workdir)
+            losses[kind] = [row["loss"] for row in rows if row["kind"] == "train"]
+            waited = [row["waited"] for row in rows if row["kind"] == "input"]
+            lines.append(f"{kind:11s}  {waited[-1]:.1%}")
+        jax.config.update("jax_compilation_cache_dir", None)
+    same = all(found == losses["none"] for found in losses.values())
+    return [*lines, f"the losses of {len(losses['none'])} steps are {'the same' if same else 'NOT the same'} with all"]
+
+
 def main() -> None:
     """Parses the arguments, writes the data, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -189,6 +257,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of the pipeline")
     parser.add_argument("--layout", type=pathlib.Path, help="keep the data here, and use it if it is there")
+    parser.add_argument("--caches", action="store_true", help="compare the values of train.cache instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.layout or pathlib.Path(temporary)
@@ -199,7 +268,11 @@ def main() -> None:
         config = recipe(root, options.threads)
         done = packing.pack(config, datasets.Wanted(), packed, 64 * 2**20, options.threads)
         lines = [f"{done} ({time.perf_counter() - start:.1f} s)"]
-        lines += run(root, packed, options.batches, options.rounds, options.threads)
+        if options.caches:
+            lines += run_caches(packed, options.batches, options.rounds, options.threads)
+            lines += input_bound(packed, options.threads)
+        else:
+            lines += run(root, packed, options.batches, options.rounds, options.threads)
     host = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     sys.stdout.write("\n".join([f"# {host}, Python {platform.python_version()}", *lines]) + "\n")
 

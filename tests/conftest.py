@@ -21,6 +21,18 @@ from tramp_jax.models import init_variables
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes, as .ci/run does")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        skip = pytest.mark.skip(reason="takes minutes; --slow runs it")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
 @pytest.fixture
 def config():
     """The tiny configuration, unlocked and free to change."""

@@ -215,6 +215,7 @@ def test_recipes_build_the_published_encoders():
         assert [x.shape[-1] for x in params["head"].values() for x in x.values()].count(7) == 2  # kernel and bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [dfew_trajectory, dfew_rgb])
 def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
     write_dfew(tmp_path / "data", 17, 6, num_frames=6)

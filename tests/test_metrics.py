@@ -46,20 +46,24 @@ def test_relative_l2_has_no_unit():
     assert metrics.relative_l2(7 * SCORE, 7 * TARGET) == pytest.approx(metrics.relative_l2(SCORE, TARGET))
 
 
+def _interval(metric, score, target, subjects):
+    return metrics.bootstrap(lambda rows: metric(score[rows], target[rows]), subjects, 300)
+
+
 def test_the_interval_holds_the_value_and_narrows_with_subjects():
-    low, high = metrics.bootstrap(metrics.spearman, SCORE, TARGET, SUBJECTS, 300)
+    low, high = _interval(metrics.spearman, SCORE, TARGET, SUBJECTS)
     assert low < metrics.spearman(SCORE, TARGET) < high
     more = [np.tile(x, 9) for x in (SCORE, TARGET)]
     many = [f"{s}-{i}" for i in range(9) for s in SUBJECTS]
-    low_many, high_many = metrics.bootstrap(metrics.spearman, *more, many, 300)
+    low_many, high_many = _interval(metrics.spearman, *more, many)
     assert high_many - low_many < 0.6 * (high - low)
 
 
 def test_clips_of_one_subject_are_drawn_together():
     """Copies of a subject's clips add no information, so the interval must stay."""
     copies = [np.repeat(x, 5) for x in (SCORE, TARGET)]
-    once = metrics.bootstrap(metrics.mae, SCORE, TARGET, SUBJECTS, 300)
-    fivefold = metrics.bootstrap(metrics.mae, *copies, np.repeat(SUBJECTS, 5), 300)
+    once = _interval(metrics.mae, SCORE, TARGET, SUBJECTS)
+    fivefold = _interval(metrics.mae, *copies, np.repeat(SUBJECTS, 5))
     np.testing.assert_allclose(once, fivefold)
 
 
@@ -109,3 +113,15 @@ def test_classification_metrics_reach_one_and_do_not_depend_on_the_order_of_clas
 
 def test_specificity_of_a_single_class_is_undefined():
     assert np.isnan(metrics.specificity(np.eye(3)[[0, 1]], np.array([0, 0])))
+
+
+def test_the_mean_over_groups_is_that_of_their_own_values_with_an_interval():
+    groups = ["smile" if i % 2 else "frown" for i in range(60)]
+    table = metrics.with_intervals({"spearman": metrics.spearman}, SCORE, TARGET, SUBJECTS, 100, groups)["spearman"]
+    apart = [metrics.spearman(SCORE[i::2], TARGET[i::2]) for i in range(2)]
+    assert table["value"] == pytest.approx(np.mean(apart))
+    assert table["interval"][0] < table["value"] < table["interval"][1]
+    # A shift between groups must not count as a correlation within them.
+    shifted = SCORE + 10 * (np.arange(60) % 2)
+    again = metrics.with_intervals({"spearman": metrics.spearman}, shifted, TARGET, SUBJECTS, 0, groups)["spearman"]
+    assert again["value"] == pytest.approx(table["value"])

@@ -412,6 +412,7 @@ def test_recipe_lists_what_it_knows(argument, message):
     assert "BLOW, KISS, BROW, OPEN, SPREAD" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_recipe_trains_a_fold_and_tests_its_people(tmp_path):
     """Four people of each fold, from videos to predictions; S007 is among them and is tested."""
     people = [sorted(fold, reverse=True)[:4] for fold in FOLDS]

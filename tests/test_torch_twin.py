@@ -121,6 +121,7 @@ def test_golden_frame_classifier() -> None:
     assert_close(logits, expected["logits"])
 
 
+@pytest.mark.slow
 def test_golden_tramp_former() -> None:
     spec, tensors, expected = case("tramp_former_t128")
     model = build_twin(make_config()).eval().to(memory_format=torch.channels_last)  # for speed alone
@@ -139,6 +140,7 @@ def test_golden_tramp_former() -> None:
     assert_close(score_released, expected["score_released_layout"][:1])
 
 
+@pytest.mark.slow
 def test_golden_gradients_and_training_steps() -> None:
     spec, tensors, expected = case("train_step_t64")
     config = make_config(trajectory=NO_DROPOUT | {"length": 64}, rgb={"num_frames": 16})

@@ -51,6 +51,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_conf
     assert max(jax.tree.leaves(apart)) < 1e-5 * max(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
     """Over loopback, through train.py: each process reads its own rows, and the batches are the same."""
     options = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e-3", "--config.model.streams=rgb"]
@@ -70,7 +71,8 @@ def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", "2", "--process_id"]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", "2", "--config.train.cache=device"]
+    together.append("--process_id")
     running = [start("one", 1), start("two", 4, *together, "0"), start("two", 4, *together, "1")]
     said = [process.communicate(timeout=500)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], said

@@ -97,6 +97,9 @@ def base() -> ConfigDict:
                     "epochs": 100,
                     "passes_per_epoch": 5,
                     "evaluate_every": 1,  # epochs
+                    # Clips are read again each time ("none"), or once, with their decoded frames kept in the memory
+                    # of the "host" or, those to train on, of the "device". The outcome is the same.
+                    "cache": "none",
                     "reader_threads": 2,
                     "read_ahead_mb": 256,  # memory for batches that are read before they are needed
                     "keep_last": 1,  # checkpoints kept besides the best one

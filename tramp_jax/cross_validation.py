@@ -1,69 +1,75 @@
 """The outcome of cross-validation, beside what needs no deep learning on the same folds."""
 
-import csv
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from tramp_jax import baselines, evaluation, reporting
 from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data import landmarks
-from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.pipeline import Split
-from tramp_jax.metrics import auroc, spearman
+from tramp_jax.metrics import REGRESSION
 
-METRICS = {"auroc": auroc, "spearman": spearman}
+SHOWN = {False: ("auroc", "spearman"), True: ("accuracy", "uar")}  # of scores, of classes
 Folds = Mapping[int | None, Mapping[str, Split]]
 
 
 def summarise(folders: Mapping[int | None, pathlib.Path], splits: Folds, workdir: pathlib.Path, seed: int) -> list[str]:
     """Compares the model with a constant and a random forest on the held-out subjects of every fold.
 
-    The forest learns simple motion features of the same training and validation clips. Writes
-    cross_validation.json and cross_validation.png into ``workdir``; returns lines for the terminal.
+    The forest learns simple motion features of the same training and validation clips; a model of classes stands
+    alone. Writes cross_validation.json and cross_validation.png into ``workdir``; returns lines for the terminal.
     """
     per_fold = []
     for fold, parts in splits.items():
-        test = parts[TEST]
-        target = np.array([info.score for info in test.infos])
-        scores = _baselines(parts, seed) | {
-            f"model, {which}": _read_scores(evaluation.folder(folders[fold], TEST, which)) for which in (BEST, LAST)
+        reports = {
+            f"model, {which}": _read_metrics(evaluation.folder(folders[fold], TEST, which)) for which in (BEST, LAST)
         }
-        per_fold.append({name: {m: f(score, target) for m, f in METRICS.items()} for name, score in scores.items()})
-    methods = list(per_fold[0])
-    values = {metric: {name: [row[name][metric] for row in per_fold] for name in methods} for metric in METRICS}
+        classes = "uar" in next(iter(reports.values()))
+        rows: dict[str, dict[str, float]] = {}
+        if not classes:
+            target = np.array([info.score for info in parts[TEST].infos])
+            for name, score in _baselines(parts, seed).items():
+                rows[name] = {metric: REGRESSION[metric](score, target) for metric in SHOWN[classes]}
+        per_fold.append(rows | {name: {m: report[m] for m in SHOWN[classes]} for name, report in reports.items()})
+    methods, shown = list(per_fold[0]), list(next(iter(per_fold[0].values())))
+    values = {metric: {name: [row[name][metric] for row in per_fold] for name in methods} for metric in shown}
     (workdir / "cross_validation.json").write_text(json.dumps(_finite(values), indent=1) + "\n")
     reporting.plot_folds(workdir / "cross_validation.png", values)
     lines = [f"{len(per_fold)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     for name in methods:
-        cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in METRICS]
+        cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in shown]
         lines.append(f"  {name:15s} " + "   ".join(cells))
     return lines
 
 
 def _baselines(parts: Mapping[str, Split], seed: int) -> dict[str, np.ndarray]:
-    seen = [parts[name][i] for name in (TRAIN, VALIDATION) for i in range(len(parts[name]))]
-    unseen = [parts[TEST][i] for i in range(len(parts[TEST]))]
-    train_scores = np.array([clip.info.score for clip in seen])
-    train_features, test_features = (np.stack([_features(clip) for clip in clips]) for clips in (seen, unseen))
+    seen = [clip for name in (TRAIN, VALIDATION) for clip in _described(parts[name])]
+    unseen = list(_described(parts[TEST]))
+    train_scores = np.array([score for _, score in seen])
+    train_features, test_features = (np.stack([features for features, _ in part]) for part in (seen, unseen))
     return {
         "constant": baselines.constant(train_scores, len(unseen)),
         "random forest": baselines.random_forest(train_features, train_scores, test_features, seed),
     }
 
 
-def _features(clip: Clip) -> np.ndarray:
-    points = landmarks.select(clip.landmarks, clip.layout)
-    centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
-    return baselines.motion_features(centred, clip.fps)
+def _described(split: Split) -> Iterator[tuple[np.ndarray, float]]:
+    """Motion features and score of each clip; no more than one clip is held at a time."""
+    for i in range(len(split)):
+        clip = split[i]
+        points = landmarks.select(clip.landmarks, clip.layout)
+        centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
+        yield baselines.motion_features(centred, clip.fps), clip.info.score
 
 
-def _read_scores(folder: pathlib.Path) -> np.ndarray:
-    with (folder / evaluation.PREDICTIONS_FILE).open(newline="") as file:
-        return np.array([float(row["score"]) for row in csv.DictReader(file)])
+def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
+    """The metrics of all clips of a report; NaN where undefined."""
+    table = json.loads((folder / evaluation.METRICS_FILE).read_text())["all"]
+    return {name: float("nan") if entry["value"] is None else entry["value"] for name, entry in table.items()}
 
 
 def _finite(values: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float | None]]]:

@@ -102,9 +102,7 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     }
     if len(expressions) > 1:
         report["expressions"] = {name: _table(_only(predictions, name), draws) for name in expressions}
-        by_expression = [summary(_only(predictions, name)) for name in expressions]
-        names = by_expression[0]
-        report["mean_over_expressions"] = {m: _mean([row[m] for row in by_expression]) for m in names}
+        report["mean_over_expressions"] = _table(predictions, draws, [i.expression for i in predictions.infos])
     if not sharding.is_first_process():
         return report
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +117,17 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
 def format_report(report: dict[str, Any]) -> str:
     """The lines of a report that a terminal shows."""
     lines = [f"{report['title']}: {report['clips']} clips of {report['subjects']} subjects"]
-    for name, entry in report["all"].items():
-        value = "undefined" if entry["value"] is None else f"{entry['value']:7.4f}"
-        interval = entry["interval"]
-        lines.append(f"  {name:12s} {value}" + (f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))
+    lines += [_metric_line(name, entry) for name, entry in report["all"].items()]
     if "mean_over_expressions" in report:
-        mean = report["mean_over_expressions"]
-        lines.append("  mean over expressions: " + ", ".join(f"{k} {v:.4f}" for k, v in mean.items() if v is not None))
+        lines.append("  mean over expressions")
+        lines += [_metric_line(name, entry) for name, entry in report["mean_over_expressions"].items()]
     return "\n".join(lines)
+
+
+def _metric_line(name: str, entry: dict[str, Any]) -> str:
+    value = "undefined" if entry["value"] is None else f"{entry['value']:7.4f}"
+    interval = entry["interval"]
+    return f"  {name:12s} {value}" + (f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
 def _only(predictions: Predictions, expression: str) -> Predictions:
@@ -134,13 +135,9 @@ def _only(predictions: Predictions, expression: str) -> Predictions:
     return Predictions([predictions.infos[i] for i in chosen], predictions.score[chosen])
 
 
-def _table(predictions: Predictions, draws: int) -> dict[str, Any]:
+def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = None) -> dict[str, Any]:
     table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
-    return metrics.with_intervals(table, predictions.score, predictions.target, predictions.subjects, draws)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if np.all(np.isfinite(values)) else None
+    return metrics.with_intervals(table, predictions.score, predictions.target, predictions.subjects, draws, groups)
 
 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tramp_jax import config as defaults
 from tramp_jax import evaluation, sharding, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
-from tramp_jax.data import datasets
-from tramp_jax.data.datasets import TEST
+from tramp_jax.data import cache, datasets
+from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.losses import build_loss
@@ -101,7 +101,7 @@ def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None
     """Refuses to continue with options that would change the outcome; data may have moved, machines may differ."""
     before, after = (ConfigDict(json.loads(c.to_json())) for c in (old, new))
     for config in (before, after):
-        config.data.root = config.train.reader_threads = None
+        config.data.root = config.train.reader_threads = config.train.read_ahead_mb = config.train.cache = None
     lines = [c.to_json(indent=1, sort_keys=True).splitlines() for c in (before, after)]
     changed = [line for line in difflib.ndiff(*lines) if line[0] in "+-"]
     if changed:
@@ -129,7 +129,10 @@ def plan(config: ConfigDict, resumed: pathlib.Path | None = None) -> Plan:
             f"parts on {sharding.data_mesh().size} devices"
         )
     dataset, report = open_sound(config, resumed and resumed / SKIPPED_FILE)
-    return Plan({fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}, report)
+    folds = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
+    for splits in folds.values():
+        cache.check(config, splits[TRAIN], splits[VALIDATION])
+    return Plan(folds, report)
 
 
 def train(config: ConfigDict, plan: Plan, workdir: pathlib.Path, resume: bool) -> list[str]:

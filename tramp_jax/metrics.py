@@ -5,12 +5,14 @@ not define (a constant side, a single class) is NaN, never zero. Clips of one su
 bootstrap draws subjects, not clips.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
+Interval = tuple[float, float]
 
 
 def spearman(score: np.ndarray, target: np.ndarray) -> float:
@@ -106,20 +108,23 @@ REGRESSION: dict[str, Metric] = {
 }
 
 
-def bootstrap(
-    metric: Metric, score: np.ndarray, target: np.ndarray, subjects: Sequence[str], draws: int, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of ``metric`` over ``draws`` resamplings of the subjects.
+def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], draws: int, seed: int = 0) -> Interval:
+    """95 % percentile interval of ``value`` over ``draws`` resamplings of the subjects.
 
-    Resamplings in which the metric is undefined are left out; (NaN, NaN) where fewer than half define it.
+    Args:
+      value: of the clips with these row numbers, some of which may occur repeatedly.
+      subjects: (N,) the subject of every row.
+      draws: number of resamplings.
+      seed: of the resamplings.
+
+    Resamplings in which the value is undefined are left out; (NaN, NaN) where fewer than half define it.
     """
     rng = np.random.default_rng(seed)
     _, subject = np.unique(np.asarray(subjects), return_inverse=True)
     clips_of = [np.flatnonzero(subject == s) for s in range(subject.max() + 1)]
     values = []
     for _ in range(draws):
-        drawn = np.concatenate([clips_of[s] for s in rng.integers(len(clips_of), size=len(clips_of))])
-        values.append(metric(score[drawn], target[drawn]))
+        values.append(value(np.concatenate([clips_of[s] for s in rng.integers(len(clips_of), size=len(clips_of))])))
     defined = np.array(values)[np.isfinite(values)]
     if len(defined) * 2 < draws or not len(defined):
         return float("nan"), float("nan")
@@ -128,13 +133,28 @@ def bootstrap(
 
 
 def with_intervals(
-    table: Mapping[str, Metric], score: np.ndarray, target: np.ndarray, subjects: Sequence[str], draws: int
+    table: Mapping[str, Metric],
+    score: np.ndarray,
+    target: np.ndarray,
+    subjects: Sequence[str],
+    draws: int,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float | list[float] | None]]:
-    """Every metric of ``table`` as ``{name: {"value": v, "interval": [low, high]}}``; undefined ones are None."""
+    """Every metric of ``table`` as ``{name: {"value": v, "interval": [low, high]}}``; undefined ones are None.
+
+    With ``groups`` (N,), such as expressions, a metric is taken within each group and averaged over them.
+    """
+    group = np.zeros(len(score), int) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+
+    def mean_over_groups(metric: Metric, rows: np.ndarray) -> float:
+        within = [rows[group[rows] == g] for g in range(group.max() + 1)]
+        # A resampling may miss a group altogether: it then says nothing of the mean over all.
+        return float(np.mean([metric(score[r], target[r]) if len(r) else float("nan") for r in within]))
+
     result: dict[str, dict[str, float | list[float] | None]] = {}
     for name, metric in table.items():
-        value = metric(score, target)
-        low, high = bootstrap(metric, score, target, subjects, draws)
+        value = mean_over_groups(metric, np.arange(len(score)))
+        low, high = bootstrap(functools.partial(mean_over_groups, metric), subjects, draws)
         interval: list[float] | None = [low, high] if np.isfinite(low) else None
         result[name] = {"value": value if np.isfinite(value) else None, "interval": interval}
     return result

@@ -46,7 +46,7 @@ class Reporter:
             self._events.close()
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """One line of measurements of ``kind`` ("train", "validation") at ``step``."""
+        """One line of measurements of ``kind`` ("train", "validation", "input") at ``step``."""
         if not self._writing:
             return
         finite = {k: (v if np.isfinite(v) else None) for k, v in values.items()}

@@ -4,6 +4,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable, Collection
+from concurrent import futures
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from tramp_jax import evaluation, reporting, sharding
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.augment import for_training
+from tramp_jax.data.cache import build_feed
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.pipeline import Batch, Split, training_batches
 from tramp_jax.initial import Path, frozen_paths, initial_variables
@@ -150,9 +152,10 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     Raises:
       TrainingError: the loss is not a finite number.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
-      ValueError: options that contradict each other or the data.
+      ValueError: options that contradict each other or the data, or a ``train.cache`` for which there is no room.
     """
     mesh = sharding.data_mesh()
+    feed = build_feed(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
     variables, origin = initial_variables(config, given=not resume)
     frozen = frozen_paths(variables, config.freeze)
@@ -168,13 +171,13 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
         if resume:
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
-        batches = iter(training_batches(splits[TRAIN], config, first=int(state.step)))
+        batches = iter(training_batches(feed.train, config, first=int(state.step), places=feed.places))
         with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
             loop = _Loop(config, mesh, train_step, steps_per_epoch, checkpoints, reporter, record)
-            state = loop.run(state, batches, splits[VALIDATION], stop)
+            with _Input(batches, feed.put) as source:
+                state = loop.run(state, source, feed.validation, stop)
         if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
             checkpoints.save_best(int(state.step), state.variables)
-    batches.close()
     if sharding.is_first_process():
         reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
@@ -207,6 +210,47 @@ class _StopSignal:
         signal.signal(number, self._previous[signal.Signals(number)])  # a second one takes effect at once
 
 
+class _Input:
+    """Batches on their way to the devices, each asked for while the step before it runs.
+
+    Attributes:
+      waited: seconds for which the devices had nothing to do because the next batch was not there. What the loop waits
+        while a step still runs delays nothing, and is not counted.
+    """
+
+    def __init__(self, batches: Any, put: Callable[[Batch], Batch]):
+        """
+        Args:
+          batches: an iterator over host batches; closed in the end, so that its readers stop.
+          put: a host batch -> the batch on the devices, before it has arrived there.
+        """
+        self.waited = 0.0
+        self._batches, self._put = batches, put
+        self._watch = futures.ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "_Input":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batches.close()
+        self._watch.shutdown()
+
+    def next(self, running: Metrics | None = None) -> Batch:
+        """The next batch; its transfer has begun. ``running`` is what the step before it is about to return."""
+        asked = time.perf_counter()
+        ended = self._watch.submit(_time_of, running)
+        batch = self._put(next(self._batches))
+        if ended.done():
+            self.waited += time.perf_counter() - max(asked, ended.result())
+        return batch
+
+
+def _time_of(outcome: Any) -> float:
+    """When the arrays of ``outcome`` were computed; waits for it."""
+    jax.block_until_ready(outcome)
+    return time.perf_counter()
+
+
 class _Loop:
     """The epochs of ``fit``, with what they share."""
 
@@ -225,7 +269,7 @@ class _Loop:
         self.predictor = evaluation.build_predictor(config, mesh)
         self.selection = evaluation.selection_metric(config)
 
-    def run(self, state: TrainState, batches: Any, validation: Split, stop: _StopSignal) -> TrainState:
+    def run(self, state: TrainState, source: _Input, validation: Split, stop: _StopSignal) -> TrainState:
         """Trains to the last step, evaluating and saving on the way."""
         first, total = int(state.step), self.config.train.epochs * self.steps_per_epoch
         every = self.config.train.evaluate_every * self.steps_per_epoch
@@ -235,8 +279,10 @@ class _Loop:
         bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet)
         started = time.perf_counter()
         with bar:
+            batch = source.next() if first < total else {}
             for step in range(first + 1, total + 1):
-                state, measured = self.train_step(state, sharding.put(next(batches), self.mesh))
+                state, measured = self.train_step(state, batch)
+                batch = source.next(measured) if step < total else {}  # is transferred while the step runs
                 # Read a step's outcome only when the next one is on its way, so that the device never waits for us.
                 due, unchecked = unchecked, (step, measured)
                 if due is not None:
@@ -248,12 +294,14 @@ class _Loop:
                     unchecked = None
                 bar.update()
                 if step % every == 0 or step == total:
+                    waited = source.waited / (time.perf_counter() - started)
+                    self.reporter.write(step, "input", {"waited": waited})
                     summary = self._evaluate(step, state, validation)
                     self._save(step, state)
                     pace = len(losses) / (time.perf_counter() - started)
                     if sharding.is_first_process():
-                        bar.write(self._line(step, total, losses, summary, pace))
-                    losses, started = [], time.perf_counter()
+                        bar.write(f"{self._line(step, total, losses, summary, pace)}, input {waited:.0%}")
+                    losses, source.waited, started = [], 0.0, time.perf_counter()
                 if stopping:
                     self._save(step, state)
                     by = stop.name or "another process"

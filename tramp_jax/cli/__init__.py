@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS: dict[str, str] = {
     "score": "score videos with a trained model: a table with intervals, and a report for each",
     "calibrate": "learn from a run's validation people how wide the intervals of its scores must be",
+    "export": "write a trained model as an ONNX file",
     "preprocess": "make clips with landmarks of videos, folders of images or images",
     "validate": "list everything that is wrong with a data set, or verify a packed one",
     "pack": "write a data set into few large files that are read quickly in any order",

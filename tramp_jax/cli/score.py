@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=16, help="windows scored for the interval; 0: none (default 16)")
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: the best there is")
     parser.add_argument(
+        "--runtime",
+        choices=("auto", "jax", "onnx"),
+        default="auto",
+        help="what computes scores; auto (default): onnx on a CPU if it is installed, which is faster, else jax",
+    )
+    parser.add_argument(
         "--landmarks",
         choices=("mediapipe", "insightface", "lucas-kanade"),
         default="mediapipe",
@@ -88,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         source_options=SourceOptions(models_dir=arguments.models_dir),
         options=PreprocessOptions(max_gap=arguments.max_gap, keep=arguments.keep),
         draws=arguments.draws,
+        runtime=arguments.runtime,
     )
     reports = _Reports(arguments.report, inputs, not arguments.no_attribution) if arguments.report else None
     failed = 0

@@ -1,7 +1,7 @@
 """Clips to batches with grain: sampling and padding on the host, uint8 frames, an explicit rng per sample."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -19,6 +19,12 @@ Batch = dict[str, Any]
 
 # However small they are, more batches than this need not wait for the device.
 _MAX_READ_AHEAD = 16
+
+# Entries of a sample that have one element for each of its frames.
+_OF_FRAMES = ("frames", "frame_numbers", "frames_present")
+
+# In ``frame_numbers``, a black frame: no store of frames is so large.
+BLACK = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +51,12 @@ class Sampler:
 
     Attributes:
       config: the whole configuration.
+      places: where the frames of each clip lie in a store of decoded frames, by the clip's id. Samples then have
+        ``frame_numbers`` (F,) int32 in that store instead of ``frames``. None: samples have their frames.
     """
 
     config: ConfigDict
+    places: Mapping[str, range] | None = None
 
     def train(self, clip: Clip, rng: np.random.Generator) -> Batch:
         """A training sample: random frames and a random run of a long trajectory."""
@@ -77,14 +86,15 @@ class Sampler:
             whole = sampling.extend(whole, length, data.padding, channels)
             sample |= {"trajectories": whole[taken], "index_t": sampling.position(taken, length)}
         if reads_frames(model):
-            if clip.frames is None:
-                raise ValueError(
-                    f"clip {clip.info.id} has no frames, which the rgb stream needs; set model.streams to "
-                    '"trajectory" for data of landmarks alone'
-                )
-            taken = sampling.rgb_frames(len(clip.frames), model.rgb.num_frames, rng, data.padding, data.frame_choice)
+            place = self.places[clip.info.id] if self.places is not None else None
+            n = len(frames_of(clip)) if place is None else len(place)
+            taken = sampling.rgb_frames(n, model.rgb.num_frames, rng, data.padding, data.frame_choice)
             distinct, where = np.unique(self._maybe_still(taken), return_inverse=True)
-            sample["frames"] = _decode(clip.frames, distinct, stored_size(model.rgb.image_size))
+            if place is None:
+                sample["frames"] = decoded(frames_of(clip), distinct, stored_size(model.rgb.image_size))
+            else:
+                numbers = np.where(distinct == sampling.NO_FRAME, BLACK, place.start + distinct)
+                sample["frame_numbers"] = numbers.astype(np.int32)
             sample["frame_index"] = where.astype(np.int32)
             if data.padding == "zero":  # zeros of the model's input are no colour: the device sets them
                 sample["frames_present"] = distinct != sampling.NO_FRAME
@@ -98,13 +108,28 @@ def expanded(sample: Batch) -> Batch:
     """The sample with all its frames instead of the distinct ones."""
     if "frame_index" in sample:
         where = sample.pop("frame_index")
-        if not np.array_equal(where, np.arange(len(sample["frames"]))):  # else spare the copy, half as dear as decoding
-            sample |= {key: sample[key][where] for key in ("frames", "frames_present") if key in sample}
+        distinct = len(next(sample[key] for key in _OF_FRAMES if key in sample))
+        if not np.array_equal(where, np.arange(distinct)):  # else spare the copy, half as dear as decoding
+            sample |= {key: sample[key][where] for key in _OF_FRAMES if key in sample}
     return sample
 
 
-def _decode(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) -> np.ndarray:
-    """Frames (len(taken), size, size, 3) uint8, black where there is none."""
+def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
+    """The frames of a clip whose model looks at frames.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if clip.frames is None:
+        raise ValueError(
+            f"clip {clip.info.id} has no frames, which the rgb stream needs; set model.streams to "
+            '"trajectory" for data of landmarks alone'
+        )
+    return clip.frames
+
+
+def decoded(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) -> np.ndarray:
+    """Frames (len(taken), size, size, 3) uint8 of a clip's stored ones, black where there is none."""
     images = np.zeros((len(taken), size, size, 3), np.uint8)  # filled in place: a copy costs half of what decoding does
     for place, frame in enumerate(taken.tolist()):
         if frame == sampling.NO_FRAME:
@@ -116,40 +141,44 @@ def _decode(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) 
     return images
 
 
-def training_batches(split: Split, config: ConfigDict, first: int = 0) -> grain.IterDataset:
+def training_batches(
+    split: Split, config: ConfigDict, first: int = 0, places: Mapping[str, range] | None = None
+) -> grain.IterDataset:
     """Endless shuffled batches of ``config.train.batch_size`` from number ``first`` on, new draws in every pass.
 
     The order and the draws are functions of (``config.seed``, position), whatever the number of reader threads and of
-    processes; each process gets its own rows of every batch.
+    processes, and wherever frames are kept; each process gets its own rows of every batch. With ``places``, see
+    ``Sampler``, batches have ``frame_numbers`` (B, F) instead of ``frames``.
     """
     processes = jax.process_count()
+    rows = config.train.batch_size // processes
     if len(split) == 0:
         raise ValueError("there is no clip to train on; check config.data.expression and the data set")
     dataset = grain.MapDataset.source(split).seed(config.seed).shuffle().repeat()
-    dataset = dataset.random_map(Sampler(config).train).batch(config.train.batch_size // processes, drop_remainder=True)
+    dataset = dataset.random_map(Sampler(config, places).train).batch(rows, drop_remainder=True)
     dataset = dataset[first * processes + jax.process_index() :: processes]
-    return dataset.to_iter_dataset(_read_options(config, config.train.batch_size // processes))
+    return dataset.to_iter_dataset(_read_options(config, rows, with_frames=places is None))
 
 
-def _read_options(config: ConfigDict, rows: int) -> grain.ReadOptions:
+def _read_options(config: ConfigDict, rows: int, with_frames: bool = True) -> grain.ReadOptions:
     # Grain's default buffer is 500 elements, which are batches where batch() is upstream: gigabytes of frames.
-    return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows))
+    return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, with_frames))
 
 
-def read_ahead(config: ConfigDict, rows: int) -> int:
+def read_ahead(config: ConfigDict, rows: int, with_frames: bool = True) -> int:
     """How many batches of ``rows`` are made before they are asked for: what ``config.train.read_ahead_mb`` holds."""
-    count = config.train.read_ahead_mb * 2**20 // batch_bytes(config, rows)
+    count = config.train.read_ahead_mb * 2**20 // batch_bytes(config, rows, with_frames)
     return int(np.clip(count, 1, _MAX_READ_AHEAD))
 
 
-def batch_bytes(config: ConfigDict, batch_size: int) -> int:
-    """Size in memory of the arrays of one batch."""
+def batch_bytes(config: ConfigDict, batch_size: int, with_frames: bool = True) -> int:
+    """Size in memory of the arrays of one batch, whose frames may be numbers of frames kept on the device."""
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
         size += 4 * length * (points * len(model.trajectory.channels) + 1)
     if reads_frames(model):
-        size += 3 * model.rgb.num_frames * stored_size(model.rgb.image_size) ** 2
+        size += model.rgb.num_frames * (3 * stored_size(model.rgb.image_size) ** 2 if with_frames else 4)
     return batch_size * size
 
 
@@ -188,4 +217,4 @@ def padded(sample: Batch, slots: int) -> Batch:
     if "frame_index" not in sample:
         return sample
     where = np.minimum(np.arange(slots), len(sample["frames"]) - 1)
-    return sample | {key: sample[key][where] for key in ("frames", "frames_present") if key in sample}
+    return sample | {key: sample[key][where] for key in _OF_FRAMES if key in sample}

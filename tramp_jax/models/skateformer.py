@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+from einops import rearrange, repeat
 
 from tramp_jax.models.layers import (
     Array,
@@ -102,22 +102,24 @@ class RelativePositionBias(nn.Module):
     def __call__(self) -> Array:
         N, L, rows = self.partition.frames, self.partition.joints, self.partition.table_rows
         time = np.arange(N)
-        row = time[:, None] - time[None, :] + N - 1
+        # Rows are picked by a product with ones and zeros: XLA's gradient of indexing is slow on CPUs.
+        picked = jax.nn.one_hot(time[:, None] - time[None, :] + N - 1, rows)
         if not self.partition.neighbours:
             table = self.param("table", embedding_init, (rows, L, L, HEADS_PER_PART))
-            return jnp.einsum("nmlkh->hnlmk", table[row])
+            return jnp.einsum("nmr,rlkh->hnlmk", picked, table, precision="highest")
         table = self.param("table", embedding_init, (rows, HEADS_PER_PART))
-        token = np.arange(N * L)
-        time_of_token = token % N if self.order == "tiled" else token // L
-        row = row[time_of_token[:, None], time_of_token[None, :]]
-        return rearrange(table[row], "(n l) (m k) h -> h n l m k", n=N, m=N)
+        bias_hnm = jnp.einsum("nmr,rh->hnm", picked, table, precision="highest")
+        if self.order == "time":
+            return repeat(bias_hnm, "h n m -> h n l m k", l=L, k=L)
+        tiled = repeat(bias_hnm, "h n m -> h (l n) (k m)", l=L, k=L)
+        return rearrange(tiled, "h (n l) (m k) -> h n l m k", n=N, m=N)
 
 
 class SkateAttention(nn.Module):
     """Self-attention within the sets of one partition: q, k, v side by side (B, T, V, 3C) -> (B, T, V, C).
 
     On a CPU the sets are visited one after the other and recomputed in the backward pass, so that the attention
-    weights of a set stay in the cache (measured 3 to 10 times faster); elsewhere they are batched.
+    weights of a set stay in the cache; elsewhere they are batched (docs/performance.md has both).
     """
 
     partition: Partition
@@ -133,7 +135,8 @@ class SkateAttention(nn.Module):
             qkv, f"b {time} {joints} (three h d) -> three (g j) b h (n l) d", three=3, h=HEADS_PER_PART, **sizes
         )
         bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
-        bias_hpq = rearrange(bias_hnlmk, "h n l m k -> h (n l) (m k)")
+        # Given to every clip here, its gradient is summed over the clips once, not in every set: XLA does that slowly.
+        bias_bhpq = repeat(bias_hnlmk, "h n l m k -> b h (n l) (m k)", b=B)
         drop = train and self.dropout > 0
         keys = jax.random.split(self.make_rng("dropout"), len(q)) if drop else None
 
@@ -141,16 +144,27 @@ class SkateAttention(nn.Module):
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
             # Scaled by the number of heads, not by their width: so it was published.
             logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2)
-            weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_hpq, axis=-1)
+            weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_bhpq, axis=-1)
             if key is not None:
-                kept = jax.random.bernoulli(key, 1 - self.dropout, weights_bhpq.shape)
-                weights_bhpq = weights_bhpq * kept / (1 - self.dropout)
+                weights_bhpq = drop_weights(weights_bhpq, self.dropout, key)
             return weights_bhpq.astype(v_bhpd.dtype) @ v_bhpd
 
         sets = (q, k, v, keys)
         one_by_one = jax.default_backend() == "cpu"
         x = jax.lax.map(jax.checkpoint(attend), sets) if one_by_one else jax.vmap(attend)(sets)
         return rearrange(x, f"(g j) b h (n l) d -> b {time} {joints} (h d)", b=B, g=T // self.partition.frames, **sizes)
+
+
+def drop_weights(weights_bhpq: Array, rate: float, key: Array) -> Array:
+    """Drops weights of 4 heads, rescaling those that stay; ``rate`` is rounded to a multiple of 1/256.
+
+    Random bits cost more than the rest of the attention: one 32-bit word serves a pair of tokens, a byte per head.
+    """
+    B, H, P, Q = weights_bhpq.shape
+    keep = max(1, round(256 * (1 - rate)))
+    words_bpq = jax.random.bits(key, (B, P, Q), jnp.uint32)
+    bytes_bhpq = jnp.stack([words_bpq >> (8 * head) & 0xFF for head in range(H)], axis=1)
+    return jnp.where(bytes_bhpq < keep, weights_bhpq * (256 / keep), 0.0)
 
 
 class JointConv(nn.Module):

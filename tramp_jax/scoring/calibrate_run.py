@@ -12,7 +12,7 @@ from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.experiment import SKIPPED_FILE
 from tramp_jax.scoring.calibration import Calibration, calibrate
-from tramp_jax.scoring.members import Judge, load_member
+from tramp_jax.scoring.members import Judge, load_member, make_judge
 from tramp_jax.scoring.scorer import spread_of
 
 
@@ -53,7 +53,7 @@ def calibrate_run(
                 f"the {name} people of these runs differ, so that they cannot be calibrated together; train them on "
                 "the same split (data.split_seed, data.fold) with other values of --config.seed"
             )
-    judges = [Judge(member, draws) for member in members]
+    judges = [make_judge(member, draws) for member in members]
     split = splits[0]
     targets = [info.score for info in split[TRAIN].infos]
     found = calibrate(

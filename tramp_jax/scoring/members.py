@@ -6,7 +6,7 @@ import json
 import pathlib
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,6 +19,12 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.pipeline import Batch, padded
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.scoring.windows import sample_and_windows
+
+if TYPE_CHECKING:
+    from tramp_jax.export.session import OnnxJudge
+
+AUTO, JAX, ONNX = "auto", "jax", "onnx"
+RUNTIMES = (AUTO, JAX, ONNX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,29 @@ def load_member(run: pathlib.Path, which: str = BEST) -> Member:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
     return Member(run, fold, config, step, variables, digest.hexdigest()[:12])
+
+
+def make_judge(member: Member, draws: int, runtime: str = AUTO) -> "Judge | OnnxJudge":
+    """What scores clips by a member with ``draws`` windows, in this runtime.
+
+    Both runtimes give the same scores to about 1e-5. "auto" is ONNX Runtime where float32 is computed on a CPU and the
+    extra ``onnx`` is installed, else JAX.
+
+    Raises:
+      ValueError: an unknown runtime, or "onnx" where it is not installed.
+    """
+    from tramp_jax.export.session import OnnxJudge, missing
+
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}; known: {', '.join(RUNTIMES)}")
+    if runtime == AUTO:
+        suits = jax.default_backend() == "cpu" and member.config.model.precision == "float32"
+        runtime = ONNX if suits and not missing() else JAX
+    if runtime == JAX:
+        return Judge(member, draws)
+    if missing():
+        raise ValueError(f'the ONNX runtime needs {" and ".join(missing())}: pip install "tramp_jax[onnx]"')
+    return OnnxJudge(member, draws)
 
 
 class Judge:

@@ -1,6 +1,7 @@
 """``Scorer``: videos to scores."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -11,15 +12,21 @@ from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.folder import DESCRIPTION, read_clip
 from tramp_jax.evidence.attribution import Explainer
-from tramp_jax.evidence.record import Evidence, provenance
+from tramp_jax.evidence.record import Evidence, Scale, provenance
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated
 from tramp_jax.scoring import calibration
-from tramp_jax.scoring.members import Judge, load_member
+from tramp_jax.scoring.members import AUTO, load_member, make_judge
 
 DRAWS = 16
 # Where the landmarks of a published data set come from; a model trained on them knows no other detector.
 _TRAINED_ON = {"pfed5": "insightface", "neuroface": "insightface", "dfew": "insightface"}
+# What the scores of a data set mean; the ends of another one are those of the scores that the model was trained on.
+_SCALES = {
+    "pfed5": Scale(),
+    "synthetic": Scale("drawn severity", 0.0, 4.0, "none", "most"),
+    "youtubepd": Scale("severity of Parkinson's disease", 0.0, 10.0, "none", "most"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Scorer:
       source_options: of the source.
       options: how a video becomes a clip.
       draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
+      runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``members.make_judge``.
 
     Raises:
       ValueError, FileNotFoundError: a folder without a usable model, or models of different kinds.
@@ -78,6 +86,7 @@ class Scorer:
         source_options: SourceOptions | None = None,
         options: PreprocessOptions | None = None,
         draws: int = DRAWS,
+        runtime: str = AUTO,
     ):
         if not checkpoints:
             raise ValueError("a scorer needs the folder of a trained run")
@@ -87,7 +96,7 @@ class Scorer:
             raise ValueError(f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}")
         self.landmarks, self._source_options, self._options = landmarks, source_options or SourceOptions(), options
         self._source: LandmarkSource | None = None
-        self._judges = [Judge(member, draws) for member in self.members]
+        self._judges = [make_judge(member, draws, runtime) for member in self.members]
         self._explainer: Explainer | None = None
         self.calibration, self._uncalibrated = self._load_calibration(draws)
 
@@ -184,6 +193,7 @@ class Scorer:
         return Evidence(
             scored.clip,
             scored.score,
+            scale=self._scale(scored.score),
             interval=scored.interval,
             interval_note=scored.note,
             attribution=attribution,
@@ -205,6 +215,15 @@ class Scorer:
         if found.draws != draws:
             return None, f"it was calibrated with --draws {found.draws}, not {draws}: tramp-jax calibrate {runs}"
         return found, ""
+
+    def _scale(self, score: float) -> Scale:
+        """Ends of the scale without a calibration are not known: the score's own whole numbers, for want of better."""
+        if (known := _SCALES.get(self.config.data.name)) is not None:
+            return known
+        name = self.config.data.target or "score"
+        if self.calibration is not None:
+            return Scale(name, self.calibration.low, self.calibration.high, "lowest rated", "highest rated")
+        return Scale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")
 
     def _doubts(self, expression: str, source: str, clip: Clip, score: float) -> list[str]:
         config = self.config

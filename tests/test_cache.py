@@ -1,0 +1,332 @@
+"""Clips kept in memory: the same batches and losses whatever keeps them, nothing too much, and what refuses."""
+
+import dataclasses
+import itertools
+import threading
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax import evaluation, models, sharding, trainer
+from tramp_jax.data import cache, datasets, pipeline
+from tramp_jax.data.augment import for_training
+from tramp_jax.reporting import read_metrics
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return datasets.split(datasets.open_dataset(tiny.get_config()), tiny.get_config(), None)
+
+
+class _Watched:
+    """A source that notes which of its clips are read; ``before`` is called with each first, ``change`` changes it."""
+
+    def __init__(self, source, before=lambda index: None, change=lambda clip: clip):
+        self.infos, self._source, self._before, self._change = source.infos, source, before, change
+        self.read = []
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        self._before(index)
+        return self._change(self._source[index])
+
+
+def _watched(split, **how):
+    source = _Watched(split, **how)
+    return source, pipeline.Split(source, range(len(split)))
+
+
+def _feed(config, kind, splits):
+    config.train.cache = kind
+    return cache.build_feed(config, splits["train"], splits["validation"], sharding.data_mesh())
+
+
+def _batches(config, kind, splits, count):
+    """As they come to the device."""
+    feed = _feed(config, kind, splits)
+    iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
+    batches = [jax.device_get(feed.put(batch)) for batch in itertools.islice(iterator, count)]
+    iterator.close()
+    return batches
+
+
+@pytest.mark.parametrize("change", [{}, {"still": True}, {"padding": "zero"}, {"padding": "loop"}])
+def test_every_cache_gives_the_same_batches(config, splits, change):
+    config.data.update(change)
+    config.train.reader_threads = 4
+    if "padding" in change:
+        config.model.rgb.num_frames = 64  # clips have 45 to 80
+    plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in cache.CACHES)
+    assert plain[0]["frames"].shape == (8, config.model.rgb.num_frames, 37, 37, 3)
+    for one, *others in zip(plain, on_host, on_device, strict=True):
+        for other in others:
+            assert other.keys() == one.keys()
+            for name, array in one.items():
+                assert other[name].dtype == array.dtype
+                np.testing.assert_array_equal(other[name], array, err_msg=name)
+    if change == {"padding": "zero"}:
+        missing = [batch["frames"][~batch["frames_present"]] for batch in on_device]
+        assert sum(map(len, missing)) > 0
+        assert not any(map(np.any, missing))
+        for_training(on_device[0], config.augment, 32, jax.random.key(0))
+
+
+def test_a_batch_of_numbers_is_small(config, splits):
+    config.model.streams = "rgb"
+    feed = _feed(config, "device", splits)
+    iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
+    batch = next(iterator)
+    iterator.close()
+    assert batch.keys() == {"frame_numbers", "target"}
+    assert batch["frame_numbers"].nbytes == pipeline.batch_bytes(config, 8, with_frames=False) == 8 * 16 * 4
+    assert pipeline.read_ahead(config, 8, with_frames=False) == 16
+
+
+class _Linear(nn.Module):
+    """In place of the network, which takes most of a minute to compile: a score to which every value contributes."""
+
+    @nn.compact
+    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None):
+        if frame_index is not None:
+            frames = jax.vmap(lambda distinct, where: distinct[where])(frames, frame_index)
+        together = jnp.concatenate([x.reshape(len(x), -1) for x in (frames, trajectories, index_t)], axis=1)
+        return nn.Dense(1)(together / 1000)[:, 0], {}
+
+
+def test_training_has_the_same_losses_with_every_cache(config, splits, tmp_path, capsys, monkeypatch):
+    for module in (models, trainer, evaluation):
+        monkeypatch.setattr(module, "build_model", lambda _: _Linear())
+    config.train.epochs = 2
+    rows = {}
+    for kind in cache.CACHES:
+        config.train.cache = kind
+        (tmp_path / kind).mkdir()
+        trainer.fit(config, splits, tmp_path / kind)
+        rows[kind] = read_metrics(tmp_path / kind)
+        said = capsys.readouterr().out
+        assert said.count(" clips/s, input ") == 2
+    losses = {
+        kind: [(row["step"], row["loss"]) for row in found if row["kind"] == "train"] for kind, found in rows.items()
+    }
+    scores = {kind: [row["mae"] for row in found if row["kind"] == "validation"] for kind, found in rows.items()}
+    assert len(set(losses["none"])) == 4
+    assert losses["host"] == losses["none"]
+    assert losses["device"] == losses["none"]
+    assert scores["host"] == scores["device"] == scores["none"]
+    for found in rows.values():
+        shares = [row["waited"] for row in found if row["kind"] == "input"]
+        assert len(shares) == 2
+        assert all(0 <= share <= 1 for share in shares)
+
+
+def test_each_clip_is_read_once_and_those_of_other_parts_never(config, splits):
+    for kind in ("host", "device"):
+        source, _ = _watched(splits["train"].source)
+        watched = {name: pipeline.Split(source, splits[name].indices) for name in splits}
+        feed = _feed(config, kind, watched)
+        assert sorted(source.read) == (sorted(splits["train"].indices) if kind == "device" else [])
+        iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
+        for _ in range(4):  # two passes and more
+            next(iterator)
+        iterator.close()
+        for _ in range(2):
+            list(pipeline.evaluation_batches(feed.validation, config, 4))
+        assert sorted(source.read) == sorted([*splits["train"].indices, *splits["validation"].indices])
+
+
+def test_frames_that_the_model_does_not_look_at_are_not_kept(config, splits):
+    config.model.streams = "trajectory"  # with colours, for which the synthetic source renders frames
+    assert splits["train"][0].frames is not None
+    for kind in ("host", "device"):
+        feed = _feed(config, kind, splits)
+        assert feed.places is None
+        assert feed.train[0].frames is None
+        np.testing.assert_array_equal(feed.train[0].pixels, splits["train"][0].pixels)
+    config.train.cache = "host"
+    needed = (
+        sum(info.num_frames for part in ("train", "validation") for info in splits[part].infos) * cache._POINT_BYTES
+    )
+    assert needed < 2**24  # with frames at the published size, 160 MB
+
+
+def test_a_kept_clip_does_not_keep_what_it_was_cut_from(splits):
+    def as_a_view(clip):  # of a record, as packed clips are
+        return dataclasses.replace(clip, landmarks=np.concatenate([clip.landmarks] * 2)[: len(clip.landmarks)])
+
+    _, split = _watched(splits["train"], change=as_a_view)
+    assert split[0].landmarks.base is not None
+    kept = cache.ClipCache(split, 37)[0]
+    assert kept.landmarks.base is None
+    with pytest.raises(ValueError, match="read-only"):
+        kept.frames[:] = 0
+
+
+def test_what_does_not_fit_is_refused_in_one_message(config, splits, monkeypatch):
+    frames = [sum(info.num_frames for info in splits[name].infos) for name in ("train", "validation")]
+    needed = sum(frames) * (3 * 37**2 + cache._POINT_BYTES)
+    enough = int(needed / cache.HOST_SHARE) + 1
+    monkeypatch.setattr(cache, "free_host_memory", lambda: enough)
+    _feed(config, "host", splits)
+    monkeypatch.setattr(cache, "free_host_memory", lambda: enough - 2)
+    message = r'^train.cache="host": .* memory of the host, more than 70% of .* GiB .*; use train.cache="none"$'
+    with pytest.raises(ValueError, match=message) as refused:
+        _feed(config, "host", splits)
+    assert f"{sum(frames):,} frames" in str(refused.value)
+    _feed(config, "none", splits)
+
+    # A CPU's devices take from the same memory.
+    monkeypatch.setattr(cache, "free_host_memory", lambda: enough)
+    with pytest.raises(ValueError, match="memory of the host"):
+        _feed(config, "device", splits)
+    # Another device has its own.
+    enough_there = int(frames[0] * 3 * 37**2 / cache.DEVICE_SHARE) + 1
+    monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there)
+    _feed(config, "device", splits)
+    monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there - 2)
+    with pytest.raises(ValueError, match=r'of each device, more than 50% of .*; use train.cache="host" or "none"$'):
+        _feed(config, "device", splits)
+
+    with pytest.raises(ValueError, match=r"train.cache is 'gpu'; known: none, host, device"):
+        _feed(config, "gpu", splits)
+
+
+def test_the_memory_of_this_machine_is_found():
+    assert 2**20 < cache.free_host_memory() < 2**50
+    assert cache.free_device_memory(jax.devices("cpu")[0]) is None
+
+
+def test_a_limit_of_the_container_counts(monkeypatch, tmp_path):
+    limit, none = tmp_path / "limit", tmp_path / "max"
+    limit.write_text("123456\n")
+    none.write_text("max\n")
+    monkeypatch.setattr(cache, "_CONTAINER_LIMITS", (none, tmp_path / "absent"))
+    assert cache.free_host_memory() > 2**20
+    monkeypatch.setattr(cache, "_CONTAINER_LIMITS", (none, limit))
+    assert cache.free_host_memory() == 123456
+
+
+def _in_threads(*calls):
+    found = [None] * len(calls)
+
+    def run(place):
+        found[place] = calls[place]()
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_two_readers_of_one_clip_read_it_once(splits):
+    source, split = _watched(splits["train"], before=lambda index: time.sleep(0.2))
+    kept = cache.ClipCache(split, 37)
+    one, two = _in_threads(lambda: kept[0], lambda: kept[0])
+    assert one is two is not None
+    assert source.read == [0]
+
+
+def test_readers_of_two_clips_do_not_wait_for_each_other(splits):
+    both = threading.Barrier(2, timeout=30)
+    _, split = _watched(splits["train"], before=lambda index: both.wait())
+    kept = cache.ClipCache(split, 37)
+    for index, clip in enumerate(_in_threads(lambda: kept[0], lambda: kept[1])):
+        stored = splits["train"][index].frames
+        np.testing.assert_array_equal(clip.frames, pipeline.decoded(stored, np.arange(len(stored)), 37))
+
+
+def test_a_clip_that_cannot_be_read_is_not_kept(config, splits):
+    broken = {3}
+
+    def fail(index):
+        time.sleep(0.1 * (index > 3 and bool(broken)))
+        if index in broken:
+            raise ValueError(f"clip {index} is broken")
+
+    source, split = _watched(splits["train"], before=fail)
+    kept = cache.ClipCache(split, 37)
+    with pytest.raises(ValueError, match="clip 3 is broken"):
+        kept.fill(threads=1)
+    assert len(source.read) < len(split)  # the rest is not begun
+    broken.clear()
+    kept.fill(threads=1)
+    assert sorted(source.read) == [0, 1, 2, 3, 3, *range(4, len(split))]
+
+
+def test_another_number_of_frames_than_the_data_set_says_is_refused(splits):
+    def shorter(clip):
+        return dataclasses.replace(clip, frames=clip.frames[1:])
+
+    _, split = _watched(splits["train"], change=shorter)
+    with pytest.raises(ValueError, match=r"clip .* has \d+ frames where its data set says \d+"):
+        cache.ClipCache(split, 37)[0]
+    _, split = _watched(splits["train"], change=lambda clip: dataclasses.replace(clip, frames=None))
+    with pytest.raises(ValueError, match='streams to "trajectory"'):
+        cache.ClipCache(split, 37)[0]
+
+
+class _Step:
+    """A step's outcome, which is there when ``end`` is called."""
+
+    def __init__(self):
+        self._ended = threading.Event()
+        self.end = self._ended.set
+
+    def block_until_ready(self):
+        assert self._ended.wait(60)
+        return self
+
+
+def _input(make):
+    def batches():
+        while True:
+            yield make()
+
+    return trainer._Input(batches(), lambda batch: batch)
+
+
+def test_waiting_beside_a_running_step_is_not_counted():
+    step = _Step()
+    with _input(lambda: time.sleep(0.05)) as source:
+        source.next(step)
+        assert source.waited == 0
+        step.end()
+
+
+def test_waiting_after_the_step_has_ended_is_counted():
+    step = _Step()
+
+    def make():
+        time.sleep(0.3)  # beside the step
+        step.end()
+        time.sleep(0.3)  # the device has nothing to do
+
+    with _input(make) as source:
+        started = time.perf_counter()
+        source.next(step)
+        passed = time.perf_counter() - started
+        assert 0.15 < source.waited <= passed - 0.3
+
+
+def test_before_the_first_step_all_is_waiting():
+    with _input(lambda: time.sleep(0.1)) as source:
+        source.next()
+        assert source.waited >= 0.1
+
+
+def test_the_next_batch_is_on_its_way_before_the_step_has_ended():
+    put, step = [], _Step()
+    with trainer._Input((number for number in range(9)), put.append) as source:
+        source.next()
+        source.next(step)  # returns though the step has not ended
+        assert put == [0, 1]
+        step.end()

@@ -1,0 +1,254 @@
+"""The ONNX graph against the model it was built from, the command, and scoring with it."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax import Scorer, cli
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import datasets
+from tramp_jax.data.augment import for_evaluation
+from tramp_jax.data.pipeline import Sampler
+from tramp_jax.models import abstract_variables, build_model
+from tramp_jax.scoring import members
+from tramp_jax.scoring.members import Judge, load_member, make_judge
+
+onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
+pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+
+from tramp_jax.export import session as export_session  # noqa: E402
+from tramp_jax.export.onnx_graph import build  # noqa: E402
+from tramp_jax.export.session import OnnxJudge, open_session  # noqa: E402
+
+# These programs are built once and run once, on small inputs: most of the time would go into optimising them.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def drawn_variables(config):
+    """Variables of a model, none of them as they are initialised: all biases, scales and statistics matter."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        name = path[-1].key
+        if name == "var":
+            return rng.uniform(0.5, 2, x.shape).astype(np.float32)
+        spread = 1.5 * np.prod(x.shape[:-1]) ** -0.5 if name == "kernel" else 1.0 if name == "table" else 0.1
+        return (name == "scale") + spread * rng.normal(size=x.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(config.model))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return datasets.open_dataset(tiny.get_config()).source
+
+
+def quick(config):
+    """The smallest trajectory stream: one stage, so that JAX compiles it sooner."""
+    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
+    config.model.update(fusion={"width": 32, "depth": 1})
+    return config
+
+
+def with_tokens(graph):
+    """The graph with one more output: the tokens that a trajectory's feature is the mean of, (T · V, C).
+
+    A score, made of means over thousands of tokens, hardly shows a mistake in one place.
+    """
+    pooling = next(node for node in graph.graph.node if node.op_type == "ReduceMean")
+    tokens = onnx.helper.make_tensor_value_info(pooling.input[0], onnx.TensorProto.FLOAT, ["tokens", "channels"])
+    graph.graph.output.append(tokens)
+    return graph
+
+
+def sampled(config, clip):
+    """A clip as the graph takes it."""
+    return {name: x[None] for name, x in Sampler(config).test(clip).items() if name != "target"}
+
+
+def by_model(config, variables, sample):
+    """The score and the intermediates of JAX."""
+
+    def apply(sample):
+        batch = for_evaluation(sample, config.model.rgb.image_size)
+        inputs = batch.get("frames"), batch.get("trajectories"), batch.get("index_t")
+        return build_model(config.model).apply(variables, *inputs, frame_index=batch.get("frame_index"))
+
+    return jax.jit(apply, compiler_options=QUICK_COMPILE)(sample)
+
+
+def by_graph(graph, sample):
+    """All outputs of a graph in ONNX Runtime, in order."""
+    onnx.checker.check_model(graph, full_check=True)
+    session = open_session(graph.SerializeToString(), threads=1)
+    assert {entry.name for entry in session.get_inputs()} == set(sample)
+    return session.run(None, sample)
+
+
+def error(expected, found):
+    """The largest difference, in units of the largest value or of 1."""
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max() / max(1, np.abs(expected).max())
+
+
+def changed(**groups):
+    config = quick(tiny.get_config().unlock())
+    for group, options in groups.items():
+        config[group].update(options)
+    return config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(tiny.get_config().unlock(), id="both streams, two stages"),
+        pytest.param(changed(model={"streams": "rgb"}), id="rgb"),
+        pytest.param(changed(model={"streams": "trajectory", "trajectory": {"bias_order": "time"}}), id="bias by time"),
+        pytest.param(
+            changed(
+                model={
+                    "streams": "trajectory",
+                    "trajectory": {"channels": "xy", "input_scale": (0.1, 0.2), "stem_channels": 5, "table_frames": 0},
+                }
+            ),
+            id="another stem, own tables",
+        ),
+        pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
+        pytest.param(changed(compat={"scrambled_frames": True}, model={"streams": "rgb"}), id="scrambled frames"),
+        pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
+        pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),
+    ],
+)
+def test_the_graph_computes_what_the_model_does(config, source):
+    variables = drawn_variables(config)
+    clip = source[0]
+    clip = dataclasses.replace(clip, landmarks=clip.landmarks[:9], pixels=clip.pixels[:9], frames=clip.frames[:9])
+    sample = sampled(config, clip)
+    expected, out = by_model(config, variables, sample)
+    graph = build(config, variables)
+    if "trajectories" in sample:
+        graph = with_tokens(graph)
+    score, *others = by_graph(graph, sample)
+    assert error(expected, score) < 1e-4
+    if "frames" in sample:
+        features = others.pop(0)[sample["frame_index"][0]] if "frame_index" in sample else others.pop(0)
+        assert error(out["frame_features"][0], features) < 1e-5
+    if "trajectories" in sample:
+        last = max(name for name in out if name.startswith("trajectory_stage"))
+        tokens = others.pop(0)
+        assert error(np.reshape(out[last], tokens.shape), tokens) < 1e-5
+    assert not others
+
+
+def test_the_comparison_would_show_a_wrong_bias(source):
+    configs = [changed(model={"streams": "trajectory", "trajectory": {"bias_order": x}}) for x in ("tiled", "time")]
+    variables, sample = drawn_variables(configs[0]), sampled(configs[0], source[0])
+    tiled, time = (by_graph(with_tokens(build(config, variables)), sample)[-1] for config in configs)
+    assert error(tiled, time) > 1e-3
+
+
+def test_one_graph_takes_clips_of_any_length(source):
+    config = changed(model={"streams": "rgb"})
+    variables = drawn_variables(config)
+    session = open_session(build(config, variables).SerializeToString(), threads=1)
+    found = []
+    for count in (1, 5, 16):
+        clip = dataclasses.replace(source[0], landmarks=source[0].landmarks[:count], frames=source[0].frames[:count])
+        sample = Sampler(config).test(clip)
+        one = {name: sample[name][None] for name in ("frames", "frame_index")}
+        score, features = session.run(None, one)
+        assert features.shape == (count, config.model.rgb.widths[-1])
+        found.append(score[0])
+    assert len(set(found)) == 3
+
+
+def test_a_classifier_is_refused():
+    config = changed(model={"head": {"num_classes": 3}})
+    with pytest.raises(ValueError, match="classifies"):
+        build(config, {})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run as train.py leaves it; nothing was trained."""
+    folder, config = tmp_path_factory.mktemp("run"), quick(tiny.get_config().unlock())
+    config.model.trajectory.update(attention_dropout=0.5, drop_path=0.2)
+    (folder / "config.json").write_text(config.to_json())
+    with Checkpoints(folder, writing=True) as checkpoints:
+        checkpoints.save_best(7, drawn_variables(config))
+    return folder
+
+
+def test_the_runtimes_give_the_same_scores_and_draws(run, source):
+    member = load_member(run)
+    judges = Judge(member, draws=3), OnnxJudge(member, draws=3)
+    for clip in (source[0], source[1]):
+        (score, drawn), (found, found_drawn) = (judge(clip) for judge in judges)
+        assert found == pytest.approx(score, rel=1e-4, abs=1e-4)
+        np.testing.assert_allclose(found_drawn, drawn, atol=0.01 * np.ptp(drawn))
+        assert np.ptp(drawn) > 1e-3
+    score, drawn = OnnxJudge(member, draws=0)(source[0])
+    assert np.isfinite(score)
+    assert drawn.shape == (0,)
+
+
+def test_a_model_without_frames_has_draws(run, source):
+    config = load_member(run).config.copy_and_resolve_references().unlock()
+    config.model.streams = "trajectory"
+    member = dataclasses.replace(load_member(run), config=config, variables=drawn_variables(config))
+    score, drawn = OnnxJudge(member, 2)(source[0])
+    assert np.isfinite(score)
+    assert drawn.shape == (2,)
+    assert 0 < np.ptp(drawn) < 1
+
+
+def test_the_runtime_is_chosen(run, monkeypatch):
+    member = load_member(run)
+    assert isinstance(make_judge(member, 0), OnnxJudge)
+    assert isinstance(make_judge(member, 0, "jax"), Judge)
+    low = tiny.get_config().unlock()
+    low.precision = "bfloat16"
+    assert isinstance(make_judge(dataclasses.replace(member, config=low), 0), Judge)
+    with pytest.raises(ValueError, match="known: auto, jax, onnx"):
+        make_judge(member, 0, "torch")
+    monkeypatch.setattr(members.jax, "default_backend", lambda: "gpu")
+    assert isinstance(make_judge(member, 0), Judge)
+    monkeypatch.undo()
+    found = types.SimpleNamespace(find_spec=lambda name: None)
+    monkeypatch.setattr(export_session.importlib, "util", found)
+    assert isinstance(make_judge(member, 0), Judge)
+    with pytest.raises(ValueError, match="needs onnx and onnxruntime"):
+        make_judge(member, 0, "onnx")
+
+
+def test_a_scorer_takes_a_runtime(run, source):
+    scored = Scorer(run, draws=0, runtime="onnx").score_clip(source[0])
+    assert scored.score == OnnxJudge(load_member(run), 0)(source[0])[0]
+
+
+def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, tmp_path, capsys):
+    out = tmp_path / "models" / "tiny.onnx"
+    command = ["export", "--checkpoint", str(run), "--out", str(out)]
+    assert cli.main(command) == 0
+    member = load_member(run)
+    assert member.id in capsys.readouterr().out
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+    session = open_session(out)
+    told = session.get_modelmeta().custom_metadata_map
+    assert told["model"] == member.id
+    assert told["step"] == "7"
+    assert json.loads(told["config"]) == json.loads(member.config.to_json())
+    sample = Sampler(member.config).test(source[0])
+    score = session.run(["score"], {entry.name: sample[entry.name][None] for entry in session.get_inputs()})[0]
+    assert score[0] == pytest.approx(OnnxJudge(member, 0)(source[0])[0], rel=1e-5)
+
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite"]) == 0

@@ -1,0 +1,66 @@
+"""Every data set from its published layout to its report by the commands that a user types."""
+
+import json
+
+import pytest
+
+from configs import dfew_rgb, dfew_trajectory, folder, neuroface, pfed5
+from tests import published_layouts
+from tests.tiny_recipe import shrink
+from tramp_jax import cli, commands
+from tramp_jax.data.neuroface import FOLDS
+
+
+def _pfed5(root):
+    published_layouts.write_pfed5(root, 6, 4, ("smile", "frown"))
+    config = shrink(pfed5.get_config("smile"), root, streams="trajectory")
+    config.data.expression = ""  # both, so that there is a mean over expressions
+    return [config]
+
+
+def _neuroface(root):
+    people = [person for fold in FOLDS for person in sorted(fold)[:4]]
+    published_layouts.write_neuroface(root, people, ("OPEN", "BROW"), (5, 4))
+    config = shrink(neuroface.get_config("OPEN,1"), root, streams="trajectory")
+    config.data.expression = ""
+    return [config]
+
+
+def _dfew(root):
+    published_layouts.write_dfew(root, 17, 6, num_frames=17)
+    return [shrink(dfew_trajectory.get_config(), root), shrink(dfew_rgb.get_config(), root)]
+
+
+def _folder(root):
+    published_layouts.write_folder(root, 13, num_test_subjects=3)
+    return [shrink(folder.get_config(), root, streams="trajectory")]
+
+
+LAYOUTS = {"pfed5": _pfed5, "neuroface": _neuroface, "dfew": _dfew, "folder": _folder}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_from_the_published_layout_to_the_report(name, tmp_path, capsys):
+    root, packed = tmp_path / "data", tmp_path / "packed"
+    configs = LAYOUTS[name](root)
+    assert cli.main(["validate", "--dataset", name, "--root", str(root)]) == 0
+    assert cli.main(["pack", "--dataset", name, "--root", str(root), "--out", str(packed)]) == 0
+    assert cli.main(["validate", "--root", str(packed)]) == 0
+    for number, config in enumerate(configs):
+        config.data.root = str(packed)
+        config.train.epochs = 2
+        config.evaluation.bootstrap = 20
+        run = tmp_path / f"run{number}"
+        capsys.readouterr()
+        commands.train(config, run, resume=False, overwrite=False)
+        assert "epoch 2/2" in capsys.readouterr().out
+        commands.evaluate(run, "last", "test", "")
+        told = capsys.readouterr().out
+        (path,) = run.glob("**/evaluation/test-last/metrics.json")
+        report = json.loads(path.read_text())
+        assert report["clips"] > 0
+        assert ("uar" if name == "dfew" else "spearman") in report["all"]
+        if name in ("pfed5", "neuroface"):
+            assert len(report["expressions"]) == 2
+            assert "mean over expressions" in told

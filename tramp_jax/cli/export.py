@@ -1,0 +1,44 @@
+"""``tramp-jax export``: a trained model as an ONNX file."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="RUN", help="folder of a run of train.py (or RUN/fold_0)"
+    )
+    parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
+    parser.add_argument("--out", type=Path, default=Path("model.onnx"), help="file to write (default model.onnx)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out
+    if out.exists() and not arguments.overwrite:
+        raise ValueError(f"{out} exists; name another file with --out, or replace it with --overwrite")
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError('export needs onnx: pip install "tramp_jax[onnx]"') from error
+    from tramp_jax.export.onnx_graph import build
+    from tramp_jax.scoring.members import load_member
+
+    member = load_member(arguments.checkpoint, arguments.which)
+    model = build(member.config, member.variables, {"model": member.id, "step": str(member.step)})
+    onnx.checker.check_model(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_bytes(model.SerializeToString())
+    os.replace(partial, out)
+    inputs = ", ".join(entry.name for entry in model.graph.input)
+    sys.stdout.write(
+        f"{out}: model {member.id}, step {member.step}, {out.stat().st_size / 2**20:.1f} MiB\n"
+        f"inputs: {inputs} (docs/export.md)\n"
+    )
+    if member.config.model.precision != "float32":
+        precision = member.config.model.precision
+        sys.stdout.write(f"the model computes in {precision}, the file in float32: their scores differ slightly\n")
+    return 0

@@ -1,0 +1,260 @@
+"""Clips that are read once: decoded frames kept in the memory of the host or of the device (``train.cache``).
+
+| cache | frames of the training clips | a batch ships |
+|---|---|---|
+| "none" | are read and decoded each time | its frames, 15.7 MB a clip at the published sizes |
+| "host" | are kept in the memory of the host, filled as clips are first asked for | the same |
+| "device" | are kept on every device, filled before the first step | the numbers of its frames, 320 bytes a clip |
+
+Kept are all frames of the clips of the run's training and validation parts, uint8, at the size in which they are
+shipped; and the clips' landmarks and colours. Validation clips are kept by the host with "device", too. Test clips are
+read as they are, twice in a run.
+
+Which frames a batch shows is drawn by ``pipeline.Sampler`` on the host in all three cases: with "device" it ships
+numbers of frames, and the device gathers them. So the batches, and with them the losses, are the same bit for bit.
+Drawing on the device would spare some hundred bytes and cost this. Trajectories are shipped as ever, 161 kB a clip:
+they are computed from landmarks in ways that the device does not know.
+
+Of several processes each keeps what it reads, in the end all clips of both parts.
+"""
+
+import dataclasses
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from tramp_jax import sharding
+from tramp_jax.data import pipeline
+from tramp_jax.data.augment import stored_size
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.pipeline import Batch, Split
+from tramp_jax.models import reads_frames
+
+CACHES = ("none", "host", "device")
+
+# Shares of the memory that is free before the model has any of it.
+HOST_SHARE, DEVICE_SHARE = 0.7, 0.5
+
+# Of a frame's landmarks, depths and colours, in the largest layout.
+_POINT_BYTES = 478 * 3 * 4 + 63 * 3
+
+# Of memory, as version 2 and 1 of Linux' control groups tell them.
+_CONTAINER_LIMITS = (
+    pathlib.Path("/sys/fs/cgroup/memory.max"),
+    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+class ClipCache:
+    """A ``ClipSource`` of the clips of a split that reads each of them once, when it is first asked for.
+
+    The frames are (n, S, S, 3) uint8 and read-only. Several threads can read: two that ask for the same clip at the
+    same time read it once.
+    """
+
+    def __init__(self, split: Split, size: int | None):
+        """Reads nothing.
+
+        Args:
+          split: the clips.
+          size: S, side of the frames that are kept; None keeps no frames.
+        """
+        self.infos: Sequence[ClipInfo] = split.infos
+        self._split, self._size = split, size
+        self._clips: list[Clip | None] = [None] * len(split)
+        self._locks = [threading.Lock() for _ in self._clips]
+        ends = np.cumsum([info.num_frames for info in self.infos], dtype=int).tolist()
+        self._places = [range(end - info.num_frames, end) for info, end in zip(self.infos, ends, strict=True)]
+        # Memory is taken page by page as frames are written.
+        self._frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Clip ``index``.
+
+        Raises:
+          ValueError: frames are to be kept, and the clip has none or not as many as its ``info`` says; and whatever
+            reading it raises. Nothing of the clip is kept then.
+        """
+        with self._locks[index]:
+            clip = self._clips[index]
+            if clip is None:
+                clip = self._clips[index] = self._read(index)
+        return clip
+
+    @property
+    def places(self) -> Mapping[str, range]:
+        """Where the frames of each clip lie among those of all, by the clip's id."""
+        return {info.id: place for info, place in zip(self.infos, self._places, strict=True)}
+
+    def fill(self, threads: int) -> None:
+        """Reads all clips that are not read yet, showing the progress."""
+        quiet = None if sharding.is_first_process() else True  # None: where there is no terminal
+        with (
+            futures.ThreadPoolExecutor(max(1, threads)) as readers,
+            tqdm(total=len(self), desc="decoding", unit="clip", dynamic_ncols=True, disable=quiet) as bar,
+        ):
+            pending = [readers.submit(self.__getitem__, index) for index in range(len(self))]
+            try:
+                for done in futures.as_completed(pending):
+                    done.result()
+                    bar.update()
+            finally:
+                for future in pending:  # after an error or Ctrl-C no further clip is begun
+                    future.cancel()
+
+    def hand_over(self) -> np.ndarray:
+        """The frames (N, S, S, 3) of all clips, which must be read; from then on the clips are without them."""
+        frames, self._frames, self._size = self._frames, None, None
+        assert frames is not None
+        self._clips = [clip and dataclasses.replace(clip, frames=None) for clip in self._clips]
+        return frames
+
+    def _read(self, index: int) -> Clip:
+        clip = self._split[index]
+        frames = None
+        if self._frames is not None and self._size is not None:
+            stored, place = pipeline.frames_of(clip), self._places[index]
+            if len(stored) != len(place):
+                raise ValueError(
+                    f"clip {clip.info.id} has {len(stored)} frames where its data set says {len(place)}; re-create it"
+                )
+            frames = self._frames[place.start : place.stop]
+            frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
+            frames.flags.writeable = False
+        # Arrays of a record are views of it: without a copy they would keep its compressed frames in memory.
+        pixels, depth = (x if x is None else x.copy() for x in (clip.pixels, clip.depth))
+        return dataclasses.replace(clip, landmarks=clip.landmarks.copy(), pixels=pixels, depth=depth, frames=frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """The clips of a training as ``train.cache`` keeps them, and the way of their batches to the devices.
+
+    Attributes:
+      train: clips to train on.
+      validation: clips to choose a checkpoint by.
+      places: for ``pipeline.training_batches``; None where batches bring their frames along.
+      put: a host batch of ``training_batches`` -> the batch on the devices, split over them, with ``frames``. It
+        returns before the transfer has ended.
+    """
+
+    train: Split
+    validation: Split
+    places: Mapping[str, range] | None
+    put: Callable[[Batch], Batch]
+
+
+def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> Feed:
+    """Keeps what ``config.train.cache`` says; "device" reads all clips to train on before it returns.
+
+    Raises:
+      ValueError: see ``check``; or a clip cannot be read.
+    """
+    check(config, train, validation)
+    size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
+
+    def put(batch: Batch) -> Batch:
+        return sharding.put(batch, mesh)
+
+    if config.train.cache == "none":
+        return Feed(train, validation, None, put)
+    kept, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
+    if config.train.cache == "host" or size is None:
+        return Feed(_all_of(kept), validation, None, put)
+
+    kept.fill(config.train.reader_threads)
+    # A row a frame: short innermost axes are padded by some devices.
+    rows = kept.hand_over().reshape(-1, size * size * 3)
+    frames = jax.make_array_from_process_local_data(sharding.replicated(mesh), rows)
+    del rows
+    gather = _build_gather(size, mesh)
+    return Feed(_all_of(kept), validation, kept.places, lambda batch: gather(frames, put(batch)))
+
+
+def _all_of(cache: ClipCache) -> Split:
+    return Split(cache, range(len(cache)))
+
+
+def _build_gather(size: int, mesh: Mesh) -> Callable[[jax.Array, Batch], Batch]:
+    """A jitted (frames (N, S·S·3), batch with ``frame_numbers``) -> the batch with ``frames`` (B, F, S, S, 3).
+
+    It is a program of its own, not a part of the training step: the step is then the same program with every cache,
+    and so are its bits. Dispatched ahead, it runs when the step before has ended, and takes next to nothing.
+    """
+
+    def gather(frames: jax.Array, batch: Batch) -> Batch:
+        batch = dict(batch)
+        numbers = batch.pop("frame_numbers")
+        rows = jnp.take(frames, numbers, axis=0, mode="fill", fill_value=0)  # 0 is for pipeline.BLACK
+        return batch | {"frames": rows.reshape(*numbers.shape, size, size, 3)}
+
+    everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(gather, in_shardings=(everywhere, divided), out_shardings=divided)
+
+
+def check(config: ConfigDict, train: Split, validation: Split) -> None:
+    """Refuses a cache for which there is no room; reads no clip.
+
+    Raises:
+      ValueError: unknown ``train.cache``; or what is kept needs more than ``HOST_SHARE`` of the host's free memory, or
+        more than ``DEVICE_SHARE`` of a device's.
+    """
+    kind, device = config.train.cache, jax.local_devices()[0]
+    if kind not in CACHES:
+        raise ValueError(f"train.cache is {kind!r}; known: {', '.join(CACHES)}")
+    if kind == "none":
+        return
+    frame = 3 * stored_size(config.model.rgb.image_size) ** 2 if reads_frames(config.model) else 0
+    to_train, to_validate = (sum(info.num_frames for info in split.infos) for split in (train, validation))
+    on_host = (to_train + to_validate) * (frame + _POINT_BYTES)
+    if kind == "device":
+        on_device, free = to_train * frame, free_device_memory(device)
+        if free is None:  # a CPU: its devices take their memory from the host
+            on_host += on_device * jax.local_device_count()
+        elif on_device > DEVICE_SHARE * free:
+            what = f"{to_train:,} frames need {_gib(on_device)} in the memory of each device"
+            raise ValueError(_no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"'))
+    free = free_host_memory()
+    if on_host > HOST_SHARE * free:
+        what = f"{to_train + to_validate:,} frames and their landmarks need {_gib(on_host)} in the memory of the host"
+        raise ValueError(_no_room(kind, what, HOST_SHARE, free, 'train.cache="none"'))
+
+
+def _no_room(kind: str, what: str, share: float, free: int, instead: str) -> str:
+    return f'train.cache="{kind}": {what}, more than {share:.0%} of the {_gib(free)} that are free; use {instead}'
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def free_device_memory(device: jax.Device) -> int | None:
+    """Bytes that a device has left for this process; None where it cannot tell, as a CPU."""
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+
+
+def free_host_memory() -> int:
+    """Bytes that programs can still take, within the limit of the container; outside Linux all that the host has."""
+    try:
+        rows = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        # Not sysconf's SC_AVPHYS_PAGES: it leaves out what the files in the page cache would give back.
+        free = next(int(row.split()[1]) * 1024 for row in rows if row.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _CONTAINER_LIMITS:
+        if path.is_file() and (limit := path.read_text().strip()).isdigit():  # or "max"
+            free = min(free, int(limit))
+    return free

@@ -1,0 +1,117 @@
+"""The model of a configuration as an ONNX graph, built from its variables: a fixed family of layers.
+
+The graph takes what ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32. It has no
+dropout; batch normalisation is part of the convolutions, scales of logits and of inputs are part of the linear layers,
+and the q and k maps of the fusion, which with its single key do not matter, are left out.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+from ml_collections import ConfigDict
+from onnx import TensorProto, helper
+
+import tramp_jax
+from tramp_jax.data.augment import stored_size
+from tramp_jax.export.frame_graph import normalised, s_former, t_former
+from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
+from tramp_jax.export.trajectory_graph import skateformer
+from tramp_jax.models import build_model, reads_frames, reads_trajectories
+from tramp_jax.models.tramp_former import FormerDFERClassifier
+
+IR_VERSION = 9  # of ONNX 1.15, which brought the operators in use
+SCORE, FRAME_FEATURES = "score", "frame_features"
+
+
+def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """The graph of a trained model.
+
+    Inputs, as far as the model reads them: ``frames`` (1, K, S, S, 3) uint8 RGB of the stored size S, of which the
+    number K is free, with ``frame_index`` (1, F) int32, which of them each of the model's F frames is;
+    ``frames_present`` (1, K) bool if the recipe pads with zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T)
+    float32. (A model whose frames are scrambled as released takes all F, without ``frame_index``.)
+    Outputs: ``score`` (1,), and ``frame_features`` (K, C) of a model that reads frames.
+
+    Args:
+      config: the whole configuration.
+      variables: of the model, with running statistics.
+      metadata: entered into the model beside ``config`` (JSON) and ``tramp_jax`` (version).
+
+    Raises:
+      ValueError: a classifier.
+    """
+    if config.model.head.num_classes:
+        raise ValueError("the model classifies; only models that score are exported")
+    g = Graph()
+    params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
+    inputs, outputs = [], [helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, [1])]
+    features: list[Tensor] = []
+    if reads_trajectories(config.model):
+        inputs += _trajectory_inputs(config)
+        model = build_model(config.model)
+        assert not isinstance(model, FormerDFERClassifier)
+        assert model.trajectory_encoder is not None
+        moments = statistics.get("trajectory_encoder", {})
+        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments))
+    if reads_frames(config.model):
+        inputs += _frame_inputs(config)
+        c = config.model.rgb
+        outputs.append(helper.make_tensor_value_info(FRAME_FEATURES, TensorProto.FLOAT, ["K", c.widths[-1]]))
+        weights, moments = params["rgb_encoder"], statistics["rgb_encoder"]
+        encoded = s_former(g, c, weights["s_former"], moments["s_former"], normalised(g, config))
+        g.output(encoded, FRAME_FEATURES)
+        rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
+        features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
+    feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)
+    g.output(g.op("Reshape", _head(g, params["head"], feature), [1]), SCORE)
+    proto = helper.make_model(
+        helper.make_graph(g.nodes, "tramp_former", inputs, outputs, g.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="tramp_jax",
+        producer_version=tramp_jax.__version__,
+    )
+    told = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__, **(metadata or {})}
+    helper.set_model_props(proto, told)
+    return proto
+
+
+def _trajectory_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
+    c = config.model.trajectory
+    return [
+        helper.make_tensor_value_info("trajectories", TensorProto.FLOAT, [1, c.length, c.num_points, len(c.channels)]),
+        helper.make_tensor_value_info("index_t", TensorProto.FLOAT, [1, c.length]),
+    ]
+
+
+def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
+    c, size = config.model.rgb, stored_size(config.model.rgb.image_size)
+    count = c.num_frames if c.scrambled_frames else "K"
+    infos = [helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, count, size, size, 3])]
+    if not c.scrambled_frames:
+        infos.append(helper.make_tensor_value_info("frame_index", TensorProto.INT32, [1, c.num_frames]))
+    if config.data.padding == "zero":
+        infos.append(helper.make_tensor_value_info("frames_present", TensorProto.BOOL, [1, count]))
+    return infos
+
+
+def _fused(g: Graph, weights: Weights, trajectory: Tensor, rgb: Tensor) -> Tensor:
+    """The RGB feature after the TraMP blocks: both (1, C). The softmax over the single key is 1."""
+    for name in sorted(weights, key=lambda name: int(name.removeprefix("block_"))):
+        block = weights[name]
+        maps = block["attention"]
+        value = dense(g, maps["v"], layer_norm(g, block["norm_v"], trajectory))
+        rgb = g.op("Add", rgb, dense(g, maps["proj"], value))
+        rgb = g.op("Add", rgb, mlp(g, block["mlp"], layer_norm(g, block["norm_2"], rgb)))
+    return rgb
+
+
+def _head(g: Graph, weights: Weights, x: Tensor) -> Tensor:
+    """Linear layers with ReLU between them: (1, C) -> (1, 1)."""
+    for i in range(1, len(weights)):
+        x = g.op("Relu", dense(g, weights[f"layer{i}"], x))
+    return dense(g, weights[f"layer{len(weights)}"], x)
