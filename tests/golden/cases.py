@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import traverse_util
 
 from convert_weights.convert import to_variables
@@ -180,6 +181,12 @@ def train_step() -> Iterator[Row]:
             }
             ours = [np.linalg.norm(statistics[str(name)]) for name in reference["bn_names"]]
             yield _per_parameter("batch statistics after a step", ours, reference["bn_norm_after_1"])
+            momentum = optax.tree.get(state.opt_state, "trace")  # after one step, the gradient itself
+            norms = reference["train_grad_norm"]
+            # A bias in front of a batch normalisation has no gradient but rounding.
+            scale = np.where(np.char.endswith(names, "reduction.bias"), 1e-4 * np.max(norms), norms)
+            ours = [np.linalg.norm(_in_torch(momentum, parameters[name])) for name in names]
+            yield _per_parameter("gradient norms through batch statistics", ours, norms, scale)
     yield _row("training losses", step_losses, reference["train_losses"], LOSS_TOLERANCE)
     ours = [np.linalg.norm(_in_torch(state.variables["params"], parameters[name])) for name in names]
     yield _per_parameter("parameters after 3 steps", ours, reference["param_norm_after"])

@@ -102,17 +102,15 @@ class RelativePositionBias(nn.Module):
     def __call__(self) -> Array:
         N, L, rows = self.partition.frames, self.partition.joints, self.partition.table_rows
         time = np.arange(N)
-        # Rows are picked by a product with ones and zeros: XLA's gradient of indexing is slow on CPUs.
-        picked = jax.nn.one_hot(time[:, None] - time[None, :] + N - 1, rows)
+        row = time[:, None] - time[None, :] + N - 1
         if not self.partition.neighbours:
             table = self.param("table", embedding_init, (rows, L, L, HEADS_PER_PART))
-            return jnp.einsum("nmr,rlkh->hnlmk", picked, table, precision="highest")
+            return jnp.einsum("nmlkh->hnlmk", table[row])
         table = self.param("table", embedding_init, (rows, HEADS_PER_PART))
-        bias_hnm = jnp.einsum("nmr,rh->hnm", picked, table, precision="highest")
-        if self.order == "time":
-            return repeat(bias_hnm, "h n m -> h n l m k", l=L, k=L)
-        tiled = repeat(bias_hnm, "h n m -> h (l n) (k m)", l=L, k=L)
-        return rearrange(tiled, "h (n l) (m k) -> h n l m k", n=N, m=N)
+        token = np.arange(N * L)
+        time_of_token = token % N if self.order == "tiled" else token // L
+        row = row[time_of_token[:, None], time_of_token[None, :]]
+        return rearrange(table[row], "(n l) (m k) h -> h n l m k", n=N, m=N)
 
 
 class SkateAttention(nn.Module):

@@ -1,0 +1,128 @@
+"""Attention over the sets of the trajectory encoder: as the model does it, and the alternatives that it replaced.
+
+    python -m benchmarks.attention [--batch 8] [--config FILE]
+
+Each type at the first stage, forward and training. The alternatives are made by replacing pieces of
+``tramp_jax.models.skateformer`` while they are traced; the model has no options for them.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+
+from benchmarks import costs, timing
+from tramp_jax.models import skateformer
+
+
+def _batched() -> Any:
+    """All sets at once, as on other devices than CPUs."""
+    return mock.patch.object(jax, "default_backend", return_value="batched")
+
+
+def _one_by_one() -> Any:
+    """As on CPUs."""
+    return mock.patch.object(jax, "default_backend", return_value="cpu")
+
+
+def _bias_in_every_set() -> Any:
+    """The bias is shared by the clips of a set, so that its gradient is summed over them in every set."""
+
+    def shared(x: jax.Array, pattern: str, b: int) -> jax.Array:
+        return rearrange(x, "h n l m k -> h (n l) (m k)")
+
+    return mock.patch.object(skateformer, "repeat", shared)
+
+
+class _ProductBias(skateformer.RelativePositionBias):
+    """The same bias, its rows picked by a product with ones and zeros."""
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        N, L, rows = self.partition.frames, self.partition.joints, self.partition.table_rows
+        time = np.arange(N)
+        picked = jax.nn.one_hot(time[:, None] - time[None, :] + N - 1, rows)
+        if not self.partition.neighbours:
+            table = self.param("table", nn.initializers.zeros, (rows, L, L, skateformer.HEADS_PER_PART))
+            return jnp.einsum("nmr,rlkh->hnlmk", picked, table, precision="highest")
+        table = self.param("table", nn.initializers.zeros, (rows, skateformer.HEADS_PER_PART))
+        bias = jnp.einsum("nmr,rh->hnm", picked, table, precision="highest")
+        if self.order == "time":
+            return repeat(bias, "h n m -> h n l m k", l=L, k=L)
+        return rearrange(jnp.tile(bias, (1, L, L)), "h (n l) (m k) -> h n l m k", n=N, m=N)
+
+
+def _table_by_product() -> Any:
+    """Rows of the table are not picked by indexing, whose gradient adds them up one by one."""
+    return mock.patch.object(skateformer, "RelativePositionBias", _ProductBias)
+
+
+def _word_per_weight() -> Any:
+    """Dropout draws 32 bits for every weight."""
+
+    def dropout(weights: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+        return weights * jax.random.bernoulli(key, 1 - rate, weights.shape) / (1 - rate)
+
+    return mock.patch.object(skateformer, "drop_weights", dropout)
+
+
+@contextlib.contextmanager
+def _all_of(*changes: Callable[[], Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change())
+        yield
+
+
+BATCHED, ONE_BY_ONE = "batched", "one by one"
+WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
+    ONE_BY_ONE: (_one_by_one,),
+    BATCHED: (_batched,),
+    "one by one, bias gradient in every set": (_one_by_one, _bias_in_every_set),
+    "one by one, a random word a weight": (_one_by_one, _word_per_weight),
+    "one by one, both of these": (_one_by_one, _bias_in_every_set, _word_per_weight),
+    "one by one, table by a product": (_one_by_one, _table_by_product),
+}
+
+
+def _traced_under(changes: Sequence[Callable[[], Any]], part: costs.Part) -> tuple[timing.Way, timing.Way]:
+    """Forward and training of the part, compiled while the changes are in force."""
+    with _all_of(*changes):
+        forward, training = costs.ways_of(part)
+        forward()
+        training()
+    return forward, training
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the arguments, measures, and writes the report."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags.add_argument("--batch", type=int, default=8)
+    options = flags.parse_args(arguments)
+    config = timing.recipe(options.config).model
+    report = timing.Report("attention", arguments, timing.device_name())
+    parts = [p for p in costs.trajectory_parts(config, options.batch) if "attention" in p.kind and p.stage == 0]
+    for part in parts:
+        ways = {name: _traced_under(changes, part) for name, changes in WAYS.items()}
+        measured = {}
+        tokens = part.module.partition.frames * part.module.partition.joints  # type: ignore[attr-defined]
+        lines = [f"{options.batch} clips, sets of {tokens} tokens, first stage.", ""]
+        for i, what in enumerate(("forward", "training")):
+            # The forward pass without dropout knows of two ways only.
+            chosen = {name: pair[i] for name, pair in ways.items() if i or len(WAYS[name]) == 1}
+            measured[what] = seconds = timing.take_turns(chosen, options.rounds)
+            lines += [f"{what}:", "", *timing.comparison(seconds, BATCHED), ""]
+        report.add(part.kind, lines[:-1], batch=options.batch, seconds=measured)
+    report.write(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""How long a training step takes, and how long one waits for the first: this project against PyTorch.
+
+    python -m benchmarks.train_step [--parts encoder step compile] [--ways jax-float32 torch-eager ...] [--config FILE]
+
+``encoder``: the trajectory encoder alone, forward and training step, in float32. ``step``: the training step of the
+whole model, with each of ``--ways``. ``compile``: seconds to the first step in a new process, with nothing compiled
+before and again. Both sides have the same weights and the same random inputs, dropout as published, the same loss and
+optimiser, and normalise uint8 frames on the device; crops and flips are left out. The PyTorch side is
+``benchmarks/torch_twin.py``.
+
+On a CPU the step takes 2 clips of 16 frames by default: the published 80 take minutes a step.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import timing
+from tramp_jax import models, optimizer, sharding, trainer
+from tramp_jax.data import augment
+
+try:
+    import torch
+except ModuleNotFoundError:
+    torch = None  # type: ignore[assignment]
+
+PARTS = ("encoder", "step", "compile")
+JAX_WAYS = {"jax-float32": "float32", "jax-bfloat16": "bfloat16"}
+LEARNING_RATE = 1e-6  # random targets are not worth learning
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchSetting:
+    """How the twin is run: eager float32 as released, or with PyTorch's means of going faster."""
+
+    compiled: bool = False
+    channels_last: bool = False
+    bfloat16: bool = False
+
+
+TORCH_WAYS = {
+    "torch-eager": TorchSetting(),
+    "torch-channels-last": TorchSetting(channels_last=True),
+    "torch-bfloat16": TorchSetting(channels_last=True, bfloat16=True),
+    "torch-compile": TorchSetting(compiled=True, channels_last=True),
+    "torch-compile-bfloat16": TorchSetting(compiled=True, channels_last=True, bfloat16=True),
+}
+WAYS = (*JAX_WAYS, *TORCH_WAYS)
+
+
+def random_batch(config: ConfigDict, batch: int) -> dict[str, np.ndarray]:
+    """What the input pipeline gives, at random; frames have the model's own size already."""
+    rng = np.random.default_rng(0)
+    shapes = models.input_shapes(config.model, batch)
+    made: dict[str, np.ndarray] = {"target": rng.uniform(0, 4, batch).astype(np.float32)}
+    if shapes["frames"] is not None:
+        made["frames"] = rng.integers(0, 256, shapes["frames"], np.uint8)
+    if shapes["trajectories"] is not None and shapes["index_t"] is not None:
+        made["trajectories"] = rng.normal(size=shapes["trajectories"]).astype(np.float32)
+        length = config.model.trajectory.length
+        made["index_t"] = np.tile((2 * np.arange(length) / length - 1).astype(np.float32), (batch, 1))
+    return made
+
+
+def plain(config: ConfigDict) -> ConfigDict:
+    """``config`` without what only one side would do, and with a step too small to change anything."""
+    config = ConfigDict(config.to_dict())
+    config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
+    config.model.trajectory.input_scale = (1.0,)
+    config.optimizer.update(name="sgd", momentum=0.9, weight_decay=0.0, learning_rate=LEARNING_RATE)
+    config.optimizer.update(clip_norm=0.0, warmup_epochs=0.0)
+    config.train.accumulate = 1
+    return config
+
+
+def encoder_alone(config: ConfigDict) -> ConfigDict:
+    """The trajectory encoder with a linear head."""
+    config = ConfigDict(config.to_dict())
+    config.model.update(name="skateformer", streams="trajectory")
+    config.model.head.update(hidden=(), num_classes=0)
+    return config
+
+
+# This project
+
+
+def jax_step(config: ConfigDict, variables: Any, batch: dict[str, np.ndarray], mesh: Any = None) -> timing.Way:
+    """The trainer's own step on one batch, again and again."""
+    mesh = mesh or sharding.data_mesh()
+    sgd = optimizer.build_optimizer(config.optimizer, steps_per_epoch=1000)
+    step = trainer.build_train_step(config, sgd, mesh)
+    holder = [trainer.init_state(jax.tree.map(np.asarray, variables), sgd, mesh)]
+    on_device = jax.device_put(batch, sharding.split_batch(mesh))
+
+    def way() -> float:
+        holder[0], measured = step(holder[0], on_device)
+        return float(measured["loss"])
+
+    return way
+
+
+def jax_forward(config: ConfigDict, variables: Any, batch: dict[str, np.ndarray]) -> timing.Way:
+    """Scores of one batch."""
+    model = models.build_model(config.model)
+    on_device = {name: jax.device_put(x) for name, x in batch.items()}
+
+    @jax.jit
+    def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        frames = augment.normalise(batch["frames"]) if "frames" in batch else None
+        return model.apply(variables, frames, batch.get("trajectories"), batch.get("index_t"))[0]
+
+    on_devices = jax.device_put(variables)
+    return lambda: np.asarray(forward(on_devices, on_device))
+
+
+# PyTorch
+
+
+def build_twin(config: ConfigDict) -> tuple[Any, Any]:
+    """The PyTorch model, and our variables with the same weights."""
+    from benchmarks import torch_twin
+    from convert_weights.convert import to_variables
+
+    torch.manual_seed(0)
+    twin = torch_twin.build_twin(config.model)
+    tensors = {name: x.numpy().copy() for name, x in twin.state_dict().items()}
+    return twin.to(torch_device()), to_variables(tensors, config.model)
+
+
+def torch_device() -> str:
+    """Where jax is, too."""
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
+class _TorchRun:
+    """A copy of the twin and a batch in PyTorch's order."""
+
+    def __init__(self, twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], setting: TorchSetting) -> None:
+        import copy
+
+        device = torch_device()
+        self.config, self.setting = config, setting
+        order = {"frames": (0, 1, 4, 2, 3), "trajectories": (0, 2, 1, 3)}
+        self.batch = {
+            name: torch.from_numpy(np.ascontiguousarray(x.transpose(order.get(name, range(x.ndim))))).to(device)
+            for name, x in batch.items()
+        }
+        self.mean, self.std = (
+            torch.tensor(x, device=device)[:, None, None] for x in (augment.IMAGENET_MEAN, augment.IMAGENET_STD)
+        )
+        self.model = copy.deepcopy(twin)
+        if setting.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.called = torch.compile(self.model) if setting.compiled else self.model
+
+    def score(self) -> Any:
+        frames = self.batch.get("frames")
+        if frames is not None:
+            frames = (frames.float() / 255 - self.mean) / self.std
+        with torch.autocast(torch_device(), torch.bfloat16, enabled=self.setting.bfloat16):
+            score, _ = self.called(frames, self.batch.get("trajectories"), self.batch.get("index_t"))
+        return score.float()
+
+
+def torch_step(twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], setting: TorchSetting) -> timing.Way:
+    """One training step of the twin on one batch, again and again."""
+    run = _TorchRun(twin, config, batch, setting)
+    run.model.train()
+    sgd = torch.optim.SGD(run.model.parameters(), lr=LEARNING_RATE, momentum=0.9)
+    loss_of = torch_loss(config)
+
+    def way() -> float:
+        sgd.zero_grad()
+        loss = loss_of(run.score(), run.batch["target"])
+        loss.backward()
+        sgd.step()
+        return loss.item()
+
+    return way
+
+
+def torch_forward(twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], setting: TorchSetting) -> timing.Way:
+    """Scores of one batch."""
+    run = _TorchRun(twin, config, batch, setting)
+    run.model.eval()
+
+    def way() -> np.ndarray:
+        with torch.inference_mode():
+            return run.score().cpu().numpy()
+
+    return way
+
+
+def torch_loss(config: ConfigDict) -> Callable[[Any, Any], Any]:
+    """The loss of ``config`` in PyTorch: balanced MSE, or MSE."""
+    if config.loss.name == "mse":
+        return torch.nn.functional.mse_loss
+    if config.loss.name != "bmc":
+        raise ValueError(f"loss.name is {config.loss.name!r}; measured are bmc and mse")
+    noise = 2 * config.loss.sigma**2
+
+    def bmc(score: Any, target: Any) -> Any:
+        logits = -(score[:, None] - target[None, :]).square() / noise
+        return noise * torch.nn.functional.cross_entropy(logits, torch.arange(len(score), device=score.device))
+
+    return bmc
+
+
+# What is measured
+
+
+def encoder(report: timing.Report, config: ConfigDict, batch: int, rounds: int) -> None:
+    """The trajectory encoder, forward and training step, in float32 on both sides."""
+    config = plain(encoder_alone(config))
+    inputs = random_batch(config, batch)
+    twin, variables = build_twin(config)
+    eager = TorchSetting()
+    forward = {"jax": jax_forward(config, variables, inputs), "torch": torch_forward(twin, config, inputs, eager)}
+    difference = np.max(np.abs(forward["jax"]() - forward["torch"]()))  # type: ignore[operator]
+    step = {"jax": jax_step(config, variables, inputs), "torch": torch_step(twin, config, inputs, eager)}
+    lines = [f"T = {config.model.trajectory.length}, {batch} clips, float32; scores differ by {difference:.0e}.", ""]
+    measured = {}
+    for what, ways in (("forward", forward), ("training step", step)):
+        measured[what] = seconds = timing.take_turns(ways, rounds)
+        table = timing.comparison(seconds, "torch")
+        lines += [f"{what}:", "", *table, ""]
+    report.add("trajectory encoder", lines[:-1], batch=batch, seconds=measured, difference=float(difference))
+
+
+def whole_step(
+    report: timing.Report, config: ConfigDict, batch: int, rounds: int, wanted: Sequence[str], warm_up: int
+) -> None:
+    """The training step of the whole model, each way."""
+    config = plain(config)
+    inputs = random_batch(config, batch)
+    if torch is None:
+        variables = models.init_variables(config.model, jax.random.key(0))
+    else:
+        twin, variables = build_twin(config)
+    ways: dict[str, timing.Way] = {}
+    notes = []
+    for name in wanted:
+        if name in JAX_WAYS:
+            precise = ConfigDict(config.to_dict())
+            precise.model.precision = JAX_WAYS[name]
+            ways[name] = jax_step(precise, variables, inputs)
+        else:
+            ways[name] = torch_step(twin, config, inputs, TORCH_WAYS[name])
+            try:
+                ways[name]()
+            except RuntimeError as error:  # torch.compile where there is no compiler, or an operator it cannot take
+                notes.append(f"{name} did not run: {str(error).strip().splitlines()[0]}")
+                del ways[name]
+    seconds = timing.take_turns(ways, rounds, warm_up)
+    shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in inputs.items())
+    baseline = "torch-eager" if "torch-eager" in ways else next(iter(ways))
+    rates = {name: timing.spread([batch / value for value in values]) for name, values in seconds.items()}
+    lines = [shapes + ".", "", *timing.comparison(seconds, baseline), ""]
+    lines += [f"{name}: {rate:.2f} clips/s" for name, rate in rates.items()] + notes
+    report.add("training step", lines, batch=batch, seconds=seconds, notes=notes)
+
+
+def first_step(config: ConfigDict, batch: int) -> dict[str, float]:
+    """Seconds of this process up to the end of its first step, by what they went into."""
+    config = plain(config)
+    clock = time.perf_counter
+    start = clock()
+    inputs = random_batch(config, batch)
+    variables = models.init_variables(config.model, jax.random.key(0))
+    jax.block_until_ready(variables)
+    initialised = clock()
+    jax_step(config, variables, inputs)()
+    return {"initial weights": initialised - start, "first step": clock() - initialised}
+
+
+def compile_time(report: timing.Report, arguments: Sequence[str]) -> None:
+    """Two new processes, the first with an empty folder of compiled programs, the second with what it left."""
+    lines = ["| start | initial weights | first step | whole process |", "|---|---|---|---|"]
+    measured = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("nothing compiled", "again"):
+            environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+            command = [sys.executable, "-m", "benchmarks.train_step", *arguments, "--first-step"]
+            root = pathlib.Path(__file__).parents[1]
+            start = time.perf_counter()
+            ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+            if ran.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{ran.stderr}")
+            found = json.loads(ran.stdout.splitlines()[-1]) | {"whole process": time.perf_counter() - start}
+            measured[name] = found
+            lines.append(f"| {name} | " + " | ".join(f"{seconds:.1f} s" for seconds in found.values()) + " |")
+    report.add("first step of a new process", lines, seconds=measured)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the arguments, measures, and writes the report."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    flags.add_argument(
+        "--ways",
+        nargs="+",
+        choices=WAYS,
+        help="of the step; default: all on a GPU, without compilers and bfloat16 of PyTorch on a CPU",
+    )
+    flags.add_argument("--encoder-batch", type=int, default=8)
+    flags.add_argument("--batch", type=int, help="clips of a step; default 2 on a CPU, else 8")
+    flags.add_argument("--frames", type=int, help="of a clip; default 16 on a CPU, else the recipe's")
+    flags.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
+    options = flags.parse_args(arguments)
+    on_cpu = jax.default_backend() == "cpu"
+    config = timing.recipe(options.config)
+    batch = options.batch or (2 if on_cpu else 8)
+    frames = options.frames or (16 if on_cpu else config.model.rgb.num_frames)
+    config.model.rgb.num_frames = frames
+    if options.first_step:
+        sys.stdout.write(json.dumps(first_step(config, batch)) + "\n")
+        return
+    if torch is None and "encoder" in options.parts:
+        flags.error("the part encoder compares with PyTorch: pip install -e .[torch], or name other --parts")
+    if torch is not None:
+        torch.set_num_threads(timing.cores())
+    wanted = options.ways or [way for way in WAYS if not (on_cpu and "-compile" in way)]
+    wanted = [way for way in wanted if torch is not None or way in JAX_WAYS]
+    parts = [] if set(options.parts) == set(PARTS) else options.parts
+    report = timing.Report("train_step", arguments, timing.device_name(), parts)
+    if "encoder" in options.parts:
+        encoder(report, config, options.encoder_batch, options.rounds)
+    if "step" in options.parts:
+        whole_step(report, config, batch, options.rounds, wanted, warm_up=2)
+    if "compile" in options.parts:
+        passed_on = ["--batch", str(batch), "--frames", str(frames)]
+        compile_time(report, passed_on + (["--config", str(options.config.resolve())] if options.config else []))
+    report.write(options.out)
+
+
+if __name__ == "__main__":
+    main()
