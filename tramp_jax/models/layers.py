@@ -27,7 +27,7 @@ def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
 
 
 def exact_gelu(x: Array) -> Array:
-    """Written with erf, as PyTorch's: jax's own takes erfc, which is slower (docs/performance.md)."""
+    """Written with erf, as PyTorch's; jax's own takes the slower erfc."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 

@@ -1,18 +1,19 @@
 """The calibration of a trained run by its own validation split, and its test on the test split."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from tramp_jax.data import datasets
+from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.experiment import SKIPPED_FILE
 from tramp_jax.scoring.calibration import Calibration, calibrate
-from tramp_jax.scoring.members import Judge, load_member, make_judge
+from tramp_jax.scoring.members import load_member, make_judge
 from tramp_jax.scoring.scorer import spread_of
 
 
@@ -69,7 +70,9 @@ def calibrate_run(
     return found
 
 
-def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _judged(
+    judges: Sequence[Callable[[Clip], tuple[float, np.ndarray]]], split: Split
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, spreads and targets (N,) of the clips of a split."""
     rows = []
     for i in tqdm(range(len(split)), unit="clip", disable=None):
