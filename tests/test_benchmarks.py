@@ -106,6 +106,7 @@ def test_command_runs(command, arguments, sections, recipe, tmp_path):
     read_report(tmp_path / "out", sections)
 
 
+@pytest.mark.slow
 def test_training_step_runs_each_way(recipe, tmp_path):
     pytest.importorskip("torch")
     ways = ["--ways", "jax-float32", "torch-eager", "torch-bfloat16"]

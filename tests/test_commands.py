@@ -142,7 +142,7 @@ def one_device(tmp_path_factory):
     return options, _losses(workdir)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_several_devices_give_the_losses_of_one(devices, one_device, program, tmp_path):
     options, expected = one_device
     flags = [f"--config.{name}={value}" for name, value in options.items()]
@@ -170,6 +170,7 @@ def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_
     assert table.strip() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_cross_validation_trains_every_fold_beside_the_baselines(tmp_path, capsys):
     options = {"model__streams": "trajectory", "model__trajectory__channels": "xy", "train__epochs": 1}
     options |= {"model__trajectory__input_scale": (0.03,), "data__protocol": "k_fold", "data__num_folds": 2}

@@ -171,7 +171,7 @@ def test_architecture_is_read_off_the_shapes(kind, tmp_path):
     report = checkpoint.report
     if kind != "former_dfer":
         assert "trajectory.length" in report["assumed"]
-        assert report["architecture"]["trajectory.widths"] == (32,) * 4
+        assert report["architecture"]["trajectory.widths"] == tuple(config.trajectory.widths)
     if kind != "skateformer":
         assert "rgb.spatial_heads" in report["assumed"]
         assert report["architecture"]["rgb.image_size"] == 32

@@ -4,7 +4,7 @@ import pytest
 
 from tests.golden.cases import CASES
 
-SLOW = {"train_step_t64"}
+SLOW = {"train_step_t64", "tramp_former_t128, frames as released"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
