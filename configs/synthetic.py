@@ -40,12 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.fusion.depth = 2
 
     config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.decay_every = 7
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_every = 8
     config.optimizer.decay_factor = 0.3
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 8
-    config.train.epochs = 12
+    config.train.epochs = 14
     config.train.passes_per_epoch = 1
     config.evaluation.batch_size = 40
     return config.lock()
