@@ -11,13 +11,12 @@ The layout is that of the authors' two code releases, in one folder ROOT; PATIEN
 Lists, landmarks and colours may also lie elsewhere.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import images, landmarks
+from tramp_jax.data import clip_files, images, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
 from tramp_jax.data.problems import DataError, Problem, Problems
@@ -266,7 +265,7 @@ class PFED5:
             return {}
         files = sorted(
             (file for file in folder.iterdir() if file.suffix == ".jpg" and not file.name.startswith(".")),
-            key=lambda file: (_natural(file.name), file.name),
+            key=lambda file: clip_files.natural(file.name),
         )
         if len(files) != info.num_frames:
             problems.add(
@@ -291,11 +290,6 @@ class PFED5:
 
 def _array_path(root: Path, info: ClipInfo) -> Path:
     return root / info.subject / f"{video(info)}-{info.subject}.npy"
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key by which "2" stands before "10"."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name, flags=re.ASCII))]
 
 
 def _read_array(path: Path, info: ClipInfo, what: str, problems: Problems) -> np.ndarray | None:

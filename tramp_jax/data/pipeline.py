@@ -207,9 +207,14 @@ def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Ite
 
 def _frame_slots(infos: Sequence[ClipInfo], config: ConfigDict) -> int:
     """How many distinct frames a clip of this batch may have, rounded up to the bucket."""
-    frames, bucket = config.model.rgb.num_frames, config.evaluation.frame_bucket
-    most = max(min(info.num_frames + (config.data.padding == "zero"), frames) for info in infos)
-    return min(-(-most // bucket) * bucket, frames)
+    frames = config.model.rgb.num_frames
+    return frame_slots(max(min(info.num_frames + (config.data.padding == "zero"), frames) for info in infos), config)
+
+
+def frame_slots(count: int, config: ConfigDict) -> int:
+    """``count`` distinct frames rounded up to the bucket, so that few shapes are compiled."""
+    bucket = config.evaluation.frame_bucket
+    return min(-(-count // bucket) * bucket, config.model.rgb.num_frames)
 
 
 def padded(sample: Batch, slots: int) -> Batch:

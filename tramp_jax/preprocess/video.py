@@ -12,6 +12,8 @@ from typing import BinaryIO, Protocol
 import cv2
 import numpy as np
 
+from tramp_jax.data.clip_files import natural
+
 # FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -130,7 +132,7 @@ class ImageFrames:
                 f"{path}: the frame rate of a folder of images must be above 0, not {fps}; set --images-fps"
             )
         self.path, self.rate = path, float(fps)
-        self.files = [path] if path.is_file() else sorted(_images(path), key=_natural)
+        self.files = [path] if path.is_file() else sorted(_images(path), key=lambda file: natural(file.name))
         if not self.files:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
@@ -167,11 +169,6 @@ def _images(folder: Path) -> list[Path]:
         return [file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorting key: runs of digits compare as numbers, and before letters."""
-    return [(int(part), "") if part.isdecimal() else (1 << 62, part) for part in re.split(r"(\d+)", path.name)]
 
 
 class _Quiet:

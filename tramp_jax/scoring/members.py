@@ -16,7 +16,7 @@ from tramp_jax import experiment, sharding
 from tramp_jax.checkpoint import BEST, Checkpoints
 from tramp_jax.data.augment import for_evaluation
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.pipeline import Batch, padded
+from tramp_jax.data.pipeline import Batch, frame_slots, padded
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.scoring.windows import sample_and_windows
 
@@ -120,9 +120,7 @@ class Judge:
         seed = zlib.crc32(clip.info.id.encode())
         sample, windows = sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
         if "frames" in sample:
-            count = sample["frames"].shape[1]
-            bucket = config.evaluation.frame_bucket
-            slots = min(-(-count // bucket) * bucket, config.model.rgb.num_frames)
+            slots = frame_slots(sample["frames"].shape[1], config)
             sample = {name: x[None] for name, x in padded({k: x[0] for k, x in sample.items()}, slots).items()}
         score, drawn = self._judge(self.member.variables, sample, windows, jax.random.key(seed))
         return float(score), np.asarray(drawn, np.float64)
