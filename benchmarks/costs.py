@@ -38,7 +38,7 @@ class Part:
       flops: of the products of one forward pass, counted by hand.
       module: the layer.
       shape: of its input.
-      takes_train: whether the layer is told if it trains.
+      told: what the layer takes besides its input, in training (True) and else.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Part:
     flops: float
     module: nn.Module
     shape: Shape
-    takes_train: bool = False
+    told: Callable[[bool], tuple[Any, ...]] = lambda train: ()
 
 
 def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
@@ -62,7 +62,7 @@ def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
         if stage:
             flops = 2 * tokens * 7 * before * C
             down = skateformer.Downsample(C)
-            yield Part("down-sampling", stage, 1, flops, down, (batch, 2 * T, V, before), takes_train=True)
+            yield Part("down-sampling", stage, 1, flops, down, (batch, 2 * T, V, before), lambda train: (train,))
         yield Part("layer norm", stage, 2 * n, 0, layers.layer_norm("norm"), shape)
         yield Part("mapping", stage, n, 2 * tokens * C * 2 * C, nn.Dense(2 * C), shape)
         yield Part("G-Conv", stage, n, 2 * tokens * V * C // 4, skateformer.JointConv(), (*shape[:3], C // 4))
@@ -72,10 +72,15 @@ def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
         for i, partition in enumerate(encoder.partitions, start=1):
             attention = skateformer.SkateAttention(partition, c.attention_dropout, c.bias_order)
             flops = 2 * 2 * tokens * partition.frames * partition.joints * C // 8
-            yield Part(f"attention {i}", stage, n, flops, attention, (*shape[:3], 3 * C // 8), takes_train=True)
+            keys = jax.random.split(jax.random.key(0), partition.sets(T, V)) if c.attention_dropout else None
+            yield Part(f"attention {i}", stage, n, flops, attention, (*shape[:3], 3 * C // 8), _keys_in_training(keys))
         yield Part("proj", stage, n, 2 * tokens * C * C, nn.Dense(C), shape)
         yield Part("MLP", stage, n, 2 * 2 * tokens * C * c.mlp_ratio * C, layers.Mlp(c.mlp_ratio * C), shape)
         before = C
+
+
+def _keys_in_training(keys: jax.Array | None) -> Callable[[bool], tuple[Any, ...]]:
+    return lambda train: (keys if train else None,)
 
 
 def frame_encoder_flops(config: ConfigDict, frames: int) -> float:
@@ -112,12 +117,12 @@ def part_cost(part: Part) -> dict[str, float]:
 
     Sets of attention are counted in one batch: XLA counts the body of a loop once.
     """
-    train = (False,) if part.takes_train else ()
+    told = part.told(False)
     x = jax.ShapeDtypeStruct(part.shape, jnp.float32)
     with mock.patch.object(jax, "default_backend", return_value="batched"):
-        variables = jax.eval_shape(lambda key: part.module.init(key, jnp.zeros(part.shape), *train), jax.random.key(0))
-        cost = xla_cost(lambda variables, x: part.module.apply(variables, x, *train), variables, x)
-        y = jax.eval_shape(lambda variables, x: part.module.apply(variables, x, *train), variables, x)
+        variables = jax.eval_shape(lambda key: part.module.init(key, jnp.zeros(part.shape), *told), jax.random.key(0))
+        cost = xla_cost(lambda variables, x: part.module.apply(variables, x, *told), variables, x)
+        y = jax.eval_shape(lambda variables, x: part.module.apply(variables, x, *told), variables, x)
     arrays = [x, y, *jax.tree.leaves(variables)]
     least = sum(4 * math.prod(a.shape) for a in arrays)
     return {"flops": part.flops, "XLA flops": cost["flops"], "bytes": least, "XLA bytes": cost["bytes accessed"]}
@@ -127,12 +132,10 @@ def ways_of(part: Part) -> tuple[timing.Way, timing.Way]:
     """The part's forward pass, and its forward and backward pass in training."""
     key = jax.random.key(0)
     x = jax.random.normal(key, part.shape)
-    told = (False,) if part.takes_train else ()
-    variables = jax.jit(lambda x: part.module.init({"params": key, "dropout": key}, x, *told))(x)
+    variables = jax.jit(lambda x: part.module.init(key, x, *part.told(False)))(x)
 
     def apply(variables: Any, x: jax.Array, train: bool) -> jax.Array:
-        told = (train,) if part.takes_train else ()
-        y, _ = part.module.apply(variables, x, *told, rngs={"dropout": key}, mutable=["batch_stats"])
+        y, _ = part.module.apply(variables, x, *part.told(train), mutable=["batch_stats"])
         return y
 
     @jax.jit

@@ -2,13 +2,13 @@
 
     python train.py --config configs/neuroface.py:TASK --config.data.root=ROOT
     python train.py --config configs/neuroface.py:TASK,FOLD --config.data.root=ROOT
-    python train.py --config configs/neuroface.py:TASK,classification,SUBSCORE --config.data.root=ROOT
+    python train.py --config configs/neuroface.py:TASK --config.task=classification --config.data.root=ROOT
 
 TASK is BLOW, KISS, BROW, OPEN or SPREAD (OPEN where none is given), FOLD 1, 2 or 3 (all in turn where none is given),
-ROOT where the data lies (tramp_jax/data/neuroface.py). Parts stand in any order, in upper or lower case. A sub-score,
-symmetry, ROM, speed, variability or fatigue, without "classification" is regressed in place of the overall score; with
-it, the sub-score (symmetry where none is given) is one of the classes 0 to 5, the raters' mean rounded half up, learnt
-by cross-entropy on one split of 80 to 20 % of the people.
+ROOT where the data lies (tramp_jax/data/neuroface.py). They stand in any order, in upper or lower case. A sub-score,
+--config.data.target=symmetry, ROM, speed, variability or fatigue, is regressed in place of the overall score. As
+classification, the sub-score (symmetry where none is given) is one of the classes 0 to 5, the raters' mean rounded half
+up, learnt by cross-entropy on one split of 80 to 20 % of the people.
 
 Reproduces TraMP-Former of the paper's NeuroFace table: Spearman's ρ × 100 of 44.92 30.28 75.23 60.22 58.53 on five
 tasks, 53.84 in the mean, over three folds of 24 people to train on and 12 to test on. Which number belongs to which
@@ -22,40 +22,37 @@ from absl import flags
 
 from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
-from tramp_jax.data.neuroface import FOLDS, MAX_SUB_SCORE, SUB_SCORES, TASKS
+from tramp_jax.data.neuroface_lists import FOLDS, MAX_SUB_SCORE, SUB_SCORES, TASKS
 
-_CLASSIFICATION = "classification"
 _FOLDS = tuple(str(number) for number in range(1, len(FOLDS) + 1))
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = defaults.base()
-    task, fold, classes, target = _parse(argument)
-    config.name = "_".join(
-        ["neuroface", task.lower(), *([f"fold{fold}"] if fold else []), *([target] if target else [])]
-    )
+    task, fold = _parse(argument)
+    config.name = "_".join(["neuroface", task.lower(), *([f"fold{fold}"] if fold else [])])
     config.data.update(options("neuroface"), root="data/NeuroFace")
     config.data.expression = task
-    config.data.target = target
+    config.data.protocol = "folds"
+    config.data.num_folds = len(FOLDS)
+    config.data.fold = int(fold) - 1 if fold else -1
     config.model.trajectory.length = 256
-    if classes:
-        config.name += "_classes"
-        config.data.protocol = "holdout"
-        config.data.test_fraction = 0.2
-        config.loss.name = "cross_entropy"
-        config.model.head.num_classes = MAX_SUB_SCORE + 1
-    else:
-        config.data.protocol = "folds"
-        config.data.num_folds = len(FOLDS)
-        config.data.fold = int(fold) - 1 if fold else -1
+    config.task = "regression"
+    config.tasks = {
+        "regression": {},
+        "classification": {
+            "name": f"{config.name}_classes",
+            "data": {"target": SUB_SCORES[0], "protocol": "holdout", "test_fraction": 0.2},
+            "loss": {"name": "cross_entropy"},
+            "model": {"head": {"num_classes": MAX_SUB_SCORE + 1}},
+        },
+    }
     return config.lock()
 
 
-def _parse(argument: str) -> tuple[str, str, bool, str]:
-    """Task, fold or "", whether classes are learnt, sub-score or ""."""
-    known: dict[str, tuple[str, str]] = {_CLASSIFICATION: ("classification", _CLASSIFICATION)}
-    for kind, names in (("task", TASKS), ("fold", _FOLDS), ("sub-score", SUB_SCORES)):
-        known |= {name.lower(): (kind, name) for name in names}
+def _parse(argument: str) -> tuple[str, str]:
+    """Task, and fold or ""."""
+    known = {name.lower(): (kind, name) for kind, names in (("task", TASKS), ("fold", _FOLDS)) for name in names}
     found: dict[str, str] = {}
     for part in filter(None, (text.strip() for text in argument.split(","))):
         if part.lower() not in known:
@@ -64,16 +61,13 @@ def _parse(argument: str) -> tuple[str, str, bool, str]:
         if kind in found:
             raise _error(argument, f"names two of a kind, {found[kind]} and {name}")
         found[kind] = name
-    classes = _CLASSIFICATION in found
-    if classes and "fold" in found:
-        raise _error(argument, "classification has one split of its own and no folds")
-    target = found.get("sub-score", SUB_SCORES[0] if classes else "")
-    return found.get("task", "OPEN"), found.get("fold", ""), classes, target
+    return found.get("task", "OPEN"), found.get("fold", "")
 
 
 def _error(argument: str, message: str) -> flags.IllegalFlagValueError:
     # Of all errors, absl prints this one as it is; a ValueError would come with the traceback of the recipe.
     return flags.IllegalFlagValueError(
-        f"configs/neuroface.py:{argument}: {message}; known, separated by commas: a task ({', '.join(TASKS)}), a fold "
-        f"({', '.join(_FOLDS)}), {_CLASSIFICATION}, a sub-score ({', '.join(SUB_SCORES)})"
+        f"configs/neuroface.py:{argument}: {message}; known, separated by commas: a task ({', '.join(TASKS)}) and a "
+        f"fold ({', '.join(_FOLDS)}); sub-scores and classes are options: --config.data.target={SUB_SCORES[0]}, "
+        "--config.task=classification"
     )

@@ -175,7 +175,7 @@ FAULTS = (
     Fault("a subject in train and test", _P, _lines(TEST, lambda x: [*x, "PD0009_clip_P01,1,7,25,1"]), "subject_in_both_lists", f"{TEST}, row 3: subject P01 .*{TRAIN}"),
     Fault("a list is missing", _P, _delete(TEST), "missing_list", f"no {TEST} or PFED5_test.csv"),
     Fault("a list is empty", _P, _write(TEST, b""), "empty_list", f"{TEST}: lists no clips"),
-    Fault("a list is no table", _P, _write(TEST, b"x" * 200_000), "unreadable_list", f"{TEST}: is no table"),
+    Fault("a list is no table", _P, _write(TEST, b"x" * 200_000), "unreadable_table", f"{TEST}: is no table"),
     Fault("two lists to choose from", _P, _copy(TEST, "PFED5_test.csv"), "ambiguous_list", f"both {TEST} and PFED5_test.csv"),
     Fault("no telling which column is the expression", _P, _lines(TEST, lambda x: ["id,score,frames,a,b", "PD0003_clip_P03,1,7,3,1"]), "unclear_column", f"{TEST}: cannot tell"),
     Fault("the folder of landmarks is missing", _P, _delete("detect_73_crop"), "missing_folder", "detect_73_crop: no such folder"),

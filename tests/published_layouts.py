@@ -8,8 +8,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import openpyxl
 
-from tramp_jax.data import landmarks
+from tramp_jax.data import landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame, encode_frame
 from tramp_jax.data.folder import write_clip
 from tramp_jax.data.synthetic import SyntheticFaces
@@ -334,3 +335,20 @@ def _rendered(source: SyntheticFaces, index: int, num_frames: int) -> tuple[list
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])  # lines end as in the published list, \r\n
+
+
+def write_workbook(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """A workbook with ``rows`` in its first sheet."""
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.worksheets[0].append(row)
+    book.create_sheet("notes").append(["not", "read"])
+    book.save(path)
+
+
+def as_workbook(path: Path) -> None:
+    """Replaces a CSV file by a workbook in which numbers are numbers, as a spreadsheet program would save it."""
+    with path.open(newline="") as file:
+        rows = [[field if tables.number(field) is None else float(field) for field in row] for row in csv.reader(file)]
+    write_workbook(path.with_suffix(".xlsx"), rows)
+    path.unlink()

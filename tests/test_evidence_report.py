@@ -30,9 +30,9 @@ def attribution(clip):
     trajectory, frames = np.zeros((n, 63, 5)), np.zeros((n, 32, 32))
     trajectory[30, 4] = 0.3
     frames[20, 25, 16] = -0.25
-    regions = np.zeros((n, 8))
+    regions = np.zeros((n, 7))
     regions[30, 0], regions[20, 5] = 1.5, -0.25
-    names = (*report.plots.landmarks.GROUPS, ELSEWHERE)
+    names = (*report.plots.landmarks.REGIONS, ELSEWHERE)
     return Attribution(2.5, 1.251, trajectory, "xyrgb", frames, regions, names, np.arange(n) > 3, 0.001, True, 42)
 
 
@@ -142,7 +142,7 @@ def test_the_report_says_what_it_must(document, evidence):
     assert "0 (normal) to 4 (severe)" in text
     # The eye on the left of the picture is the person's right one.
     assert "not moving, would score 1.25; the motion changed the score by +1.25." in text
-    assert "Most of it came through right eye (+1.50) and lower lip (-0.25)" in text
+    assert "Most of it came through right eye (+1.50) and mouth (-0.25)" in text
     assert "attributions add up to +1.2500, the score difference is +1.2490; error 0.001 (0.08 % of it)" in text
     assert "In 4 of" in text
     assert "not measured but interpolated: 4–6, 11." in text

@@ -10,7 +10,7 @@ from tests.golden.cases import skeleton_config
 from tramp_jax import config as defaults
 from tramp_jax.models import abstract_variables, build_model, init_variables, input_shapes, skateformer
 from tramp_jax.models.former_dfer import scramble_as_released
-from tramp_jax.models.layers import BatchNorm, DropPath, TemporalConv
+from tramp_jax.models.layers import BatchNorm, TemporalConv
 
 BATCH = 3
 
@@ -156,8 +156,8 @@ def test_attention_stays_within_its_sets(index):
     partition = skateformer.partitions(T, 9, 7, 8, 8, 32)[index]
     attention = skateformer.SkateAttention(partition, 0.0, "tiled")
     qkv = jax.random.normal(jax.random.key(0), (1, T, V, 12))
-    variables = attention.init(jax.random.key(1), qkv, False)
-    gradient = jax.grad(lambda x: attention.apply(variables, x, False)[0, t0, v0].sum())(qkv)
+    variables = attention.init(jax.random.key(1), qkv, None)
+    gradient = jax.grad(lambda x: attention.apply(variables, x, None)[0, t0, v0].sum())(qkv)
     touched = np.any(np.asarray(gradient[0]) != 0, axis=-1)
     t, v = np.meshgrid(np.arange(T), np.arange(V), indexing="ij")
     same_time = t // 8 == t0 // 8 if index < 2 else t % 8 == t0 % 8
@@ -215,13 +215,29 @@ def test_temporal_conv_follows_torch(stride, groups):
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
-def test_drop_path_drops_whole_samples_and_keeps_the_mean():
-    x = jnp.ones((4000, 2, 3))
-    y = np.asarray(DropPath(0.25).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
-    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
-    assert np.all(y == y[:, :1, :1])
-    assert abs(y.mean() - 1) < 0.05
-    np.testing.assert_array_equal(DropPath(0.25).apply({}, x, False), x)
+def test_stochastic_depth_drops_the_stated_share_and_keeps_the_mean():
+    rates = [0.0, 0.25]
+    paths = np.asarray(skateformer.draw_paths(jax.random.key(0), rates, 4000))
+    np.testing.assert_array_equal(paths[0], 1.0)
+    for branch in paths[1]:
+        assert set(np.unique(branch)) == {0.0, np.float32(1 / 0.75)}
+        assert abs(branch.mean() - 1) < 0.05
+    assert 0.3 < np.mean(paths[1, 0] != paths[1, 1]) < 0.45  # 2 × 0.25 × 0.75: each branch has its own draw
+
+
+def test_a_dropped_branch_leaves_its_clip_as_it_is(config):
+    """Clip 0 loses both branches; of clip 1 the first branch counts once, then twice."""
+    encoder = build_model(config.model).trajectory_encoder
+    block = skateformer.SkateFormerBlock(encoder.partitions, 2, 0.5, "tiled")
+    x = jax.random.normal(jax.random.key(0), (2, 64, 63, 32))
+    no_keys = (None,) * 4
+    apply = jax.jit(lambda variables, paths: block.apply(variables, x, skateformer.Draws(no_keys, paths)))
+    variables = jax.jit(block.init)(jax.random.key(1), x, skateformer.Draws(no_keys, None))
+    once, twice = (apply(variables, jnp.array([[0.0, factor], [0.0, 0.0]])) for factor in (1.0, 2.0))
+    np.testing.assert_array_equal(once[0], x[0])
+    assert np.abs(once[1] - x[1]).max() > 1e-3
+    np.testing.assert_allclose(twice[1] - x[1], 2 * (once[1] - x[1]), atol=1e-5)
+    np.testing.assert_allclose(apply(variables, jnp.ones((2, 2))), apply(variables, None), atol=1e-6)
 
 
 def test_attention_dropout_drops_the_stated_share():
@@ -229,12 +245,13 @@ def test_attention_dropout_drops_the_stated_share():
     partition = skateformer.partitions(64, 9, 7, 8, 8, 32)[0]
     attention = skateformer.SkateAttention(partition, 0.5, "tiled")
     qkv = jnp.concatenate([jnp.zeros((4, 64, 63, 8)), jnp.ones((4, 64, 63, 4))], axis=-1)
-    variables = jax.tree.map(jnp.zeros_like, attention.init(jax.random.key(0), qkv, False))
-    y = np.asarray(attention.apply(variables, qkv, True, rngs={"dropout": jax.random.key(1)}))
+    variables = jax.tree.map(jnp.zeros_like, attention.init(jax.random.key(0), qkv, None))
+    keys = jax.random.split(jax.random.key(1), partition.sets(64, 63))
+    y = np.asarray(attention.apply(variables, qkv, keys))
     # 72 weights of 1/72, each 0 or doubled: mean 1, variance 1/72.
     assert abs(y.mean() - 1) < 0.01
     assert abs(y.var() * 72 - 1) < 0.1
-    np.testing.assert_allclose(attention.apply(variables, qkv, False), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(attention.apply(variables, qkv, None), 1.0, rtol=1e-5)
 
 
 def test_a_clip_that_loops_gives_the_same_score_from_its_distinct_frames(model, score, tiny_variables, inputs):

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,9 +16,11 @@ from absl import flags
 from configs import neuroface as recipe
 from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
 from tests.tiny_recipe import shrink
+from tramp_jax import config as defaults
 from tramp_jax import experiment, models
-from tramp_jax.data import clips, datasets, landmarks, neuroface, pipeline
-from tramp_jax.data.neuroface import FOLDS, NeuroFace
+from tramp_jax.data import clips, datasets, landmarks, neuroface, neuroface_lists, pipeline
+from tramp_jax.data.neuroface import NeuroFace
+from tramp_jax.data.neuroface_lists import FOLDS
 from tramp_jax.data.problems import DataError, Problems
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "neuroface_split.csv"
@@ -191,7 +195,7 @@ def test_the_number_of_frames_decides_where_start_and_end_span_more(tmp_path, ro
     """The published rows of A015, A016, S003 and A002 that do so, in both orders of the file."""
     for order in (rows, rows[::-1]):
         problems = Problems()
-        found = neuroface.read_split_list(split_list(tmp_path / "list.csv", *order), problems)
+        found = neuroface_lists.read_split_list(split_list(tmp_path / "list.csv", *order), problems)
         assert {one.number: (one.first, one.last) for one in found} == dict(
             zip([row[0] for row in rows], taken, strict=True)
         )
@@ -346,11 +350,11 @@ def test_problems_lists_every_broken_part(tmp_path):
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"the published split list is not at {PUBLISHED}")
 def test_the_published_list_is_read_whole():
     problems = Problems()
-    found = neuroface.read_split_list(PUBLISHED, problems)
+    found = neuroface_lists.read_split_list(PUBLISHED, problems)
     rows = {f"{row[0]}_{row[1]}": row for row in rows_of(PUBLISHED)[1:]}
     assert len(rows) == 821
     assert len(found) == 770
-    assert {one.file.split("_")[0] for one in found} == neuroface.SUBJECTS
+    assert {one.file.split("_")[0] for one in found} == neuroface_lists.SUBJECTS
     for one in found:
         _, _, frames, start, end = rows[one.id]
         assert one.num_frames == int(frames)
@@ -366,9 +370,9 @@ def test_the_published_list_is_read_whole():
 
 def test_published_folds_test_everyone_once():
     assert [len(fold) for fold in FOLDS] == [12, 12, 12]
-    assert len(neuroface.SUBJECTS) == 36
+    assert len(neuroface_lists.SUBJECTS) == 36
     assert "S007" in FOLDS[0]
-    counts = [sum(s.startswith(letter) for s in neuroface.SUBJECTS) for letter in ("A", ("S", "OP"), "N")]
+    counts = [sum(s.startswith(letter) for s in neuroface_lists.SUBJECTS) for letter in ("A", ("S", "OP"), "N")]
     assert counts == [11, 14, 11]
 
 
@@ -376,24 +380,44 @@ def test_published_folds_test_everyone_once():
 
 
 @pytest.mark.parametrize(
-    ("argument", "task", "fold", "classes", "target"),
-    [
-        ("", "OPEN", -1, 0, ""),
-        ("kiss", "KISS", -1, 0, ""),
-        ("BROW,2", "BROW", 1, 0, ""),
-        ("3, spread", "SPREAD", 2, 0, ""),
-        ("OPEN,rom", "OPEN", -1, 0, "ROM"),
-        ("classification", "OPEN", -1, 6, "symmetry"),
-        ("Blow,Classification,Fatigue", "BLOW", -1, 6, "fatigue"),
-    ],
+    ("argument", "task", "fold"),
+    [("", "OPEN", -1), ("kiss", "KISS", -1), ("BROW,2", "BROW", 1), ("3, spread", "SPREAD", 2)],
 )
-def test_recipe_takes_a_task_a_fold_and_a_sub_score(argument, task, fold, classes, target):
+def test_recipe_takes_a_task_and_a_fold(argument, task, fold):
     config = recipe.get_config(argument)
-    found = (config.data.expression, config.data.fold, config.model.head.num_classes, config.data.target)
-    assert found == (task, fold, classes, target)
-    assert config.data.protocol == ("holdout" if classes else "folds")
-    assert config.loss.name == ("cross_entropy" if classes else "bmc")
-    models.build_model(config.model)
+    assert (config.data.expression, config.data.fold, config.data.protocol) == (task, fold, "folds")
+    assert defaults.with_task(config) == config
+
+
+def classification(argument="", **given):
+    """The recipe as classification, with options of ``data`` as the command line sets them."""
+    config = recipe.get_config(argument)
+    config.task = "classification"
+    config.data.update(given)
+    return defaults.with_task(config, [f"data.{name}" for name in given])
+
+
+def test_classification_replaces_the_options_that_the_user_has_not_set():
+    config = classification("Blow")
+    assert (config.data.target, config.data.protocol, config.loss.name) == ("symmetry", "holdout", "cross_entropy")
+    assert config.name == "neuroface_blow_classes"
+    assert models.build_model(config.model).head.num_classes == 6
+    config = classification(target="fatigue", test_fraction=0.5)
+    assert (config.data.target, config.data.test_fraction, config.data.protocol) == ("fatigue", 0.5, "holdout")
+    config = recipe.get_config()
+    config.task = "sleep"
+    with pytest.raises(ValueError, match=r"task is 'sleep'; known: classification, regression"):
+        defaults.with_task(config)
+
+
+def test_the_command_line_sets_the_task_and_keeps_what_else_it_sets(root):
+    """The error comes where the data is opened: the task's own target would have been found there."""
+    options = ["--config.task=classification", "--config.data.target=beauty", f"--config.data.root={root}"]
+    line = [sys.executable, "train.py", "--config", "configs/neuroface.py:OPEN", *options]
+    ran = subprocess.run(line, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "data.target is 'beauty'; this data set has: ROM, fatigue" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -402,7 +426,7 @@ def test_recipe_takes_a_task_a_fold_and_a_sub_score(argument, task, fold, classe
         ("SMILE", "there is no 'SMILE'"),
         ("OPEN,4", "there is no '4'"),
         ("OPEN,KISS", "names two of a kind, OPEN and KISS"),
-        ("OPEN,1,classification", "classification has one split of its own"),
+        ("OPEN,classification", "there is no 'classification'"),
     ],
 )
 def test_recipe_lists_what_it_knows(argument, message):
@@ -434,7 +458,7 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
     write_neuroface(tmp_path, people, lengths=(4,))
     for row, text in ((2, "1"), (3, "2"), (4, "4"), (5, "5")):  # the first two repetitions: 1.5 and 4.5
         edit(tmp_path / "ratings.csv", row, 5, text)
-    config = shrink(recipe.get_config("classification,ROM"), tmp_path)
+    config = shrink(classification(target="ROM"), tmp_path)
     dataset = datasets.open_dataset(config)
     plain = NeuroFace(tmp_path)
     expected = [math.floor(dict(info.targets)["ROM"] + 0.5) for info in plain.infos]
@@ -451,7 +475,8 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
 
 
 def test_target_is_a_mean_for_regression_and_must_exist(root):
-    config = shrink(recipe.get_config("OPEN,ROM"), root)
+    config = shrink(recipe.get_config("OPEN"), root)
+    config.data.target = "ROM"
     expected = [dict(info.targets)["ROM"] for info in NeuroFace(root).infos]
     assert [info.score for info in datasets.open_dataset(config).source.infos] == expected
     config.data.target = "beauty"
@@ -462,7 +487,8 @@ def test_target_is_a_mean_for_regression_and_must_exist(root):
 def test_clips_without_the_target_are_told(root):
     for row in (2, 3):
         edit(root / "ratings.csv", row, 5, "")
-    config = shrink(recipe.get_config("OPEN,ROM"), root)
+    config = shrink(recipe.get_config("OPEN"), root)
+    config.data.target = "ROM"
     with pytest.raises(DataError, match=r"neuroface_split.csv, row 2: has no rating 'ROM'"):
         datasets.open_dataset(config)
     problems = Problems(collect=True)
@@ -473,7 +499,7 @@ def test_clips_without_the_target_are_told(root):
 
 
 def test_ratings_that_are_no_class_are_told(root):
-    config = shrink(recipe.get_config("classification"), root)
+    config = shrink(classification(), root)
     config.model.head.num_classes = 2
     config.data.target = ""
     edit(root / "ratings.csv", 2, 3, "7")

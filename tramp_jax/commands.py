@@ -4,12 +4,13 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from tramp_jax import config as defaults
 from tramp_jax import experiment, sharding, trainer
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -43,12 +44,23 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 
-def train(config: ConfigDict | None, workdir: pathlib.Path | None, resume: bool, overwrite: bool) -> None:
-    """Trains ``config``; a run that is resumed knows its own configuration, so that it may be None."""
+def train(
+    config: ConfigDict | None,
+    workdir: pathlib.Path | None,
+    resume: bool,
+    overwrite: bool,
+    given: Collection[str] = (),
+) -> None:
+    """Trains ``config``; a run that is resumed knows its own configuration, so that it may be None.
+
+    ``given`` are the paths of options that the command line sets, see ``config.with_task``.
+    """
     if config is None:
         if not (resume and workdir):
             raise experiment.RunError("--config is missing: name a recipe, such as --config configs/synthetic.py")
         config = experiment.load_config(workdir)
+    else:
+        config = defaults.with_task(config, given)
     plan = experiment.plan(config, workdir if resume else None)
     workdir = experiment.prepare_workdir(config, workdir, resume, overwrite)
     try:

@@ -1,5 +1,8 @@
 """The base configuration: every option with its published value. Files in ``configs/`` derive from it."""
 
+from collections.abc import Collection, Iterator
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -17,6 +20,9 @@ def base() -> ConfigDict:
     return ConfigDict(
         {
             "name": "base",
+            # One of ``tasks``: options that are put in place of the recipe's, unless the command line sets them.
+            "task": "",
+            "tasks": {},
             "seed": 0,
             # What products are computed in: "float32" or "bfloat16"; parameters, statistics, softmax and loss are
             # float32 with both. On GPUs and TPUs float32 products still take the hardware's default precision.
@@ -115,6 +121,35 @@ def base() -> ConfigDict:
         },
         convert_dict=True,
     )
+
+
+def with_task(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
+    """The configuration with the options of its ``task`` in place.
+
+    Args:
+      config: a whole configuration.
+      given: paths of options, such as "data.target", that the user has set: the task leaves them as they are.
+
+    Raises:
+      ValueError: there is no such task.
+    """
+    if not config.task:
+        return config
+    if config.task not in config.tasks:
+        known = ", ".join(config.tasks) or "none, for this recipe has one task alone"
+        raise ValueError(f"task is {config.task!r}; known: {known}")
+    result = config.copy_and_resolve_references()
+    changes = dict(_leaves(config.tasks[config.task]))
+    result.update_from_flattened_dict({path: value for path, value in changes.items() if path not in given})
+    return result
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def model(compat: ConfigDict, numerics: ConfigDict) -> ConfigDict:

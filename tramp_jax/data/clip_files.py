@@ -1,9 +1,8 @@
-"""The files that clips are made of, read strictly: arrays of points and colours, folders of images, tables.
+"""The files that clips are made of, read strictly: arrays of points and colours, folders of images.
 
 A fault is a ``DataError`` that names the file and the clip. Nothing in a file is executed.
 """
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from tramp_jax.data import images, landmarks
 from tramp_jax.data.clips import ClipInfo, decode_frame
-from tramp_jax.data.problems import DataError, Problem, Problems
+from tramp_jax.data.problems import DataError, Problem
 
 FRAME_SIZE = 256  # pixels, both sides of a face crop
 
@@ -28,59 +27,6 @@ def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key by which "2" stands before "10"."""
     parts = re.split(r"(\d+)", name, flags=re.ASCII)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def number(text: str) -> float | None:
-    """What a plain decimal number such as "3", "-1" or "2.5" says; None for any other text."""
-    return float(text) if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", text, re.ASCII) else None
-
-
-def whole(text: str) -> int | None:
-    """What a whole number says, also as spreadsheets write it, "3.0"; None for any other text."""
-    value = number(text)
-    return int(value) if value is not None and value.is_integer() else None
-
-
-def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """A CSV file with a header; names of columns count without regard to case, and blanks around a field not at all.
-
-    Args:
-      path: an existing file.
-      required: columns, in lower case; where one is missing, there are no rows.
-      problems: takes a missing column, a row of too many fields, and a file that is no table.
-
-    Returns:
-      The columns in lower case, and the rows that are not empty, by their number (the header is row 1).
-    """
-    # Spreadsheet programs begin a file with a byte-order mark.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        try:
-            table = {i: [field.strip() for field in row] for i, row in enumerate(csv.reader(file), 1)}
-        except csv.Error as error:
-            problems.add("unreadable_table", f"{path}: is no table of comma-separated values ({error})")
-            return [], {}
-    table = {i: row for i, row in table.items() if any(row)}
-    columns = [name.lower() for name in table.pop(min(table, default=0), [])]
-    wrong = [f"no column {name!r}" for name in required if name not in columns]
-    wrong += [f"two columns {name!r}" for name in sorted({x for x in columns if x and columns.count(x) > 1})]
-    if wrong:
-        problems.add(
-            "bad_columns",
-            f"{path}: has {' and '.join(wrong)}; the first row must name the columns, separated by commas, "
-            f"and it names: {', '.join(columns) or 'none'}",
-        )
-        return columns, {}
-    rows = {}
-    for i, fields in table.items():
-        if any(fields[len(columns) :]):
-            problems.add(
-                "malformed_row",
-                f"{path}, row {i}: has {len(fields)} fields where the header names {len(columns)} columns; quote a "
-                'field that has a comma in it ("a, b")',
-            )
-        else:
-            rows[i] = dict(zip(columns, fields + [""] * (len(columns) - len(fields)), strict=False))
-    return columns, rows
 
 
 def read_array(path: Path, clip: str, what: str, cure: str) -> np.ndarray:

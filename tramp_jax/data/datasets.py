@@ -11,7 +11,8 @@ from tramp_jax.data import records, splits
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
 from tramp_jax.data.dfew import DFEW
 from tramp_jax.data.folder import Folder
-from tramp_jax.data.neuroface import FOLDS, NeuroFace
+from tramp_jax.data.neuroface import NeuroFace
+from tramp_jax.data.neuroface_lists import FOLDS
 from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.problems import Problem, Problems

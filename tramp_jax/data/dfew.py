@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import clip_files
+from tramp_jax.data import clip_files, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import WARNING, DataError, Problem, Problems
 
@@ -266,7 +266,7 @@ def _parse(line: str) -> tuple[str, int, int] | None:
     if len(fields) != 3:
         return None
     clip = fields[0].strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
-    frames, label = clip_files.whole(fields[1]), clip_files.whole(fields[2])
+    frames, label = tables.whole(fields[1]), tables.whole(fields[2])
     if not clip or clip.startswith(".") or frames is None or frames < 1 or label is None or not 0 <= label <= 7:
         return None
     return clip, frames, label

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tramp_jax.data import clip_files, landmarks
+from tramp_jax.data import clip_files, landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.data.problems import DataError, Problem, Problems
 
@@ -72,7 +72,7 @@ class Folder:
 
         Args:
           root: folder with the list.
-          clip_list: "" for ``root``/clips.csv.
+          clip_list: "" for ``root``/clips.csv or ``root``/clips.xlsx.
           with_frames: whether clips have frames.
           with_pixels: whether clips have the colours under the landmarks. Without both, no image is needed.
           problems: takes what is wrong with the list; None raises the first error.
@@ -84,11 +84,13 @@ class Folder:
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
             raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
-        path = Path(clip_list).expanduser() if clip_list else self.root / LIST
-        if not path.is_file():
+        problems = problems or Problems()
+        path = Path(clip_list).expanduser() if clip_list else tables.find(self.root, (LIST,), "clip_list", problems)
+        if path is None or not path.is_file():
+            path = path or self.root / LIST
             raise FileNotFoundError(f"{path}: no such list; name another with --config.data.clip_list=FILE.\n{_ABSENT}")
         self._with_frames, self._with_pixels = with_frames, with_pixels
-        self._rows, self._subjects = _read_list(path, problems or Problems())
+        self._rows, self._subjects = _read_list(path, problems)
         self._infos = [row.info for row in self._rows]
 
     @property
@@ -131,7 +133,7 @@ class Folder:
 
 
 def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, frozenset[str]]]:
-    columns, table = clip_files.read_table(path, _REQUIRED, problems)
+    columns, table = tables.read_table(path, _REQUIRED, problems)
     targets = [
         name
         for name in columns
@@ -186,7 +188,7 @@ def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, fr
 
 def _numeric(values: Sequence[str]) -> bool:
     given = [value for value in values if value]
-    return bool(given) and all(clip_files.number(value) is not None for value in given)
+    return bool(given) and all(tables.number(value) is not None for value in given)
 
 
 def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
@@ -194,9 +196,9 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
     for name in _REQUIRED:
         if not fields[name]:
             return f"{name} is empty"
-    if clip_files.number(fields["score"]) is None:
+    if tables.number(fields["score"]) is None:
         return f"score is {fields['score'][:80]!r}, not a number"
-    fps = clip_files.number(fields.get("fps") or "1")
+    fps = tables.number(fields.get("fps") or "1")
     if fps is None or fps <= 0:
         return f"fps is {fields['fps'][:80]!r}, not a number above 0"
     if has_split and fields["split"].lower() not in _SPLITS:

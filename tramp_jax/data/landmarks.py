@@ -16,6 +16,9 @@ import numpy as np
 NUM_LANDMARKS = 63
 GROUP_SIZE = 9
 GROUPS = ("left_eye", "left_brow", "right_eye", "right_brow", "nose", "lower_lip", "upper_lip")
+# Parts of a face that share no landmark: both lips have the corners of the mouth.
+REGIONS = (*GROUPS[:5], "mouth")
+REGION_OF_GROUP = (0, 1, 2, 3, 4, 5, 5)
 
 # The released code first drops the 33 contour points of InsightFace's 106 and then the two eye centres 34 and 88.
 INSIGHTFACE_71 = tuple(i for i in range(33, 106) if i not in (34, 88))

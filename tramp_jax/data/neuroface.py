@@ -4,7 +4,7 @@
 folder ROOT; FILE is a File Name of the split list, such as A002_02_NSM_OPEN_color, and REP a repetition, such as 1:
 
     ROOT/neuroface_split.csv       the published list that cuts videos into repetitions
-    ROOT/ratings.csv               ratings, in a form of ours: see ``read_ratings``
+    ROOT/ratings.csv               or .xlsx: ratings, in a form of ours: see ``neuroface_lists.read_ratings``
     either, already cut and cropped:
     ROOT/frames/FILE_REP/*.jpg     face crops, 256×256
     ROOT/landmarks/FILE_REP.npy    landmarks (n, 73, 2) or (n, 106, 2) of InsightFace, pixels of the crop
@@ -17,79 +17,42 @@ Where ROOT/landmarks is there, it is used, else the videos are.
 
 import dataclasses
 import math
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tramp_jax.data import clip_files, landmarks
+from tramp_jax.data import clip_files, landmarks, tables
 from tramp_jax.data.clip_files import FRAME_SIZE
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.neuroface_lists import (
+    LIST_ADDRESS,
+    LIST_CURE,
+    TASKS,
+    UNUSED_TASKS,
+    Repetition,
+    clip_info,
+    read_ratings,
+    read_split_list,
+    task_of,
+)
 from tramp_jax.data.problems import WARNING, DataError, Problem, Problems
 
-TASKS = ("BLOW", "KISS", "BROW", "OPEN", "SPREAD")
-UNUSED_TASKS = ("BIGSMILE",)  # in the published list, but not in the published experiments
-GROUPS = {"A": "ALS", "S": "stroke", "OP": "stroke", "N": "control"}  # by the letters of a subject's id
-SUB_SCORES = ("symmetry", "ROM", "speed", "variability", "fatigue")
-MAX_SUB_SCORE = 5
 FPS = 50.0
 LAYOUTS = ("insightface73", "insightface106")
 CROP_FACTOR = 2.0  # side of a face crop by the larger extent of the 63 points; they take about half of a PFED5 frame
 
-# Test subjects of the three published folds. The released code has "S007 " here, which matches nobody.
-FOLDS = tuple(
-    frozenset(fold.split())
-    for fold in (
-        "N002 OP03 A009 A016 S007 N001 S002 N008 N010 N004 N012 S005",
-        "A008 N011 S013 N019 A017 A014 A011 A015 OP02 A012 S011 N003",
-        "A010 S008 S001 S009 N017 N007 S012 A006 A002 OP01 S006 S003",
-    )
-)
-SUBJECTS = frozenset().union(*FOLDS)
-
 _VIDEO_TYPES = (".avi", ".mp4", ".mov")
-_FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # neither a blank nor a path: it names files
-_MEASURES = ("overall", *SUB_SCORES)
 VIDEOS_ADDRESS = "https://slp.utoronto.ca/faculty/yana-yunusova/speech-production-lab/datasets/"
-LIST_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former (data/Toronto_NeuroFace_split_.csv)"
 _ABSENT = f"""The Toronto NeuroFace data set is given on request. To obtain it:
   1. ask its authors for the videos and the clinical ratings: {VIDEOS_ADDRESS}
   2. take the list that cuts them into repetitions from {LIST_ADDRESS}
   3. put them into one folder ROOT: ROOT/Videos/A002_02_NSM_OPEN_color.avi, ..., ROOT/neuroface_split.csv, and the
-     ratings as ROOT/ratings.csv with the columns File Name, repID, rater, overall (docs/data.md)
+     ratings as ROOT/ratings.csv or .xlsx with the columns File Name, repID, rater, overall (docs/data.md)
   4. detect landmarks: ROOT/video_landmarks/A002_02_NSM_OPEN_color_1.npy, ... (docs/data.md)
   5. python train.py --config configs/neuroface.py:OPEN --config.data.root=ROOT"""
-_LIST_CURE = f"correct the row, or restore the list from {LIST_ADDRESS}"
 _FILES_CURE = "extract the repetition again"
-
-
-@dataclasses.dataclass(frozen=True)
-class Repetition:
-    """A row of the split list.
-
-    Attributes:
-      file: File Name.
-      number: repID.
-      first, last: frames of the video, counted from 1; both belong to the repetition.
-      source: list and row.
-    """
-
-    file: str
-    number: int
-    first: int
-    last: int
-    source: str = ""
-
-    @property
-    def id(self) -> str:
-        return f"{self.file}_{self.number}"
-
-    @property
-    def num_frames(self) -> int:
-        return self.last - self.first + 1
 
 
 class NeuroFace:
@@ -118,8 +81,8 @@ class NeuroFace:
 
         Args:
           root: folder of everything that is not named on its own.
-          split_list: "" for ``root``/neuroface_split.csv.
-          ratings: "" for ``root``/ratings.csv.
+          split_list: "" for ``root``/neuroface_split.csv or .xlsx.
+          ratings: "" for ``root``/ratings.csv or .xlsx.
           frames_root: "" for ``root``/frames.
           landmarks_root: "" for ``root``/landmarks; where neither is there, videos are read.
           videos_root: "" for ``root``/Videos.
@@ -150,13 +113,11 @@ class NeuroFace:
         elif reads_images:
             self._images = self._folder(videos_root, "Videos", "videos_root")
 
-        split_path = self._file(split_list, "neuroface_split.csv", "split_list")
-        ratings_path = self._file(ratings, "ratings.csv", "ratings")
-        if ratings_path.suffix.lower() in (".xlsx", ".xls"):
-            raise FileNotFoundError(f"{ratings_path}: save the ratings as a CSV file (File, Save as, CSV UTF-8)")
+        split_path = self._table(split_list, "neuroface_split.csv", "split_list", problems)
+        ratings_path = self._table(ratings, "ratings.csv", "ratings", problems)
         repetitions = read_split_list(split_path, problems)
         if not repetitions:
-            problems.add("empty_list", f"{split_path}: lists no repetition of {', '.join(TASKS)}; {_LIST_CURE}")
+            problems.add("empty_list", f"{split_path}: lists no repetition of {', '.join(TASKS)}; {LIST_CURE}")
         rated = read_ratings(ratings_path, problems)
         self._repetitions: list[Repetition] = []
         self._infos: list[ClipInfo] = []
@@ -167,8 +128,8 @@ class NeuroFace:
                 problems.add("missing_rating", message, repetition.id)
                 continue
             self._repetitions.append(repetition)
-            self._infos.append(_info(repetition, means))
-        unused = [key for key in rated if _task(key[0]) not in UNUSED_TASKS]
+            self._infos.append(clip_info(repetition, means))
+        unused = [key for key in rated if task_of(key[0]) not in UNUSED_TASKS]
         if unused:
             file, number = unused[0]
             problems.add(
@@ -186,9 +147,10 @@ class NeuroFace:
             )
         return path
 
-    def _file(self, given: str | Path, name: str, option: str) -> Path:
-        path = Path(given).expanduser() if given else self.root / name
-        if not path.is_file():
+    def _table(self, given: str | Path, name: str, option: str, problems: Problems) -> Path:
+        path = Path(given).expanduser() if given else tables.find(self.root, (name,), option, problems)
+        if path is None or not path.is_file():
+            path = path or self.root / name
             raise FileNotFoundError(f"{path}: no such file; name another with --config.data.{option}=FILE.\n{_ABSENT}")
         return path
 
@@ -344,145 +306,3 @@ def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:
                 yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     finally:
         capture.release()
-
-
-def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
-    """The repetitions of the published split list that show one of ``TASKS``, in the order of the file.
-
-    The columns are File Name, repID, Number of Frames, start, end; blanks around a field do not count. Frames count
-    from 1 (no start in the published list is 0), and both ends belong to the repetition.
-
-    In 22 published rows start and end span more frames than Number of Frames, mostly because they overlap with the
-    repetition before or after. There, the number of frames decides: a repetition begins where the one before has
-    ended, if that leaves enough frames up to its end, and stops after its number of frames. So every published row
-    gets its number of frames between its start and end, and only one frame (323 of A002_02_NSM_SPREAD_color) is in
-    two repetitions. Each such row is a warning.
-    """
-    rows: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)  # file -> (end, start, frames, rep, row)
-    seen: dict[tuple[str, int], int] = {}
-    unused = 0
-    for row, fields in clip_files.read_table(path, _SPLIT_COLUMNS, problems)[1].items():
-        wrong = _row_fault(fields)
-        if wrong:
-            problems.add("malformed_row", f"{path}, row {row}: {wrong}; {_LIST_CURE}")
-            continue
-        file = fields["file name"]
-        repetition, frames, start, end = (int(float(fields[name])) for name in _SPLIT_COLUMNS[1:])
-        if (file, repetition) in seen:
-            message = f"{path}, row {row}: repetition {repetition} of {file} is also in row {seen[file, repetition]}"
-            problems.add("duplicate_clip", f"{message}; remove one of the two", f"{file}_{repetition}")
-            continue
-        seen[file, repetition] = row
-        if _task(file) in UNUSED_TASKS:
-            unused += 1
-        else:
-            rows[file].append((end, start, frames, repetition, row))
-    if unused:
-        message = f"{path}: {unused} repetitions of {', '.join(UNUSED_TASKS)} are left out, as in the published results"
-        problems.add("unused_task", message, severity=WARNING)
-    found = {}
-    for file, entries in rows.items():
-        previous = 0
-        for end, start, frames, repetition, row in sorted(entries):
-            first = min(max(start, previous + 1), end - frames + 1) if frames < end - start + 1 else start
-            previous = first + frames - 1
-            found[row] = Repetition(file, repetition, first, previous, f"{path}, row {row}")
-            if (first, previous) != (start, end):
-                problems.add(
-                    "frame_count",
-                    f"{path}, row {row}: frames {start} to {end} are {end - start + 1}, not {frames}; taken are "
-                    f"{first} to {previous}",
-                    f"{file}_{repetition}",
-                    WARNING,
-                )
-    return [found[row] for row in sorted(found)]
-
-
-_SPLIT_COLUMNS = ("file name", "repid", "number of frames", "start", "end")
-
-
-def _row_fault(fields: Mapping[str, str]) -> str:
-    """What is wrong with a row of the split list by itself, or ""."""
-    file = fields["file name"]
-    match = _FILE.fullmatch(file)
-    if not match:
-        return f"the File Name {file[:80]!r} is not SUBJECT_..._TASK_..., of letters, digits and _"
-    if not _task(file):
-        return f"the File Name {file!r} has none of the tasks {', '.join(TASKS)} in it"
-    if match[1] not in SUBJECTS:
-        return f"subject {match[1]} is in none of the published folds"
-    for name in _SPLIT_COLUMNS[1:]:
-        value = clip_files.whole(fields[name])
-        if value is None or value < 1:
-            return f"{name} is {fields[name][:80]!r}, not a whole number of at least 1"
-    frames, start, end = (int(float(fields[name])) for name in _SPLIT_COLUMNS[2:])
-    if end < start or frames > end - start + 1:
-        return f"frames {start} to {end} are not the {frames} of Number of Frames"
-    return ""
-
-
-def _task(file: str) -> str:
-    """The task in a File Name; "" where there is none or more than one."""
-    found = [part for part in file.split("_") if part in TASKS + UNUSED_TASKS]
-    return found[0] if len(found) == 1 else ""
-
-
-def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[str, float]]:
-    """The ratings: {(File Name, repID): {"overall": mean over raters, "symmetry": ..., ...}}.
-
-    One row per repetition and rater, with the columns File Name, repID, rater (any name), overall (a number of at
-    least 0), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is ours: how the ratings were
-    published is not known to us. An empty sub-score is left out of its mean. A repetition with other than two raters
-    is a warning.
-    """
-    columns, rows = clip_files.read_table(path, ("file name", "repid", "rater", "overall"), problems)
-    given: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    values: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row, fields in rows.items():
-        repetition, rater = clip_files.whole(fields["repid"]), fields["rater"]
-        scores = {name: fields.get(name.lower(), "") for name in _MEASURES}
-        wrong = next((text for text in (_rating_fault(name, score) for name, score in scores.items()) if text), "")
-        if repetition is None or not rater or not fields["file name"]:
-            wrong = "needs a File Name, a repID (a whole number) and a rater"
-        if wrong or repetition is None:
-            problems.add("malformed_row", f"{path}, row {row}: {wrong}; correct the row")
-            continue
-        key = (fields["file name"], repetition)
-        if rater in given[key]:
-            message = f"{path}, row {row}: rater {rater} has rated the repetition in row {given[key][rater]} already"
-            problems.add("duplicate_rating", f"{message}; remove one of the two", f"{key[0]}_{key[1]}")
-            continue
-        given[key][rater] = row
-        for name, score in scores.items():
-            if score:
-                values[key][name].append(float(score))
-    for key, raters in given.items():
-        if len(raters) != 2:
-            message = f"{path}: repetition {key[1]} of {key[0]} has the ratings of {len(raters)}, not of two raters"
-            problems.add("raters", f"{message}; its score is their mean", f"{key[0]}_{key[1]}", WARNING)
-    return {key: {name: math.fsum(x) / len(x) for name, x in scores.items()} for key, scores in values.items()}
-
-
-def _rating_fault(name: str, text: str) -> str:
-    if not text and name != "overall":
-        return ""
-    value = clip_files.number(text)
-    if name == "overall":
-        return "" if value is not None and value >= 0 else f"overall is {text[:80]!r}, not a number of at least 0"
-    good = value is not None and 0 <= value <= MAX_SUB_SCORE
-    return "" if good else f"{name} is {text[:80]!r}, not a number of 0 to {MAX_SUB_SCORE}"
-
-
-def _info(repetition: Repetition, means: Mapping[str, float]) -> ClipInfo:
-    match = _FILE.fullmatch(repetition.file)
-    assert match is not None
-    return ClipInfo(
-        id=repetition.id,
-        subject=match[1],
-        expression=_task(repetition.file),
-        score=means["overall"],
-        num_frames=repetition.num_frames,
-        group=GROUPS[match[2]],
-        targets=tuple((name, means[name]) for name in SUB_SCORES if name in means),
-        source=repetition.source,
-    )

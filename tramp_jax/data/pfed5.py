@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import clip_files, images, landmarks
+from tramp_jax.data import clip_files, images, landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
 from tramp_jax.data.problems import DataError, Problem, Problems
@@ -113,26 +113,16 @@ class PFED5:
         return path
 
     def _list(self, given: str | Path, name: str, problems: Problems) -> Path | None:
-        if given:
-            found = [path for path in [Path(given).expanduser()] if path.is_file()]
-        else:
-            found = [path for file in LISTS[name] if (path := self.root / file).is_file()]
-        if not found:
+        path = Path(given).expanduser() if given else tables.find(self.root, LISTS[name], f"{name}_list", problems)
+        if path is None or not path.is_file():
             where = f"{given}: no such file" if given else f"{self.root}: no {' or '.join(LISTS[name])}"
             problems.add(
                 "missing_list",
-                f"{where}; the official {name} list comes with PFED5 ({FRAMES_ADDRESS}): put it there as CSV, or "
-                f"name its place with --config.data.{name}_list=FILE",
+                f"{where}; the official {name} list comes with PFED5 ({FRAMES_ADDRESS}): put it there (CSV or Excel) "
+                f"or name its place with --config.data.{name}_list=FILE",
             )
             return None
-        if len(found) > 1:
-            problems.add(
-                "ambiguous_list",
-                f"{self.root}: both {found[0].name} and {found[1].name} are there; "
-                f"choose one with --config.data.{name}_list=FILE",
-            )
-            return None
-        return found[0]
+        return path
 
     def _is_trained_on(self, info: ClipInfo, train_list: Path | None, problems: Problems) -> bool:
         if info.subject not in self._subjects["train"]:
@@ -293,20 +283,11 @@ def _array_path(root: Path, info: ClipInfo) -> Path:
 
 
 def _read_array(path: Path, info: ClipInfo, what: str, problems: Problems) -> np.ndarray | None:
-    """A numeric array (frames, points, values); executes nothing that the file holds."""
-    if not path.is_file():
-        problems.add(f"missing_{what}", f"{path}: the {what} of clip {info.id} are missing; {AGAIN}", info.id)
-        return None
+    """A numeric array (frames, points, values); one of another length than the list says is a problem, but read."""
     try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a damaged file raises almost anything
-        text = f"{path}: refused, it is not a plain .npy array of numbers ({error}); {AGAIN}"
-        problems.add("unreadable_array", text, info.id)
-        return None
-    if array.ndim != 3 or array.dtype.kind not in "fiu":
-        text = f"{path}: holds {array.dtype} of shape {array.shape}, not (frames, points, values); {AGAIN}"
-        problems.add("wrong_shape", text, info.id)
+        array = clip_files.read_array(path, info.id, what, AGAIN)
+    except DataError as error:
+        problems.add(error.problem.kind, error.problem.message, info.id)
         return None
     if len(array) != info.num_frames:
         problems.add(

@@ -4,11 +4,11 @@ A list has the columns id, score, frames and, in column 3 or 4 counted from 0, t
 follows the last "_" of the id, VIDEO its first 11 characters.
 """
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 
@@ -28,7 +28,7 @@ def video(info: ClipInfo) -> str:
 
 
 def read_list(path: Path, expression_column: int = 0, problems: Problems | None = None) -> list[ClipInfo]:
-    """An official list, in the order of the file; ``ClipInfo.source`` names the file and the row.
+    """An official list (CSV or Excel), in the order of the file; ``ClipInfo.source`` names the file and the row.
 
     A first row without a number, or of the column numbers 0, 1, 2, ..., is a header; blanks around a field do not
     count. Where ``expression_column`` is 0, the expression stands in that one of columns 3 and 4 (counted from 0)
@@ -40,11 +40,7 @@ def read_list(path: Path, expression_column: int = 0, problems: Problems | None 
         has the expression; unless ``problems`` collects them, when the rows concerned are left out.
     """
     problems = problems or Problems()
-    try:
-        rows = _rows(path)
-    except csv.Error as error:
-        problems.add("unreadable_list", f"{path}: is no table of comma-separated values ({error}); {AGAIN}")
-        return []
+    rows = _rows(tables.read_rows(path, problems))
     if not rows.keys() - {0}:
         problems.add("empty_list", f"{path}: lists no clips; {AGAIN}")
         return []
@@ -75,15 +71,12 @@ def read_list(path: Path, expression_column: int = 0, problems: Problems | None 
     return infos
 
 
-def _rows(path: Path) -> dict[int, list[str]]:
-    """Row number, counted from 1, to stripped fields, without empty rows; a header is row 0."""
-    # Spreadsheet programs begin a file with a byte-order mark.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = {i: [field.strip() for field in row] for i, row in enumerate(csv.reader(file), 1)}
-    rows = {i: row for i, row in rows.items() if any(row)}
+def _rows(rows: dict[int, list[str]]) -> dict[int, list[str]]:
+    """The rows with a header, where there is one, as row 0."""
     first = min(rows, default=0)
-    if rows and (not any(map(_is_number, rows[first])) or rows[first] == [str(i) for i in range(len(rows[first]))]):
-        rows = {0: rows.pop(first)} | rows
+    numeric = any(tables.number(field) is not None for field in rows.get(first, []))
+    if rows and (not numeric or rows[first] == [str(i) for i in range(len(rows[first]))]):
+        rows = {0: rows[first]} | {i: row for i, row in rows.items() if i != first}
     return rows
 
 
@@ -119,9 +112,10 @@ def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
             f"the id {name[:80]!r} is not an {_VIDEO_LENGTH}-character video, and then _PATIENT at the end, without "
             "blanks or slashes",
         )
-    if not _is_number(score) or not 0 <= float(score) <= MAX_SCORE:
+    value, count = tables.number(score), tables.whole(frames)
+    if value is None or not 0 <= value <= MAX_SCORE:
         yield "bad_score", f"the score {score[:80]!r} (column 1) is not a number of 0 to {MAX_SCORE}"
-    if not _is_whole(frames) or float(frames) < 1:
+    if count is None or count < 1:
         what = f"the number of frames {frames[:80]!r} (column 2) is not a whole number of at least 1"
         yield "bad_frame_count", what
     if not _is_expression(expression):
@@ -136,14 +130,6 @@ def _info(fields: Sequence[str], column: int, place: str) -> ClipInfo:
     return ClipInfo(name, name.rsplit("_")[-1], label, float(score), int(float(frames)), source=place)
 
 
-def _is_number(text: str) -> bool:
-    # Spreadsheet programs write whole numbers as 3.0, too.
-    return re.fullmatch(r"[+-]?\d+(\.\d*)?|\.\d+", text, re.ASCII) is not None
-
-
-def _is_whole(text: str) -> bool:
-    return _is_number(text) and float(text).is_integer()
-
-
 def _is_expression(text: str) -> bool:
-    return _is_whole(text) and 0 <= float(text) < len(EXPRESSIONS)
+    value = tables.whole(text)
+    return value is not None and 0 <= value < len(EXPRESSIONS)

@@ -49,7 +49,7 @@ class Attribution:
       channels: the names of C, one letter each, e.g. "xyrgb".
       frames: (n, G, G) float64, by source frame and patch (row, column) of the picture, or None.
       regions: (n, R) float64, both streams by source frame and region, in the order of ``region_names``.
-      region_names: the groups of ``landmarks.GROUPS``; and ELSEWHERE where the model reads frames.
+      region_names: ``landmarks.REGIONS``; and ELSEWHERE where the model reads frames.
       read: (n,) whether the model read the source frame, in either stream.
       error: |sum of all attributions − (score − baseline score)|.
       converged: the error is below the tolerance that was asked for.
@@ -153,14 +153,15 @@ class Explainer:
         found = self.integrate(variables, sample, baseline)
 
         trajectory, patches, read = None, None, np.zeros(n, bool)
-        names = landmarks.GROUPS + ((ELSEWHERE,) if reads_frames(model) else ())
+        names = landmarks.REGIONS + ((ELSEWHERE,) if reads_frames(model) else ())
         regions = np.zeros((n, len(names)))
         for source in sources.values():
             read[source[source != sampling.NO_FRAME]] = True
         if "trajectories" in sources:
             trajectory = _fold(found.parts["trajectories"], sources["trajectories"], n)
             groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
-            regions[:, : len(landmarks.GROUPS)] += groups.sum(axis=2)
+            for group, region in enumerate(landmarks.REGION_OF_GROUP):
+                regions[:, region] += groups[:, group].sum(axis=1)
         if "frames" in sources:
             patches = _fold(found.parts["frames"], sources["frames"], n)
             where = patch_regions(clip, patches.shape[1])
@@ -368,7 +369,7 @@ def patch_regions(clip: Clip, count: int) -> np.ndarray:
       count: G, patches along a side of a frame.
 
     Returns:
-      (n, G, G) int8 indices into ``landmarks.GROUPS``, or their number for ELSEWHERE.
+      (n, G, G) int8 indices into ``landmarks.REGIONS``, or their number for ELSEWHERE.
     """
     assert clip.frames is not None, "patches are parts of frames"
     G = count
@@ -377,11 +378,12 @@ def patch_regions(clip: Clip, count: int) -> np.ndarray:
     y, x = np.meshgrid((np.arange(G) + 0.5) * height / G, (np.arange(G) + 0.5) * width / G, indexing="ij")
     centres = np.stack([x.ravel(), y.ravel()], axis=-1)
     near = _NEAR * inter_ocular(points)
+    of_landmark = np.repeat(landmarks.REGION_OF_GROUP, landmarks.GROUP_SIZE)
     regions = np.empty((len(points), G * G), np.int8)
     for t, now in enumerate(points):
         places = np.concatenate([now, points[0]])
         distance = np.linalg.norm(centres[:, None] - places, axis=-1)
         nearest = distance.argmin(axis=1)
-        region = nearest % landmarks.NUM_LANDMARKS // landmarks.GROUP_SIZE
-        regions[t] = np.where(distance.min(axis=1) <= near, region, len(landmarks.GROUPS))
+        region = of_landmark[nearest % landmarks.NUM_LANDMARKS]
+        regions[t] = np.where(distance.min(axis=1) <= near, region, len(landmarks.REGIONS))
     return regions.reshape(-1, G, G)

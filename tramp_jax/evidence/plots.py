@@ -32,6 +32,7 @@ REGION_LABELS = {
     "nose": "nose",
     "lower_lip": "lower lip",
     "upper_lip": "upper lip",
+    "mouth": "mouth",
     ELSEWHERE: "elsewhere in the picture",
 }
 # Landmarks whose colours are shown: one of each part of the face whose colour changes as it moves.

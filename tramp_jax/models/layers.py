@@ -67,20 +67,6 @@ class BatchNorm(nn.Module):
         return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(dtype)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drops a whole residual branch per sample, rescaling the branches that stay."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        if not train or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * jax.random.bernoulli(self.make_rng("dropout"), keep, shape).astype(x.dtype) / keep
-
-
 class Mlp(nn.Module):
     """Linear, activation, Linear; keeps the width of its input."""
 

@@ -6,7 +6,8 @@ p and q tokens of a set, (n l) and (m k).
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,6 @@ from einops import rearrange, repeat
 from tramp_jax.models.layers import (
     Array,
     BatchNorm,
-    DropPath,
     Dtype,
     Mlp,
     TemporalConv,
@@ -53,6 +53,10 @@ class Partition:
     def axes(self) -> tuple[str, str]:
         """einops patterns of time and joints: the attended axes are n and l."""
         return ("(g n)" if self.local else "(n g)"), ("(j l)" if self.neighbours else "(l j)")
+
+    def sets(self, num_frames: int, num_joints: int) -> int:
+        """How many sets a trajectory is cut into."""
+        return (num_frames // self.frames) * (num_joints // self.joints)
 
 
 def partitions(
@@ -125,7 +129,8 @@ class SkateAttention(nn.Module):
     bias_order: BiasOrder
 
     @nn.compact
-    def __call__(self, qkv: Array, train: bool) -> Array:
+    def __call__(self, qkv: Array, keys: Array | None) -> Array:
+        """``keys`` are of the dropout, one for each of ``partition.sets``; None drops nothing."""
         B, T, _, _ = qkv.shape
         time, joints = self.partition.axes
         sizes = {"n": self.partition.frames, "l": self.partition.joints}
@@ -135,8 +140,6 @@ class SkateAttention(nn.Module):
         bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
         # Given to every clip here, its gradient is summed over the clips once, not in every set: XLA does that slowly.
         bias_bhpq = repeat(bias_hnlmk, "h n l m k -> b h (n l) (m k)", b=B)
-        drop = train and self.dropout > 0
-        keys = jax.random.split(self.make_rng("dropout"), len(q)) if drop else None
 
         def attend(qkv_and_key: tuple[Array, Array, Array, Array | None]) -> Array:
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
@@ -178,18 +181,35 @@ class JointConv(nn.Module):
         return rearrange(jnp.einsum("gvu,btugc->btvgc", matrix, x), "b t v g c -> b t v (g c)")
 
 
+class Draws(NamedTuple):
+    """What is random in one block.
+
+    Attributes:
+      keys: for each attention, see ``SkateAttention``.
+      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None where none is dropped.
+    """
+
+    keys: tuple[Array | None, ...]
+    paths: Array | None
+
+
+def draw_paths(key: Array, rates: Sequence[float], batch: int) -> Array:
+    """Stochastic depth: (blocks, 2, B) factors, 0 for a branch that is dropped and 1 / (1 - rate) for others."""
+    keep = 1.0 - jnp.asarray(rates)[:, None, None]
+    return jax.random.bernoulli(key, keep, (len(rates), 2, batch)) / keep
+
+
 class SkateFormerBlock(nn.Module):
     """Convolution over joints and over time beside attention of the four types, then an MLP: (B, T, V, C)."""
 
     partitions: tuple[Partition, ...]
     mlp_ratio: int
     attention_dropout: float
-    drop_path: float
     bias_order: BiasOrder
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, draws: Draws) -> Array:
         C = x.shape[-1]
         y = nn.Dense(2 * C, dtype=self.dtype, name="mapping")(layer_norm("norm_1", self.dtype)(x))
         to_joint_conv, to_temporal_conv, *to_attention = jnp.split(
@@ -199,13 +219,17 @@ class SkateFormerBlock(nn.Module):
             JointConv(self.dtype, name="g_conv")(to_joint_conv),
             TemporalConv(C // 4, groups=CONV_GROUPS, dtype=self.dtype, name="t_conv")(to_temporal_conv),
         ]
-        for i, (partition, qkv) in enumerate(zip(self.partitions, to_attention, strict=True)):
+        for i, (partition, qkv, keys) in enumerate(zip(self.partitions, to_attention, draws.keys, strict=True)):
             attention = SkateAttention(partition, self.attention_dropout, self.bias_order, name=f"attention_{i + 1}")
-            branches.append(attention(qkv, train))
+            branches.append(attention(qkv, keys))
         y = nn.Dense(C, dtype=self.dtype, name="proj")(jnp.concatenate(branches, axis=-1))
-        x = x + DropPath(self.drop_path)(y, train)
+        x = x + _times(y, draws.paths, 0)
         y = Mlp(self.mlp_ratio * C, dtype=self.dtype, name="mlp")(layer_norm("norm_2", self.dtype)(x))
-        return x + DropPath(self.drop_path)(y, train)
+        return x + _times(y, draws.paths, 1)
+
+
+def _times(y: Array, paths: Array | None, branch: int) -> Array:
+    return y if paths is None else y * paths[branch][:, None, None, None].astype(y.dtype)
 
 
 class Downsample(nn.Module):
@@ -284,9 +308,8 @@ class SkateFormer(nn.Module):
         x = x.astype(self.dtype)
 
         out = {}
-        block_of = nn.remat(SkateFormerBlock, static_argnums=(2,)) if self.remat else SkateFormerBlock
-        num_blocks = len(self.widths) * self.blocks_per_stage
-        drop_path = iter(np.linspace(0.0, self.drop_path, num_blocks).tolist())
+        block_of = nn.remat(SkateFormerBlock) if self.remat else SkateFormerBlock
+        draws = iter(self._draws(x.shape, train or dropout))
         for stage, width in enumerate(self.widths):
             if stage > 0:
                 x = Downsample(width, self.dtype, name=f"stage_{stage}_downsample")(x, train)
@@ -295,10 +318,26 @@ class SkateFormer(nn.Module):
                     self.partitions,
                     self.mlp_ratio,
                     self.attention_dropout,
-                    next(drop_path),
                     self.bias_order,
                     self.dtype,
                     name=f"stage_{stage}_block_{block}",
-                )(x, train or dropout)
+                )(x, next(draws))
             out[f"trajectory_stage_{stage}"] = x
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), out
+
+    def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
+        """Of all blocks, for an input (B, T, V, C): drawn at once, because every draw is a loop for XLA to compile."""
+        B, T, V, _ = shape
+        stages = np.repeat(np.arange(len(self.widths)), self.blocks_per_stage).tolist()
+        nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)
+        if not (drop and (self.attention_dropout or self.drop_path)):
+            return [Draws(nothing, None)] * len(stages)
+        attention_key, path_key = jax.random.split(self.make_rng("dropout"))
+        rates = np.linspace(0.0, self.drop_path, len(stages)).tolist()
+        paths = [x if rate else None for x, rate in zip(draw_paths(path_key, rates, B), rates, strict=True)]
+        if not self.attention_dropout:
+            return [Draws(nothing, of_block) for of_block in paths]
+        counts = [[partition.sets(T >> stage, V) for partition in self.partitions] for stage in stages]
+        keys = jnp.split(jax.random.split(attention_key, np.sum(counts)), np.cumsum(counts)[:-1])
+        of_blocks = [tuple(keys[i : i + len(nothing)]) for i in range(0, len(keys), len(nothing))]
+        return [Draws(*pair) for pair in zip(of_blocks, paths, strict=True)]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tramp_jax.data import clip_files, folder
+from tramp_jax.data import folder, tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.preprocess.clip import Preprocessed
@@ -51,7 +51,7 @@ def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float)
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """The videos of a CSV file with the columns path (relative to the file), subject, expression and score.
+    """The videos of a CSV or Excel file with the columns path (relative to the file), subject, expression and score.
 
     A score may be missing; further columns go into the list of clips.
 
@@ -59,13 +59,15 @@ def read_jobs(path: Path) -> list[Job]:
       ValueError: the file is missing or malformed, or two videos would get the same name.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such list; it is a CSV file with the columns path, subject, expression, score")
-    columns, table = clip_files.read_table(path, ("path", "subject", "expression", "score"), Problems())
+        raise ValueError(
+            f"{path}: no such list; it is a CSV or Excel file with the columns path, subject, expression, score"
+        )
+    columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
     videos = [path.parent / Path(row["path"]).expanduser() for row in table.values()]
     further = [name for name in columns if name and name not in (*_COLUMNS, *_TAKEN)]
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
-        score = clip_files.number(row["score"]) if row["score"] else float("nan")
+        score = tables.number(row["score"]) if row["score"] else float("nan")
         if not row["path"] or not row["subject"] or score is None:
             raise ValueError(f"{path}, row {number}: needs a path, a subject, and as score a number or nothing")
         info = ClipInfo(name, row["subject"], row["expression"], score, 0, group=row.get("group", ""))
@@ -103,7 +105,7 @@ class ClipList:
         rows: list[dict[str, str]] = []
         columns = [*_COLUMNS]
         if self.path.is_file():
-            columns, table = clip_files.read_table(self.path, _COLUMNS, Problems())
+            columns, table = tables.read_table(self.path, _COLUMNS, Problems())
             rows = list(table.values())
             self._videos = {row["path"]: row[VIDEO] for row in rows}
         self.columns = [*columns, *(name for name in further if name not in columns)]
