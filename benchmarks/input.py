@@ -12,17 +12,15 @@ to fill the cache, and clips per second from then on. Then a small model of the 
 epochs with each, and the share of the second epoch's time is told for which the device waited for its batches.
 """
 
-import argparse
 import csv
 import itertools
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -31,9 +29,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tramp_jax import config as defaults
+from benchmarks import timing
 from tramp_jax import reporting, sharding, trainer
-from tramp_jax.data import cache, clips, datasets, landmarks, packing, pipeline, sampling
+from tramp_jax.data import augment, cache, clips, datasets, landmarks, packing, pipeline, sampling
 from tramp_jax.data.synthetic import SyntheticFaces
 
 _SUBJECTS_PER_TEST = 4
@@ -70,9 +68,9 @@ def write_layout(root: pathlib.Path, count: int) -> None:
             csv.writer(file).writerows([["id", "score", "frames", "fps", "class"], *lines])
 
 
-def recipe(root: pathlib.Path, threads: int) -> ConfigDict:
-    """The published model and recipe on the data in ``root``."""
-    config = defaults.base()
+def recipe(base: ConfigDict, root: pathlib.Path, threads: int) -> ConfigDict:
+    """``base`` on the data in ``root``."""
+    config = ConfigDict(base.to_dict())
     config.data.update(datasets.options("pfed5"), root=str(root), expression="smile", validation_fraction=0.2)
     config.train.reader_threads = threads
     return config
@@ -88,6 +86,7 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
     rng = np.random.default_rng(0)
     order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
     infos, rgb, length = split.infos, config.model.rgb, config.model.trajectory.length
+    size = (augment.stored_size(rgb.image_size),) * 2  # as published 256, where nothing is resized
     while True:
         samples = []
         for index in itertools.islice(order, config.train.batch_size):
@@ -95,7 +94,9 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             video = info.id.rsplit("_", 1)[0]
             files = sorted((root / info.subject / video).iterdir())
             chosen = sampling.rgb_frames(len(files), rgb.num_frames, rng)
-            images = [np.asarray(Image.open(files[i]).convert("RGB")) for i in chosen]
+            images = [
+                np.asarray(Image.open(files[i]).convert("RGB").resize(size, Image.Resampling.BOX)) for i in chosen
+            ]
             name = f"{info.subject}/{video}-{info.subject}.npy"
             points, colours = np.load(root / "detect_73_crop" / name), np.load(root / "RGB_1x1_fromLK" / name)
             colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
@@ -127,9 +128,11 @@ def rate(batches: Iterator[dict[str, np.ndarray]], count: int, batch_size: int) 
     return clips_read / (time.perf_counter() - start), 1e3 * (time.process_time() - busy) / clips_read
 
 
-def run(root: pathlib.Path, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
+def run(
+    base: ConfigDict, root: pathlib.Path, packed: pathlib.Path, batches: int, rounds: int, threads: int
+) -> list[str]:
     """Measures; returns the lines of the report."""
-    plain, config = recipe(root, threads), recipe(packed, threads)
+    plain, config = recipe(base, root, threads), recipe(base, packed, threads)
     split = training_split(config)
     unpacked = training_split(plain)
     pillow = "Pillow, one file after the other"
@@ -157,15 +160,13 @@ def run(root: pathlib.Path, packed: pathlib.Path, batches: int, rounds: int, thr
             if turn:  # the first warms up
                 rates[name].append(measured)
 
-    lines = [f"{'':34s}  clips/s  {'(range)':>15s}  times Pillow  CPU ms a clip"]
+    lines = ["| way | clips/s, median (range) | times Pillow | CPU ms a clip |", "|---|---|---|---|"]
     base = statistics.median(found for found, _ in rates[pillow])
     for name, pairs in rates.items():
         found, busy = zip(*pairs, strict=True)
-        median, spread = statistics.median(found), f"({min(found):.2f}-{max(found):.2f})"
-        lines.append(
-            f"{name:34s}  {median:7.2f}  {spread:>15s}  {median / base:12.2f}  {statistics.median(busy):13.1f}"
-        )
-    return lines + memory(split, config)
+        gain = statistics.median(found) / base
+        lines.append(f"| {name} | {timing.spread(found):.1f} | {gain:.2f} | {statistics.median(busy):.1f} |")
+    return [*lines, "", *memory(split, config)]
 
 
 def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
@@ -182,17 +183,17 @@ def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
     buffered = pipeline.read_ahead(config, config.train.batch_size)
     megabytes = buffered * pipeline.batch_bytes(config, config.train.batch_size) / 2**20
     return [
-        f"memory over two epochs of {epoch} batches: median {statistics.median(first):.0f} MiB in the second half of "
+        f"Memory over two epochs of {epoch} batches: median {statistics.median(first):.0f} MiB in the second half of "
         f"the first, {statistics.median(second):.0f} MiB in the second, at most {max(seen):.0f} MiB; "
         f"{buffered} batches are read ahead, {megabytes:.0f} MiB"
     ]
 
 
-def run_caches(packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
+def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
     """Measures reading with every ``train.cache``; returns the lines of the report."""
     feeds: dict[str, tuple[ConfigDict, cache.Feed, float]] = {}
     for kind in cache.CACHES:
-        config = recipe(packed, threads)
+        config = recipe(base, packed, threads)
         config.train.cache = kind
         splits = datasets.split(datasets.open_dataset(config), config, None)
         start = time.perf_counter()
@@ -212,24 +213,23 @@ def run_caches(packed: pathlib.Path, batches: int, rounds: int, threads: int) ->
                 next(device)
             rates[kind].append(rate(device, batches + ahead, config.train.batch_size))
             host.close()
-    lines = [f"{'train.cache':11s}  {'filled in':>9s}  clips/s  {'(range)':>17s}  CPU ms a clip"]
+    lines = ["| train.cache | filled in, s | clips/s, median (range) | CPU ms a clip |", "|---|---|---|---|"]
     for kind, pairs in rates.items():
         found, busy = zip(*pairs, strict=True)
-        median, spread = statistics.median(found), f"({min(found):.2f}-{max(found):.2f})"
-        filled = f"{feeds[kind][2]:.1f} s" if kind != "none" else ""
-        lines.append(f"{kind:11s}  {filled:>9s}  {median:7.2f}  {spread:>17s}  {statistics.median(busy):13.1f}")
+        filled = f"{feeds[kind][2]:.1f}" if kind != "none" else ""
+        lines.append(f"| {kind} | {filled} | {timing.spread(found):.1f} | {statistics.median(busy):.1f} |")
     return lines
 
 
-def input_bound(packed: pathlib.Path, threads: int) -> list[str]:
+def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> list[str]:
     """Trains a small model with every ``train.cache``; returns the lines of the report."""
-    lines = ["train.cache  share of an epoch's time for which the device waits for input, small model"]
+    lines = ["| train.cache | share of an epoch's time for which the device waits, small model |", "|---|---|"]
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         # What one training has compiled, the others need not compile again.
         jax.config.update("jax_compilation_cache_dir", f"{temporary}/compiled")
         for kind in cache.CACHES:
-            config = recipe(packed, threads)
+            config = recipe(base, packed, threads)
             config.model.streams = "rgb"
             config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)
             config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
@@ -243,38 +243,43 @@ def input_bound(packed: pathlib.Path, threads: int) -> list[str]:
             rows = reporting.read_metrics(workdir)
             losses[kind] = [row["loss"] for row in rows if row["kind"] == "train"]
             waited = [row["waited"] for row in rows if row["kind"] == "input"]
-            lines.append(f"{kind:11s}  {waited[-1]:.1%}")
+            lines.append(f"| {kind} | {waited[-1]:.1%} |")
         jax.config.update("jax_compilation_cache_dir", None)
     same = all(found == losses["none"] for found in losses.values())
-    return [*lines, f"the losses of {len(losses['none'])} steps are {'the same' if same else 'NOT the same'} with all"]
+    return [
+        *lines,
+        "",
+        f"The losses of {len(losses['none'])} steps are {'the same' if same else 'NOT the same'} with all",
+    ]
 
 
-def main() -> None:
-    """Parses the arguments, writes the data, and prints the report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--batches", type=int, default=4, help="measured in a row")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="of the pipeline")
-    parser.add_argument("--layout", type=pathlib.Path, help="keep the data here, and use it if it is there")
-    parser.add_argument("--caches", action="store_true", help="compare the values of train.cache instead")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the arguments, writes the data, measures, and writes the report."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags.add_argument("--clips", type=int, default=24)
+    flags.add_argument("--batches", type=int, default=4, help="measured in a row")
+    flags.add_argument("--threads", type=int, default=2, help="of the pipeline")
+    flags.add_argument("--layout", type=pathlib.Path, help="keep the data here, and use it if it is there")
+    flags.add_argument("--caches", action="store_true", help="compare the values of train.cache instead")
+    options = flags.parse_args(arguments)
+    base = timing.recipe(options.config)
+    report = timing.Report("input", arguments, timing.device_name(), ["caches"] if options.caches else [])
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.layout or pathlib.Path(temporary)
         root, packed = folder / "published", folder / "packed"
         if not root.exists():
             write_layout(root, options.clips)
         start = time.perf_counter()
-        config = recipe(root, options.threads)
-        done = packing.pack(config, datasets.Wanted(), packed, 64 * 2**20, options.threads)
-        lines = [f"{done} ({time.perf_counter() - start:.1f} s)"]
+        done = packing.pack(recipe(base, root, options.threads), datasets.Wanted(), packed, 64 * 2**20, options.threads)
+        measured = packed, options.batches, options.rounds, options.threads
         if options.caches:
-            lines += run_caches(packed, options.batches, options.rounds, options.threads)
-            lines += input_bound(packed, options.threads)
+            report.add("on its way to the device", run_caches(base, *measured))
+            report.add("in training", input_bound(base, packed, options.threads))
         else:
-            lines += run(root, packed, options.batches, options.rounds, options.threads)
-    host = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    sys.stdout.write("\n".join([f"# {host}, Python {platform.python_version()}", *lines]) + "\n")
+            report.add("packing", [f"{done} ({time.perf_counter() - start:.1f} s)"])
+            report.add("training batches", run(base, root, *measured))
+    report.write(options.out)
 
 
 if __name__ == "__main__":

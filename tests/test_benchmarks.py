@@ -1,5 +1,6 @@
 """The benchmarks: the timing's arithmetic, counted FLOPs against XLA's, and every command on the tiny configuration."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from benchmarks import attention, costs, timing, train_step
 from tests import tiny
 from tramp_jax.models import build_model
 
+no_torch = importlib.util.find_spec("torch") is None
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = """
 from tests import tiny
@@ -120,8 +122,13 @@ def test_training_step_runs_each_way(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [["train_step", "--parts", "compile", "--batch", "1"], ["scaling", "--batch", "2", "--rounds", "1"]],
-    ids=["compile", "scaling"],
+    [
+        ["train_step", "--parts", "compile", "--batch", "1"],
+        ["scaling", "--batch", "2", "--rounds", "1"],
+        pytest.param(["score", "--rounds", "1"], marks=pytest.mark.skipif(no_torch, reason="needs PyTorch")),
+        ["input", "--clips", "8", "--batches", "1", "--rounds", "1"],
+    ],
+    ids=["compile", "scaling", "score", "input"],
 )
 def test_command_runs_in_a_process_of_its_own(command, recipe, tmp_path):
     name, *flags = command
@@ -129,9 +136,13 @@ def test_command_runs_in_a_process_of_its_own(command, recipe, tmp_path):
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    measured = read_report(tmp_path / "out", 1)["measured"]
+    measured = read_report(tmp_path / "out", 2 if name in ("score", "input") else 1)["measured"]
     if name == "scaling":
         assert set(measured["training step of 2 clips"]["seconds"]) == {"1", "2"}
+    elif name == "score":
+        assert len(measured["a clip of 40 frames"]["seconds"]) == 4
+    elif name == "input":
+        assert "Memory over two epochs" in next((tmp_path / "out").glob("*.md")).read_text()
     else:
         seconds = measured["first step of a new process"]["seconds"]
         assert seconds["again"]["first step"] < seconds["nothing compiled"]["first step"]

@@ -1,5 +1,6 @@
 """train.py and eval.py as a user runs them: whole runs, resuming, devices, and mistakes."""
 
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from configs import pfed5, youtubepd
 from tests import tiny
 from tramp_jax import commands, sharding
+from tramp_jax.data import pipeline
 from tramp_jax.reporting import read_metrics
 
 FAST = {"model__streams": "rgb"}  # compiles in a third of the time
@@ -126,6 +128,31 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
     assert "--resume" in capsys.readouterr().err
     step = _arrays(workdir)[0]
     assert 0 < step < STEPS
+    _train(workdir, resume=True)
+    assert _losses(workdir) == _losses(finished_run)
+    assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+
+
+@pytest.mark.slow
+def test_a_clip_that_cannot_be_read_costs_no_step(finished_run, tmp_path, monkeypatch, capsys):
+    """The state of the last step is saved before the error ends the run, which then goes on without a difference."""
+    workdir, read, sample = tmp_path / "broken", itertools.count(), pipeline.Sampler.train
+    enough = 4 * tiny.get_config().train.batch_size
+
+    def train(self, clip, rng):
+        if next(read) >= enough:
+            raise OSError(f"{clip.info.id}: the disk is gone")
+        return sample(self, clip, rng)
+
+    monkeypatch.setattr(pipeline.Sampler, "train", train)
+    with pytest.raises(SystemExit) as stopped, commands.told():
+        _train(workdir)
+    assert stopped.value.code == commands.EXIT_ERROR
+    assert "the disk is gone" in capsys.readouterr().err
+    step = _arrays(workdir)[0]
+    assert 0 < step < STEPS
+    assert len(_losses(workdir)) == step
+    monkeypatch.undo()
     _train(workdir, resume=True)
     assert _losses(workdir) == _losses(finished_run)
     assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])

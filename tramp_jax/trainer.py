@@ -287,7 +287,14 @@ class _Loop:
             batch = source.next() if first < total else {}
             for step in range(first + 1, total + 1):
                 state, measured = self.train_step(state, batch)
-                batch = source.next(measured) if step < total else {}  # is transferred while the step runs
+                try:
+                    batch = source.next(measured) if step < total else {}  # is transferred while the step runs
+                except Exception:  # a clip that cannot be read costs none of the steps before it
+                    if jax.process_count() == 1:  # else the other processes are not there to save with
+                        for outcome in filter(None, (unchecked, (step, measured))):
+                            self._check(*outcome)
+                        self._save(step, state)
+                    raise
                 # Read a step's outcome only when the next one is on its way, so that the device never waits for us.
                 due, unchecked = unchecked, (step, measured)
                 if due is not None:
