@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import attention, costs, timing, train_step
+from benchmarks import attention, costs, inference, timing, train_step
 from tests import tiny
 from tramp_jax.models import build_model
 
@@ -100,8 +100,9 @@ def test_flops_of_the_frame_encoder_by_hand_are_those_of_xla():
     [
         (costs, ["--batch", "1", "--side", "64", "--megabytes", "1"], 3),
         pytest.param(attention, ["--batch", "1"], 4, marks=pytest.mark.slow),
+        pytest.param(inference, [], 2, marks=pytest.mark.slow),
     ],
-    ids=["costs", "attention"],
+    ids=["costs", "attention", "inference"],
 )
 def test_command_runs(command, arguments, sections, recipe, tmp_path):
     command.main(["--config", str(recipe), "--rounds", "1", "--out", str(tmp_path / "out"), *arguments])

@@ -260,7 +260,7 @@ def test_a_subject_on_both_sides_is_named(tmp_path):
 def test_lists_without_columns_or_rows_are_refused(root):
     path = root / "clips.csv"
     header, text = path.read_text().splitlines()[0], path.read_text()
-    path.write_text(text.replace(",", ";"))
+    path.write_text(text.replace(",", "|"))
     with pytest.raises(
         DataError, match=r"clips.csv: has no column 'path' and no column 'subject'.*separated by commas"
     ):

@@ -23,6 +23,15 @@ def test_a_workbook_reads_as_its_csv_file_would(tmp_path):
     assert found[0][1][5] == {"path": "c", "score": "4", "note": "True"}
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_are_noticed(tmp_path, separator):
+    text = 'Path,Score,Note\na,3,"x"\n'
+    (tmp_path / "commas.csv").write_text(text)
+    (tmp_path / "others.csv").write_text(text.replace(",", separator))
+    found = [tables.read_rows(tmp_path / f"{name}.csv", Problems()) for name in ("commas", "others")]
+    assert found[0] == found[1] == {1: ["Path", "Score", "Note"], 2: ["a", "3", "x"]}
+
+
 @pytest.mark.parametrize("content", [b"", b"Path,Score\na,3\n", b"PK\x03\x04 and then nothing", None])
 def test_what_is_no_workbook_is_told(tmp_path, content):
     path = tmp_path / "list.xlsx"

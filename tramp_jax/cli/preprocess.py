@@ -18,7 +18,7 @@ _SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="a video, a folder of images, an image")
     parser.add_argument(
-        "--list", type=Path, help="CSV of videos: path, subject, expression, score, and more if you like"
+        "--list", type=Path, help="CSV or Excel file of videos: path, subject, expression, score, and more if you like"
     )
     parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: each file is its own")

@@ -50,6 +50,8 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     """The rows of a CSV file, or of a workbook's first sheet, that are not empty: number, from 1, to stripped fields.
 
+    The fields of a CSV file are separated by whichever its first line has most of: commas, semicolons or tabs.
+
     A number in a workbook is the text that a CSV file would have: "3", not "3.0"; a formula, what it gave when the
     workbook was saved.
 
@@ -80,9 +82,12 @@ class _WorkbookError(Exception):
 
 
 def _comma_separated(path: Path) -> dict[int, list[str]]:
-    # Spreadsheet programs begin a file with a byte-order mark.
+    # Spreadsheet programs begin a file with a byte-order mark, and in some countries separate by semicolons.
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return {i: [field.strip() for field in row] for i, row in enumerate(csv.reader(file), 1)}
+        first = file.readline()
+        file.seek(0)
+        rows = csv.reader(file, delimiter=max(",;\t", key=first.count))
+        return {i: [field.strip() for field in row] for i, row in enumerate(rows, 1)}
 
 
 def _workbook(path: Path) -> dict[int, list[str]]:
