@@ -21,7 +21,7 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
-    given = config_flags.get_override_values(flags.FLAGS["config"])
+    given = config_flags.get_override_values(flags.FLAGS["config"]) if CONFIG.value else {}
     commands.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value, given)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from configs import pfed5, youtubepd
 from tests import tiny
+from tests.conftest import ROOT
 from tramp_jax import commands, sharding
 from tramp_jax.data import pipeline
 from tramp_jax.reporting import read_metrics
@@ -260,6 +261,33 @@ def test_a_mistake_is_told_in_one_message(mistake, finished_run, tmp_path, capsy
     assert cure in message
     assert finished_run.exists()
     assert not (tmp_path / "new" / "checkpoints").exists()
+
+
+def test_the_folder_alone_resumes_a_run(finished_run, program):
+    """As the message of an interrupted run tells."""
+    result = program("train.py", "--workdir", finished_run, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert str(finished_run) in result.stdout
+
+
+def test_without_a_recipe_the_message_asks_for_one(program):
+    result = program("train.py")
+    assert (result.returncode, result.stdout) == (commands.EXIT_ERROR, "")
+    assert result.stderr.startswith("error: --config is missing")
+
+
+@pytest.mark.parametrize("flag", [["--config", "configs/synthetc.py:smile"], ["--config=configs/synthetc.py"]])
+def test_a_recipe_that_is_not_there_is_told_before_it_is_run(flag, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands.check_recipe(["train.py", "--config", "configs/pfed5.py:frown"])
+    with pytest.raises(ValueError, match=r"configs/synthetc\.py: no such recipe; did you mean configs/synthetic\.py\?"):
+        commands.check_recipe(["train.py", *flag, "--resume"])
+
+
+def test_a_recipe_without_arguments_refuses_one(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match="takes nothing after the colon"):
+        commands.check_recipe(["train.py", "--config", "configs/synthetic.py:smile"])
 
 
 def test_a_config_typo_names_the_closest_key(program, tmp_path):

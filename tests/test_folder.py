@@ -262,7 +262,7 @@ def test_lists_without_columns_or_rows_are_refused(root):
     header, text = path.read_text().splitlines()[0], path.read_text()
     path.write_text(text.replace(",", "|"))
     with pytest.raises(
-        DataError, match=r"clips.csv: has no column 'path' and no column 'subject'.*separated by commas"
+        DataError, match=r"clips.csv: has no column 'path' and no column 'subject'.*must name the columns"
     ):
         Folder(root)
     path.write_text(header)

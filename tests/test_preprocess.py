@@ -216,7 +216,7 @@ def test_the_command_makes_clips_reports_bad_videos_and_resumes(tmp_path, portra
     (out / "clips.csv").write_text((out / "clips.csv").read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
     assert cli.main(["preprocess", str(portrait), "--out", str(out)]) == 0
     assert len(rows(out / "clips.csv")) == 1
-    assert "write it into" in capsys.readouterr().out  # no score was given
+    assert "two clips of one person" in capsys.readouterr().out  # no score was given
 
 
 @pytest.mark.usefixtures("mediapipe")

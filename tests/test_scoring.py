@@ -123,7 +123,7 @@ def test_an_ensemble_scores_the_mean_and_spreads_as_its_members_do(runs, calibra
     assert "ensemble" in scored.note
 
 
-def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(calibrated, source, tmp_path, capsys):
+def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calibrated, source, tmp_path, capsys):
     write_clip(tmp_path / "clips" / "good clip", source[0])
     write_clip(tmp_path / "clips" / "gut", dataclasses.replace(source[1], info=source[0].info))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -152,6 +152,30 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(calibrated,
     assert cli.main(command) == 1  # the broken one is tried again, the others are not
     assert "0 scored, 1 failed, 2 were there already" in capsys.readouterr().out
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
+
+    # A report that is not there yet is written without another row.
+    (reports / "gut.html").unlink()
+    assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
+    assert (reports / "gut.html").exists()
+    assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
+
+    # Scores of two models do not stand in one table.
+    before = out.read_text()
+    command[command.index("--checkpoint") + 1] = str(runs[1])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "has scores of another model" in capsys.readouterr().err
+    assert out.read_text() == before
+
+
+def test_an_interval_as_wide_as_the_scale_is_warned_of(calibrated, source):
+    scorer = Scorer(calibrated, draws=4)
+    c = scorer.calibration
+    assert not scorer._wide((c.low, c.low + 0.5 * (c.high - c.low)))
+    assert "takes 90% of the scale" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
+    scored = scorer.score_clip(source[0])
+    assert bool(scorer._wide(scored.interval)) == any("of the scale" in text for text in scored.warnings)
 
 
 def test_a_real_video_gives_a_score(calibrated, real_video):

@@ -171,6 +171,7 @@ def _listed(*people: str, **changes) -> Listed:
             datasets.Dataset(_listed("a", "a", "b", "b", "S7", "S7"), folds=(frozenset("a"), frozenset(["b", "S7 "]))),
             {"unknown_subject", "untested_subject"},
         ),
+        (datasets.Dataset(_listed("Anna", "Anna", "anna", "anna")), {"similar_names"}),
         (datasets.Dataset(_listed()), {"no_clips"}),
     ],
 )

@@ -1,8 +1,12 @@
 """What train.py and eval.py do with their flags: messages, exit codes, errors without a traceback."""
 
+import ast
 import contextlib
+import difflib
+import itertools
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -23,6 +27,7 @@ def run(main: Callable[[], None]) -> None:
     def parse(arguments: Sequence[str]) -> Sequence[str]:
         # A misspelt key of a configuration is an AttributeError that names the closest one.
         with told(AttributeError, KeyError, TypeError):
+            check_recipe(arguments)
             try:
                 return flags.FLAGS(arguments)
             except flags.Error as error:
@@ -36,6 +41,35 @@ def run(main: Callable[[], None]) -> None:
             main()
 
     app.run(call, flags_parser=parse)
+
+
+def check_recipe(arguments: Sequence[str]) -> None:
+    """Looks for the file of ``--config`` before it is run as a recipe: what absl says of a missing one helps nobody.
+
+    Raises:
+      ValueError: there is no such file, with those that are there; or the recipe takes no argument.
+    """
+    given = [text.removeprefix("--config=") for text in arguments if text.startswith("--config=")]
+    given += [text for flag, text in itertools.pairwise(arguments) if flag == "--config"]
+    for text in given:
+        name, _, argument = text.partition(":")
+        path = pathlib.Path(name)
+        if path.is_file():
+            if argument and not _takes_argument(path):
+                raise ValueError(f"--config {text}: this recipe takes nothing after the colon; use --config {path}")
+            continue
+        there = sorted(str(other) for other in pathlib.Path("configs").glob("*.py"))
+        close = difflib.get_close_matches(str(path), there, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(there) or 'none'}"
+        raise ValueError(f"--config {path}: no such recipe; {hint}")
+
+
+def _takes_argument(recipe: pathlib.Path) -> bool:
+    try:
+        parts = ast.parse(recipe.read_text()).body
+    except (SyntaxError, ValueError):
+        return True  # running it tells what is wrong
+    return all(part.args.args for part in parts if isinstance(part, ast.FunctionDef) and part.name == "get_config")
 
 
 def keep_compiled() -> None:
@@ -66,7 +100,7 @@ def train(
     try:
         lines = experiment.train(config, plan, workdir, resume)
     except trainer.Interrupted as stopped:
-        sys.stderr.write(f"{stopped}\ncontinue with: python train.py --workdir {workdir} --resume\n")
+        sys.stderr.write(f"{stopped}\ncontinue with: python train.py --workdir {shlex.quote(str(workdir))} --resume\n")
         sys.exit(EXIT_INTERRUPTED)
     _say([*lines, f"checkpoints, metrics and plots: {workdir}"])
 

@@ -49,7 +49,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """The configuration that a run was started with; options that are newer than the run have their defaults."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
-        raise RunError(f"{path}: no such file; --workdir must name the folder of a run that train.py has made")
+        raise RunError(f"{path}: no such file; name the folder of a run that train.py has made")
     config = ConfigDict(json.loads(path.read_text()))
     _fill(config, defaults.base())
     return config.lock()
@@ -106,7 +106,9 @@ def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None
     changed = [line for line in difflib.ndiff(*lines) if line[0] in "+-"]
     if changed:
         raise RunError(
-            f"{workdir} was started with another configuration (-), not this one (+):\n" + "\n".join(changed)
+            f"{workdir} was started with another configuration (-), not this one (+):\n"
+            + "\n".join(changed)
+            + "\nto continue it as it was: --workdir and --resume alone, without --config"
         )
 
 

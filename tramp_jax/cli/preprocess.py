@@ -151,7 +151,10 @@ def _make_clips(
     total = len(jobs) - failed - skipped
     sys.stdout.write(f"{total} clips made, {skipped} were there already, {failed} failed: {clip_list.path}\n")
     if without_score:
-        sys.stdout.write(f"{without_score} of them have no score yet: write it into {clip_list.path} before training\n")
+        sys.stdout.write(
+            f"{without_score} of them have no score yet: before training, write into {clip_list.path} the score, the "
+            "expression, and who is shown (two clips of one person must name the same subject)\n"
+        )
     return 1 if failed else 0
 
 

@@ -86,7 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     commands.keep_compiled()
     inputs = expand(arguments.inputs)
     table = Table(arguments.out, arguments.overwrite)
-    todo = [path for path in inputs if path not in table.done]
     scorer = Scorer(
         *arguments.checkpoint,
         which=arguments.which,
@@ -96,7 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
         draws=arguments.draws,
         runtime=arguments.runtime,
     )
+    table.check_model(_model(scorer))
     reports = _Reports(arguments.report, inputs, not arguments.no_attribution) if arguments.report else None
+    # What is in the table already is scored again only for a report that is not there yet.
+    todo = [path for path in inputs if path not in table.done or (reports and reports.lacks(path))]
     failed = 0
     with table:
         for path in tqdm(todo, unit="clip", disable=None):
@@ -106,10 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
                     reports.write(path, scorer, scored)
             except (ValueError, OSError) as error:
                 failed += 1
-                table.add({"input": path, "status": "failed", "reason": str(error)})
+                if path not in table.done:
+                    table.add({"input": path, "status": "failed", "reason": str(error)})
                 tqdm.write(f"error: {error}", file=sys.stderr)
                 continue
-            table.add(_row(path, scorer, scored))
+            if path not in table.done:
+                table.add(_row(path, scorer, scored))
             tqdm.write(_line(path, scored), file=sys.stdout)
             for warning in scored.warnings:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
@@ -162,6 +166,18 @@ class Table:
         self.done = {row["input"] for row in kept}
         self._kept = kept
 
+    def check_model(self, model: str) -> None:
+        """Refuses to stand scores of two models in one table.
+
+        Raises:
+          ValueError: a row is of another model.
+        """
+        if others := {row["model"] for row in self._kept} - {model}:
+            raise ValueError(
+                f"{self.path} has scores of another model ({sorted(others)[0]}, not {model}); name another table with "
+                "--out, or replace it with --overwrite"
+            )
+
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.partial")
@@ -195,6 +211,10 @@ class _Reports:
                 name, count = f"{Path(path).stem}-{count}", count + 1
             self._paths[path] = folder / f"{name}.html"
 
+    def lacks(self, path: str) -> bool:
+        """Whether the report of an input is not there."""
+        return not self._paths[path].exists()
+
     def write(self, path: str, scorer: "Scorer", scored: "Scored") -> None:
         from tramp_jax.evidence.report import write_report
 
@@ -215,11 +235,15 @@ def _row(path: str, scorer: "Scorer", scored: "Scored") -> dict[str, object]:
         "fps": f"{scored.clip.fps:g}",
         "missing_ratio": "" if scored.missing_ratio != scored.missing_ratio else f"{scored.missing_ratio:.4f}",
         "landmarks": scored.landmark_source,
-        "model": " ".join(member.id for member in scorer.members),
+        "model": _model(scorer),
         "interval": scored.note,
         "warnings": "; ".join(scored.warnings),
         "reason": "",
     }
+
+
+def _model(scorer: "Scorer") -> str:
+    return " ".join(member.id for member in scorer.members)
 
 
 def _line(path: str, scored: "Scored") -> str:

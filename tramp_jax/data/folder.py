@@ -133,6 +133,7 @@ class Folder:
 
 
 def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, frozenset[str]]]:
+    before = len(problems.found)
     columns, table = tables.read_table(path, _REQUIRED, problems)
     targets = [
         name
@@ -180,7 +181,7 @@ def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, fr
             source=where,
         )
         rows.append(_Row(folder, info, float(fields.get("fps") or 0)))
-    if not table:
+    if not table and len(problems.found) == before:
         problems.add("empty_list", f"{path}: lists no clips.\n{_ABSENT}")
     listed = {row.info.subject for row in rows}
     return rows, {part: frozenset(s for s in listed if parts[s] == part) for part in _SPLITS}
@@ -197,7 +198,7 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
         if not fields[name]:
             return f"{name} is empty"
     if tables.number(fields["score"]) is None:
-        return f"score is {fields['score'][:80]!r}, not a number"
+        return f"score is {fields['score'][:80]!r}, not a number (decimals have a point)"
     fps = tables.number(fields.get("fps") or "1")
     if fps is None or fps <= 0:
         return f"fps is {fields['fps'][:80]!r}, not a number above 0"

@@ -135,8 +135,8 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
     if wrong:
         problems.add(
             "bad_columns",
-            f"{path}: has {' and '.join(wrong)}; the first row must name the columns, separated by commas, "
-            f"and it names: {', '.join(columns) or 'none'}",
+            f"{path}: has {' and '.join(wrong)}; the first row (of a workbook: of its first sheet) must name the "
+            f"columns, and it names: {', '.join(columns) or 'none'}",
         )
         return columns, {}
     rows = {}

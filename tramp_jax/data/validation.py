@@ -259,6 +259,20 @@ def _set_problems(dataset: Dataset) -> Iterator[Problem]:
     tested += [(f"fold {number}", people) for number, people in enumerate(dataset.folds)]
     yield from _fold_problems(tested[1:], {info.subject for info in infos})
     yield from _missing_classes(infos, _parts(dataset))
+    yield from _similar_names("subject", sorted({info.subject for info in infos}))
+    yield from _similar_names("expression", sorted({info.expression for info in infos}))
+
+
+def _similar_names(what: str, names: Sequence[str]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            message = (
+                f"{what}s {other!r} and {name!r} differ in upper and lower case alone, but count as two: a person of "
+                "two names may be trained on and tested; if they are one, write them alike in the list"
+            )
+            yield Problem("similar_names", message, severity=WARNING)
 
 
 def _fold_problems(folds: Sequence[tuple[str, frozenset[str]]], everyone: set[str]) -> Iterator[Problem]:

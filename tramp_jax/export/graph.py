@@ -44,9 +44,10 @@ class Graph:
         self.nodes.append(helper.make_node(kind, names, results, name=f"{kind}_{number}", **attributes))
         return results
 
-    def output(self, x: Tensor, name: str) -> None:
-        """Gives a result of the graph its name."""
+    def output(self, x: Tensor, name: str) -> Tensor:
+        """Gives a result of the graph its name; what is computed from it further on can be cut off there."""
         self.nodes.append(helper.make_node("Identity", [x], [name], name=name))
+        return name
 
     def _constant(self, value: np.ndarray) -> Tensor:
         """As float32 or int64; equal shapes and axes are kept once."""

@@ -63,7 +63,7 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
         outputs.append(helper.make_tensor_value_info(FRAME_FEATURES, TensorProto.FLOAT, ["K", c.widths[-1]]))
         weights, moments = params["rgb_encoder"], statistics["rgb_encoder"]
         encoded = s_former(g, c, weights["s_former"], moments["s_former"], normalised(g, config))
-        g.output(encoded, FRAME_FEATURES)
+        encoded = g.output(encoded, FRAME_FEATURES)
         rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
         features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
     feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)

@@ -19,6 +19,8 @@ from tramp_jax.models.former_dfer import SFormer
 from tramp_jax.scoring.members import Member
 from tramp_jax.scoring.windows import sample_and_windows
 
+_FRAMES_AT_ONCE = 16
+
 
 def missing() -> list[str]:
     """Packages of the extra ``onnx`` that are not installed."""
@@ -49,7 +51,9 @@ def _usable_cores() -> int:
 class OnnxJudge:
     """Scores clips as ``scoring.members.Judge`` does, with the graph of the member in ONNX Runtime.
 
-    The draws have dropout and are computed by JAX, from the frame features of the graph: no frame is encoded twice.
+    The graph is cut in two behind the frame features, so that frames are encoded a few at a time: what lies between the
+    layers then stays in the processor's cache. The draws have dropout and are computed by JAX, from the same features:
+    no frame is encoded twice.
 
     Args:
       member: the model.
@@ -58,12 +62,21 @@ class OnnxJudge:
     """
 
     def __init__(self, member: Member, draws: int, threads: int = 0):
+        from onnx.utils import Extractor
+
         from tramp_jax.export.onnx_graph import FRAME_FEATURES, SCORE, build
 
         self.member, self.draws = member, draws
-        self._session = open_session(build(member.config, member.variables).SerializeToString(), threads)
-        self._inputs = [entry.name for entry in self._session.get_inputs()]
-        self._outputs = [SCORE, *([FRAME_FEATURES] if draws and reads_frames(member.config.model) else [])]
+        model = build(member.config, member.variables)
+        inputs = [entry.name for entry in model.graph.input]
+        self._encoder = None
+        if reads_frames(member.config.model):
+            part = Extractor(model).extract_model(["frames"], [FRAME_FEATURES])
+            self._encoder = open_session(part.SerializeToString(), threads)
+            inputs = [FRAME_FEATURES, *(name for name in inputs if name != "frames")]
+            model = Extractor(model).extract_model(inputs, [SCORE])
+        self._rest = open_session(model.SerializeToString(), threads)
+        self._inputs, self._features = inputs, FRAME_FEATURES
         self._draw = _drawing(member.config)
 
     def __call__(self, clip: Clip) -> tuple[float, np.ndarray]:
@@ -75,10 +88,19 @@ class OnnxJudge:
         config = self.member.config
         seed = zlib.crc32(clip.info.id.encode())
         sample, windows = sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
-        score, *features = self._session.run(self._outputs, {name: sample[name] for name in self._inputs})
+        encoded = None
+        if self._encoder is not None:
+            frames = sample["frames"]
+            at_once = (
+                frames.shape[1] if config.model.rgb.scrambled_frames else _FRAMES_AT_ONCE
+            )  # mixed before they are cut
+            cuts = [frames[:, i : i + at_once] for i in range(0, frames.shape[1], at_once)]
+            features = np.concatenate([self._encoder.run(None, {"frames": cut})[0] for cut in cuts])
+            sample = sample | {self._features: features}
+            encoded = _filled(features, config.model.rgb.num_frames)[None]
+        (score,) = self._rest.run(None, {name: sample[name] for name in self._inputs})
         if not windows:
             return float(score[0]), np.zeros(0)
-        encoded = _filled(features[0], config.model.rgb.num_frames)[None] if features else None
         drawn = self._draw(self.member.variables, encoded, windows, jax.random.key(seed))
         return float(score[0]), np.asarray(drawn, np.float64)
 

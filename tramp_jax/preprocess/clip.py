@@ -112,7 +112,7 @@ def preprocess_video(
     if count < options.min_frames:
         raise VideoError(
             f"{path}: {count} frame{'s' * (count != 1)}, where a clip needs at least {options.min_frames}; use a "
-            f"longer video, or --min-frames {count}"
+            f"longer video, or make a clip with tramp-jax preprocess --min-frames {count}"
         )
     try:
         cuts = tracking.scene_cuts(first_pass.changes)
@@ -124,7 +124,8 @@ def preprocess_video(
     if len(timing.chosen) < options.min_frames:
         raise VideoError(
             f"{path}: the face is followed for {len(timing.chosen)} frames only, from frame {track.first} on, where a "
-            f"clip needs at least {options.min_frames}; use a longer video, or --min-frames {len(timing.chosen)}"
+            f"clip needs at least {options.min_frames}; use a longer "
+            f"video, or make a clip with tramp-jax preprocess --min-frames {len(timing.chosen)}"
         )
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 

@@ -19,6 +19,7 @@ from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import AUTO, load_member, make_judge
 
 DRAWS = 16
+_WIDE = 0.75  # of the scale: an interval that takes as much is warned of
 # Where the landmarks of a published data set come from; a model trained on them knows no other detector.
 _TRAINED_ON = {"pfed5": "insightface", "neuroface": "insightface", "dfew": "insightface"}
 # What the scores of a data set mean; the ends of another one are those of the scores that the model was trained on.
@@ -172,7 +173,7 @@ class Scorer:
             interpolated=tuple(interpolated),
             missing_ratio=missing_ratio,
             landmark_source=source,
-            warnings=(*warnings, *self._doubts(expression or clip.info.expression, source, clip, score)),
+            warnings=(*warnings, *self._doubts(expression or clip.info.expression, source, score, interval)),
         )
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
@@ -225,7 +226,7 @@ class Scorer:
             return Scale(name, self.calibration.low, self.calibration.high, "lowest rated", "highest rated")
         return Scale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")
 
-    def _doubts(self, expression: str, source: str, clip: Clip, score: float) -> list[str]:
+    def _doubts(self, expression: str, source: str, score: float, interval: tuple[float, float] | None) -> list[str]:
         config = self.config
         doubts = []
         trained = config.data.expression
@@ -244,7 +245,14 @@ class Scorer:
                 f"the score {score:.2f} lies outside the scale that the model was trained on, "
                 f"{self.calibration.low:g} to {self.calibration.high:g}"
             )
-        return doubts
+        return doubts + self._wide(interval)
+
+    def _wide(self, interval: tuple[float, float] | None) -> list[str]:
+        c = self.calibration
+        if c is None or interval is None or interval[1] - interval[0] < _WIDE * (c.high - c.low):
+            return []
+        share = (interval[1] - interval[0]) / (c.high - c.low)
+        return [f"the interval takes {share:.0%} of the scale: the score tells little"]
 
 
 def spread_of(scores: np.ndarray, draws: np.ndarray) -> float:
