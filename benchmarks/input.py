@@ -272,12 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_layout(root, options.clips)
         start = time.perf_counter()
         done = packing.pack(recipe(base, root, options.threads), datasets.Wanted(), packed, 64 * 2**20, options.threads)
+        seconds = time.perf_counter() - start
         measured = packed, options.batches, options.rounds, options.threads
         if options.caches:
             report.add("on its way to the device", run_caches(base, *measured))
             report.add("in training", input_bound(base, packed, options.threads))
         else:
-            report.add("packing", [f"{done} ({time.perf_counter() - start:.1f} s)"])
+            # Without the folder, which is gone when this is read.
+            report.add("packing", [f"{done.rpartition(': ')[2]} ({seconds:.1f} s)"])
             report.add("training batches", run(base, root, *measured))
     report.write(options.out)
 
