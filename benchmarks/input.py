@@ -13,6 +13,7 @@ epochs with each, and the share of the second epoch's time is told for which the
 """
 
 import csv
+import functools
 import itertools
 import os
 import pathlib
@@ -31,7 +32,8 @@ from PIL import Image
 
 from benchmarks import timing
 from tramp_jax import reporting, sharding, trainer
-from tramp_jax.data import augment, cache, clips, datasets, landmarks, packing, pipeline, sampling
+from tramp_jax.data import augment, cache, clips, datasets, device_cache, landmarks, packing, pipeline, sampling
+from tramp_jax.data.draws import Draw
 from tramp_jax.data.synthetic import SyntheticFaces
 
 _SUBJECTS_PER_TEST = 4
@@ -83,17 +85,17 @@ def training_split(config: ConfigDict) -> pipeline.Split:
 
 def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[dict[str, np.ndarray]]:
     """What a plain script does: open the files of a clip one after the other, in one thread."""
-    rng = np.random.default_rng(0)
+    rng, shown = np.random.default_rng(0), itertools.count()
     order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
     infos, rgb, length = split.infos, config.model.rgb, config.model.trajectory.length
     size = (augment.stored_size(rgb.image_size),) * 2  # as published 256, where nothing is resized
     while True:
         samples = []
         for index in itertools.islice(order, config.train.batch_size):
-            info = infos[index]
+            info, draw = infos[index], Draw(config.seed, next(shown))
             video = info.id.rsplit("_", 1)[0]
             files = sorted((root / info.subject / video).iterdir())
-            chosen = sampling.rgb_frames(len(files), rgb.num_frames, rng)
+            chosen = sampling.rgb_frames(len(files), rgb.num_frames, draw)
             images = [
                 np.asarray(Image.open(files[i]).convert("RGB").resize(size, Image.Resampling.BOX)) for i in chosen
             ]
@@ -101,7 +103,7 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             points, colours = np.load(root / "detect_73_crop" / name), np.load(root / "RGB_1x1_fromLK" / name)
             colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
             clip = clips.Clip(info, points, "insightface73", colours)
-            taken = sampling.trajectory_frames(info.num_frames, length, "random", rng)
+            taken = sampling.trajectory_frames(info.num_frames, length, "random", draw)
             samples.append(
                 {
                     "frames": np.stack(images),
@@ -203,12 +205,20 @@ def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int
                 list(readers.map(feed.train.__getitem__, range(len(feed.train))))
         feeds[kind] = config, feed, time.perf_counter() - start
     rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in feeds}
+
+    in_step = jax.jit(functools.partial(device_cache.sample, config=recipe(base, packed, threads)))
+
+    def made(feed: cache.Feed, batch: pipeline.Batch) -> pipeline.Batch:
+        """The samples on the device; from clips that are there, the training step makes them."""
+        batch = feed.put(batch)
+        return batch if feed.store is None else in_step(feed.store, batch)
+
     for _ in range(rounds):
         for kind, (config, feed, _) in feeds.items():
-            host = iter(pipeline.training_batches(feed.train, config, places=feed.places))
-            device = (jax.block_until_ready(feed.put(batch)) for batch in host)
+            host = iter(feed.batches(config))
+            device = (jax.block_until_ready(made(feed, batch)) for batch in host)
             # From then on as many batches are made as are taken.
-            ahead = pipeline.read_ahead(config, config.train.batch_size, with_frames=feed.places is None)
+            ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=feed.store is not None)
             for _ in range(1 + ahead):
                 next(device)
             rates[kind].append(rate(device, batches + ahead, config.train.batch_size))

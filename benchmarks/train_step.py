@@ -105,7 +105,7 @@ def jax_step(config: ConfigDict, variables: Any, batch: dict[str, np.ndarray], m
     on_device = jax.device_put(batch, sharding.split_batch(mesh))
 
     def way() -> float:
-        holder[0], measured = step(holder[0], on_device)
+        holder[0], measured = step(holder[0], on_device, None)
         return float(measured["loss"])
 
     return way
@@ -283,9 +283,9 @@ def first_step(config: ConfigDict, batch: int) -> dict[str, float]:
     state = jax.block_until_ready(trainer.init_state(variables, sgd, mesh))
     on_device = jax.device_put(inputs, sharding.split_batch(mesh))
     initialised = clock()
-    step = trainer.build_train_step(config, sgd, mesh).lower(state, on_device).compile()  # type: ignore[attr-defined]
+    step = trainer.build_train_step(config, sgd, mesh).lower(state, on_device, None).compile()  # type: ignore[attr-defined]
     compiled = clock()
-    jax.block_until_ready(step(state, on_device))
+    jax.block_until_ready(step(state, on_device, None))
     return {
         "initial weights": initialised - start,
         "step compiled": compiled - initialised,

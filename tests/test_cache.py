@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from tramp_jax import evaluation, models, sharding, trainer
-from tramp_jax.data import cache, datasets, pipeline
+from tramp_jax.data import cache, datasets, device_cache, pipeline, sampling
 from tramp_jax.data.augment import for_training
 from tramp_jax.reporting import read_metrics
 
@@ -50,20 +50,32 @@ def _feed(config, kind, splits):
 
 
 def _batches(config, kind, splits, count):
-    """As they come to the device."""
+    """As the training step sees them."""
     feed = _feed(config, kind, splits)
-    iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
-    batches = [jax.device_get(feed.put(batch)) for batch in itertools.islice(iterator, count)]
+    iterator = iter(feed.batches(config))
+    batches = [feed.put(batch) for batch in itertools.islice(iterator, count)]
     iterator.close()
-    return batches
+    if feed.store is not None:
+        sample = jax.jit(lambda store, batch: device_cache.sample(store, batch, config))
+        batches = [sample(feed.store, batch) for batch in batches]
+    return jax.device_get(batches)
 
 
-@pytest.mark.parametrize("change", [{}, {"still": True}, {"padding": "zero"}, {"padding": "loop"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"still": True},
+        {"truncation": "last", "frame_choice": "consecutive"},
+        {"frame_choice": "uniform"},
+        *({"padding": padding} for padding in sampling.PADDINGS),
+    ],
+)
 def test_every_cache_gives_the_same_batches(config, splits, change):
     config.data.update(change)
     config.train.reader_threads = 4
     if "padding" in change:
-        config.model.rgb.num_frames = 64  # clips have 45 to 80
+        config.model.rgb.num_frames = config.model.trajectory.length = 64  # clips have 45 to 80
     plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in cache.CACHES)
     assert plain[0]["frames"].shape == (8, config.model.rgb.num_frames, 37, 37, 3)
     for one, *others in zip(plain, on_host, on_device, strict=True):
@@ -79,15 +91,17 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
         for_training(on_device[0], config.augment, 32, jax.random.key(0))
 
 
-def test_a_batch_of_numbers_is_small(config, splits):
-    config.model.streams = "rgb"
-    feed = _feed(config, "device", splits)
-    iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
-    batch = next(iterator)
+def test_a_batch_for_clips_on_the_device_is_their_numbers(config, splits):
+    iterator = iter(_feed(config, "device", splits).batches(config))
+    batches = list(itertools.islice(iterator, 3))
     iterator.close()
-    assert batch.keys() == {"frame_numbers", "target"}
-    assert batch["frame_numbers"].nbytes == pipeline.batch_bytes(config, 8, with_frames=False) == 8 * 16 * 4
-    assert pipeline.read_ahead(config, 8, with_frames=False) == 16
+    for batch in batches:
+        assert batch.keys() == {"clip", "position"}
+        assert sum(array.nbytes for array in batch.values()) == 8 * 8
+    positions = np.concatenate([batch["position"] for batch in batches])
+    np.testing.assert_array_equal(positions, np.arange(24))
+    shown, count = np.concatenate([batch["clip"] for batch in batches]).tolist(), len(splits["train"])
+    assert set(shown[:count]) == set(shown[count : 2 * count]) == set(range(count))
 
 
 class _Linear(nn.Module):
@@ -133,7 +147,7 @@ def test_each_clip_is_read_once_and_those_of_other_parts_never(config, splits):
         watched = {name: pipeline.Split(source, splits[name].indices) for name in splits}
         feed = _feed(config, kind, watched)
         assert sorted(source.read) == (sorted(splits["train"].indices) if kind == "device" else [])
-        iterator = iter(pipeline.training_batches(feed.train, config, places=feed.places))
+        iterator = iter(feed.batches(config))
         for _ in range(4):  # two passes and more
             next(iterator)
         iterator.close()
@@ -145,11 +159,16 @@ def test_each_clip_is_read_once_and_those_of_other_parts_never(config, splits):
 def test_frames_that_the_model_does_not_look_at_are_not_kept(config, splits):
     config.model.streams = "trajectory"  # with colours, for which the synthetic source renders frames
     assert splits["train"][0].frames is not None
-    for kind in ("host", "device"):
-        feed = _feed(config, kind, splits)
-        assert feed.places is None
-        assert feed.train[0].frames is None
-        np.testing.assert_array_equal(feed.train[0].pixels, splits["train"][0].pixels)
+    feed = _feed(config, "host", splits)
+    assert feed.train[0].frames is None
+    np.testing.assert_array_equal(feed.train[0].pixels, splits["train"][0].pixels)
+    store = _feed(config, "device", splits).store
+    assert store.frames is None
+    assert store.trajectories is not None
+    config.model.streams = "rgb"
+    store = _feed(config, "device", splits).store
+    assert store.trajectories is None
+    assert store.frames is not None
     config.train.cache = "host"
     needed = (
         sum(info.num_frames for part in ("train", "validation") for info in splits[part].infos) * cache._POINT_BYTES
@@ -187,7 +206,8 @@ def test_what_does_not_fit_is_refused_in_one_message(config, splits, monkeypatch
     with pytest.raises(ValueError, match="memory of the host"):
         _feed(config, "device", splits)
     # Another device has its own.
-    enough_there = int(frames[0] * 3 * 37**2 / cache.DEVICE_SHARE) + 1
+    trajectories = 63 * 5 * 4 * sum(max(info.num_frames, 64) for info in splits["train"].infos)
+    enough_there = int((frames[0] * 3 * 37**2 + trajectories) / cache.DEVICE_SHARE) + 1
     monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there)
     _feed(config, "device", splits)
     monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there - 2)

@@ -9,6 +9,7 @@ import pytest
 
 from tramp_jax import config as defaults
 from tramp_jax.data import augment, clips, head_motion, landmarks, pipeline, sampling
+from tramp_jax.data.draws import Draw
 from tramp_jax.data.synthetic import SyntheticFaces
 
 FACE = SyntheticFaces(1, 1, ("smile",), with_frames=False)
@@ -39,7 +40,7 @@ def recipe():
 
 
 def test_a_short_trajectory_loops_and_its_positions_with_it():
-    taken = sampling.trajectory_frames(50, 128, "random", np.random.default_rng(0))
+    taken = sampling.trajectory_frames(50, 128, "random", Draw(0, 0))
     np.testing.assert_array_equal(taken, np.arange(128) % 50)
     position = sampling.position(taken, 128)
     assert position[0] == position[50] == -1.0
@@ -53,35 +54,33 @@ def test_testing_keeps_the_last_frames_of_a_long_trajectory():
 
 
 def test_training_takes_random_runs_that_reach_both_ends():
-    rng = np.random.default_rng(0)
-    runs = [sampling.trajectory_frames(70, 64, "random", rng) for _ in range(100)]
+    runs = [sampling.trajectory_frames(70, 64, "random", Draw(0, position)) for position in range(100)]
     assert all(np.all(np.diff(run) == 1) for run in runs)
     assert {run[0] for run in runs} == set(range(7))
-    np.testing.assert_array_equal(sampling.trajectory_frames(70, 64, "last", rng), np.arange(6, 70))
+    np.testing.assert_array_equal(sampling.trajectory_frames(70, 64, "last", Draw(0, 0)), np.arange(6, 70))
 
 
 def test_frames_of_a_long_clip():
     np.testing.assert_array_equal(sampling.rgb_frames(161, 80, None), np.linspace(0, 160, 80).astype(int))
-    drawn = sampling.rgb_frames(161, 80, np.random.default_rng(0))
+    drawn = sampling.rgb_frames(161, 80, Draw(0, 0))
     assert len(set(drawn)) == 80
     assert np.all(np.diff(drawn) > 0)
     assert drawn.max() <= 160
 
 
 def test_the_frame_stream_of_training_can_be_a_run_or_evenly_spaced():
-    rng = np.random.default_rng(0)
-    runs = [sampling.rgb_frames(20, 16, rng, choice="consecutive") for _ in range(60)]
+    runs = [sampling.rgb_frames(20, 16, Draw(0, position), choice="consecutive") for position in range(60)]
     assert all(np.all(np.diff(run) == 1) for run in runs)
     assert {run[0] for run in runs} == set(range(5))
-    uniform = sampling.rgb_frames(161, 80, rng, choice="uniform")
+    uniform = sampling.rgb_frames(161, 80, Draw(0, 0), choice="uniform")
     np.testing.assert_array_equal(uniform, sampling.rgb_frames(161, 80, None, choice="consecutive"))
     with pytest.raises(ValueError, match=r"data.frame_choice is 'even'; known: random, consecutive, uniform"):
-        sampling.rgb_frames(161, 80, rng, choice="even")
+        sampling.rgb_frames(161, 80, Draw(0, 0), choice="even")
 
 
-@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_frames_of_a_short_clip_loop(rng):
-    np.testing.assert_array_equal(sampling.rgb_frames(30, 80, rng), np.arange(80) % 30)
+@pytest.mark.parametrize("draw", [None, Draw(0, 0)])
+def test_frames_of_a_short_clip_loop(draw):
+    np.testing.assert_array_equal(sampling.rgb_frames(30, 80, draw), np.arange(80) % 30)
 
 
 def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_first(clip):
@@ -171,17 +170,17 @@ def test_padding_of_a_single_frame_and_of_none_missing(padding):
     assert np.all(sampling.rgb_frames(1, 8, None, padding)[1:] == (-1 if padding == "zero" else 0))
 
 
-@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_the_frame_stream_is_padded_as_the_trajectory(rng):
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, rng, "zero"), [0, 1, 2, 3, 4, -1, -1, -1])
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, rng, "repeat"), [0, 1, 2, 3, 4, 4, 4, 4])
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, rng, "spline"), [0, 1, 1, 2, 2, 3, 3, 4])
+@pytest.mark.parametrize("draw", [None, Draw(0, 0)])
+def test_the_frame_stream_is_padded_as_the_trajectory(draw):
+    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "zero"), [0, 1, 2, 3, 4, -1, -1, -1])
+    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "repeat"), [0, 1, 2, 3, 4, 4, 4, 4])
+    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "spline"), [0, 1, 1, 2, 2, 3, 3, 4])
     # A clip whose values are their frame numbers shows which moment of the clip either stream is at.
     whole = np.broadcast_to(np.arange(30.0)[:, None, None] + 100, (30, 63, 2))
     for padding in ("loop", "repeat", "spline"):
         taken = sampling.trajectory_frames(30, 64, "last", None, padding)
         moments = sampling.extend(whole, 64, padding, "xy")[taken][:, 0, 0] - 100
-        assert np.abs(moments - sampling.rgb_frames(30, 64, rng, padding)).max() <= 0.5 + 1e-9
+        assert np.abs(moments - sampling.rgb_frames(30, 64, draw, padding)).max() <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("n", [9, 40, 200])
@@ -259,9 +258,9 @@ def test_a_still_clip_tells_nothing_of_its_length(recipe, padding):
 
 
 def test_options_reach_the_training_sample(recipe):
-    clip, rng = drawn_clip(45), np.random.default_rng(0)
+    clip = drawn_clip(45)
     recipe.data.update(padding="zero", frame_choice="consecutive")
-    sample = pipeline.Sampler(recipe).train(clip, rng)
+    sample = pipeline.Sampler(recipe).train(0, clip)
     np.testing.assert_array_equal(sample["trajectories"][45:], 0)
     assert sample["frames_present"].all()
     start = next(i for i in range(30) if np.array_equal(sample["frames"][0], clip.frames[i]))

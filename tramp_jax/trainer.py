@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from tramp_jax import evaluation, reporting, sharding
 from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import device_cache
 from tramp_jax.data.augment import for_training
 from tramp_jax.data.cache import build_feed
 from tramp_jax.data.datasets import TRAIN, VALIDATION
-from tramp_jax.data.pipeline import Batch, Split, training_batches
+from tramp_jax.data.device_cache import Store
+from tramp_jax.data.pipeline import Batch, Split
 from tramp_jax.initial import Path, frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
 from tramp_jax.models import build_model
@@ -40,7 +42,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Batch, Store | None], tuple[TrainState, Metrics]]
 
 
 class TrainingError(RuntimeError):
@@ -64,10 +66,11 @@ def build_train_step(
     frozen: Collection[Path] = (),
     rate: optax.Schedule = lambda step: 0.0,
 ) -> TrainStep:
-    """The jitted (state, batch) -> (state, metrics).
+    """The jitted (state, batch, store) -> (state, metrics).
 
     The batch is split over the devices and the state replicated, so that the loss and the batch statistics are those
-    of the global batch. The state is donated. Random draws depend on (``config.seed``, step) alone. Running
+    of the global batch. The state is donated. Where devices keep the clips, they are in ``store``, and the batch names
+    some of them; else ``store`` is None. Random draws depend on (``config.seed``, step) alone. Running
     statistics whose paths are ``frozen`` stay; frozen parameters are the optimiser's affair. ``rate`` is recorded.
 
     With ``train.accumulate`` = A the batch is cut into A parts that pass through the model one after the other. The
@@ -119,7 +122,9 @@ def build_train_step(
         (gradients, updated), _ = jax.lax.scan(accumulate, start, (every_part, of_scores))
         return loss, updated, gradients
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, store: Store | None) -> tuple[TrainState, Metrics]:
+        if store is not None:
+            batch = device_cache.sample(store, batch, config)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = for_training(batch, config.augment, image_size, augment_key)
@@ -140,7 +145,8 @@ def build_train_step(
         return TrainState(state.step + 1, variables, opt_state), measured
 
     everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
-    return jax.jit(train_step, in_shardings=(everywhere, divided), out_shardings=everywhere, donate_argnums=0)
+    shardings = everywhere, divided, everywhere
+    return jax.jit(train_step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
 
 
 def _norm(tree: Any) -> jax.Array:
@@ -176,9 +182,9 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
         if resume:
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
-        batches = iter(training_batches(feed.train, config, first=int(state.step), places=feed.places))
+        batches = iter(feed.batches(config, first=int(state.step)))
         with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
-            loop = _Loop(config, mesh, train_step, steps_per_epoch, checkpoints, reporter, record)
+            loop = _Loop(config, mesh, train_step, feed.store, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, feed.put) as source:
                 state = loop.run(state, source, feed.validation, stop)
         if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
@@ -264,12 +270,14 @@ class _Loop:
         config: ConfigDict,
         mesh: Mesh,
         train_step: TrainStep,
+        store: Store | None,
         steps_per_epoch: int,
         checkpoints: Checkpoints,
         reporter: reporting.Reporter,
         record: dict[str, Any],
     ):
-        self.config, self.mesh, self.train_step, self.steps_per_epoch = config, mesh, train_step, steps_per_epoch
+        self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch
+        self.train_step, self.store = train_step, store
         self.checkpoints, self.reporter, self.record = checkpoints, reporter, record
         self.predictor = evaluation.build_predictor(config, mesh)
         self.selection = evaluation.selection_metric(config)
@@ -286,7 +294,7 @@ class _Loop:
         with bar:
             batch = source.next() if first < total else {}
             for step in range(first + 1, total + 1):
-                state, measured = self.train_step(state, batch)
+                state, measured = self.train_step(state, batch, self.store)
                 try:
                     batch = source.next(measured) if step < total else {}  # is transferred while the step runs
                 except Exception:  # a clip that cannot be read costs none of the steps before it

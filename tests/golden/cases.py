@@ -171,7 +171,7 @@ def train_step() -> Iterator[Row]:
     batch = sharding.put(inputs | {"frames": pixels, "target": labels}, mesh)
     step_losses = []
     for i in range(3):
-        state, measured = step(state, batch)
+        state, measured = step(state, batch, None)
         step_losses.append(float(measured["loss"]))
         if i == 0:
             statistics = {

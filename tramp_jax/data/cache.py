@@ -1,19 +1,17 @@
 """Clips that are read once: decoded frames kept in the memory of the host or of the device (``train.cache``).
 
-| cache | frames of the training clips | a batch ships |
+| cache | training clips | a batch ships |
 |---|---|---|
-| "none" | are read and decoded each time | its frames, 15.7 MB a clip at the published sizes |
+| "none" | are read and decoded each time | its samples, 15.9 MB a clip at the published sizes |
 | "host" | are kept in the memory of the host, filled as clips are first asked for | the same |
-| "device" | are kept on every device, filled before the first step | the numbers of its frames, 320 bytes a clip |
+| "device" | are kept on every device, filled before the first step | the numbers of its clips, 8 bytes a clip |
 
 Kept are all frames of the clips of the run's training and validation parts, uint8, at the size in which they are
-shipped; and the clips' landmarks and colours. Validation clips are kept by the host with "device", too. Test clips are
-read as they are, twice in a run.
+shipped; and the clips' landmarks and colours, on devices their trajectories. Validation clips are kept by the host with
+"device", too. Test clips are read as they are, twice in a run.
 
-Which frames a batch shows is drawn by ``pipeline.Sampler`` on the host in all three cases: with "device" it ships
-numbers of frames, and the device gathers them. So the batches, and with them the losses, are the same bit for bit.
-Drawing on the device would spare some hundred bytes and cost this. Trajectories are shipped as ever, 161 kB a clip:
-they are computed from landmarks in ways that the device does not know.
+What a batch shows is drawn on the host by ``pipeline.Sampler``, or inside the training step by
+``tramp_jax.data.device_cache``: the same bits in all three cases.
 
 Of several processes each keeps what it reads, in the end all clips of both parts.
 """
@@ -22,22 +20,22 @@ import dataclasses
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 
+import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import sharding
-from tramp_jax.data import pipeline
+from tramp_jax.data import device_cache, pipeline
 from tramp_jax.data.augment import stored_size
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.pipeline import Batch, Split
-from tramp_jax.models import reads_frames
+from tramp_jax.models import reads_frames, reads_trajectories
 
 CACHES = ("none", "host", "device")
 
@@ -93,11 +91,6 @@ class ClipCache:
                 clip = self._clips[index] = self._read(index)
         return clip
 
-    @property
-    def places(self) -> Mapping[str, range]:
-        """Where the frames of each clip lie among those of all, by the clip's id."""
-        return {info.id: place for info, place in zip(self.infos, self._places, strict=True)}
-
     def fill(self, threads: int) -> None:
         """Reads all clips that are not read yet, showing the progress."""
         quiet = None if sharding.is_first_process() else True  # None: where there is no terminal
@@ -114,12 +107,10 @@ class ClipCache:
                 for future in pending:  # after an error or Ctrl-C no further clip is begun
                     future.cancel()
 
-    def hand_over(self) -> np.ndarray:
-        """The frames (N, S, S, 3) of all clips, which must be read; from then on the clips are without them."""
-        frames, self._frames, self._size = self._frames, None, None
-        assert frames is not None
-        self._clips = [clip and dataclasses.replace(clip, frames=None) for clip in self._clips]
-        return frames
+    @property
+    def frames(self) -> np.ndarray | None:
+        """The frames (N, S, S, 3) of all clips that are read, one clip after the other; None if none are kept."""
+        return self._frames
 
     def _read(self, index: int) -> Clip:
         clip = self._split[index]
@@ -145,15 +136,22 @@ class Feed:
     Attributes:
       train: clips to train on.
       validation: clips to choose a checkpoint by.
-      places: for ``pipeline.training_batches``; None where batches bring their frames along.
-      put: a host batch of ``training_batches`` -> the batch on the devices, split over them, with ``frames``. It
-        returns before the transfer has ended.
+      store: the training clips, where devices keep them. Batches are numbers of clips then.
+      mesh: the devices.
     """
 
     train: Split
     validation: Split
-    places: Mapping[str, range] | None
-    put: Callable[[Batch], Batch]
+    store: device_cache.Store | None
+    mesh: Mesh
+
+    def batches(self, config: ConfigDict, first: int = 0) -> grain.IterDataset:
+        """Host batches from number ``first`` on, see ``pipeline.training_batches``."""
+        return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
+
+    def put(self, batch: Batch) -> Batch:
+        """A host batch onto the devices, split over them. It returns before the transfer has ended."""
+        return sharding.put(batch, self.mesh)
 
 
 def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> Feed:
@@ -163,45 +161,19 @@ def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) 
       ValueError: see ``check``; or a clip cannot be read.
     """
     check(config, train, validation)
-    size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
-
-    def put(batch: Batch) -> Batch:
-        return sharding.put(batch, mesh)
-
     if config.train.cache == "none":
-        return Feed(train, validation, None, put)
+        return Feed(train, validation, None, mesh)
+    size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
     kept, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
-    if config.train.cache == "host" or size is None:
-        return Feed(_all_of(kept), validation, None, put)
-
+    if config.train.cache == "host":
+        return Feed(_all_of(kept), validation, None, mesh)
     kept.fill(config.train.reader_threads)
-    # A row a frame: short innermost axes are padded by some devices.
-    rows = kept.hand_over().reshape(-1, size * size * 3)
-    frames = jax.make_array_from_process_local_data(sharding.replicated(mesh), rows)
-    del rows
-    gather = _build_gather(size, mesh)
-    return Feed(_all_of(kept), validation, kept.places, lambda batch: gather(frames, put(batch)))
+    clips = [kept[index] for index in range(len(kept))] if reads_trajectories(config.model) else None
+    return Feed(train, validation, device_cache.build(kept.infos, clips, kept.frames, config, mesh), mesh)
 
 
 def _all_of(cache: ClipCache) -> Split:
     return Split(cache, range(len(cache)))
-
-
-def _build_gather(size: int, mesh: Mesh) -> Callable[[jax.Array, Batch], Batch]:
-    """A jitted (frames (N, S·S·3), batch with ``frame_numbers``) -> the batch with ``frames`` (B, F, S, S, 3).
-
-    It is a program of its own, not a part of the training step: the step is then the same program with every cache,
-    and so are its bits. Dispatched ahead, it runs when the step before has ended, and takes next to nothing.
-    """
-
-    def gather(frames: jax.Array, batch: Batch) -> Batch:
-        batch = dict(batch)
-        numbers = batch.pop("frame_numbers")
-        rows = jnp.take(frames, numbers, axis=0, mode="fill", fill_value=0)  # 0 is for pipeline.BLACK
-        return batch | {"frames": rows.reshape(*numbers.shape, size, size, 3)}
-
-    everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
-    return jax.jit(gather, in_shardings=(everywhere, divided), out_shardings=divided)
 
 
 def check(config: ConfigDict, train: Split, validation: Split) -> None:
@@ -221,10 +193,12 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
     on_host = (to_train + to_validate) * (frame + _POINT_BYTES)
     if kind == "device":
         on_device, free = to_train * frame, free_device_memory(device)
+        if reads_trajectories(config.model):
+            on_device += device_cache.trajectory_bytes(train.infos, config)
         if free is None:  # a CPU: its devices take their memory from the host
             on_host += on_device * jax.local_device_count()
         elif on_device > DEVICE_SHARE * free:
-            what = f"{to_train:,} frames need {_gib(on_device)} in the memory of each device"
+            what = f"{to_train:,} frames and their trajectories need {_gib(on_device)} in the memory of each device"
             raise ValueError(_no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"'))
     free = free_host_memory()
     if on_host > HOST_SHARE * free:

@@ -1,7 +1,7 @@
-"""Clips to batches with grain: sampling and padding on the host, uint8 frames, an explicit rng per sample."""
+"""Clips to batches with grain: sampling and padding on the host, uint8 frames, explicit random choices per sample."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tramp_jax.data import sampling
 from tramp_jax.data.augment import stored_size
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource, decode_frame
+from tramp_jax.data.draws import Draw
 from tramp_jax.models import reads_frames, reads_trajectories
 
 Batch = dict[str, Any]
@@ -21,10 +22,7 @@ Batch = dict[str, Any]
 _MAX_READ_AHEAD = 16
 
 # Entries of a sample that have one element for each of its frames.
-_OF_FRAMES = ("frames", "frame_numbers", "frames_present")
-
-# In ``frame_numbers``, a black frame: no store of frames is so large.
-BLACK = np.iinfo(np.int32).max
+_OF_FRAMES = ("frames", "frames_present")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +49,18 @@ class Sampler:
 
     Attributes:
       config: the whole configuration.
-      places: where the frames of each clip lie in a store of decoded frames, by the clip's id. Samples then have
-        ``frame_numbers`` (F,) int32 in that store instead of ``frames``. None: samples have their frames.
     """
 
     config: ConfigDict
-    places: Mapping[str, range] | None = None
 
-    def train(self, clip: Clip, rng: np.random.Generator) -> Batch:
-        """A training sample: random frames and a random run of a long trajectory."""
-        sample = self._sample(clip, rng)
-        return expanded(sample)
+    def train(self, position: int, clip: Clip) -> Batch:
+        """A training sample: random frames and a random run of a long trajectory.
+
+        Args:
+          position: of the sample in the order of training; with ``config.seed`` it decides what is drawn.
+          clip: the clip.
+        """
+        return expanded(self._sample(clip, Draw(self.config.seed, position % 2**32)))
 
     def test(self, clip: Clip) -> Batch:
         """An evaluation sample: evenly spaced frames and the last run of the trajectory.
@@ -72,31 +71,39 @@ class Sampler:
         sample = self._sample(clip, None)
         return expanded(sample) if self.config.compat.scrambled_frames else sample
 
-    def _sample(self, clip: Clip, rng: np.random.Generator | None) -> Batch:
-        model, data = self.config.model, self.config.data
+    def trajectory(self, clip: Clip) -> np.ndarray:
+        """The whole trajectory (n or more, 63, C) float32 of a clip, padded where it is too short."""
+        model, head = self.config.model, self.config.landmarks
+        channels, centring = model.trajectory.channels, self.config.compat.first_frame_centring
+        whole = sampling.trajectory(clip, channels, centring, head.normalise, head.frontalise)
+        return sampling.extend(whole, model.trajectory.length, self.config.data.padding, channels)
+
+    def trajectory_frames(self, n: int, draw: Draw | None) -> np.ndarray:
+        """Which frames (T,) of the whole trajectory of a clip of n frames the model sees; no ``draw`` when testing."""
+        data = self.config.data
+        truncation = data.truncation if draw is not None else "last"
+        taken = sampling.trajectory_frames(n, self.config.model.trajectory.length, truncation, draw, data.padding)
+        return self._maybe_still(taken)
+
+    def rgb_frames(self, n: int, draw: Draw | None) -> np.ndarray:
+        """Which of a clip's n frames the model sees, (F,), ``sampling.NO_FRAME`` for none; no ``draw`` when testing."""
+        data = self.config.data
+        taken = sampling.rgb_frames(n, self.config.model.rgb.num_frames, draw, data.padding, data.frame_choice)
+        return self._maybe_still(taken)
+
+    def _sample(self, clip: Clip, draw: Draw | None) -> Batch:
+        model = self.config.model
         sample: Batch = {"target": np.float32(clip.info.score)}
         if reads_trajectories(model):
-            length = model.trajectory.length
-            channels, head = model.trajectory.channels, self.config.landmarks
-            centring = self.config.compat.first_frame_centring
-            whole = sampling.trajectory(clip, channels, centring, head.normalise, head.frontalise)
-            truncation = data.truncation if rng is not None else "last"
-            taken = sampling.trajectory_frames(len(whole), length, truncation, rng, data.padding)
-            taken = self._maybe_still(taken)
-            whole = sampling.extend(whole, length, data.padding, channels)
-            sample |= {"trajectories": whole[taken], "index_t": sampling.position(taken, length)}
+            taken = self.trajectory_frames(len(clip.landmarks), draw)
+            sample["trajectories"] = self.trajectory(clip)[taken]
+            sample["index_t"] = sampling.position(taken, model.trajectory.length)
         if reads_frames(model):
-            place = self.places[clip.info.id] if self.places is not None else None
-            n = len(frames_of(clip)) if place is None else len(place)
-            taken = sampling.rgb_frames(n, model.rgb.num_frames, rng, data.padding, data.frame_choice)
-            distinct, where = np.unique(self._maybe_still(taken), return_inverse=True)
-            if place is None:
-                sample["frames"] = decoded(frames_of(clip), distinct, stored_size(model.rgb.image_size))
-            else:
-                numbers = np.where(distinct == sampling.NO_FRAME, BLACK, place.start + distinct)
-                sample["frame_numbers"] = numbers.astype(np.int32)
+            stored = frames_of(clip)
+            distinct, where = np.unique(self.rgb_frames(len(stored), draw), return_inverse=True)
+            sample["frames"] = decoded(stored, distinct, stored_size(model.rgb.image_size))
             sample["frame_index"] = where.astype(np.int32)
-            if data.padding == "zero":  # zeros of the model's input are no colour: the device sets them
+            if self.config.data.padding == "zero":  # zeros of the model's input are no colour: the device sets them
                 sample["frames_present"] = distinct != sampling.NO_FRAME
         return sample
 
@@ -141,44 +148,50 @@ def decoded(stored: Sequence[bytes] | np.ndarray, taken: np.ndarray, size: int) 
     return images
 
 
-def training_batches(
-    split: Split, config: ConfigDict, first: int = 0, places: Mapping[str, range] | None = None
-) -> grain.IterDataset:
+def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_only: bool = False) -> grain.IterDataset:
     """Endless shuffled batches of ``config.train.batch_size`` from number ``first`` on, new draws in every pass.
 
     The order and the draws are functions of (``config.seed``, position), whatever the number of reader threads and of
-    processes, and wherever frames are kept; each process gets its own rows of every batch. With ``places``, see
-    ``Sampler``, batches have ``frame_numbers`` (B, F) instead of ``frames``.
+    processes, and wherever clips are kept; each process gets its own rows of every batch. With ``numbers_only`` no
+    clip is read: batches have ``clip`` (B,) int32, its number in the split, and ``position`` (B,) uint32, for which
+    ``device_cache.sample`` makes the samples.
     """
     processes = jax.process_count()
     rows = config.train.batch_size // processes
     if len(split) == 0:
         raise ValueError("there is no clip to train on; check config.data.expression and the data set")
-    dataset = grain.MapDataset.source(split).seed(config.seed).shuffle().repeat()
-    dataset = dataset.random_map(Sampler(config, places).train).batch(rows, drop_remainder=True)
+    dataset = grain.MapDataset.source(range(len(split)) if numbers_only else split)
+    dataset = dataset.seed(config.seed).shuffle().repeat()
+    dataset = dataset.map_with_index(_numbers if numbers_only else Sampler(config).train)
+    dataset = dataset.batch(rows, drop_remainder=True)
     dataset = dataset[first * processes + jax.process_index() :: processes]
-    return dataset.to_iter_dataset(_read_options(config, rows, with_frames=places is None))
+    return dataset.to_iter_dataset(_read_options(config, rows, numbers_only))
 
 
-def _read_options(config: ConfigDict, rows: int, with_frames: bool = True) -> grain.ReadOptions:
+def _numbers(position: int, clip: int) -> Batch:
+    return {"clip": np.int32(clip), "position": np.uint32(position % 2**32)}
+
+
+def _read_options(config: ConfigDict, rows: int, numbers_only: bool = False) -> grain.ReadOptions:
     # Grain's default buffer is 500 elements, which are batches where batch() is upstream: gigabytes of frames.
-    return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, with_frames))
+    return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, numbers_only))
 
 
-def read_ahead(config: ConfigDict, rows: int, with_frames: bool = True) -> int:
+def read_ahead(config: ConfigDict, rows: int, numbers_only: bool = False) -> int:
     """How many batches of ``rows`` are made before they are asked for: what ``config.train.read_ahead_mb`` holds."""
-    count = config.train.read_ahead_mb * 2**20 // batch_bytes(config, rows, with_frames)
-    return int(np.clip(count, 1, _MAX_READ_AHEAD))
+    if numbers_only:
+        return _MAX_READ_AHEAD
+    return int(np.clip(config.train.read_ahead_mb * 2**20 // batch_bytes(config, rows), 1, _MAX_READ_AHEAD))
 
 
-def batch_bytes(config: ConfigDict, batch_size: int, with_frames: bool = True) -> int:
-    """Size in memory of the arrays of one batch, whose frames may be numbers of frames kept on the device."""
+def batch_bytes(config: ConfigDict, batch_size: int) -> int:
+    """Size in memory of the arrays of one batch."""
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
         size += 4 * length * (points * len(model.trajectory.channels) + 1)
     if reads_frames(model):
-        size += model.rgb.num_frames * (3 * stored_size(model.rgb.image_size) ** 2 if with_frames else 4)
+        size += 3 * model.rgb.num_frames * stored_size(model.rgb.image_size) ** 2
     return batch_size * size
 
 

@@ -1,4 +1,4 @@
-"""Which frames a model sees: truncation of long clips, padding of short ones, in NumPy with an explicit rng.
+"""Which frames a model sees: truncation of long clips, padding of short ones, with explicit random choices.
 
 A clip shorter than a stream needs is padded, in both streams alike (``data.padding``):
 
@@ -19,6 +19,7 @@ from scipy.interpolate import CubicSpline
 
 from tramp_jax.data import head_motion, landmarks
 from tramp_jax.data.clips import Clip
+from tramp_jax.data.draws import FRAMES, TRAJECTORY, Draw
 
 TRUNCATIONS = ("random", "last")
 PADDINGS = ("loop", "zero", "repeat", "spline")
@@ -29,16 +30,14 @@ CHANNELS = ("xyrgb", "xy", "rgb")
 NO_FRAME = -1
 
 
-def trajectory_frames(
-    n: int, length: int, truncation: str, rng: np.random.Generator | None, padding: str = "loop"
-) -> np.ndarray:
+def trajectory_frames(n: int, length: int, truncation: str, draw: Draw | None, padding: str = "loop") -> np.ndarray:
     """Frame numbers (length,) of a trajectory: a run of a long clip, or a short clip padded.
 
     Args:
       n: frames in the clip.
       length: T.
       truncation: which run of a longer clip is taken; testing uses the last one.
-      rng: needed for "random".
+      draw: needed for "random"; None when testing.
       padding: of a shorter clip. The numbers refer to what ``extend`` makes of it; n and more are padding.
 
     Raises:
@@ -48,10 +47,9 @@ def trajectory_frames(
     _check("data.padding", padding, PADDINGS)
     if n < length:
         return np.arange(length) % n if padding == "loop" else np.arange(length)
-    if truncation == "last" or rng is None:
+    if truncation == "last" or draw is None:
         return np.arange(n - length, n)
-    start = rng.integers(n - length + 1)
-    return np.arange(start, start + length)
+    return draw.run(TRAJECTORY, n, length)
 
 
 def position(frames: np.ndarray, length: int) -> np.ndarray:
@@ -116,18 +114,16 @@ def sources(frames: np.ndarray, n: int, length: int, padding: str) -> np.ndarray
     return np.rint(frames * (n - 1) / (length - 1)).astype(int)
 
 
-def rgb_frames(
-    n: int, count: int, rng: np.random.Generator | None, padding: str = "loop", choice: str = "random"
-) -> np.ndarray:
+def rgb_frames(n: int, count: int, draw: Draw | None, padding: str = "loop", choice: str = "random") -> np.ndarray:
     """Source frame numbers (count,) of the frame stream, in order of time; ``NO_FRAME`` where there is none.
 
-    A clip of fewer than ``count`` frames is padded. Of a longer one, testing (no rng) takes evenly spaced frames
-    including both ends.
+    A clip of fewer than ``count`` frames is padded. Of a longer one, testing takes evenly spaced frames including
+    both ends.
 
     Args:
       n: frames in the clip.
       count: frames of the stream.
-      rng: None when testing.
+      draw: None when testing.
       padding: of a shorter clip, when training and when testing.
       choice: what training takes of a longer clip: "random" frames in order, a random run of "consecutive" ones, or
         "uniform" ones as in testing.
@@ -139,11 +135,27 @@ def rgb_frames(
     _check("data.frame_choice", choice, FRAME_CHOICES)
     if n < count:
         return sources(np.arange(count) % n if padding == "loop" else np.arange(count), n, count, padding)
-    if rng is None or choice == "uniform":
+    if draw is None or choice == "uniform":
         return np.linspace(0, n - 1, count).astype(int)
+    return drawn_frames(draw, n, count, choice, n)
+
+
+def drawn_frames(draw: Draw, n: Any, count: int, choice: str, limit: int) -> Any:
+    """What ``rgb_frames`` draws of long clips; also for several at once, on the device.
+
+    Args:
+      draw: of (...,) samples.
+      n: frames in their clips, (...,); the outcome is of no meaning where they are fewer than ``count``.
+      count: frames of the stream.
+      choice: "random" or "consecutive".
+      limit: no n is larger.
+
+    Returns:
+      (..., count) source frames.
+    """
     if choice == "consecutive":
-        return rng.integers(n - count + 1) + np.arange(count)
-    return np.sort(rng.choice(n, count, replace=False))
+        return draw.run(FRAMES, n, count)
+    return draw.subset(FRAMES, n, count, limit)
 
 
 def trajectory(
