@@ -7,7 +7,7 @@ from ml_collections import config_flags
 
 from tramp_jax import commands, sharding
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train, a file of configs/.")
+CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(commands.recipes())}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>/<time>.")
 RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import pfed5, youtubepd
 from tests import tiny
 from tests.conftest import ROOT
-from tramp_jax import commands, sharding
+from tramp_jax import commands, sharding, trained_on
 from tramp_jax.data import pipeline
 from tramp_jax.reporting import read_metrics
 
@@ -70,6 +72,10 @@ def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
     report = json.loads((finished_run / "evaluation/test-best/metrics.json").read_text())
     assert set(report["all"]) == {"spearman", "pearson", "mae", "rmse", "relative_l2", "auroc"}
     assert "chosen on validation subjects" in report["title"]
+    data = trained_on.load(finished_run)
+    assert (data.clips["train"], data.expressions) == (10, ("smile",))
+    assert data.people["train"] + data.people["validation"] + data.people["test"] == tiny.get_config().data.num_subjects
+    assert 0 <= data.low < data.high <= 4
 
 
 def test_losses_are_recorded_in_tensorboard_too(finished_run):
@@ -288,6 +294,25 @@ def test_a_recipe_without_arguments_refuses_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match="takes nothing after the colon"):
         commands.check_recipe(["train.py", "--config", "configs/synthetic.py:smile"])
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("train.epochs=two", "a whole number"),
+        ("seed=1.5", "a whole number"),
+        ("loss.sigma=big", "a number"),
+        ("augment.crop=maybe", "True or False"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_plain_words(option, kind, monkeypatch):
+    line = ["train.py", f"--config.{option}"]
+    monkeypatch.setattr("sys.argv", line)  # where the library looks for the options that there are
+    known = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", tiny.get_config(), flag_values=known)
+    with pytest.raises(flags.Error) as refused:
+        known(line)
+    assert commands._plain(str(refused.value)) == f"--config.{option}: this option takes {kind}"
 
 
 def test_a_config_typo_names_the_closest_key(program, tmp_path):

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tests import tiny
-from tramp_jax import Scorer, cli
+from tramp_jax import Scorer, cli, trained_on
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.clips import decode_frame
@@ -176,6 +178,31 @@ def test_an_interval_as_wide_as_the_scale_is_warned_of(calibrated, source):
     assert "takes 90% of the scale" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
     scored = scorer.score_clip(source[0])
     assert bool(scorer._wide(scored.interval)) == any("of the scale" in text for text in scored.warnings)
+
+
+def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    assert Scorer(run, draws=0).expressions == ("smile",)  # of an older run: what its configuration says
+    data = trained_on.TrainedOn({"train": 9}, {"train": 3}, ("frown", "smile"), 0.5, 7.0)
+    data.save(run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"].update(name="folder", expression="")
+    (run / "config.json").write_text(json.dumps(config))
+    scorer = Scorer(run, draws=0)
+    scored = scorer.score_clip(source[0], "pout")
+    assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
+    assert not any("trained on" in text for text in scorer.score_clip(source[0], "frown").warnings)
+    scale = scorer._scale(scored.score)
+    assert (scale.low, scale.high) == (0.5, 7.0)
+    for given, meant in (("smiel", "smile"), ("Frown", "frown")):
+        with pytest.raises(SystemExit):
+            cli.main(["score", "x.mp4", "--checkpoint", str(run), "--expression", given, "--out", str(tmp_path / "s")])
+        assert f"did you mean {meant}?" in capsys.readouterr().err
+    scorer.check_expression("pout")
+    (run / trained_on.FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"data.json is damaged"):
+        Scorer(run)
 
 
 def test_a_real_video_gives_a_score(calibrated, real_video):

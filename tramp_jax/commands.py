@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
             try:
                 return flags.FLAGS(arguments)
             except flags.Error as error:
-                raise ValueError(f"{error}\nsee {arguments[0]} --help") from error
+                raise ValueError(f"{_plain(str(error))}\nsee {arguments[0]} --help") from error
 
     def call(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
@@ -41,6 +41,24 @@ def run(main: Callable[[], None]) -> None:
             main()
 
     app.run(call, flags_parser=parse)
+
+
+def recipes() -> list[str]:
+    """The recipes that are there to be named in ``--config``."""
+    return sorted(str(path) for path in pathlib.Path("configs").glob("[!_]*.py"))
+
+
+def _plain(message: str) -> str:
+    """What absl says of a flag's value, without the words of the function that could not read it."""
+    for words, kind in (
+        (": invalid literal for int", "a whole number"),
+        (": could not convert string to float", "a number"),
+        (": ('Non-boolean argument", "True or False"),
+    ):
+        before, found, _ = message.partition(words)
+        if found:
+            return f"{before.removeprefix('flag ')}: this option takes {kind}"
+    return message
 
 
 def check_recipe(arguments: Sequence[str]) -> None:
@@ -58,7 +76,7 @@ def check_recipe(arguments: Sequence[str]) -> None:
             if argument and not _takes_argument(path):
                 raise ValueError(f"--config {text}: this recipe takes nothing after the colon; use --config {path}")
             continue
-        there = sorted(str(other) for other in pathlib.Path("configs").glob("*.py"))
+        there = recipes()
         close = difflib.get_close_matches(str(path), there, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(there) or 'none'}"
         raise ValueError(f"--config {path}: no such recipe; {hint}")

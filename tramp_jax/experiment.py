@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as defaults
-from tramp_jax import evaluation, sharding, trainer
+from tramp_jax import evaluation, sharding, trained_on, trainer
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import cache, datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
@@ -26,6 +26,9 @@ from tramp_jax.models import abstract_variables, build_model
 CONFIG_FILE = "config.json"
 
 SKIPPED_FILE = "skipped.json"
+
+# Fewer validation people than this say next to nothing about which checkpoint, or how wide an interval, is right.
+FEW_PEOPLE = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +174,15 @@ def fold_folder(workdir: pathlib.Path, fold: int | None) -> pathlib.Path:
 
 
 def _train_one(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool) -> list[str]:
-    sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     if sharding.is_first_process():
-        tqdm.write(f"clips: {sizes}; writing to {workdir}")
+        data = trained_on.describe(splits)
+        data.save(workdir)
+        tqdm.write(f"clips: {data}; writing to {workdir}")
+        if data.people[VALIDATION] < FEW_PEOPLE:
+            tqdm.write(
+                f"warning: {data.people[VALIDATION]} people choose the best checkpoint, so few that it is mostly luck; "
+                "go by the last one, or give more of the people to validation (--config.data.validation_fraction)"
+            )
     trainer.fit(config, splits, workdir, resume and (workdir / "checkpoints").exists())
     return [evaluation.format_report(_evaluate(config, splits, workdir, which, TEST)) for which in (BEST, LAST)]
 

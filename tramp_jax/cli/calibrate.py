@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from tramp_jax import commands
+    from tramp_jax.experiment import FEW_PEOPLE
     from tramp_jax.scoring.calibrate_run import calibrate_run
 
     commands.keep_compiled()
@@ -37,4 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
         f"written: {arguments.checkpoint[0]}/calibration.json\n"
     )
+    if found.subjects < FEW_PEOPLE:
+        sys.stdout.write(
+            f"warning: {found.subjects} people are few to calibrate by: clips of one person are alike, so that the "
+            "intervals may cover fewer of other people's clips than they say\n"
+        )
     return 0

@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         draws=arguments.draws,
         runtime=arguments.runtime,
     )
+    scorer.check_expression(arguments.expression)
     table.check_model(_model(scorer))
     reports = _Reports(arguments.report, inputs, not arguments.no_attribution) if arguments.report else None
     # What is in the table already is scored again only for a report that is not there yet.

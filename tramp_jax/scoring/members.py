@@ -12,13 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import experiment, sharding
+from tramp_jax import experiment, sharding, trained_on
 from tramp_jax.checkpoint import BEST, Checkpoints
 from tramp_jax.data.augment import for_evaluation
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.pipeline import Batch, frame_slots, padded
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.scoring.windows import sample_and_windows
+from tramp_jax.trained_on import TrainedOn
 
 if TYPE_CHECKING:
     from tramp_jax.export.session import OnnxJudge
@@ -37,6 +38,7 @@ class Member:
       config: it was trained with.
       step: of the checkpoint.
       variables: of the model.
+      trained_on: its data; None where an older run does not say.
       id: short digest of configuration and variables: equal ids give equal scores.
     """
 
@@ -45,6 +47,7 @@ class Member:
     config: ConfigDict
     step: int
     variables: Any
+    trained_on: TrainedOn | None
     id: str
 
 
@@ -72,7 +75,7 @@ def load_member(run: pathlib.Path, which: str = BEST) -> Member:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
-    return Member(run, fold, config, step, variables, digest.hexdigest()[:12])
+    return Member(run, fold, config, step, variables, trained_on.load(run), digest.hexdigest()[:12])
 
 
 def make_judge(member: Member, draws: int, runtime: str = AUTO) -> "Judge | OnnxJudge":

@@ -1,6 +1,7 @@
 """``Scorer``: videos to scores."""
 
 import dataclasses
+import difflib
 import math
 import pathlib
 from collections.abc import Sequence
@@ -105,6 +106,27 @@ class Scorer:
     def config(self) -> ConfigDict:
         """Configuration of the (first) model."""
         return self.members[0].config
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """That the (first) model was trained on; none where an older run does not say."""
+        data, single = self.members[0].trained_on, self.config.data.expression
+        return data.expressions if data is not None else (single,) * bool(single)
+
+    def check_expression(self, expression: str) -> None:
+        """Refuses what looks like a slip of the pen; other expressions are scored, with a warning.
+
+        Raises:
+          ValueError: an expression that is almost one that the model was trained on.
+        """
+        if not expression or expression in self.expressions:
+            return
+        same = [known for known in self.expressions if known.casefold() == expression.casefold()]
+        if close := same or difflib.get_close_matches(expression, self.expressions, n=1, cutoff=0.75):
+            raise ValueError(
+                f"the model was not trained on {expression!r}; did you mean {close[0]}? It knows: "
+                + ", ".join(self.expressions)
+            )
 
     def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:
         """Scores a video, a folder of images, or a folder that ``tramp-jax preprocess`` made.
@@ -218,20 +240,20 @@ class Scorer:
         return found, ""
 
     def _scale(self, score: float) -> Scale:
-        """Ends of the scale without a calibration are not known: the score's own whole numbers, for want of better."""
+        """Of the data set, else that of the training clips; of an older run the score's own whole numbers."""
         if (known := _SCALES.get(self.config.data.name)) is not None:
             return known
         name = self.config.data.target or "score"
-        if self.calibration is not None:
-            return Scale(name, self.calibration.low, self.calibration.high, "lowest rated", "highest rated")
+        if (data := self.members[0].trained_on) is not None:
+            return Scale(name, data.low, data.high, "lowest rated", "highest rated")
         return Scale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")
 
     def _doubts(self, expression: str, source: str, score: float, interval: tuple[float, float] | None) -> list[str]:
         config = self.config
         doubts = []
-        trained = config.data.expression
-        if trained and expression and expression != trained:
-            doubts.append(f"the model was trained on {trained}, not on {expression}")
+        known = self.expressions
+        if known and expression and expression not in known:
+            doubts.append(f"the model was trained on {', '.join(known)}, not on {expression}")
         if config.data.name == "synthetic":
             doubts.append("the model was trained on drawn faces: its score says nothing about a person")
         expected = _TRAINED_ON.get(config.data.name)

@@ -1,0 +1,64 @@
+"""What a model was trained on, kept in the folder of its run: whoever scores by it later has not got the data."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+from tramp_jax.data.datasets import TRAIN
+from tramp_jax.data.pipeline import Split
+
+FILE = "data.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+    """The data of a training.
+
+    Attributes:
+      clips, people: how many there are in each split.
+      expressions: of the training clips, in alphabetical order.
+      low, high: smallest and largest score of the training clips.
+    """
+
+    clips: dict[str, int]
+    people: dict[str, int]
+    expressions: tuple[str, ...]
+    low: float
+    high: float
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes data.json."""
+        (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} of {self.people[name]} people to {name}" for name, count in self.clips.items())
+
+
+def describe(splits: Mapping[str, Split]) -> TrainedOn:
+    """The data of a training with these splits, of which that to train on has at least one clip."""
+    infos = {name: split.infos for name, split in splits.items()}
+    scores = [info.score for info in infos[TRAIN]]
+    return TrainedOn(
+        {name: len(found) for name, found in infos.items()},
+        {name: len({info.subject for info in found}) for name, found in infos.items()},
+        tuple(sorted({info.expression for info in infos[TRAIN]})),
+        float(min(scores)),
+        float(max(scores)),
+    )
+
+
+def load(folder: pathlib.Path) -> TrainedOn | None:
+    """What a run was trained on, or None where it does not say, as older runs.
+
+    Raises:
+      ValueError: a damaged file.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        return TrainedOn(**values | {"expressions": tuple(values["expressions"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it: only what it tells is lost") from error
