@@ -318,8 +318,8 @@ def test_waiting_beside_a_running_step_is_not_counted():
     step = _Step()
     with _input(lambda: time.sleep(0.05)) as source:
         source.next(step)
-        assert source.waited == 0
         step.end()
+        assert source.waited() == 0
 
 
 def test_waiting_after_the_step_has_ended_is_counted():
@@ -334,13 +334,23 @@ def test_waiting_after_the_step_has_ended_is_counted():
         started = time.perf_counter()
         source.next(step)
         passed = time.perf_counter() - started
-        assert 0.15 < source.waited <= passed - 0.3
+        assert 0.15 < source.waited() <= passed - 0.3
+        assert source.waited() == 0  # it is told once
 
 
 def test_before_the_first_step_all_is_waiting():
     with _input(lambda: time.sleep(0.1)) as source:
         source.next()
-        assert source.waited >= 0.1
+        assert source.waited() >= 0.1
+
+
+def test_a_transfer_that_outlasts_the_step_is_counted():
+    step, transfer = _Step(), _Step()
+    with trainer._Input((number for number in range(9)), lambda batch: transfer) as source:
+        source.next(step)  # returns though the batch has not arrived
+        step.end()
+        threading.Timer(0.3, transfer.end).start()
+        assert 0.2 < source.waited() < 10
 
 
 def test_the_next_batch_is_on_its_way_before_the_step_has_ended():

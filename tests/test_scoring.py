@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -98,12 +99,14 @@ def test_an_interval_stays_on_the_scale_and_few_clips_promise_nothing():
     found = calibration.calibrate(*numbers, ["s"] * 3, level=0.5, **options)
     low, high = found.interval(3.9, 0.0)
     assert 3.0 < low < high == 4.0
+    assert found.interval(7.0, 0.0) == found.interval(4.0, 0.0)
+    assert found.interval(-3.0, 0.0) == found.interval(0.0, 0.0)
     with pytest.raises(ValueError, match="at least 9"):
         calibration.calibrate(*numbers, ["s"] * 3, level=0.9, **options)
 
 
 def test_calibration_is_kept_with_the_run_and_gives_intervals(calibrated, source):
-    found = calibration.load(calibrated)
+    found = Scorer(calibrated, draws=4).calibration
     assert found.level == 0.8
     assert 0 <= found.coverage <= 1
     assert found.test_clips > 0
@@ -113,7 +116,9 @@ def test_calibration_is_kept_with_the_run_and_gives_intervals(calibrated, source
     assert "80% interval" in scored.note
     other = Scorer(calibrated, draws=5).score_clip(source[0])  # not the spread that was calibrated
     assert other.interval is None
-    assert "tramp-jax calibrate" in other.note
+    assert other.note.endswith(f"tramp-jax calibrate {calibrated} --draws 5")
+    with pytest.raises(ValueError, match="draws is -1"):
+        Scorer(calibrated, draws=-1)
 
 
 def test_an_ensemble_scores_the_mean_and_spreads_as_its_members_do(runs, calibrated, source):
@@ -122,7 +127,29 @@ def test_an_ensemble_scores_the_mean_and_spreads_as_its_members_do(runs, calibra
     assert scored.score == pytest.approx(scored.members.mean())
     assert scored.spread == pytest.approx(np.sqrt(0.5), abs=1e-5)
     assert scored.interval is None  # the first run was calibrated alone
-    assert "ensemble" in scored.note
+    assert scored.note == f"not calibrated: tramp-jax calibrate {runs[0]} {runs[1]}"
+
+
+def test_an_ensemble_has_a_calibration_of_its_own(runs, calibrated, source, tmp_path):
+    folders = [tmp_path / run.name for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        shutil.copytree(run, folder)
+    alone = Scorer(folders[0], draws=4).calibration
+    assert cli.main(["calibrate", *map(str, folders), "--level", "0.7", "--draws", "2"]) == 0
+    together = Scorer(*folders, draws=3)  # the members tell the spread, not the draws
+    assert together.calibration.level == 0.7
+    assert together.score_clip(source[0]).interval is not None
+    assert Scorer(folders[0], draws=4).calibration == alone
+
+
+def test_several_clips_at_once_have_the_scores_that_each_has_alone(runs, source):
+    scorer = Scorer(runs[0], draws=3, runtime="jax")
+    clips = [source[i] for i in range(5)]  # one more than are taken at once
+    for clip, scored in zip(clips, scorer.score_clips(clips), strict=True):
+        alone = scorer.score_clip(clip)
+        assert scored.clip is clip
+        assert scored.score == pytest.approx(alone.score, abs=1e-5)
+        np.testing.assert_allclose(scored.draws, alone.draws, atol=1e-5)
 
 
 def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calibrated, source, tmp_path, capsys):
@@ -147,8 +174,11 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
     expected = Scorer(calibrated, draws=4).score_clip(source[0])
     found = [float(good[name]) for name in ("score", "low", "high")]
     assert found == pytest.approx([expected.score, *expected.interval], abs=2e-3)
-    assert {path.name for path in reports.iterdir()} == {"good clip.html", "gut.html"}
-    assert "not a diagnosis" in (reports / "gut.html").read_text()
+    assert good["frames_used"] == str(min(int(good["frames"]), 64))
+    assert {path.name for path in reports.iterdir()} == {rows[name]["report"] for name in ("good clip", "gut")}
+    page = reports / rows["gut"]["report"]
+    assert page.name.startswith("gut-")
+    assert "not a diagnosis" in page.read_text()
 
     before = out.read_text()
     assert cli.main(command) == 1  # the broken one is tried again, the others are not
@@ -156,9 +186,9 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
     # A report that is not there yet is written without another row.
-    (reports / "gut.html").unlink()
+    page.unlink()
     assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
-    assert (reports / "gut.html").exists()
+    assert page.exists()
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
     # Scores of two models do not stand in one table.
@@ -169,6 +199,67 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
         cli.main(command)
     assert "has scores of another model" in capsys.readouterr().err
     assert out.read_text() == before
+
+
+def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source, tmp_path, capsys):
+    """Two people's files have one name; a file is replaced; an option changes; a failed row is not forgotten."""
+    for person, clip in (("anna", source[0]), ("bert", source[1])):
+        write_clip(tmp_path / person / "smile", clip)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    out, reports = tmp_path / "scores.csv", tmp_path / "reports"
+
+    def score(*inputs, draws=2):
+        command = ["score", *(str(tmp_path / name) for name in inputs), "--checkpoint", str(calibrated)]
+        cli.main([*command, "--out", str(out), "--report", str(reports), "--no-attribution", "--draws", str(draws)])
+        with out.open() as file:
+            rows = list(csv.DictReader(file))
+        return {row["input"].removeprefix(f"{tmp_path}/"): row for row in rows}, capsys.readouterr().out, len(rows)
+
+    score("broken.mp4")
+    score("anna/smile")
+    rows, _, count = score("bert/smile")
+    assert (count, rows["broken.mp4"]["status"]) == (3, "failed")
+    assert rows["anna/smile"]["report"] != rows["bert/smile"]["report"]
+    assert len(list(reports.iterdir())) == 2
+    again, said, _ = score("anna/smile", "bert/smile")
+    assert "0 scored, 0 failed, 2 were there already" in said
+    assert again == rows
+    other, said, count = score("anna/smile", draws=4)  # what it was calibrated with
+    assert "1 scored, 0 failed, 0 were there already" in said
+    assert (count, rows["anna/smile"]["low"], other["bert/smile"]) == (3, "", rows["bert/smile"])
+    assert float(other["anna/smile"]["low"]) < float(other["anna/smile"]["high"])
+    write_clip(tmp_path / "anna" / "smile", source[3], overwrite=True)
+    replaced, said, _ = score("anna/smile", draws=4)
+    assert "1 scored" in said
+    assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
+
+
+def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, source, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        write_clip(tmp_path / name, source[0])
+    sound, out = Scorer.score, tmp_path / "scores.csv"
+
+    def score(self, path, expression):
+        if str(path).endswith("a"):
+            raise RuntimeError("a library gave up")
+        return sound(self, path, expression)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    inputs = [str(tmp_path / name) for name in ("a", "b")]
+    assert cli.main(["score", *inputs, "--checkpoint", str(calibrated), "--draws", "0", "--out", str(out)]) == 1
+    with out.open() as file:
+        rows = {row["input"]: row for row in csv.DictReader(file)}
+    assert rows[inputs[0]]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
+    assert rows[inputs[1]]["status"] == "ok"
+
+
+def test_a_device_that_is_not_there_is_told(calibrated, program, tmp_path):
+    if jax.default_backend() != "cpu":
+        pytest.skip("there is another device")
+    options = "--checkpoint", str(calibrated), "--device", "tpu", "--out", str(tmp_path / "scores.csv")
+    result = program("tramp_jax/__main__.py", "score", str(tmp_path), *options)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: --device tpu: there is none here")
 
 
 def test_an_interval_as_wide_as_the_scale_is_warned_of(calibrated, source):
@@ -184,7 +275,8 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)
     assert Scorer(run, draws=0).expressions == ("smile",)  # of an older run: what its configuration says
-    data = trained_on.TrainedOn({"train": 9}, {"train": 3}, ("frown", "smile"), 0.5, 7.0)
+    people = {"train": 3}
+    data = trained_on.TrainedOn({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
     data.save(run)
     config = json.loads((run / "config.json").read_text())
     config["data"].update(name="folder", expression="")
@@ -192,8 +284,12 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     scorer = Scorer(run, draws=0)
     scored = scorer.score_clip(source[0], "pout")
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
-    assert not any("trained on" in text for text in scorer.score_clip(source[0], "frown").warnings)
-    scale = scorer._scale(scored.score)
+    assert any("25 frames per second, and the model was trained on 50" in text for text in scored.warnings)
+    assert any("in the layout points63, and these are in" in text for text in scored.warnings)
+    known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
+    assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", 1.0, None))
+    assert scorer._options.fps == 50.0
+    scale = scorer.evidence(scored, attribute=False).scale
     assert (scale.low, scale.high) == (0.5, 7.0)
     for given, meant in (("smiel", "smile"), ("Frown", "frown")):
         with pytest.raises(SystemExit):
@@ -249,4 +345,4 @@ def test_another_table_is_not_overwritten(calibrated, tmp_path, capsys):
 def test_a_damaged_calibration_is_named(runs, tmp_path):
     (tmp_path / calibration.FILE).write_text('{"level": 0.9}')
     with pytest.raises(ValueError, match="is damaged"):
-        calibration.load(tmp_path)
+        calibration.load(tmp_path, ["a"])

@@ -5,10 +5,15 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+import numpy as np
+
 from tramp_jax.data.datasets import TRAIN
 from tramp_jax.data.pipeline import Split
 
 FILE = "data.json"
+
+# Clips that are read to see what the lists do not tell.
+_SOME = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +23,9 @@ class TrainedOn:
     Attributes:
       clips, people: how many there are in each split.
       expressions: of the training clips, in alphabetical order.
-      low, high: smallest and largest score of the training clips.
+      low, high: smallest and largest score of all clips, which tell the scale.
+      fps: frames per second of the training clips, the median of some of them.
+      layouts: of the landmarks of these clips.
     """
 
     clips: dict[str, int]
@@ -26,6 +33,8 @@ class TrainedOn:
     expressions: tuple[str, ...]
     low: float
     high: float
+    fps: float
+    layouts: tuple[str, ...]
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
@@ -36,15 +45,25 @@ class TrainedOn:
 
 
 def describe(splits: Mapping[str, Split]) -> TrainedOn:
-    """The data of a training with these splits, of which that to train on has at least one clip."""
+    """The data of a training with these splits, of which that to train on has at least one clip.
+
+    Some clips are read: rate and layout are not in the lists of most data sets.
+
+    Raises:
+      ValueError: one of them cannot be read.
+    """
+    train = splits[TRAIN]
+    some = [train[i] for i in sorted({round(i) for i in np.linspace(0, len(train) - 1, _SOME)})]
     infos = {name: split.infos for name, split in splits.items()}
-    scores = [info.score for info in infos[TRAIN]]
+    scores = [info.score for found in infos.values() for info in found]
     return TrainedOn(
         {name: len(found) for name, found in infos.items()},
         {name: len({info.subject for info in found}) for name, found in infos.items()},
         tuple(sorted({info.expression for info in infos[TRAIN]})),
         float(min(scores)),
         float(max(scores)),
+        float(np.median([clip.fps for clip in some])),
+        tuple(sorted({clip.layout for clip in some})),
     )
 
 
@@ -59,6 +78,6 @@ def load(folder: pathlib.Path) -> TrainedOn | None:
         return None
     try:
         values = json.loads(path.read_text())
-        return TrainedOn(**values | {"expressions": tuple(values["expressions"])})
+        return TrainedOn(**values | {name: tuple(values[name]) for name in ("expressions", "layouts")})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it: only what it tells is lost") from error

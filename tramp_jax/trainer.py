@@ -222,12 +222,7 @@ class _StopSignal:
 
 
 class _Input:
-    """Batches on their way to the devices, each asked for while the step before it runs.
-
-    Attributes:
-      waited: seconds for which the devices had nothing to do because the next batch was not there. What the loop waits
-        while a step still runs delays nothing, and is not counted.
-    """
+    """Batches on their way to the devices, each asked for while the step before it runs."""
 
     def __init__(self, batches: Any, put: Callable[[Batch], Batch]):
         """
@@ -235,25 +230,38 @@ class _Input:
           batches: an iterator over host batches; closed in the end, so that its readers stop.
           put: a host batch -> the batch on the devices, before it has arrived there.
         """
-        self.waited = 0.0
         self._batches, self._put = batches, put
-        self._watch = futures.ThreadPoolExecutor(1)
+        # One watches the steps, the other the transfers; each sees them end in their order.
+        self._steps, self._transfers = futures.ThreadPoolExecutor(1), futures.ThreadPoolExecutor(1)
+        self._open: list[tuple[float, futures.Future[float], futures.Future[float]]] = []
 
     def __enter__(self) -> "_Input":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._batches.close()
-        self._watch.shutdown()
+        self._steps.shutdown()
+        self._transfers.shutdown()
 
     def next(self, running: Metrics | None = None) -> Batch:
         """The next batch; its transfer has begun. ``running`` is what the step before it is about to return."""
         asked = time.perf_counter()
-        ended = self._watch.submit(_time_of, running)
+        ended = self._steps.submit(_time_of, running)
         batch = self._put(next(self._batches))
-        if ended.done():
-            self.waited += time.perf_counter() - max(asked, ended.result())
+        self._open.append((asked, ended, self._transfers.submit(_time_of, batch)))
         return batch
+
+    def waited(self) -> float:
+        """Seconds, since this was asked last, for which the devices had nothing to do because a batch was not there.
+
+        That is from the end of the step before, or from when the batch was asked for if that was later, until it has
+        arrived. What passes while a step still runs delays nothing, and is not counted.
+        """
+        total = 0.0
+        for asked, ended, arrived in self._open:
+            total += max(0.0, arrived.result() - max(asked, ended.result()))
+        self._open.clear()
+        return total
 
 
 def _time_of(outcome: Any) -> float:
@@ -314,14 +322,14 @@ class _Loop:
                     unchecked = None
                 bar.update()
                 if step % every == 0 or step == total:
-                    waited = source.waited / (time.perf_counter() - started)
+                    waited = source.waited() / (time.perf_counter() - started)
                     self.reporter.write(step, "input", {"waited": waited})
                     summary = self._evaluate(step, state, validation)
                     self._save(step, state)
                     pace = len(losses) / (time.perf_counter() - started)
                     if sharding.is_first_process():
                         bar.write(f"{self._line(step, total, losses, summary, pace)}, input {waited:.0%}")
-                    losses, source.waited, started = [], 0.0, time.perf_counter()
+                    losses, started = [], time.perf_counter()
                 if stopping:
                     self._save(step, state)
                     by = stop.name or "another process"

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.scoring.calibrate_run import calibrate_run
 
     commands.keep_compiled()
-    found = calibrate_run(
+    found, written = calibrate_run(
         arguments.checkpoint,
         which=arguments.which,
         level=arguments.level,
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "
         f"of {found.test_clips} clips of held-out test people they cover {found.coverage:.1%}, "
         f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
-        f"written: {arguments.checkpoint[0]}/calibration.json\n"
+        f"written: {written}\n"
     )
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ COLUMNS = (
     "level",
     "expression",
     "frames",
+    "frames_used",
     "fps",
     "missing_ratio",
     "landmarks",
@@ -28,6 +30,8 @@ COLUMNS = (
     "interval",
     "warnings",
     "reason",
+    "report",
+    "settings",
 )
 
 
@@ -64,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of videos: should be what the model was trained with (see preprocess --help)",
     )
     parser.add_argument("--models-dir", type=Path, help="folder with the model files of the landmark source")
+    parser.add_argument("--fps", type=float, help="rate of the clips; default: what the model was trained with")
+    parser.add_argument("--images-fps", type=float, default=25.0, help="rate of a folder of images (default 25)")
     parser.add_argument("--max-gap", type=int, default=5, help="frames without a face that are bridged (default 5)")
     parser.add_argument(
         "--keep",
@@ -74,7 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import jax
     from tqdm import tqdm
 
     from tramp_jax import commands
@@ -82,39 +87,49 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.scoring import Scorer
 
     if arguments.device:
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, arguments.device))
+        _choose_device(arguments.device)
     commands.keep_compiled()
     inputs = expand(arguments.inputs)
     table = Table(arguments.out, arguments.overwrite)
+    options = PreprocessOptions(
+        fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
+    )
     scorer = Scorer(
         *arguments.checkpoint,
         which=arguments.which,
         landmarks=arguments.landmarks,
         source_options=SourceOptions(models_dir=arguments.models_dir),
-        options=PreprocessOptions(max_gap=arguments.max_gap, keep=arguments.keep),
+        options=options,
         draws=arguments.draws,
         runtime=arguments.runtime,
     )
     scorer.check_expression(arguments.expression)
     table.check_model(_model(scorer))
-    reports = _Reports(arguments.report, inputs, not arguments.no_attribution) if arguments.report else None
+    reports = _Reports(arguments.report, not arguments.no_attribution) if arguments.report else None
+    settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
     # What is in the table already is scored again only for a report that is not there yet.
-    todo = [path for path in inputs if path not in table.done or (reports and reports.lacks(path))]
+    todo = [
+        path
+        for path in inputs
+        if (there := table.find(path, settings[path])) is None or (reports and not reports.has(path, there))
+    ]
     failed = 0
     with table:
         for path in tqdm(todo, unit="clip", disable=None):
+            row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
+                row |= _row(scorer, scored)
                 if reports:
-                    reports.write(path, scorer, scored)
-            except (ValueError, OSError) as error:
+                    row["report"] = reports.write(path, scorer, scored)
+            except Exception as error:  # whatever a file does to a library, the others are scored
                 failed += 1
-                if path not in table.done:
-                    table.add({"input": path, "status": "failed", "reason": str(error)})
-                tqdm.write(f"error: {error}", file=sys.stderr)
+                known_kind = isinstance(error, ValueError | OSError)
+                reason = str(error) if known_kind else f"{path}: {type(error).__name__}: {error}"
+                table.add({"input": path, "status": "failed", "reason": reason})
+                tqdm.write(f"error: {reason}", file=sys.stderr)
                 continue
-            if path not in table.done:
-                table.add(_row(path, scorer, scored))
+            table.add(row)
             tqdm.write(_line(path, scored), file=sys.stdout)
             for warning in scored.warnings:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
@@ -125,6 +140,18 @@ def run(arguments: argparse.Namespace) -> int:
         + "\n"
     )
     return 1 if failed else 0
+
+
+def _choose_device(name: str) -> None:
+    """Raises ValueError where there is no such device."""
+    import jax
+
+    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(name, name))
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter says nothing at all
+        hint = ' or its JAX is not installed (pip install "jax[cuda13]")' if name == "gpu" else ""
+        raise ValueError(f"--device {name}: there is none here{hint}; leave the option out") from error
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -146,10 +173,10 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 class Table:
-    """The CSV file of scores: rows are appended as they come, and those of an earlier call stay.
+    """The CSV file of scores: rows are appended as they come, and those of other inputs stay.
 
-    Attributes:
-      done: inputs that were scored earlier; failed ones are tried again.
+    An input has one row. It is replaced when the input is scored again, because it failed, or the file, the model's
+    calibration or an option is not what it was.
 
     Raises:
       ValueError: the file is there and is another table.
@@ -157,15 +184,19 @@ class Table:
 
     def __init__(self, path: Path, overwrite: bool):
         self.path = path
-        kept: list[dict[str, str]] = []
+        self._rows: dict[str, dict[str, object]] = {}
         if path.exists() and not overwrite:
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 if tuple(reader.fieldnames or ()) != COLUMNS:
                     raise ValueError(f"{path} is not a table of scores of this version; name another file with --out")
-                kept = [row for row in reader if row["status"] == "ok" and row["reason"] is not None]
-        self.done = {row["input"] for row in kept}
-        self._kept = kept
+                # A line that was cut short has no settings. The last row of an input is the newest.
+                self._rows = {row["input"]: dict(row) for row in reader if row["settings"] is not None}
+
+    def find(self, path: str, settings: str) -> dict[str, object] | None:
+        """The row of this input, if it has a score that was made with these settings."""
+        row = self._rows.get(path)
+        return row if row is not None and (row["status"], row["settings"]) == ("ok", settings) else None
 
     def check_model(self, model: str) -> None:
         """Refuses to stand scores of two models in one table.
@@ -173,7 +204,7 @@ class Table:
         Raises:
           ValueError: a row is of another model.
         """
-        if others := {row["model"] for row in self._kept} - {model}:
+        if others := {str(row["model"]) for row in self._rows.values() if row["status"] == "ok"} - {model}:
             raise ValueError(
                 f"{self.path} has scores of another model ({sorted(others)[0]}, not {model}); name another table with "
                 "--out, or replace it with --overwrite"
@@ -181,51 +212,57 @@ class Table:
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._kept)
-        os.replace(partial, self.path)
+        self._write()
         self._file = self.path.open("a", newline="", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._write()  # without the rows that were replaced
+
+    def _write(self) -> None:
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+        os.replace(partial, self.path)
 
     def add(self, row: dict[str, object]) -> None:
         """Appends one row; it is on disk when this returns."""
         csv.DictWriter(self._file, COLUMNS, restval="").writerow(row)
         self._file.flush()
+        self._rows[str(row["input"])] = row
 
 
 class _Reports:
-    """A report for each input, under names that do not collide."""
+    """A report for each input, under a name that no other input has."""
 
-    def __init__(self, folder: Path, inputs: Sequence[str], attribute: bool):
+    def __init__(self, folder: Path, attribute: bool):
         folder.mkdir(parents=True, exist_ok=True)
-        self._attribute = attribute
-        self._paths: dict[str, Path] = {}
-        for path in inputs:
-            name, count = Path(path).stem or "clip", 2
-            while folder / f"{name}.html" in self._paths.values():
-                name, count = f"{Path(path).stem}-{count}", count + 1
-            self._paths[path] = folder / f"{name}.html"
+        self._folder, self._attribute = folder, attribute
 
-    def lacks(self, path: str) -> bool:
-        """Whether the report of an input is not there."""
-        return not self._paths[path].exists()
+    def path(self, path: str) -> Path:
+        """The file for an input: its name, and a digest of where it lies, since many a video is called smile.mp4."""
+        where = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:6]
+        return self._folder / f"{Path(path).stem or 'clip'}-{where}.html"
 
-    def write(self, path: str, scorer: "Scorer", scored: "Scored") -> None:
+    def has(self, path: str, row: dict[str, object]) -> bool:
+        """Whether the report of an input is there and was made with its row."""
+        file = self.path(path)
+        return row["report"] == file.name and file.exists()
+
+    def write(self, path: str, scorer: "Scorer", scored: "Scored") -> str:
+        """Returns the name of the file."""
         from tramp_jax.evidence.report import write_report
 
-        write_report(self._paths[path], scorer.evidence(scored, self._attribute))
+        write_report(self.path(path), scorer.evidence(scored, self._attribute))
+        return self.path(path).name
 
 
-def _row(path: str, scorer: "Scorer", scored: "Scored") -> dict[str, object]:
+def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
     low, high = scored.interval or ("", "")
     return {
-        "input": path,
         "status": "ok",
         "score": f"{scored.score:.4f}",
         "low": f"{low:.4f}" if scored.interval else "",
@@ -233,13 +270,13 @@ def _row(path: str, scorer: "Scorer", scored: "Scored") -> dict[str, object]:
         "level": scored.level or "",
         "expression": scored.clip.info.expression,
         "frames": len(scored.clip.landmarks),
+        "frames_used": scored.frames_used,
         "fps": f"{scored.clip.fps:g}",
         "missing_ratio": "" if scored.missing_ratio != scored.missing_ratio else f"{scored.missing_ratio:.4f}",
         "landmarks": scored.landmark_source,
         "model": _model(scorer),
         "interval": scored.note,
         "warnings": "; ".join(scored.warnings),
-        "reason": "",
     }
 
 

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -103,6 +103,10 @@ class OnnxJudge:
             return float(score[0]), np.zeros(0)
         drawn = self._draw(self.member.variables, encoded, windows, jax.random.key(seed))
         return float(score[0]), np.asarray(drawn, np.float64)
+
+    def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
+        """Of several clips what calling gives of each: one after the other, since a single one fills a CPU."""
+        return [self(clip) for clip in clips]
 
 
 def _filled(features: np.ndarray, count: int) -> np.ndarray:

@@ -1,26 +1,28 @@
 """The calibration of a trained run by its own validation split, and its test on the test split."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
+from tramp_jax import trained_on
 from tramp_jax.data import datasets
-from tramp_jax.data.clips import Clip
-from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.experiment import SKIPPED_FILE
+from tramp_jax.export.session import OnnxJudge
 from tramp_jax.scoring.calibration import Calibration, calibrate
-from tramp_jax.scoring.members import load_member, make_judge
-from tramp_jax.scoring.scorer import spread_of
+from tramp_jax.scoring.members import Judge, load_member, make_judge
+from tramp_jax.scoring.scales import scale_of
+from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, spread_of
 
 
 def calibrate_run(
     checkpoints: Sequence[pathlib.Path], *, which: str, level: float, draws: int, data_root: str = ""
-) -> Calibration:
-    """Calibrates the models of these runs together and writes calibration.json into the first one's folder.
+) -> tuple[Calibration, pathlib.Path]:
+    """Calibrates the models of these runs together and writes the calibration into the first one's folder.
 
     Args:
       checkpoints: folders of runs, or of folds of them.
@@ -28,6 +30,9 @@ def calibrate_run(
       level: share of clips that intervals are to cover, between 0 and 1.
       draws: windows of a clip that are scored with dropout.
       data_root: where the data is now, if it has moved.
+
+    Returns:
+      The calibration and its file.
 
     Raises:
       ValueError: impossible options, or models that were not trained on the same people.
@@ -56,30 +61,29 @@ def calibrate_run(
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]
-    targets = [info.score for info in split[TRAIN].infos]
+    scale = scale_of(members[0].config, members[0].trained_on or trained_on.describe(split), score=0.0)
     found = calibrate(
         *_judged(judges, split[VALIDATION]),
         [info.subject for info in split[VALIDATION].infos],
         level=level,
         draws=draws,
         models=[member.id for member in members],
-        scale=(min(targets), max(targets)),
+        scale=(scale.low, scale.high),
     )
     found = found.tested(*_judged(judges, split[TEST]))
-    found.save(members[0].run)
-    return found
+    return found, found.save(members[0].run)
 
 
-def _judged(
-    judges: Sequence[Callable[[Clip], tuple[float, np.ndarray]]], split: Split
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _judged(judges: Sequence[Judge | OnnxJudge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, spreads and targets (N,) of the clips of a split."""
     rows = []
-    for i in tqdm(range(len(split)), unit="clip", disable=None):
-        clip = split[i]
-        outcomes = [judge(clip) for judge in judges]
-        scores = np.array([score for score, _ in outcomes])
-        spread = spread_of(scores, np.stack([drawn for _, drawn in outcomes]))
-        rows.append((scores.mean(), spread, clip.info.score))
+    with tqdm(total=len(split), unit="clip", disable=None) as bar:
+        for first in range(0, len(split), CLIPS_AT_ONCE):
+            clips = [split[i] for i in range(first, min(first + CLIPS_AT_ONCE, len(split)))]
+            for clip, *outcomes in zip(clips, *(judge.many(clips) for judge in judges), strict=True):
+                scores = np.array([score for score, _ in outcomes])
+                spread = spread_of(scores, np.stack([drawn for _, drawn in outcomes]))
+                rows.append((scores.mean(), spread, clip.info.score))
+            bar.update(len(clips))
     scores, spreads, targets = np.array(rows).T
     return scores, spreads, targets

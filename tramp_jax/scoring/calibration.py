@@ -8,6 +8,7 @@ for people like those of the validation split; clips of one person are not indep
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -26,7 +27,7 @@ class Calibration:
       level: share of clips that an interval is to cover.
       factor: half width in units of (spread + floor).
       floor: added to every spread, in units of the score; the median spread of the validation clips.
-      low, high: ends of the scores that the model was trained on; intervals stay within.
+      low, high: ends of the scale of the scores; intervals stay within.
       draws: Monte-Carlo draws that spreads are taken over.
       models: ids of the members that were calibrated together.
       clips, subjects: of the validation split.
@@ -49,8 +50,12 @@ class Calibration:
     test_clips: int = 0
 
     def interval(self, score: float, spread: float) -> tuple[float, float]:
-        """The interval around a score with this spread; a score outside the scale is drawn to its end."""
-        half = self.factor * (spread + self.floor)
+        """The interval around a score with this spread, within the scale.
+
+        A score outside the scale is drawn to its end first: what it says beyond the end cannot be true, and no
+        interval is empty. That only adds to what the interval covers.
+        """
+        half, score = self.factor * (spread + self.floor), np.clip(score, self.low, self.high)
         low, high = np.clip([score - half, score + half], self.low, self.high)
         return float(low), float(high)
 
@@ -65,18 +70,29 @@ class Calibration:
             test_clips=len(targets),
         )
 
-    def save(self, folder: pathlib.Path) -> None:
-        """Writes calibration.json."""
-        (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+    def save(self, folder: pathlib.Path) -> pathlib.Path:
+        """Writes the file of these models and returns its path."""
+        path = file_of(folder, self.models)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        return path
 
 
-def load(folder: pathlib.Path) -> Calibration | None:
-    """The calibration of a run, or None where ``tramp-jax calibrate`` was not run.
+def file_of(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
+    """Where the calibration of a run, or of the ensemble whose first member it is, is kept."""
+    if len(models) == 1:
+        return folder / FILE
+    return folder / f"calibration-{hashlib.sha256(' '.join(models).encode()).hexdigest()[:8]}.json"
+
+
+def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
+    """The calibration in a run's folder for models of these ids, or None where ``tramp-jax calibrate`` was not run.
+
+    That of a single model may be of another checkpoint of the run.
 
     Raises:
       ValueError: a damaged file.
     """
-    path = folder / FILE
+    path = file_of(folder, models)
     if not path.is_file():
         return None
     try:

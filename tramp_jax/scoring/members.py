@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -102,7 +102,9 @@ def make_judge(member: Member, draws: int, runtime: str = AUTO) -> "Judge | Onnx
 
 
 class Judge:
-    """Scores clips by one member and draws what else it might have said. Compiles once per number of distinct frames.
+    """Scores clips by one member and draws what else it might have said.
+
+    Compiles once for each number of clips at once and of their distinct frames (rounded up, see ``frame_slots``).
 
     Args:
       member: the model.
@@ -119,22 +121,35 @@ class Judge:
         Raises:
           ValueError: the clip lacks what the model reads.
         """
+        return self.many([clip])[0]
+
+    def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
+        """Of several clips at once what calling gives of each."""
         config = self.member.config
-        seed = zlib.crc32(clip.info.id.encode())
-        sample, windows = sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
-        if "frames" in sample:
-            slots = frame_slots(sample["frames"].shape[1], config)
-            sample = {name: x[None] for name, x in padded({k: x[0] for k, x in sample.items()}, slots).items()}
-        score, drawn = self._judge(self.member.variables, sample, windows, jax.random.key(seed))
-        return float(score), np.asarray(drawn, np.float64)
+        seeds = [zlib.crc32(clip.info.id.encode()) for clip in clips]
+        made = [
+            sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
+            for clip, seed in zip(clips, seeds, strict=True)
+        ]
+        samples, windows = [{name: x[0] for name, x in sample.items()} for sample, _ in made], [w for _, w in made]
+        if "frames" in samples[0]:
+            slots = frame_slots(max(len(sample["frames"]) for sample in samples), config)
+            samples = [padded(sample, slots) for sample in samples]
+        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+        scores, drawn = self._judge(self.member.variables, _stacked(samples), _stacked(windows), keys)
+        return [(float(score), np.asarray(row, np.float64)) for score, row in zip(scores, drawn, strict=True)]
+
+
+def _stacked(batches: Sequence[Batch]) -> Batch:
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _build(config: ConfigDict) -> Callable[..., Any]:
-    """The jitted (variables, sample, windows, key) -> (score, scores of the windows (D,))."""
+    """The jitted (variables, samples, windows, keys), of B clips each -> (scores (B,), of their windows (B, D))."""
     model, image_size = build_model(config.model), config.model.rgb.image_size
 
     def judge(variables: Any, sample: Batch, windows: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        sample = for_evaluation(sample, image_size)
+        sample = for_evaluation({name: x[None] for name, x in sample.items()}, image_size)
 
         def apply(batch: Batch, **options: Any) -> jax.Array:
             inputs = sample.get("frames"), batch.get("trajectories"), batch.get("index_t")
@@ -145,4 +160,4 @@ def _build(config: ConfigDict) -> Callable[..., Any]:
         drawn = apply(windows, dropout=True, rngs={"dropout": key}) if windows else score[None][:0]
         return score, drawn
 
-    return jax.jit(judge)
+    return jax.jit(jax.vmap(judge, in_axes=(None, 0, 0, 0)))

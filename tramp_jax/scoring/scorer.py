@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-import math
+import hashlib
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -13,22 +14,20 @@ from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.folder import DESCRIPTION, read_clip
 from tramp_jax.evidence.attribution import Explainer
-from tramp_jax.evidence.record import Evidence, Scale, provenance
+from tramp_jax.evidence.record import Evidence, provenance
+from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import AUTO, load_member, make_judge
+from tramp_jax.scoring.scales import scale_of
 
 DRAWS = 16
+CLIPS_AT_ONCE = 4
 _WIDE = 0.75  # of the scale: an interval that takes as much is warned of
 # Where the landmarks of a published data set come from; a model trained on them knows no other detector.
 _TRAINED_ON = {"pfed5": "insightface", "neuroface": "insightface", "dfew": "insightface"}
-# What the scores of a data set mean; the ends of another one are those of the scores that the model was trained on.
-_SCALES = {
-    "pfed5": Scale(),
-    "synthetic": Scale("drawn severity", 0.0, 4.0, "none", "most"),
-    "youtubepd": Scale("severity of Parkinson's disease", 0.0, 10.0, "none", "most"),
-}
+_OTHER_RATE = 0.1  # frame rates that differ by more than this share are not the same motion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Scored:
       interval: around it, at ``level``; None where ``note`` says why.
       level: share of clips that such intervals cover, or None.
       note: what the interval is, or why there is none.
+      frames_used: how many of the clip's frames the model saw in the stream that sees the longest part of it.
       spread: standard deviation of the members' scores, or of the draws of a single one.
       draws: (members, D) scores of the clip's windows.
       members: (members,) scores.
@@ -55,6 +55,7 @@ class Scored:
     interval: tuple[float, float] | None
     level: float | None
     note: str
+    frames_used: int
     spread: float
     draws: np.ndarray
     members: np.ndarray
@@ -72,7 +73,7 @@ class Scorer:
       which: "best", "last" or a step number.
       landmarks: source of the landmarks of videos, see ``preprocess.SOURCES``; opened when first needed.
       source_options: of the source.
-      options: how a video becomes a clip.
+      options: how a video becomes a clip. Without a rate it gets that of the clips that the model was trained on.
       draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
       runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``members.make_judge``.
 
@@ -96,11 +97,18 @@ class Scorer:
         kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
         if len(kinds) > 1:
             raise ValueError(f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}")
+        if draws < 0:
+            raise ValueError(f"draws is {draws}; it must be at least 0")
+        options = options or PreprocessOptions()
+        data = self.members[0].trained_on
+        if options.fps is None and data is not None:
+            options = dataclasses.replace(options, fps=data.fps)
         self.landmarks, self._source_options, self._options = landmarks, source_options or SourceOptions(), options
         self._source: LandmarkSource | None = None
+        self._draws = draws
         self._judges = [make_judge(member, draws, runtime) for member in self.members]
         self._explainer: Explainer | None = None
-        self.calibration, self._uncalibrated = self._load_calibration(draws)
+        self.calibration, self._uncalibrated = self._load_calibration(draws, which)
 
     @property
     def config(self) -> ConfigDict:
@@ -172,7 +180,34 @@ class Scorer:
         warnings: Sequence[str] = (),
     ) -> Scored:
         """Scores a clip that is at hand; see ``Scored`` for the arguments."""
-        outcomes = [judge(clip) for judge in self._judges]
+        (outcomes,) = self._judged([clip])
+        return self._scored(
+            clip, outcomes, expression, tuple(interpolated), missing_ratio, landmark_source, tuple(warnings)
+        )
+
+    def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
+        """Scores clips that are at hand, several at once; on a GPU faster than one after the other."""
+        found = []
+        for first in range(0, len(clips), CLIPS_AT_ONCE):
+            some = clips[first : first + CLIPS_AT_ONCE]
+            for clip, outcomes in zip(some, self._judged(some), strict=True):
+                found.append(self._scored(clip, outcomes, expression))
+        return found
+
+    def _judged(self, clips: Sequence[Clip]) -> list[list[tuple[float, np.ndarray]]]:
+        """Of each clip what each member says."""
+        return [list(of_clip) for of_clip in zip(*(judge.many(clips) for judge in self._judges), strict=True)]
+
+    def _scored(
+        self,
+        clip: Clip,
+        outcomes: list[tuple[float, np.ndarray]],
+        expression: str,
+        interpolated: tuple[int, ...] = (),
+        missing_ratio: float = float("nan"),
+        landmark_source: str = "",
+        warnings: tuple[str, ...] = (),
+    ) -> Scored:
         scores = np.array([score for score, _ in outcomes])
         draws = np.stack([drawn for _, drawn in outcomes])
         score, spread = float(scores.mean()), spread_of(scores, draws)
@@ -189,14 +224,31 @@ class Scorer:
             interval=interval,
             level=level,
             note=note,
+            frames_used=self._frames_used(len(clip.landmarks)),
             spread=spread,
             draws=draws,
             members=scores,
-            interpolated=tuple(interpolated),
+            interpolated=interpolated,
             missing_ratio=missing_ratio,
             landmark_source=source,
-            warnings=(*warnings, *self._doubts(expression or clip.info.expression, source, score, interval)),
+            warnings=(*warnings, *self._doubts(clip, expression or clip.info.expression, source, score, interval)),
         )
+
+    def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
+        """Short digest of all that a score of this input depends on besides the model: equal digests, equal outcomes.
+
+        That is the file or the files of the folder as they are now (names, sizes, times), the calibration, and the
+        options.
+        """
+        path = pathlib.Path(path)
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        parts = [
+            [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files],
+            [expression, self.landmarks, self._draws, self._uncalibrated],
+            dataclasses.asdict(self._options),
+            self.calibration and dataclasses.asdict(self.calibration),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
         """All that a report shows, see ``evidence.report.write_report``; attributions are of the first model."""
@@ -216,7 +268,7 @@ class Scorer:
         return Evidence(
             scored.clip,
             scored.score,
-            scale=self._scale(scored.score),
+            scale=scale_of(self.config, first.trained_on, scored.score),
             interval=scored.interval,
             interval_note=scored.note,
             attribution=attribution,
@@ -225,37 +277,54 @@ class Scorer:
             provenance=provenance(scored.clip, first.config, source=source, **known),
         )
 
-    def _load_calibration(self, draws: int) -> tuple[calibration.Calibration | None, str]:
+    def _load_calibration(self, draws: int, which: str) -> tuple[calibration.Calibration | None, str]:
         """The members' calibration, or None and the reason."""
-        runs = " ".join(str(member.run) for member in self.members)
-        found = calibration.load(self.members[0].run)
-        if draws == 0 and len(self.members) == 1:
-            return None, "no interval was asked for"
+        single, models = len(self.members) == 1, tuple(member.id for member in self.members)
+        command = "tramp-jax calibrate " + " ".join(str(member.run) for member in self.members)
+        command += f" --which {which}" * (which != BEST) + f" --draws {draws}" * (single and draws != DRAWS)
+        if single and draws < 2:  # of an ensemble the members tell the spread
+            return None, "no interval without draws" if draws else "no interval was asked for"
+        found = calibration.load(self.members[0].run, models)
         if found is None:
-            return None, f"the model is not calibrated: tramp-jax calibrate {runs}"
-        if found.models != tuple(member.id for member in self.members):
-            return None, f"another model or ensemble was calibrated here: tramp-jax calibrate {runs}"
-        if found.draws != draws:
-            return None, f"it was calibrated with --draws {found.draws}, not {draws}: tramp-jax calibrate {runs}"
+            return None, f"not calibrated: {command}"
+        if found.models != models:
+            return None, f"another checkpoint of this run was calibrated: {command}"
+        if single and found.draws != draws:
+            return None, f"calibrated with --draws {found.draws}, not {draws}: {command}"
         return found, ""
 
-    def _scale(self, score: float) -> Scale:
-        """Of the data set, else that of the training clips; of an older run the score's own whole numbers."""
-        if (known := _SCALES.get(self.config.data.name)) is not None:
-            return known
-        name = self.config.data.target or "score"
-        if (data := self.members[0].trained_on) is not None:
-            return Scale(name, data.low, data.high, "lowest rated", "highest rated")
-        return Scale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")
+    def _frames_used(self, n: int) -> int:
+        """Of a clip of n frames."""
+        model = self.config.model
+        if reads_trajectories(model):
+            return min(n, model.trajectory.length)
+        return min(n, model.rgb.num_frames)
 
-    def _doubts(self, expression: str, source: str, score: float, interval: tuple[float, float] | None) -> list[str]:
-        config = self.config
+    def _doubts(
+        self, clip: Clip, expression: str, source: str, score: float, interval: tuple[float, float] | None
+    ) -> list[str]:
+        config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
         doubts = []
+        if reads_trajectories(config.model) and n > (length := config.model.trajectory.length):
+            doubts.append(
+                f"of the trajectories the model sees the last {length} of {n} frames ({length / clip.fps:.1f} of "
+                f"{n / clip.fps:.1f} s): cut the video to the expression"
+            )
+        if data is not None and abs(clip.fps / data.fps - 1) > _OTHER_RATE:
+            doubts.append(
+                f"the clip has {clip.fps:g} frames per second, and the model was trained on {data.fps:g}: motion "
+                "looks slower or faster to it than it is"
+            )
         known = self.expressions
         if known and expression and expression not in known:
             doubts.append(f"the model was trained on {', '.join(known)}, not on {expression}")
         if config.data.name == "synthetic":
             doubts.append("the model was trained on drawn faces: its score says nothing about a person")
+        elif data is not None and config.data.name not in _TRAINED_ON and clip.layout not in data.layouts:
+            doubts.append(
+                f"the model was trained on landmarks in the layout {', '.join(data.layouts)}, and these are in "
+                f"{clip.layout}, of another source: they differ systematically (docs/preprocess.md)"
+            )
         expected = _TRAINED_ON.get(config.data.name)
         if expected and expected not in source:
             doubts.append(
