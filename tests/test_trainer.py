@@ -41,8 +41,9 @@ def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_conf
     outcomes = []
     for parts in (1, 4):
         config.train.accumulate = parts
-        step = trainer.build_train_step(config, sgd, mesh)
-        outcomes.append(step(trainer.init_state(variables, sgd, mesh), sharding.put(batch, mesh), None))
+        step, start = trainer.build_train_step(config, sgd, mesh), trainer.init_state(variables, sgd, mesh)
+        outcomes.append(step(start, sharding.put(batch, mesh), None))
+        assert all(x.is_deleted() for x in jax.tree.leaves(start.variables))  # its memory is that of the new state
     (whole, measured), (in_parts, measured_in_parts) = outcomes
     # The softmax of the loss is over the whole batch: a mean over parts would be another number.
     assert float(measured["loss"]) == pytest.approx(float(measured_in_parts["loss"]), rel=1e-6)

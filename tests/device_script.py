@@ -1,0 +1,62 @@
+"""For test_devices, in a process of 8 devices: a training step of both streams on some of them, and a checkpoint."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from tests import tiny
+from tramp_jax import optimizer, sharding, trainer
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import datasets, pipeline
+from tramp_jax.models import init_variables
+
+
+def main(folder: pathlib.Path) -> None:
+    config = tiny.get_config().unlock()
+    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has the batch statistics
+    config.optimizer.update(name="sgd", learning_rate=0.1)
+    splits = datasets.split(datasets.open_dataset(config), config, None)
+    batches = iter(pipeline.training_batches(splits["train"], config))
+    batch = next(batches)
+    batches.close()
+    variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
+    sgd = optimizer.build_optimizer(config.optimizer, 10)
+    meshes = {count: Mesh(np.array(jax.devices()[:count]), ("data",)) for count in (1, 4, 8)}
+
+    def step(count, parts=1):
+        config.train.accumulate = parts
+        run = trainer.build_train_step(config, sgd, meshes[count])
+        state = trainer.init_state(variables, sgd, meshes[count])
+        state, measured = run(state, sharding.put(batch, meshes[count]), None)
+        return state, float(measured["loss"])
+
+    found, params, first = {"devices": {}}, variables["params"], None
+    for count in (1, 8):
+        state, loss = step(count)
+        new = jax.tree.map(np.asarray, state.variables["params"])
+        first = first or new
+        found["devices"][count] = {"loss": loss, "moved": _apart(new, params), "away": _apart(new, first)}
+    found["parts"] = {"1 device": step(1, parts=2)[1], "4 devices": step(4, parts=2)[1]}
+
+    with Checkpoints(folder / "run", writing=True) as checkpoints:  # of 8 devices
+        checkpoints.save_last(1, state.variables, state.opt_state, {})
+        found["restored"] = {}
+        for count, mesh in meshes.items():
+            _, *restored, _ = checkpoints.restore_last(state.variables, state.opt_state, mesh)
+            same = jax.tree.map(np.array_equal, restored, [state.variables, state.opt_state])
+            there = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
+            found["restored"][count] = jax.tree.all(same) and there == {count}
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def _apart(a, b):
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(x - y))), a, b)))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
