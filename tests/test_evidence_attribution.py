@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tramp_jax import evaluation, sharding
-from tramp_jax.data import landmarks
+from tramp_jax import evaluation, models, sharding, trainer
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import datasets, landmarks
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.synthetic import SyntheticFaces
 from tramp_jax.evidence.attribution import NODES, Explainer, patch_regions
@@ -107,6 +108,24 @@ def test_stronger_weights_are_explained_as_well(explainer, source, tiny_variable
     found = explainer(strong, thinned(source, 2))
     assert abs(found.difference) > 0.02
     check_complete(found, 0.01)
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
+    """On whole clips of people whom it has not seen."""
+    config = tiny.get_config().unlock()
+    config.train.update(epochs=6)
+    splits = datasets.split(datasets.open_dataset(config), config, None)
+    trainer.fit(config, splits, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        shapes = models.abstract_variables(config.model)
+        _, variables = checkpoints.restore_variables("last", shapes, sharding.data_mesh())
+    differences = []
+    for index in range(min(4, len(splits["test"]))):
+        found = explainer(variables, splits["test"][index])
+        check_complete(found, 0.01)
+        differences.append(abs(found.difference))
+    assert max(differences) > 0.05  # there is something to explain
 
 
 def test_a_small_budget_is_told(explainer, source, tiny_variables):
