@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tramp_jax.data import clips
+from tramp_jax.data.problems import ERROR, WARNING
 
 CLIP = "PD0000_clip_smile_P00"  # the first of the PFED5 layout
 FRAMES, POINTS = "P00/PD0000_clip", "detect_73_crop/P00/PD0000_clip-P00.npy"
@@ -29,6 +30,7 @@ class Fault:
       make: breaks the layout in a folder.
       kind: that a problem must have.
       message: pattern of its message: the file, and the row or the frame.
+      severity: of that kind of problem.
     """
 
     what: str
@@ -36,6 +38,7 @@ class Fault:
     make: Callable[[Path], object]
     kind: str
     message: str
+    severity: str = ERROR
 
 
 class Bomb:
@@ -85,6 +88,50 @@ def _nan(points: np.ndarray) -> np.ndarray:
     points = points.astype(np.float32)
     points[4, 5] = np.nan
     return points
+
+
+def _face(scale: float, around: float, shift: float = 0.0):
+    """All landmarks scaled about a point and moved along both axes."""
+    return lambda points: (points - around) * scale + around + shift
+
+
+def _frame(value: float):
+    """One frame whose landmarks are all at one place."""
+
+    def change(points: np.ndarray) -> np.ndarray:
+        points = points.copy()
+        points[4] = value
+        return points
+
+    return change
+
+
+def _stray(points: np.ndarray) -> np.ndarray:
+    points = points.copy()
+    points[4, 5] = 500, -200
+    return points
+
+
+def _swap_frames(name: str, other: str):
+    """The images of one clip in place of another's."""
+
+    def make(root: Path) -> None:
+        for image in (root / name).iterdir():
+            (root / other / image.name).write_bytes(image.read_bytes())
+
+    return make
+
+
+def _renumber(name: str, to: str):
+    return lambda root: (root / name).rename(root / to)
+
+
+def _outside(root: Path) -> None:
+    """A frame of YouTubePD whose landmarks are all beside the crop."""
+    path = root / f"{VIDEO}/2.pickle"
+    points = pickle.loads(path.read_bytes())
+    moved = {key: {"x": point["x"] + 200, "y": point["y"]} for key, point in points.items()}
+    path.write_bytes(_pickled(moved))
 
 
 def _objects(points: np.ndarray) -> np.ndarray:
@@ -180,10 +227,20 @@ FAULTS = (
     Fault("no telling which column is the expression", _P, _lines(TEST, lambda x: ["id,score,frames,a,b", "PD0003_clip_P03,1,7,3,1"]), "unclear_column", f"{TEST}: cannot tell"),
     Fault("the folder of landmarks is missing", _P, _delete("detect_73_crop"), "missing_folder", "detect_73_crop: no such folder"),
     Fault("a part without an expression", _P, _row(TEST, 2, (4, "2")), "missing_expression", "official test part has no clip of smile"),
-    Fault("a part without a score (a warning)", _P, _row(TEST, 2, (1, "0.25")), "missing_class", "official train part has no clip of smile with the score 0.25"),
+    Fault("a part without a score (a warning)", _P, _row(TEST, 2, (1, "0.25")), "missing_class", "official train part has no clip of smile with the score 0.25", WARNING),
+    Fault("landmarks wholly beside the crop", _P, _array(POINTS, _face(0.5, 128, 210)), "landmarks_out_of_crop", f"{POINTS}: most landmarks lie outside the crop in 7 frames, the first is frame 0"),
+    Fault("landmarks shifted by 150 pixels", _P, _array(POINTS, _face(1, 0, 150)), "landmarks_out_of_crop", f"{POINTS}: most landmarks lie outside the crop in 7 frames"),
+    Fault("landmarks of a crop of 112 pixels (a warning)", _P, _array(POINTS, _face(112 / 256, 0)), "doubtful_landmarks", rf"{TRAIN}, row 2 .*around \(5\d, 5\d\).*crop of another size", WARNING),
+    Fault("landmarks of a tiny face (a warning)", _P, _array(POINTS, _face(0.4, 128)), "doubtful_landmarks", f"{TRAIN}, row 2 .*the landmarks take 4[0-9] of the crop's 256 pixels", WARNING),
+    Fault("one landmark far from all others", _P, _array(POINTS, _stray), "stray_landmark", rf"{POINTS}: .* in frame 4: point 5 at \(500, -200\)"),
+    Fault("a frame of landmarks that are all zero", _P, _array(POINTS, _frame(0)), "undetected_face", f"{POINTS}: all landmarks are at one place.* in frame 4"),
+    Fault("a frame of landmarks at one place", _P, _array(POINTS, _frame(99)), "undetected_face", f"{POINTS}: all landmarks are at one place.* in frame 4"),
+    Fault("a frame is missing and another too many", _P, _renumber(_IMAGE, f"{FRAMES}/img_00009.jpg"), "gap_in_frames", rf"{FRAMES}: .*{CLIP} .*none has the number 3, 8, so"),
+    Fault("the frames of one person under another", _P, _swap_frames(FRAMES, "P02/PD0002_clip"), "duplicate_content", f"{TRAIN}, row 4 .*exactly the frames of .*{TRAIN}, row 2"),
     Fault("a hostile pickle", _Y, _write(f"{VIDEO}/2.pickle", _pickled(Bomb())), "unreadable_pickle", f"{VIDEO}/2.pickle: refused"),
     Fault("a frame of zero bytes", _Y, _write(f"{VIDEO}/2.pickle", b""), "empty_file", f"{VIDEO}/2.pickle: .*empty"),
     Fault("an oversized frame", _Y, _write(f"{VIDEO}/2.pickle", bytes(100_000)), "oversized_file", f"{VIDEO}/2.pickle: too large"),
+    Fault("a frame beside the crop", _Y, _outside, "landmarks_out_of_crop", f"{VIDEO}/2.pickle: most landmarks lie outside the crop in frame 2"),
     Fault("a missing landmark", _Y, _landmark(f"{VIDEO}/2.pickle", None), "missing_landmarks", rf"{VIDEO}/2.pickle: .*\['nose_tip'\]"),
     Fault("a landmark out of the crop", _Y, _landmark(f"{VIDEO}/2.pickle", {"x": 9999, "y": 1}), "landmarks_out_of_crop", f"{VIDEO}/2.pickle: landmark nose_tip"),
     Fault("a landmark that is no number", _Y, _landmark(f"{VIDEO}/2.pickle", {"x": "1", "y": 1}), "landmarks_out_of_crop", f"{VIDEO}/2.pickle: landmark nose_tip"),
@@ -199,6 +256,16 @@ FAULTS = (
     Fault("landmarks far outside the crop", "dfew", _array("landmarks/00001.npy", lambda x: x + 5000), "landmarks_out_of_crop", "landmarks/00001.npy: landmarks reach"),
     Fault("a truncated image", "neuroface", _first("frames/*/2.jpg", lambda name: _cut(name, 0.5)), "truncated_image", r"N002_02_NSM_OPEN_color_1/2.jpg.*is truncated"),
     Fault("landmarks that are NaN", "neuroface", _first("landmarks/*.npy", lambda name: _array(name, _nan)), "landmarks_not_finite", r"landmarks/N002_02_NSM_OPEN_color_1.npy"),
+    Fault("a frame of landmarks that are all zero", "neuroface", _first("landmarks/*.npy", lambda name: _array(name, _frame(0))), "undetected_face", r"landmarks/N002_02_NSM_OPEN_color_1.npy: .* in frame 5"),
+    Fault("landmarks shifted by 150 pixels", "neuroface", _first("landmarks/*.npy", lambda name: _array(name, _face(1, 0, 150))), "landmarks_out_of_crop", r"landmarks/N002_02_NSM_OPEN_color_1.npy: most landmarks lie outside"),
+    Fault("one landmark far from all others", "neuroface", _first("landmarks/*.npy", lambda name: _array(name, _stray)), "stray_landmark", r"landmarks/N002_02_NSM_OPEN_color_1.npy: .* in frame 5"),
+    Fault("a number left out among the frames", "neuroface", _first("frames/*/3.jpg", lambda name: _renumber(name, name.replace("3.jpg", "12.jpg"))), "gap_in_frames", r"frames/N002_02_NSM_OPEN_color_1: .* the number 3, 6-11"),
+    Fault("an overall score above all there can be", "neuroface", _row("ratings.csv", 2, (3, "99")), "malformed_row", r"ratings.csv, row 2: overall is '99', not a number of 0 to 25"),
+    Fault("landmarks shifted by 150 pixels", "folder", _first("clips/*/*/landmarks.npy", lambda name: _array(name, _face(1, 0, 150))), "landmarks_out_of_crop", r"clips/s000/0/landmarks.npy: most landmarks"),
+    Fault("a number left out among the frames", "folder", _renumber("clips/s000/0/000003.jpg", "clips/s000/0/000009.jpg"), "gap_in_frames", r"clips/s000/0: .* the number 3, 6-8"),
+    Fault("a face not found (a warning)", "dfew", _array("landmarks/00001.npy", _frame(0)), "undetected_face", "landmarks/00001.npy: no face in 1 of 5 frames", WARNING),
+    Fault("a number left out among the frames (a warning)", "dfew", _renumber("frames/00001/00001_00003.jpg", "frames/00001/00001_00009.jpg"), "gap_in_frames", "frames/00001: .* the number 3, 6-8", WARNING),
+    Fault("no landmarks of a clip (a warning)", "dfew", _delete("landmarks/00001.npy"), "undetected_face", "landmarks/00001.npy: no such file, so clip 00001 is left out", WARNING),
     Fault("a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "damaged_shard", "clips-00000-of-00002.array_record: its SHA-256"),
     Fault("a record in a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "unreadable_record", "clips-00000-of-00002.array_record, record 0"),
     Fault("a truncated shard", "packed", _cut("clips-00001-of-00002.array_record", 0.5), "damaged_shard", "clips-00001-of-00002.array_record: has [0-9]+ bytes"),

@@ -323,7 +323,7 @@ def test_problems_lists_every_broken_part(root):
     ("function", "message"),
     [
         (lambda x: x[:, :100], "has the shape"),
-        (lambda x: x / 256, "landmarks reach from 0.* must be pixels of the 256×256 frame"),
+        (lambda x: x / 256, "landmarks reach from 0.* must be pixels of the 256×256 crop"),
         (lambda x: x + 1000, "landmarks reach from 1"),
         (lambda x: x.astype(str), "holds <U"),
     ],

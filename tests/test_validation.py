@@ -12,9 +12,19 @@ import pytest
 from tests import faults, published_layouts, tiny, youtubepd_layout
 from tests.faults import FAULTS
 from tramp_jax import cli, config, experiment
-from tramp_jax.data import clip_checks, clips, datasets, images, packing, validation
+from tramp_jax.data import (
+    clip_checks,
+    clip_files,
+    clips,
+    datasets,
+    images,
+    landmark_checks,
+    landmarks,
+    packing,
+    validation,
+)
 from tramp_jax.data.clips import ClipInfo
-from tramp_jax.data.problems import ERROR, WARNING, Problems
+from tramp_jax.data.problems import Problems
 from tramp_jax.data.synthetic import SyntheticFaces
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
@@ -83,7 +93,7 @@ def test_every_fault_is_named(broken, fault):
     report = _check(fault.dataset, broken(fault.dataset, fault))
     assert _named(report, fault), report.lines()
     severity = {problem.severity for problem in report.problems if problem.kind == fault.kind}
-    assert severity == {WARNING if fault.kind == "missing_class" else ERROR}
+    assert severity == {fault.severity}
 
 
 def test_the_documentation_lists_every_kind_of_fault():
@@ -122,6 +132,70 @@ def test_warnings_alone_are_no_failure(layouts, capsys):
     assert cli.main(["validate", "--dataset", "pfed5", "--root", str(layouts / "pfed5")]) == 0
     assert "warning: [missing_class]" in capsys.readouterr().out
     assert cli.main(["validate", "--root", str(layouts / "packed")]) == 0
+
+
+def _neuroface(folder: pathlib.Path) -> list[str]:
+    """Arguments for a sound layout with people of every fold."""
+    published_layouts.write_neuroface(folder, ("N002", "A008", "A010"), cropped=True)
+    return ["validate", "--dataset", "neuroface", "--root", str(folder)]
+
+
+def test_the_rating_to_be_learnt_is_checked(tmp_path, capsys):
+    arguments = _neuroface(tmp_path)
+    assert cli.main([*arguments, "--target", "speed", "--classes", "6"]) == 0
+    table = tmp_path / "ratings.csv"
+    header, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    speed = header.index("speed")
+    for row, value in zip(rows, ("", "", "4", "4"), strict=False):  # of two repetitions, by two raters
+        row[speed] = value
+    table.write_text("\n".join(",".join(row) for row in [header, *rows]))
+    assert cli.main(arguments) == 0
+    capsys.readouterr()
+    assert cli.main([*arguments, "--target", "speed", "--classes", "4"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"error: \[missing_target\] .*neuroface_split.csv, row 2: has no rating 'speed'", out)
+    assert re.search(r"error: \[class_out_of_range\] .*row 3: the speed makes class 4, but .* 0 to 3", out)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--target", "sped"], "'sped'; this data set has: ROM, fatigue, speed"),
+        (["--set", "target=speed"], "`tramp-jax validate --target speed` checks it"),
+        (["--classes", "-1"], "--classes is -1"),
+    ],
+)
+def test_mistaken_ratings_are_refused(layouts, capsys, more, told):
+    with pytest.raises(SystemExit):
+        cli.main(["validate", "--dataset", "neuroface", "--root", str(layouts / "neuroface"), *more])
+    assert told in capsys.readouterr().err
+
+
+def test_folds_have_their_published_numbers(layouts):
+    told = "\n".join(_check("neuroface", layouts / "neuroface").lines())
+    assert "the test part of fold 2 of 3 has no clip" in told
+    assert "fold 1 of 3 tests subject 'A009'" in told
+    assert "fold 0" not in told
+
+
+@pytest.mark.parametrize(
+    ("names", "gaps"),
+    [
+        (("img_00001.jpg", "img_00002.jpg", "img_00003.jpg"), ""),
+        (("img_00001.jpg", "img_00002.jpg", "img_00004.jpg", "img_00008.jpg", "img_00009.jpg"), "3, 5-7"),
+        (("5.jpg", "6.jpg", "7.jpg"), ""),
+        (("10.jpg", "9.jpg", "7.jpg", "6.jpg"), "8"),
+        (("2.jpg", "4.jpg", "6.jpg", "10.jpg"), ""),  # every second frame of a video
+        (("0.033.jpg", "0.067.jpg", "0.100.jpg"), ""),  # times
+        (("a1.jpg", "b2.jpg", "a4.jpg"), ""),
+        (("left.jpg", "right.jpg"), ""),
+        (("7.jpg",), ""),
+        (("1.jpg", "2.jpg", f"{10**30}.jpg"), f"3-{10**30 - 1}"),
+        (tuple(f"{i}.jpg" for i in range(30) if i % 4), "4, 8, 12, 16, 20, ..."),
+    ],
+)
+def test_numbers_left_out_among_frames_are_named(names, gaps):
+    assert clip_files.numbering_gaps([pathlib.Path(name) for name in names]) == gaps
 
 
 def test_the_report_goes_on_after_an_unforeseen_error(layouts, monkeypatch):
@@ -209,6 +283,9 @@ def clip():
         (lambda clip: {"landmarks": clip.landmarks[:2]}, "wrong_number_of_landmarks"),
         (lambda clip: {"landmarks": np.where(clip.landmarks > 150, np.inf, clip.landmarks)}, "landmarks_not_finite"),
         (lambda clip: {"landmarks": clip.landmarks / 1000}, "landmarks_out_of_crop"),
+        (lambda clip: {"landmarks": clip.landmarks + 150}, "landmarks_out_of_crop"),
+        (lambda clip: {"landmarks": clip.landmarks * [[[1.0]], [[0.0]], [[1.0]]]}, "undetected_face"),
+        (lambda clip: {"landmarks": clip.landmarks - 300 * np.eye(106)[7][:, None]}, "stray_landmark"),
         (lambda clip: {"pixels": clip.pixels[:, :9]}, "wrong_shape"),
         (lambda clip: {"frames": clip.frames[:2]}, "missing_frames"),
         (lambda clip: {"frames": clip.frames * 2}, "extra_frames"),
@@ -219,6 +296,25 @@ def test_a_clip_of_any_source_is_checked(clip, change, kind):
     assert not list(clip_checks.clip_problems(clip))
     (problem,) = clip_checks.clip_problems(dataclasses.replace(clip, **change(clip)))
     assert problem.kind == kind
+
+
+def test_landmarks_of_synthetic_faces_are_not_doubted():
+    source = SyntheticFaces(4, 1, with_frames=False)
+    for points in (source[index].landmarks for index in range(len(source))):
+        for chosen in (points, points[:, 33:], landmarks.select(points, "insightface106")):
+            assert not list(landmark_checks.faults(chosen))
+            assert landmark_checks.doubt(chosen) == ""
+            assert landmark_checks.doubt(chosen * (112 / 256))
+            assert landmark_checks.doubt(chosen + 90)
+
+
+def test_landmarks_of_a_frame_of_unknown_size_are_compared_with_each_other(clip):
+    points = clip.landmarks + 1500
+    assert not list(landmark_checks.faults(points, None))
+    points[1, 8] = 0
+    ((kind, what),) = landmark_checks.faults(points, None)
+    assert kind == "stray_landmark"
+    assert "in frame 2: point 8 at (0, 0)" in what
 
 
 def test_every_cut_of_an_image_is_seen(clip):

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of the data set, as after --config.data.; values of a list are separated by commas",
     )  # fmt: skip
     parser.add_argument("--no-frames", action="store_true", help="landmarks and colours alone")
-    parser.add_argument("--no-landmarks", action="store_true", help="frames alone")
+    parser.add_argument("--no-landmarks", action="store_true", help="frames alone, for models that look at no more")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
     )
@@ -40,6 +40,8 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
 
     name = arguments.dataset
     frames, marks = not arguments.no_frames, not arguments.no_landmarks
+    if not (frames or marks):
+        raise ValueError("--no-frames and --no-landmarks leave nothing of a clip; give one of them")
     if arguments.root and records.is_packed(arguments.root):
         manifest = records.read_manifest(arguments.root)
         name = name or manifest.name
@@ -56,6 +58,11 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
         key, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: write KEY=VALUE")
+        if key == "target":
+            raise ValueError(
+                f"--set {setting}: which rating is learnt is said when training (--config.data.target={text}); "
+                f"`tramp-jax validate --target {text}` checks it"
+            )
         if key not in known:
             close = difflib.get_close_matches(key, known, 1, cutoff=0)
             hint = f"did you mean {close[0]}? " if close else ""

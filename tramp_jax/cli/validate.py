@@ -10,6 +10,12 @@ from tramp_jax.cli import data_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the subcommand."""
     data_arguments.add_arguments(parser)
+    parser.add_argument(
+        "--target", default="", metavar="NAME", help="also check the rating that --config.data.target=NAME would learn"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=0, metavar="N", help="also check that scores are classes 0 to N-1 when rounded"
+    )
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the problems to FILE")
 
 
@@ -18,6 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.data import validation
 
     config, wanted = data_arguments.config_of(arguments)
+    if arguments.classes < 0:
+        raise ValueError(f"--classes is {arguments.classes}; give the number of classes")
+    config.data.target = arguments.target
+    config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)
     if arguments.json:
         arguments.json.write_text(report.to_json())

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tramp_jax.data import images, landmarks
+from tramp_jax.data import clip_files, images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import Problem
-
-CROP = 256  # pixels; points may lie outside the face crop, but by less than its own size
 
 
 def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
@@ -32,11 +30,8 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     if with_landmarks and not finite.all():
         what = f"{place}: landmarks are no numbers, first in frame {finite.argmin()}; detect them anew"
         yield Problem("landmarks_not_finite", what, name)
-    points = points[finite]
-    if points.size and (points.min() < -CROP or points.max() > 2 * CROP or np.ptp(points) <= 2):
-        reach = f"landmarks reach from {points.min():g} to {points.max():g}"
-        what = f"{place}: {reach}; they must be pixels of the {CROP}×{CROP} crop"
-        yield Problem("landmarks_out_of_crop", what, name)
+    for kind, what in landmark_checks.faults(points, first=0):
+        yield Problem(kind, f"{place}: {what}", name)
     if clip.pixels is not None and (clip.pixels.shape != (count, 63, 3) or clip.pixels.dtype != np.uint8):
         what = f"{place}: colours are {clip.pixels.dtype} of shape {clip.pixels.shape}, not uint8 ({count}, 63, 3)"
         yield Problem("wrong_shape", what, name)
@@ -46,6 +41,12 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     for number, frame in enumerate(() if clip.frames is None else clip.frames):
         if isinstance(frame, bytes) and (fault := images.fault(frame)):
             yield Problem(fault[0], f"{place}, frame {number}: {fault[1]}", name)
+
+
+def few_frames(clip: Clip) -> tuple[bytes, ...]:
+    """The first, the middle and the last frame, to tell whether two clips are the same; () where there are none."""
+    frames = () if clip.frames is None else clip.frames
+    return tuple(bytes(frames[index]) for index in clip_files.few_of(len(frames)))
 
 
 def place_of(info: ClipInfo) -> str:

@@ -3,17 +3,21 @@
 A fault is a ``DataError`` that names the file and the clip. Nothing in a file is executed.
 """
 
+import itertools
 import re
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import images, landmarks
+from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import ClipInfo, decode_frame
-from tramp_jax.data.problems import DataError, Problem
+from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem
 
 FRAME_SIZE = 256  # pixels, both sides of a face crop
+
+_MAX_GAPS = 5  # named in a message
 
 _IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # what such a file begins with
 
@@ -66,13 +70,13 @@ def read_points(
       info: of the clip.
       layouts: that are possible; the number of points P decides among them.
       cure: end of a message.
-      size: of the frame in pixels, which points may leave by less than its own size; None where it is not known.
+      size: of the frame in pixels; None where it is not known.
 
     Returns:
       (info.num_frames, P, 2) float32, and the name of the layout.
 
     Raises:
-      DataError: a missing or damaged file, another shape, or points that are no pixels of the frame.
+      DataError: a missing or damaged file, another shape, or points that are no face's (``landmark_checks``).
     """
     array = read_array(path, info.id, "landmarks", cure)
     possible = {landmarks.LAYOUTS[name].num_points: name for name in layouts}
@@ -88,12 +92,14 @@ def read_points(
             f"{len(bad)}; detect them anew, or leave the clip out of its list"
         )
         raise fault("landmarks_not_finite", message, info.id)
-    low, high = array.min(), array.max()
-    if high - low <= 2 or (size is not None and (low < -size or high > 2 * size)):
-        of = "the frame" if size is None else f"the {size}×{size} frame"
-        message = f"{path}: landmarks reach from {low:g} to {high:g}; they must be pixels of {of}; {cure}"
-        raise fault("landmarks_out_of_crop", message, info.id)
+    for kind, what in landmark_checks.faults(array, size):
+        raise fault(kind, f"{path}: {what}; {cure}", info.id)
     return array.astype(np.float32), layout
+
+
+def no_points(info: ClipInfo) -> tuple[np.ndarray, str]:
+    """What stands for the landmarks of a clip whose landmarks are not wanted: (n, 73, 2) NaN, and a layout."""
+    return np.full((info.num_frames, 73, 2), np.nan, np.float32), "insightface73"
 
 
 def read_colours(path: Path, info: ClipInfo, cure: str) -> np.ndarray:
@@ -126,18 +132,56 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: natural(file.name))
 
 
-def read_frames(folder: Path, info: ClipInfo, cure: str) -> tuple[bytes, ...]:
+def numbering_gaps(files: Sequence[Path]) -> str:
+    """The numbers that are left out in the names of a clip's images, such as "3, 7-9"; "" where none is.
+
+    None is where images are not numbered one by one, as those of every second frame.
+    """
+    named = [re.fullmatch(r"(.*?)([0-9]+)", file.stem, re.ASCII) for file in files]
+    if len(files) < 2 or len({match[1] if match else None for match in named}) != 1 or not all(named):
+        return ""
+    numbers = sorted(int(match[2]) for match in named if match)
+    pairs = list(itertools.pairwise(numbers))
+    if statistics.median_low(after - before for before, after in pairs) != 1:
+        return ""
+    gaps = [(before + 1, after - 1) for before, after in pairs if after - before > 1]
+    listed = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
+    return ", ".join([*listed[:_MAX_GAPS], *(["..."] if len(listed) > _MAX_GAPS else [])])
+
+
+def few(files: Sequence[Path]) -> tuple[bytes, ...]:
+    """The first, the middle and the last of the images: enough to tell one clip from another."""
+    return tuple(files[index].read_bytes() for index in few_of(len(files)))
+
+
+def few_of(count: int) -> list[int]:
+    """Places of the first, the middle and the last of ``count``."""
+    return sorted({0, count // 2, count - 1}) if count else []
+
+
+def read_frames(folder: Path, info: ClipInfo, cure: str, gapless: bool = True) -> tuple[bytes, ...]:
     """The image files of a clip, one per frame, not decoded.
 
+    Args:
+      folder: of the images.
+      info: of the clip.
+      cure: end of a message.
+      gapless: whether the numbers of the images must follow one another.
+
     Raises:
-      DataError: no such folder, another number of images, or a file that does not begin as its kind does.
+      DataError: no such folder, another number of images, a number left out, or a file that does not begin as its kind
+        does.
     """
     if not folder.is_dir():
         raise fault("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {cure}", info.id)
     files = image_files(folder)
+    gaps = numbering_gaps(files)
     if len(files) != info.num_frames:
-        message = f"{folder}: has {len(files)} images where clip {info.id} has {info.num_frames} frames; {cure}"
+        message = f"{folder}: has {len(files)} images where clip {info.id} has {info.num_frames} frames"
+        message += f" (no image has the number {gaps}); {cure}" if gaps else f"; {cure}"
         raise fault("missing_frames" if len(files) < info.num_frames else "extra_frames", message, info.id)
+    if gaps and gapless:
+        raise fault("gap_in_frames", gap_message(folder, info, gaps, cure), info.id)
     frames = tuple(file.read_bytes() for file in files)
     for file, frame in zip(files, frames, strict=True):
         if not frame.startswith(_IMAGES[file.suffix.lower()]):
@@ -146,7 +190,15 @@ def read_frames(folder: Path, info: ClipInfo, cure: str) -> tuple[bytes, ...]:
     return frames
 
 
-def frame_problems(folder: Path, info: ClipInfo, cure: str, size: int = FRAME_SIZE) -> Iterator[Problem]:
+def gap_message(folder: Path, info: ClipInfo, gaps: str, cure: str) -> str:
+    """What is wrong where ``numbering_gaps`` are found among as many images as a clip must have."""
+    what = f"the images of clip {info.id} are as many as they must be, but none has the number {gaps}"
+    return f"{folder}: {what}, so that the frames are not those of the landmarks; {cure}"
+
+
+def frame_problems(
+    folder: Path, info: ClipInfo, cure: str, size: int = FRAME_SIZE, gapless: bool = True
+) -> Iterator[Problem]:
     """Everything wrong with the images of a clip; every one is decoded.
 
     Args:
@@ -154,6 +206,7 @@ def frame_problems(folder: Path, info: ClipInfo, cure: str, size: int = FRAME_SI
       info: of the clip.
       cure: end of a message.
       size: that both sides of an image must have; 0 where they may have any.
+      gapless: whether a number left out in their names is an error, else a warning.
     """
     files = image_files(folder) if folder.is_dir() else []
     if len(files) != info.num_frames:
@@ -161,6 +214,9 @@ def frame_problems(folder: Path, info: ClipInfo, cure: str, size: int = FRAME_SI
             read_frames(folder, info, cure)
         except DataError as error:
             yield error.problem
+    elif gaps := numbering_gaps(files):
+        severity = ERROR if gapless else WARNING
+        yield Problem("gap_in_frames", gap_message(folder, info, gaps, cure), info.id, severity)
     for file in files:
         if wrong := images.fault(file.read_bytes(), size):
             yield Problem(wrong[0], f"{file}: {wrong[1]}; {cure}", info.id)

@@ -185,9 +185,9 @@ class DFEW:
         info = self._infos[index]
         frames: tuple[bytes, ...] | None = None
         if self._with_frames or (self._with_pixels and self._colours_root is None):
-            frames = clip_files.read_frames(self._frame_folder(info), info, _FRAMES_CURE)
+            frames = clip_files.read_frames(self._frame_folder(info), info, _FRAMES_CURE, gapless=False)
         if not self._with_landmarks:
-            return Clip(info, np.full((info.num_frames, 73, 2), np.nan, np.float32), LAYOUT, None, frames, FPS)
+            return Clip(info, *clip_files.no_points(info), None, frames, FPS)
         points, layout = clip_files.read_points(self._points_file(info), info, (LAYOUT,), _LANDMARKS_CURE)
         pixels: np.ndarray | None = None
         if self._with_pixels and self._colours_root is not None:
@@ -214,7 +214,14 @@ class DFEW:
                 yield error.problem
         if self._with_frames or computed:
             size = clip_files.FRAME_SIZE if computed else 0
-            yield from clip_files.frame_problems(self._frame_folder(info), info, _FRAMES_CURE, size)
+            # A crop may have been left out where no face was found; the list counts those that are there.
+            yield from clip_files.frame_problems(self._frame_folder(info), info, _FRAMES_CURE, size, gapless=False)
+
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """A few images of clip ``index``, to tell whether two clips are the same; () where frames are not wanted."""
+        if not self._with_frames:
+            return ()
+        return clip_files.few(clip_files.image_files(self._frame_folder(self._infos[index])))
 
     def _points_file(self, info: ClipInfo) -> Path:
         return self._landmarks_root / f"{info.id}.npy"

@@ -66,6 +66,7 @@ class Folder:
         clip_list: str | Path = "",
         with_frames: bool = True,
         with_pixels: bool = True,
+        with_landmarks: bool = True,
         problems: Problems | None = None,
     ):
         """Reads the list, and of each clip the number of its frames.
@@ -75,6 +76,8 @@ class Folder:
           clip_list: "" for ``root``/clips.csv or ``root``/clips.xlsx.
           with_frames: whether clips have frames.
           with_pixels: whether clips have the colours under the landmarks. Without both, no image is needed.
+          with_landmarks: False for a model of frames alone: landmarks.npy is not looked at, clip.json not needed, and
+            clips have landmarks that are NaN and no colours.
           problems: takes what is wrong with the list; None raises the first error.
 
         Raises:
@@ -89,8 +92,9 @@ class Folder:
         if path is None or not path.is_file():
             path = path or self.root / LIST
             raise FileNotFoundError(f"{path}: no such list; name another with --config.data.clip_list=FILE.\n{_ABSENT}")
-        self._with_frames, self._with_pixels = with_frames, with_pixels
-        self._rows, self._subjects = _read_list(path, problems)
+        self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
+        self._with_landmarks = with_landmarks
+        self._rows, self._subjects = _read_list(path, with_landmarks, problems)
         self._infos = [row.info for row in self._rows]
 
     @property
@@ -111,17 +115,18 @@ class Folder:
           DataError: the first of ``problems(index)``, though an image that is not needed is not decoded.
         """
         row = self._rows[index]
-        clip = _read(row.folder, row.info, self._with_frames, self._with_pixels)
+        clip = _read(row.folder, row.info, self._with_frames, self._with_pixels, self._with_landmarks)
         return dataclasses.replace(clip, fps=row.fps or clip.fps)
 
     def problems(self, index: int) -> Iterator[Problem]:
         """Everything that is wrong with the files of clip ``index``; every image is decoded."""
         row = self._rows[index]
-        try:
-            layout = _layout(_describe(row.folder, row.info.id), row.folder, row.info.id)
-            _points(row.folder, row.info, layout)
-        except DataError as error:
-            yield error.problem
+        if self._with_landmarks:
+            try:
+                layout = _layout(_describe(row.folder, row.info.id), row.folder, row.info.id)
+                _points(row.folder, row.info, layout)
+            except DataError as error:
+                yield error.problem
         given = (row.folder / COLOURS).is_file()
         if self._with_pixels and given:
             try:
@@ -131,8 +136,12 @@ class Folder:
         if self._with_frames or (self._with_pixels and not given):
             yield from clip_files.frame_problems(row.folder, row.info, _AGAIN)
 
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """A few images of clip ``index``, to tell whether two clips are the same; () where frames are not wanted."""
+        return clip_files.few(clip_files.image_files(self._rows[index].folder)) if self._with_frames else ()
 
-def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, frozenset[str]]]:
+
+def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[list[_Row], dict[str, frozenset[str]]]:
     before = len(problems.found)
     columns, table = tables.read_table(path, _REQUIRED, problems)
     targets = [
@@ -166,7 +175,7 @@ def _read_list(path: Path, problems: Problems) -> tuple[list[_Row], dict[str, fr
             continue
         folder = path.parent / fields["path"]
         try:
-            count = _count(folder, clip)
+            count = _count(folder, clip, with_landmarks)
         except DataError as error:
             problems.add(error.problem.kind, f"{where}: {error.problem.message}", clip)
             continue
@@ -207,8 +216,8 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
     return ""
 
 
-def _count(folder: Path, clip: str) -> int:
-    """Frames of a clip, as its landmarks tell, without reading them.
+def _count(folder: Path, clip: str, with_landmarks: bool = True) -> int:
+    """Frames of a clip, as its landmarks tell, without reading them; or its images, where landmarks are not wanted.
 
     Raises:
       DataError: it was not preprocessed, or its file of landmarks is damaged.
@@ -218,6 +227,10 @@ def _count(folder: Path, clip: str) -> int:
         raise clip_files.fault("not_preprocessed", message, clip)
     if not folder.is_dir():
         raise clip_files.fault("missing_clip", f"{folder}: no such folder of a clip; correct its path", clip)
+    if not with_landmarks:
+        if count := len(clip_files.image_files(folder)):
+            return count
+        raise clip_files.fault("missing_frames", f"{folder}: has no images; {_AGAIN}", clip)
     path = folder / LANDMARKS
     if not path.is_file():
         message = f"{folder}: has no {LANDMARKS}; find the face and its landmarks first with `tramp-jax preprocess`"
@@ -263,10 +276,13 @@ def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = 
     return _read(folder, info, with_frames and has_images, with_pixels and (has_images or (folder / COLOURS).is_file()))
 
 
-def _read(folder: Path, info: ClipInfo, with_frames: bool, with_pixels: bool) -> Clip:
-    described = _describe(folder, info.id)
-    layout = _layout(described, folder, info.id)
-    points = _points(folder, info, layout)
+def _read(folder: Path, info: ClipInfo, with_frames: bool, with_pixels: bool, with_landmarks: bool = True) -> Clip:
+    # Frames by themselves need no description.
+    described = _describe(folder, info.id) if with_landmarks or (folder / DESCRIPTION).is_file() else {}
+    points, layout = clip_files.no_points(info)
+    if with_landmarks:
+        layout = _layout(described, folder, info.id)
+        points = _points(folder, info, layout)
     given = (folder / COLOURS).is_file()
     frames: tuple[bytes, ...] | None = None
     if with_frames or (with_pixels and not given):
@@ -281,7 +297,7 @@ def _read(folder: Path, info: ClipInfo, with_frames: bool, with_pixels: bool) ->
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
         message = f"{folder / DESCRIPTION}: fps is {fps!r}, not a number above 0; {_AGAIN}"
         raise clip_files.fault("bad_description", message, info.id)
-    depth = _depth(folder, info, points.shape[1])
+    depth = _depth(folder, info, points.shape[1]) if with_landmarks else None
     return Clip(info, points, layout, pixels, frames if with_frames else None, float(fps), depth)
 
 

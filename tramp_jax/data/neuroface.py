@@ -75,6 +75,7 @@ class NeuroFace:
         video_landmarks_root: str | Path = "",
         with_frames: bool = True,
         with_pixels: bool = True,
+        with_landmarks: bool = True,
         problems: Problems | None = None,
     ):
         """Reads the split list and the ratings and nothing else.
@@ -89,6 +90,8 @@ class NeuroFace:
           video_landmarks_root: "" for ``root``/video_landmarks.
           with_frames: whether clips have frames.
           with_pixels: whether clips have the colours under the landmarks. Without both, no image is read.
+          with_landmarks: False for a model of frames alone: clips have landmarks that are NaN and no colours. Files of
+            landmarks are not looked at then, but for cropping the frames of videos.
           problems: takes what is wrong with list and ratings; None raises the first error.
 
         Raises:
@@ -99,14 +102,17 @@ class NeuroFace:
         if not str(root) or not self.root.is_dir():
             raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
         problems = problems or Problems()
-        self._with_frames, self._with_pixels = with_frames, with_pixels
-        reads_images = with_frames or with_pixels
+        self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
+        self._with_landmarks = with_landmarks
+        reads_images = with_frames or self._with_pixels
         self._cropped = bool(landmarks_root) or (self.root / "landmarks").is_dir()
-        self._points = (
-            self._folder(landmarks_root, "landmarks", "landmarks_root")
-            if self._cropped
-            else self._folder(video_landmarks_root, "video_landmarks", "video_landmarks_root")
-        )
+        if not with_landmarks:
+            self._cropped = self._cropped or bool(frames_root) or (self.root / "frames").is_dir()
+        self._points: Path | None = None
+        if self._cropped and with_landmarks:
+            self._points = self._folder(landmarks_root, "landmarks", "landmarks_root")
+        elif not self._cropped:
+            self._points = self._folder(video_landmarks_root, "video_landmarks", "video_landmarks_root")
         self._images: Path | None = None
         if reads_images and self._cropped:
             self._images = self._folder(frames_root, "frames", "frames_root")
@@ -181,6 +187,8 @@ class NeuroFace:
         if self._with_pixels:
             assert frames is not None
             pixels = clip_files.colours_under(frames, points, layout, where, info.id, _FILES_CURE)
+        if not self._with_landmarks:
+            points, layout = clip_files.no_points(info)
         return Clip(info, points, layout, pixels, frames if self._with_frames else None, FPS)
 
     def problems(self, index: int) -> Iterator[Problem]:
@@ -200,8 +208,16 @@ class NeuroFace:
             except DataError as error:
                 yield error.problem
 
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """A few images of clip ``index``, to tell whether two clips are the same; () where it is cut out of a video."""
+        if self._images is None or not self._cropped:
+            return ()
+        return clip_files.few(clip_files.image_files(self._images / self._infos[index].id))
+
     def _landmarks(self, info: ClipInfo) -> tuple[np.ndarray, str, "Box"]:
         """Landmarks in pixels of the crop, their layout, and where the crop lies in the video frame."""
+        if self._points is None:
+            return *clip_files.no_points(info), Box(0, 0, FRAME_SIZE)
         path = self._points / f"{info.id}.npy"
         size = FRAME_SIZE if self._cropped else None
         points, layout = clip_files.read_points(path, info, LAYOUTS, _FILES_CURE, size)
@@ -229,7 +245,7 @@ class NeuroFace:
             height, width = image.shape[:2]
             if box is not None and not box.fits(width, height):
                 message = (
-                    f"{self._points / info.id}.npy: the landmarks lie outside the {width}×{height} frames of {path}; "
+                    f"{self._points}/{info.id}.npy: the landmarks lie outside the {width}×{height} frames of {path}; "
                     f"they must be pixels of the video's frame; {_FILES_CURE}"
                 )
                 raise clip_files.fault("landmarks_out_of_frame", message, info.id)

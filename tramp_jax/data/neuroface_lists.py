@@ -16,6 +16,7 @@ UNUSED_TASKS = ("BIGSMILE",)  # in the published list, but not in the published 
 GROUPS = {"A": "ALS", "S": "stroke", "OP": "stroke", "N": "control"}  # by the letters of a subject's id
 SUB_SCORES = ("symmetry", "ROM", "speed", "variability", "fatigue")
 MAX_SUB_SCORE = 5
+MAX_OVERALL = MAX_SUB_SCORE * len(SUB_SCORES)  # whether it is rated like them or their sum: nothing can be above this
 LIST_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former (data/Toronto_NeuroFace_split_.csv)"
 LIST_CURE = f"correct the row, or restore the list from {LIST_ADDRESS}"
 
@@ -144,10 +145,10 @@ def task_of(file: str) -> str:
 def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[str, float]]:
     """The ratings: {(File Name, repID): {"overall": mean over raters, "symmetry": ..., ...}}.
 
-    One row per repetition and rater, with the columns File Name, repID, rater (any name), overall (a number of at
-    least 0), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is ours: how the ratings were
-    published is not known to us. An empty sub-score is left out of its mean. A repetition with other than two raters
-    is a warning.
+    One row per repetition and rater, with the columns File Name, repID, rater (any name), overall (0 to 25, since it
+    may be a sum of sub-scores), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is ours: how
+    the ratings were published is not known to us. An empty sub-score is left out of its mean. A repetition with other
+    than two raters is a warning.
     """
     columns, rows = tables.read_table(path, ("file name", "repid", "rater", "overall"), problems)
     given: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
@@ -180,11 +181,9 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
 def _rating_fault(name: str, text: str) -> str:
     if not text and name != "overall":
         return ""
-    value = tables.number(text)
-    if name == "overall":
-        return "" if value is not None and value >= 0 else f"overall is {text[:80]!r}, not a number of at least 0"
-    good = value is not None and 0 <= value <= MAX_SUB_SCORE
-    return "" if good else f"{name} is {text[:80]!r}, not a number of 0 to {MAX_SUB_SCORE}"
+    value, most = tables.number(text), MAX_OVERALL if name == "overall" else MAX_SUB_SCORE
+    good = value is not None and 0 <= value <= most
+    return "" if good else f"{name} is {text[:80]!r}, not a number of 0 to {most}"
 
 
 def clip_info(repetition: Repetition, means: Mapping[str, float]) -> ClipInfo:

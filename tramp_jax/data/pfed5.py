@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import clip_files, images, landmarks, tables
+from tramp_jax.data import clip_files, images, landmark_checks, landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
 from tramp_jax.data.problems import DataError, Problem, Problems
@@ -58,6 +58,7 @@ class PFED5:
         expression_column: int = 0,
         with_frames: bool = True,
         with_pixels: bool = True,
+        with_landmarks: bool = True,
         problems: Problems | None = None,
     ):
         """Reads the lists and nothing else.
@@ -73,6 +74,8 @@ class PFED5:
           with_frames: False leaves the frames out: clips have ``frames`` None. The published trajectories suffice
             then; only where colours must be computed are frames read for that.
           with_pixels: False leaves the colours out: clips have ``pixels`` None.
+          with_landmarks: False for a model of frames alone: files of landmarks are not looked at, and clips have
+            landmarks that are NaN and no colours.
           problems: collects what is wrong with lists and folders; None raises the first.
 
         Raises:
@@ -83,10 +86,12 @@ class PFED5:
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
             raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
-        self._with_frames, self._with_pixels = with_frames, with_pixels
-        self._landmarks_root = self._folder(landmarks_root, LANDMARKS_FOLDER, "landmarks", problems)
+        self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
+        self._landmarks_root: Path | None = None
+        if with_landmarks:
+            self._landmarks_root = self._folder(landmarks_root, LANDMARKS_FOLDER, "landmarks", problems)
         self._pixels_root: Path | None = None
-        if with_pixels and (pixels_root or (self.root / PIXELS_FOLDER).is_dir()):
+        if self._with_pixels and (pixels_root or (self.root / PIXELS_FOLDER).is_dir()):
             self._pixels_root = self._folder(pixels_root, PIXELS_FOLDER, "pixels", problems)
 
         self._infos: list[ClipInfo] = []
@@ -179,8 +184,15 @@ class PFED5:
             self._pixels(info, collected)
         yield from collected.found
 
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """A few images of clip ``index``, to tell whether two clips are the same; () where frames are not wanted."""
+        info = self._infos[index]
+        return clip_files.few(_images(self.root / info.subject / video(info))) if self._reads_frames else ()
+
     def _landmarks(self, info: ClipInfo, problems: Problems) -> np.ndarray | None:
         """(n, 73, 2) float32, pixels of the frame; None where they cannot be used and problems are collected."""
+        if self._landmarks_root is None:
+            return clip_files.no_points(info)[0]
         path = _array_path(self._landmarks_root, info)
         points = _read_array(path, info, "landmarks", problems)
         if points is None:
@@ -199,16 +211,9 @@ class PFED5:
                 "detect them anew, or remove the clip from its list",
                 info.id,
             )
-        points = points[~bad].astype(np.float32)
-        # A point may lie outside the face crop, but by less than the crop's own size.
-        if points.size and (points.min() < -FRAME_SIZE or points.max() > 2 * FRAME_SIZE or np.ptp(points) <= 2):
-            problems.add(
-                "landmarks_out_of_crop",
-                f"{path}: landmarks reach from {points.min():g} to {points.max():g}; they must be pixels of the "
-                f"{FRAME_SIZE}×{FRAME_SIZE} frame; {AGAIN}",
-                info.id,
-            )
-        return points
+        for kind, what in landmark_checks.faults(points, FRAME_SIZE, first=0):
+            problems.add(kind, f"{path}: {what}; {AGAIN}", info.id)
+        return points[~bad].astype(np.float32)
 
     def _pixels(self, info: ClipInfo, problems: Problems) -> np.ndarray | None:
         """(n, 63, 3) uint8 RGB from the clip's file of colours."""
@@ -253,17 +258,18 @@ class PFED5:
         if not folder.is_dir():
             problems.add("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {AGAIN}", info.id)
             return {}
-        files = sorted(
-            (file for file in folder.iterdir() if file.suffix == ".jpg" and not file.name.startswith(".")),
-            key=lambda file: clip_files.natural(file.name),
-        )
+        files = _images(folder)
+        gaps = clip_files.numbering_gaps(files)
         if len(files) != info.num_frames:
+            none = f" (none has the number {gaps})" if gaps else ""
             problems.add(
                 "missing_frames" if len(files) < info.num_frames else "extra_frames",
-                f"{folder}: has {len(files)} frames (*.jpg) where {info.source} says {info.num_frames} for clip "
+                f"{folder}: has {len(files)} frames (*.jpg){none} where {info.source} says {info.num_frames} for clip "
                 f"{info.id}; {AGAIN}, or correct the list",
                 info.id,
             )
+        elif gaps:
+            problems.add("gap_in_frames", clip_files.gap_message(folder, info, gaps, AGAIN), info.id)
         frames = {file: file.read_bytes() for file in files}
         if not problems.collect:  # else every image is decoded, which finds this and more
             for file, frame in frames.items():
@@ -276,6 +282,13 @@ class PFED5:
         for number, (file, frame) in enumerate(frames.items()):
             if fault := images.fault(frame, FRAME_SIZE):
                 problems.add(fault[0], f"{file} (frame {number}): {fault[1]}; {AGAIN}", info.id)
+
+
+def _images(folder: Path) -> list[Path]:
+    """The frames of a clip in order of time; [] where there is no such folder."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    images = [file for file in files if file.suffix == ".jpg" and not file.name.startswith(".")]
+    return sorted(images, key=lambda file: clip_files.natural(file.name))
 
 
 def _array_path(root: Path, info: ClipInfo) -> Path:

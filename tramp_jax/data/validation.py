@@ -16,14 +16,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax.data.clip_checks import clip_problems, place_of
+from tramp_jax.data import landmark_checks
+from tramp_jax.data.clip_checks import clip_problems, few_frames, place_of
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
 from tramp_jax.data.datasets import Dataset, Wanted, open_dataset
 from tramp_jax.data.pipeline import Split
 from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
-from tramp_jax.data.records import PackedClips
 
 _MAX_LISTED = 5  # clips or scores named in one message
+
+_Content = dict[str, str]  # digests of a clip's landmarks and frames, by which one clip under two names is found
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -108,11 +110,11 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
     found = Problems(collect=True)
     dataset = open_dataset(config, wanted, found)
     problems = [*found.found, *_set_problems(dataset)]
-    if isinstance(dataset.source, PackedClips):
+    if hasattr(dataset.source, "shard_problems"):
         problems += dataset.source.shard_problems()
-    look: Callable[[int], tuple[list[Problem], str]] = functools.partial(_whole_clip, dataset.source)
+    look: Callable[[int], tuple[list[Problem], _Content]] = functools.partial(_whole_clip, dataset.source)
     if hasattr(dataset.source, "problems"):
-        # The reader checks the files; to find one clip under two names takes its landmarks alone.
+        # The reader checks the files; a look at the landmarks as a whole takes these alone.
         light = Wanted(frames=False, pixels=False, landmarks=wanted.landmarks)
         look = functools.partial(
             _files_of_clip, dataset.source, open_dataset(config, light, Problems(collect=True)).source
@@ -120,15 +122,16 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
 
     bad: set[int] = set()
     ids: dict[str, int] = {}
-    contents: dict[str, int] = {}
+    firsts: dict[tuple[str, str], int] = {}
     infos = dataset.source.infos
     with tqdm(total=len(infos), desc="checking", unit="clip", disable=None) as bar:
         for index, (mine, content) in enumerate(in_order(look, range(len(infos)), workers)):
             mine += _info_problems(infos[index])
             mine += _again(infos, index, ids.setdefault(infos[index].id, index), "duplicate_clip", "has the id of")
-            if content:
-                first = contents.setdefault(content, index)
-                mine += _again(infos, index, first, "duplicate_content", "has exactly the landmarks of")
+            before = {what: firsts.setdefault((what, digest), index) for what, digest in content.items()}
+            if repeated := [what for what, first in before.items() if first != index]:
+                what = f"has exactly the {repeated[0]} of"
+                mine += _again(infos, index, before[repeated[0]], "duplicate_content", what)
             problems += mine
             if any(problem.severity == ERROR for problem in mine):
                 bad.add(index)
@@ -177,41 +180,52 @@ def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int
                 future.cancel()
 
 
-def _whole_clip(source: ClipSource, index: int) -> tuple[list[Problem], str]:
-    """Problems of a clip of a source that does not look for them itself, and the hash of its landmarks."""
+def _whole_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content]:
+    """Problems of a clip of a source that does not look for them itself, and what it is compared by."""
     info = source.infos[index]
     try:
         clip = source[index]
-        return list(clip_problems(clip)), _content(clip)
+        return [*clip_problems(clip), *_doubts(clip)], _content(clip, few_frames(clip))
     except DataError as error:
-        return [error.problem], ""
+        return [error.problem], {}
     except Exception as error:  # a report of all problems must not end with the first odd one
-        return [_unreadable(info, error)], ""
+        return [_unreadable(info, error)], {}
 
 
-def _files_of_clip(source: Any, only_landmarks: ClipSource, index: int) -> tuple[list[Problem], str]:
-    """Problems of a clip by its reader, and the hash of its landmarks where they can be read."""
+def _files_of_clip(source: Any, only_landmarks: ClipSource, index: int) -> tuple[list[Problem], _Content]:
+    """Problems of a clip by its reader, and what it is compared by where that can be read."""
     info = source.infos[index]
     try:
         found = list(source.problems(index))
     except Exception as error:  # see above
         found = [_unreadable(info, error)]
     try:
-        return found, _content(only_landmarks[index])
+        clip = only_landmarks[index]
+        few = source.few_frames(index) if hasattr(source, "few_frames") else ()
+        return [*found, *_doubts(clip)], _content(clip, few)
     except Exception as error:
         # Most often this has been found already.
-        return found or [_unreadable(info, error)], ""
+        return found or [_unreadable(info, error)], {}
+
+
+def _doubts(clip: Clip) -> Iterator[Problem]:
+    if what := landmark_checks.doubt(clip.landmarks):
+        yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
 
 
 def _unreadable(info: ClipInfo, error: Exception) -> Problem:
     return Problem("unreadable_clip", f"{place_of(info)}: cannot be read ({type(error).__name__}: {error})", info.id)
 
 
-def _content(clip: Clip) -> str:
-    """Of the landmarks, for comparison; "" where there are none."""
-    if np.isnan(clip.landmarks).all():
-        return ""
-    return hashlib.sha256(np.ascontiguousarray(clip.landmarks).tobytes()).hexdigest()
+def _content(clip: Clip, frames: Sequence[bytes]) -> _Content:
+    """Of the landmarks and of a few frames, as far as there are any."""
+    content: _Content = {}
+    if not np.isnan(clip.landmarks).all():
+        content["landmarks"] = hashlib.sha256(np.ascontiguousarray(clip.landmarks).tobytes()).hexdigest()
+    if frames:
+        digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
+        content["frames"] = " ".join([str(clip.info.num_frames), *digests])
+    return content
 
 
 def _again(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what: str) -> list[Problem]:
@@ -240,10 +254,16 @@ def _parts(dataset: Dataset) -> dict[str, frozenset[str]]:
     """Subjects of the published parts, by what to call them in a message."""
     parts = {f"the official {name} part": people for name, people in (dataset.official or {}).items()}
     everyone = frozenset(info.subject for info in dataset.source.infos)
-    for number, people in enumerate(dataset.folds):
-        parts[f"the test part of fold {number}"] = people
-        parts[f"the training part of fold {number}"] = everyone - people
+    for fold, people in _folds(dataset):
+        parts[f"the test part of {fold}"] = people
+        parts[f"the training part of {fold}"] = everyone - people
     return parts
+
+
+def _folds(dataset: Dataset) -> list[tuple[str, frozenset[str]]]:
+    """The published folds, by the numbers that their publication and the recipes have."""
+    count = len(dataset.folds)
+    return [(f"fold {number} of {count}", people) for number, people in enumerate(dataset.folds, 1)]
 
 
 def _set_problems(dataset: Dataset) -> Iterator[Problem]:
@@ -252,12 +272,11 @@ def _set_problems(dataset: Dataset) -> Iterator[Problem]:
     if not infos:
         yield Problem("no_clips", "the data set has no clips that can be read")
         return
-    tested = [("the official test part", (dataset.official or {}).get("test", frozenset()))]
-    if both := tested[0][1] & (dataset.official or {}).get("train", frozenset()):
+    official = dataset.official or {}
+    if both := official.get("test", frozenset()) & official.get("train", frozenset()):
         what = f"subject {', '.join(sorted(both))} is in the official training part and in the test part"
         yield Problem("subject_in_both_lists", f"{what}; remove the rows of one of the two")
-    tested += [(f"fold {number}", people) for number, people in enumerate(dataset.folds)]
-    yield from _fold_problems(tested[1:], {info.subject for info in infos})
+    yield from _fold_problems(_folds(dataset), {info.subject for info in infos})
     yield from _missing_classes(infos, _parts(dataset))
     yield from _similar_names("subject", sorted({info.subject for info in infos}))
     yield from _similar_names("expression", sorted({info.expression for info in infos}))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from tramp_jax.data import landmark_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems
@@ -217,7 +218,7 @@ def read_frame(path: Path) -> np.ndarray:
 
     Raises:
       DataError: the file is too large, holds anything but dicts, strings and ints, or its landmarks are not the 106
-        published ones with integer coordinates near the crop. Nothing in the file is executed.
+        published ones of a face, with integer coordinates in the crop. Nothing in the file is executed.
     """
     points = _load(path)
     if not isinstance(points, dict):
@@ -231,7 +232,11 @@ def read_frame(path: Path) -> np.ndarray:
         if not isinstance(point, dict) or point.keys() != {"x", "y"} or not all(map(_is_pixel, point.values())):
             what = f"{path}: landmark {name} is {reprlib.repr(point)}, not integer x and y in pixels of the crop"
             raise _refused("landmarks_out_of_crop", what)
-    return np.array([(points[name]["x"], points[name]["y"]) for name in FACEPP_106], np.float32)
+    frame = np.array([(points[name]["x"], points[name]["y"]) for name in FACEPP_106], np.float32)
+    number = int(path.stem) if path.stem.isdecimal() else 1
+    for kind, what in landmark_checks.faults(frame[None], first=number):
+        raise _refused(kind, f"{path}: {what}")
+    return frame
 
 
 def _load(path: Path) -> Any:
