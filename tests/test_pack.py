@@ -5,9 +5,11 @@ import multiprocessing
 import pathlib
 import time
 
+import numpy as np
 import pytest
 
-from tests.published_layouts import write_pfed5
+from tests import youtubepd_layout
+from tests.published_layouts import write_dfew, write_folder, write_neuroface, write_pfed5
 from tramp_jax import cli, config
 from tramp_jax.data import datasets, packing, records
 from tramp_jax.data.records import PackedClips
@@ -71,6 +73,22 @@ def test_a_second_run_has_nothing_to_do(packed, published, shard_mb, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in packed.iterdir()}
 
 
+def test_the_spelling_of_a_path_does_not_matter(packed, published, shard_mb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(published)
+    assert _pack(".", tmp_path / "out", "--shard-size-mb", shard_mb) == 0
+    assert _content(tmp_path / "out") == _content(packed)
+    capsys.readouterr()
+    monkeypatch.chdir(published.parent)
+    for root in (published.name, published, f"../{published.parent.name}/{published.name}"):
+        assert _pack(root, packed, "--shard-size-mb", shard_mb) == 0
+        assert "nothing to do" in capsys.readouterr().out
+
+    out, lists = tmp_path / "options", published / "train_41.csv"
+    assert _pack(published, out, "--set", f"train_list={published.name}/train_41.csv") == 0
+    assert _pack(published, out, "--set", f"train_list={lists}") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_another_request_into_the_same_folder_is_refused(packed, published, shard_mb, tmp_path, capsys):
     def refused(root, reason: str, *more: object) -> None:
         with pytest.raises(SystemExit):
@@ -103,6 +121,7 @@ def test_a_folder_with_something_else_is_left_alone(published, tmp_path, capsys)
         ("expresion_column=3", "did you mean expression_column?"),
         ("expression_column=three", "must be of the kind of 0"),
         ("expression_column", "write KEY=VALUE"),
+        ("target=speed", "`tramp-jax validate --target speed` checks it"),
     ],
 )
 def test_mistaken_options_are_refused(published, tmp_path, capsys, setting, reason):
@@ -151,6 +170,92 @@ def test_faults_stop_it_unless_they_are_to_be_skipped(tmp_path, capsys):
         "missing_landmarks",
     ]
     assert source.manifest.official["train"] == {"P00", "P01", "P02", "P03"}
+
+
+def test_what_a_reader_leaves_out_is_told_and_kept(tmp_path, capsys):
+    root, out = tmp_path / "dfew", tmp_path / "out"
+    write_dfew(root, num_train=5, undetected=("missing", "nan", "zero"))
+    arguments = ["pack", "--dataset", "dfew", "--root", str(root), "--out", str(out)]
+    for told in ("3 clips in 1 shards", "nothing to do"):
+        assert cli.main(arguments) == 0
+        line = capsys.readouterr().out.splitlines()[0]
+        assert told in line
+        assert "; 3 clips are left out (3 undetected_face), 2 warnings (2 missing_class): see manifest.json" in line
+    left_out = [problem for problem in PackedClips(out).manifest.warnings if problem.kind == "undetected_face"]
+    assert [problem.clip for problem in left_out] == ["00003", "00004", "00005"]
+    assert "landmarks/00003.npy: no such file" in left_out[0].message
+    made = config.base()
+    for place in (root, out):
+        made.data.update(datasets.options("dfew"), root=str(place))
+        assert datasets.open_dataset(made).told().startswith("3 clips are left out (3 undetected_face)")
+
+
+def test_a_manifest_of_an_earlier_version_has_no_warnings(packed, tmp_path):
+    content = json.loads((packed / "manifest.json").read_text())
+    del content["warnings"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert records.read_manifest(tmp_path).warnings == ()
+
+
+_WITHOUT_LANDMARKS = {
+    "pfed5": (write_pfed5, "detect_73_crop/**/*.npy"),
+    "folder": (write_folder, "clips/**/landmarks.npy"),
+    "dfew": (write_dfew, "landmarks/*.npy"),
+    "neuroface": (lambda root: write_neuroface(root, NEUROFACE_PEOPLE, cropped=True), "landmarks/*.npy"),
+}
+NEUROFACE_PEOPLE = ("N002", "A008", "A010")  # one of each fold
+
+
+@pytest.mark.parametrize("name", [*_WITHOUT_LANDMARKS])
+def test_frames_alone_need_no_landmarks(name, tmp_path, capsys):
+    root, out = tmp_path / name, tmp_path / "out"
+    write, pattern = _WITHOUT_LANDMARKS[name]
+    write(root)
+    arguments = ["--dataset", name, "--root", str(root), "--no-landmarks"]
+    assert cli.main(["pack", *arguments, "--out", str(tmp_path / "with_files")]) == 0
+    files = list(root.glob(pattern))
+    assert files
+    for file in files:
+        file.unlink()
+    assert cli.main(["validate", *arguments]) == 0, capsys.readouterr().out
+    assert cli.main(["pack", *arguments, "--out", str(out)]) == 0
+    assert _content(out).keys() == _content(tmp_path / "with_files").keys()
+    source = PackedClips(out, with_landmarks=False)
+    assert source.manifest.infos == PackedClips(tmp_path / "with_files", with_landmarks=False).manifest.infos
+    for clip in (source[index] for index in range(len(source))):
+        assert clip.frames is not None
+        assert len(clip.frames) == clip.info.num_frames
+        assert np.isnan(clip.landmarks).all()
+        assert clip.pixels is None
+
+    made = config.base()
+    made.data.update(datasets.options(name), root=str(out))
+    with pytest.raises(ValueError, match="was packed without landmarks, which this model needs"):
+        datasets.open_dataset(made)
+    for place in (root, out):  # a model of frames alone can be trained
+        made.data.root, made.model.streams = str(place), "rgb"
+        assert len(datasets.open_dataset(made).source) == len(source)
+
+
+def test_crops_of_a_video_need_landmarks_but_are_packed_without(tmp_path):
+    root, out = tmp_path / "neuroface", tmp_path / "out"
+    write_neuroface(root, NEUROFACE_PEOPLE)
+    assert cli.main(["pack", "--dataset", "neuroface", "--root", str(root), "--no-landmarks", "--out", str(out)]) == 0
+    clip = PackedClips(out, with_landmarks=False)[0]
+    assert clip.frames is not None
+    assert np.isnan(clip.landmarks).all()
+
+
+def test_nothing_is_left_without_landmarks(published, tmp_path, capsys):
+    youtubepd_layout.write_layout(tmp_path / "youtubepd", train={"video1": 4})
+    arguments = ["pack", "--dataset", "youtubepd", "--root", str(tmp_path / "youtubepd"), "--no-landmarks"]
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--out", str(tmp_path / "out")])
+    assert "youtubepd has landmarks alone" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _pack(published, tmp_path / "out", "--no-landmarks", "--no-frames")
+    assert "leave nothing of a clip" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 # Interruption

@@ -171,6 +171,12 @@ def test_mistaken_ratings_are_refused(layouts, capsys, more, told):
     assert told in capsys.readouterr().err
 
 
+def test_a_packed_data_set_is_verified_with_a_rating_too(broken, tmp_path, capsys):
+    root = broken("packed", next(fault for fault in FAULTS if fault.kind == "missing_shard"))
+    assert cli.main(["validate", "--root", str(root), "--classes", "5"]) == 1
+    assert "error: [missing_shard]" in capsys.readouterr().out
+
+
 def test_folds_have_their_published_numbers(layouts):
     told = "\n".join(_check("neuroface", layouts / "neuroface").lines())
     assert "the test part of fold 2 of 3 has no clip" in told
@@ -395,3 +401,13 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     again = experiment.plan(skipping, tmp_path)
     assert again.report is None
     assert again.folds[None]["train"].infos == plan.folds[None]["train"].infos
+
+
+def test_a_run_tells_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
+    published_layouts.write_dfew(tmp_path / "dfew", num_train=6, num_test=2, undetected=("missing", "nan"))
+    left = tiny.get_config().unlock()
+    left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
+    left.train.batch_size = 2
+    monkeypatch.setattr(experiment, "_train_one", lambda *arguments: [])
+    experiment.train(left, experiment.plan(left), tmp_path, resume=False)
+    assert "2 clips are left out (2 undetected_face)" in capsys.readouterr().out

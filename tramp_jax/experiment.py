@@ -38,10 +38,12 @@ class Plan:
     Attributes:
       folds: the splits of every fold to train; the only fold is None where there is no cross-validation.
       report: of the check of all clips, where the run leaves out the bad ones.
+      notes: what the reader of the data set left out or found odd, in a line.
     """
 
     folds: Mapping[int | None, dict[str, Split]]
     report: Report | None = None
+    notes: str = ""
 
 
 class RunError(ValueError):
@@ -137,7 +139,7 @@ def plan(config: ConfigDict, resumed: pathlib.Path | None = None) -> Plan:
     folds = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
     for splits in folds.values():
         cache.check(config, splits[TRAIN], splits[VALIDATION])
-    return Plan(folds, report)
+    return Plan(folds, report, dataset.told())
 
 
 def train(config: ConfigDict, plan: Plan, workdir: pathlib.Path, resume: bool) -> list[str]:
@@ -152,6 +154,8 @@ def train(config: ConfigDict, plan: Plan, workdir: pathlib.Path, resume: bool) -
     if plan.report and first:
         (workdir / SKIPPED_FILE).write_text(plan.report.to_json())
         tqdm.write(f"{plan.report.summary()}; {workdir / SKIPPED_FILE}")
+    if plan.notes and first:
+        tqdm.write(f"data: {plan.notes}; `tramp-jax validate` lists all")
     for fold, splits in folds.items():
         folder = fold_folder(workdir, fold)
         if (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():

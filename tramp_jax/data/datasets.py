@@ -15,7 +15,7 @@ from tramp_jax.data.neuroface import NeuroFace
 from tramp_jax.data.neuroface_lists import FOLDS
 from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.pipeline import Split
-from tramp_jax.data.problems import Problem, Problems
+from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.synthetic import EXPRESSIONS, SyntheticFaces
 from tramp_jax.data.youtubepd import YouTubePD
 from tramp_jax.models import reads_frames, reads_trajectories
@@ -31,11 +31,17 @@ class Dataset:
       source: the clips.
       official: {"train": subjects, "test": subjects}, or None.
       folds: test subjects of each published fold; () where there are none.
+      notes: what is worth knowing though it stops nobody: warnings of the reader, such as clips that it left out.
     """
 
     source: ClipSource
     official: Mapping[str, frozenset[str]] | None = None
     folds: Sequence[frozenset[str]] = ()
+    notes: tuple[Problem, ...] = ()
+
+    def told(self) -> str:
+        """The notes by numbers, in a line; "" where there are none."""
+        return counted(self.notes, {info.id for info in self.source.infos})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Wanted:
     Attributes:
       frames: the images.
       pixels: the colours under the landmarks.
-      landmarks: the landmarks; False lets a data set of frames do without them.
+      landmarks: the landmarks; False lets a data set of frames do without them. Then there are no pixels either.
     """
 
     frames: bool = True
@@ -74,6 +80,8 @@ def _synthetic(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
 
 
 def _youtubepd(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
+    if not wanted.landmarks:
+        raise ValueError("data set youtubepd has landmarks alone, so there is nothing in it without them")
     source = YouTubePD(data.root, problems=problems)
     return Dataset(source, source.official_split() if TEST in source.split.values() else None)
 
@@ -88,6 +96,7 @@ def _pfed5(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
         expression_column=data.expression_column,
         with_frames=wanted.frames,
         with_pixels=wanted.pixels,
+        with_landmarks=wanted.landmarks,
         problems=problems,
     )
     return Dataset(source, source.official_split())
@@ -104,6 +113,7 @@ def _neuroface(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
         video_landmarks_root=data.video_landmarks_root,
         with_frames=wanted.frames,
         with_pixels=wanted.pixels,
+        with_landmarks=wanted.landmarks,
         problems=problems,
     )
     return Dataset(source, folds=FOLDS)
@@ -134,6 +144,7 @@ def _folder(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
         clip_list=data.clip_list,
         with_frames=wanted.frames,
         with_pixels=wanted.pixels,
+        with_landmarks=wanted.landmarks,
         problems=problems,
     )
     return Dataset(source, source.official_split())
@@ -147,7 +158,7 @@ def _packed(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
             f"{data.root} (data.root) holds data set {manifest.name}, but data.name is {data.name}: name the folder of "
             f"that data set, or use a recipe for {manifest.name}"
         )
-    return Dataset(source, manifest.official, manifest.folds)
+    return Dataset(source, manifest.official, manifest.folds, (*manifest.skipped, *manifest.warnings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +244,8 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
     problems = problems or Problems()
     opened = _packed if data.root and records.is_packed(data.root) else READERS[data.name].open
     dataset = opened(data, wanted or Wanted.of(config), problems)
+    warnings = [problem for problem in problems.found if problem.severity == WARNING]
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *warnings))
     classes = config.model.head.num_classes
     if data.get("target") or classes:
         targeted = _Targeted(dataset.source, data.get("target", ""), classes, problems)
@@ -298,6 +311,17 @@ class _Targeted:
         check = getattr(self._source, "problems", None)
         if check is not None:
             yield from check(self._indices[index])
+
+    def shard_problems(self) -> Iterator[Problem]:
+        """Of the files of a packed data set."""
+        check = getattr(self._source, "shard_problems", None)
+        if check is not None:
+            yield from check()
+
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """Of clip ``index``, where the source has image files."""
+        few = getattr(self._source, "few_frames", None)
+        return few(self._indices[index]) if few is not None else ()
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:

@@ -24,7 +24,7 @@ import tramp_jax
 from tramp_jax.data import records
 from tramp_jax.data.clips import ClipInfo, ClipSource
 from tramp_jax.data.datasets import Dataset, Wanted, open_dataset, options
-from tramp_jax.data.problems import Problem, Problems
+from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.records import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.validation import check, in_order
 
@@ -32,6 +32,7 @@ from tramp_jax.data.validation import check, in_order
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _PROBED = 8  # clips whose size tells how many go into a shard
 _UNFINISHED = ".unfinished"
+_PATHS = ("_root", "_list", "ratings")  # ends of the names of options that are paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,14 @@ class _Plan:
       kept: indices of the clips of the data set that are packed.
       ends: after how many of ``kept`` each shard ends.
       skipped: problems of the others.
+      warnings: see ``Manifest``.
     """
 
     request: dict[str, Any]
     kept: tuple[int, ...]
     ends: tuple[int, ...]
     skipped: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
 
 
 def pack(
@@ -72,14 +75,14 @@ def pack(
     Raises:
       ValueError: faults in the data (all of them), or ``out`` holds something else.
     """
+    config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
     request = _request(config, dataset, wanted, shard_bytes, skip_bad)
     if (out / MANIFEST).is_file():
         manifest = records.read_manifest(out)
         _check_same(manifest.request, request, out)
         _clear(out)
-        skipped = f"; {len(manifest.skipped)} problems were skipped then, see {MANIFEST}" if manifest.skipped else ""
-        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{skipped}"
+        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_told(manifest)}"
     if (out / PLAN).is_file():
         plan = _read_plan(out)
         _check_same(plan.request, request, out)
@@ -101,19 +104,35 @@ def pack(
         request=request,
         labels=_labels(infos),
         skipped=plan.skipped,
+        warnings=plan.warnings,
         tool=f"tramp_jax {tramp_jax.__version__}",
     )
     _write_text(out / MANIFEST, manifest.to_json())
     _clear(out)
     size = sum(shard.bytes for shard in shards) / 2**20
     kept = f", {already} of them finished before" if already else ""
-    left = f"; {len(dataset.source) - len(infos)} clips were left out, see {MANIFEST}" if plan.skipped else ""
-    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{left}"
+    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{_told(manifest)}"
+
+
+def _told(manifest: Manifest) -> str:
+    """The end of a line: what was left out, and why."""
+    told = counted([*manifest.skipped, *manifest.warnings], {info.id for info in manifest.infos})
+    return f"; {told}: see {MANIFEST}" if told else ""
+
+
+def _resolved(config: ConfigDict) -> ConfigDict:
+    """The same with whole paths, so that what is packed does not depend on where the user stands."""
+    config = config.copy_and_resolve_references().unlock()
+    located = [key for key in options(config.data.name) if key in config.data and key.endswith(_PATHS)]
+    for key in ("root", *located):
+        if config.data[key] and "://" not in config.data[key]:
+            config.data[key] = str(pathlib.Path(config.data[key]).expanduser().resolve())
+    return config
 
 
 def _request(config: ConfigDict, dataset: Dataset, wanted: Wanted, shard_bytes: int, skip_bad: bool) -> dict[str, Any]:
     data = config.data.to_dict()
-    infos = [repr(info) for info in dataset.source.infos]
+    infos = [repr(dataclasses.replace(info, source="")) for info in dataset.source.infos]  # without a path
     parts = [
         *(f"{name}: {sorted(people)}" for name, people in sorted((dataset.official or {}).items())),
         *(f"{sorted(people)}" for people in dataset.folds),
@@ -123,7 +142,7 @@ def _request(config: ConfigDict, dataset: Dataset, wanted: Wanted, shard_bytes: 
         json.dumps(
             {
                 "schema": VERSION,
-                "root": str(pathlib.Path(data["root"]).expanduser().resolve()) if data["root"] else "",
+                "root": data["root"],
                 "options": chosen,
                 "wanted": dataclasses.asdict(wanted),
                 "shard_bytes": shard_bytes,
@@ -157,13 +176,17 @@ def _make_plan(
     number = max(1, round(sum(frames) * per_frame / shard_bytes))
     shard_of = np.ceil(number * np.cumsum(frames) / sum(frames) - 1e-9)  # shards of equal size
     ends = [*(np.flatnonzero(np.diff(shard_of)) + 1).tolist(), len(kept)]
-    return _Plan(request, tuple(kept), tuple(ends), tuple(report.errors))
+    warnings = [problem for problem in report.problems if problem.severity == WARNING]
+    notes = tuple(dict.fromkeys([*report.dataset.notes, *warnings]))  # a reader's warnings are in both
+    return _Plan(request, tuple(kept), tuple(ends), tuple(report.errors), notes)
 
 
 def _read_plan(out: pathlib.Path) -> _Plan:
     content = json.loads((out / PLAN).read_text())
-    skipped = tuple(Problem(**problem) for problem in content["skipped"])
-    return _Plan(content["request"], tuple(content["kept"]), tuple(content["ends"]), skipped)
+    skipped, warnings = (
+        tuple(Problem(**problem) for problem in content.get(name, ())) for name in ("skipped", "warnings")
+    )
+    return _Plan(content["request"], tuple(content["kept"]), tuple(content["ends"]), skipped, warnings)
 
 
 def _write_shards(
@@ -198,11 +221,12 @@ def _finished(path: pathlib.Path) -> Shard | None:
 def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
     clip = source[index]
     # Some sources give more than was asked for.
-    return records.encode(
-        dataclasses.replace(
-            clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
-        )
+    clip = dataclasses.replace(
+        clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
     )
+    if not wanted.landmarks:
+        clip = dataclasses.replace(clip, landmarks=np.full_like(clip.landmarks, np.nan), depth=None)
+    return records.encode(clip)
 
 
 def _write_shard(

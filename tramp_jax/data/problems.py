@@ -1,6 +1,8 @@
 """What is wrong with a data set: found by its reader, raised in training, listed by ``tramp-jax validate``."""
 
+import collections
 import dataclasses
+from collections.abc import Collection, Iterable, Sequence
 
 ERROR, WARNING = "error", "warning"
 
@@ -31,6 +33,33 @@ class DataError(ValueError):
         self.problem = problem
 
 
+def counted(problems: Sequence[Problem], clips: Collection[str]) -> str:
+    """What was found in a data set, by numbers, in a line; "" where that is nothing.
+
+    Args:
+      problems: that do not stop the user: warnings, and errors of what is left out.
+      clips: ids of the clips that are there in spite of them.
+    """
+    left_out: dict[str, str] = {}
+    other: list[Problem] = []
+    for problem in problems:
+        if problem.clip and problem.clip not in clips:
+            left_out.setdefault(problem.clip, problem.kind)
+        else:
+            other.append(problem)
+    told = []
+    if left_out:
+        told.append(f"{len(left_out)} clips are left out ({_by_kind(left_out.values())})")
+    if other:
+        what = "warnings" if all(problem.severity == WARNING for problem in other) else "other problems"
+        told.append(f"{len(other)} {what} ({_by_kind(problem.kind for problem in other)})")
+    return ", ".join(told)
+
+
+def _by_kind(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in collections.Counter(kinds).most_common())
+
+
 class Problems:
     """Where a reader puts what it finds.
 
@@ -39,7 +68,8 @@ class Problems:
 
     The contract of a reader: its constructor takes ``problems`` and adds to it what is wrong with its lists, leaving
     out the rows concerned; ``source[index]`` raises ``DataError``; ``source.problems(index)`` yields everything that
-    is wrong with the files of one clip, every image decoded, and raises no ``DataError``.
+    is wrong with the files of one clip, every image decoded, and raises no ``DataError``. A reader of image files also
+    has ``few_frames(index)``, the bytes of a few of a clip's, by which ``validation`` finds one clip under two names.
     """
 
     def __init__(self, collect: bool = False):

@@ -160,6 +160,7 @@ class Manifest:
       request: what was packed and with which options; the same request into the same folder has nothing to do.
       labels: clips by expression and score; a summary for people.
       skipped: problems of the clips that were left out.
+      warnings: everything else that was found, such as clips that the reader had left out.
       tool: version of the program that wrote it.
     """
 
@@ -171,6 +172,7 @@ class Manifest:
     request: Mapping[str, Any]
     labels: Mapping[str, Mapping[str, int]]
     skipped: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     tool: str = ""
 
     def to_json(self) -> str:
@@ -182,7 +184,8 @@ class Manifest:
         content["shards"] = [dataclasses.asdict(shard) for shard in self.shards]
         content["official"] = self.official and {name: sorted(people) for name, people in self.official.items()}
         content["folds"] = [sorted(people) for people in self.folds]
-        content["skipped"] = [dataclasses.asdict(problem) for problem in self.skipped]
+        for name in ("skipped", "warnings"):
+            content[name] = [dataclasses.asdict(problem) for problem in getattr(self, name)]
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -220,6 +223,7 @@ def read_manifest(root: str | epath.Path) -> Manifest:
             request=content["request"],
             labels=content["labels"],
             skipped=tuple(Problem(**problem) for problem in content["skipped"]),
+            warnings=tuple(Problem(**problem) for problem in content.get("warnings", ())),  # older ones have none
             tool=content["tool"],
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -305,6 +309,10 @@ class PackedClips:
             yield error.problem
             return
         yield from clip_checks.clip_problems(clip, self._with_landmarks)
+
+    def few_frames(self, index: int) -> tuple[bytes, ...]:
+        """A few images of clip ``index``, to tell whether two clips are the same; () where frames are not wanted."""
+        return clip_checks.few_frames(self[index])
 
     def shard_problems(self) -> Iterator[Problem]:
         """What is wrong with the files of the store, by size and checksum; reads all of every shard."""
