@@ -7,6 +7,8 @@ input: it is known where every point must land.
 import hashlib
 import http.server
 import io
+import shutil
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -24,6 +26,10 @@ from onnx import TensorProto, helper, numpy_helper, save_model
 
 BOX = (200.0, 120.0, 360.0, 320.0)  # in the detector's input of 640×640
 PATTERN = np.random.default_rng(0).uniform(-0.6, 0.6, 212).astype(np.float32)
+# Of the model of points in space: all in one plane, higher to the right and to the bottom; the nose is above the ears.
+_FLAT = np.random.default_rng(1).uniform(-0.6, 0.6, (68, 2))
+_FLAT[[0, 16, 30]] = (-0.5, -0.4), (-0.3, 0.1), (0.2, 0.1)
+SPACE = np.column_stack([_FLAT, _FLAT @ (0.5, 0.25) + 0.1])
 REDNESS = 0.05  # of the landmark model's answer, for an input that is all red
 
 
@@ -63,6 +69,20 @@ def landmark_model(path: Path) -> None:
     store(path, nodes, given, told, [numpy_helper.from_array(array, name) for name, array in constants.items()])
 
 
+def space_model(path: Path) -> None:
+    """1k3d68: (1, 3, 192, 192) -> (1, 3309), of which the last 68 points count, here SPACE for every picture."""
+    told = np.concatenate([np.zeros((1035, 3)), SPACE]).astype(np.float32).reshape(1, 3309)
+    nodes = [
+        helper.make_node("ReduceMean", ["data"], ["mean"], axes=[1, 2, 3], keepdims=0, name="mean"),
+        helper.make_node("Einsum", ["mean", "none"], ["nothing"], equation="b,w->bw", name="scale"),
+        helper.make_node("Add", ["nothing", "told"], ["fc1"], name="add"),
+    ]
+    given = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 192, 192])
+    out = [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["batch", 3309])]
+    constants = {"none": np.zeros(1, np.float32), "told": told}
+    store(path, nodes, given, out, [numpy_helper.from_array(array, name) for name, array in constants.items()])
+
+
 def store(path, nodes, given, told, constants) -> None:
     graph = helper.make_graph(nodes, path.stem, [given], told, initializer=constants)
     save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
@@ -97,6 +117,22 @@ def test_boxes_and_points_land_where_they_must(models, colour, red):
     assert first.points.dtype == np.float32
     assert first.depth is None
     assert source.seconds["detect"] > 0
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_points_have_the_depth_of_the_model_in_space(models, tmp_path, monkeypatch, direction):
+    """A plane stays a plane, and the nose comes before the ears, whichever way the model counts."""
+    for name in ("det_10g.onnx", "2d106det.onnx"):
+        shutil.copy(models / name, tmp_path / name)
+    monkeypatch.setattr(sys.modules[__name__], "SPACE", SPACE * (1, 1, direction))
+    space_model(tmp_path / "1k3d68.onnx")
+    source = make("insightface", SourceOptions(models_dir=tmp_path))
+    ((face, _),) = source([np.full((1280, 1280, 3), 128, np.uint8)])
+    box = 2 * np.array(BOX)
+    unit = 96 * 1.5 * float((box[2:] - box[:2]).max()) / 192  # pixels for 1 of the models' answers
+    x, y = ((face.points - (box[:2] + box[2:]) / 2) / unit).T
+    np.testing.assert_allclose(face.depth, -(0.5 * x + 0.25 * y + 0.1) * unit, atol=0.05)
+    assert face.depth.dtype == np.float32
 
 
 def test_the_root_of_insightface_may_be_named(models):

@@ -156,12 +156,12 @@ def train(config: ConfigDict, plan: Plan, workdir: pathlib.Path, resume: bool) -
         tqdm.write(f"{plan.report.summary()}; {workdir / SKIPPED_FILE}")
     if plan.notes and first:
         tqdm.write(f"data: {plan.notes}; `tramp-jax validate` lists all")
-    for fold, splits in folds.items():
+    for position, (fold, splits) in enumerate(folds.items(), start=1):
         folder = fold_folder(workdir, fold)
         if (evaluation.folder(folder, TEST, LAST) / evaluation.METRICS_FILE).exists():
             continue  # done before the run was interrupted
         if fold is not None and first:
-            tqdm.write(f"fold {fold} of {len(folds)}")
+            tqdm.write(f"{folder.name}, fold {position} of {len(folds)}")
         folder.mkdir(exist_ok=True)
         lines += _train_one(config, splits, folder, resume)
     if len(folds) == 1 or not first:

@@ -1,5 +1,8 @@
 """InsightFace's 106 points, as in the paper: the model package buffalo_l, detector input 640×640.
 
+Where the package's model of 68 points in space lies beside the other two, the points have depth as well, which
+``landmarks.frontalise`` needs: that of the 68 points, interpolated between them.
+
 The code of InsightFace is MIT; its models may be used for non-commercial research only. They are never downloaded
 unless asked for.
 """
@@ -15,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.interpolate import RBFInterpolator
 
 from tramp_jax.preprocess import download
 from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError
@@ -24,12 +28,16 @@ FOLDER = Path("~/.insightface/models") / PACKAGE  # where InsightFace itself kee
 ADDRESS = f"https://github.com/deepinsight/insightface/releases/download/model-zoo/{PACKAGE}.zip"
 MEGABYTES = 289
 LICENCE = "InsightFace's models are for non-commercial research only (https://www.insightface.ai)"
-# The two files of the package that are used, with their checksums.
-DETECTOR, LANDMARKS = "det_10g.onnx", "2d106det.onnx"
+# The files of the package that are used, with their checksums; the last one for depth alone.
+DETECTOR, LANDMARKS, SPACE = "det_10g.onnx", "2d106det.onnx", "1k3d68.onnx"
+REQUIRED = (DETECTOR, LANDMARKS)
 SHA256 = {
     DETECTOR: "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
     LANDMARKS: "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+    SPACE: "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc",
 }
+# Of the 68 points: the tip of the nose, and the ends of the jaw by the ears, which lie behind it.
+_NOSE, _EARS = 30, [0, 16]
 DETECTOR_INPUT = (640, 640)
 MIN_SCORE = 0.5
 
@@ -38,7 +46,7 @@ class InsightFace:
     """Detection and 106 landmarks in every frame, each for itself.
 
     Args:
-      models_dir: folder that holds the two model files, or an InsightFace root with models/buffalo_l in it; None for
+      models_dir: folder that holds the model files, or an InsightFace root with models/buffalo_l in it; None for
         ~/.insightface/models/buffalo_l.
       fetch: download the models where they are missing.
 
@@ -57,7 +65,7 @@ class InsightFace:
                 f'--landmarks insightface needs the package insightface ({error}): pip install "tramp_jax[insightface]"'
             ) from error
         try:
-            self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106"])
+            self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106", "landmark_3d_68"])
         except Exception as error:  # InsightFace asserts, ONNX Runtime has exceptions of its own
             raise SourceError(
                 f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
@@ -80,25 +88,34 @@ class InsightFace:
 
 
 def _face(found: Any) -> Face:
-    return Face(
-        np.asarray(found.bbox, np.float32),
-        float(found.det_score),
-        np.asarray(found.landmark_2d_106, np.float32),
-    )
+    points, space = np.asarray(found.landmark_2d_106, np.float32), found.landmark_3d_68  # None without that model
+    depth = None if space is None else _depth(points, np.asarray(space, np.float64))
+    return Face(np.asarray(found.bbox, np.float32), float(found.det_score), points, depth)
+
+
+def _depth(points: np.ndarray, space: np.ndarray) -> np.ndarray:
+    """How far behind the image plane the points (P, 2) lie, by points of the same face in space (68, 3), in pixels.
+
+    Between them goes a thin plate, bent no more than needed to keep the noise of close points out.
+    """
+    height = RBFInterpolator(space[:, :2], space[:, 2], smoothing=1.0, kernel="thin_plate_spline")(points)
+    # The nose is before the ears, whichever way the model counts.
+    towards_camera = space[_NOSE, 2] > space[_EARS, 2].mean()
+    return (-height if towards_camera else height).astype(np.float32)
 
 
 def find_models(models_dir: Path | None, fetch: bool) -> Path:
-    """The folder with the two model files, downloaded there first if asked for.
+    """The folder with the model files, downloaded there first if asked for.
 
     Raises:
       SourceError: they are not there, or the download failed; the message says how to get them.
     """
     root = Path(models_dir if models_dir else FOLDER).expanduser()
     for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
-        if all((folder / file).is_file() for file in SHA256):
+        if all((folder / file).is_file() for file in REQUIRED):
             return folder
     if not fetch:
-        missing = [file for file in SHA256 if not (root / file).is_file()]
+        missing = [file for file in REQUIRED if not (root / file).is_file()]
         raise SourceError(f"{root}: InsightFace's models {' and '.join(missing)} are missing. {_how_to_get(root)}")
     install(ADDRESS, root)
     return root
@@ -145,6 +162,7 @@ def _cause(error: SourceError, address: str) -> str:
 
 def _how_to_get(folder: Path) -> str:
     return (
-        f"Download {ADDRESS} ({MEGABYTES} MB), unpack {DETECTOR} and {LANDMARKS} into {folder}, or name the folder "
-        f"that holds them with --models-dir, or have them downloaded with --download. {LICENCE}"
+        f"Download {ADDRESS} ({MEGABYTES} MB), unpack {DETECTOR} and {LANDMARKS} (and {SPACE} for depth) into "
+        f"{folder}, or name the folder that holds them with --models-dir, or have them downloaded by tramp-jax "
+        f"preprocess --download. {LICENCE}"
     )
