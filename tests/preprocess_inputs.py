@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tramp_jax.data.landmarks import LAYOUTS
-from tramp_jax.preprocess.faces import Face
+from tramp_jax.preprocess.faces import Face, enclosing
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 
@@ -94,6 +94,21 @@ class SquareSource:
     def _face(self, left: int, top: int, width: int, height: int) -> Face:
         box = np.array([left, top, left + width, top + height], np.float32)
         return Face(box, 0.9, grid(box), np.full(64, width / 2, np.float32))
+
+
+@dataclasses.dataclass
+class GivenSource:
+    """Tells points that are known, one face a frame; None for no face. For tests only."""
+
+    points: Sequence[np.ndarray | None]
+    layout: str = "insightface106"
+    max_side: int | None = None
+    name: str = "given"
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        for _, points in zip(frames, self.points, strict=True):
+            yield [] if points is None else [Face(enclosing(points), 0.9, points.astype(np.float32))]
 
 
 def grid(box: np.ndarray) -> np.ndarray:

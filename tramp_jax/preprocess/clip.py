@@ -1,5 +1,6 @@
 """A video of a person -> a clip, with the evidence of how it was made."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
-from tramp_jax.preprocess import crop, rate, tracking
+from tramp_jax.preprocess import appearance, crop, rate, tracking
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
 from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
@@ -188,7 +189,21 @@ class _FirstPass:
 
     def run(self, frames: Frames, source: LandmarkSource) -> list[list[Face]]:
         """The faces of every frame, in pixels of the video's own frames."""
-        faces = list(source(self.watch(frames, source.max_side)))
+        shown: collections.deque[np.ndarray] = collections.deque()  # frames whose faces the source did not tell yet
+
+        def show() -> Iterator[np.ndarray]:
+            for image in self.watch(frames, source.max_side):
+                shown.append(image)
+                yield image
+
+        faces: list[list[Face]] = []
+        for found in source(show()):
+            if not shown:
+                raise SourceError(f"{frames.path}: {source.name} told of more frames than it was shown")
+            image = shown.popleft()
+            faces.append(
+                [dataclasses.replace(face, look=appearance.look(image, face.points, source.layout)) for face in found]
+            )
         if len(faces) != len(self.times):
             raise SourceError(f"{frames.path}: {source.name} told of {len(faces)} of {len(self.times)} frames")
         factor = _reduction(self.size, source.max_side)
@@ -223,7 +238,7 @@ def _reduction(size: tuple[int, int], max_side: int | None) -> float:
 
 def _scaled(face: Face, factor: float) -> Face:
     depth = None if face.depth is None else face.depth * factor
-    return Face(face.box * factor, face.score, face.points * factor, depth)
+    return dataclasses.replace(face, box=face.box * factor, points=face.points * factor, depth=depth)
 
 
 def _second_pass(

@@ -26,12 +26,14 @@ class Face:
       score: the source's confidence, 0 to 1.
       points: (P, 2) float32 in the source's layout.
       depth: (P,) float32, how far behind the image plane each point lies, in pixels; None where the source gives none.
+      look: small picture by which a change of person is noticed (``appearance.look``); sources leave it out.
     """
 
     box: np.ndarray
     score: float
     points: np.ndarray
     depth: np.ndarray | None = None
+    look: np.ndarray | None = None
 
 
 class LandmarkSource(Protocol):

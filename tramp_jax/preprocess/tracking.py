@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
 
 MIN_OVERLAP = 0.3  # with the followed face's last box; below it a face is somebody else
@@ -36,9 +38,10 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """Frames in which one face was followed, in order, and why it ended."""
+    """Frames in which one face was followed, in order, those with another face in its place, and why it ended."""
 
     found: dict[int, Face]
+    changed: list[int] = dataclasses.field(default_factory=list)
     ending: str = ""
 
     @property
@@ -61,6 +64,9 @@ def follow(
     min_share: float = 0.5,
 ) -> Track:
     """Follows one face: the largest where it begins, then the one that overlaps its last box the most.
+
+    Where another face comes to that place, which its ``look`` tells, the followed one is not seen: for a few frames
+    that is a gap, for more of them the track ends.
 
     Args:
       faces: those of every frame.
@@ -111,6 +117,12 @@ def follow(
     track, interpolated = _bridge(longest)
     if interpolated.any():
         warnings.append(f"interpolated: {spell(np.flatnonzero(interpolated) + longest.first)}, where the face was lost")
+    hidden = [number for number in longest.changed if number < longest.last]
+    if hidden:
+        warnings.append(
+            f"another face, or something in front of it, in the place of the followed one: {spell(hidden)}, bridged; "
+            "look at these frames"
+        )
     warnings += _company(faces, longest)
     return Track(longest.first, track, interpolated, tuple(warnings))
 
@@ -146,6 +158,7 @@ def spell(frames: Sequence[int] | np.ndarray | range) -> str:
 def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -> list[_Segment]:
     segments: list[_Segment] = []
     current: _Segment | None = None
+    usual = _usual(faces)
     number = 0
     while number < len(faces):
         if current is None:
@@ -158,18 +171,19 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
         ending = ""
         if number in cuts:
             ending = f"the picture cuts to another shot at frame {number}"
-        else:
-            box = current.found[last].box
-            nearest = max(faces[number], key=lambda face: overlap(face.box, box), default=None)
-            if nearest is not None and overlap(nearest.box, box) >= MIN_OVERLAP:
+        elif (nearest := _in_place(faces[number], current.found[last].box)) is not None:
+            # Only while no face is seen may the followed one change the more, the longer that lasts: another face
+            # would otherwise pass for it after some frames.
+            unseen = number - last - sum(i > last for i in current.changed)
+            change = appearance.difference(current.found[last].look, nearest.look)
+            if change <= appearance.limit(unseen, usual) or change <= appearance.turning(
+                _around(faces, current, number, nearest)
+            ):
                 current.found[number] = nearest
-            elif number - last > max_gap:
-                others = [i for i in range(last + 1, number + 1) if faces[i]]
-                ending = (
-                    f"from frame {others[0]} on another face is in view, but not the followed one"
-                    if others
-                    else f"no face from frame {last + 1} on for more than {max_gap} frames"
-                )
+            else:
+                current.changed.append(number)
+        if not ending and number - current.last > max_gap:
+            ending = _loss(faces, current, number, max_gap)
         if ending:
             # The frames since the face was last seen may hold the beginning of the next track.
             current.ending, current, number = ending, None, last + 1
@@ -177,6 +191,44 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
             continue
         number += 1
     return segments
+
+
+def _in_place(faces: list[Face], box: np.ndarray) -> Face | None:
+    """The face that overlaps a box the most, if any does."""
+    nearest = max(faces, key=lambda face: overlap(face.box, box), default=None)
+    return nearest if nearest is not None and overlap(nearest.box, box) >= MIN_OVERLAP else None
+
+
+def _usual(faces: Sequence[list[Face]]) -> float:
+    """What nine of ten differences between the looks of a face in neighbouring frames stay below."""
+    changes = []
+    for before, after in pairwise(faces):
+        if after and (earlier := _in_place(before, largest(after).box)) is not None:
+            changes.append(appearance.difference(earlier.look, largest(after).look))
+    return float(np.percentile(changes, 90)) if changes else 0.0
+
+
+def _around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: Face) -> list[float]:
+    """Differences between neighbouring looks in the three frames before frame ``number`` and the three from it on."""
+    before = [segment.found[i] for i in range(segment.last - 2, segment.last + 1) if i in segment.found]
+    after: list[Face | None] = [face]
+    for later in faces[number + 1 : number + 3]:
+        after.append(None if after[-1] is None else _in_place(later, after[-1].box))
+    known = [each for each in after if each is not None]
+    return [appearance.difference(a.look, b.look) for part in (before, known) for a, b in pairwise(part)]
+
+
+def _loss(faces: Sequence[list[Face]], segment: _Segment, number: int, max_gap: int) -> str:
+    """Why the face of the segment is not followed on to frame ``number``."""
+    lost = segment.last + 1
+    if replaced := [i for i in segment.changed if i >= lost]:
+        return (
+            f"from frame {replaced[0]} on another face is in the place of the followed one, last seen in frame "
+            f"{segment.last}"
+        )
+    if others := [i for i in range(lost, number + 1) if faces[i]]:
+        return f"from frame {others[0]} on another face is in view, but not the followed one"
+    return f"no face from frame {lost} on for more than {max_gap} frames"
 
 
 def _bridge(segment: _Segment) -> tuple[tuple[Face, ...], np.ndarray]:

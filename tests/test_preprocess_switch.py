@@ -1,0 +1,162 @@
+"""A switch of person in the same place is noticed; expressions, blinks and turns of the head are none."""
+
+import dataclasses
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.preprocess_inputs import GivenSource, moved, photograph, real_video, write_video
+from tramp_jax.data import synthetic_face
+from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.preprocess import PreprocessOptions, SourceOptions, VideoError, appearance, make, preprocess_video
+from tramp_jax.preprocess.video import open_frames
+
+CORNER = (60, 40)  # where faces are pasted
+PEOPLE = SyntheticFaces(8, 1, expressions=("smile", "squeeze_eyes"), seed=5)
+
+
+def room():
+    """(480, 800, 3): a background with some texture, which stays when the face changes."""
+    noise = np.random.default_rng(1).normal(128, 400, (480, 800, 3))
+    return np.clip(cv2.GaussianBlur(noise, (0, 0), 9), 0, 255).astype(np.uint8)
+
+
+def pasted(crops):
+    x, y = CORNER
+    frames = [room() for _ in crops]
+    for frame, crop in zip(frames, crops, strict=True):
+        if crop is not None:
+            frame[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    return frames
+
+
+def drawn(index, count, motion=None):
+    """Frames of a drawn person in the room, and the points in them."""
+    movement = motion or PEOPLE.motion(index)
+    points = synthetic_face.move(PEOPLE.neutral(index), movement)
+    painter = PEOPLE.painter(index, (movement, points))
+    times = range(10, 10 + count)
+    return pasted([painter.paint(t) for t in times]), [points[t, :106] + CORNER for t in times]
+
+
+def joined(*parts):
+    """One video of parts (frames, points), and its source."""
+    frames, points = (list(itertools.chain(*each)) for each in zip(*parts, strict=True))
+    return frames, GivenSource(points)
+
+
+def nobody(count):
+    return pasted([None] * count), [None] * count
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations((0, 4, 8, 10), 2)))
+def test_another_drawn_person_in_the_same_place_is_refused(tmp_path, first, second):
+    frames, source = joined(drawn(first, 14), drawn(second, 16))
+    video = write_video(tmp_path / "video.mp4", frames)
+    with pytest.raises(VideoError, match="from frame 14 on another face is in the place of the followed one"):
+        preprocess_video(video, source)
+    made = preprocess_video(video, source, PreprocessOptions(keep="longest"))
+    np.testing.assert_array_equal(made.source_frames, range(14, 30))
+    assert "from frame 14 on another face" in made.warnings[0]
+
+
+def test_another_person_after_a_gap_is_not_interpolated_into_the_first(tmp_path):
+    frames, source = joined(drawn(0, 12), nobody(4), drawn(6, 12))
+    with pytest.raises(VideoError, match=r"from frame 16 on another face .* last seen in frame 11"):
+        preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
+
+
+def test_another_person_for_a_moment_is_bridged_and_told(tmp_path):
+    first, second = drawn(0, 24), drawn(6, 3)
+    frames, source = joined([part[:10] for part in first], second, [part[13:] for part in first])
+    made = preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
+    np.testing.assert_array_equal(np.flatnonzero(made.interpolated), [10, 11, 12])
+    assert any("in the place of the followed one: frames 10-12 (3)" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("index", range(1, 16, 4))
+@pytest.mark.parametrize("turn", [0.0, 0.9])
+def test_strong_expressions_blinks_and_quick_turns_are_no_other_person(tmp_path, index, turn):
+    """Half as strong again as the strongest, and a turn of 50 degrees in a quarter of a second and back."""
+    motion = PEOPLE.motion(index)
+    actions = 1.5 * motion.actions
+    actions[20::8, synthetic_face.ACTIONS.index("close")] += 1.2
+    course = np.clip((np.arange(len(actions)) - 15) / 6, 0, 1) - np.clip((np.arange(len(actions)) - 28) / 6, 0, 1)
+    pose = motion.pose.copy()
+    pose[:, 0] += turn * course**2 * (3 - 2 * course)
+    frames, source = joined(drawn(index, 32, dataclasses.replace(motion, actions=actions, pose=pose)))
+    made = preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
+    assert len(made.source_frames) == 32
+    assert not made.interpolated.any()
+
+
+# Real faces
+
+
+@pytest.fixture(scope="module")
+def mediapipe():
+    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
+    return make("mediapipe", SourceOptions())
+
+
+def crops(name, first, count, mediapipe):
+    """200×200 around the face of a real video from frame ``first`` on."""
+    if name == "photograph":
+        frames = moved(photograph(), [(2 * np.sin(t / 3), 0) for t in range(count)])
+    else:
+        frames = [frame for _, frame in itertools.islice(open_frames(real_video(name)), first, first + count)]
+    left, top, right, bottom = next(iter(mediapipe(frames[:1])))[0].box
+    side = 1.3 * max(right - left, bottom - top)
+    scale, x, y = 200 / side, (left + right - side) / 2, (top + bottom - side) / 2
+    matrix = np.array([[scale, 0, -scale * x], [0, scale, -scale * y]])
+    return [cv2.warpAffine(frame, matrix, (200, 200), borderMode=cv2.BORDER_REPLICATE) for frame in frames]
+
+
+REAL = [("single_face.mp4", 0), ("WolfgangLanger_Pexels.mp4", 300), ("photograph", 0)]
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(REAL, 2)))
+@pytest.mark.parametrize("gap", [0, 4])
+def test_another_real_person_in_the_same_place_is_refused(tmp_path, mediapipe, first, second, gap):
+    frames = pasted([*crops(*first, 20, mediapipe), *[None] * gap, *crops(*second, 20, mediapipe)])
+    video = write_video(tmp_path / "video.mp4", frames)
+    with pytest.raises(VideoError, match=f"from frame {20 + gap} on another face is in the place"):
+        preprocess_video(video, mediapipe)
+
+
+@pytest.mark.parametrize("name", ["single_face.mp4", "WolfgangLanger_Pexels.mp4"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_real_person_is_followed_throughout(tmp_path, mediapipe, name, every):
+    """Also where only every third frame is there, so that all goes three times as fast."""
+    video = real_video(name)
+    if every > 1:
+        frames = [frame for _, frame in itertools.islice(open_frames(video), 0, None, every)]
+        video = write_video(tmp_path / "video.mp4", frames)
+    made = preprocess_video(video, mediapipe)
+    assert not made.interpolated.any()
+    assert not any("another face" in warning for warning in made.warnings)
+
+
+# The measure
+
+
+def test_a_look_does_not_depend_on_place_size_or_light():
+    frames, points = drawn(0, 1)
+    look = appearance.look(frames[0], points[0], "insightface106")
+    assert look.shape == (appearance.SIZE, appearance.SIZE)
+    turn = cv2.getRotationMatrix2D((200, 180), 20, 1.4)
+    turned = cv2.warpAffine(frames[0], turn, (800, 480), borderMode=cv2.BORDER_REPLICATE)
+    there = points[0] @ turn[:, :2].T + turn[:, 2]
+    assert appearance.difference(look, appearance.look(turned, there, "insightface106")) < 0.03
+    darker = appearance.look((0.4 * frames[0]).astype(np.uint8), points[0], "insightface106")
+    assert appearance.difference(look, darker) < 0.005
+
+
+def test_where_nothing_can_be_compared_nothing_differs():
+    flat = np.full((appearance.SIZE, appearance.SIZE), 80, np.uint8)
+    look = np.random.default_rng(0).integers(0, 255, flat.shape).astype(np.uint8)
+    assert appearance.difference(None, look) == appearance.difference(flat, look) == 0
+    assert appearance.look(np.zeros((9, 9, 3), np.uint8), np.full((64, 2), 3.0), "points63") is None
+    assert appearance.difference(look, 255 - look) == pytest.approx(2)
