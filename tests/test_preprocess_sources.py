@@ -255,6 +255,17 @@ def test_tapir_and_cotracker_layouts_give_the_same_points(tmp_path):
     assert len(list(Tracks(tmp_path / "plain.npy")(blank_frames(20)))) == 20
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_as_many_frames_as_points_are_read_by_their_name(tmp_path, batch):
+    points, shown = tracks(64), np.ones((64, 64), bool)
+    shown[5, :3] = False
+    arrays = {"pred_tracks": points, "pred_visibility": shown}
+    np.savez(tmp_path / "a.npz", **{name: array[None] if batch else array for name, array in arrays.items()})
+    found = [faces[0] for faces in Tracks(tmp_path / "a.npz")(blank_frames(64))]
+    np.testing.assert_allclose([face.points for face in found], points, atol=1e-4)
+    assert found[5].score == 61 / 64
+
+
 def test_hidden_points_are_interpolated_and_hidden_faces_absent(tmp_path):
     points, shown = tracks(), np.ones((20, 64), bool)
     shown[5:8, 10] = False
@@ -286,6 +297,11 @@ def test_insightface_layouts_are_known_by_their_number_of_points(tmp_path):
         ({"tracks": np.zeros((20, 50, 2))}, "neither"),
         ({"tracks": np.zeros((2, 20, 64, 2))}, "neither"),
         ({"tracks": np.zeros((64, 71, 2))}, "two ways"),
+        ({"tracks": np.zeros((64, 64, 2))}, "two ways"),
+        (
+            {"tracks": np.zeros((1, 64, 64, 2))},
+            r"two ways.*save them as \(frames, points, 2\) under the name pred_tracks",
+        ),
         ({"queries": np.zeros((64, 3))}, "no array called"),
         ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.ones((1, 19, 64), bool)}, "does not fit"),
         ({"tracks": np.zeros((64, 20, 2)), "occlusion": np.full((64, 20), -7.5)}, "logits"),

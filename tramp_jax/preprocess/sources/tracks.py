@@ -29,7 +29,8 @@ MIN_VISIBLE = 0.5  # share of the points; a frame with fewer has no face
 # How far a face's box reaches beyond its 63 points (left, top, right, bottom), in sides of the box around the points:
 # the mean over the frames of two videos of MediaPipe's mesh, whose outline is that of a face box.
 BOX_MARGINS = (0.15, 0.25, 0.15, 0.33)
-_TRACKS = ("tracks", "pred_tracks", "points", "trajectories")
+_TIME_FIRST = "pred_tracks"  # as CoTracker calls them
+_TRACKS = ("tracks", _TIME_FIRST, "points", "trajectories")
 _VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
 _HIDDEN = ("occluded", "occlusion", "occlusions")
 
@@ -116,7 +117,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if name is None:
         raise SourceError(f"{path}: holds {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
     points = arrays[name]
-    points_first = _is_points_first(path, points)
+    points_first = _is_points_first(path, name, points)
     if points.ndim == 4:
         points = points[0]
     points = points.swapaxes(0, 1) if points_first else points
@@ -126,19 +127,21 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return points, visible & finite
 
 
-def _is_points_first(path: Path, points: np.ndarray) -> bool:
-    """Whether tracks are (N, T, 2) rather than (T, N, 2); both with a batch axis of 1 in front or without."""
+def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
+    """Whether tracks are (N, T, 2) rather than (T, N, 2); both with a batch axis of 1 in front or without.
+
+    The number of points tells, unless there are as many frames; then the name does, of which CoTracker's is clear.
+    """
     shape = points.shape[1:] if points.ndim == 4 and points.shape[0] == 1 else points.shape
     if len(shape) == 3 and shape[2] == 2 and np.issubdtype(points.dtype, np.number):
         firsts, seconds = shape[0] in LAYOUT_OF, shape[1] in LAYOUT_OF
-        if firsts and seconds and shape[0] != shape[1]:
+        if firsts and seconds and name != _TIME_FIRST:
             raise SourceError(
-                f"{path}: tracks of shape {points.shape} may be read in two ways; save them as (1, frames, points, 2)"
+                f"{path}: {name} of shape {points.shape} may be read in two ways, since there are as many frames as a "
+                f"layout has points; save them as (frames, points, 2) under the name {_TIME_FIRST}"
             )
-        if points.ndim == 4 and seconds:
-            return False
         if firsts or seconds:
-            return firsts
+            return not seconds
         if NUM_LANDMARKS in shape[:2]:
             raise SourceError(
                 f"{path}: tracks of shape {points.shape} have the 63 points, but the tip of the nose is needed as the "
