@@ -1,6 +1,7 @@
 import os
 import struct
 import wave
+import zlib
 
 import cv2
 import numpy as np
@@ -121,6 +122,10 @@ def broken(tmp_path):
     cases["empty image"] = (tmp_path / "hollow", "not a readable image")
     write_images(tmp_path / "hollow", grey(3))
     (tmp_path / "hollow" / "2.png").write_bytes(b"")
+    cases["a header of 60000×60000"] = (tmp_path / "bomb.png", "not a readable image")
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     cases["mixed sizes"] = (tmp_path / "mixed", "one size")
     write_images(tmp_path / "mixed", [*grey(2), *grey(1, (50, 40))])
     return cases
@@ -128,7 +133,7 @@ def broken(tmp_path):
 
 def test_broken_inputs_are_named(tmp_path, capfd):
     cases = broken(tmp_path)
-    assert len(cases) == 11
+    assert len(cases) == 12
     for name, (path, words) in cases.items():
         message = fail(path)
         assert words in message, f"{name}: {message}"
@@ -148,6 +153,62 @@ def test_a_video_of_the_index_first_kind_that_is_cut_off(tmp_path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) // 2])
     assert "promises 472 frames" in fail(path)
+
+
+@pytest.mark.parametrize("share", [0.99, 0.92])
+def test_a_video_that_lacks_a_little_is_warned_of(tmp_path, share):
+    whole = real_video("WolfgangLanger_Pexels.mp4").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    frames = open_frames(path)
+    count = sum(1 for _ in frames)
+    assert frames.warnings[0].startswith(f"the file promises 472 frames, but only {count} can be read")
+
+
+def test_a_short_copy_of_another_container_is_warned_of(tmp_path):
+    path = write_video(tmp_path / "a.avi", 3 * grey(40))
+    frames = open_frames(path)
+    assert len(list(frames)) == 120
+    assert not frames.warnings
+    path.write_bytes(path.read_bytes()[: int(0.93 * path.stat().st_size)])
+    count = len(list(frames))
+    assert 108 <= count < 120
+    assert f"promises 120 frames, but only {count}" in frames.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["single_face.mp4", "WolfgangLanger_Pexels.mp4", "face_noface.mov", "no_face.mp4"])
+def test_whole_videos_are_not_warned_of(name):
+    """One of them promises 98 frames and holds 95."""
+    frames = open_frames(real_video(name))
+    assert sum(1 for _ in frames)
+    assert not frames.warnings
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        ("1 2 3 4 6 7 11", "5, 8-10"),
+        ("f_008 f_009 f_011", "10"),
+        ("take2_0001 take2_0002 take2_0004", "3"),
+        ("10 20 40 50", "30"),
+        ("1 2 3 4", ""),
+        ("2 4 6 8", ""),
+        ("1001 1034 1070 1099", ""),
+        ("a b d", ""),
+        ("a1 b2 c4 d5", ""),
+        ("1 9", ""),
+    ],
+)
+def test_missing_numbers_of_images_are_warned_of(tmp_path, names, missing):
+    folder = write_images(tmp_path / "frames", grey(len(names.split())))
+    for number, name in reversed(list(enumerate(names.split(), 1))):
+        (folder / f"{number}.png").rename(folder / f"_{name}.tmp")
+    for file in list(folder.iterdir()):
+        file.rename(folder / f"{file.stem[1:]}.png")
+    warnings = open_frames(folder).warnings
+    assert len(warnings) == bool(missing)
+    if missing:
+        assert f"missing {missing};" in warnings[0]
 
 
 def test_the_rate_of_images_must_be_positive(tmp_path):

@@ -109,6 +109,7 @@ def preprocess_video(
     frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
     faces = first_pass.run(frames, source)
+    doubts = frames.warnings  # complete after this reading; the second may end early
     count = len(faces)
     if count < options.min_frames:
         raise VideoError(
@@ -156,7 +157,7 @@ def preprocess_video(
         frame_size=first_pass.size,
         frames_read=count,
         source=source.name,
-        warnings=(*track.warnings, *timing.warnings, *box_warnings),
+        warnings=(*doubts, *track.warnings, *timing.warnings, *box_warnings),
         seconds={"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]},
     )
 

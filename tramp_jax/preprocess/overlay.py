@@ -76,9 +76,12 @@ def write_sheet(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     Raises:
       OSError: it cannot be written.
     """
-    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet(clip, interpolated), cv2.COLOR_RGB2BGR))
+    try:
+        ok, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet(clip, interpolated), cv2.COLOR_RGB2BGR))
+    except cv2.error:  # no such format
+        ok = False
     if not ok:
-        raise OSError(f"{path}: cannot be encoded as {path.suffix}")
+        raise OSError(f"{path}: cannot be encoded as {path.suffix or 'a file without an ending'}; name a .png or .jpg")
     path.write_bytes(data.tobytes())
 
 

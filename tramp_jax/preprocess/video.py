@@ -5,7 +5,9 @@ Only one frame is held at a time. Whatever cannot be read is told as a ``VideoEr
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -19,7 +21,10 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _PROMISED = 0.9  # share of its frames and of its time that a complete file delivers; containers round
+_SLACK = 3  # frames that a whole file may promise and not hold: of what an editor cut off, the count remains
 _MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
+
+_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
 
 
 class VideoError(ValueError):
@@ -32,6 +37,7 @@ class Frames(Protocol):
     Attributes:
       path: the file or folder.
       rate: nominal frames per second; of a container that does not tell, 0.
+      warnings: what is doubtful about the file; complete once all frames were read.
     """
 
     @property
@@ -39,6 +45,9 @@ class Frames(Protocol):
 
     @property
     def rate(self) -> float: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yields (seconds, (H, W, 3) uint8 RGB)."""
@@ -74,11 +83,12 @@ class VideoFile:
     """Frames of a video file, turned upright as its rotation flag says.
 
     Iterating raises ``VideoError`` for a file without a video stream that can be decoded, and for one that delivers
-    clearly less than its index promises (a copy that was cut off).
+    clearly less than its index promises (a copy that was cut off). Where a little is missing, a warning tells.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.warnings: tuple[str, ...] = ()
         capture = self._open()
         self.rate = float(capture.get(cv2.CAP_PROP_FPS))
         capture.release()
@@ -97,7 +107,10 @@ class VideoFile:
             promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
             count, seconds = 0, 0.0
             while True:
-                ok, image = capture.read()
+                try:
+                    ok, image = capture.read()
+                except cv2.error as error:
+                    raise VideoError(f"{self.path}: frame {count} cannot be decoded ({_reason(error)})") from error
                 if not ok:
                     break
                 seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -117,13 +130,19 @@ class VideoFile:
                 f"{self.path}: the file promises {promised:.0f} frames, but only {count} can be read; it is cut off: "
                 "copy it again, or keep what is there with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
             )
+        if count < promised - (0 if _is_cut_off(self.path) else _SLACK):
+            self.warnings = (
+                f"the file promises {promised:.0f} frames, but only {count} can be read: it is probably cut off at its "
+                "end; copy it again",
+            )
 
 
 class ImageFrames:
     """The images of a folder in natural order (2.png before 10.png), or one image.
 
     Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
-    ``VideoError`` for an unreadable image and for images of different sizes.
+    ``VideoError`` for an unreadable image and for images of different sizes. Of numbers that are missing from the
+    names a warning tells: time goes on evenly from image to image.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -136,6 +155,13 @@ class ImageFrames:
         if not self.files:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
+            )
+        missing = _missing_numbers([file.stem for file in self.files])
+        self.warnings: tuple[str, ...] = ()
+        if missing:
+            self.warnings = (
+                f"the numbers of the images are not consecutive: missing {missing}; these frames are taken for "
+                "neighbours, so that the face jumps there",
             )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -160,7 +186,12 @@ def _decode(file: Path) -> np.ndarray | None:
     except OSError as error:
         raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
     with _Quiet():
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        try:
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        except (cv2.error, MemoryError) as error:  # a size that cannot be held, true or not
+            raise VideoError(
+                f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
+            ) from error
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -169,6 +200,26 @@ def _images(folder: Path) -> list[Path]:
         return [file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def _missing_numbers(names: Sequence[str]) -> str:
+    """Numbers that consecutive ``names``, in order, leave out ("3, 7-9"); "" where the names are not numbered."""
+    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", name, flags=re.ASCII | re.DOTALL) for name in names]
+    if len(names) < 3 or len({part and (part[1], part[3]) for part in parts}) > 1:
+        return ""
+    numbers = [int(part[2]) for part in parts if part]
+    steps = Counter(after - before for before, after in pairwise(numbers))
+    (step, often), *_ = steps.most_common(1) or [(0, 0)]
+    if step < 1 or 2 * often < len(numbers) - 1:  # numbers that count something else, such as milliseconds
+        return ""
+    gaps = [(before + step, after - step) for before, after in pairwise(numbers) if after - before > step]
+    told = [str(first) if first == last else f"{first}-{last}" for first, last in gaps]
+    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
+
+
+def _reason(error: BaseException) -> str:
+    """What OpenCV found wrong, without its version and source lines."""
+    return str(getattr(error, "err", "") or error or type(error).__name__).strip()
 
 
 class _Quiet:
@@ -185,7 +236,7 @@ def _diagnosis(path: Path) -> str:
     """Why FFmpeg cannot open a file, and the cure."""
     with path.open("rb") as file:
         start = file.read(12)
-        kinds = _mp4_index(file) if start[4:8] in (b"ftyp", b"wide", b"mdat", b"moov", b"free") else None
+        kinds = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
     if kinds is not None:
         if not kinds:
             return (
@@ -199,6 +250,26 @@ def _diagnosis(path: Path) -> str:
     return (
         "is not a video that can be decoded; if it plays elsewhere, convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
     )
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a part of an MP4, MOV or AVI file reaches beyond its end."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        position, end = 0, file.seek(0, os.SEEK_END)
+        if start.startswith(b"RIFF"):
+            return end < 8 + int.from_bytes(start[4:], "little")
+        if start[4:] not in _MP4_STARTS:
+            return False
+        while position + 8 <= end:
+            file.seek(position)
+            length = int.from_bytes(file.read(4), "big")
+            if length == 1:  # it follows in 64 bits, after the kind
+                length = int.from_bytes(file.read(12)[4:], "big")
+            if length < 8:  # the last box, which reaches to the end, or damage
+                return False
+            position += length
+    return position > end
 
 
 def _mp4_index(file: BinaryIO) -> set[bytes]:
