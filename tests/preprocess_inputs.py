@@ -39,6 +39,7 @@ def moved(picture: np.ndarray, shifts: Sequence[tuple[float, float]]) -> list[np
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0) -> Path:
     """Writes RGB frames as .mp4 (MPEG-4) or .avi (Motion JPEG)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     code = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
     writer = None
     for frame in frames:

@@ -31,6 +31,7 @@ from tramp_jax.preprocess import (
     SourceOptions,
     VideoError,
     batch,
+    expand_input,
     make,
     preprocess_video,
     tracking,
@@ -197,9 +198,9 @@ def test_the_command_makes_clips_reports_bad_videos_and_resumes(tmp_path, portra
     assert f"error: {bad}: is not a video" in told.err
     (row,) = rows(out / "clips.csv")
     assert row == {
-        "path": "Анна smile 1", "subject": "anna", "expression": "smile", "score": "3", "video": str(portrait),
+        "path": "Анна_smile_1", "subject": "anna", "expression": "smile", "score": "3", "video": str(portrait),
     }  # fmt: skip
-    made = out / "Анна smile 1"
+    made = out / "Анна_smile_1"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert cli.main(["preprocess", str(portrait), "--out", str(out)]) == 0
     assert "0 clips made, 1 were there already" in capsys.readouterr().out
@@ -244,7 +245,7 @@ def test_query_points_and_tracks_and_flow(tmp_path, portrait, capsys):
     for way, flags in ways.items():
         out = str(tmp_path / way)
         assert cli.main(["preprocess", str(portrait), "--landmarks", way, *flags, "--out", out]) == 0
-        clip = folder.read_clip(tmp_path / way / "Анна smile 1")
+        clip = folder.read_clip(tmp_path / way / "Анна_smile_1")
         centred = landmarks.centre(
             landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
         )
@@ -306,6 +307,85 @@ def test_a_name_that_another_video_has_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="cannot have the same name"):
         batch.ClipList(out).done(second)
     assert not batch.ClipList(out).done(job)
+
+
+@pytest.mark.usefixtures("mediapipe")
+def test_clips_made_with_other_options_are_not_taken_for_these(tmp_path, portrait, capsys):
+    out = tmp_path / "clips"
+    command = ["preprocess", str(portrait), "--out", str(out)]
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--images-fps", "50"]) == 0  # does not concern a video
+    assert "1 were there already" in capsys.readouterr().out
+    assert cli.main([*command, "--fps", "12.5", "--landmarks", "lucas-kanade", "--min-frames", "6"]) == 1
+    error = capsys.readouterr().err
+    assert "made with --landmarks mediapipe, not lucas-kanade; --fps by default, not 12.5; make it again with" in error
+    assert folder.read_clip(out / "Анна_smile_1").fps == 25
+    assert cli.main([*command, "--fps", "12.5", "--min-frames", "6", "--overwrite"]) == 0
+    assert folder.read_clip(out / "Анна_smile_1").fps == 12.5
+    assert cli.main([*command, "--fps", "12.5", "--min-frames", "6"]) == 0
+    assert len(rows(out / "clips.csv")) == 1
+
+
+def test_the_evidence_tells_source_and_warnings(tmp_path):
+    video = write_images(tmp_path / "a clip", [square(100, 80, 64 * (t > 1)) for t in range(12)])
+    (job,) = batch.jobs_of([video], "", "smile", 1.0)
+    made = preprocess_video(video, SquareSource(), info=job.info)
+    batch.ClipList(tmp_path / "out").add(job, made)
+    clip = tmp_path / "out" / "a_clip"
+    assert batch.read_made(clip) == batch.Made("square", made.warnings)
+    assert made.warnings
+    assert batch.read_made(tmp_path) == batch.Made()
+    for text in ("[]", "no JSON", '{"warnings": 3}'):
+        (clip / batch.EVIDENCE).write_text(text, "utf-8")
+        with pytest.raises(ValueError, match="not the evidence of a clip"):
+            batch.read_made(clip)
+
+
+def test_ids_have_no_blanks_and_stay_different(tmp_path):
+    videos = [tmp_path / f"{name}.mp4" for name in ("anna 1", "anna_1", "anna\u00a0 1", "ben")]
+    jobs = batch.jobs_of(videos, "", "", 0.0)
+    assert [job.name for job in jobs] == ["anna_1-2", "anna_1", "anna_1-3", "ben"]
+    assert [job.info.id for job in jobs] == [job.name for job in jobs]
+    assert batch.jobs_of(videos[:1], "", "", 0.0)[0].info.subject == "anna_1"
+
+    video = write_images(tmp_path / "anna 1", [square(100, 80, 64)] * 8)
+    (job,) = batch.jobs_of([video], "", "smile", 1.0)
+    batch.ClipList(tmp_path / "out").add(job, preprocess_video(video, SquareSource(), info=job.info))
+    (info,) = folder.Folder(tmp_path / "out").infos
+    assert info.id == "anna_1"
+    assert folder.read_clip(tmp_path / "out" / "anna_1").info.id == "anna_1"
+    assert json.loads((tmp_path / "out" / "anna_1" / "clip.json").read_text("utf-8"))["source"] == str(video)
+    assert preprocess_video(video, SquareSource()).clip.info.id == "anna_1"
+
+    # A clip that an earlier version made under the name with a blank is not made a second time.
+    table = tmp_path / "out" / "clips.csv"
+    table.write_text(table.read_text("utf-8").replace("anna_1,", "anna 1,", 1), "utf-8")
+    (tmp_path / "out" / "anna_1").rename(tmp_path / "out" / "anna 1")
+    with pytest.raises(ValueError, match="already, as 'anna 1'"):
+        batch.ClipList(tmp_path / "out").done(job)
+
+
+def test_a_folder_of_videos_stands_for_them(tmp_path):
+    videos = [write_video(tmp_path / "videos" / f"{number}.MP4", [square(9, 9, 9)] * 2) for number in (10, 2)]
+    (tmp_path / "videos" / "notes.txt").touch()
+    (tmp_path / "videos" / ".3.mp4").touch()
+    assert expand_input(tmp_path / "videos") == videos[::-1]
+    images = write_images(tmp_path / "images", [square(9, 9, 9)] * 2)
+    for single in (images, videos[0], tmp_path / "missing", tmp_path):
+        assert expand_input(str(single)) == [single]
+    (images / "clip.mp4").touch()
+    with pytest.raises(VideoError, match=r"holds both videos \(clip.mp4\) and images \(1.png\).*name the videos"):
+        expand_input(images)
+    (images / "clip.json").touch()
+    assert expand_input(images) == [images]
+
+
+@pytest.mark.usefixtures("mediapipe")
+def test_the_command_takes_a_folder_of_videos(tmp_path, portrait):
+    for name in ("b", "a"):
+        shutil.copy(portrait, tmp_path / f"{name}.mp4")
+    assert cli.main(["preprocess", str(tmp_path), "--out", str(tmp_path / "clips")]) == 0
+    assert [row["path"] for row in rows(tmp_path / "clips" / "clips.csv")] == ["a", "b"]
 
 
 def test_two_videos_of_the_same_name_get_that_of_their_folder(tmp_path):

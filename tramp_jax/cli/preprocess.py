@@ -16,11 +16,18 @@ _SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="a video, a folder of images, an image")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="a video, a folder of videos, a folder of images, an image",
+    )
     parser.add_argument(
         "--list", type=Path, help="CSV or Excel file of videos: path, subject, expression, score, and more if you like"
     )
     parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
+    parser.add_argument("--overwrite", action="store_true", help="make clips again that are there already")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: each file is its own")
     parser.add_argument("--expression", default="", help="what is shown in all INPUTs, such as smile")
     parser.add_argument("--score", type=float, default=float("nan"), help="the rating of all INPUTs")
@@ -63,14 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch
+    from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch, expand_input
 
     if bool(arguments.inputs) == bool(arguments.list):
         raise ValueError("name either INPUTs or a --list of videos (and not both)")
     jobs = (
         batch.read_jobs(arguments.list)
         if arguments.list
-        else batch.jobs_of(arguments.inputs, arguments.subject, arguments.expression, arguments.score)
+        else batch.jobs_of(
+            [path for each in arguments.inputs for path in expand_input(each)],
+            arguments.subject,
+            arguments.expression,
+            arguments.score,
+        )
     )
     options = PreprocessOptions(
         fps=arguments.fps,
@@ -90,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _write_queries(arguments.queries, jobs, options, source_of)
     if not arguments.out:
         raise ValueError("--out is missing: name a folder for the clips")
-    return _make_clips(arguments.out, jobs, options, source_of)
+    return _make_clips(arguments, jobs, options, source_of)
 
 
 def _source_maker(
@@ -110,32 +122,53 @@ def _source_maker(
     def tracks_of(job: "Job") -> "LandmarkSource":
         file = arguments.tracks
         if file.is_dir():
-            file = next(
-                (f for f in (file / f"{job.name}.npz", file / f"{job.name}.npy") if f.is_file()), file / job.name
-            )
+            names = [f"{name}.{ending}" for name in (job.name, job.video.stem) for ending in ("npz", "npy")]
+            file = next((file / name for name in names if (file / name).is_file()), file / names[0])
         return preprocess.make("tracks", dataclasses.replace(options, tracks=file))
 
     return tracks_of
 
 
+def _told(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
+    """By their flags the options that the clip of a job depends on."""
+    told: dict[str, object] = {
+        "--landmarks": arguments.landmarks,
+        "--fps": arguments.fps,
+        "--max-gap": arguments.max_gap,
+        "--keep": arguments.keep,
+    }
+    if job.video.is_dir():
+        told["--images-fps"] = arguments.images_fps
+    if arguments.landmarks == "lucas-kanade":
+        told["--detector"] = arguments.detector
+    if arguments.landmarks == "tracks":
+        told["--tracks"] = str(arguments.tracks.expanduser().resolve())
+        told["--tracks-size"] = arguments.tracks_size and "{}x{}".format(*arguments.tracks_size)
+    return told
+
+
 def _make_clips(
-    out: Path, jobs: list["Job"], options: "PreprocessOptions", source_of: Callable[["Job"], "LandmarkSource"]
+    arguments: argparse.Namespace,
+    jobs: list["Job"],
+    options: "PreprocessOptions",
+    source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
     """Makes what is not there yet; a video that cannot be used is told and left out."""
     import tqdm
 
     from tramp_jax.preprocess import batch, preprocess_video
 
-    clip_list = batch.ClipList(out, sorted({name for job in jobs for name in job.columns}))
+    clip_list = batch.ClipList(arguments.out, sorted({name for job in jobs for name in job.columns}))
     failed = skipped = without_score = 0
     for job in tqdm.tqdm(jobs, unit="video", disable=None):
         started = time.perf_counter()
         try:
-            if clip_list.done(job):
+            told = _told(arguments, job)
+            if clip_list.done(job, told, arguments.overwrite):
                 skipped += 1
                 continue
             made = preprocess_video(job.video, source_of(job), options, job.info)
-            clip_list.add(job, made)
+            clip_list.add(job, made, told)
         except (ValueError, OSError) as error:
             failed += 1
             tqdm.tqdm.write(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from tramp_jax.preprocess.clip import Preprocessed, PreprocessOptions, preprocess_video
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError
 from tramp_jax.preprocess.sources import SOURCES, SourceOptions, make
-from tramp_jax.preprocess.video import VideoError
+from tramp_jax.preprocess.video import VideoError, expand_input
 
 __all__ = [
     "SOURCES",
@@ -14,6 +14,7 @@ __all__ = [
     "SourceError",
     "SourceOptions",
     "VideoError",
+    "expand_input",
     "make",
     "preprocess_video",
 ]

@@ -9,11 +9,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tramp_jax.data import folder, tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
-from tramp_jax.preprocess.clip import Preprocessed
+from tramp_jax.preprocess.clip import Preprocessed, without_blanks
 
 EVIDENCE = "evidence.json"
 VIDEO = "video"  # column of clips.csv: the file that the clip was made of
@@ -78,17 +79,24 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _names(videos: Sequence[Path]) -> list[str]:
-    """A name for each video: its own without the ending, with that of its folder in front where two are the same."""
+    """A name for each video: its own without the ending, with that of its folder in front where two are the same.
+
+    Blanks become "_", since the id of a clip has none; where that makes two the same, a number follows.
+    """
     paths = [video.resolve() for video in videos]
     short = [path.name if path.is_dir() else path.stem for path in paths]
     counts = Counter(short)
-    names = [
-        f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)
-    ]
-    twice = [str(videos[i]) for i, name in enumerate(names) if names.count(name) > 1]
+    own = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
+    twice = [str(videos[i]) for i, name in enumerate(own) if own.count(name) > 1]
     if twice:
         raise ValueError(f"{' and '.join(twice)} would become clips of the same name; rename one")
-    return names
+    names: dict[str, str] = {}
+    for name in sorted(own, key=lambda name: (name != without_blanks(name), name)):
+        wanted, number = without_blanks(name), 2
+        while wanted in names.values():
+            wanted, number = f"{without_blanks(name)}-{number}", number + 1
+        names[name] = wanted
+    return [names[name] for name in own]
 
 
 class ClipList:
@@ -120,33 +128,64 @@ class ClipList:
         csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue()
 
-    def done(self, job: Job) -> bool:
-        """Whether the clip of this job is there and listed.
+    def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
+        """Whether the clip of this job is there and listed, and need not be made again.
+
+        Args:
+          job: of the clip.
+          options: that it would be made with, by their flags; None for any. Those that a clip of an earlier version
+            does not tell are not compared.
+          overwrite: it is to be made again in any case.
 
         Raises:
-          ValueError: a clip of that name was made from another video.
+          ValueError: a clip of that name was made from another video or with other options, or the video is listed
+            under another name.
         """
         description = self.root / job.name / folder.DESCRIPTION
         listed, there = job.name in self._videos, description.is_file()
+        video = str(job.video.resolve())
         if not (listed or there):
+            if others := [name for name, of in self._videos.items() if of == video]:
+                raise ValueError(
+                    f"{self.path}: lists a clip of {job.video} already, as {others[0]!r}; remove that row and its "
+                    "folder, or choose another --out"
+                )
             return False
         # A clip that is not listed was left by a run that was interrupted, or put there by somebody.
         made_of = self._videos[job.name] if listed else _made_of(description)
-        if made_of != str(job.video.resolve()):
+        if made_of != video:
             raise ValueError(
                 f"{self.root / job.name}: holds a clip of {made_of or 'another origin'}, so that {job.video} cannot "
                 "have the same name; rename it, or choose another --out"
             )
-        return listed and there
+        if overwrite or not (listed and there):
+            return False
+        told = _evidence(self.root / job.name).get("options")
+        made_with = told if isinstance(told, dict) else {}
+        differing = [
+            f"{flag} {_shown(made_with[flag])}, not {_shown(value)}"
+            for flag, value in (options or {}).items()
+            if flag in made_with and made_with[flag] != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.root / job.name}: was made with {'; '.join(differing)}; make it again with --overwrite, or "
+                "choose another --out"
+            )
+        return True
 
-    def add(self, job: Job, made: Preprocessed) -> None:
-        """Writes the clip, its evidence and its row."""
+    def add(self, job: Job, made: Preprocessed, options: Mapping[str, object] | None = None) -> None:
+        """Writes the clip, its evidence with the ``options`` it was made with, and its row; a row that is there stays.
+
+        ``options`` are plain values for a JSON file, by their flags.
+        """
         target = self.root / job.name
         video = str(job.video.resolve())
         info = dataclasses.replace(made.clip.info, source=video)
         # ``done`` has made sure that a folder that is there is an earlier clip of the same video.
         folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
-        evidence = json.dumps(made.evidence(), indent=1, allow_nan=False, ensure_ascii=False)
+        known = {**made.evidence(), "options": dict(options or {})}
+        evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
         (target / EVIDENCE).write_text(evidence + "\n", encoding="utf-8")
         if job.name not in self._videos:
             score = "" if math.isnan(info.score) else f"{info.score:g}"
@@ -170,15 +209,60 @@ def _made_of(description: Path) -> str:
         return ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What the evidence of a clip tells of its making.
+
+    Attributes:
+      landmarks: name of the landmark source; "" where it is not known.
+      warnings: of ``preprocess``.
+    """
+
+    landmarks: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def read_made(clip_folder: Path) -> Made:
+    """The landmark source and the warnings of a clip, as its evidence tells; empty where there is none.
+
+    Raises:
+      ValueError: a file that is not the evidence of a clip.
+    """
+    told = _evidence(clip_folder)
+    source, warnings = told.get("landmarks", ""), told.get("warnings", [])
+    if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
+        raise ValueError(f"{clip_folder / EVIDENCE}: is not the evidence of a clip; make the clip again")
+    return Made(source, tuple(warnings))
+
+
 def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
-    """Which of a clip's ``count`` frames have interpolated landmarks, as its evidence tells; [] where there is none."""
+    """Which of a clip's ``count`` frames have interpolated landmarks, as its evidence tells; [] where there is none.
+
+    Raises:
+      ValueError: a file that is not the evidence of this clip.
+    """
     path = clip_folder / EVIDENCE
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))["interpolated"]
-    except FileNotFoundError:
+    if not path.is_file():
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is not the evidence of a clip ({error}); make the clip again") from error
+    told = _evidence(clip_folder).get("interpolated")
     if not isinstance(told, list) or len(told) != count:
         raise ValueError(f"{path}: does not fit the clip's {count} frames; make the clip again")
     return [bool(each) for each in told]
+
+
+def _evidence(clip_folder: Path) -> dict[str, Any]:
+    """What evidence.json of a clip holds; {} where there is none."""
+    path = clip_folder / EVIDENCE
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not the evidence of a clip ({error}); make the clip again") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path}: is not the evidence of a clip; make the clip again")
+    return told
+
+
+def _shown(value: object) -> str:
+    return "by default" if value is None else str(value)

@@ -137,7 +137,7 @@ def preprocess_video(
     images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)
     depths = [track.faces[i].depth for i in timing.chosen]
     depth = np.stack([d for d in depths if d is not None]) if all(d is not None for d in depths) else None
-    name = path.name if path.is_dir() else path.stem
+    name = without_blanks(path.name if path.is_dir() else path.stem)
     info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
     clip = clips.Clip(
         info=dataclasses.replace(info, num_frames=len(points), source=str(path)),
@@ -160,6 +160,11 @@ def preprocess_video(
         warnings=(*doubts, *track.warnings, *timing.warnings, *box_warnings),
         seconds={"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]},
     )
+
+
+def without_blanks(name: str) -> str:
+    """A name as the id of a clip: its blanks become "_", since lists of ids are separated by blanks."""
+    return "_".join(name.split()) or "clip"
 
 
 def first_face(

@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 
 from tramp_jax.data.clip_files import natural
+from tramp_jax.data.folder import DESCRIPTION
 
 # FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _PROMISED = 0.9  # share of its frames and of its time that a complete file delivers; containers round
 _SLACK = 3  # frames that a whole file may promise and not hold: of what an editor cut off, the count remains
 _MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
@@ -77,6 +79,29 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
     return ImageFrames(path, images_fps) if path.suffix.lower() in IMAGES else VideoFile(path)
+
+
+def expand_input(path: str | Path) -> list[Path]:
+    """The videos that a name stands for: those of a folder of videos in natural order, else itself.
+
+    A folder of images and a clip that ``tramp-jax preprocess`` made are one input each. Whatever cannot be read is
+    left to ``open_frames``.
+
+    Raises:
+      VideoError: a folder that cannot be opened, or that holds both videos and images.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir() or (path / DESCRIPTION).is_file():
+        return [path]
+    videos = sorted(_files(path, VIDEOS), key=lambda file: natural(file.name))
+    if not videos:
+        return [path]
+    if images := _files(path, IMAGES):
+        raise VideoError(
+            f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so that "
+            "it may be a folder of videos or one of frames; name the videos, or keep the two in folders of their own"
+        )
+    return videos
 
 
 class VideoFile:
@@ -151,7 +176,7 @@ class ImageFrames:
                 f"{path}: the frame rate of a folder of images must be above 0, not {fps}; set --images-fps"
             )
         self.path, self.rate = path, float(fps)
-        self.files = [path] if path.is_file() else sorted(_images(path), key=lambda file: natural(file.name))
+        self.files = [path] if path.is_file() else sorted(_files(path, IMAGES), key=lambda file: natural(file.name))
         if not self.files:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
@@ -195,9 +220,10 @@ def _decode(file: Path) -> np.ndarray | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _images(folder: Path) -> list[Path]:
+def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of the endings, without hidden ones."""
     try:
-        return [file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
+        return [file for file in folder.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
 
