@@ -12,6 +12,7 @@ import pytest
 from tests import tiny
 from tramp_jax import Scorer, cli, trained_on
 from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clips import decode_frame
 from tramp_jax.data.folder import write_clip
@@ -232,6 +233,31 @@ def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source
     replaced, said, _ = score("anna/smile", draws=4)
     assert "1 scored" in said
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
+
+
+def test_a_folder_stands_for_its_videos_or_its_clips(source, tmp_path):
+    for name in ("b 2.mp4", "b 10.mov", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert expand([str(tmp_path)]) == [str(tmp_path / "b 2.mp4"), str(tmp_path / "b 10.mov")]
+    for name in ("anna", "bert"):
+        write_clip(tmp_path / "clips" / name, source[0])
+    clips = [str(tmp_path / "clips" / name) for name in ("anna", "bert")]
+    assert expand([str(tmp_path / "clips")]) == clips
+    assert expand(clips) == clips
+    (tmp_path / "frame.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds both videos"):
+        expand([str(tmp_path)])
+
+
+def test_a_clip_keeps_the_warnings_of_its_making(runs, source, tmp_path):
+    write_clip(tmp_path / "anna", source[0])
+    made = {"landmarks": "lucas-kanade", "warnings": ["another person is in view"]}
+    (tmp_path / "anna" / "evidence.json").write_text(
+        json.dumps(made | {"interpolated": [False] * len(source[0].landmarks)})
+    )
+    scored = Scorer(runs[0], draws=0).score(tmp_path / "anna")
+    assert scored.landmark_source == "lucas-kanade"
+    assert "another person is in view" in scored.warnings
 
 
 def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, source, tmp_path, monkeypatch, capsys):

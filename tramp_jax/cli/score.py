@@ -37,7 +37,10 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="a video, a folder of images, a clip of preprocess, or a pattern"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="a video, a folder of images, a clip of preprocess, a folder of videos or of such clips, or a pattern",
     )
     parser.add_argument(
         "--checkpoint",
@@ -157,9 +160,14 @@ def _choose_device(name: str) -> None:
 def expand(patterns: Sequence[str]) -> list[str]:
     """The inputs that names and patterns stand for, each once; a name that exists is never a pattern.
 
+    A folder of videos stands for them, a folder of clips of ``tramp-jax preprocess`` for these.
+
     Raises:
-      ValueError: a pattern that nothing matches.
+      ValueError: a pattern that nothing matches, or a folder that holds both videos and images.
     """
+    from tramp_jax.data.folder import DESCRIPTION
+    from tramp_jax.preprocess import expand_input
+
     found: list[str] = []
     for pattern in patterns:
         if os.path.exists(pattern) or not glob.has_magic(pattern):
@@ -169,7 +177,15 @@ def expand(patterns: Sequence[str]) -> list[str]:
         if not matches:
             raise ValueError(f"{pattern}: nothing matches this pattern")
         found += matches
-    return list(dict.fromkeys(found))
+    inputs: list[str] = []
+    for name in found:
+        clips = sorted(str(file.parent) for file in Path(name).glob(f"*/{DESCRIPTION}"))
+        if clips:
+            inputs += clips
+        else:
+            videos = expand_input(name)
+            inputs += [name] if len(videos) == 1 and videos[0] == Path(name).expanduser() else map(str, videos)
+    return list(dict.fromkeys(inputs))
 
 
 class Table:

@@ -5,16 +5,14 @@ Only one frame is held at a time. Whatever cannot be read is told as a ``VideoEr
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import cv2
 import numpy as np
 
-from tramp_jax.data.clip_files import natural
+from tramp_jax.data.clip_files import natural, numbering_gaps
 from tramp_jax.data.folder import DESCRIPTION
 
 # FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
@@ -181,7 +179,7 @@ class ImageFrames:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
             )
-        missing = _missing_numbers([file.stem for file in self.files])
+        missing = numbering_gaps(self.files)
         self.warnings: tuple[str, ...] = ()
         if missing:
             self.warnings = (
@@ -226,21 +224,6 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
         return [file for file in folder.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")]
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
-
-
-def _missing_numbers(names: Sequence[str]) -> str:
-    """Numbers that consecutive ``names``, in order, leave out ("3, 7-9"); "" where the names are not numbered."""
-    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", name, flags=re.ASCII | re.DOTALL) for name in names]
-    if len(names) < 3 or len({part and (part[1], part[3]) for part in parts}) > 1:
-        return ""
-    numbers = [int(part[2]) for part in parts if part]
-    steps = Counter(after - before for before, after in pairwise(numbers))
-    (step, often), *_ = steps.most_common(1) or [(0, 0)]
-    if step < 1 or 2 * often < len(numbers) - 1:  # numbers that count something else, such as milliseconds
-        return ""
-    gaps = [(before + step, after - step) for before, after in pairwise(numbers) if after - before > step]
-    told = [str(first) if first == last else f"{first}-{last}" for first, last in gaps]
-    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
 
 
 def _reason(error: BaseException) -> str:

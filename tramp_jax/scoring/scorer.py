@@ -17,7 +17,7 @@ from tramp_jax.evidence.attribution import Explainer
 from tramp_jax.evidence.record import Evidence, provenance
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
-from tramp_jax.preprocess.batch import read_interpolated
+from tramp_jax.preprocess.batch import read_interpolated, read_made
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import AUTO, load_member, make_judge
 from tramp_jax.scoring.scales import scale_of
@@ -154,19 +154,27 @@ class Scorer:
             interpolated = read_interpolated(path, len(clip.landmarks))
             frames = tuple(np.flatnonzero(interpolated).tolist())
             missing = len(frames) / len(clip.landmarks) if interpolated else float("nan")
-            return self.score_clip(clip, asked, interpolated=frames, missing_ratio=missing)
+            made = read_made(path)
+            return self.score_clip(
+                clip,
+                asked,
+                interpolated=frames,
+                missing_ratio=missing,
+                landmark_source=made.landmarks,
+                warnings=made.warnings,
+            )
         if self._source is None:
             self._source = make(self.landmarks, self._source_options)
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
-        made = preprocess_video(path, self._source, self._options, info)
-        frames = tuple(np.flatnonzero(made.interpolated).tolist())
+        video = preprocess_video(path, self._source, self._options, info)
+        frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(
-            made.clip,
+            video.clip,
             asked,
             interpolated=frames,
-            missing_ratio=len(frames) / len(made.interpolated),
-            landmark_source=made.source,
-            warnings=made.warnings,
+            missing_ratio=len(frames) / len(video.interpolated),
+            landmark_source=video.source,
+            warnings=video.warnings,
         )
 
     def score_clip(
