@@ -1,8 +1,9 @@
 """Attention over the sets of the trajectory encoder: as the model does it, and the alternatives that it replaced.
 
-    python -m benchmarks.attention [--batch 8] [--config FILE]
+    python -m benchmarks.attention [--precision bfloat16] [--batch 8] [--config FILE]
 
-Each type at the first stage, forward and training. The alternatives are made by replacing pieces of
+Each type at the first stage, forward and training. Both forms are measured, and the alternatives in the form that the
+device uses: sets one by one on a CPU, batched elsewhere. They are made by replacing pieces of
 ``tramp_jax.models.skateformer`` while they are traced; the model has no options for them.
 """
 
@@ -81,47 +82,52 @@ def _all_of(*changes: Callable[[], Any]) -> Iterator[None]:
         yield
 
 
-BATCHED, ONE_BY_ONE = "batched", "one by one"
-WAYS: dict[str, tuple[Callable[[], Any], ...]] = {
-    ONE_BY_ONE: (_one_by_one,),
-    BATCHED: (_batched,),
-    "one by one, bias gradient in every set": (_one_by_one, _bias_in_every_set),
-    "one by one, a random word a weight": (_one_by_one, _word_per_weight),
-    "one by one, both of these": (_one_by_one, _bias_in_every_set, _word_per_weight),
-    "one by one, table by a product": (_one_by_one, _table_by_product),
+FORMS = {"one by one": _one_by_one, "batched": _batched}
+CHANGES: dict[str, tuple[Callable[[], Any], ...]] = {
+    "bias gradient in every set": (_bias_in_every_set,),
+    "a random word a weight": (_word_per_weight,),
+    "both of these": (_bias_in_every_set, _word_per_weight),
+    "table by a product": (_table_by_product,),
 }
 
 
-def _traced_under(changes: Sequence[Callable[[], Any]], part: costs.Part) -> tuple[timing.Way, timing.Way]:
+def ways(form: str) -> dict[str, tuple[Callable[[], Any], ...]]:
+    """What is changed in each way; ``form`` is the one that the device uses."""
+    plain = {name: (change,) for name, change in FORMS.items()}
+    return plain | {f"{form}, {name}": (FORMS[form], *changes) for name, changes in CHANGES.items()}
+
+
+def _traced_under(changes: Sequence[Callable[[], Any]], part: costs.Part) -> tuple[Any, Any]:
     """Forward and training of the part, compiled while the changes are in force."""
     with _all_of(*changes):
-        forward, training = costs.ways_of(part)
-        forward()
-        training()
-    return forward, training
+        calls = costs.calls_of(part)
+        jax.block_until_ready([call() for call in calls])
+    return calls
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    timing.add_precision(flags)
     flags.add_argument("--batch", type=int, default=8)
     options = flags.parse_args(arguments)
     config = timing.recipe(options.config).model
-    report = timing.Report("attention", arguments, timing.device_name())
+    config.precision = options.precision
+    form = "one by one" if jax.default_backend() == "cpu" else "batched"
+    report = timing.Report("attention", arguments, options.out, [options.precision])
     parts = [p for p in costs.trajectory_parts(config, options.batch) if "attention" in p.kind and p.stage == 0]
     for part in parts:
-        ways = {name: _traced_under(changes, part) for name, changes in WAYS.items()}
+        calls = {name: _traced_under(changes, part) for name, changes in ways(form).items()}
         measured = {}
         tokens = part.module.partition.frames * part.module.partition.joints  # type: ignore[attr-defined]
-        lines = [f"{options.batch} clips, sets of {tokens} tokens, first stage.", ""]
+        lines = [f"{options.batch} clips, {options.precision}, sets of {tokens} tokens, first stage.", ""]
         for i, what in enumerate(("forward", "training")):
             # The forward pass without dropout knows of two ways only.
-            chosen = {name: pair[i] for name, pair in ways.items() if i or len(WAYS[name]) == 1}
-            measured[what] = seconds = timing.take_turns(chosen, options.rounds)
-            lines += [f"{what}:", "", *timing.comparison(seconds, BATCHED), ""]
+            chosen = {name: pair[i] for name, pair in calls.items() if i or name in FORMS}
+            measured[what] = seconds = timing.take_turns_repeated(chosen, options.rounds)
+            lines += [f"{what}:", "", *timing.comparison(seconds, form), ""]
         report.add(part.kind, lines[:-1], batch=options.batch, seconds=measured)
-    report.write(options.out)
 
 
 if __name__ == "__main__":

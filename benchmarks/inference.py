@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = flags.parse_args(arguments)
     config = timing.recipe(options.config).model
-    report = timing.Report("inference", arguments, timing.device_name())
+    report = timing.Report("inference", arguments, options.out)
     model, rgb = models.build_model(config), config.rgb
     key = jax.random.key(0)
 
@@ -83,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ways = {"queries and keys computed": _queries_and_keys, AS_IT_IS: _nothing}
     seconds = take_turns(model.fusion, [query, query], ways, options.rounds)
     report.add("fusion", timing.comparison(seconds, "queries and keys computed"), seconds=seconds)
-    report.write(options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The training step on 1, 2, 4 ... devices: the same global batch, so that the ideal is as many times faster.
 
-    python -m benchmarks.scaling [--batch 8] [--devices 2]
+    python -m benchmarks.scaling [--batch 8] [--devices 2] [--precision bfloat16]
 
 On a CPU the devices are fake ones that share the cores: there the ideal is 1, and what is missing is what splitting
 costs. On GPUs all devices of the machine take part.
@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    timing.add_precision(flags)
     flags.add_argument("--batch", type=int, help="global; default 4 on a CPU, else 8 a device")
     flags.add_argument("--frames", type=int, help="of a clip; default 16 on a CPU, else the recipe's")
     flags.add_argument("--devices", type=int, default=2, help="fake devices on a CPU")
@@ -31,28 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", options.devices)  # has no effect on other devices
     on_cpu, available = jax.default_backend() == "cpu", jax.device_count()
     config = train_step.plain(timing.recipe(options.config))
+    config.model.precision = options.precision
     config.model.rgb.num_frames = options.frames or (16 if on_cpu else config.model.rgb.num_frames)
     batch = options.batch or (4 if on_cpu else 8 * available)
     counts = sorted({2**i for i in range(available.bit_length())} | {available})
     counts = [count for count in counts if count <= available and batch % count == 0]
-    report = timing.Report("scaling", arguments, timing.device_name())
+    report = timing.Report("scaling", arguments, options.out)
     inputs = train_step.random_batch(config, batch)
     variables = models.init_variables(config.model, jax.random.key(0))
     ways = {}
     for count in counts:
         mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
         ways[str(count)] = train_step.jax_step(config, variables, inputs, mesh)
-    seconds = timing.take_turns(ways, options.rounds)
+    failed: dict[str, str] = {}
+    seconds = timing.take_turns(ways, options.rounds, failed=failed)
     lines = ["| devices | ms, median (range) | clips/s | times 1 device, median (range) |", "|---|---|---|---|"]
     for name, values in seconds.items():
         spread = timing.spread(values)
-        gain = "1" if name == "1" else f"{timing.ratios(seconds, name, '1'):.2f}"
+        gain = "1" if name == "1" else f"{timing.ratios(seconds, name, '1'):.2f}" if "1" in seconds else ""
         ms = timing.spread([1e3 * value for value in values])
         lines.append(f"| {name} | {ms:.1f} | {batch / spread.median:.2f} | {gain} |")
+    lines += [f"| {name} | did not run: {why} | | |" for name, why in failed.items()]
     if on_cpu:
         lines += ["", f"Fake devices that share {timing.cores()} cores: the ideal is 1."]
     report.add(f"training step of {batch} clips", lines, batch=batch, seconds=seconds)
-    report.write(options.out)
 
 
 if __name__ == "__main__":

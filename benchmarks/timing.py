@@ -2,15 +2,18 @@
 
 A way is a function that does a piece of work and returns when the work is done. Every way runs unmeasured first; then
 in each round every way runs once, in the opposite order every other round, so that whatever slows the machine down for
-a while slows all of them. Ratios are taken within rounds.
+a while slows all of them. Ratios are taken within rounds. A way that fails, by lack of memory say, is told as such and
+costs none of the others; a report is written anew after every section, so that what is measured is kept.
 """
 
 import argparse
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import platform
@@ -48,7 +51,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def take_turns(
-    ways: Mapping[str, Way], rounds: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
+    ways: Mapping[str, Way],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    failed: dict[str, str] | None = None,
+    minutes: float = math.inf,
 ) -> dict[str, list[float]]:
     """Seconds that each way took in each round.
 
@@ -57,17 +65,74 @@ def take_turns(
       rounds: how often each is measured.
       warm_up: how often each runs before.
       clock: seconds.
+      failed: takes what is wrong with ways that raise RuntimeError, as JAX and PyTorch do where memory is short; they
+        are left out of the outcome. None lets them raise.
+      minutes: a way whose warm-up would begin later than this counts as failed.
     """
-    for way in ways.values():
+    begun, failures = clock(), {} if failed is None else failed
+    seconds: dict[str, list[float]] = {}
+
+    def run(name: str) -> None:
+        try:
+            ways[name]()
+        except RuntimeError as error:
+            if failed is None:
+                raise
+            told = [line for line in str(error).splitlines() if line.strip()] or [""]
+            failures[name] = f"{type(error).__name__}: {told[0].strip()[:200]}"
+
+    for name in ways:
+        if clock() - begun > 60 * minutes:
+            failures[name] = f"not begun after {minutes:g} minutes"
         for _ in range(warm_up):
-            way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+            if name not in failures:
+                run(name)
+        if failed is not None:  # warming up may take minutes of compiling
+            sys.stderr.write(f"{clock() - begun:.0f} s: {name} {failures.get(name, 'is warm')}\n")
     for turn in range(rounds):
         for name in list(ways)[:: -1 if turn % 2 else 1]:
-            start = clock()
-            ways[name]()
-            seconds[name].append(clock() - start)
-    return seconds
+            if name not in failures:
+                start = clock()
+                run(name)
+                seconds.setdefault(name, []).append(clock() - start)
+    return {name: seconds[name] for name in ways if name not in failures}
+
+
+def repeated(
+    call: Callable[[], Any], least: float = 0.02, clock: Callable[[], float] = time.perf_counter
+) -> tuple[Way, int]:
+    """A way that makes ``call`` so often that it takes ``least`` seconds of ``clock``, and how often that is.
+
+    ``call`` returns arrays that a device may still be computing. They are waited for once, at the end, so that what a
+    call costs is the device's time and not that of waking up the host. A CPU is waited for every time: it would compute
+    several calls side by side.
+    """
+    import jax
+
+    each = jax.default_backend() == "cpu"
+
+    def run(count: int) -> None:
+        for i in range(count):
+            done = call()
+            if each or i == count - 1:
+                jax.block_until_ready(done)
+
+    run(1)
+    count = 1
+    while True:
+        start = clock()
+        run(count)
+        took = clock() - start
+        if took >= least:
+            return functools.partial(run, count), count
+        count = math.ceil(count * min(10.0, max(1.2, 1.2 * least / max(took, 1e-9))))
+
+
+def take_turns_repeated(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that one of each of ``calls`` took in each round, see ``repeated``."""
+    ways = {name: repeated(call) for name, call in calls.items()}
+    seconds = take_turns({name: way for name, (way, _) in ways.items()}, rounds, warm_up=0)
+    return {name: [value / ways[name][1] for value in values] for name, values in seconds.items()}
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> Spread:
@@ -75,29 +140,57 @@ def ratios(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> 
     return spread([slow / fast for slow, fast in zip(seconds[baseline], seconds[name], strict=True)])
 
 
-def comparison(seconds: Mapping[str, Sequence[float]], baseline: str, per: float = 1e-3, unit: str = "ms") -> list[str]:
-    """A Markdown table of ways: their times, and how many times faster than ``baseline`` each is."""
+def digits(value: float, significant: int = 3) -> str:
+    """``value`` with at least so many significant digits, and never an exponent."""
+    decimals = significant - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{max(0, decimals)}f}"
+
+
+def comparison(
+    seconds: Mapping[str, Sequence[float]],
+    baseline: str,
+    per: float = 1e-3,
+    unit: str = "ms",
+    failed: Mapping[str, str] | None = None,
+) -> list[str]:
+    """A Markdown table of ways: their times, and how many times faster than ``baseline`` each is.
+
+    A ``baseline`` that is not there compares with nothing. ``failed`` are ways that did not run, and why.
+    """
     lines = [f"| way | {unit}, median (range) | times {baseline}, median (range) |", "|---|---|---|"]
     for name, values in seconds.items():
-        times = "1" if name == baseline else f"{ratios(seconds, name, baseline):.2f}"
-        lines.append(f"| {name} | {spread([value / per for value in values]):.1f} | {times} |")
-    return lines
+        times = "1" if name == baseline else ""
+        if not times and baseline in seconds:
+            times = f"{ratios(seconds, name, baseline):.2f}"
+        median, low, high = (digits(x / per) for x in dataclasses.astuple(spread(values)))
+        lines.append(f"| {name} | {median} ({low}–{high}) | {times} |")
+    return lines + [f"| {name} | did not run: {why.replace('|', '/')} | |" for name, why in (failed or {}).items()]
 
 
 class Report:
-    """What a command measured, written as ``<date>_<command>_<device>.json`` and ``.md``; ``parts`` go into the name.
+    """What a command measured, in ``folder`` as ``<date>_<command>_<device>.json`` and ``.md``.
 
-    Create it before the measuring: it notes the machine's load then, and what else the machine did meanwhile.
+    Create it before the measuring: it notes the machine's load then, and what else the machine did meanwhile. Both
+    files are written anew with every section.
+
+    Args:
+      command: module of ``benchmarks``.
+      arguments: of the command line.
+      folder: of the files.
+      parts: of the command, where not all are measured; they go into the name.
     """
 
-    def __init__(self, command: str, arguments: Sequence[str], device: str, parts: Sequence[str] = ()) -> None:
-        self.name, self.device = "-".join([command, *parts]), device
+    def __init__(self, command: str, arguments: Sequence[str], folder: pathlib.Path, parts: Sequence[str] = ()) -> None:
+        self.name = "-".join([command, *parts])
         self.machine = machine()
         self.started = datetime.datetime.now().astimezone()
         self.line = " ".join(["python -m", f"benchmarks.{command}", *arguments])
         self.sections: list[tuple[str, list[str]]] = []
         self.measured: dict[str, Any] = {}
+        kind = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
+        self.path = folder / f"{self.started:%Y-%m-%d}_{self.name}_{kind}.md"
         self._clock, self._own, self._all = time.monotonic(), _own_seconds(), _all_seconds()
+        sys.stdout.write(f"{self.path}\n\n")
 
     def add(self, title: str, lines: Sequence[str], **measured: Any) -> None:
         """A section of the report; ``measured`` goes into the JSON. Also shown at once."""
@@ -105,24 +198,20 @@ class Report:
         self.measured[title] = measured
         sys.stdout.write("\n".join([f"## {title}", "", *lines, "", ""]))
         sys.stdout.flush()
+        self._write()
 
-    def write(self, folder: pathlib.Path) -> pathlib.Path:
-        """Writes both files and returns the path of the Markdown one."""
+    def _write(self) -> None:
         self.machine["minutes"] = round((time.monotonic() - self._clock) / 60, 2)
         self.machine["load_after"] = round(os.getloadavg()[0], 2)
         self.machine["cores_busy_with_other_work"] = self._others()
-        kind = re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
-        path = folder / f"{self.started:%Y-%m-%d}_{self.name}_{kind}.md"
-        folder.mkdir(parents=True, exist_ok=True)
         facts = [f"- {name.replace('_', ' ')}: {value}" for name, value in self.machine.items()]
         text = [f"# {self.name}, {self.started:%Y-%m-%d %H:%M}", "", f"`{self.line}`", "", *facts]
         for title, lines in self.sections:
             text += ["", f"## {title}", "", *lines]
-        path.write_text("\n".join(text) + "\n")
         whole = {"command": self.line, "started": self.started.isoformat(timespec="seconds"), "machine": self.machine}
-        path.with_suffix(".json").write_text(json.dumps(whole | {"measured": self.measured}, indent=1) + "\n")
-        sys.stdout.write(f"{path}\n")
-        return path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("\n".join(text) + "\n")
+        self.path.with_suffix(".json").write_text(json.dumps(whole | {"measured": self.measured}, indent=1) + "\n")
 
     def _others(self) -> float | None:
         """How many cores were busy with other processes, on average; None where the system does not tell."""
@@ -146,14 +235,19 @@ def machine() -> dict[str, Any]:
     for name in packages:
         if importlib.util.find_spec(name):
             facts[name] = importlib.metadata.version(name)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return facts | {"commit": commit.stdout.strip() or None, "load_before": round(os.getloadavg()[0], 2)}
+    return facts | {"commit": _commit(), "load_before": round(os.getloadavg()[0], 2)}
+
+
+def _commit() -> str | None:
+    """Of this checkout; a copy without git's folder, or a machine without git, is told by ``BENCHMARK_COMMIT``."""
+    if given := os.environ.get("BENCHMARK_COMMIT"):
+        return given
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def cores() -> int:
@@ -196,6 +290,11 @@ def parser(description: str, rounds: int) -> argparse.ArgumentParser:
     flags.add_argument("--rounds", type=int, default=rounds, help="how often each way is measured")
     flags.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the report")
     return flags
+
+
+def add_precision(flags: argparse.ArgumentParser) -> None:
+    """The flag of commands that measure one precision at a time."""
+    flags.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of products")
 
 
 def recipe(path: pathlib.Path | None) -> ConfigDict:

@@ -3,31 +3,36 @@
     python -m benchmarks.train_step [--parts encoder step compile] [--ways jax-float32 torch-eager ...] [--config FILE]
 
 ``encoder``: the trajectory encoder alone, forward and training step, in float32. ``step``: the training step of the
-whole model, with each of ``--ways``. ``compile``: seconds to the first step in a new process, with nothing compiled
-before and again (tracing counts as compiling). Both sides have the same weights and the same random inputs, dropout as
-published, the same loss and optimiser, and normalise uint8 frames on the device; crops and flips are left out. The
-PyTorch side is ``benchmarks/torch_twin.py``.
+whole model, with each of ``--ways``; the share of the bfloat16 product's limit that each reaches; and how far their
+scores differ without dropout. ``compile``: seconds to the first step in a new process, with nothing compiled before and
+again (tracing counts as compiling), for the JAX ways among ``--ways``. Both sides have the same weights and the same
+random inputs, dropout as published, the same loss and optimiser, and normalise uint8 frames on the device; crops and
+flips are left out. The PyTorch side is ``benchmarks/torch_twin.py``.
 
-On a CPU the step takes 2 clips of 16 frames by default: the published 80 take minutes a step.
+On a CPU the step takes 2 clips of 16 frames by default: the published 80 take minutes a step. On a GPU both sides hold
+memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it to PyTorch. ``compile`` starts other processes and
+wants XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets both).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import timing
+from benchmarks import costs, timing
 from tramp_jax import models, optimizer, sharding, trainer
 from tramp_jax.data import augment
 
@@ -37,27 +42,46 @@ except ModuleNotFoundError:
     torch = None  # type: ignore[assignment]
 
 PARTS = ("encoder", "step", "compile")
-JAX_WAYS = {"jax-float32": "float32", "jax-bfloat16": "bfloat16"}
+HIGHEST = "jax-float32-highest"
+JAX_WAYS = {"jax-float32": "float32", "jax-bfloat16": "bfloat16", HIGHEST: "float32"}
 LEARNING_RATE = 1e-6  # random targets are not worth learning
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchSetting:
-    """How the twin is run: eager float32 as released, or with PyTorch's means of going faster."""
+    """How the twin is run: eager float32 as released, or with PyTorch's means of going faster.
 
-    compiled: bool = False
+    Attributes:
+      tuned: cuDNN tries its algorithms and takes the fastest, and float32 products may use TF32; else PyTorch's
+        defaults, as released.
+      channels_last, compiled, bfloat16: memory format, ``torch.compile``, autocast.
+    """
+
+    tuned: bool = False
     channels_last: bool = False
+    compiled: bool = False
     bfloat16: bool = False
 
 
+EAGER = "torch-eager"
 TORCH_WAYS = {
-    "torch-eager": TorchSetting(),
-    "torch-channels-last": TorchSetting(channels_last=True),
-    "torch-bfloat16": TorchSetting(channels_last=True, bfloat16=True),
-    "torch-compile": TorchSetting(compiled=True, channels_last=True),
-    "torch-compile-bfloat16": TorchSetting(compiled=True, channels_last=True, bfloat16=True),
+    EAGER: TorchSetting(),
+    "torch-channels-last": TorchSetting(True, True),
+    "torch-bfloat16": TorchSetting(True, True, bfloat16=True),
+    "torch-compile": TorchSetting(True, True, compiled=True),
+    "torch-compile-bfloat16": TorchSetting(True, True, compiled=True, bfloat16=True),
 }
 WAYS = (*JAX_WAYS, *TORCH_WAYS)
+PRODUCT = "bfloat16 product"
+# What float32 means on either side, for the report.
+PRECISIONS = (
+    "jax-float32: products and convolutions at JAX's default precision, which is TF32 on NVIDIA's GPUs from Ampere on.",
+    f"{HIGHEST}: all digits of float32 (jax_default_matmul_precision=highest).",
+    "jax-bfloat16: products and convolutions in bfloat16; parameters, statistics, softmax and loss in float32.",
+    f"{EAGER}: as released, PyTorch's defaults: products with all digits of float32, convolutions may use TF32.",
+    "Other torch ways: channels last, cudnn.benchmark, set_float32_matmul_precision('high'), which allows TF32; "
+    "bfloat16 is autocast.",
+)
 
 
 def random_batch(config: ConfigDict, batch: int) -> dict[str, np.ndarray]:
@@ -94,6 +118,18 @@ def encoder_alone(config: ConfigDict) -> ConfigDict:
 
 
 # This project
+
+
+def precise(config: ConfigDict, way: str) -> ConfigDict:
+    """``config`` with the precision of a JAX way."""
+    config = ConfigDict(config.to_dict())
+    config.model.precision = JAX_WAYS[way]
+    return config
+
+
+def _at_precision_of(way: str) -> Any:
+    """What a JAX way must be traced and called under."""
+    return jax.default_matmul_precision("highest") if way == HIGHEST else contextlib.nullcontext()
 
 
 def jax_step(config: ConfigDict, variables: Any, batch: dict[str, np.ndarray], mesh: Any = None) -> timing.Way:
@@ -173,6 +209,11 @@ class _TorchRun:
             score, _ = self.called(frames, self.batch.get("trajectories"), self.batch.get("index_t"))
         return score.float()
 
+    def set_modes(self) -> None:
+        """Of the whole process, so that every call must begin with it."""
+        torch.backends.cudnn.benchmark = self.setting.tuned
+        torch.set_float32_matmul_precision("high" if self.setting.tuned else "highest")
+
 
 def torch_step(twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], setting: TorchSetting) -> timing.Way:
     """One training step of the twin on one batch, again and again."""
@@ -182,6 +223,7 @@ def torch_step(twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], sett
     loss_of = torch_loss(config)
 
     def way() -> float:
+        run.set_modes()
         sgd.zero_grad()
         loss = loss_of(run.score(), run.batch["target"])
         loss.backward()
@@ -197,6 +239,7 @@ def torch_forward(twin: Any, config: ConfigDict, batch: dict[str, np.ndarray], s
     run.model.eval()
 
     def way() -> np.ndarray:
+        run.set_modes()
         with torch.inference_mode():
             return run.score().cpu().numpy()
 
@@ -230,7 +273,11 @@ def encoder(report: timing.Report, config: ConfigDict, batch: int, rounds: int) 
     forward = {"jax": jax_forward(config, variables, inputs), "torch": torch_forward(twin, config, inputs, eager)}
     difference = np.max(np.abs(forward["jax"]() - forward["torch"]()))  # type: ignore[operator]
     step = {"jax": jax_step(config, variables, inputs), "torch": torch_step(twin, config, inputs, eager)}
-    lines = [f"T = {config.model.trajectory.length}, {batch} clips, float32; scores differ by {difference:.0e}.", ""]
+    lines = [
+        f"T = {config.model.trajectory.length}, {batch} clips; scores differ by {difference:.0e}. Both sides at their "
+        "defaults for float32: on NVIDIA's GPUs from Ampere on, JAX's products are TF32 and PyTorch's are not.",
+        "",
+    ]
     measured = {}
     for what, ways in (("forward", forward), ("training step", step)):
         measured[what] = seconds = timing.take_turns(ways, rounds)
@@ -240,36 +287,109 @@ def encoder(report: timing.Report, config: ConfigDict, batch: int, rounds: int) 
 
 
 def whole_step(
-    report: timing.Report, config: ConfigDict, batch: int, rounds: int, wanted: Sequence[str], warm_up: int
+    report: timing.Report,
+    config: ConfigDict,
+    batch: int,
+    rounds: int,
+    wanted: Sequence[str],
+    side: int,
+    minutes: float = math.inf,
 ) -> None:
-    """The training step of the whole model, each way."""
+    """The training step of the whole model, each way, and the share of the machine's limit that it reaches."""
     config = plain(config)
     inputs = random_batch(config, batch)
     if torch is None:
         variables = models.init_variables(config.model, jax.random.key(0))
     else:
         twin, variables = build_twin(config)
-    ways: dict[str, timing.Way] = {}
-    notes = []
-    for name in wanted:
-        if name in JAX_WAYS:
-            precise = ConfigDict(config.to_dict())
-            precise.model.precision = JAX_WAYS[name]
-            ways[name] = jax_step(precise, variables, inputs)
-        else:
-            ways[name] = torch_step(twin, config, inputs, TORCH_WAYS[name])
+
+    def way_of(name: str) -> timing.Way:
+        """Made when it first runs, so that a way for which there is no memory costs none of the others."""
+        made: list[timing.Way] = []
+
+        def way() -> object:
             try:
-                ways[name]()
-            except RuntimeError as error:  # torch.compile where there is no compiler, or an operator it cannot take
-                notes.append(f"{name} did not run: {str(error).strip().splitlines()[0]}")
-                del ways[name]
-    seconds = timing.take_turns(ways, rounds, warm_up)
+                with _at_precision_of(name):
+                    if not made and name in TORCH_WAYS:
+                        made.append(torch_step(twin, config, inputs, TORCH_WAYS[name]))
+                    elif not made:
+                        made.append(jax_step(precise(config, name), variables, inputs))
+                    return made[0]()
+            except RuntimeError:
+                made.clear()  # gives back what it has
+                raise
+
+        return way
+
+    failed: dict[str, str] = {}
+    product, products = timing.repeated(costs.product_of(side, "bfloat16"))
+    ways = {PRODUCT: product} | {name: way_of(name) for name in wanted}
+    seconds = timing.take_turns(ways, rounds, warm_up=2, failed=failed, minutes=minutes)
+    limit = products * 2 * side**3 / 1e9 / min(seconds.pop(PRODUCT))
     shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in inputs.items())
-    baseline = "torch-eager" if "torch-eager" in ways else next(iter(ways))
-    rates = {name: timing.spread([batch / value for value in values]) for name, values in seconds.items()}
-    lines = [shapes + ".", "", *timing.comparison(seconds, baseline), ""]
-    lines += [f"{name}: {rate:.2f} clips/s" for name, rate in rates.items()] + notes
-    report.add("training step", lines, batch=batch, seconds=seconds, notes=notes)
+    baseline = EAGER if EAGER in seconds else next(iter(seconds), "")
+    lines = [shapes + ".", "", *timing.comparison(seconds, baseline, failed=failed), ""]
+    gflop = costs.TRAINING * costs.model_flops(config.model, batch) / 1e9
+    lines += ["| way | clips/s, median (range) | TFLOP/s | of the bfloat16 product |", "|---|---|---|---|"]
+    shares = {}
+    for name, values in seconds.items():
+        rate = gflop / timing.spread(values).median
+        shares[name] = rate / limit
+        clips = timing.spread([batch / value for value in values])
+        lines.append(f"| {name} | {clips:.2f} | {timing.digits(rate / 1e3)} | {shares[name]:.1%} |")
+    fastest = [min(of, key=lambda name: timing.spread(seconds[name]).median) for of in _sides(seconds) if of]
+    if len(fastest) == 2:
+        ours, theirs = fastest
+        times = timing.ratios(seconds, ours, theirs)
+        lines += ["", f"{ours} is {times:.2f} times as fast as {theirs}: the fastest way of either side."]
+    lines += [
+        "",
+        f"A step counts {gflop:.0f} GFLOP, {costs.TRAINING} times a forward pass by hand (benchmarks/costs.py). The "
+        f"bfloat16 product of {side}×{side} matrices took turns with the ways: {limit / 1e3:.3g} TFLOP/s at best.",
+        "",
+        *(f"- {line}" for line in PRECISIONS),
+    ]
+    report.add("training step", lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)
+    if torch is not None:
+        agreement(report, config, twin, variables, inputs, list(seconds))
+
+
+def _sides(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Ways of JAX and of PyTorch."""
+    return [name for name in names if name in JAX_WAYS], [name for name in names if name in TORCH_WAYS]
+
+
+def agreement(
+    report: timing.Report,
+    config: ConfigDict,
+    twin: Any,
+    variables: Any,
+    inputs: dict[str, np.ndarray],
+    names: Sequence[str],
+) -> None:
+    """How far the scores of each way lie from those of PyTorch as released, without dropout and with equal weights."""
+    reference = torch_forward(twin, config, inputs, TORCH_WAYS[EAGER])()
+    scale = float(np.max(np.abs(reference)))
+    lines = ["| way | largest difference of a score |", "|---|---|"]
+    differences = {}
+    for name in names:
+        try:
+            if name in TORCH_WAYS:
+                # Compiling it anew for a forward pass would take minutes, and tell nothing of the compiled step.
+                setting = dataclasses.replace(TORCH_WAYS[name], compiled=False)
+                scores = torch_forward(twin, config, inputs, setting)()
+            else:
+                with _at_precision_of(name):
+                    scores = jax_forward(precise(config, name), variables, inputs)()
+        except RuntimeError as error:
+            lines.append(f"| {name} | did not run: {type(error).__name__} |")
+            continue
+        differences[name] = float(np.max(np.abs(scores - reference)))
+        lines.append(f"| {name} | {differences[name]:.0e} |")
+    lines += ["", f"From {EAGER}, whose scores are up to {scale:.2g}: a forward pass without dropout, equal weights."]
+    if any(TORCH_WAYS[name].compiled for name in differences if name in TORCH_WAYS):
+        lines[-1] += " The forward pass of torch-compile ways is not compiled."
+    report.add("the same is computed", lines, differences=differences, scale=scale)
 
 
 def first_step(config: ConfigDict, batch: int) -> dict[str, float]:
@@ -293,23 +413,26 @@ def first_step(config: ConfigDict, batch: int) -> dict[str, float]:
     }
 
 
-def compile_time(report: timing.Report, arguments: Sequence[str]) -> None:
-    """Two new processes, the first with an empty folder of compiled programs, the second with what it left."""
-    lines = ["| start | initial weights | step compiled | first step | whole process |", "|---|---|---|---|---|"]
-    measured = {}
-    with tempfile.TemporaryDirectory() as cache:
-        for name in ("nothing compiled", "again"):
-            environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-            command = [sys.executable, "-m", "benchmarks.train_step", *arguments, "--first-step"]
-            root = pathlib.Path(__file__).parents[1]
-            start = time.perf_counter()
-            ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
-            if ran.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{ran.stderr}")
-            found = json.loads(ran.stdout.splitlines()[-1]) | {"whole process": time.perf_counter() - start}
-            measured[name] = found
-            lines.append(f"| {name} | " + " | ".join(f"{seconds:.1f} s" for seconds in found.values()) + " |")
-    report.add("first step of a new process", lines, seconds=measured)
+def compile_time(report: timing.Report, arguments: Sequence[str], wanted: Sequence[str]) -> None:
+    """For each way two new processes, the first with an empty folder of compiled programs, the second with its."""
+    root = pathlib.Path(__file__).parents[1]
+    for way in wanted:
+        lines = ["| start | initial weights | step compiled | first step | whole process |", "|---|---|---|---|---|"]
+        measured = {}
+        with tempfile.TemporaryDirectory() as cache:
+            for name in ("nothing compiled", "again"):
+                environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+                command = [sys.executable, "-m", "benchmarks.train_step", *arguments, "--first-step", way]
+                start = time.perf_counter()
+                ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+                if ran.returncode:
+                    told = ran.stderr.strip().splitlines()[-1:] or [f"exit status {ran.returncode}"]
+                    lines.append(f"| {name} | did not run: {told[0][:200].replace('|', '/')} | | | |")
+                    break
+                found = json.loads(ran.stdout.splitlines()[-1]) | {"whole process": time.perf_counter() - start}
+                measured[name] = found
+                lines.append(f"| {name} | " + " | ".join(f"{seconds:.1f} s" for seconds in found.values()) + " |")
+        report.add(f"first step of a new process, {way}", lines, seconds=measured)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -321,12 +444,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--ways",
         nargs="+",
         choices=WAYS,
-        help="of the step; default: all on a GPU, without compilers and bfloat16 of PyTorch on a CPU",
+        help="of step and compile; default: all on a GPU; on a CPU for step those without a compiler but "
+        f"{HIGHEST}, for compile jax-float32",
     )
     flags.add_argument("--encoder-batch", type=int, default=8)
     flags.add_argument("--batch", type=int, help="clips of a step; default 2 on a CPU, else 8")
     flags.add_argument("--frames", type=int, help="of a clip; default 16 on a CPU, else the recipe's")
-    flags.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
+    flags.add_argument("--side", type=int, default=costs.default_side(), help="of the product that is the step's limit")
+    flags.add_argument("--minutes", type=float, default=math.inf, help="no way of the step begins later than this")
+    flags.add_argument("--first-step", choices=JAX_WAYS, help=argparse.SUPPRESS)
     options = flags.parse_args(arguments)
     on_cpu = jax.default_backend() == "cpu"
     config = timing.recipe(options.config)
@@ -334,24 +460,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     frames = options.frames or (16 if on_cpu else config.model.rgb.num_frames)
     config.model.rgb.num_frames = frames
     if options.first_step:
-        sys.stdout.write(json.dumps(first_step(config, batch)) + "\n")
+        with _at_precision_of(options.first_step):
+            sys.stdout.write(json.dumps(first_step(precise(config, options.first_step), batch)) + "\n")
         return
     if torch is None and "encoder" in options.parts:
         flags.error("the part encoder compares with PyTorch: pip install -e .[torch], or name other --parts")
     if torch is not None:
         torch.set_num_threads(timing.cores())
-    wanted = options.ways or [way for way in WAYS if not (on_cpu and "-compile" in way)]
+    wanted = options.ways or [way for way in WAYS if not (on_cpu and ("-compile" in way or way == HIGHEST))]
     wanted = [way for way in wanted if torch is not None or way in JAX_WAYS]
     parts = [] if set(options.parts) == set(PARTS) else options.parts
-    report = timing.Report("train_step", arguments, timing.device_name(), parts)
+    report = timing.Report("train_step", arguments, options.out, parts)
+    if "step" in options.parts:
+        whole_step(report, config, batch, options.rounds, wanted, options.side, options.minutes)
     if "encoder" in options.parts:
         encoder(report, config, options.encoder_batch, options.rounds)
-    if "step" in options.parts:
-        whole_step(report, config, batch, options.rounds, wanted, warm_up=2)
     if "compile" in options.parts:
+        timed = [way for way in options.ways or (["jax-float32"] if on_cpu else wanted) if way in JAX_WAYS]
         passed_on = ["--batch", str(batch), "--frames", str(frames)]
-        compile_time(report, passed_on + (["--config", str(options.config.resolve())] if options.config else []))
-    report.write(options.out)
+        recipe = ["--config", str(options.config.resolve())] if options.config else []
+        compile_time(report, passed_on + recipe, timed)
 
 
 if __name__ == "__main__":
