@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -210,6 +211,21 @@ def test_command_runs_in_a_process_of_its_own(command, recipe, tmp_path):
     else:
         seconds = measured["first step of a new process, jax-float32"]["seconds"]
         assert seconds["again"]["step compiled"] < seconds["nothing compiled"]["step compiled"]
+
+
+@pytest.mark.slow
+def test_script_for_a_gpu_leaves_reports_and_an_archive(recipe, tmp_path):
+    flags = ["--config", recipe, "--rounds", "1", "--batch", "1", "--side", "64", "--megabytes", "1"]
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
+    script = ["bash", "benchmarks/gpu.sh"]
+    line = [*script, "costs", "scaling", "--", *flags]
+    ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    read_report(tmp_path, 5)
+    with tarfile.open(tmp_path / "reports.tar.gz") as archive:
+        endings = {pathlib.Path(name).suffix for name in archive.getnames()}
+    assert {".md", ".json", ".log"} <= endings
+    assert subprocess.run([*script, "cost"], cwd=ROOT, capture_output=True, check=False).returncode == 2
 
 
 def read_report(folder, sections):
