@@ -17,6 +17,7 @@ wants XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets both).
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -321,11 +322,42 @@ def whole_step(
 
         return way
 
+    ways = {name: way_of(name) for name in wanted}
+    # What torch.compile takes minutes for comes last, beside all others: they are measured and written by then.
+    quick = {name: way for name, way in ways.items() if not (name in TORCH_WAYS and TORCH_WAYS[name].compiled)}
+    reference = torch_forward(twin, config, inputs, TORCH_WAYS[EAGER]) if torch is not None else None
+    for title, chosen in (("training step", quick), ("training step, torch.compile among the ways", ways)):
+        if not chosen or (chosen is ways and len(quick) == len(ways)):
+            continue
+        seconds, failed, limit = in_turns(chosen, rounds, side, minutes)
+        lines, shares = step_table(config, inputs, seconds, failed, limit)
+        report.add(title, lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)
+        if reference is not None:
+            compared = [name for name in seconds if chosen is quick or name not in quick]
+            scores_of = functools.partial(forward_of, config, twin, variables, inputs)
+            lines, differences = agreement(reference(), {name: functools.partial(scores_of, name) for name in compared})
+            report.add(f"scores, {title}", lines, differences=differences)
+
+
+def in_turns(
+    ways: Mapping[str, timing.Way], rounds: int, side: int, minutes: float
+) -> tuple[dict[str, list[float]], dict[str, str], float]:
+    """Seconds of each way, what is wrong with those that failed, and GFLOP/s of a product that takes turns."""
     failed: dict[str, str] = {}
     product, products = timing.repeated(costs.product_of(side, "bfloat16"))
-    ways = {PRODUCT: product} | {name: way_of(name) for name in wanted}
-    seconds = timing.take_turns(ways, rounds, warm_up=2, failed=failed, minutes=minutes)
-    limit = products * 2 * side**3 / 1e9 / min(seconds.pop(PRODUCT))
+    seconds = timing.take_turns({PRODUCT: product} | dict(ways), rounds, warm_up=2, failed=failed, minutes=minutes)
+    return seconds, failed, products * 2 * side**3 / 1e9 / min(seconds.pop(PRODUCT))
+
+
+def step_table(
+    config: ConfigDict,
+    inputs: dict[str, np.ndarray],
+    seconds: dict[str, list[float]],
+    failed: dict[str, str],
+    limit: float,
+) -> tuple[list[str], dict[str, float]]:
+    """The lines of the report, and the share of ``limit`` (GFLOP/s) that each way reaches."""
+    batch = len(inputs["target"])
     shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in inputs.items())
     baseline = EAGER if EAGER in seconds else next(iter(seconds), "")
     lines = [shapes + ".", "", *timing.comparison(seconds, baseline, failed=failed), ""]
@@ -345,13 +377,11 @@ def whole_step(
     lines += [
         "",
         f"A step counts {gflop:.0f} GFLOP, {costs.TRAINING} times a forward pass by hand (benchmarks/costs.py). The "
-        f"bfloat16 product of {side}×{side} matrices took turns with the ways: {limit / 1e3:.3g} TFLOP/s at best.",
+        f"bfloat16 product of large matrices took turns with the ways: {timing.digits(limit / 1e3)} TFLOP/s at best.",
         "",
         *(f"- {line}" for line in PRECISIONS),
     ]
-    report.add("training step", lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)
-    if torch is not None:
-        agreement(report, config, twin, variables, inputs, list(seconds))
+    return lines, shares
 
 
 def _sides(names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -359,37 +389,29 @@ def _sides(names: Iterable[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name in JAX_WAYS], [name for name in names if name in TORCH_WAYS]
 
 
+def forward_of(config: ConfigDict, twin: Any, variables: Any, inputs: dict[str, np.ndarray], name: str) -> Any:
+    """Scores of a way without dropout, with the weights that all ways begin with."""
+    with _at_precision_of(name):
+        if name in TORCH_WAYS:
+            return torch_forward(twin, config, inputs, TORCH_WAYS[name])()
+        return jax_forward(precise(config, name), variables, inputs)()
+
+
 def agreement(
-    report: timing.Report,
-    config: ConfigDict,
-    twin: Any,
-    variables: Any,
-    inputs: dict[str, np.ndarray],
-    names: Sequence[str],
-) -> None:
-    """How far the scores of each way lie from those of PyTorch as released, without dropout and with equal weights."""
-    reference = torch_forward(twin, config, inputs, TORCH_WAYS[EAGER])()
-    scale = float(np.max(np.abs(reference)))
+    reference: np.ndarray, scores_of: Mapping[str, Callable[[], np.ndarray]]
+) -> tuple[list[str], dict[str, float]]:
+    """How far the scores of each way lie from those of PyTorch as released: the report's lines, and the differences."""
     lines = ["| way | largest difference of a score |", "|---|---|"]
     differences = {}
-    for name in names:
+    for name, scores in scores_of.items():
         try:
-            if name in TORCH_WAYS:
-                # Compiling it anew for a forward pass would take minutes, and tell nothing of the compiled step.
-                setting = dataclasses.replace(TORCH_WAYS[name], compiled=False)
-                scores = torch_forward(twin, config, inputs, setting)()
-            else:
-                with _at_precision_of(name):
-                    scores = jax_forward(precise(config, name), variables, inputs)()
+            differences[name] = float(np.max(np.abs(scores() - reference)))
+            lines.append(f"| {name} | {differences[name]:.0e} |")
         except RuntimeError as error:
             lines.append(f"| {name} | did not run: {type(error).__name__} |")
-            continue
-        differences[name] = float(np.max(np.abs(scores - reference)))
-        lines.append(f"| {name} | {differences[name]:.0e} |")
-    lines += ["", f"From {EAGER}, whose scores are up to {scale:.2g}: a forward pass without dropout, equal weights."]
-    if any(TORCH_WAYS[name].compiled for name in differences if name in TORCH_WAYS):
-        lines[-1] += " The forward pass of torch-compile ways is not compiled."
-    report.add("the same is computed", lines, differences=differences, scale=scale)
+    largest = float(np.max(np.abs(reference)))
+    told = f"From {EAGER}, whose scores are up to {largest:.2g}: a forward pass without dropout, with equal weights."
+    return [*lines, "", told], differences
 
 
 def first_step(config: ConfigDict, batch: int) -> dict[str, float]:

@@ -175,7 +175,7 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     measured = read_report(tmp_path / "out", 3)["measured"]
     assert measured["trajectory encoder"]["difference"] < 1e-5
     assert set(measured["training step"]["seconds"]) == set(measured["training step"]["shares"]) == set(ways[1:])
-    differences = measured["the same is computed"]["differences"]
+    differences = measured["scores, training step"]["differences"]
     assert differences["jax-float32"] < 1e-5
     assert 1e-5 < differences["torch-bfloat16"] < 0.1
 
