@@ -76,6 +76,15 @@ def test_another_person_for_a_moment_is_bridged_and_told(tmp_path):
     assert any("in the place of the followed one: frames 10-12 (3)" in warning for warning in made.warnings)
 
 
+def test_one_person_dissolving_into_another_within_a_moment_is_told(tmp_path):
+    """It looks like a quick turn of the head, which is no reason to refuse the video."""
+    frames, source = joined(drawn(0, 12), drawn(8, 14))
+    for t, share in ((12, 1 / 3), (13, 2 / 3)):
+        frames[t] = cv2.addWeighted(frames[t - 2], 1 - share, frames[t], share, 0)
+    video = write_video(tmp_path / "video.mp4", frames)
+    assert any("changes fast up to frames 1" in warning for warning in preprocess_video(video, source).warnings)
+
+
 @pytest.mark.parametrize("index", range(1, 16, 4))
 @pytest.mark.parametrize("turn", [0.0, 0.9])
 def test_strong_expressions_blinks_and_quick_turns_are_no_other_person(tmp_path, index, turn):
@@ -137,6 +146,7 @@ def test_a_real_person_is_followed_throughout(tmp_path, mediapipe, name, every):
     made = preprocess_video(video, mediapipe)
     assert not made.interpolated.any()
     assert not any("another face" in warning for warning in made.warnings)
+    assert every > 1 or not made.warnings
 
 
 # The measure

@@ -12,6 +12,7 @@ from tramp_jax.preprocess.faces import Face, area, largest, overlap
 MIN_OVERLAP = 0.3  # with the followed face's last box; below it a face is somebody else
 KEEP = ("error", "longest")
 _CUT, _CUT_RATIO = 20.0, 5.0  # grey levels by which the whole picture changes at a cut, and times what is usual
+_MOMENT = 5  # frames within which a face does not come to look like another one, unless it turns
 _LARGER = 1.5  # area of another face, in areas of the followed one, from which the choice is doubted
 
 
@@ -38,10 +39,14 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """Frames in which one face was followed, in order, those with another face in its place, and why it ended."""
+    """Frames in which one face was followed, in order, and why it ended.
+
+    ``changed`` are frames with another face in its place, ``doubtful`` those in which it may just have turned.
+    """
 
     found: dict[int, Face]
     changed: list[int] = dataclasses.field(default_factory=list)
+    doubtful: list[int] = dataclasses.field(default_factory=list)
     ending: str = ""
 
     @property
@@ -123,6 +128,11 @@ def follow(
             f"another face, or something in front of it, in the place of the followed one: {spell(hidden)}, bridged; "
             "look at these frames"
         )
+    if doubtful := _fast(longest):
+        warnings.append(
+            f"the look of the face changes fast up to {spell(doubtful)}: a quick turn of the head, or one person "
+            "who dissolves into another; look at these frames"
+        )
     warnings += _company(faces, longest)
     return Track(longest.first, track, interpolated, tuple(warnings))
 
@@ -176,10 +186,11 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
             # would otherwise pass for it after some frames.
             unseen = number - last - sum(i > last for i in current.changed)
             change = appearance.difference(current.found[last].look, nearest.look)
-            if change <= appearance.limit(unseen, usual) or change <= appearance.turning(
-                _around(faces, current, number, nearest)
-            ):
+            same = change <= appearance.limit(unseen, usual)
+            if same or change <= appearance.turning(_around(faces, current, number, nearest)):
                 current.found[number] = nearest
+                if not same:
+                    current.doubtful.append(number)
             else:
                 current.changed.append(number)
         if not ending and number - current.last > max_gap:
@@ -216,6 +227,16 @@ def _around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: F
         after.append(None if after[-1] is None else _in_place(later, after[-1].box))
     known = [each for each in after if each is not None]
     return [appearance.difference(a.look, b.look) for part in (before, known) for a, b in pairwise(part)]
+
+
+def _fast(segment: _Segment) -> list[int]:
+    """Frames before which the look changed fast: within one step while turning, or much within a few frames."""
+    known = segment.found
+    pairs = [
+        (number, known[number - _MOMENT].look, known[number].look) for number in known if number - _MOMENT in known
+    ]
+    slower = [number for number, before, after in pairs if appearance.difference(before, after) > appearance.MOST]
+    return sorted({*segment.doubtful, *slower})
 
 
 def _loss(faces: Sequence[list[Face]], segment: _Segment, number: int, max_gap: int) -> str:
