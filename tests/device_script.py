@@ -28,8 +28,7 @@ def main(folder: pathlib.Path) -> None:
     sgd = optimizer.build_optimizer(config.optimizer, 10)
     meshes = {count: Mesh(np.array(jax.devices()[:count]), ("data",)) for count in (1, 4, 8)}
 
-    def step(count, parts=1):
-        config.train.accumulate = parts
+    def step(count):
         run = trainer.build_train_step(config, sgd, meshes[count])
         state = trainer.init_state(variables, sgd, meshes[count])
         state, measured = run(state, sharding.put(batch, meshes[count]), None)
@@ -41,8 +40,6 @@ def main(folder: pathlib.Path) -> None:
         new = jax.tree.map(np.asarray, state.variables["params"])
         first = first or new
         found["devices"][count] = {"loss": loss, "moved": _apart(new, params), "away": _apart(new, first)}
-    found["parts"] = {"1 device": step(1, parts=2)[1], "4 devices": step(4, parts=2)[1]}
-
     with Checkpoints(folder / "run", writing=True) as checkpoints:  # of 8 devices
         checkpoints.save_last(1, state.variables, state.opt_state, {})
         found["restored"] = {}
@@ -51,6 +48,14 @@ def main(folder: pathlib.Path) -> None:
             same = jax.tree.map(np.array_equal, restored, [state.variables, state.opt_state])
             there = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
             found["restored"][count] = jax.tree.all(same) and there == {count}
+
+    # Without anything that a part of a batch does otherwise than the whole: no batch statistics and no dropout.
+    config.model.streams = "trajectory"
+    config.model.trajectory.update(attention_dropout=0.0, drop_path=0.0)
+    variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
+    found["whole"] = step(1)[1]
+    config.train.accumulate = 2
+    found["in parts"] = step(4)[1]
     (folder / "found.json").write_text(json.dumps(found))
 
 

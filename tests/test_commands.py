@@ -146,10 +146,10 @@ def test_a_clip_that_cannot_be_read_costs_no_step(finished_run, tmp_path, monkey
     workdir, read, sample = tmp_path / "broken", itertools.count(), pipeline.Sampler.train
     enough = 4 * tiny.get_config().train.batch_size
 
-    def train(self, clip, rng):
+    def train(self, position, clip):
         if next(read) >= enough:
             raise OSError(f"{clip.info.id}: the disk is gone")
-        return sample(self, clip, rng)
+        return sample(self, position, clip)
 
     monkeypatch.setattr(pipeline.Sampler, "train", train)
     with pytest.raises(SystemExit) as stopped, commands.told():

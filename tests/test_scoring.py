@@ -278,6 +278,20 @@ def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, sou
     assert rows[inputs[0]]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
     assert rows[inputs[1]]["status"] == "ok"
 
+    # A report that cannot be written costs no score, and a source that cannot be opened no earlier row.
+    monkeypatch.setattr(Scorer, "score", sound)
+    monkeypatch.setattr(Scorer, "evidence", lambda *_: 1 / 0)
+    command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "0", "--out", str(out)]
+    assert cli.main([*command, "--report", str(tmp_path / "reports")]) == 1
+    assert "no report" in capsys.readouterr().err
+    table = out.read_text()
+    assert table.count(",ok,") == 2
+    (tmp_path / "video.mp4").write_bytes(b"no video")
+    command.insert(1, str(tmp_path / "video.mp4"))
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--landmarks", "mediapipe", "--models-dir", str(tmp_path)])
+    assert out.read_text() == table
+
 
 def test_a_device_that_is_not_there_is_told(calibrated, program, tmp_path):
     if jax.default_backend() != "cpu":

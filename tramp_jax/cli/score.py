@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from tramp_jax import commands
+    from tramp_jax.data.folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
 
@@ -116,22 +117,26 @@ def run(arguments: argparse.Namespace) -> int:
         for path in inputs
         if (there := table.find(path, settings[path])) is None or (reports and not reports.has(path, there))
     ]
+    if not all((Path(path) / DESCRIPTION).is_file() for path in todo):
+        scorer.open_source()  # a model that is missing is told before rows of an earlier call are replaced
     failed = 0
     with table:
         for path in tqdm(todo, unit="clip", disable=None):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
-                row |= _row(scorer, scored)
-                if reports:
-                    row["report"] = reports.write(path, scorer, scored)
             except Exception as error:  # whatever a file does to a library, the others are scored
                 failed += 1
-                known_kind = isinstance(error, ValueError | OSError)
-                reason = str(error) if known_kind else f"{path}: {type(error).__name__}: {error}"
-                table.add({"input": path, "status": "failed", "reason": reason})
+                table.add(row | {"status": "failed", "reason": (reason := _reason(path, error))})
                 tqdm.write(f"error: {reason}", file=sys.stderr)
                 continue
+            row |= _row(scorer, scored)
+            if reports:
+                try:
+                    row["report"] = reports.write(path, scorer, scored)
+                except Exception as error:  # the score is there all the same
+                    failed += 1
+                    tqdm.write(f"error: no report: {_reason(path, error)}", file=sys.stderr)
             table.add(row)
             tqdm.write(_line(path, scored), file=sys.stdout)
             for warning in scored.warnings:
@@ -143,6 +148,11 @@ def run(arguments: argparse.Namespace) -> int:
         + "\n"
     )
     return 1 if failed else 0
+
+
+def _reason(path: str, error: Exception) -> str:
+    """What went wrong; errors of libraries do not name the file."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{path}: {type(error).__name__}: {error}"
 
 
 def _choose_device(name: str) -> None:

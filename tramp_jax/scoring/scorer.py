@@ -121,6 +121,16 @@ class Scorer:
         data, single = self.members[0].trained_on, self.config.data.expression
         return data.expressions if data is not None else (single,) * bool(single)
 
+    def open_source(self) -> LandmarkSource:
+        """The landmark source of videos, opened when this is first called.
+
+        Raises:
+          ValueError: its package or its models are missing; the message says how to get them.
+        """
+        if self._source is None:
+            self._source = make(self.landmarks, self._source_options)
+        return self._source
+
     def check_expression(self, expression: str) -> None:
         """Refuses what looks like a slip of the pen; other expressions are scored, with a warning.
 
@@ -163,10 +173,9 @@ class Scorer:
                 landmark_source=made.landmarks,
                 warnings=made.warnings,
             )
-        if self._source is None:
-            self._source = make(self.landmarks, self._source_options)
+        source = self.open_source()
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
-        video = preprocess_video(path, self._source, self._options, info)
+        video = preprocess_video(path, source, self._options, info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(
             video.clip,
