@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tramp_jax.data import datasets
 from tramp_jax.data.clips import decode_frame
 from tramp_jax.data.folder import write_clip
 from tramp_jax.data.pipeline import Sampler
+from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import Judge, load_member
 from tramp_jax.scoring.windows import sample_and_windows
@@ -328,7 +330,12 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     assert any("in the layout points63, and these are in" in text for text in scored.warnings)
     known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
     assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", 1.0, None))
-    assert scorer._options.fps == 50.0
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    for rate, wanted in ((25.0, 50.0), (47.0, None)):  # a rate that is nearly right stays
+        options = PreprocessOptions(images_fps=rate)
+        assert Scorer(run, draws=0, options=options)._options_of(frames).fps == wanted
     scale = scorer.evidence(scored, attribute=False).scale
     assert (scale.low, scale.high) == (0.5, 7.0)
     for given, meant in (("smiel", "smile"), ("Frown", "frown")):

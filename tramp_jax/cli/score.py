@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of videos: should be what the model was trained with (see preprocess --help)",
     )
     parser.add_argument("--models-dir", type=Path, help="folder with the model files of the landmark source")
-    parser.add_argument("--fps", type=float, help="rate of the clips; default: what the model was trained with")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        help="rate of the clips; default: the video's own, or the training clips' if it is more than 10 %% away",
+    )
     parser.add_argument("--images-fps", type=float, default=25.0, help="rate of a folder of images (default 25)")
     parser.add_argument("--max-gap", type=int, default=5, help="frames without a face that are bridged (default 5)")
     parser.add_argument(

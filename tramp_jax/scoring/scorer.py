@@ -18,6 +18,7 @@ from tramp_jax.evidence.record import Evidence, provenance
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated, read_made
+from tramp_jax.preprocess.video import open_frames
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import AUTO, load_member, make_judge
 from tramp_jax.scoring.scales import scale_of
@@ -73,7 +74,8 @@ class Scorer:
       which: "best", "last" or a step number.
       landmarks: source of the landmarks of videos, see ``preprocess.SOURCES``; opened when first needed.
       source_options: of the source.
-      options: how a video becomes a clip. Without a rate it gets that of the clips that the model was trained on.
+      options: how a video becomes a clip. Without a rate, a video whose own is more than 10 % away from that of the
+        clips that the model was trained on is brought to theirs.
       draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
       runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``members.make_judge``.
 
@@ -99,11 +101,8 @@ class Scorer:
             raise ValueError(f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}")
         if draws < 0:
             raise ValueError(f"draws is {draws}; it must be at least 0")
-        options = options or PreprocessOptions()
-        data = self.members[0].trained_on
-        if options.fps is None and data is not None:
-            options = dataclasses.replace(options, fps=data.fps)
-        self.landmarks, self._source_options, self._options = landmarks, source_options or SourceOptions(), options
+        self.landmarks, self._source_options = landmarks, source_options or SourceOptions()
+        self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
         self._draws = draws
         self._judges = [make_judge(member, draws, runtime) for member in self.members]
@@ -130,6 +129,15 @@ class Scorer:
         if self._source is None:
             self._source = make(self.landmarks, self._source_options)
         return self._source
+
+    def _options_of(self, path: pathlib.Path) -> PreprocessOptions:
+        """How this video becomes a clip; a rate that is nearly right stays, since resampling repeats frames."""
+        data = self.members[0].trained_on
+        if self._options.fps is not None or data is None:
+            return self._options
+        rate = open_frames(path, self._options.images_fps).rate
+        near = rate > 0 and abs(rate / data.fps - 1) <= _OTHER_RATE
+        return self._options if near else dataclasses.replace(self._options, fps=data.fps)
 
     def check_expression(self, expression: str) -> None:
         """Refuses what looks like a slip of the pen; other expressions are scored, with a warning.
@@ -175,7 +183,7 @@ class Scorer:
             )
         source = self.open_source()
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
-        video = preprocess_video(path, source, self._options, info)
+        video = preprocess_video(path, source, self._options_of(path), info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(
             video.clip,
@@ -348,10 +356,11 @@ class Scorer:
                 f"the model was trained on landmarks of {expected}, and these are of {source}: they differ "
                 "systematically (docs/preprocess.md)"
             )
-        if self.calibration is not None and not self.calibration.low <= score <= self.calibration.high:
+        scale = scale_of(config, data, score)
+        if not scale.low <= score <= scale.high:
             doubts.append(
                 f"the score {score:.2f} lies outside the scale that the model was trained on, "
-                f"{self.calibration.low:g} to {self.calibration.high:g}"
+                f"{scale.low:g} to {scale.high:g}"
             )
         return doubts + self._wide(interval)
 
