@@ -16,14 +16,20 @@ from tramp_jax.data import datasets, pipeline
 from tramp_jax.models import init_variables
 
 
-def main(folder: pathlib.Path) -> None:
-    config = tiny.get_config().unlock()
-    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has the batch statistics
-    config.optimizer.update(name="sgd", learning_rate=0.1)
+def first_batch(config):
+    """The first batch of a training."""
     splits = datasets.split(datasets.open_dataset(config), config, None)
     batches = iter(pipeline.training_batches(splits["train"], config))
     batch = next(batches)
     batches.close()
+    return batch
+
+
+def main(folder: pathlib.Path) -> None:
+    config = tiny.get_config().unlock()
+    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has the batch statistics
+    config.optimizer.update(name="sgd", learning_rate=0.1)
+    batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
     sgd = optimizer.build_optimizer(config.optimizer, 10)
     meshes = {count: Mesh(np.array(jax.devices()[:count]), ("data",)) for count in (1, 4, 8)}

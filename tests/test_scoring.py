@@ -251,6 +251,25 @@ def test_a_folder_stands_for_its_videos_or_its_clips(source, tmp_path):
         expand([str(tmp_path)])
 
 
+def test_a_folder_that_cannot_be_looked_into_is_a_row(runs, tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.png").symlink_to(tmp_path / "nothing")
+    scorer = Scorer(runs[0], draws=0)
+    assert scorer.settings(tmp_path / "frames") == scorer.settings(tmp_path / "nothing")
+
+
+def test_a_run_without_its_data_has_the_scale_of_its_calibration(calibrated, source, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(calibrated, run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["name"] = "folder"
+    (run / "config.json").write_text(json.dumps(config))
+    scorer = Scorer(run, draws=4)
+    scale = scorer.evidence(scorer.score_clip(source[0]), attribute=False).scale
+    assert (scale.low, scale.high) == (scorer.calibration.low, scorer.calibration.high)
+    assert any("outside the scale" in text for text in scorer._doubts(source[0], "", "", 99.0, None))
+
+
 def test_a_clip_keeps_the_warnings_of_its_making(runs, source, tmp_path):
     write_clip(tmp_path / "anna", source[0])
     made = {"landmarks": "lucas-kanade", "warnings": ["another person is in view"]}

@@ -11,8 +11,8 @@ import pytest
 
 from tests import tiny
 from tests.conftest import ROOT
+from tests.device_script import first_batch
 from tramp_jax import optimizer, sharding, trainer
-from tramp_jax.data import datasets, pipeline
 from tramp_jax.models import init_variables
 from tramp_jax.reporting import read_metrics
 
@@ -32,10 +32,7 @@ def trajectory_config():
 
 def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_config):
     config, mesh = trajectory_config, sharding.data_mesh()
-    splits = datasets.split(datasets.open_dataset(config), config, None)
-    batches = iter(pipeline.training_batches(splits["train"], config))
-    batch = next(batches)
-    batches.close()
+    batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
     sgd = optimizer.build_optimizer(config.optimizer, 10)
     outcomes = []

@@ -61,7 +61,8 @@ def calibrate_run(
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]
-    scale = scale_of(members[0].config, members[0].trained_on or trained_on.describe(split), score=0.0)
+    data = members[0].trained_on or trained_on.describe(split)
+    scale = scale_of(members[0].config, (data.low, data.high))
     found = calibrate(
         *_judged(judges, split[VALIDATION]),
         [info.subject for info in split[VALIDATION].infos],

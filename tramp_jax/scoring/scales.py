@@ -5,7 +5,6 @@ import math
 from ml_collections import ConfigDict
 
 from tramp_jax.evidence.record import Scale
-from tramp_jax.trained_on import TrainedOn
 
 _KNOWN = {
     "pfed5": Scale(),
@@ -14,17 +13,17 @@ _KNOWN = {
 }
 
 
-def scale_of(config: ConfigDict, trained_on: TrainedOn | None, score: float) -> Scale:
+def scale_of(config: ConfigDict, ends: tuple[float, float] | None, score: float = 0.0) -> Scale:
     """The scale of a model's scores.
 
     Args:
       config: the model's.
-      trained_on: its data; None where an older run does not say.
+      ends: lowest and highest score of its data; None where an older run does not say.
       score: one of its scores, whose own whole numbers serve for want of better.
     """
     if (known := _KNOWN.get(config.data.name)) is not None:
         return known
     name = config.data.target or "score"
-    if trained_on is not None:
-        return Scale(name, trained_on.low, trained_on.high, "lowest rated", "highest rated")
+    if ends is not None:
+        return Scale(name, *ends, "lowest rated", "highest rated")
     return Scale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")

@@ -14,7 +14,7 @@ from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.folder import DESCRIPTION, read_clip
 from tramp_jax.evidence.attribution import Explainer
-from tramp_jax.evidence.record import Evidence, provenance
+from tramp_jax.evidence.record import Evidence, Scale, provenance
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated, read_made
@@ -266,9 +266,13 @@ class Scorer:
         options.
         """
         path = pathlib.Path(path)
-        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        try:
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            state = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+        except OSError:  # scoring tells why it cannot be read
+            state = []
         parts = [
-            [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files],
+            state,
             [expression, self.landmarks, self._draws, self._uncalibrated],
             dataclasses.asdict(self._options),
             self.calibration and dataclasses.asdict(self.calibration),
@@ -293,7 +297,7 @@ class Scorer:
         return Evidence(
             scored.clip,
             scored.score,
-            scale=scale_of(self.config, first.trained_on, scored.score),
+            scale=self._scale(scored.score),
             interval=scored.interval,
             interval_note=scored.note,
             attribution=attribution,
@@ -317,6 +321,11 @@ class Scorer:
         if single and found.draws != draws:
             return None, f"calibrated with --draws {found.draws}, not {draws}: {command}"
         return found, ""
+
+    def _scale(self, score: float) -> Scale:
+        """What the scores mean; a run that does not say what it was trained on may have a calibration that does."""
+        told = self.members[0].trained_on or self.calibration
+        return scale_of(self.config, (told.low, told.high) if told else None, score)
 
     def _frames_used(self, n: int) -> int:
         """Of a clip of n frames."""
@@ -356,7 +365,7 @@ class Scorer:
                 f"the model was trained on landmarks of {expected}, and these are of {source}: they differ "
                 "systematically (docs/preprocess.md)"
             )
-        scale = scale_of(config, data, score)
+        scale = self._scale(score)
         if not scale.low <= score <= scale.high:
             doubts.append(
                 f"the score {score:.2f} lies outside the scale that the model was trained on, "
