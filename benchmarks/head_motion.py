@@ -17,8 +17,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from tramp_jax.data import clips, head_motion, landmarks, synthetic
-from tramp_jax.data import synthetic_face as face
+from tramp_jax.data import clips, head_motion, landmarks
+from tramp_jax.synthetic import face, faces
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 UNTOUCHED = "no option (pixels of the crop)"
@@ -58,7 +58,7 @@ def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
 
     Head motion is that of synthetic faces times ``strength``, in the columns ``kind`` of their pose and no others.
     """
-    source = synthetic.SyntheticFaces(SUBJECTS, 1, with_frames=False)
+    source = faces.SyntheticFaces(SUBJECTS, 1, with_frames=False)
     source._infos = tuple(dataclasses.replace(info, score=0.0) for info in source.infos)
     for index in range(len(source)):
         movement, neutral = source.motion(index), source.neutral(index)
@@ -68,7 +68,7 @@ def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
         pose[:, list(kind)] = strength * movement.pose[:, list(kind)]
         moving = _seen(source.infos[index], neutral, dataclasses.replace(movement, pose=pose))
         noise = np.random.default_rng(index).normal(size=(*still.landmarks.shape[:2], 3))
-        noise *= (synthetic.DETECTOR_NOISE, synthetic.DETECTOR_NOISE, synthetic.DEPTH_NOISE)
+        noise *= (faces.DETECTOR_NOISE, faces.DETECTOR_NOISE, faces.DEPTH_NOISE)
         corners = still.landmarks[0, [35, 93]]
         yield Pair(moving, still, noise, float(np.linalg.norm(corners[1] - corners[0])))
 
@@ -76,7 +76,7 @@ def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
 def _seen(info: clips.ClipInfo, neutral: np.ndarray, movement: face.Motion) -> clips.Clip:
     """The clip in true points, float64."""
     points, depth = (f(neutral, movement)[:, : face.NUM_LANDMARKS] for f in (face.move, face.depth))
-    return clips.Clip(info, points, synthetic.LAYOUT, depth=depth)
+    return clips.Clip(info, points, faces.LAYOUT, depth=depth)
 
 
 def prepared(clip: clips.Clip, name: str) -> np.ndarray:
@@ -137,7 +137,7 @@ def table() -> str:
     """The documentation's tables."""
     versions = f"{platform.machine()}, NumPy {np.__version__}, matplotlib {matplotlib.__version__}"
     lines = [
-        f"{SUBJECTS} people × {len(synthetic.EXPRESSIONS)} expressions, severity 0; {versions}.",
+        f"{SUBJECTS} people × {len(faces.EXPRESSIONS)} expressions, severity 0; {versions}.",
         "",
         "| head motion | option | left, px | left, % of the eyes' distance | left, % of no option | constant, px "
         "| expression kept, % | expression changed, % | jitter, px |",
@@ -161,8 +161,8 @@ def table() -> str:
 
 def picture() -> Figure:
     """The corner of a smiling mouth and a brow over time under each option, on a moving and on a still head."""
-    smile = synthetic.EXPRESSIONS.index("smile")
-    pair = list(pairs(3.0))[SHOWN * len(synthetic.EXPRESSIONS) + smile]
+    smile = faces.EXPRESSIONS.index("smile")
+    pair = list(pairs(3.0))[SHOWN * len(faces.EXPRESSIONS) + smile]
     figure = Figure(figsize=(12.5, 5.2), layout="constrained")
     names = list(OPTIONS)
     rows = {"mouth_left_corner": "corner of the mouth", "left_eyebrow_upper_middle": "brow"}

@@ -35,10 +35,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import timing
-from tramp_jax import reporting, sharding, trainer
-from tramp_jax.data import augment, cache, clips, datasets, device_cache, landmarks, packing, pipeline, sampling
-from tramp_jax.data.draws import Draw
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax import sharding, trainer, training_log
+from tramp_jax.batches import augment, cache, device_cache, pipeline, sampling
+from tramp_jax.batches.draws import Draw
+from tramp_jax.data import clips, datasets, landmarks, packing
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 _SUBJECTS_PER_TEST = 4
 
@@ -273,7 +274,7 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
             workdir.mkdir()
             splits = datasets.split(datasets.open_dataset(config), config, None)
             trainer.fit(config, splits, workdir)
-            rows = reporting.read_metrics(workdir)
+            rows = training_log.read_metrics(workdir)
             losses[kind] = np.array([row["loss"] for row in rows if row["kind"] == "train"])
             waited[kind] = [row["waited"] for row in rows if row["kind"] == "input"][-1]
             lines.append(f"| {kind} | {waited[kind]:.1%} |")

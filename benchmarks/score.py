@@ -22,14 +22,14 @@ import torch
 from ml_collections import ConfigDict
 
 from benchmarks import timing
-from benchmarks.torch_twin import build_twin
 from convert_weights.convert import to_variables
-from tramp_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD, for_evaluation
+from convert_weights.torch_twin import build_twin
+from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, for_evaluation
+from tramp_jax.batches.pipeline import Batch, Sampler, expanded
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
-from tramp_jax.data.pipeline import Batch, Sampler, expanded
-from tramp_jax.export.session import OnnxJudge
 from tramp_jax.models import build_model
 from tramp_jax.scoring.members import Judge, Member
+from tramp_jax.scoring.onnx_judge import OnnxJudge
 
 PYTORCH, JAX_ALL, JAX_DISTINCT, ONNX = "torch-eager", "jax, all frames", "jax, distinct frames", "onnx-runtime"
 DRAWS = 16  # the default of tramp-jax score

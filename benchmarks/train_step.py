@@ -7,7 +7,7 @@ whole model, with each of ``--ways``; the share of the bfloat16 product's limit 
 scores differ without dropout. ``compile``: seconds to the first step in a new process, with nothing compiled before and
 again (tracing counts as compiling), for the JAX ways among ``--ways``. Both sides have the same weights and the same
 random inputs, dropout as published, the same loss and optimiser, and normalise uint8 frames on the device; crops and
-flips are left out. The PyTorch side is ``benchmarks/torch_twin.py``.
+flips are left out. The PyTorch side is ``convert_weights/torch_twin.py``.
 
 On a CPU the step takes 2 clips of 16 frames by default: the published 80 take minutes a step. On a GPU both sides hold
 memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it to PyTorch. ``compile`` starts other processes and
@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import costs, timing
 from tramp_jax import models, optimizer, sharding, trainer
-from tramp_jax.data import augment
+from tramp_jax.batches import augment
 
 try:
     import torch
@@ -167,7 +167,7 @@ def jax_forward(config: ConfigDict, variables: Any, batch: dict[str, np.ndarray]
 
 def build_twin(config: ConfigDict) -> tuple[Any, Any]:
     """The PyTorch model, and our variables with the same weights."""
-    from benchmarks import torch_twin
+    from convert_weights import torch_twin
     from convert_weights.convert import to_variables
 
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
     python train.py --config configs/dfew_rgb.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.rgb=runs/dfew_rgb/TIME
 
-ROOT is where DFEW lies (tramp_jax/data/dfew.py), of which frames and lists are enough; --config.data.set=K takes
+ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); only frames and lists are needed. --config.data.set=K takes
 another of its five splits. The second command starts PFED5 from the result.
 
 Model, optimiser and schedule are those of the Former-DFER release: SGD, learning rate 0.01, weight decay 1e-4, batch
@@ -16,7 +16,7 @@ import ml_collections
 
 from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
-from tramp_jax.data.dfew import EMOTIONS
+from tramp_jax.data.readers.dfew import EMOTIONS
 
 
 def get_config() -> ml_collections.ConfigDict:

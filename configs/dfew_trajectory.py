@@ -3,8 +3,8 @@
     python train.py --config configs/dfew_trajectory.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.trajectory=runs/dfew_trajectory/TIME
 
-ROOT is where DFEW lies (tramp_jax/data/dfew.py); --config.data.set=K takes another of its five splits. The second
-command starts PFED5 from the result.
+ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); --config.data.set=K takes another of its five splits. The
+second command starts PFED5 from the result.
 
 The paper pre-trains this encoder so, on the clips in which a face was found in every frame, and publishes the weights
 (SkateFormer_256_rgb1x1.pth) but neither the accuracy nor the recipe. Optimiser and schedule here are the paper's for
@@ -15,7 +15,7 @@ import ml_collections
 
 from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
-from tramp_jax.data.dfew import EMOTIONS
+from tramp_jax.data.readers.dfew import EMOTIONS
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -2,10 +2,10 @@
 
     python train.py --config configs/folder.py --config.data.root=ROOT
 
-ROOT holds clips.csv and the clips' folders (tramp_jax/data/folder.py), which `tramp-jax preprocess` makes of videos
-and photographs. Where the list has a column "split" it decides who is tested, else a fifth of the subjects is, or every
-subject once with --config.data.num_folds=5. --config.data.expression=NAME takes one expression,
---config.data.target=COLUMN another rating than the score.
+ROOT holds clips.csv and the clips' folders (tramp_jax/data/readers/folder.py); `tramp-jax preprocess` makes them from
+videos and photographs. If the list has a column "split", it decides who is tested. Otherwise a fifth of the subjects is
+tested, or every subject once with --config.data.num_folds=5. --config.data.expression=NAME takes one expression, and
+--config.data.target=COLUMN learns another rating than the score.
 
 Where clips are few, start from published weights: --config.init.all=FILE, or --config.init.rgb and .trajectory.
 """

@@ -5,7 +5,7 @@
     python train.py --config configs/neuroface.py:TASK --config.task=classification --config.data.root=ROOT
 
 TASK is BLOW, KISS, BROW, OPEN or SPREAD (OPEN where none is given), FOLD 1, 2 or 3 (all in turn where none is given),
-ROOT where the data lies (tramp_jax/data/neuroface.py). They stand in any order, in upper or lower case. A sub-score,
+ROOT the data's folder (tramp_jax/data/readers/neuroface.py). Any order and case will do. A sub-score,
 --config.data.target=symmetry, ROM, speed, variability or fatigue, is regressed in place of the overall score. As
 classification, the sub-score (symmetry where none is given) is one of the classes 0 to 5, the raters' mean rounded half
 up, learnt by cross-entropy on one split of 80 to 20 % of the people.
@@ -22,7 +22,7 @@ from absl import flags
 
 from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
-from tramp_jax.data.neuroface_lists import FOLDS, MAX_SUB_SCORE, SUB_SCORES, TASKS
+from tramp_jax.data.readers.neuroface_lists import FOLDS, MAX_SUB_SCORE, SUB_SCORES, TASKS
 
 _FOLDS = tuple(str(number) for number in range(1, len(FOLDS) + 1))
 

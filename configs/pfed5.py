@@ -2,7 +2,7 @@
 
     python train.py --config configs/pfed5.py:EXPRESSION --config.data.root=ROOT
 
-EXPRESSION is a number or a name, and smile where none is given; ROOT is where PFED5 lies (tramp_jax/data/pfed5.py).
+EXPRESSION is a number or a name, by default smile; ROOT is the PFED5 folder (tramp_jax/data/readers/pfed5.py).
 
 Reproduces the row TraMP-Former of the paper's PFED5 table, Spearman's ρ × 100 on the 11 test subjects:
 
@@ -25,7 +25,7 @@ from absl import flags
 
 from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
-from tramp_jax.data.pfed5 import EXPRESSIONS
+from tramp_jax.data.readers.pfed5 import EXPRESSIONS
 
 
 def get_config(expression: str = "") -> ml_collections.ConfigDict:

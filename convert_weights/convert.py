@@ -14,9 +14,9 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from convert_weights.allowed import shown
+from convert_weights.layouts import TRANSFORMS, Rule
 from convert_weights.names import COUNTER, INDEX, buffers, name_map
-from convert_weights.rules import TRANSFORMS, Rule
+from convert_weights.safe_globals import shown
 from tramp_jax.models import build_model, input_shapes
 
 Path = tuple[str, ...]

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from convert_weights import store
 from convert_weights.architecture import channel_scale
 from convert_weights.convert import distances, flattened, nested
+from convert_weights.layouts import TRANSFORMS
 from convert_weights.load import LoadedCheckpoint
 from convert_weights.names import COUNTER, buffers, name_map
 from convert_weights.reader import CheckpointError
-from convert_weights.rules import TRANSFORMS
 from convert_weights.state_dict import file_name
 
 STEM = ("params", "trajectory_encoder", "stem_0", "kernel")

@@ -19,7 +19,7 @@ import io
 import pickletools
 from typing import Any
 
-from convert_weights.allowed import (
+from convert_weights.safe_globals import (
     CALLS,
     FormatError,
     Global,

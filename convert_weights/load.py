@@ -10,9 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import reader, store
-from convert_weights.allowed import FormatError, shown
 from convert_weights.architecture import KINDS, Architecture, read_architecture, recognise
 from convert_weights.convert import Conversion, MismatchError, Variables, convert, nested
+from convert_weights.safe_globals import FormatError, shown
 from convert_weights.state_dict import StateDict, find_state_dict, released_names, without_module
 
 

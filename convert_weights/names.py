@@ -6,7 +6,7 @@ construction: whatever is left over on either side is an error (``convert_weight
 
 from ml_collections import ConfigDict
 
-from convert_weights.rules import Rule, batch_norm, linear, norm
+from convert_weights.layouts import Rule, batch_norm, linear, norm
 
 # Buffers that PyTorch saves and that carry nothing to convert: a counter beside the running mean, and distances in
 # time beside their table.

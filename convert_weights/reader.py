@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from convert_weights import inert_pickle
-from convert_weights.allowed import DAMAGED, FormatError, Global, NumpyDtype, Placeholder, Storage, Tensor, shown
+from convert_weights.safe_globals import DAMAGED, FormatError, Global, NumpyDtype, Placeholder, Storage, Tensor, shown
 
 _RESAVE = "save its state_dict again with torch.save (PyTorch 1.6 or newer)"
 _OTHER_FILE = "give the .pth, .pt or .safetensors file itself"

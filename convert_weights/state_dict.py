@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from convert_weights.allowed import FormatError, Placeholder, shown
+from convert_weights.safe_globals import FormatError, Placeholder, shown
 
 CONTAINERS = ("state_dict", "model")  # of Former-DFER; of SkateFormer_256 and of a trained TraMP-Former
 _OPTIMISER = ("optimizer", "optimizer_state_dict", "optimizers", "scheduler", "lr_scheduler", "scaler")

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 from convert_weights.architecture import model_config
 from convert_weights.convert import Path, Variables, flattened, nested, target_shapes
+from convert_weights.layouts import Rule
 from convert_weights.names import name_map
 from convert_weights.reader import CheckpointError, find_nonfinite
-from convert_weights.rules import Rule
 
 VARIABLES, REPORT, RUN_CONFIG = "variables", "conversion.json", "config.json"
 FORMAT = 1

@@ -35,7 +35,7 @@ def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
       CheckpointError: PyTorch or ``benchmarks/`` is not there, or the twin does not take the weights.
     """
     try:
-        torch, twins = importlib.import_module("torch"), importlib.import_module("benchmarks.torch_twin")
+        torch, twins = importlib.import_module("torch"), importlib.import_module("convert_weights.torch_twin")
     except ImportError as error:
         raise CheckpointError(
             f"--verify: {error}; it needs PyTorch (pip install 'tramp_jax[torch]') "

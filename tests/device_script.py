@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tests import tiny
 from tramp_jax import optimizer, sharding, trainer
+from tramp_jax.batches import pipeline
 from tramp_jax.checkpoint import Checkpoints
-from tramp_jax.data import datasets, pipeline
+from tramp_jax.data import datasets
 from tramp_jax.models import init_variables
 
 

@@ -12,8 +12,8 @@ import openpyxl
 
 from tramp_jax.data import landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame, encode_frame
-from tramp_jax.data.folder import write_clip
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.data.readers.folder import write_clip
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 PFED5_EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")
 _PFED5_HEADERS = {"qafe_net": "id,score,frames,class", "tramp_former": "id,score,frames,fps,class"}
@@ -40,7 +40,7 @@ def write_pfed5(
     """The PFED5 tree below ``folder``.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.pfed5``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.pfed5``; made where it is absent.
       num_train_subjects: in the training list; the subjects are P00, P01, ...
       num_test_subjects: in the test list, after the training subjects.
       expressions: some of PFED5_EXPRESSIONS.
@@ -128,7 +128,7 @@ def write_neuroface(
     repetition begins in frame 2, as in most published videos, and two more frames follow the last.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.neuroface``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.neuroface``; made where it is absent.
       subjects: some of the published ones.
       tasks: some of BLOW, KISS, BROW, OPEN, SPREAD, BIGSMILE.
       lengths: frames of each repetition in a video.
@@ -238,7 +238,7 @@ def write_dfew(
     """The DFEW tree below ``folder``; labels go round the seven emotions, and the lists name somebody else's folders.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.dfew``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.dfew``; made where it is absent.
       num_train: clips in the training list; the clips are 00001, 00002, ...
       num_test: clips in the test list, after them.
       number: of the set.
@@ -295,7 +295,7 @@ def write_folder(
     """Clip folders and their list, clips.csv, below ``folder``.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.folder``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.folder``; made where it is absent.
       num_subjects: s000, s001, ...
       num_test_subjects: how many of the last ones are tested; 0 leaves out the column "split".
       clips_per_subject: of a smile.

@@ -15,8 +15,8 @@ import numpy as np
 
 from convert_weights.__main__ import main as convert_main
 from convert_weights.convert import distances, target_shapes
+from convert_weights.layouts import TRANSFORMS
 from convert_weights.names import buffers, name_map
-from convert_weights.rules import TRANSFORMS
 from tests import hostile_files
 from tests.golden import golden
 from tests.tiny import get_config

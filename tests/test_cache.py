@@ -13,9 +13,10 @@ import pytest
 
 from tests import tiny
 from tramp_jax import evaluation, models, sharding, trainer
-from tramp_jax.data import cache, datasets, device_cache, pipeline, sampling
-from tramp_jax.data.augment import for_training
-from tramp_jax.reporting import read_metrics
+from tramp_jax.batches import cache, device_cache, pipeline, sampling
+from tramp_jax.batches.augment import for_training
+from tramp_jax.data import datasets
+from tramp_jax.training_log import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from ml_collections import config_flags
 from configs import pfed5, youtubepd
 from tests import tiny
 from tests.conftest import ROOT
-from tramp_jax import commands, sharding, trained_on
-from tramp_jax.data import pipeline
-from tramp_jax.reporting import read_metrics
+from tramp_jax import commands, sharding, training_data
+from tramp_jax.batches import pipeline
+from tramp_jax.training_log import read_metrics
 
 FAST = {"model__streams": "rgb"}  # compiles in a third of the time
 STEPS = 10 * 2 // 8 * 3  # 10 training clips, two passes, batches of 8, three epochs
@@ -72,7 +72,7 @@ def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
     report = json.loads((finished_run / "evaluation/test-best/metrics.json").read_text())
     assert set(report["all"]) == {"spearman", "pearson", "mae", "rmse", "relative_l2", "auroc"}
     assert "chosen on validation subjects" in report["title"]
-    data = trained_on.load(finished_run)
+    data = training_data.load(finished_run)
     assert (data.clips["train"], data.expressions) == (10, ("smile",))
     assert data.people["train"] + data.people["validation"] + data.people["test"] == tiny.get_config().data.num_subjects
     assert 0 <= data.low < data.high <= 4

@@ -93,7 +93,7 @@ def test_published_kind_comes_back_bit_for_bit(converted):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pytorch_loads_the_export_strictly(kind, tmp_path):
     torch = pytest.importorskip("torch")
-    from benchmarks.torch_twin import build_twin
+    from convert_weights.torch_twin import build_twin
 
     source = write(tmp_path / "a.pth", random_state_dict(small(kind)))
     assert main([str(source), "--to-pytorch", str(tmp_path / "b.pth")]) == 0

@@ -151,7 +151,7 @@ def test_damaged_folder_is_told(tmp_path):
 
 def test_run_is_exported_with_its_input_scale_in_the_stem(tmp_path, config):
     torch = pytest.importorskip("torch")
-    from benchmarks.torch_twin import build_twin
+    from convert_weights.torch_twin import build_twin
     from tramp_jax.checkpoint import Checkpoints
 
     rng = np.random.default_rng(0)
@@ -214,7 +214,7 @@ def test_verify_compares_every_stage_with_pytorch(tmp_path, capsys):
 
 def test_verify_sees_a_difference(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
-    from benchmarks import torch_twin
+    from convert_weights import torch_twin
 
     def other_twin(model, build=torch_twin.build_twin):
         model.rgb.temporal_heads = 4

@@ -9,10 +9,10 @@ import pytest
 from configs import dfew_rgb, dfew_trajectory, pfed5
 from tests.published_layouts import DFEW_UNDETECTED, write_dfew
 from tests.tiny_recipe import shrink
-from tramp_jax import experiment, initial, models
+from tramp_jax import experiment, initial_weights, models
 from tramp_jax.data import clips, datasets
-from tramp_jax.data.dfew import DFEW, EMOTIONS
 from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.readers.dfew import DFEW, EMOTIONS
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
     part = "rgb" if recipe is dfew_rgb else "trajectory"
     downstream = shrink(pfed5.get_config(), tmp_path, streams=part)
     downstream.init[part] = str(tmp_path / "run")
-    _, table = initial.initial_variables(downstream)
+    _, table = initial_weights.initial_variables(downstream)
     assert f"{part}_encoder" in table
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tramp_jax.data import draws
-from tramp_jax.data.draws import Draw
+from tramp_jax.batches import draws
+from tramp_jax.batches.draws import Draw
 
 
 @pytest.mark.parametrize(

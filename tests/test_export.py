@@ -10,10 +10,10 @@ import pytest
 
 from tests import tiny
 from tramp_jax import Scorer, cli
+from tramp_jax.batches.augment import for_evaluation
+from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
-from tramp_jax.data.augment import for_evaluation
-from tramp_jax.data.pipeline import Sampler
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.scoring import members
 from tramp_jax.scoring.members import Judge, load_member, make_judge
@@ -21,9 +21,9 @@ from tramp_jax.scoring.members import Judge, load_member, make_judge
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
-from tramp_jax.export import session as export_session  # noqa: E402
 from tramp_jax.export.onnx_graph import build  # noqa: E402
-from tramp_jax.export.session import OnnxJudge, open_session  # noqa: E402
+from tramp_jax.scoring import onnx_judge as export_session  # noqa: E402
+from tramp_jax.scoring.onnx_judge import OnnxJudge, open_session  # noqa: E402
 
 # These programs are built once and run once, on small inputs: most of the time would go into optimising them.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -14,9 +14,9 @@ from tests.published_layouts import write_folder
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment
 from tramp_jax.data import clips, datasets
-from tramp_jax.data.folder import Folder, read_clip, write_clip
 from tramp_jax.data.problems import DataError, Problems
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.data.readers.folder import Folder, read_clip, write_clip
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.published_layouts import as_workbook
 from tests.tiny_recipe import shrink
 from tramp_jax import cli, commands
 from tramp_jax.config import with_task
-from tramp_jax.data.neuroface_lists import FOLDS
+from tramp_jax.data.readers.neuroface_lists import FOLDS
 
 
 def _pfed5(root):

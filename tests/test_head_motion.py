@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks import head_motion as benchmark
-from tramp_jax.data import clips, head_motion, landmarks, sampling
-from tramp_jax.data import synthetic_face as face
+from tramp_jax.batches import sampling
+from tramp_jax.data import clips, head_motion, landmarks
 from tramp_jax.data.head_motion import positions
-from tramp_jax.data.synthetic import DEPTH_NOISE, SyntheticFaces
+from tramp_jax.synthetic import face
+from tramp_jax.synthetic.faces import DEPTH_NOISE, SyntheticFaces
 
 N = 25
 NEUTRAL = face.draw_neutral(np.random.default_rng(3))

@@ -6,7 +6,7 @@ import pytest
 from tests import youtubepd_layout
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import FACEPP_106, GROUP_SIZE, GROUPS, LAYOUTS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
-from tramp_jax.data.youtubepd import YouTubePD
+from tramp_jax.data.readers.youtubepd import YouTubePD
 
 INSIGHTFACE = ("insightface106", "insightface73", "insightface71")
 

@@ -18,10 +18,12 @@ from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neurof
 from tests.tiny_recipe import shrink
 from tramp_jax import config as defaults
 from tramp_jax import experiment, models
-from tramp_jax.data import clips, datasets, landmarks, neuroface, neuroface_lists, pipeline
-from tramp_jax.data.neuroface import NeuroFace
-from tramp_jax.data.neuroface_lists import FOLDS
+from tramp_jax.batches import pipeline
+from tramp_jax.data import clips, datasets, landmarks
 from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.readers import neuroface, neuroface_lists
+from tramp_jax.data.readers.neuroface import NeuroFace
+from tramp_jax.data.readers.neuroface_lists import FOLDS
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "neuroface_split.csv"
 FILE = "N002_02_NSM_OPEN_color"

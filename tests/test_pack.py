@@ -11,8 +11,8 @@ import pytest
 from tests import youtubepd_layout
 from tests.published_layouts import write_dfew, write_folder, write_neuroface, write_pfed5
 from tramp_jax import cli, config
-from tramp_jax.data import datasets, packing, records
-from tramp_jax.data.records import PackedClips
+from tramp_jax.data import datasets, packed_clips, packing
+from tramp_jax.data.packed_clips import PackedClips
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_a_manifest_of_an_earlier_version_has_no_warnings(packed, tmp_path):
     content = json.loads((packed / "manifest.json").read_text())
     del content["warnings"]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert records.read_manifest(tmp_path).warnings == ()
+    assert packed_clips.read_manifest(tmp_path).warnings == ()
 
 
 _WITHOUT_LANDMARKS = {
@@ -263,7 +263,7 @@ def test_nothing_is_left_without_landmarks(published, tmp_path, capsys):
 
 def _pack_slowly(root: pathlib.Path, out: pathlib.Path, size: float, signal: pathlib.Path) -> None:
     """Packs, but stays forever with the second clip of the second shard, after a sign that it has come so far."""
-    from tramp_jax.data.pfed5 import PFED5
+    from tramp_jax.data.readers.pfed5 import PFED5
 
     read = PFED5.__getitem__
 
@@ -314,7 +314,7 @@ def test_a_shard_that_changed_meanwhile_is_written_again(packed, published, shar
     with monkeypatch.context() as patched:
         patched.setattr(packing, "_clear", lambda out: None)
         assert _pack(published, out, "--shard-size-mb", shard_mb) == 0
-    (out / records.MANIFEST).unlink()  # as if it had been killed just before
+    (out / packed_clips.MANIFEST).unlink()  # as if it had been killed just before
     shard = out / "clips-00001-of-00003.array_record"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert _pack(published, out, "--shard-size-mb", shard_mb) == 0

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.published_layouts import PFED5_EXPRESSIONS, write_pfed5
-from tramp_jax.data import clips, pfed5
-from tramp_jax.data.pfed5 import EXPRESSIONS, PFED5
-from tramp_jax.data.pfed5_lists import read_list
+from tramp_jax.data import clips
 from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.readers import pfed5
+from tramp_jax.data.readers.pfed5 import EXPRESSIONS, PFED5
+from tramp_jax.data.readers.pfed5_lists import read_list
 
 EACH = {"num_train_subjects": 2, "num_test_subjects": 1, "expressions": ("sit_at_rest", "clench_teeth")}
 

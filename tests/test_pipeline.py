@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from tramp_jax.data import augment, datasets, pipeline
+from tramp_jax.batches import augment, pipeline
+from tramp_jax.data import datasets
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from tests.preprocess_inputs import (
 )
 from tramp_jax import cli
 from tramp_jax.cli import preprocess as cli_preprocess
-from tramp_jax.data import folder, landmarks
+from tramp_jax.data import landmarks
 from tramp_jax.data.clips import ClipInfo, decode_frame
+from tramp_jax.data.readers import folder
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,

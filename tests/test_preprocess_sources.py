@@ -9,7 +9,6 @@ from scipy.optimize import linear_sum_assignment
 from tests.preprocess_inputs import moved, photograph, real_video
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, LAYOUTS, MIRROR
-from tramp_jax.data.synthetic import SyntheticFaces
 from tramp_jax.preprocess import SourceOptions, make
 from tramp_jax.preprocess.faces import Face, SourceError, enclosing, overlap
 from tramp_jax.preprocess.sources.blazeface import Detector
@@ -17,6 +16,7 @@ from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade, step
 from tramp_jax.preprocess.sources.mediapipe import DETECTOR, MODELS
 from tramp_jax.preprocess.sources.tracks import Tracks, write_queries
 from tramp_jax.preprocess.video import open_frames
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 
 @pytest.fixture(scope="module")

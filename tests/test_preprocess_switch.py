@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.preprocess_inputs import GivenSource, moved, photograph, real_video, write_video
-from tramp_jax.data import synthetic_face
-from tramp_jax.data.synthetic import SyntheticFaces
 from tramp_jax.preprocess import PreprocessOptions, SourceOptions, VideoError, appearance, make, preprocess_video
 from tramp_jax.preprocess.video import open_frames
+from tramp_jax.synthetic import face
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 CORNER = (60, 40)  # where faces are pasted
 PEOPLE = SyntheticFaces(8, 1, expressions=("smile", "squeeze_eyes"), seed=5)
@@ -35,7 +35,7 @@ def pasted(crops):
 def drawn(index, count, motion=None):
     """Frames of a drawn person in the room, and the points in them."""
     movement = motion or PEOPLE.motion(index)
-    points = synthetic_face.move(PEOPLE.neutral(index), movement)
+    points = face.move(PEOPLE.neutral(index), movement)
     painter = PEOPLE.painter(index, (movement, points))
     times = range(10, 10 + count)
     return pasted([painter.paint(t) for t in times]), [points[t, :106] + CORNER for t in times]
@@ -91,7 +91,7 @@ def test_strong_expressions_blinks_and_quick_turns_are_no_other_person(tmp_path,
     """Half as strong again as the strongest, and a turn of 50 degrees in a quarter of a second and back."""
     motion = PEOPLE.motion(index)
     actions = 1.5 * motion.actions
-    actions[20::8, synthetic_face.ACTIONS.index("close")] += 1.2
+    actions[20::8, face.ACTIONS.index("close")] += 1.2
     course = np.clip((np.arange(len(actions)) - 15) / 6, 0, 1) - np.clip((np.arange(len(actions)) - 28) / 6, 0, 1)
     pose = motion.pose.copy()
     pose[:, 0] += turn * course**2 * (3 - 2 * course)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert_weights import inert_pickle, reader
-from convert_weights.allowed import Placeholder
+from convert_weights.safe_globals import Placeholder
 from tests import hostile_files as make
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert_weights import reader
-from convert_weights.allowed import Placeholder
+from convert_weights.safe_globals import Placeholder
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

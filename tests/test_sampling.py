@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tramp_jax import config as defaults
-from tramp_jax.data import augment, clips, head_motion, landmarks, pipeline, sampling
-from tramp_jax.data.draws import Draw
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.batches import augment, pipeline, sampling
+from tramp_jax.batches.draws import Draw
+from tramp_jax.data import clips, head_motion, landmarks
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 FACE = SyntheticFaces(1, 1, ("smile",), with_frames=False)
 

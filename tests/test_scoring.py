@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tramp_jax import Scorer, cli, trained_on
+from tramp_jax import Scorer, cli, training_data
+from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clips import decode_frame
-from tramp_jax.data.folder import write_clip
-from tramp_jax.data.pipeline import Sampler
+from tramp_jax.data.readers.folder import write_clip
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import Judge, load_member
@@ -337,7 +337,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     shutil.copytree(runs[1], run)
     assert Scorer(run, draws=0).expressions == ("smile",)  # of an older run: what its configuration says
     people = {"train": 3}
-    data = trained_on.TrainedOn({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
+    data = training_data.TrainedOn({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
     data.save(run)
     config = json.loads((run / "config.json").read_text())
     config["data"].update(name="folder", expression="")
@@ -362,7 +362,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
             cli.main(["score", "x.mp4", "--checkpoint", str(run), "--expression", given, "--out", str(tmp_path / "s")])
         assert f"did you mean {meant}?" in capsys.readouterr().err
     scorer.check_expression("pout")
-    (run / trained_on.FILE).write_text("{")
+    (run / training_data.FILE).write_text("{")
     with pytest.raises(ValueError, match=r"data.json is damaged"):
         Scorer(run)
 

@@ -9,10 +9,9 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 
-from tramp_jax.data import clips, landmarks, synthetic
-from tramp_jax.data import synthetic_face as face
-from tramp_jax.data import synthetic_motion as motion
-from tramp_jax.data.synthetic import EXPRESSIONS, SyntheticFaces
+from tramp_jax.data import clips, landmarks
+from tramp_jax.synthetic import face, faces, motion
+from tramp_jax.synthetic.faces import EXPRESSIONS, SyntheticFaces
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +212,7 @@ def test_subjects_look_different(rendered):
 
 
 def test_contact_sheet_has_a_row_for_each_expression(tmp_path):
-    synthetic.main([str(tmp_path / "sheet.jpg"), "--size", "40"])
+    faces.main([str(tmp_path / "sheet.jpg"), "--size", "40"])
     sheet = clips.decode_frame((tmp_path / "sheet.jpg").read_bytes())
     assert sheet.shape == (len(EXPRESSIONS) * (40 + 18), 2 * 5 * 40 + 8, 3)
 
@@ -239,8 +238,8 @@ def test_length_says_nothing_of_the_score():
     source = SyntheticFaces(100, 2)
     lengths = np.array([info.num_frames for info in source.infos])
     scores = np.array([info.score for info in source.infos])
-    assert lengths.min() == synthetic.MIN_FRAMES
-    assert lengths.max() == synthetic.MAX_FRAMES
+    assert lengths.min() == faces.MIN_FRAMES
+    assert lengths.max() == faces.MAX_FRAMES
     assert abs(spearmanr(lengths, scores).statistic) < 3 / np.sqrt(len(lengths))
     assert all(source.infos[i].num_frames == with_scores(source, 4.0).infos[i].num_frames for i in range(10))
 

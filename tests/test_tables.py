@@ -7,10 +7,10 @@ import pytest
 from tests import published_layouts
 from tests.published_layouts import as_workbook, write_workbook
 from tramp_jax.data import tables
-from tramp_jax.data.folder import Folder
-from tramp_jax.data.neuroface import NeuroFace
-from tramp_jax.data.pfed5 import PFED5
 from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.readers.folder import Folder
+from tramp_jax.data.readers.neuroface import NeuroFace
+from tramp_jax.data.readers.pfed5 import PFED5
 
 ROWS = [["Path", "Score", "Note"], ["a", 3, None], [None, None, None], [" b ", 2.5, "1.50"], ["c", 4.0, True]]
 

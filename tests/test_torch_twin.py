@@ -17,8 +17,8 @@ from tramp_jax.models import build_model
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.torch_encoders import DropPath, SkateAttention  # noqa: E402
-from benchmarks.torch_twin import build_twin  # noqa: E402
+from convert_weights.torch_encoders import DropPath, SkateAttention  # noqa: E402
+from convert_weights.torch_twin import build_twin  # noqa: E402
 
 SKELETON = {
     "channels": "xyz",

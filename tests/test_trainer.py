@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.device_script import first_batch
 from tramp_jax import optimizer, sharding, trainer
 from tramp_jax.models import init_variables
-from tramp_jax.reporting import read_metrics
+from tramp_jax.training_log import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tramp_jax.data import (
 )
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
 
@@ -205,7 +205,7 @@ def test_numbers_left_out_among_frames_are_named(names, gaps):
 
 
 def test_the_report_goes_on_after_an_unforeseen_error(layouts, monkeypatch):
-    from tramp_jax.data.pfed5 import PFED5
+    from tramp_jax.data.readers.pfed5 import PFED5
 
     def fail(self, index):
         raise RuntimeError("a bug of the reader")

@@ -4,10 +4,11 @@ import pytest
 
 from tests.preprocess_inputs import SquareSource, square, write_images
 from tramp_jax import cli
-from tramp_jax.data import folder, landmarks
+from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.synthetic import SyntheticFaces
+from tramp_jax.data.readers import folder
 from tramp_jax.preprocess import PreprocessOptions, batch, overlay, preprocess_video
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 
 @pytest.fixture

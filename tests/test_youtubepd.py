@@ -12,7 +12,7 @@ from tests import youtubepd_layout as layout
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import ClipSource
 from tramp_jax.data.problems import DataError, Problems
-from tramp_jax.data.youtubepd import YouTubePD, _PlainUnpickler, read_frame
+from tramp_jax.data.readers.youtubepd import YouTubePD, _PlainUnpickler, read_frame
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tramp_jax import baselines, evaluation, reporting
+from tramp_jax import baselines, evaluation, training_log
+from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data import landmarks
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
-from tramp_jax.data.pipeline import Split
 from tramp_jax.metrics import REGRESSION
 
 SHOWN = {False: ("auroc", "spearman"), True: ("accuracy", "uar")}  # of scores, of classes
@@ -38,7 +38,7 @@ def summarise(folders: Mapping[int | None, pathlib.Path], splits: Folds, workdir
     methods, shown = list(per_fold[0]), list(next(iter(per_fold[0].values())))
     values = {metric: {name: [row[name][metric] for row in per_fold] for name in methods} for metric in shown}
     (workdir / "cross_validation.json").write_text(json.dumps(_finite(values), indent=1) + "\n")
-    reporting.plot_folds(workdir / "cross_validation.png", values)
+    training_log.plot_folds(workdir / "cross_validation.png", values)
     lines = [f"{len(per_fold)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     for name in methods:
         cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in shown]

@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import metrics, reporting, sharding
-from tramp_jax.data.augment import for_evaluation
+from tramp_jax import metrics, sharding, training_log
+from tramp_jax.batches.augment import for_evaluation
+from tramp_jax.batches.pipeline import Batch, Split, evaluation_batches
 from tramp_jax.data.clips import ClipInfo
-from tramp_jax.data.pipeline import Batch, Split, evaluation_batches
 from tramp_jax.models import build_model
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
@@ -109,7 +109,7 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     _write_csv(predictions, folder / PREDICTIONS_FILE)
     if predictions.score.ndim == 1:
         groups = [info.expression for info in predictions.infos]
-        reporting.plot_scatter(folder / "scatter.png", predictions.score, predictions.target, groups, title)
+        training_log.plot_scatter(folder / "scatter.png", predictions.score, predictions.target, groups, title)
     (folder / METRICS_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: its presence says "complete"
     return report
 

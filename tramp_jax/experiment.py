@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as defaults
-from tramp_jax import evaluation, sharding, trained_on, trainer
+from tramp_jax import evaluation, sharding, trainer, training_data
+from tramp_jax.batches import cache
+from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
-from tramp_jax.data import cache, datasets
+from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
-from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.losses import build_loss
 from tramp_jax.models import abstract_variables, build_model
@@ -179,7 +180,7 @@ def fold_folder(workdir: pathlib.Path, fold: int | None) -> pathlib.Path:
 
 def _train_one(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool) -> list[str]:
     if sharding.is_first_process():
-        data = trained_on.describe(splits)
+        data = training_data.describe(splits)
         data.save(workdir)
         tqdm.write(f"clips: {data}; writing to {workdir}")
         if data.people[VALIDATION] < FEW_PEOPLE:

@@ -18,15 +18,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import evaluation, reporting, sharding
+from tramp_jax import evaluation, sharding, training_log
+from tramp_jax.batches import device_cache
+from tramp_jax.batches.augment import for_training
+from tramp_jax.batches.cache import build_feed
+from tramp_jax.batches.device_cache import Store
+from tramp_jax.batches.pipeline import Batch, Split
 from tramp_jax.checkpoint import Checkpoints
-from tramp_jax.data import device_cache
-from tramp_jax.data.augment import for_training
-from tramp_jax.data.cache import build_feed
 from tramp_jax.data.datasets import TRAIN, VALIDATION
-from tramp_jax.data.device_cache import Store
-from tramp_jax.data.pipeline import Batch, Split
-from tramp_jax.initial import Path, frozen_paths, initial_variables
+from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
 from tramp_jax.models import build_model
 from tramp_jax.optimizer import build_optimizer, learning_rate
@@ -183,14 +183,14 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
         batches = iter(feed.batches(config, first=int(state.step)))
-        with reporting.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
+        with training_log.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
             loop = _Loop(config, mesh, train_step, feed.store, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, feed.put) as source:
                 state = loop.run(state, source, feed.validation, stop)
         if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
             checkpoints.save_best(int(state.step), state.variables)
     if sharding.is_first_process():
-        reporting.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
+        training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
 
 def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path, resume: bool) -> None:
@@ -281,7 +281,7 @@ class _Loop:
         store: Store | None,
         steps_per_epoch: int,
         checkpoints: Checkpoints,
-        reporter: reporting.Reporter,
+        reporter: training_log.Reporter,
         record: dict[str, Any],
     ):
         self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch

@@ -19,12 +19,13 @@ import optax
 from flax import traverse_util
 
 from convert_weights.convert import to_variables
+from convert_weights.layouts import TRANSFORMS
 from convert_weights.names import name_map
-from convert_weights.rules import TRANSFORMS
 from tests.golden import golden
 from tramp_jax import config as defaults
 from tramp_jax import losses, optimizer, sharding, trainer
-from tramp_jax.data import augment, landmarks, sampling
+from tramp_jax.batches import augment, sampling
+from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.models import build_model
 

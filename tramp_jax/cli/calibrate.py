@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tramp_jax import commands
     from tramp_jax.experiment import FEW_PEOPLE
-    from tramp_jax.scoring.calibrate_run import calibrate_run
+    from tramp_jax.scoring.run_calibration import calibrate_run
 
     commands.keep_compiled()
     found, written = calibrate_run(

@@ -36,14 +36,14 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
       ValueError: no data set is named, an unknown option (with the closest name), or a value of a wrong kind.
     """
     from tramp_jax import config as defaults
-    from tramp_jax.data import datasets, records
+    from tramp_jax.data import datasets, packed_clips
 
     name = arguments.dataset
     frames, marks = not arguments.no_frames, not arguments.no_landmarks
     if not (frames or marks):
         raise ValueError("--no-frames and --no-landmarks leave nothing of a clip; give one of them")
-    if arguments.root and records.is_packed(arguments.root):
-        manifest = records.read_manifest(arguments.root)
+    if arguments.root and packed_clips.is_packed(arguments.root):
+        manifest = packed_clips.read_manifest(arguments.root)
         name = name or manifest.name
         frames, marks = (
             frames and manifest.request["wanted"]["frames"],

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from tramp_jax import commands
-    from tramp_jax.data.folder import DESCRIPTION
+    from tramp_jax.data.readers.folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
 
@@ -179,7 +179,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     Raises:
       ValueError: a pattern that nothing matches, or a folder that holds both videos and images.
     """
-    from tramp_jax.data.folder import DESCRIPTION
+    from tramp_jax.data.readers.folder import DESCRIPTION
     from tramp_jax.preprocess import expand_input
 
     found: list[str] = []
@@ -284,7 +284,7 @@ class _Reports:
 
     def write(self, path: str, scorer: "Scorer", scored: "Scored") -> str:
         """Returns the name of the file."""
-        from tramp_jax.evidence.report import write_report
+        from tramp_jax.report.writer import write_report
 
         write_report(self.path(path), scorer.evidence(scored, self._attribute))
         return self.path(path).name

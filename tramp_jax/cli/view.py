@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax.data import folder
+    from tramp_jax.data.readers import folder
     from tramp_jax.preprocess import batch, overlay
 
     kind = arguments.out.suffix.lower()

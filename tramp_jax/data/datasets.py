@@ -7,18 +7,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tramp_jax.data import records, splits
+from tramp_jax.batches.pipeline import Split
+from tramp_jax.data import packed_clips, splits
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
-from tramp_jax.data.dfew import DFEW
-from tramp_jax.data.folder import Folder
-from tramp_jax.data.neuroface import NeuroFace
-from tramp_jax.data.neuroface_lists import FOLDS
-from tramp_jax.data.pfed5 import PFED5
-from tramp_jax.data.pipeline import Split
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
-from tramp_jax.data.synthetic import EXPRESSIONS, SyntheticFaces
-from tramp_jax.data.youtubepd import YouTubePD
+from tramp_jax.data.readers.dfew import DFEW
+from tramp_jax.data.readers.folder import Folder
+from tramp_jax.data.readers.neuroface import NeuroFace
+from tramp_jax.data.readers.neuroface_lists import FOLDS
+from tramp_jax.data.readers.pfed5 import PFED5
+from tramp_jax.data.readers.youtubepd import YouTubePD
 from tramp_jax.models import reads_frames, reads_trajectories
+from tramp_jax.synthetic.faces import EXPRESSIONS, SyntheticFaces
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -151,7 +151,7 @@ def _folder(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
 
 
 def _packed(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
-    source = records.PackedClips(data.root, wanted.frames, wanted.pixels, wanted.landmarks)
+    source = packed_clips.PackedClips(data.root, wanted.frames, wanted.pixels, wanted.landmarks)
     manifest = source.manifest
     if manifest.name != data.name:
         raise ValueError(
@@ -242,7 +242,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
     """
     data = ConfigDict(options(config.data.name) | config.data.to_dict())
     problems = problems or Problems()
-    opened = _packed if data.root and records.is_packed(data.root) else READERS[data.name].open
+    opened = _packed if data.root and packed_clips.is_packed(data.root) else READERS[data.name].open
     dataset = opened(data, wanted or Wanted.of(config), problems)
     warnings = [problem for problem in problems.found if problem.severity == WARNING]
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *warnings))

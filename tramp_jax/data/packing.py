@@ -21,11 +21,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import tramp_jax
-from tramp_jax.data import records
+from tramp_jax.data import packed_clips
 from tramp_jax.data.clips import ClipInfo, ClipSource
 from tramp_jax.data.datasets import Dataset, Wanted, open_dataset, options
+from tramp_jax.data.packed_clips import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
-from tramp_jax.data.records import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.validation import check, in_order
 
 # A group of one record makes random reading cheap. Frames are compressed already, and the rest is small.
@@ -79,7 +79,7 @@ def pack(
     dataset = open_dataset(config, wanted, Problems(collect=True))
     request = _request(config, dataset, wanted, shard_bytes, skip_bad)
     if (out / MANIFEST).is_file():
-        manifest = records.read_manifest(out)
+        manifest = packed_clips.read_manifest(out)
         _check_same(manifest.request, request, out)
         _clear(out)
         return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_told(manifest)}"
@@ -215,7 +215,7 @@ def _finished(path: pathlib.Path) -> Shard | None:
     if not (note.is_file() and path.is_file()):
         return None
     shard = Shard(**json.loads(note.read_text()))
-    return shard if records.checksum(epath.Path(path)) == shard.sha256 else None
+    return shard if packed_clips.checksum(epath.Path(path)) == shard.sha256 else None
 
 
 def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
@@ -226,7 +226,7 @@ def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
     )
     if not wanted.landmarks:
         clip = dataclasses.replace(clip, landmarks=np.full_like(clip.landmarks, np.nan), depth=None)
-    return records.encode(clip)
+    return packed_clips.encode(clip)
 
 
 def _write_shard(
@@ -244,7 +244,7 @@ def _write_shard(
         unfinished.unlink()
         raise
     _to_disk(unfinished)
-    checksum = records.checksum(epath.Path(unfinished))
+    checksum = packed_clips.checksum(epath.Path(unfinished))
     shard = Shard(path.name, len(indices), unfinished.stat().st_size, checksum)
     unfinished.rename(path)
     _write_text(path.with_suffix(".json"), json.dumps(dataclasses.asdict(shard)))

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from onnx import TensorProto
 
-from tramp_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD, stored_size
+from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, stored_size
 from tramp_jax.export.graph import Graph, Tensor, Weights, attention, conv_with_norm, dense, layer_norm, mlp
 
 

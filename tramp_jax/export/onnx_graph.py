@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from onnx import TensorProto, helper
 
 import tramp_jax
-from tramp_jax.data.augment import stored_size
+from tramp_jax.batches.augment import stored_size
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
 from tramp_jax.export.trajectory_graph import skateformer

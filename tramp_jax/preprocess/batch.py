@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tramp_jax.data import folder, tables
+from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import folder
 from tramp_jax.preprocess.clip import Preprocessed, without_blanks
 
 EVIDENCE = "evidence.json"

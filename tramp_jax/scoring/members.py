@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import experiment, sharding, trained_on
+from tramp_jax import experiment, sharding, training_data
+from tramp_jax.batches.augment import for_evaluation
+from tramp_jax.batches.pipeline import Batch, frame_slots, padded
 from tramp_jax.checkpoint import BEST, Checkpoints
-from tramp_jax.data.augment import for_evaluation
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.pipeline import Batch, frame_slots, padded
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.scoring.windows import sample_and_windows
-from tramp_jax.trained_on import TrainedOn
+from tramp_jax.training_data import TrainedOn
 
 if TYPE_CHECKING:
-    from tramp_jax.export.session import OnnxJudge
+    from tramp_jax.scoring.onnx_judge import OnnxJudge
 
 AUTO, JAX, ONNX = "auto", "jax", "onnx"
 RUNTIMES = (AUTO, JAX, ONNX)
@@ -75,7 +75,7 @@ def load_member(run: pathlib.Path, which: str = BEST) -> Member:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
-    return Member(run, fold, config, step, variables, trained_on.load(run), digest.hexdigest()[:12])
+    return Member(run, fold, config, step, variables, training_data.load(run), digest.hexdigest()[:12])
 
 
 def make_judge(member: Member, draws: int, runtime: str = AUTO) -> "Judge | OnnxJudge":
@@ -87,7 +87,7 @@ def make_judge(member: Member, draws: int, runtime: str = AUTO) -> "Judge | Onnx
     Raises:
       ValueError: an unknown runtime, or "onnx" where it is not installed.
     """
-    from tramp_jax.export.session import OnnxJudge, missing
+    from tramp_jax.scoring.onnx_judge import OnnxJudge, missing
 
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}; known: {', '.join(RUNTIMES)}")

@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.folder import DESCRIPTION, read_clip
-from tramp_jax.evidence.attribution import Explainer
-from tramp_jax.evidence.record import Evidence, Scale, provenance
+from tramp_jax.data.readers.folder import DESCRIPTION, read_clip
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated, read_made
 from tramp_jax.preprocess.video import open_frames
+from tramp_jax.report.attribution import Explainer
+from tramp_jax.report.record import Evidence, Scale, provenance
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.members import AUTO, load_member, make_judge
-from tramp_jax.scoring.scales import scale_of
+from tramp_jax.scoring.rating_scale import scale_of
 
 DRAWS = 16
 CLIPS_AT_ONCE = 4

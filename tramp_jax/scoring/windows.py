@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax.data import sampling
+from tramp_jax.batches import sampling
+from tramp_jax.batches.pipeline import Batch, Sampler
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.pipeline import Batch, Sampler
 from tramp_jax.models import reads_frames, reads_trajectories
 
 SHORTEST = 0.75  # share of the clip that the shortest window shows

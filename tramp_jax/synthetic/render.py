@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from tramp_jax.data import synthetic_face as face
+from tramp_jax.synthetic import face
 
 _SHIFT = 4  # OpenCV takes polygon corners in 1/16 pixel
 _NEUTRAL_LIGHT = 160  # value of the light map that leaves colours as they are

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from tramp_jax.evidence.record import Scale
+from tramp_jax.report.record import Scale
 
 _KNOWN = {
     "pfed5": Scale(),

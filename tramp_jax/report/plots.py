@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
-from tramp_jax.evidence.attribution import ELSEWHERE, Attribution
-from tramp_jax.evidence.motion import inter_ocular
+from tramp_jax.report.attribution import ELSEWHERE, Attribution
+from tramp_jax.report.motion import inter_ocular
 
 # Region names as people read them; the groups' own names give the side of the image.
 REGION_LABELS = {

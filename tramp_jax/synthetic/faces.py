@@ -7,7 +7,7 @@ expression, clip), so a clip is a function of its seed and its place, in whateve
 
 The contact sheet of the documentation is made by
 
-    python -m tramp_jax.data.synthetic docs/images/synthetic_faces.jpg
+    python -m tramp_jax.synthetic.faces docs/images/synthetic_faces.jpg
 """
 
 import argparse
@@ -20,9 +20,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
-from tramp_jax.data import synthetic_face as face
-from tramp_jax.data import synthetic_motion as motion
-from tramp_jax.data import synthetic_render as render
+from tramp_jax.synthetic import face, motion, render
 
 EXPRESSIONS = motion.EXPRESSIONS
 LAYOUT = "insightface106"

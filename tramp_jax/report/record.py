@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from tramp_jax import __version__
 from tramp_jax.data.clips import Clip
-from tramp_jax.evidence.attribution import Attribution
 from tramp_jax.models import reads_frames, reads_trajectories
+from tramp_jax.report.attribution import Attribution
 
 # What must be known of a score to repeat it; the report shows every one, recorded or not.
 PROVENANCE = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tramp_jax.batches.pipeline import Split
 from tramp_jax.data.datasets import TRAIN
-from tramp_jax.data.pipeline import Split
 
 FILE = "data.json"
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
 from tramp_jax.data import head_motion, landmarks
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.draws import FRAMES, TRAJECTORY, Draw
 
 TRUNCATIONS = ("random", "last")
 PADDINGS = ("loop", "zero", "repeat", "spline")

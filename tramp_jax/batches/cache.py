@@ -11,7 +11,7 @@ shipped; and the clips' landmarks and colours, on devices their trajectories. Va
 "device", too. Test clips are read as they are, twice in a run.
 
 What a batch shows is drawn on the host by ``pipeline.Sampler``, or inside the training step by
-``tramp_jax.data.device_cache``: the same bits in all three cases.
+``tramp_jax.batches.device_cache``: the same bits in all three cases.
 
 Of several processes each keeps what it reads, in the end all clips of both parts.
 """
@@ -31,10 +31,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import sharding
-from tramp_jax.data import device_cache, pipeline
-from tramp_jax.data.augment import stored_size
+from tramp_jax.batches import device_cache, pipeline
+from tramp_jax.batches.augment import stored_size
+from tramp_jax.batches.pipeline import Batch, Split
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.pipeline import Batch, Split
 from tramp_jax.models import reads_frames, reads_trajectories
 
 CACHES = ("none", "host", "device")

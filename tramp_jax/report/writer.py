@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tramp_jax.data import head_motion
-from tramp_jax.evidence import motion, page, plots
-from tramp_jax.evidence.attribution import Attribution
-from tramp_jax.evidence.record import PROVENANCE, Evidence
+from tramp_jax.report import motion, page, plots
+from tramp_jax.report.attribution import Attribution
+from tramp_jax.report.record import PROVENANCE, Evidence
 
 NOTICE = "For research; not a diagnosis."
 

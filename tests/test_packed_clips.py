@@ -16,10 +16,11 @@ from hypothesis.extra import numpy as hnp
 from tests import tiny
 from tests.published_layouts import write_pfed5
 from tramp_jax import config as defaults
-from tramp_jax.data import datasets, packing, pipeline, records
+from tramp_jax.batches import pipeline
+from tramp_jax.data import datasets, packed_clips, packing
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.packed_clips import PackedClips
 from tramp_jax.data.problems import DataError
-from tramp_jax.data.records import PackedClips
 
 _TEXT = st.text(max_size=9)
 _NUMBER = st.floats(allow_nan=False)
@@ -68,40 +69,40 @@ def _assert_same(a: Clip, b: Clip) -> None:
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(_clips())
 def test_a_record_is_exact(clip):
-    record = records.encode(clip)
-    _assert_same(records.decode(record), clip)
-    assert records.encode(records.decode(record)) == record
-    bare = records.decode(record, with_frames=False, with_pixels=False)
+    record = packed_clips.encode(clip)
+    _assert_same(packed_clips.decode(record), clip)
+    assert packed_clips.encode(packed_clips.decode(record)) == record
+    bare = packed_clips.decode(record, with_frames=False, with_pixels=False)
     _assert_same(bare, dataclasses.replace(clip, frames=None, pixels=None))
 
 
 @hypothesis.settings(max_examples=20, deadline=None)
 @hypothesis.given(_clips(), st.data())
 def test_a_cut_record_is_refused(clip, data):
-    record = records.encode(clip)
+    record = packed_clips.encode(clip)
     held = sum(x.size for x in (clip.landmarks, clip.pixels, clip.depth) if x is not None)
     assert held
     cut = data.draw(st.integers(0, len(record) - 1))
     with pytest.raises(ValueError, match=r"no clip record|is damaged"):
-        records.decode(record[:cut])
+        packed_clips.decode(record[:cut])
 
 
 def test_a_record_of_a_newer_version_is_refused(monkeypatch):
     clip = Clip(ClipInfo("a", "b", "c", 1.0, 1), np.zeros((1, 4, 2), np.float32), "")
     with monkeypatch.context() as patched:
-        patched.setattr(records, "VERSION", 2)
-        record = records.encode(clip)
-        records.decode(record)
+        patched.setattr(packed_clips, "VERSION", 2)
+        record = packed_clips.encode(clip)
+        packed_clips.decode(record)
     with pytest.raises(ValueError, match=r"schema version 2, .* reads versions up to 1: get a newer tramp_jax"):
-        records.decode(record)
+        packed_clips.decode(record)
     with pytest.raises(ValueError, match="no clip record"):
-        records.decode(b"\0" + record)
+        packed_clips.decode(b"\0" + record)
 
 
 def test_arrays_of_another_type_are_refused():
     clip = Clip(ClipInfo("a", "b", "c", 1.0, 1), np.zeros((1, 4, 2)), "")
     with pytest.raises(ValueError, match="clip a: landmarks are float64, not float32"):
-        records.encode(clip)
+        packed_clips.encode(clip)
 
 
 # Stores
@@ -181,14 +182,14 @@ def test_one_clip_is_read_without_the_rest_of_its_shard(made, tmp_path):
     before = read()
     clip = source[3]
     assert read() - before < 0.5 * shard.bytes
-    assert read() - before > len(records.encode(clip))
+    assert read() - before > len(packed_clips.encode(clip))
 
 
 @pytest.mark.parametrize("where", [0.02, 0.5])
 def test_a_damaged_shard_is_named(copy, where):
     path = copy / "clips-00000-of-00003.array_record"
     raw = bytearray(path.read_bytes())
-    size = len(records.encode(PackedClips(copy)[0]))
+    size = len(packed_clips.encode(PackedClips(copy)[0]))
     raw[int(where * size) + 200] ^= 255
     path.write_bytes(raw)
     with pytest.raises(DataError, match=r"clips-00000-of-00003.array_record, record 0: cannot be read"):
@@ -216,7 +217,7 @@ def test_exchanged_shards_are_named(copy):
     ],
 )
 def test_a_broken_manifest_is_refused(copy, change, message):
-    path = copy / records.MANIFEST
+    path = copy / packed_clips.MANIFEST
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message):
         PackedClips(copy)

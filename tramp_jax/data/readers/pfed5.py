@@ -18,8 +18,8 @@ import numpy as np
 
 from tramp_jax.data import clip_files, images, landmark_checks, landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
-from tramp_jax.data.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
 from tramp_jax.data.problems import DataError, Problem, Problems
+from tramp_jax.data.readers.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
 
 __all__ = ["EXPRESSIONS", "PFED5"]
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tramp_jax import trained_on
+from tramp_jax import training_data
+from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, VALIDATION
-from tramp_jax.data.pipeline import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.experiment import SKIPPED_FILE
-from tramp_jax.export.session import OnnxJudge
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.members import Judge, load_member, make_judge
-from tramp_jax.scoring.scales import scale_of
+from tramp_jax.scoring.onnx_judge import OnnxJudge
+from tramp_jax.scoring.rating_scale import scale_of
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, spread_of
 
 
@@ -61,7 +61,7 @@ def calibrate_run(
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]
-    data = members[0].trained_on or trained_on.describe(split)
+    data = members[0].trained_on or training_data.describe(split)
     scale = scale_of(members[0].config, (data.low, data.high))
     found = calibrate(
         *_judged(judges, split[VALIDATION]),

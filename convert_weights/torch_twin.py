@@ -10,7 +10,7 @@ Q query tokens, K key tokens.
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from benchmarks.torch_encoders import FormerDFER, Outputs, SkateFormer, mlp, named
+from convert_weights.torch_encoders import FormerDFER, Outputs, SkateFormer, mlp, named
 
 
 class CrossAttention(nn.Module):

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from tramp_jax.data import synthetic_face as face
+from tramp_jax.synthetic import face
 
 FPS = 25.0
 EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")

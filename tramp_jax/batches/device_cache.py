@@ -2,7 +2,7 @@
 
 The host names the clips of a batch and their positions in the order of training, 8 bytes a clip. What ``Sampler`` draws
 on the host for the other caches, the step draws here, by the same functions and with the same outcome: see
-``tramp_jax.data.draws``.
+``tramp_jax.batches.draws``.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tramp_jax import sharding
-from tramp_jax.data import sampling
+from tramp_jax.batches import sampling
+from tramp_jax.batches.draws import TRAJECTORY, Draw
+from tramp_jax.batches.pipeline import Batch, Sampler
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.draws import TRAJECTORY, Draw
-from tramp_jax.data.pipeline import Batch, Sampler
 
 
 class Stream(flax.struct.PyTreeNode):

@@ -13,9 +13,9 @@ from tramp_jax import evaluation, models, sharding, trainer
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets, landmarks
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.synthetic import SyntheticFaces
-from tramp_jax.evidence.attribution import NODES, Explainer, patch_regions
-from tramp_jax.evidence.motion import inter_ocular
+from tramp_jax.report.attribution import NODES, Explainer, patch_regions
+from tramp_jax.report.motion import inter_ocular
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 TIMES = 16  # frames of the clips here, as many as the tiny model reads
 

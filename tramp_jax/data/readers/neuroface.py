@@ -26,7 +26,8 @@ import numpy as np
 from tramp_jax.data import clip_files, landmarks, tables
 from tramp_jax.data.clip_files import FRAME_SIZE
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.neuroface_lists import (
+from tramp_jax.data.problems import WARNING, DataError, Problem, Problems
+from tramp_jax.data.readers.neuroface_lists import (
     LIST_ADDRESS,
     LIST_CURE,
     TASKS,
@@ -37,7 +38,6 @@ from tramp_jax.data.neuroface_lists import (
     read_split_list,
     task_of,
 )
-from tramp_jax.data.problems import WARNING, DataError, Problem, Problems
 
 FPS = 50.0
 LAYOUTS = ("insightface73", "insightface106")

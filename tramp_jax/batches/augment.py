@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tramp_jax.data import sampling
+from tramp_jax.batches import sampling
 
 Batch = dict[str, Any]
 

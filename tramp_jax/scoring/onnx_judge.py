@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from tramp_jax.batches.pipeline import Batch
 from tramp_jax.data.clips import Clip
-from tramp_jax.data.pipeline import Batch
 from tramp_jax.models import build_model, reads_frames
 from tramp_jax.models.former_dfer import SFormer
 from tramp_jax.scoring.members import Member

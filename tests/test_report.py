@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tramp_jax.data.synthetic import SyntheticFaces
-from tramp_jax.evidence import page, plots, record, report
-from tramp_jax.evidence.attribution import ELSEWHERE, Attribution
+from tramp_jax.report import page, plots, record, writer
+from tramp_jax.report.attribution import ELSEWHERE, Attribution
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 HOSTILE = "\"><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>'&amp;"
 
@@ -32,7 +32,7 @@ def attribution(clip):
     frames[20, 25, 16] = -0.25
     regions = np.zeros((n, 7))
     regions[30, 0], regions[20, 5] = 1.5, -0.25
-    names = (*report.plots.landmarks.REGIONS, ELSEWHERE)
+    names = (*writer.plots.landmarks.REGIONS, ELSEWHERE)
     return Attribution(2.5, 1.251, trajectory, "xyrgb", frames, regions, names, np.arange(n) > 3, 0.001, True, 42)
 
 
@@ -52,7 +52,7 @@ def evidence(clip, attribution):
 
 @pytest.fixture(scope="module")
 def document(evidence):
-    return report.render(evidence)
+    return writer.render(evidence)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_texts_are_no_markup(evidence, undrawn):
         provenance=record.provenance(clip, tiny.get_config(), model=HOSTILE) | {HOSTILE: HOSTILE},
     )
     for shown in (hostile, dataclasses.replace(hostile, interval=None, attribution=None, attribution_note=HOSTILE)):
-        document = report.render(shown)
+        document = writer.render(shown)
         check_fetches_nothing(document)
         read = Read(document)
         assert len(read.named("img")) == (5 if shown.attribution else 4)
@@ -136,7 +136,7 @@ def test_texts_are_no_markup(evidence, undrawn):
 
 def test_the_report_says_what_it_must(document, evidence):
     text = Read(document).text
-    assert text.count(report.NOTICE) == 2
+    assert text.count(writer.NOTICE) == 2
     assert "Smile: 2.50 on MDS-UPDRS" in text
     assert "Interval 1.75 to 3.25 (90 % of new people)." in text
     assert "0 (normal) to 4 (severe)" in text
@@ -155,7 +155,7 @@ def test_the_report_says_what_it_must(document, evidence):
 
 
 def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
-    start, stop = report.strongest_moment(attribution, 25.0)
+    start, stop = writer.strongest_moment(attribution, 25.0)
     assert start <= 30 / 25 < stop
     assert stop - start == pytest.approx(12 / 25)
 
@@ -163,7 +163,7 @@ def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
 def test_what_is_missing_is_named_with_its_reason(clip, evidence, undrawn):
     bare = dataclasses.replace(clip, frames=None, pixels=None)
     shown = record.Evidence(bare, 5.2, interval_note="not calibrated", attribution_note="switched off")
-    text = Read(report.render(shown)).text
+    text = Read(writer.render(shown)).text
     assert "No interval: not calibrated." in text
     assert "Not computed: switched off." in text
     assert "Pixel values: the clip has none." in text
@@ -173,14 +173,14 @@ def test_what_is_missing_is_named_with_its_reason(clip, evidence, undrawn):
     short = dataclasses.replace(bare, landmarks=bare.landmarks[:3])
     assert (
         "Not measured: the clip has 3 frames, and 5 are needed."
-        in Read(report.render(record.Evidence(short, 1.0))).text
+        in Read(writer.render(record.Evidence(short, 1.0))).text
     )
     unfinished = dataclasses.replace(evidence.attribution, converged=False)
-    again = Read(report.render(dataclasses.replace(evidence, attribution=unfinished))).text
+    again = Read(writer.render(dataclasses.replace(evidence, attribution=unfinished))).text
     assert "did not reach its accuracy" in again
     nothing = dataclasses.replace(evidence.attribution, baseline_score=2.5)
     assert (
-        "no region or moment stands out" in Read(report.render(dataclasses.replace(evidence, attribution=nothing))).text
+        "no region or moment stands out" in Read(writer.render(dataclasses.replace(evidence, attribution=nothing))).text
     )
 
 
@@ -206,7 +206,7 @@ def test_it_can_be_read_without_seeing_it(document):
 
 def test_one_file_of_moderate_size(tmp_path, evidence):
     path = tmp_path / "clip.html"
-    report.write_report(path, evidence)
+    writer.write_report(path, evidence)
     assert [p.name for p in tmp_path.iterdir()] == ["clip.html"]
     assert 100_000 < path.stat().st_size < 3_000_000
     assert path.read_text("utf-8").startswith("<!DOCTYPE html>")

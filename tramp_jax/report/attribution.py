@@ -20,12 +20,13 @@ import numpy as np
 from einops import reduce
 from ml_collections import ConfigDict
 
-from tramp_jax.data import landmarks, sampling
-from tramp_jax.data.augment import for_evaluation
+from tramp_jax.batches import sampling
+from tramp_jax.batches.augment import for_evaluation
+from tramp_jax.batches.pipeline import Batch, Sampler, expanded
+from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
-from tramp_jax.data.pipeline import Batch, Sampler, expanded
-from tramp_jax.evidence.motion import inter_ocular
 from tramp_jax.models import build_model, input_shapes, reads_frames, reads_trajectories
+from tramp_jax.report.motion import inter_ocular
 
 # The part of a picture that is near no landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tramp_jax.data import landmarks
-from tramp_jax.data.synthetic import SyntheticFaces
-from tramp_jax.evidence import motion
+from tramp_jax.report import motion
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 GROUP = {name: slice(9 * i, 9 * i + 9) for i, name in enumerate(landmarks.GROUPS)}
 

@@ -33,7 +33,7 @@ MIN_FRAMES = 5  # a cubic through fewer points smooths nothing
 LOW, HIGH = 0.1, 0.9  # reference levels, shares of the peak
 _CUBIC = 3
 # A movement is clear of the jitter if its peak is this many times what independent noise makes of an excursion; the
-# excursions of still faces stay below it (tests/test_evidence_motion.py).
+# excursions of still faces stay below it (tests/test_report_motion.py).
 _CLEAR = 6.5
 _SMALLEST = 0.005  # inter-ocular distances, half a pixel of a usual crop: below it no timing is given
 

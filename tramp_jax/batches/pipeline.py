@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax.data import sampling
-from tramp_jax.data.augment import stored_size
+from tramp_jax.batches import sampling
+from tramp_jax.batches.augment import stored_size
+from tramp_jax.batches.draws import Draw
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource, decode_frame
-from tramp_jax.data.draws import Draw
 from tramp_jax.models import reads_frames, reads_trajectories
 
 Batch = dict[str, Any]
