@@ -36,7 +36,7 @@ from PIL import Image
 
 from benchmarks import timing
 from tramp_jax import sharding, trainer, training_log
-from tramp_jax.batches import augment, cache, device_cache, pipeline, sampling
+from tramp_jax.batches import augment, cache, device_cache, pipeline, trajectories, view
 from tramp_jax.batches.draws import Draw
 from tramp_jax.data import clips, datasets, landmarks, packing
 from tramp_jax.synthetic.faces import SyntheticFaces
@@ -100,7 +100,7 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             info, draw = infos[index], Draw(config.seed, next(shown))
             video = info.id.rsplit("_", 1)[0]
             files = sorted((root / info.subject / video).iterdir())
-            chosen = sampling.rgb_frames(len(files), rgb.num_frames, draw)
+            chosen = view.frame_sources(len(files), rgb.num_frames, draw)
             images = [
                 np.asarray(Image.open(files[i]).convert("RGB").resize(size, Image.Resampling.BOX)) for i in chosen
             ]
@@ -108,12 +108,12 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             points, colours = np.load(root / "detect_73_crop" / name), np.load(root / "RGB_1x1_fromLK" / name)
             colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
             clip = clips.Clip(info, points, "insightface73", colours)
-            taken = sampling.trajectory_frames(info.num_frames, length, "random", draw)
+            taken = view.trajectory_numbers(info.num_frames, length, "random", draw)
             samples.append(
                 {
                     "frames": np.stack(images),
-                    "trajectories": sampling.trajectory(clip, "xyrgb", False)[taken],
-                    "index_t": sampling.position(taken, length),
+                    "trajectories": trajectories.trajectory(clip, "xyrgb")[taken],
+                    "index_t": view.index_t(taken, length),
                     "target": np.float32(info.score),
                 }
             )

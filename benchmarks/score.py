@@ -28,7 +28,9 @@ from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, for_evaluatio
 from tramp_jax.batches.pipeline import Batch, Sampler, expanded
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.models import build_model
-from tramp_jax.scoring.members import Judge, Member
+from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import Judge
+from tramp_jax.scoring.members import Member
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 
 PYTORCH, JAX_ALL, JAX_DISTINCT, ONNX = "torch-eager", "jax, all frames", "jax, distinct frames", "onnx-runtime"
@@ -80,10 +82,10 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
         batch = for_evaluation(sample, size)
         return model.apply(member.variables, batch["frames"], batch["trajectories"], batch["index_t"])[0]
 
-    judges: dict[str, Judge | OnnxJudge] = {
-        JAX_DISTINCT: Judge(member, draws=0),
+    judges: dict[str, Judge] = {
+        JAX_DISTINCT: JaxJudge(member, draws=0),
         ONNX: OnnxJudge(member, draws=0, threads=threads),
-        WITH_INTERVAL[JAX_DISTINCT]: Judge(member, DRAWS),
+        WITH_INTERVAL[JAX_DISTINCT]: JaxJudge(member, DRAWS),
         WITH_INTERVAL[ONNX]: OnnxJudge(member, DRAWS, threads),
     }
     return {

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tests import tiny
-from tramp_jax import optimizer, sharding, trainer
+from tramp_jax import optimizer, sharding, training_step
 from tramp_jax.batches import pipeline
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
@@ -36,8 +36,8 @@ def main(folder: pathlib.Path) -> None:
     meshes = {count: Mesh(np.array(jax.devices()[:count]), ("data",)) for count in (1, 4, 8)}
 
     def step(count):
-        run = trainer.build_train_step(config, sgd, meshes[count])
-        state = trainer.init_state(variables, sgd, meshes[count])
+        run = training_step.build_train_step(config, sgd, meshes[count])
+        state = training_step.init_state(variables, sgd, meshes[count])
         state, measured = run(state, sharding.put(batch, meshes[count]), None)
         return state, float(measured["loss"])
 

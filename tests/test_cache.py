@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tramp_jax import evaluation, models, sharding, trainer
-from tramp_jax.batches import cache, device_cache, pipeline, sampling
+from tramp_jax import evaluation, models, sharding, trainer, training_step
+from tramp_jax.batches import cache, device_cache, pipeline, view
 from tramp_jax.batches.augment import for_training
 from tramp_jax.data import datasets
 from tramp_jax.training_log import read_metrics
@@ -69,7 +69,7 @@ def _batches(config, kind, splits, count):
         {"still": True},
         {"truncation": "last", "frame_choice": "consecutive"},
         {"frame_choice": "uniform"},
-        *({"padding": padding} for padding in sampling.PADDINGS),
+        *({"padding": padding} for padding in view.PADDINGS),
     ],
 )
 def test_every_cache_gives_the_same_batches(config, splits, change):
@@ -78,18 +78,19 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
     if "padding" in change:
         config.model.rgb.num_frames = config.model.trajectory.length = 64  # clips have 45 to 80
     plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in cache.CACHES)
-    assert plain[0]["frames"].shape == (8, config.model.rgb.num_frames, 37, 37, 3)
+    assert plain[0].inputs.frames.shape == (8, config.model.rgb.num_frames, 37, 37, 3)
     for one, *others in zip(plain, on_host, on_device, strict=True):
         for other in others:
-            assert other.keys() == one.keys()
-            for name, array in one.items():
-                assert other[name].dtype == array.dtype
-                np.testing.assert_array_equal(other[name], array, err_msg=name)
+            assert jax.tree.structure(other) == jax.tree.structure(one)
+            for path, array in jax.tree.leaves_with_path(one):
+                (twin,) = (leaf for name, leaf in jax.tree.leaves_with_path(other) if name == path)
+                assert twin.dtype == array.dtype
+                np.testing.assert_array_equal(twin, array, err_msg=jax.tree_util.keystr(path))
     if change == {"padding": "zero"}:
-        missing = [batch["frames"][~batch["frames_present"]] for batch in on_device]
+        missing = [batch.inputs.frames[~batch.inputs.frames_present] for batch in on_device]
         assert sum(map(len, missing)) > 0
         assert not any(map(np.any, missing))
-        for_training(on_device[0], config.augment, 32, jax.random.key(0))
+        for_training(on_device[0].inputs, config.augment, 32, jax.random.key(0))
 
 
 def test_a_batch_for_clips_on_the_device_is_their_numbers(config, splits):
@@ -97,11 +98,11 @@ def test_a_batch_for_clips_on_the_device_is_their_numbers(config, splits):
     batches = list(itertools.islice(iterator, 3))
     iterator.close()
     for batch in batches:
-        assert batch.keys() == {"clip", "position"}
-        assert sum(array.nbytes for array in batch.values()) == 8 * 8
-    positions = np.concatenate([batch["position"] for batch in batches])
+        assert isinstance(batch, pipeline.ClipNumbers)
+        assert sum(array.nbytes for array in jax.tree.leaves(batch)) == 8 * 8
+    positions = np.concatenate([batch.position for batch in batches])
     np.testing.assert_array_equal(positions, np.arange(24))
-    shown, count = np.concatenate([batch["clip"] for batch in batches]).tolist(), len(splits["train"])
+    shown, count = np.concatenate([batch.clip for batch in batches]).tolist(), len(splits["train"])
     assert set(shown[:count]) == set(shown[count : 2 * count]) == set(range(count))
 
 
@@ -109,7 +110,7 @@ class _Linear(nn.Module):
     """In place of the network, which takes most of a minute to compile: a score to which every value contributes."""
 
     @nn.compact
-    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None):
+    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
         if frame_index is not None:
             frames = jax.vmap(lambda distinct, where: distinct[where])(frames, frame_index)
         together = jnp.concatenate([x.reshape(len(x), -1) for x in (frames, trajectories, index_t)], axis=1)
@@ -117,7 +118,7 @@ class _Linear(nn.Module):
 
 
 def test_training_has_the_same_losses_with_every_cache(config, splits, tmp_path, capsys, monkeypatch):
-    for module in (models, trainer, evaluation):
+    for module in (models, training_step, evaluation):
         monkeypatch.setattr(module, "build_model", lambda _: _Linear())
     config.train.epochs = 2
     rows = {}

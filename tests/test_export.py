@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.raises import user_error
 from tramp_jax import Scorer, cli
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
-from tramp_jax.models import abstract_variables, build_model
-from tramp_jax.scoring import members
-from tramp_jax.scoring.members import Judge, load_member, make_judge
+from tramp_jax.models import Inputs, abstract_variables, apply, build_model
+from tramp_jax.scoring import judges
+from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import make_judge
+from tramp_jax.scoring.members import load_member
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -68,18 +71,18 @@ def with_tokens(graph):
 
 def sampled(config, clip):
     """A clip as the graph takes it."""
-    return {name: x[None] for name, x in Sampler(config).test(clip).items() if name != "target"}
+    inputs = dataclasses.asdict(Sampler(config).test(clip).inputs)
+    return {name: x[None] for name, x in inputs.items() if x is not None}
 
 
 def by_model(config, variables, sample):
     """The score and the intermediates of JAX."""
 
-    def apply(sample):
-        batch = for_evaluation(sample, config.model.rgb.image_size)
-        inputs = batch.get("frames"), batch.get("trajectories"), batch.get("index_t")
-        return build_model(config.model).apply(variables, *inputs, frame_index=batch.get("frame_index"))
+    def scores(sample):
+        inputs = for_evaluation(Inputs(**sample), config.model.rgb.image_size)
+        return apply(build_model(config.model), variables, inputs)
 
-    return jax.jit(apply, compiler_options=QUICK_COMPILE)(sample)
+    return jax.jit(scores, compiler_options=QUICK_COMPILE)(sample)
 
 
 def by_graph(graph, sample):
@@ -159,9 +162,7 @@ def test_one_graph_takes_clips_of_any_length(source):
     found = []
     for count in (1, 5, 16):
         clip = dataclasses.replace(source[0], landmarks=source[0].landmarks[:count], frames=source[0].frames[:count])
-        sample = Sampler(config).test(clip)
-        one = {name: sample[name][None] for name in ("frames", "frame_index")}
-        score, features = session.run(None, one)
+        score, features = session.run(None, sampled(config, clip))
         assert features.shape == (count, config.model.rgb.widths[-1])
         found.append(score[0])
     assert len(set(found)) == 3
@@ -184,15 +185,20 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_runtimes_give_the_same_scores_and_draws(run, source):
+@pytest.mark.parametrize("padding", ["loop", "zero"])
+def test_the_runtimes_give_the_same_scores_and_draws(run, source, padding):
     member = load_member(run)
-    judges = Judge(member, draws=3), OnnxJudge(member, draws=3)
-    for clip in (source[0], source[1]):
-        (score, drawn), (found, found_drawn) = (judge(clip) for judge in judges)
+    config = member.config.copy_and_resolve_references().unlock()
+    config.data.padding = padding
+    member = dataclasses.replace(member, config=config)
+    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    judges = JaxJudge(member, draws=3), OnnxJudge(member, draws=3)
+    for clip in (source[0], short):
+        ((score, drawn),), ((found, found_drawn),) = (judge.many([clip]) for judge in judges)
         assert found == pytest.approx(score, rel=1e-4, abs=1e-4)
         np.testing.assert_allclose(found_drawn, drawn, atol=0.01 * np.ptp(drawn))
         assert np.ptp(drawn) > 1e-3
-    score, drawn = OnnxJudge(member, draws=0)(source[0])
+    ((score, drawn),) = OnnxJudge(member, draws=0).many([source[0]])
     assert np.isfinite(score)
     assert drawn.shape == (0,)
 
@@ -201,7 +207,7 @@ def test_a_model_without_frames_has_draws(run, source):
     config = load_member(run).config.copy_and_resolve_references().unlock()
     config.model.streams = "trajectory"
     member = dataclasses.replace(load_member(run), config=config, variables=drawn_variables(config))
-    score, drawn = OnnxJudge(member, 2)(source[0])
+    ((score, drawn),) = OnnxJudge(member, 2).many([source[0]])
     assert np.isfinite(score)
     assert drawn.shape == (2,)
     assert 0 < np.ptp(drawn) < 1
@@ -210,25 +216,25 @@ def test_a_model_without_frames_has_draws(run, source):
 def test_the_runtime_is_chosen(run, monkeypatch):
     member = load_member(run)
     assert isinstance(make_judge(member, 0), OnnxJudge)
-    assert isinstance(make_judge(member, 0, "jax"), Judge)
+    assert isinstance(make_judge(member, 0, "jax"), JaxJudge)
     low = tiny.get_config().unlock()
     low.precision = "bfloat16"
-    assert isinstance(make_judge(dataclasses.replace(member, config=low), 0), Judge)
-    with pytest.raises(ValueError, match="known: auto, jax, onnx"):
+    assert isinstance(make_judge(dataclasses.replace(member, config=low), 0), JaxJudge)
+    with user_error("bad_option", "torch", "auto, jax, onnx"):
         make_judge(member, 0, "torch")
-    monkeypatch.setattr(members.jax, "default_backend", lambda: "gpu")
-    assert isinstance(make_judge(member, 0), Judge)
+    monkeypatch.setattr(judges.jax, "default_backend", lambda: "gpu")
+    assert isinstance(make_judge(member, 0), JaxJudge)
     monkeypatch.undo()
     found = types.SimpleNamespace(find_spec=lambda name: None)
     monkeypatch.setattr(export_session.importlib, "util", found)
-    assert isinstance(make_judge(member, 0), Judge)
-    with pytest.raises(ValueError, match="needs onnx and onnxruntime"):
+    assert isinstance(make_judge(member, 0), JaxJudge)
+    with user_error("missing_package", "onnx", "onnxruntime"):
         make_judge(member, 0, "onnx")
 
 
 def test_a_scorer_takes_a_runtime(run, source):
     scored = Scorer(run, draws=0, runtime="onnx").score_clip(source[0])
-    assert scored.score == OnnxJudge(load_member(run), 0)(source[0])[0]
+    assert scored.score == OnnxJudge(load_member(run), 0).many([source[0]])[0][0]
 
 
 def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, tmp_path, capsys):
@@ -244,9 +250,8 @@ def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, 
     assert told["model"] == member.id
     assert told["step"] == "7"
     assert json.loads(told["config"]) == json.loads(member.config.to_json())
-    sample = Sampler(member.config).test(source[0])
-    score = session.run(["score"], {entry.name: sample[entry.name][None] for entry in session.get_inputs()})[0]
-    assert score[0] == pytest.approx(OnnxJudge(member, 0)(source[0])[0], rel=1e-5)
+    score = session.run(["score"], sampled(member.config, source[0]))[0]
+    assert score[0] == pytest.approx(OnnxJudge(member, 0).many([source[0]])[0][0], rel=1e-5)
 
     with pytest.raises(SystemExit):
         cli.main(command)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import head_motion as benchmark
-from tramp_jax.batches import sampling
+from tests.raises import user_error
+from tramp_jax.batches import trajectories
 from tramp_jax.data import clips, head_motion, landmarks
 from tramp_jax.data.head_motion import positions
 from tramp_jax.synthetic import face
@@ -122,7 +123,7 @@ def test_a_turned_head_faces_the_camera_afterwards():
     assert abs(left.mean(axis=0)[1] - right.mean(axis=0)[1]) < 1e-3
     # A face is symmetric from the front: natural asymmetry is below 4 pixels, that of the turned head is not.
     turned = positions(clip_of(pose))[0]
-    asymmetry = [np.abs(sampling.mirror(x[None])[0] - x).max() for x in (found, turned)]
+    asymmetry = [np.abs(trajectories.mirror(x[None])[0] - x).max() for x in (found, turned)]
     assert asymmetry[0] < 4 < 20 < asymmetry[1]
 
 
@@ -147,11 +148,9 @@ def test_the_paper_is_the_default_to_the_last_bit():
     points, nose = landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
     np.testing.assert_array_equal(positions(clip), landmarks.centre(points, nose))
     np.testing.assert_array_equal(positions(clip, "first_frame"), landmarks.centre(points, nose, first_frame=True))
-    np.testing.assert_array_equal(sampling.trajectory(clip, "xy"), positions(clip))
-    released = sampling.trajectory(clip, "xy", first_frame_centring=True)
+    np.testing.assert_array_equal(trajectories.trajectory(clip, "xy"), positions(clip))
+    released = trajectories.trajectory(clip, "xy", normalise="first_frame")
     np.testing.assert_array_equal(released, positions(clip, "first_frame"))
-    np.testing.assert_array_equal(released, sampling.trajectory(clip, "xy", False, "first_frame"))
-    np.testing.assert_array_equal(released, sampling.trajectory(clip, "xy", True, "first_frame"))
 
 
 @pytest.mark.parametrize("frontalise", [False, True])
@@ -199,10 +198,8 @@ def test_what_cannot_be_done_is_refused_by_name():
         positions(dataclasses.replace(clip, depth=None), frontalise=True)
     with pytest.raises(ValueError, match=r"clip-7 has depth of shape \(25, 63\)"):
         positions(dataclasses.replace(clip, depth=clip.depth[:, :63]), frontalise=True)
-    with pytest.raises(ValueError, match=r"landmarks.normalise is 'none'; known: nose, first_frame, similarity"):
+    with user_error("bad_option", "landmarks.normalise", "none", "nose, first_frame, similarity"):
         positions(clip, "none")
-    with pytest.raises(ValueError, match=r"compat.first_frame_centring .* set one of them alone"):
-        head_motion.resolve("similarity", first_frame_centring=True)
     for value in (0, np.nan):
         broken = clip.landmarks.copy()
         broken[3] = value

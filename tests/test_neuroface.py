@@ -471,9 +471,9 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
     parts = datasets.split(dataset, config, None)
     assert len({info.subject for info in parts["test"].infos}) == 1  # 20 % of five
     sample = pipeline.Sampler(config).train(0, parts["test"][0])
-    assert len(sample["frames"]) == config.model.rgb.num_frames
-    assert sample["trajectories"].shape == (config.model.trajectory.length, 63, 5)
-    assert sample["target"] == parts["test"].infos[0].score
+    assert len(sample.inputs.frames) == config.model.rgb.num_frames
+    assert sample.inputs.trajectories.shape == (config.model.trajectory.length, 63, 5)
+    assert sample.target == parts["test"].infos[0].score
 
 
 def test_target_is_a_mean_for_regression_and_must_exist(root):

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests.raises import user_error
 from tramp_jax.batches import augment, pipeline
 from tramp_jax.data import datasets
+from tramp_jax.models import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +33,23 @@ def _take(config, split, count):
 
 
 def _same(a, b):
-    return all(np.array_equal(a[k], b[k]) for k in a)
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 def test_a_batch_is_what_the_model_takes(config, split):
     (batch,) = _take(config, split, 1)
-    assert batch["frames"].shape == (8, 16, 37, 37, 3)  # 32 · 256 / 224
-    assert batch["frames"].dtype == np.uint8
-    assert batch["trajectories"].shape == (8, 64, 63, 5)
-    assert batch["index_t"].shape == (8, 64)
-    assert batch["target"].shape == (8,)
+    assert batch.inputs.frames.shape == (8, 16, 37, 37, 3)  # 32 · 256 / 224
+    assert batch.inputs.frames.dtype == np.uint8
+    assert batch.inputs.trajectories.shape == (8, 64, 63, 5)
+    assert batch.inputs.index_t.shape == (8, 64)
+    assert batch.target.shape == (8,)
 
 
 def test_an_unread_stream_is_not_read(config, split):
     config.model.streams = "trajectory"
-    assert "frames" not in _take(config, split, 1)[0]
+    assert _take(config, split, 1)[0].inputs.frames is None
     config.model.streams = "rgb"
-    assert "trajectories" not in _take(config, split, 1)[0]
+    assert _take(config, split, 1)[0].inputs.trajectories is None
 
 
 def test_still_clips_are_their_first_frame_alone(config, split):
@@ -55,20 +57,21 @@ def test_still_clips_are_their_first_frame_alone(config, split):
     config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
     (batch,) = _take(config, split, 1)
     for name in ("frames", "trajectories", "index_t"):
-        np.testing.assert_array_equal(batch[name], np.broadcast_to(batch[name][:, :1], batch[name].shape))
+        shown = getattr(batch.inputs, name)
+        np.testing.assert_array_equal(shown, np.broadcast_to(shown[:, :1], shown.shape))
     config.data.still = False
     (moving,) = _take(config, split, 1)
-    assert np.any(moving["frames"] != batch["frames"])
-    np.testing.assert_array_equal(batch["target"], moving["target"])
+    assert np.any(moving.inputs.frames != batch.inputs.frames)
+    np.testing.assert_array_equal(batch.target, moving.target)
 
 
 def test_the_released_centring_reaches_the_batch(config, split):
     sample = {}
-    for released in (False, True):
-        config.compat.first_frame_centring = released
-        sample[released] = pipeline.Sampler(config).test(split[0])["trajectories"]
-    assert np.abs(sample[True] - sample[False])[..., :2].max() > 1
-    np.testing.assert_array_equal(sample[True][..., 2:], sample[False][..., 2:])
+    for centring in ("nose", "first_frame"):
+        config.landmarks.normalise = centring
+        sample[centring] = pipeline.Sampler(config).test(split[0]).inputs.trajectories
+    assert np.abs(sample["first_frame"] - sample["nose"])[..., :2].max() > 1
+    np.testing.assert_array_equal(sample["first_frame"][..., 2:], sample["nose"][..., 2:])
 
 
 def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
@@ -84,7 +87,7 @@ def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
 def test_every_pass_shows_every_clip_in_a_new_order_with_new_draws(config, split):
     config.train.batch_size = len(split)
     first, second = _take(config, split, 2)
-    assert sorted(first["target"]) == sorted(second["target"]) == sorted(info.score for info in split.infos)
+    assert sorted(first.target) == sorted(second.target) == sorted(info.score for info in split.infos)
     assert not _same(first, second)
 
 
@@ -104,8 +107,8 @@ def test_the_position_in_the_data_can_be_restored(config, split):
 def test_evaluation_shows_every_clip_once_and_masks_the_padding(config, split):
     config.model.streams = "trajectory"
     batches = list(pipeline.evaluation_batches(split, config, 4))  # 10 clips
-    assert [batch["mask"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
-    targets = np.concatenate([batch["target"][batch["mask"] > 0] for batch in batches])
+    assert [batch.mask.tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    targets = np.concatenate([batch.target[batch.mask > 0] for batch in batches])
     np.testing.assert_array_equal(targets, [info.score for info in split.infos])
     again = list(pipeline.evaluation_batches(split, config, 4))
     assert all(map(_same, batches, again))
@@ -115,7 +118,7 @@ def test_clips_without_frames_cannot_feed_the_frame_stream(config, split):
     clip = split[0]
     bare = type(clip)(clip.info, clip.landmarks, clip.layout)
     config.model.streams = "rgb"
-    with pytest.raises(ValueError, match='streams to "trajectory"'):
+    with user_error("no_frames", clip.info.id, "model.streams"):
         pipeline.Sampler(config).test(bare)
 
 
@@ -150,38 +153,37 @@ def test_an_official_split_is_kept(config, dataset):
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(0)
-    return {
-        "frames": rng.integers(0, 256, (64, 2, 40, 40, 3)).astype(np.uint8),
-        "trajectories": rng.normal(size=(64, 8, 3, 2)).astype(np.float32),
-        "target": np.zeros(64, np.float32),
-    }
+    return Inputs(
+        frames=rng.integers(0, 256, (64, 2, 40, 40, 3)).astype(np.uint8),
+        trajectories=rng.normal(size=(64, 8, 3, 2)).astype(np.float32),
+    )
 
 
 def test_training_crops_are_windows_of_the_frames_normalised(config, batch):
     config.augment.update(crop=True, flip=0.0, reverse_time=0.0)
     out = augment.for_training(batch, config.augment, 35, jax.random.key(0))
-    normal = np.asarray(augment.normalise(batch["frames"]))
+    normal = np.asarray(augment.normalise(batch.frames))
     corners = set()
     for i in range(64):
         found = [
             (y, x)
             for y in range(6)
             for x in range(6)
-            if np.allclose(out["frames"][i], normal[i, :, y : y + 35, x : x + 35], atol=1e-5)
+            if np.allclose(out.frames[i], normal[i, :, y : y + 35, x : x + 35], atol=1e-5)
         ]
         assert len(found) == 1, "not a window of the frame, the same in all frames"
         corners.add(found[0])
     assert len(corners) > 20
-    np.testing.assert_array_equal(out["trajectories"], batch["trajectories"])
+    np.testing.assert_array_equal(out.trajectories, batch.trajectories)
 
 
 def test_flips_and_reversals_each_take_half_of_the_clips(config, batch):
     config.augment.update(crop=False, flip=0.5, reverse_time=0.5)
     out = augment.for_training(batch, config.augment, 40, jax.random.key(0))
-    plain = np.asarray(augment.normalise(batch["frames"]))
-    flipped = [np.allclose(out["frames"][i], plain[i, :, :, ::-1], atol=1e-5) for i in range(64)]
-    kept = [np.allclose(out["frames"][i], plain[i], atol=1e-5) for i in range(64)]
-    reversed_ = [np.array_equal(out["trajectories"][i], batch["trajectories"][i, ::-1]) for i in range(64)]
+    plain = np.asarray(augment.normalise(batch.frames))
+    flipped = [np.allclose(out.frames[i], plain[i, :, :, ::-1], atol=1e-5) for i in range(64)]
+    kept = [np.allclose(out.frames[i], plain[i], atol=1e-5) for i in range(64)]
+    reversed_ = [np.array_equal(out.trajectories[i], batch.trajectories[i, ::-1]) for i in range(64)]
     assert all(a != b for a, b in zip(flipped, kept, strict=True))
     assert 16 < sum(flipped) < 48
     assert 16 < sum(reversed_) < 48
@@ -190,9 +192,9 @@ def test_flips_and_reversals_each_take_half_of_the_clips(config, batch):
 
 def test_evaluation_resizes_the_whole_frame(batch):
     out = augment.for_evaluation(batch, 20)
-    assert out["frames"].shape == (64, 2, 20, 20, 3)
-    whole = np.asarray(augment.normalise(batch["frames"])).mean((2, 3))
-    np.testing.assert_allclose(out["frames"].mean((2, 3)), whole, atol=0.05)
+    assert out.frames.shape == (64, 2, 20, 20, 3)
+    whole = np.asarray(augment.normalise(batch.frames)).mean((2, 3))
+    np.testing.assert_allclose(out.frames.mean((2, 3)), whole, atol=0.05)
 
 
 def test_frames_shipped_to_the_device_keep_the_published_proportion():

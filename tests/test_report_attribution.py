@@ -95,10 +95,10 @@ def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_var
         assert found.trajectory.shape == (len(clip.landmarks), 63, 5)
         sample, baseline = explainer.ends(clip)
         for part, score in ((sample, found.score), (baseline, found.baseline_score)):
-            batch = {name: x[None] for name, x in part.items()}
-            assert float(predictor(tiny_variables, batch)[0]) == pytest.approx(score, abs=1e-5)
-    np.testing.assert_array_equal(baseline["frames"], np.repeat(sample["frames"][:1], len(sample["frames"]), axis=0))
-    np.testing.assert_array_equal(baseline["index_t"], sample["index_t"])
+            inputs = jax.tree.map(lambda x: x[None], part)
+            assert float(predictor(tiny_variables, inputs)[0]) == pytest.approx(score, abs=1e-5)
+    np.testing.assert_array_equal(baseline.frames, np.repeat(sample.frames[:1], len(sample.frames), axis=0))
+    np.testing.assert_array_equal(baseline.index_t, sample.index_t)
 
 
 def test_stronger_weights_are_explained_as_well(explainer, source, tiny_variables):
@@ -196,10 +196,10 @@ def test_patches_belong_to_the_nearest_region(source):
 def test_padding_by_zeros_is_no_motion(source, config):
     config.data.padding = "zero"
     sample, baseline = Explainer(config).ends(thinned(source, 4))
-    np.testing.assert_array_equal(sample["trajectories"][TIMES:], 0)
-    np.testing.assert_array_equal(baseline["trajectories"][TIMES:], 0)
-    np.testing.assert_array_equal(baseline["trajectories"][:TIMES], sample["trajectories"][:1].repeat(TIMES, axis=0))
-    assert sample["trajectories"][5].any()
+    np.testing.assert_array_equal(sample.trajectories[TIMES:], 0)
+    np.testing.assert_array_equal(baseline.trajectories[TIMES:], 0)
+    np.testing.assert_array_equal(baseline.trajectories[:TIMES], sample.trajectories[:1].repeat(TIMES, axis=0))
+    assert sample.trajectories[5].any()
 
 
 def test_what_cannot_be_explained_is_refused(config):

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from tests.raises import user_error
 from tramp_jax import config as defaults
-from tramp_jax.batches import augment, pipeline, sampling
+from tramp_jax.batches import augment, pipeline, trajectories, view
 from tramp_jax.batches.draws import Draw
 from tramp_jax.data import clips, head_motion, landmarks
+from tramp_jax.models import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 FACE = SyntheticFaces(1, 1, ("smile",), with_frames=False)
@@ -41,52 +43,52 @@ def recipe():
 
 
 def test_a_short_trajectory_loops_and_its_positions_with_it():
-    taken = sampling.trajectory_frames(50, 128, "random", Draw(0, 0))
+    taken = view.trajectory_numbers(50, 128, "random", Draw(0, 0))
     np.testing.assert_array_equal(taken, np.arange(128) % 50)
-    position = sampling.position(taken, 128)
+    position = view.index_t(taken, 128)
     assert position[0] == position[50] == -1.0
     assert position.max() == np.float32(2 * 49 / 128 - 1)
 
 
 def test_testing_keeps_the_last_frames_of_a_long_trajectory():
-    taken = sampling.trajectory_frames(200, 128, "random", None)
+    taken = view.trajectory_numbers(200, 128, "random", None)
     np.testing.assert_array_equal(taken, np.arange(72, 200))
-    assert sampling.position(taken, 128)[0] == np.float32(2 * 72 / 128 - 1)
+    assert view.index_t(taken, 128)[0] == np.float32(2 * 72 / 128 - 1)
 
 
 def test_training_takes_random_runs_that_reach_both_ends():
-    runs = [sampling.trajectory_frames(70, 64, "random", Draw(0, position)) for position in range(100)]
+    runs = [view.trajectory_numbers(70, 64, "random", Draw(0, position)) for position in range(100)]
     assert all(np.all(np.diff(run) == 1) for run in runs)
     assert {run[0] for run in runs} == set(range(7))
-    np.testing.assert_array_equal(sampling.trajectory_frames(70, 64, "last", Draw(0, 0)), np.arange(6, 70))
+    np.testing.assert_array_equal(view.trajectory_numbers(70, 64, "last", Draw(0, 0)), np.arange(6, 70))
 
 
 def test_frames_of_a_long_clip():
-    np.testing.assert_array_equal(sampling.rgb_frames(161, 80, None), np.linspace(0, 160, 80).astype(int))
-    drawn = sampling.rgb_frames(161, 80, Draw(0, 0))
+    np.testing.assert_array_equal(view.frame_sources(161, 80, None), np.linspace(0, 160, 80).astype(int))
+    drawn = view.frame_sources(161, 80, Draw(0, 0))
     assert len(set(drawn)) == 80
     assert np.all(np.diff(drawn) > 0)
     assert drawn.max() <= 160
 
 
 def test_the_frame_stream_of_training_can_be_a_run_or_evenly_spaced():
-    runs = [sampling.rgb_frames(20, 16, Draw(0, position), choice="consecutive") for position in range(60)]
+    runs = [view.frame_sources(20, 16, Draw(0, position), choice="consecutive") for position in range(60)]
     assert all(np.all(np.diff(run) == 1) for run in runs)
     assert {run[0] for run in runs} == set(range(5))
-    uniform = sampling.rgb_frames(161, 80, Draw(0, 0), choice="uniform")
-    np.testing.assert_array_equal(uniform, sampling.rgb_frames(161, 80, None, choice="consecutive"))
-    with pytest.raises(ValueError, match=r"data.frame_choice is 'even'; known: random, consecutive, uniform"):
-        sampling.rgb_frames(161, 80, Draw(0, 0), choice="even")
+    uniform = view.frame_sources(161, 80, Draw(0, 0), choice="uniform")
+    np.testing.assert_array_equal(uniform, view.frame_sources(161, 80, None, choice="consecutive"))
+    with user_error("bad_option", "data.frame_choice", "even", "random, consecutive, uniform"):
+        view.frame_sources(161, 80, Draw(0, 0), choice="even")
 
 
 @pytest.mark.parametrize("draw", [None, Draw(0, 0)])
 def test_frames_of_a_short_clip_loop(draw):
-    np.testing.assert_array_equal(sampling.rgb_frames(30, 80, draw), np.arange(80) % 30)
+    np.testing.assert_array_equal(view.frame_sources(30, 80, draw), np.arange(80) % 30)
 
 
 def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_first(clip):
-    paper = sampling.trajectory(clip, "xy", first_frame_centring=False)
-    released = sampling.trajectory(clip, "xy", first_frame_centring=True)
+    paper = trajectories.trajectory(clip, "xy")
+    released = trajectories.trajectory(clip, "xy", normalise="first_frame")
     np.testing.assert_array_equal(paper[0], released[0])
     nose = clip.landmarks[:, 86]
     np.testing.assert_allclose(released - paper, np.tile((nose - nose[0])[:, None], (1, 63, 1)), atol=1e-4)
@@ -95,16 +97,14 @@ def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_firs
 
 def test_head_translation_leaves_the_trajectory(clip):
     moved = type(clip)(clip.info, clip.landmarks + np.linspace(0, 20, len(clip.landmarks))[:, None, None], clip.layout)
-    np.testing.assert_allclose(
-        sampling.trajectory(moved, "xy", False), sampling.trajectory(clip, "xy", False), atol=1e-3
-    )
+    np.testing.assert_allclose(trajectories.trajectory(moved, "xy"), trajectories.trajectory(clip, "xy"), atol=1e-3)
 
 
 def test_colours_are_asked_only_of_clips_that_have_them(clip):
-    with pytest.raises(ValueError, match='channels to "xy"'):
-        sampling.trajectory(clip, "xyrgb", False)
-    with pytest.raises(ValueError, match="xyrgb, xy, rgb"):
-        sampling.trajectory(clip, "xyz", False)
+    with user_error("no_colours", clip.info.id, "model.trajectory.channels"):
+        trajectories.trajectory(clip, "xyrgb")
+    with user_error("bad_option", "xyz", "xyrgb, xy, rgb"):
+        trajectories.trajectory(clip, "xyz")
 
 
 # --- padding -------------------------------------------------------------------------------------------------------
@@ -112,29 +112,29 @@ def test_colours_are_asked_only_of_clips_that_have_them(clip):
 
 def padded(clip: clips.Clip, length: int, padding: str, channels: str = "xy") -> tuple[np.ndarray, np.ndarray]:
     """The trajectory (T, 63, C) that a model sees of a clip, and its positions (T,)."""
-    whole = sampling.trajectory(clip, channels)
-    taken = sampling.trajectory_frames(len(whole), length, "last", None, padding)
-    return sampling.extend(whole, length, padding, channels)[taken], sampling.position(taken, length)
+    whole = trajectories.trajectory(clip, channels)
+    taken = view.trajectory_numbers(len(whole), length, "last", None, padding)
+    return view.extended(whole, length, padding, channels)[taken], view.index_t(taken, length)
 
 
 def test_zeros_and_the_last_frame_follow_a_short_trajectory_and_are_counted_on():
     clip = drawn_clip(30)
-    whole = sampling.trajectory(clip, "xyrgb")
+    whole = trajectories.trajectory(clip, "xyrgb")
     for padding, tail in (("zero", np.zeros_like(whole[-1])), ("repeat", whole[-1])):
         values, position = padded(clip, 64, padding, "xyrgb")
         assert values.shape == (64, 63, 5)
         np.testing.assert_array_equal(values[:30], whole)
         np.testing.assert_array_equal(values[30:], np.broadcast_to(tail, (34, 63, 5)))
-        np.testing.assert_array_equal(position, sampling.position(np.arange(64), 64))
+        np.testing.assert_array_equal(position, view.index_t(np.arange(64), 64))
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 30, 44])
 def test_a_spline_goes_from_the_first_frame_to_the_last_at_even_pace(n):
     clip = drawn_clip(n)
     values, position = padded(clip, 64, "spline")
-    whole = sampling.trajectory(clip, "xy")
+    whole = trajectories.trajectory(clip, "xy")
     np.testing.assert_allclose(values[[0, -1]], whole[[0, -1]], atol=1e-4)
-    np.testing.assert_array_equal(position, sampling.position(np.arange(64), 64))
+    np.testing.assert_array_equal(position, view.index_t(np.arange(64), 64))
     stretched = np.interp(np.linspace(0, n - 1, 64), np.arange(n), whole[:, 40, 1])
     assert np.abs(values[:, 40, 1] - stretched).max() < 1.5  # the detector's jitter is 0.3 pixels
 
@@ -142,7 +142,7 @@ def test_a_spline_goes_from_the_first_frame_to_the_last_at_even_pace(n):
 def test_a_spline_is_exact_for_a_cubic():
     times, cubic = np.arange(30.0), np.polynomial.Polynomial([-20, -2, 0.3, -0.007])
     whole = np.broadcast_to(cubic(times)[:, None, None], (30, 63, 2))
-    stretched = sampling.extend(whole, 128, "spline", "xy")
+    stretched = view.extended(whole, 128, "spline", "xy")
     expected = cubic(np.linspace(0, 29, 128))[:, None, None]
     np.testing.assert_allclose(stretched, np.broadcast_to(expected, (128, 63, 2)), atol=1e-9)
     assert stretched.min() < -10  # positions are not cut off at 0, as colours are
@@ -151,74 +151,70 @@ def test_a_spline_is_exact_for_a_cubic():
 def test_a_spline_leaves_colours_within_their_range():
     colours = np.full((12, 63, 5), 250, np.float32)
     colours[:6] = 3
-    stretched = sampling.extend(colours, 64, "spline", "xyrgb")
+    stretched = view.extended(colours, 64, "spline", "xyrgb")
     assert stretched[..., :2].max() > 255  # it does swing beyond its points
     assert stretched[..., :2].min() < 0
     assert 0 <= stretched[..., 2:].min() < stretched[..., 2:].max() <= 255
 
 
-@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
 def test_padding_of_a_single_frame_and_of_none_missing(padding):
     values, position = padded(drawn_clip(1), 64, padding, "xyrgb")
     assert values.shape == (64, 63, 5)
     assert np.all(np.isfinite(values))
     assert position[0] == -1
-    long = sampling.trajectory(drawn_clip(40), "xy")
-    assert sampling.extend(long, 32, padding, "xy") is long
-    np.testing.assert_array_equal(sampling.trajectory_frames(40, 32, "last", None, padding), np.arange(8, 40))
-    np.testing.assert_array_equal(sampling.rgb_frames(40, 32, None, padding), sampling.rgb_frames(40, 32, None))
-    np.testing.assert_array_equal(sampling.rgb_frames(32, 32, None, padding), np.arange(32))
-    assert np.all(sampling.rgb_frames(1, 8, None, padding)[1:] == (-1 if padding == "zero" else 0))
+    long = trajectories.trajectory(drawn_clip(40), "xy")
+    assert view.extended(long, 32, padding, "xy") is long
+    np.testing.assert_array_equal(view.trajectory_numbers(40, 32, "last", None, padding), np.arange(8, 40))
+    np.testing.assert_array_equal(view.frame_sources(40, 32, None, padding), view.frame_sources(40, 32, None))
+    np.testing.assert_array_equal(view.frame_sources(32, 32, None, padding), np.arange(32))
+    assert np.all(view.frame_sources(1, 8, None, padding)[1:] == (-1 if padding == "zero" else 0))
 
 
 @pytest.mark.parametrize("draw", [None, Draw(0, 0)])
 def test_the_frame_stream_is_padded_as_the_trajectory(draw):
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "zero"), [0, 1, 2, 3, 4, -1, -1, -1])
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "repeat"), [0, 1, 2, 3, 4, 4, 4, 4])
-    np.testing.assert_array_equal(sampling.rgb_frames(5, 8, draw, "spline"), [0, 1, 1, 2, 2, 3, 3, 4])
+    np.testing.assert_array_equal(view.frame_sources(5, 8, draw, "zero"), [0, 1, 2, 3, 4, -1, -1, -1])
+    np.testing.assert_array_equal(view.frame_sources(5, 8, draw, "repeat"), [0, 1, 2, 3, 4, 4, 4, 4])
+    np.testing.assert_array_equal(view.frame_sources(5, 8, draw, "spline"), [0, 1, 1, 2, 2, 3, 3, 4])
     # A clip whose values are their frame numbers shows which moment of the clip either stream is at.
     whole = np.broadcast_to(np.arange(30.0)[:, None, None] + 100, (30, 63, 2))
     for padding in ("loop", "repeat", "spline"):
-        taken = sampling.trajectory_frames(30, 64, "last", None, padding)
-        moments = sampling.extend(whole, 64, padding, "xy")[taken][:, 0, 0] - 100
-        assert np.abs(moments - sampling.rgb_frames(30, 64, draw, padding)).max() <= 0.5 + 1e-9
+        taken = view.trajectory_numbers(30, 64, "last", None, padding)
+        moments = view.extended(whole, 64, padding, "xy")[taken][:, 0, 0] - 100
+        assert np.abs(moments - view.frame_sources(30, 64, draw, padding)).max() <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("n", [9, 40, 200])
-@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
 def test_positions_lead_back_to_the_frames_of_the_clip(padding, n):
     whole = np.broadcast_to(np.arange(1.0, n + 1)[:, None, None], (n, 63, 2))
-    taken = sampling.trajectory_frames(n, 64, "last", None, padding)
-    seen = sampling.extend(whole, 64, padding, "xy")[taken][:, 0, 0]
-    numbers = np.rint((sampling.position(taken, 64) + 1) * 32).astype(int)
-    source = sampling.sources(numbers, n, 64, padding)
-    assert np.all((source == sampling.NO_FRAME) == (seen == 0))
+    taken = view.trajectory_numbers(n, 64, "last", None, padding)
+    seen = view.extended(whole, 64, padding, "xy")[taken][:, 0, 0]
+    numbers = np.rint((view.index_t(taken, 64) + 1) * 32).astype(int)
+    source = view.trajectory_sources(numbers, n, 64, padding)
+    assert np.all((source == view.BLANK) == (seen == 0))
     assert np.abs(seen - 1 - source).max() <= (0.5 + 1e-9 if padding == "spline" else 0)
 
 
 def test_unknown_options_are_named():
     for call in (
-        lambda: sampling.rgb_frames(5, 8, None, "mirror"),
-        lambda: sampling.trajectory_frames(5, 8, "last", None, "mirror"),
-        lambda: sampling.sources(np.arange(8), 5, 8, "mirror"),
-        lambda: sampling.extend(np.zeros((5, 63, 2)), 8, "mirror", "xy"),
+        lambda: view.frame_sources(5, 8, None, "mirror"),
+        lambda: view.trajectory_numbers(5, 8, "last", None, "mirror"),
+        lambda: view.trajectory_sources(np.arange(8), 5, 8, "mirror"),
+        lambda: view.extended(np.zeros((5, 63, 2)), 8, "mirror", "xy"),
     ):
-        with pytest.raises(ValueError, match=r"data.padding is 'mirror'; known: loop, zero, repeat, spline"):
+        with user_error("bad_option", "data.padding", "mirror", "loop, zero, repeat, spline"):
             call()
-    with pytest.raises(ValueError, match=r"data.truncation is 'first'; known: random, last"):
-        sampling.trajectory_frames(5, 8, "first", None)
+    with user_error("bad_option", "data.truncation", "first", "random, last"):
+        view.trajectory_numbers(5, 8, "first", None)
 
 
-def stacked(config, *several: clips.Clip) -> dict[str, np.ndarray]:
-    """An evaluation batch with all frames of the model, where the pipeline ships the distinct ones and their places."""
-    samples = [pipeline.Sampler(config).test(clip) for clip in several]
-    for sample in samples:
-        where = sample.pop("frame_index")
-        sample |= {name: sample[name][where] for name in ("frames", "frames_present") if name in sample}
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+def stacked(config, *several: clips.Clip) -> Inputs:
+    """An evaluation batch with all frames of the model, not only the distinct ones that the pipeline sends."""
+    return pipeline.stacked([pipeline.all_frames(pipeline.Sampler(config).test(clip).inputs) for clip in several])
 
 
-@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
 def test_a_batch_of_short_and_long_clips_is_the_clips_each_on_its_own(recipe, padding):
     recipe.data.padding = padding
     several = [drawn_clip(n, seed) for seed, n in enumerate((9, 45, 1, 12))]
@@ -226,12 +222,11 @@ def test_a_batch_of_short_and_long_clips_is_the_clips_each_on_its_own(recipe, pa
     for i, clip in enumerate(several):
         alone = augment.for_evaluation(stacked(recipe, clip), 35)
         for name in ("frames", "trajectories", "index_t"):
-            assert together[name].dtype == np.float32
-            np.testing.assert_array_equal(together[name][i], alone[name][0])
-    assert set(together) == {"frames", "trajectories", "index_t", "target"}
+            assert getattr(together, name).dtype == np.float32
+            np.testing.assert_array_equal(getattr(together, name)[i], getattr(alone, name)[0])
 
 
-@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
 def test_zero_padding_is_zero_in_the_input_of_the_model_and_no_other_padding_is(recipe, padding):
     recipe.data.padding = padding
     recipe.augment.update(flip=0.5, crop=True, reverse_time=0.0)
@@ -240,13 +235,13 @@ def test_zero_padding_is_zero_in_the_input_of_the_model_and_no_other_padding_is(
         augment.for_evaluation(stacked(recipe, clip), 35),
         augment.for_training(stacked(recipe, clip), recipe.augment, 35, jax.random.key(0)),
     ):
-        blank = np.all(batch["frames"] == 0, axis=(0, 2, 3, 4))
+        blank = np.all(batch.frames == 0, axis=(0, 2, 3, 4))
         np.testing.assert_array_equal(blank, np.arange(16) >= (12 if padding == "zero" else 16))
-        empty = np.all(batch["trajectories"] == 0, axis=(0, 2, 3))
+        empty = np.all(batch.trajectories == 0, axis=(0, 2, 3))
         np.testing.assert_array_equal(empty, np.arange(64) >= (12 if padding == "zero" else 64))
 
 
-@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
 def test_a_still_clip_tells_nothing_of_its_length(recipe, padding):
     recipe.data.update(padding=padding, still=True)
     long = drawn_clip(30)
@@ -255,26 +250,26 @@ def test_a_still_clip_tells_nothing_of_its_length(recipe, padding):
     )
     batch = augment.for_evaluation(stacked(recipe, short, long), 35)
     for name in ("frames", "trajectories", "index_t"):
-        np.testing.assert_array_equal(batch[name][0], batch[name][1])
+        np.testing.assert_array_equal(getattr(batch, name)[0], getattr(batch, name)[1])
 
 
 def test_options_reach_the_training_sample(recipe):
     clip = drawn_clip(45)
     recipe.data.update(padding="zero", frame_choice="consecutive")
-    sample = pipeline.Sampler(recipe).train(0, clip)
-    np.testing.assert_array_equal(sample["trajectories"][45:], 0)
-    assert sample["frames_present"].all()
-    start = next(i for i in range(30) if np.array_equal(sample["frames"][0], clip.frames[i]))
-    np.testing.assert_array_equal(sample["frames"], clip.frames[start : start + 16])
+    inputs = pipeline.Sampler(recipe).train(0, clip).inputs
+    np.testing.assert_array_equal(inputs.trajectories[45:], 0)
+    assert inputs.frames_present.all()
+    start = next(i for i in range(30) if np.array_equal(inputs.frames[0], clip.frames[i]))
+    np.testing.assert_array_equal(inputs.frames, clip.frames[start : start + 16])
     recipe.data.padding = "loop"
     recipe.landmarks.normalise = "similarity"
-    fitted = pipeline.Sampler(recipe).test(clip)
-    assert "frames_present" not in fitted
-    whole = sampling.trajectory(clip, "xyrgb", normalise="similarity")
-    np.testing.assert_array_equal(fitted["trajectories"], whole[np.arange(64) % 45])
+    fitted = pipeline.Sampler(recipe).test(clip).inputs
+    assert fitted.frames_present is None
+    whole = trajectories.trajectory(clip, "xyrgb", normalise="similarity")
+    np.testing.assert_array_equal(fitted.trajectories, whole[np.arange(64) % 45])
     recipe.landmarks.update(normalise="nose", frontalise=True)
-    turned = pipeline.Sampler(recipe).test(clip)["trajectories"]
-    np.testing.assert_array_equal(turned[:45], sampling.trajectory(clip, "xyrgb", frontalise=True))
+    turned = pipeline.Sampler(recipe).test(clip).inputs.trajectories
+    np.testing.assert_array_equal(turned[:45], trajectories.trajectory(clip, "xyrgb", frontalise=True))
 
 
 # --- mirrors and reversal ------------------------------------------------------------------------------------------
@@ -304,31 +299,30 @@ def with_colours(clip: clips.Clip) -> clips.Clip:
 
 @pytest.mark.parametrize("frontalise", [False, True])
 @pytest.mark.parametrize("normalise", head_motion.NORMALISATIONS)
-@pytest.mark.parametrize("channels", sampling.CHANNELS)
+@pytest.mark.parametrize("channels", trajectories.CHANNELS)
 def test_mirroring_a_trajectory_is_extracting_it_from_flipped_images(channels, normalise, frontalise):
     clip = with_colours(drawn_clip(9, side=256))
-    flipped = sampling.trajectory(photographed_in_a_mirror(clip), channels, False, normalise, frontalise)
-    straight = sampling.trajectory(clip, channels, False, normalise, frontalise)
-    np.testing.assert_allclose(sampling.mirror(straight), flipped, atol=1e-3)
+    flipped = trajectories.trajectory(photographed_in_a_mirror(clip), channels, normalise, frontalise)
+    straight = trajectories.trajectory(clip, channels, normalise, frontalise)
+    np.testing.assert_allclose(trajectories.mirror(straight), flipped, atol=1e-3)
     assert np.abs(straight - flipped).max() > 3
-    np.testing.assert_array_equal(sampling.mirror(sampling.mirror(straight)), straight)
+    np.testing.assert_array_equal(trajectories.mirror(trajectories.mirror(straight)), straight)
 
 
 def test_only_the_methods_own_trajectories_are_mirrored():
     for shape in ((8, 48, 3), (8, 63, 4)):
         with pytest.raises(ValueError, match="can be mirrored"):
-            sampling.mirror(np.zeros(shape))
+            trajectories.mirror(np.zeros(shape))
 
 
 @pytest.fixture
 def both():
     rng = np.random.default_rng(0)
-    return {
-        "frames": rng.integers(0, 256, (64, 3, 8, 8, 3)).astype(np.uint8),
-        "trajectories": rng.normal(size=(64, 6, 63, 5)).astype(np.float32),
-        "index_t": rng.normal(size=(64, 6)).astype(np.float32),
-        "target": np.zeros(64, np.float32),
-    }
+    return Inputs(
+        frames=rng.integers(0, 256, (64, 3, 8, 8, 3)).astype(np.uint8),
+        trajectories=rng.normal(size=(64, 6, 63, 5)).astype(np.float32),
+        index_t=rng.normal(size=(64, 6)).astype(np.float32),
+    )
 
 
 def found(changed: np.ndarray, plain: np.ndarray, change, atol: float = 1e-5) -> list[bool]:
@@ -343,30 +337,30 @@ def found(changed: np.ndarray, plain: np.ndarray, change, atol: float = 1e-5) ->
 def test_a_flipped_clip_has_a_mirrored_trajectory_where_that_is_asked_for(recipe, both, consistent):
     recipe.augment.update(crop=False, flip=0.5, reverse_time=0.0, flip_trajectory=consistent)
     out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
-    plain = np.asarray(augment.normalise(both["frames"]))
-    flipped = found(out["frames"], plain, lambda frames: frames[:, :, ::-1])
+    plain = np.asarray(augment.normalise(both.frames))
+    flipped = found(out.frames, plain, lambda frames: frames[:, :, ::-1])
     assert 16 < sum(flipped) < 48
     if consistent:
-        assert found(out["trajectories"], both["trajectories"], sampling.mirror) == flipped
-        alone = {"trajectories": both["trajectories"]}
+        assert found(out.trajectories, both.trajectories, trajectories.mirror) == flipped
+        alone = Inputs(trajectories=both.trajectories)
         out = augment.for_training(alone, recipe.augment, 8, jax.random.key(0))
-        assert found(out["trajectories"], both["trajectories"], sampling.mirror) == flipped
+        assert found(out.trajectories, both.trajectories, trajectories.mirror) == flipped
     else:
-        np.testing.assert_array_equal(out["trajectories"], both["trajectories"])
+        np.testing.assert_array_equal(out.trajectories, both.trajectories)
 
 
 @pytest.mark.parametrize("consistent", [False, True])
 def test_a_reversed_trajectory_has_reversed_frames_where_that_is_asked_for(recipe, both, consistent):
     recipe.augment.update(crop=False, flip=0.0, reverse_time=0.5, reverse_frames=consistent)
     out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
-    plain = np.asarray(augment.normalise(both["frames"]))
-    reversed_ = found(out["trajectories"], both["trajectories"], lambda trajectory: trajectory[::-1])
+    plain = np.asarray(augment.normalise(both.frames))
+    reversed_ = found(out.trajectories, both.trajectories, lambda trajectory: trajectory[::-1])
     assert 16 < sum(reversed_) < 48
-    np.testing.assert_array_equal(out["index_t"], both["index_t"])
+    np.testing.assert_array_equal(out.index_t, both.index_t)
     if consistent:
-        assert found(out["frames"], plain, lambda frames: frames[::-1]) == reversed_
+        assert found(out.frames, plain, lambda frames: frames[::-1]) == reversed_
     else:
-        np.testing.assert_allclose(out["frames"], plain, atol=1e-5)
+        np.testing.assert_allclose(out.frames, plain, atol=1e-5)
 
 
 def test_consistent_operations_are_drawn_apart_from_each_other(recipe, both):
@@ -375,29 +369,30 @@ def test_consistent_operations_are_drawn_apart_from_each_other(recipe, both):
     seen = set()
     for i in range(64):
         for flip, reverse in itertools.product((1, -1), repeat=2):
-            frames = np.asarray(augment.normalise(both["frames"][i]))[::reverse, :, ::flip]
-            trajectory = both["trajectories"][i][::reverse]
-            if np.allclose(out["frames"][i], frames, atol=1e-5):
-                expected = sampling.mirror(trajectory) if flip < 0 else trajectory
-                np.testing.assert_allclose(out["trajectories"][i], expected, atol=1e-6)
+            frames = np.asarray(augment.normalise(both.frames[i]))[::reverse, :, ::flip]
+            trajectory = both.trajectories[i][::reverse]
+            if np.allclose(out.frames[i], frames, atol=1e-5):
+                expected = trajectories.mirror(trajectory) if flip < 0 else trajectory
+                np.testing.assert_allclose(out.trajectories[i], expected, atol=1e-6)
                 seen.add((flip, reverse))
     assert len(seen) == 4
 
 
 def test_padding_is_reversed_with_its_frames(recipe, both):
     recipe.augment.update(crop=False, flip=0.0, reverse_time=1.0, reverse_frames=True)
-    both["frames_present"] = np.tile(np.arange(3) < 2, (64, 1))
+    both = both.replace(frames_present=np.tile(np.arange(3) < 2, (64, 1)))
     out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
-    assert "frames_present" not in out
-    np.testing.assert_array_equal(np.all(out["frames"] == 0, axis=(2, 3, 4)), np.tile([True, False, False], (64, 1)))
+    assert out.frames_present is None
+    np.testing.assert_array_equal(np.all(out.frames == 0, axis=(2, 3, 4)), np.tile([True, False, False], (64, 1)))
 
 
 def test_augmentation_of_a_clip_does_not_see_the_others_of_its_batch(recipe, both):
     recipe.augment.update(flip_trajectory=True, reverse_frames=True)
-    other = dict(both)
-    for name in ("frames", "trajectories"):
-        other[name] = np.concatenate([both[name][:32], both[name][32:][::-1]])
+    names = "frames", "trajectories"
+    other = both.replace(
+        **{name: np.concatenate([getattr(both, name)[:32], getattr(both, name)[32:][::-1]]) for name in names}
+    )
     out = [augment.for_training(batch, recipe.augment, 7, jax.random.key(5)) for batch in (both, other)]
-    for name in ("frames", "trajectories"):
-        np.testing.assert_array_equal(out[0][name][:32], out[1][name][:32])
-        assert np.any(out[0][name][32:] != out[1][name][32:])
+    for one, two in ((getattr(batch, name) for batch in out) for name in names):
+        np.testing.assert_array_equal(one[:32], two[:32])
+        assert np.any(one[32:] != two[32:])

@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny
 from tramp_jax import Scorer, cli, training_data
+from tramp_jax.batches import view
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
@@ -20,7 +21,8 @@ from tramp_jax.data.clips import decode_frame
 from tramp_jax.data.readers.folder import write_clip
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
-from tramp_jax.scoring.members import Judge, load_member
+from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.members import load_member
 from tramp_jax.scoring.windows import sample_and_windows
 
 
@@ -61,24 +63,66 @@ def calibrated(runs):
 def test_windows_show_most_of_the_clip_and_no_other_frames(config, source):
     clip = source[0]
     sample, windows = sample_and_windows(clip, config, 30, np.random.default_rng(0))
-    assert windows["frame_index"].shape == (30, config.model.rgb.num_frames)
-    assert windows["frame_index"].max() < sample["frames"].shape[1]
-    assert "frames" not in windows
-    spans = np.ptp(windows["frame_index"], axis=1) / (sample["frames"].shape[1] - 1)
+    assert windows.frame_index.shape == (30, config.model.rgb.num_frames)
+    assert windows.frame_index.max() < len(sample.frames)
+    assert windows.frames is None
+    spans = np.ptp(windows.frame_index, axis=1) / (len(sample.frames) - 1)
     assert spans.min() > 0.6
-    assert len(np.unique(windows["frame_index"][:, 0])) > 1
+    assert len(np.unique(windows.frame_index[:, 0])) > 1
     whole, _ = sample_and_windows(clip, config, 0, np.random.default_rng(0))
-    np.testing.assert_array_equal(whole["trajectories"][0], Sampler(config).test(clip)["trajectories"])
+    np.testing.assert_array_equal(whole.trajectories, Sampler(config).test(clip).inputs.trajectories)
+
+
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_windows_are_padded_as_the_run_pads_its_clips(config, source, padding):
+    config.data.padding = padding
+    config.model.trajectory.length = 128  # clips have 45 to 80 frames, and so do their windows
+    config.model.rgb.num_frames = 64
+    clip = source[0]
+    _, windows = sample_and_windows(clip, config, 3, np.random.default_rng(0))
+    for i in range(3):
+        empty = np.all(windows.trajectories[i] == 0, axis=(1, 2))
+        assert empty.any() == (padding == "zero")
+        frames = np.diff(windows.frame_index[i])
+        if padding == "loop":
+            assert np.any(frames < 0)
+            assert np.any(np.diff(windows.index_t[i]) < 0)
+        elif padding != "zero":  # time never runs backwards
+            assert np.all(frames >= 0)
+
+
+def test_every_window_of_a_clip_held_still_is_its_first_frame(config, source):
+    config.data.still = True
+    sample, windows = sample_and_windows(source[0], config, 3, np.random.default_rng(0))
+    assert len(sample.frames) == 1
+    np.testing.assert_array_equal(windows.frame_index, 0)
+    np.testing.assert_array_equal(windows.index_t, -1)
+    np.testing.assert_array_equal(windows.trajectories, np.broadcast_to(sample.trajectories[:1], (3, 64, 63, 5)))
 
 
 def test_a_clip_is_scored_the_same_every_time_and_its_draws_differ(runs, source):
-    judge = Judge(load_member(runs[0]), draws=4)
-    score, drawn = judge(source[0])
-    again, drawn_again = judge(source[0])
+    judge = JaxJudge(load_member(runs[0]), draws=4)
+    ((score, drawn),) = judge.many([source[0]])
+    ((again, drawn_again),) = judge.many([source[0]])
     assert score == again
     np.testing.assert_array_equal(drawn, drawn_again)
     assert np.ptp(drawn) > 0
-    assert score != pytest.approx(judge(source[1])[0], abs=1e-6)
+    assert score != pytest.approx(judge.many([source[1]])[0][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"still": True}, {"padding": "zero"}])
+def test_runs_of_every_kind_of_view_calibrate_and_score(runs, source, tmp_path, change):
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= change
+    config["model"]["trajectory"] |= {"attention_dropout": 0.0, "drop_path": 0.0, "length": 128}
+    (run / "config.json").write_text(json.dumps(config))
+    assert cli.main(["calibrate", str(run), "--level", "0.8", "--draws", "4"]) == 0
+    for runtime in ("jax", "onnx"):
+        scored = Scorer(run, draws=4, runtime=runtime).score_clip(source[0])
+        assert np.isfinite([scored.score, scored.spread, *scored.interval]).all()
+        assert (scored.spread == 0) == ("still" in change)
 
 
 def test_intervals_cover_what_they_promise():

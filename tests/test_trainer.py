@@ -12,7 +12,7 @@ import pytest
 from tests import tiny
 from tests.conftest import ROOT
 from tests.device_script import first_batch
-from tramp_jax import optimizer, sharding, trainer
+from tramp_jax import optimizer, sharding, training_step
 from tramp_jax.models import init_variables
 from tramp_jax.training_log import read_metrics
 
@@ -38,7 +38,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_conf
     outcomes = []
     for parts in (1, 4):
         config.train.accumulate = parts
-        step, start = trainer.build_train_step(config, sgd, mesh), trainer.init_state(variables, sgd, mesh)
+        step, start = training_step.build_train_step(config, sgd, mesh), training_step.init_state(variables, sgd, mesh)
         outcomes.append(step(start, sharding.put(batch, mesh), None))
         assert all(x.is_deleted() for x in jax.tree.leaves(start.variables))  # its memory is that of the new state
     (whole, measured), (in_parts, measured_in_parts) = outcomes

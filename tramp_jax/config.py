@@ -12,7 +12,6 @@ def base() -> ConfigDict:
         {
             # Behaviour of the released code where it differs from the paper; the paper is the default.
             "scrambled_frames": False,  # frames reinterpreted with their planes out of place
-            "first_frame_centring": False,  # subtract the first frame's nose tip only
             "swapped_bmc": False,  # BMC called with label and prediction exchanged
         }
     )
@@ -57,7 +56,7 @@ def base() -> ConfigDict:
             "landmarks": ConfigDict(
                 {
                     # What is taken out of head motion: translation ("nose"), also rotation in the plane and scale
-                    # ("similarity"), or nothing ("first_frame", as compat.first_frame_centring).
+                    # ("similarity"), or the first frame's nose tip only ("first_frame", as the released code).
                     "normalise": "nose",
                     "frontalise": False,  # first turn the head to the front, where landmarks have depth
                 }

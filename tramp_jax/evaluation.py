@@ -12,15 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import metrics, sharding, training_log
+from tramp_jax import metrics, models, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
-from tramp_jax.batches.pipeline import Batch, Split, evaluation_batches
+from tramp_jax.batches.pipeline import Split, evaluation_batches
 from tramp_jax.data.clips import ClipInfo
-from tramp_jax.models import build_model
+from tramp_jax.models import Inputs, build_model
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
 
-Predictor = Callable[[Any, Batch], jax.Array]
+Predictor = Callable[[Any, Inputs], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,11 @@ class Predictions:
 
 
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
-    """A jitted (variables, batch) -> scores of the batch, the batch split over the devices."""
+    """Returns the jitted (variables, inputs) -> scores, with the batch split over the devices."""
     model, image_size = build_model(config.model), config.model.rgb.image_size
 
-    def predict(variables: Any, batch: Batch) -> jax.Array:
-        batch = for_evaluation(batch, image_size)
-        inputs = (batch.get(name) for name in ("frames", "trajectories", "index_t"))
-        return model.apply(variables, *inputs, frame_index=batch.get("frame_index"))[0]
+    def predict(variables: Any, inputs: Inputs) -> jax.Array:
+        return models.apply(model, variables, for_evaluation(inputs, image_size))[0]
 
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
@@ -64,9 +62,8 @@ def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDi
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
     for batch in evaluation_batches(Split(split, order), config, batch_size):
-        mask = batch.pop("mask") > 0
-        batch.pop("target")
-        scores.append(np.asarray(predictor(variables, sharding.put(batch, mesh)))[mask])
+        assert batch.mask is not None
+        scores.append(np.asarray(predictor(variables, sharding.put(batch.inputs, mesh)))[batch.mask > 0])
     sorted_scores = np.concatenate(scores)
     return Predictions(infos, sorted_scores[np.argsort(order)])
 

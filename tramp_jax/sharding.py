@@ -4,12 +4,14 @@ One process sees all devices, or several processes (of a cluster, a TPU pod) eac
 the same program; each reads its own rows of every batch, and the first alone writes what people read.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -77,9 +79,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
         raise ValueError(f"{option}={batch_size} cannot be divided over {n} devices; use a multiple of {n}")
 
 
-def put(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """This process's rows of a host batch onto its devices; together they are the global batch, split over all."""
+def put(batch: Tree, mesh: Mesh) -> Tree:
+    """Sends this process's rows of a host batch to its devices; all processes' rows make the global batch."""
     where = split_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, where)
-    return {name: jax.make_array_from_process_local_data(where, x) for name, x in batch.items()}
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, x), batch)

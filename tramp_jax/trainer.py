@@ -1,4 +1,4 @@
-"""Training: one jitted step over the mesh, an explicit state, and the loop around it."""
+"""The training loop: epochs, checkpoints, validation, interruption. The step itself is in ``training_step``."""
 
 import pathlib
 import signal
@@ -8,41 +8,25 @@ from concurrent import futures
 from types import FrameType
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import evaluation, sharding, training_log
-from tramp_jax.batches import device_cache
-from tramp_jax.batches.augment import for_training
 from tramp_jax.batches.cache import build_feed
 from tramp_jax.batches.device_cache import Store
-from tramp_jax.batches.pipeline import Batch, Split
+from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
-from tramp_jax.losses import build_loss
-from tramp_jax.models import build_model
 from tramp_jax.optimizer import build_optimizer, learning_rate
+from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
 
-Metrics = dict[str, jax.Array]
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes; ``variables`` are ``{"params", "batch_stats"}``."""
-
-    step: jax.Array
-    variables: dict[str, Any]
-    opt_state: optax.OptState
-
-
-TrainStep = Callable[[TrainState, Batch, Store | None], tuple[TrainState, Metrics]]
+AnyBatch = Batch | ClipNumbers
 
 
 class TrainingError(RuntimeError):
@@ -51,107 +35,6 @@ class TrainingError(RuntimeError):
 
 class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked for it
     """Training was asked to stop, and saved its state."""
-
-
-def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, replicated over ``mesh``."""
-    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
-    return jax.device_put(state, sharding.replicated(mesh))
-
-
-def build_train_step(
-    config: ConfigDict,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    frozen: Collection[Path] = (),
-    rate: optax.Schedule = lambda step: 0.0,
-) -> TrainStep:
-    """The jitted (state, batch, store) -> (state, metrics).
-
-    The batch is split over the devices and the state replicated, so that the loss and the batch statistics are those
-    of the global batch. The state is donated. Where devices keep the clips, they are in ``store``, and the batch names
-    some of them; else ``store`` is None. Random draws depend on (``config.seed``, step) alone. Running
-    statistics whose paths are ``frozen`` stay; frozen parameters are the optimiser's affair. ``rate`` is recorded.
-
-    With ``train.accumulate`` = A the batch is cut into A parts that pass through the model one after the other. The
-    loss is still that of the whole batch: a first pass without gradients finds all scores, a second one takes each
-    part back through the model. Batch normalisation sees a part at a time.
-    """
-    model, loss_of, image_size = build_model(config.model), build_loss(config), config.model.rgb.image_size
-    parts = config.train.accumulate
-
-    def forward(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        (score, _), updated = model.apply(
-            {"params": params, "batch_stats": running},
-            batch.get("frames"),
-            batch.get("trajectories"),
-            batch.get("index_t"),
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        return score, updated.get("batch_stats", {})
-
-    def whole(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            score, updated = forward(params, running, batch, key)
-            return loss_of(score, batch["target"]), updated
-
-        (loss, updated), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-        return loss, updated, gradients
-
-    def in_parts(params: Any, running: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
-        # Part a takes every A-th clip, so that each part stays spread over the devices.
-        cut = {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
-        every_part = (cut, jax.random.split(key, parts))
-        scores = jax.lax.map(lambda part: forward(params, running, *part)[0], every_part)
-
-        def loss_of_parts(scores: jax.Array) -> jax.Array:
-            return loss_of(scores.reshape(-1, *scores.shape[2:]), cut["target"].reshape(-1))
-
-        loss, of_scores = jax.value_and_grad(loss_of_parts)(scores)
-
-        def accumulate(carry: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
-            gradients, running = carry
-            part_and_key, of_score = part
-            (_, updated), backward = jax.vjp(lambda p: forward(p, running, *part_and_key), params)
-            (of_params,) = backward((of_score, jax.tree.map(jnp.zeros_like, updated)))
-            return (jax.tree.map(jnp.add, gradients, of_params), updated), None
-
-        start = jax.tree.map(jnp.zeros_like, params), running
-        (gradients, updated), _ = jax.lax.scan(accumulate, start, (every_part, of_scores))
-        return loss, updated, gradients
-
-    def train_step(state: TrainState, batch: Batch, store: Store | None) -> tuple[TrainState, Metrics]:
-        if store is not None:
-            batch = device_cache.sample(store, batch, config)
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        batch = for_training(batch, config.augment, image_size, augment_key)
-        params, running = state.variables["params"], state.variables["batch_stats"]
-        passes = whole if parts == 1 else in_parts
-        loss, batch_stats, gradients = passes(params, running, batch, dropout_key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        batch_stats = jax.tree_util.tree_map_with_path(
-            lambda path, old, new: old if tuple(key.key for key in path) in frozen else new, running, batch_stats
-        )
-        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        measured = {
-            "loss": loss,
-            "gradient_norm": _norm(gradients),
-            "parameter_norm": _norm(variables["params"]),
-            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
-        }
-        return TrainState(state.step + 1, variables, opt_state), measured
-
-    everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
-    shardings = everywhere, divided, everywhere
-    return jax.jit(train_step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
-
-
-def _norm(tree: Any) -> jax.Array:
-    """Of all arrays as one vector: a sum for each of hundreds would take longer to compile, and to load again."""
-    return jnp.linalg.norm(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]))
 
 
 def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
@@ -224,7 +107,7 @@ class _StopSignal:
 class _Input:
     """Batches on their way to the devices, each asked for while the step before it runs."""
 
-    def __init__(self, batches: Any, put: Callable[[Batch], Batch]):
+    def __init__(self, batches: Any, put: Callable[[AnyBatch], AnyBatch]):
         """
         Args:
           batches: an iterator over host batches; closed in the end, so that its readers stop.
@@ -243,7 +126,7 @@ class _Input:
         self._steps.shutdown()
         self._transfers.shutdown()
 
-    def next(self, running: Metrics | None = None) -> Batch:
+    def next(self, running: Metrics | None = None) -> AnyBatch:
         """The next batch; its transfer has begun. ``running`` is what the step before it is about to return."""
         asked = time.perf_counter()
         ended = self._steps.submit(_time_of, running)
@@ -300,11 +183,12 @@ class _Loop:
         bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet)
         started = time.perf_counter()
         with bar:
-            batch = source.next() if first < total else {}
+            batch = source.next() if first < total else None
             for step in range(first + 1, total + 1):
+                assert batch is not None
                 state, measured = self.train_step(state, batch, self.store)
                 try:
-                    batch = source.next(measured) if step < total else {}  # is transferred while the step runs
+                    batch = source.next(measured) if step < total else None  # is transferred while the step runs
                 except Exception:  # a clip that cannot be read costs none of the steps before it
                     if jax.process_count() == 1:  # else the other processes are not there to save with
                         for outcome in filter(None, (unchecked, (step, measured))):

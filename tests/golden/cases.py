@@ -23,11 +23,12 @@ from convert_weights.layouts import TRANSFORMS
 from convert_weights.names import name_map
 from tests.golden import golden
 from tramp_jax import config as defaults
-from tramp_jax import losses, optimizer, sharding, trainer
-from tramp_jax.batches import augment, sampling
+from tramp_jax import losses, optimizer, sharding, training_step
+from tramp_jax.batches import augment, trajectories, view
+from tramp_jax.batches.pipeline import Batch
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.models import build_model
+from tramp_jax.models import Inputs, build_model
 
 FEATURE_TOLERANCE, LOSS_TOLERANCE, NORM_TOLERANCE, BMC_TOLERANCE = 2e-4, 1e-3, 2e-3, 1e-5
 
@@ -61,7 +62,7 @@ def _frames(spec: dict, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _index_t(batch: int, length: int) -> np.ndarray:
-    return np.tile(sampling.position(np.arange(length), length), (batch, 1))
+    return np.tile(view.index_t(np.arange(length), length), (batch, 1))
 
 
 def skateformer(length: int) -> Iterator[Row]:
@@ -164,12 +165,12 @@ def train_step() -> Iterator[Row]:
 
     mesh = sharding.data_mesh()
     sgd = optimizer.build_optimizer(config.optimizer, steps_per_epoch=1)
-    state = trainer.TrainState(jnp.int32(0), variables, sgd.init(variables["params"]))
+    state = training_step.TrainState(jnp.int32(0), variables, sgd.init(variables["params"]))
     state = jax.device_put(jax.tree.map(jnp.array, state), sharding.replicated(mesh))
-    step = trainer.build_train_step(config, sgd, mesh)
+    step = training_step.build_train_step(config, sgd, mesh)
     # The step normalises 0-255 itself: give it the frames that become the golden input.
     pixels = (frames * np.array(augment.IMAGENET_STD) + np.array(augment.IMAGENET_MEAN)).astype(np.float32) * 255
-    batch = sharding.put(inputs | {"frames": pixels, "target": labels}, mesh)
+    batch = sharding.put(Batch(Inputs(frames=pixels, **inputs), labels), mesh)
     step_losses = []
     for i in range(3):
         state, measured = step(state, batch, None)
@@ -235,11 +236,11 @@ def trajectory_prep() -> Iterator[Row]:
         clip = Clip(
             ClipInfo("", "", "", 0.0, n), points, "insightface73", colours[:, landmarks.LAYOUTS["insightface71"].slots]
         )
-        whole = sampling.trajectory(clip, "xyrgb", first_frame_centring=True)
-        taken = sampling.trajectory_frames(n, length, "last", None)
+        whole = trajectories.trajectory(clip, "xyrgb", normalise="first_frame")
+        taken = view.trajectory_numbers(n, length, "last", None)
         key = f"n{n}_len{length}_seed{seed}"
         yield _row(f"{n} frames", whole[taken].transpose(1, 0, 2), reference[f"traj_{key}"])._replace(tolerance=0.0)
-        yield _row(f"{n} frames, positions", sampling.position(taken, length), reference[f"index_t_{key}"])._replace(
+        yield _row(f"{n} frames, positions", view.index_t(taken, length), reference[f"index_t_{key}"])._replace(
             tolerance=0.0
         )
 

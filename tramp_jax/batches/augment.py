@@ -1,26 +1,23 @@
-"""Augmentation and normalisation of a batch, on the device inside the jitted step.
+"""Augmentation and normalisation of the inputs, on the device inside the jitted step.
 
-The host ships whole uint8 frames, a little larger than the model's; training crops them at random, testing
-resizes them. As published, the frame stream is flipped and the trajectory stream is reversed each on its own;
+The host sends whole uint8 frames, a little larger than the model's; training crops them at random, evaluation
+resizes them. As published, only the frame stream is flipped and only the trajectory stream is reversed;
 ``flip_trajectory`` and ``reverse_frames`` make the other stream follow.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tramp_jax.batches import sampling
-
-Batch = dict[str, Any]
+from tramp_jax.batches.trajectories import mirror
+from tramp_jax.models.inputs import Inputs
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def stored_size(image_size: int) -> int:
-    """Side of the frames that the host ships for a model of ``image_size``: 256 for 224, and in proportion."""
+    """Side of the frames that the host sends for a model of ``image_size``: 256 for 224, others in proportion."""
     return round(image_size * 256 / 224)
 
 
@@ -30,49 +27,45 @@ def normalise(frames: jax.Array) -> jax.Array:
     return (frames.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def for_training(batch: Batch, config: ConfigDict, image_size: int, key: jax.Array) -> Batch:
-    """A batch as the training step takes it.
+def for_training(inputs: Inputs, config: ConfigDict, image_size: int, key: jax.Array) -> Inputs:
+    """Inputs as the training step feeds them to the model.
 
     Each clip is flipped and reversed, or not, by draws of its own. ``index_t`` stays in either case, as published.
 
     Args:
-      batch: ``frames`` (B, F, H, W, 3) uint8 and/or ``trajectories`` (B, T, V, C), and ``frames_present`` (B, F) bool
-        where some frames are padding; other entries pass through.
+      inputs: with all F frames, uint8 and at the stored size.
       config: the ``augment`` group.
       image_size: side of the model's frames.
       key: of this step.
 
     Raises:
-      ValueError: ``flip_trajectory`` for trajectories that ``sampling.mirror`` does not know.
+      ValueError: ``flip_trajectory`` for trajectories that ``trajectories.mirror`` does not know.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
-    batch = dict(batch)
-    frames, trajectories = batch.get("frames"), batch.get("trajectories")
+    frames, trajectories = inputs.frames, inputs.trajectories
     if frames is not None:
         frames = _random_crop(frames, image_size, crop_key) if config.crop else _resize(frames, image_size)
         flipped = jax.random.bernoulli(flip_key, config.flip, (len(frames),))
         frames = _where(flipped, frames[:, :, :, ::-1], frames)
-        frames = _blanked(normalise(frames), batch.pop("frames_present", None))
+        frames = _blanked(normalise(frames), inputs.frames_present)
         if config.reverse_frames:
             reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(frames),))
             frames = _where(reversed_, frames[:, ::-1], frames)
-        batch["frames"] = frames
     if trajectories is not None:
         if config.flip_trajectory:
             flipped = jax.random.bernoulli(flip_key, config.flip, (len(trajectories),))  # the draw of the frames
-            trajectories = _where(flipped, sampling.mirror(trajectories), trajectories)
+            trajectories = _where(flipped, mirror(trajectories), trajectories)
         reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(trajectories),))
-        batch["trajectories"] = _where(reversed_, trajectories[:, ::-1], trajectories)
-    return batch
+        trajectories = _where(reversed_, trajectories[:, ::-1], trajectories)
+    return inputs.replace(frames=frames, trajectories=trajectories, frames_present=None)
 
 
-def for_evaluation(batch: Batch, image_size: int) -> Batch:
-    """A batch as the evaluation step takes it: frames resized whole and normalised."""
-    if batch.get("frames") is None:
-        return batch
-    batch = dict(batch)
-    frames = normalise(_resize(batch["frames"], image_size))
-    return batch | {"frames": _blanked(frames, batch.pop("frames_present", None))}
+def for_evaluation(inputs: Inputs, image_size: int) -> Inputs:
+    """Inputs as the evaluation feeds them to the model: whole frames, resized and normalised."""
+    if inputs.frames is None:
+        return inputs
+    frames = normalise(_resize(inputs.frames, image_size))
+    return inputs.replace(frames=_blanked(frames, inputs.frames_present), frames_present=None)
 
 
 def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:

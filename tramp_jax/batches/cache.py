@@ -33,7 +33,7 @@ from tqdm import tqdm
 from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
-from tramp_jax.batches.pipeline import Batch, Split
+from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.models import reads_frames, reads_trajectories
 
@@ -149,7 +149,7 @@ class Feed:
         """Host batches from number ``first`` on, see ``pipeline.training_batches``."""
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
 
-    def put(self, batch: Batch) -> Batch:
+    def put(self, batch: Batch | ClipNumbers) -> Batch | ClipNumbers:
         """A host batch onto the devices, split over them. It returns before the transfer has ended."""
         return sharding.put(batch, self.mesh)
 

@@ -15,10 +15,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tramp_jax import sharding
-from tramp_jax.batches import sampling
-from tramp_jax.batches.draws import TRAJECTORY, Draw
-from tramp_jax.batches.pipeline import Batch, Sampler
+from tramp_jax.batches import view
+from tramp_jax.batches.draws import Draw
+from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler
+from tramp_jax.batches.view import BLANK, View
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.models.inputs import Inputs
 
 
 class Stream(flax.struct.PyTreeNode):
@@ -28,8 +30,7 @@ class Stream(flax.struct.PyTreeNode):
       rows: (N, ...) the frames of all clips, one clip after the other, each as one row.
       first: (C,) int32, number of each clip's first row.
       count: (C,) int32, frames of each clip before any padding.
-      fixed: (C, F) int32, what a sample shows of each clip if nothing is drawn, counted from its first row;
-        ``sampling.NO_FRAME`` for none.
+      fixed: (C, F) int32, the clip's frames in a sample if nothing is drawn; ``BLANK`` for zeros.
       limit: the largest ``count``.
     """
 
@@ -49,7 +50,7 @@ class Stream(flax.struct.PyTreeNode):
 
     def show(self, clip: jax.Array, taken: jax.Array) -> jax.Array:
         """The rows (B, F, ...) of ``taken`` (B, F), zeros where there is no frame."""
-        numbers = jnp.where(taken == sampling.NO_FRAME, len(self.rows), self.first[clip][:, None] + taken)
+        numbers = jnp.where(taken == BLANK, len(self.rows), self.first[clip][:, None] + taken)
         return jnp.take(self.rows, numbers, axis=0, mode="fill", fill_value=0)
 
 
@@ -92,7 +93,7 @@ def build(
       mesh: the devices.
 
     Raises:
-      ValueError: a trajectory cannot be made, see ``sampling.trajectory``.
+      UserError: a trajectory cannot be made, see ``trajectories.trajectory``.
     """
     sampler = Sampler(config)
 
@@ -108,45 +109,36 @@ def build(
     if clips is not None:
         counts = [len(clip.landmarks) for clip in clips]
         whole = [sampler.trajectory(clip) for clip in clips]
-        fixed = [sampler.trajectory_frames(n, None) for n in counts]
         rows = np.concatenate(whole).reshape(sum(map(len, whole)), -1)
+        fixed = [View.of(config, n).numbers for n in counts]
         trajectories = stream(rows, [len(each) for each in whole], counts, fixed)
         length = config.model.trajectory.length
-        position = put(sampling.position(np.arange(max(*counts, length)), length))
+        position = put(view.index_t(np.arange(max(*counts, length)), length))
     if frames is not None:
         counts = [info.num_frames for info in infos]
-        # A row a frame: short innermost axes are padded by some devices.
-        images = stream(frames.reshape(len(frames), -1), counts, counts, [sampler.rgb_frames(n, None) for n in counts])
+        # A row a frame: some devices pad short innermost axes.
+        images = stream(frames.reshape(len(frames), -1), counts, counts, [View.of(config, n).frames for n in counts])
     return Store(target, position, trajectories, images)
 
 
-def sample(store: Store, batch: Batch, config: ConfigDict) -> Batch:
-    """Inside the step: what ``Sampler.train`` makes of the clips that a batch names.
-
-    Args:
-      store: all clips.
-      batch: ``clip`` (B,) int32 and ``position`` (B,) uint32, as ``training_batches`` with ``numbers_only``.
-      config: the whole configuration.
-
-    Returns:
-      ``target`` and, for the streams that the model looks at, ``trajectories`` and ``index_t``, ``frames`` and, with
-      ``data.padding`` = "zero", ``frames_present``.
-    """
-    clip, draw, data = batch["clip"], Draw(config.seed, batch["position"]), config.data
-    made: Batch = {"target": store.target[clip]}
+def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
+    """Inside the step: what ``Sampler.train`` makes of the clips that a batch names, for the streams in use."""
+    clip, draw, data = batch.clip, Draw(config.seed, batch.position), config.data
+    inputs = Inputs()
     if store.trajectories is not None and store.position is not None:
         stream, model = store.trajectories, config.model.trajectory
         drawn = data.truncation == "random" and not data.still
-        taken = stream.taken(clip, (lambda n: draw.run(TRAJECTORY, n, model.length)) if drawn else None)
-        made["trajectories"] = stream.show(clip, taken).reshape(*taken.shape, model.num_points, -1)
-        made["index_t"] = store.position[taken]
+        taken = stream.taken(clip, (lambda n: view.drawn_run(draw, n, model.length)) if drawn else None)
+        values = stream.show(clip, taken).reshape(*taken.shape, model.num_points, -1)
+        inputs = inputs.replace(trajectories=values, index_t=store.position[taken])
     if store.frames is not None:
         stream, F, choice = store.frames, config.model.rgb.num_frames, data.frame_choice
         drawn, limit = choice != "uniform" and not data.still, stream.limit
-        taken = stream.taken(clip, (lambda n: sampling.drawn_frames(draw, n, F, choice, limit)) if drawn else None)
+        taken = stream.taken(clip, (lambda n: view.drawn_frames(draw, n, F, choice, limit)) if drawn else None)
         shown = stream.show(clip, taken)
         side = round((shown.shape[-1] / 3) ** 0.5)
-        made["frames"] = shown.reshape(*taken.shape, side, side, 3)
-        if data.padding == "zero":
-            made["frames_present"] = taken != sampling.NO_FRAME
-    return made
+        inputs = inputs.replace(
+            frames=shown.reshape(*taken.shape, side, side, 3),
+            frames_present=taken != BLANK if view.padding_of(config).blank else None,
+        )
+    return Batch(inputs, store.target[clip])

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 import tramp_jax
 from tramp_jax.batches.augment import stored_size
+from tramp_jax.batches.view import padding_of
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
 from tramp_jax.export.trajectory_graph import skateformer
@@ -30,10 +31,10 @@ SCORE, FRAME_FEATURES = "score", "frame_features"
 def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """The graph of a trained model.
 
-    Inputs, as far as the model reads them: ``frames`` (1, K, S, S, 3) uint8 RGB of the stored size S, of which the
-    number K is free, with ``frame_index`` (1, F) int32, which of them each of the model's F frames is;
-    ``frames_present`` (1, K) bool if the recipe pads with zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T)
-    float32. (A model whose frames are scrambled as released takes all F, without ``frame_index``.)
+    Inputs, as far as the model reads them: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored size S, any number K of
+    them; ``frame_index`` (1, F) int32, which of the K each of the model's F frames is; ``frames_present`` (1, K) bool
+    if the padding has frames of zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T) float32. (A model whose
+    frames are scrambled as released takes all F, without ``frame_index``.)
     Outputs: ``score`` (1,), and ``frame_features`` (K, C) of a model that reads frames.
 
     Args:
@@ -94,7 +95,7 @@ def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
     infos = [helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, count, size, size, 3])]
     if not c.scrambled_frames:
         infos.append(helper.make_tensor_value_info("frame_index", TensorProto.INT32, [1, c.num_frames]))
-    if config.data.padding == "zero":
+    if padding_of(config).blank:
         infos.append(helper.make_tensor_value_info("frames_present", TensorProto.BOOL, [1, count]))
     return infos
 

@@ -9,12 +9,13 @@ import ml_collections
 
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import TrampFusion
+from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
 Model = TrampFormer | SkateFormerClassifier | FormerDFERClassifier
 
-__all__ = ["Model", "abstract_variables", "build_model", "init_variables", "input_shapes"]
+__all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "init_variables", "input_shapes"]
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
@@ -45,6 +46,29 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         head=_head(config),
         width=config.fusion.width,
         streams=config.streams,
+    )
+
+
+def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
+    """Calls the model on inputs that are ready for it: frames normalised and at the model's size.
+
+    Args:
+      model: see ``build_model``.
+      variables: ``{"params", "batch_stats"}``.
+      inputs: of B clips; arrays with a leading axis of 1 are shared by all.
+      options: of flax's ``apply`` and of the model's ``__call__``, such as ``train``, ``rngs``, ``mutable``.
+
+    Returns:
+      ``(score, out)`` as the model's ``__call__``, and the updated collections with ``mutable``.
+    """
+    return model.apply(
+        variables,
+        inputs.frames,
+        inputs.trajectories,
+        inputs.index_t,
+        frame_index=inputs.frame_index,
+        frame_features=inputs.frame_features,
+        **options,
     )
 
 

@@ -162,37 +162,51 @@ class FormerDFER(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, frames: Array, train: bool, frame_index: Array | None = None) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self,
+        frames: Array | None,
+        train: bool,
+        frame_index: Array | None = None,
+        frame_features: Array | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
         """Encodes frames.
 
         Args:
           frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, the K
             distinct frames (B, K, H, W, 3) of each clip, which the spatial encoder then sees once; or (1, K, H, W, 3),
-            shared by all.
+            shared by all clips.
           train: whether batch statistics are used and updated.
-          frame_index: (B, F) which of its clip's distinct frames each frame is; None where ``frames`` has them all.
+          frame_index: (B, F) which of its clip's distinct frames each frame is; None if ``frames`` has them all.
+          frame_features: (B, K, widths[3]) or (1, K, widths[3]), the output of the S-Former if it is known; replaces
+            ``frames``.
 
         Returns:
           Sub-clip features (B, F / clip_length, widths[3]), and the intermediate ``frame_features``
           (B, F, widths[3]).
         """
-        F = (frames if frame_index is None else frame_index).shape[1]
+        if frame_features is None:
+            assert frames is not None, "the rgb stream needs frames or their features"
+            frame_features = self._encode_frames(frames, train, frame_index is not None)
+        if frame_index is not None:
+            B, (_, K, C) = len(frame_index), frame_features.shape
+            frame_features = jnp.broadcast_to(frame_features, (B, K, C))
+            frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
+        F = frame_features.shape[1]
         if F % self.clip_length:
             raise ValueError(f"{F} frames cannot be cut into sub-clips of {self.clip_length}")
+        x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
+        x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
+        x = rearrange(x, "(b s) c -> b s c", s=F // self.clip_length)
+        return x.astype(jnp.float32), {"frame_features": frame_features}
+
+    def _encode_frames(self, frames: Array, train: bool, distinct: bool) -> Array:
+        """Frames (B, K, H, W, 3) -> features (B, K, widths[3]); called from ``__call__`` only."""
         if self.scrambled_frames:
-            if frame_index is not None:
-                raise ValueError("frames scrambled as released mix neighbours: give all of them, not the distinct ones")
+            if distinct:
+                raise ValueError("frames scrambled as released mix neighbours: pass all of them, not the distinct ones")
             frames = scramble_as_released(frames)
         x = rearrange(frames, "b k h w c -> (b k) h w c").astype(self.dtype)
         x = SFormer(self.widths, self.spatial_heads, self.spatial_mlp_dim, self.dtype, self.remat, name="s_former")(
             x, train
         )
-        frame_features = rearrange(x, "(b k) c -> b k c", b=len(frames))
-        if frame_index is not None:
-            B, (_, K, C) = len(frame_index), frame_features.shape
-            frame_features = jnp.broadcast_to(frame_features, (B, K, C))
-            frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
-        x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
-        x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
-        x = rearrange(x, "(b s) c -> b s c", s=F // self.clip_length)
-        return x.astype(jnp.float32), {"frame_features": frame_features}
+        return rearrange(x, "(b k) c -> b k c", b=len(frames))

@@ -1,17 +1,17 @@
 """``Inputs``: everything a model sees of a batch of clips, made by ``tramp_jax.batches`` and read by everyone else."""
 
-import flax.struct
-import jax
-import numpy as np
+from typing import Any
 
-Array = jax.Array | np.ndarray
+import flax.struct
+
+Array = Any  # of NumPy on the host, of JAX on the device
 
 
 class Inputs(flax.struct.PyTreeNode):
     """The inputs of B clips. What the model does not read is None.
 
     Axes: F frames of the frame stream, K ≤ F distinct ones, H and W height and width, T trajectory length, V landmarks,
-    C channels. Arrays are NumPy on the host and JAX on the device.
+    C channels. Arrays with a leading axis of 1 are shared by all clips.
 
     Attributes:
       frames: (B, K, H, W, 3) RGB: uint8 at the stored size on the host, float32 normalised and at the model's size

@@ -58,6 +58,7 @@ class TrampFormer(nn.Module):
         train: bool = False,
         frame_index: Array | None = None,
         dropout: bool = False,
+        frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
         """Scores clips.
 
@@ -70,6 +71,8 @@ class TrampFormer(nn.Module):
           train: whether dropout, stochastic depth and batch statistics are on.
           frame_index: (B, F) which of its clip's distinct frames each frame is.
           dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
+          frame_features: (B, K, channels) or (1, K, channels), the output of the S-Former if it is known; replaces
+            ``frames``.
 
         Returns:
           The score (B,) or class logits (B, num_classes); and named intermediates, of which
@@ -83,12 +86,13 @@ class TrampFormer(nn.Module):
             features, stages = self.trajectory_encoder(trajectories, index_t, train, dropout)
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
-            assert frames is not None, "the rgb stream needs frames"
-            subclips, frame_features = self.rgb_encoder(frames, train, frame_index)
+            subclips, stages = self.rgb_encoder(frames, train, frame_index, frame_features)
             rgb = jnp.mean(nn.Dense(self.width, name="rgb_projection")(subclips), axis=1)
-            out |= frame_features | {"subclip_features": subclips, "rgb_features": rgb}
+            out |= stages | {"subclip_features": subclips, "rgb_features": rgb}
         if self.fusion is not None:
-            fused = self.fusion(out["rgb_features"][:, None], out["trajectory_features"][:, None])
+            trajectory = out["trajectory_features"]
+            rgb = jnp.broadcast_to(out["rgb_features"], trajectory.shape)  # one clip's frames, several trajectories
+            fused = self.fusion(rgb[:, None], trajectory[:, None])
             out["fused_features"] = fused[:, 0]
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
         return self.head(out[feature[self.streams]].astype(jnp.float32)), out
@@ -108,8 +112,9 @@ class SkateFormerClassifier(nn.Module):
         train: bool = False,
         frame_index: Array | None = None,
         dropout: bool = False,
+        frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """As ``TrampFormer``; ``frames`` and ``frame_index`` are not read."""
+        """Like ``TrampFormer``, but reads no frames."""
         features, out = self.trajectory_encoder(trajectories, index_t, train, dropout)
         return self.head(features), out | {"trajectory_features": features}
 
@@ -122,13 +127,14 @@ class FormerDFERClassifier(nn.Module):
 
     def __call__(
         self,
-        frames: Array,
+        frames: Array | None,
         trajectories: Array | None,
         index_t: Array | None,
         train: bool = False,
         frame_index: Array | None = None,
         dropout: bool = False,
+        frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """As ``TrampFormer``; ``trajectories`` and ``index_t`` are not read, and nothing is dropped."""
-        subclips, out = self.rgb_encoder(frames, train, frame_index)
+        """Like ``TrampFormer``, but reads no trajectories and has no dropout."""
+        subclips, out = self.rgb_encoder(frames, train, frame_index, frame_features)
         return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}

@@ -20,12 +20,13 @@ import numpy as np
 from einops import reduce
 from ml_collections import ConfigDict
 
-from tramp_jax.batches import sampling
+from tramp_jax import models
 from tramp_jax.batches.augment import for_evaluation
-from tramp_jax.batches.pipeline import Batch, Sampler, expanded
+from tramp_jax.batches.pipeline import Sampler, all_frames
+from tramp_jax.batches.view import BLANK, View
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
-from tramp_jax.models import build_model, input_shapes, reads_frames, reads_trajectories
+from tramp_jax.models import Inputs, build_model, input_shapes, reads_frames, reads_trajectories
 from tramp_jax.report.motion import inter_ocular
 
 # The part of a picture that is near no landmark: cheeks, forehead, hair, room.
@@ -150,14 +151,17 @@ class Explainer:
         """Explains the score of ``clip`` by the model with these ``variables``."""
         n, model = len(clip.landmarks), self._config.model
         sample, baseline = self.ends(clip)
-        sources = _sources(self._config, n)
+        view = View.of(self._config, n)
+        sources = {"trajectories": view.trajectory} if reads_trajectories(model) else {}
+        if reads_frames(model):
+            sources["frames"] = view.frames
         found = self.integrate(variables, sample, baseline)
 
         trajectory, patches, read = None, None, np.zeros(n, bool)
         names = landmarks.REGIONS + ((ELSEWHERE,) if reads_frames(model) else ())
         regions = np.zeros((n, len(names)))
         for source in sources.values():
-            read[source[source != sampling.NO_FRAME]] = True
+            read[source[source != BLANK]] = True
         if "trajectories" in sources:
             trajectory = _fold(found.parts["trajectories"], sources["trajectories"], n)
             groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
@@ -182,31 +186,25 @@ class Explainer:
             evaluations=found.evaluations,
         )
 
-    def ends(self, clip: Clip) -> tuple[Batch, Batch]:
-        """The sample of ``clip`` and of the same person not moving, as ``integrate`` takes them.
+    def ends(self, clip: Clip) -> tuple[Inputs, Inputs]:
+        """The inputs of ``clip`` and of the same person not moving, as ``integrate`` takes them, without a batch axis.
 
-        They differ in the clip's own frames alone: frames of zeros, with which a clip may be padded, are in both.
+        Only the clip's own frames differ: frames of zeros, which may pad a clip, are in both.
         """
-        sample, baseline = (expanded(Sampler(config).test(clip)) for config in (self._config, self._still))
-        for name, source in _sources(self._config, len(clip.landmarks)).items():
-            missing = source == sampling.NO_FRAME
-            if missing.any():
-                baseline[name] = baseline[name].copy()
-                baseline[name][missing] = sample[name][missing]
-        for name in ("index_t", "frames_present"):
-            if name in sample:
-                baseline[name] = sample[name]
-        for part in (sample, baseline):
-            del part["target"]
-        return sample, baseline
+        sample, still = (all_frames(Sampler(config).test(clip).inputs) for config in (self._config, self._still))
+        view = View.of(self._config, len(clip.landmarks))
+        return sample, sample.replace(
+            frames=_held(sample.frames, still.frames, view.frames),
+            trajectories=_held(sample.trajectories, still.trajectories, view.trajectory),
+        )
 
-    def integrate(self, variables: Any, sample: Batch, baseline: Batch) -> "Integral":
+    def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
         """Integrated gradients of one sample's arrays.
 
         Args:
           variables: of the model.
-          sample: ``frames`` (F, H, W, 3) uint8 and/or ``trajectories`` (T, 63, C) with ``index_t`` (T,), see ``ends``.
-          baseline: the same, where the line begins.
+          sample: the end of the line, see ``ends``.
+          baseline: the start of the line.
         """
         panels = [self._panel(variables, sample, baseline, 0.0, 1.0)]
         baseline_score, score = panels[0].scores
@@ -227,7 +225,7 @@ class Explainer:
         parts = {name: np.sum([panel.parts[name] for panel in panels], axis=0) for name in panels[0].parts}
         return Integral(score, baseline_score, parts, bool(error <= allowed), evaluations)
 
-    def _panel(self, variables: Any, sample: Batch, baseline: Batch, start: float, stop: float) -> "_Panel":
+    def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "_Panel":
         """Quadrature between two places of the line, 0 at the baseline and 1 at the clip."""
         nodes, weights = _lobatto(NODES)
         nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
@@ -304,20 +302,21 @@ def _build_gradients(config: ConfigDict) -> Any:
     model, image_size = build_model(config), config.rgb.image_size
     G = patches_along_side(image_size)
 
-    def gradients(variables: Any, sample: Batch, baseline: Batch, nodes: jax.Array, weights: jax.Array) -> Any:
-        ends = [for_evaluation({k: x[None] for k, x in part.items()}, image_size) for part in (baseline, sample)]
-        origin, target = ({k: x[0] for k, x in end.items() if k in ("frames", "trajectories")} for end in ends)
+    def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
+        ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), image_size) for inputs in (baseline, sample)]
+        # Only pixels and trajectories move along the line; index_t stays.
+        origin, target = (_moving(jax.tree.map(lambda x: x[0], end)) for end in ends)
         change = jax.tree.map(jnp.subtract, target, origin)
         if "frames" in change:
             # The compiler may round the two ends differently; a frame that is the same in both changes by exactly 0.
-            same = jnp.all(sample["frames"] == baseline["frames"], axis=(1, 2, 3), keepdims=True)
+            same = jnp.all(sample.frames == baseline.frames, axis=(1, 2, 3), keepdims=True)
             change["frames"] = jnp.where(same, 0, change["frames"])
         K = len(nodes)
         at = jax.tree.map(lambda x, d: x + nodes.reshape(K, *[1] * d.ndim) * d, origin, change)
-        index_t = None if "index_t" not in sample else jnp.tile(sample["index_t"], (K, 1))
+        index_t = None if sample.index_t is None else jnp.tile(sample.index_t, (K, 1))
 
-        def total(inputs: Batch) -> tuple[jax.Array, jax.Array]:
-            scores, _ = model.apply(variables, inputs.get("frames"), inputs.get("trajectories"), index_t)
+        def total(moving: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            scores, _ = models.apply(model, variables, Inputs(**moving, index_t=index_t))
             return scores.sum(), scores  # no score depends on another row, so the sum has every row's gradient
 
         slopes, scores = jax.grad(total, has_aux=True)(at)
@@ -337,24 +336,23 @@ def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
     return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
-def _sources(config: ConfigDict, n: int) -> dict[str, np.ndarray]:
-    """Which of the n frames of a clip each frame of the test sample comes from, for each stream that is read."""
-    model, padding = config.model, config.data.padding
-    sources = {}
-    if reads_trajectories(model):
-        length = model.trajectory.length
-        taken = sampling.trajectory_frames(n, length, "last", None, padding)
-        sources["trajectories"] = sampling.sources(taken, n, length, padding)
-    if reads_frames(model):
-        sources["frames"] = sampling.rgb_frames(n, model.rgb.num_frames, None, padding)
-    # Sampler.test shows the first frame in every place where a clip is held still.
-    return {name: np.zeros_like(x) if config.data.still else x for name, x in sources.items()}
+def _moving(inputs: Inputs) -> dict[str, jax.Array]:
+    """The inputs that change along the line, by name."""
+    named = {"frames": inputs.frames, "trajectories": inputs.trajectories}
+    return {name: x for name, x in named.items() if x is not None}
+
+
+def _held(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
+    """``still`` with the places of ``moving`` that no frame of the clip fills."""
+    if moving is None or still is None:
+        return None
+    return np.where((source == BLANK).reshape(-1, *[1] * (still.ndim - 1)), moving, still)
 
 
 def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
     """Values of the frames of a sample (count, ...) -> of the n frames of its clip, repetitions added up."""
     folded = np.zeros((n, *values.shape[1:]))
-    own = source != sampling.NO_FRAME
+    own = source != BLANK
     np.add.at(folded, source[own], values[own])
     return folded
 

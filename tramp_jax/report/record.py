@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import __version__
+from tramp_jax.batches import view
 from tramp_jax.data.clips import Clip
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.report.attribution import Attribution
@@ -112,25 +113,11 @@ def provenance(
 
 
 def frames_used(config: ConfigDict, n: int) -> str:
-    """Which of the n frames of a clip the model reads, in words."""
-    filled = {
-        "loop": "repeated",
-        "zero": "filled up by zeros",
-        "repeat": "the last one repeated",
-        "spline": "stretched",
-    }
-    padded = filled[config.data.padding]
+    """Which of a clip's n frames the model reads, in words."""
+    words = view.describe(config, n)
     parts = []
     if reads_trajectories(config.model):
-        length = config.model.trajectory.length
-        if n < length:
-            parts.append(f"trajectory: all {n}, {padded} to {length}")
-        else:
-            parts.append(f"trajectory: {'all' if n == length else f'the last {length} of'} {n}")
+        parts.append(f"trajectory: {words['trajectory']}")
     if reads_frames(config.model):
-        count = config.model.rgb.num_frames
-        if n < count:
-            parts.append(f"pictures: all {n}, {padded} to {count}")
-        else:
-            parts.append(f"pictures: {count} evenly spaced of {n}")
+        parts.append(f"pictures: {words['frames']}")
     return "; ".join(parts)

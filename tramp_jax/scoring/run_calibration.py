@@ -13,8 +13,8 @@ from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.data.validation import open_sound
 from tramp_jax.experiment import SKIPPED_FILE
 from tramp_jax.scoring.calibration import Calibration, calibrate
-from tramp_jax.scoring.members import Judge, load_member, make_judge
-from tramp_jax.scoring.onnx_judge import OnnxJudge
+from tramp_jax.scoring.judges import Judge, make_judge
+from tramp_jax.scoring.members import load_member
 from tramp_jax.scoring.rating_scale import scale_of
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, spread_of
 
@@ -75,7 +75,7 @@ def calibrate_run(
     return found, found.save(members[0].run)
 
 
-def _judged(judges: Sequence[Judge | OnnxJudge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, spreads and targets (N,) of the clips of a split."""
     rows = []
     with tqdm(total=len(split), unit="clip", disable=None) as bar:

@@ -20,7 +20,8 @@ from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report.attribution import Explainer
 from tramp_jax.report.record import Evidence, Scale, provenance
 from tramp_jax.scoring import calibration
-from tramp_jax.scoring.members import AUTO, load_member, make_judge
+from tramp_jax.scoring.judges import AUTO, make_judge
+from tramp_jax.scoring.members import load_member
 from tramp_jax.scoring.rating_scale import scale_of
 
 DRAWS = 16
@@ -77,7 +78,7 @@ class Scorer:
       options: how a video becomes a clip. Without a rate, a video whose own is more than 10 % away from that of the
         clips that the model was trained on is brought to theirs.
       draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
-      runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``members.make_judge``.
+      runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``judges.make_judge``.
 
     Raises:
       ValueError, FileNotFoundError: a folder without a usable model, or models of different kinds.

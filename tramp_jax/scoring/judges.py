@@ -1,0 +1,57 @@
+"""Judges: what scores clips by a trained model, in JAX or in ONNX Runtime, and draws what else it might have said."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from tramp_jax.data.clips import Clip
+from tramp_jax.errors import UserError
+from tramp_jax.scoring import onnx_judge
+from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.members import Member
+
+AUTO, JAX, ONNX = "auto", "jax", "onnx"
+RUNTIMES = (AUTO, JAX, ONNX)
+
+
+class Judge(Protocol):
+    """Scores clips with one model."""
+
+    def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
+        """The score of each clip, and the scores (draws,) of its windows, which depend only on the clip's id.
+
+        Raises:
+          UserError: a clip lacks what the model reads.
+        """
+        ...
+
+
+def make_judge(member: Member, draws: int, runtime: str = AUTO) -> Judge:
+    """Returns what scores clips with this model.
+
+    Both runtimes give the same scores to about 1e-5. "auto" is ONNX Runtime if float32 is computed on a CPU and the
+    extra ``onnx`` is installed, and JAX otherwise.
+
+    Args:
+      member: the model.
+      draws: how many windows of a clip are scored with dropout besides the clip itself.
+      runtime: one of ``RUNTIMES``.
+
+    Raises:
+      UserError: an unknown runtime, or "onnx" without its packages.
+    """
+    if runtime not in RUNTIMES:
+        raise UserError("bad_option", f"runtime is {runtime!r}; use one of: {', '.join(RUNTIMES)}")
+    missing = onnx_judge.missing()
+    if runtime == AUTO:
+        suits = jax.default_backend() == "cpu" and member.config.model.precision == "float32"
+        runtime = ONNX if suits and not missing else JAX
+    if runtime == JAX:
+        return JaxJudge(member, draws)
+    if missing:
+        raise UserError(
+            "missing_package", f'the ONNX runtime needs {" and ".join(missing)}: pip install "tramp_jax[onnx]"'
+        )
+    return onnx_judge.OnnxJudge(member, draws)
