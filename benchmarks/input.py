@@ -22,7 +22,6 @@ import itertools
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -287,8 +286,7 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, writes the data, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     flags.add_argument("--clips", type=int, default=24)
     flags.add_argument("--batches", type=int, default=4, help="measured in a row")
     flags.add_argument("--threads", type=int, default=2, help="of the pipeline")

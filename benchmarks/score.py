@@ -12,7 +12,6 @@ again with the windows that its interval takes by default. Everything runs on th
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -107,8 +106,7 @@ def check(by_name: dict[str, Way], clip: Clip) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     flags.add_argument("--threads", type=int, default=min(2, timing.cores()))
     options = flags.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
