@@ -8,7 +8,7 @@ and batched, as on other devices. The alternatives are measured in the form that
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -73,14 +73,6 @@ def _word_per_weight() -> Any:
     return mock.patch.object(skateformer, "drop_weights", dropout)
 
 
-@contextlib.contextmanager
-def _all_of(*changes: Callable[[], Any]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for change in changes:
-            stack.enter_context(change())
-        yield
-
-
 FORMS = {"one by one": _one_by_one, "batched": _batched}
 CHANGES: dict[str, tuple[Callable[[], Any], ...]] = {
     "bias gradient in every set": (_bias_in_every_set,),
@@ -98,7 +90,9 @@ def ways(form: str) -> dict[str, tuple[Callable[[], Any], ...]]:
 
 def _traced_under(changes: Sequence[Callable[[], Any]], part: parts.Part) -> tuple[Any, Any]:
     """The part's forward pass and training, compiled under the changes."""
-    with _all_of(*changes):
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change())
         calls = costs.calls_of(part)
         jax.block_until_ready([call() for call in calls])
     return calls

@@ -11,8 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from convert_weights.architecture import channel_scale
-from convert_weights.convert import Path, Variables, flattened, nested, target_shapes
+from convert_weights.convert import Path, Variables, channel_scale, flattened, nested, target_shapes
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
 from tramp_jax.errors import UserError
 

@@ -56,6 +56,11 @@ def _target_shapes(config_json: str) -> dict[Path, Shape]:
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
 
 
+def channel_scale(trajectory: ConfigDict) -> np.ndarray:
+    """Factors of the input channels (C,), also where the option holds one factor for all."""
+    return np.broadcast_to(np.asarray(trajectory.input_scale, np.float32), len(trajectory.channels))
+
+
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 

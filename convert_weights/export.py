@@ -3,13 +3,11 @@
 import pathlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import store
-from convert_weights.architecture import channel_scale
-from convert_weights.convert import Path, distances, flattened
+from convert_weights.convert import Path, channel_scale, distances, flattened
 from convert_weights.kinds import KINDS
 from convert_weights.layouts import COUNTER, TRANSFORMS, buffers
 from convert_weights.load import LoadedCheckpoint
@@ -37,15 +35,11 @@ def to_state_dict(checkpoint: LoadedCheckpoint) -> dict[str, np.ndarray]:
     for pair in pairs:
         name = file_name(pair.source, naming)
         x = TRANSFORMS[pair.transform].backward(flat[pair.target])
-        tensors[name] = np.ascontiguousarray(x, _dtype(known.get(name, {}).get("dtype", "float32"))).reshape(x.shape)
+        tensors[name] = np.ascontiguousarray(x, np.dtype(known.get(name, {}).get("dtype", "float32"))).reshape(x.shape)
     for buffer in buffers(pairs):
         name = file_name(buffer, naming)
         tensors[name] = _buffer(name, known.get(name, {}), tensors, report["source"].get("step", 0))
     return tensors
-
-
-def _dtype(name: str) -> np.dtype:
-    return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
 def _buffer(name: str, record: dict[str, Any], tensors: dict[str, np.ndarray], step: int) -> np.ndarray:

@@ -10,10 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import reader, store
-from convert_weights.architecture import Architecture
 from convert_weights.convert import Conversion, Variables, convert, nested, target_shapes
 from convert_weights.kinds import KINDS, recognise
-from convert_weights.kinds.kind import Kind
+from convert_weights.kinds.kind import Architecture, Kind
 from convert_weights.safe_globals import bad_file, printable
 from convert_weights.state_dict import StateDict, find_state_dict, released_names, without_module
 from tramp_jax.errors import UserError

@@ -17,9 +17,9 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from convert_weights.architecture import model_config
 from convert_weights.convert import Path, Variables, flattened, nested, target_shapes
 from convert_weights.kinds import KINDS
+from convert_weights.kinds.kind import model_config
 from convert_weights.layouts import TensorPair
 from convert_weights.reader import nonfinite_warnings
 from tramp_jax.errors import UserError

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from convert_weights.architecture import Architecture, Shape, Tensors
-from convert_weights.kinds.kind import Kind, linear_head
+from convert_weights.kinds.kind import Architecture, Kind, Shape, Tensors, linear_head
 from convert_weights.layouts import TensorPair, batch_norm, linear, norm
 
 

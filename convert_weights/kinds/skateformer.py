@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from convert_weights.architecture import MAX_COUNT, Architecture, Shape, Tensors
-from convert_weights.kinds.kind import Kind, linear_head
+from convert_weights.kinds.kind import MAX_COUNT, Architecture, Kind, Shape, Tensors, linear_head
 from convert_weights.layouts import TensorPair, batch_norm, linear, norm
 
 _SHARED_FRAMES = 32  # TraMP-Former's global tables have the size for T = 256, whatever its own T

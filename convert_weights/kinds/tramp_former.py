@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from convert_weights.architecture import MAX_COUNT, Architecture, Shape, Tensors
 from convert_weights.kinds import former_dfer, skateformer
-from convert_weights.kinds.kind import Kind
+from convert_weights.kinds.kind import MAX_COUNT, Architecture, Kind, Shape, Tensors
 from convert_weights.layouts import TensorPair, linear, norm
 
 
