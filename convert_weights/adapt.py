@@ -76,7 +76,7 @@ def adapt(
         shapes differ in a way that cannot be adapted.
     """
     if table_rule not in get_args(TableRule):
-        raise UserError("bad_value", f"config.init.tables is {table_rule!r}; known: {', '.join(get_args(TableRule))}")
+        raise UserError("bad_option", f"config.init.tables is {table_rule!r}; known: {', '.join(get_args(TableRule))}")
     shapes = {path: s for path, s in target_shapes(model_config).items() if _in_part(path, part)}
     given = {path: x for path, x in flattened(checkpoint.variables).items() if _in_part(path, part)}
     problems = _unmatched(checkpoint, shapes, given, part, source)

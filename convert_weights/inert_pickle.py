@@ -41,6 +41,7 @@ _LITERALS = {
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
 }  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 def run(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
@@ -91,12 +92,8 @@ class _Machine:
                 self.memo[len(self.memo)] = stack[-1]
             case "BYTEARRAY8":
                 stack.append(bytes(arg))
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(name == "NEWTRUE")
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case _ if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
             case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see _key
                 stack.append([])
             case "EMPTY_DICT":

@@ -61,7 +61,7 @@ def load_checkpoint(
     if path.is_dir():
         return LoadedCheckpoint(*store.load_folder(path, checkpoint))
     if kind not in ("auto", *KINDS):
-        raise UserError("bad_value", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
+        raise UserError("bad_option", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
     content = reader.read(path)
     try:
         container, tensors, rest = find_state_dict(content.tree)

@@ -130,27 +130,25 @@ _STORAGES = {
 }  # fmt: skip
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: str, metadata: Any) -> Tensor | Placeholder:
+def _tensor(args: tuple[Any, ...], dtype: str, metadata: tuple[Any, ...]) -> Tensor | Placeholder:
+    storage, offset, size, stride = args[:4]
     if not isinstance(storage, Storage):
         raise bad_file("a tensor is built on something that is not a storage")
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride) or len(size) > 32:
         raise bad_file("a tensor's size and stride do not fit each other")
-    if metadata:  # conjugate or negative bit set: the stored numbers are not the tensor's
+    if any(metadata):  # conjugate or negative bit set: the stored numbers are not the tensor's
         return Placeholder("torch.Tensor with a lazy conjugation or negation")
     return Tensor(storage, dtype, _index(offset), tuple(map(_index, size)), tuple(map(_index, stride)))
 
 
 def _tensor_v2(args: tuple[Any, ...]) -> Tensor | Placeholder:
-    storage, offset, size, stride = args[:4]
-    dtype = storage.dtype if isinstance(storage, Storage) else ""
-    return _tensor(storage, offset, size, stride, dtype, args[6] if len(args) > 6 else None)
+    return _tensor(args, args[0].dtype if isinstance(args[0], Storage) else "", args[6:7])
 
 
 def _tensor_v3(args: tuple[Any, ...]) -> Tensor | Placeholder:
-    storage, offset, size, stride, _requires_grad, _hooks, dtype = args[:7]
-    if not isinstance(dtype, Global):
+    if not isinstance(args[6], Global):
         raise bad_file("a tensor's dtype is malformed")
-    return _tensor(storage, offset, size, stride, dtype.name.removeprefix("torch."), args[7] if len(args) > 7 else None)
+    return _tensor(args, args[6].name.removeprefix("torch."), args[7:8])
 
 
 def _parameter(args: tuple[Any, ...]) -> Tensor | Placeholder:

@@ -39,7 +39,7 @@ def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
       marker: a file that every output folder of this type holds; "" if the output is a file.
     """
     if not path.parent.is_dir():
-        raise UserError("missing_folder", f"{path.parent}: no such folder; create it first")
+        raise UserError("missing_file", f"{path.parent}: no such folder; create it first")
     if not os.path.lexists(path):
         return
     if not overwrite:

@@ -150,7 +150,7 @@ def build_twin(config: ConfigDict) -> TrampFormer | SkateFormerClassifier | Form
     """
     models = {"tramp_former": TrampFormer, "skateformer": SkateFormerClassifier, "former_dfer": FormerDFERClassifier}
     if config.name not in models:
-        raise UserError("bad_value", f"model.name is {config.name!r}; known: {', '.join(models)}")
+        raise UserError("bad_option", f"model.name is {config.name!r}; known: {', '.join(models)}")
     if config.name != "tramp_former" and config.head.hidden:
         what = f"model.head.hidden is {tuple(config.head.hidden)}, but {config.name} has a linear head in PyTorch: ()"
         raise UserError("no_counterpart", what)

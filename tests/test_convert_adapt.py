@@ -104,7 +104,7 @@ def test_tables_of_their_own_size():
         np.testing.assert_array_equal(ours[:15], theirs)
     with user_error("mismatch", "15 rows", 63, "centred"):
         adapt(source, long)
-    with user_error("bad_value", "config.init.tables", "middle"):
+    with user_error("bad_option", "config.init.tables", "middle"):
         adapt(source, long, table_rule="middle")
 
 

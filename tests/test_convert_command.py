@@ -101,7 +101,7 @@ def test_invented_sizes_and_names_do_no_harm(name, shape, tmp_path, capsys):
 
 
 def test_unknown_kind_is_named():
-    with user_error("bad_value", "resnet", "auto", "former_dfer"):
+    with user_error("bad_option", "resnet", "auto", "former_dfer"):
         convert_weights.load_checkpoint("a.pth", "resnet")
 
 

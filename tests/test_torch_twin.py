@@ -351,7 +351,7 @@ def test_parameter_counts() -> None:
 
 
 def test_unsuitable_options_are_refused() -> None:
-    with user_error("bad_value", "model.name", "resnet"):
+    with user_error("bad_option", "model.name", "resnet"):
         build_twin(make_config("resnet"))
     with user_error("no_counterpart", "head.hidden"):
         build_twin(make_config("skateformer", head={"hidden": (4,)}))

@@ -18,7 +18,6 @@ from tramp_jax import config as defaults
 from tramp_jax.errors import UserError
 
 Shape = tuple[int, ...]
-
 MAX_COUNT = 64  # stages, blocks, layers, frames or joints in a set: no model of a known kind has more
 
 
