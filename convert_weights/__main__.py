@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().error("nothing to do: give --out DIR, --to-pytorch OUT.pth or --verify")
     try:
         _run(flags)
-    except UserError as error:
+    except UserError as error:  # anything else is a bug and keeps its traceback
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0

@@ -232,7 +232,7 @@ def initialise(
     """
     unknown = set(sources) - {"all", *_MODULES}
     if unknown:
-        raise ValueError(f"sources {sorted(unknown)} are unknown; known: all, rgb, trajectory")
+        raise UserError("unknown_option", f"sources {sorted(unknown)} are unknown; known: all, rgb, trajectory")
     flat = flattened(fresh_variables)
     rows = {"/".join(path): Row("/".join(path), "fresh") for path in flat}
     skipped = []

@@ -245,7 +245,7 @@ def test_non_finite_values_give_a_warning_before_training(files, tmp_path, capsy
 
 
 def test_unknown_source_is_named():
-    with pytest.raises(ValueError, match="frames"):
+    with user_error("unknown_option", "frames", "trajectory"):
         initialise(small("tramp_former"), {}, {"frames": "a.pth"})
 
 
