@@ -1,15 +1,14 @@
-"""Attention over the sets of the trajectory encoder: as the model does it, and the alternatives that it replaced.
+"""Attention over the sets of the trajectory encoder: the model's own, and the alternatives that it replaced.
 
     python -m benchmarks.attention [--precision bfloat16] [--batch 8] [--config FILE]
 
-Each type at the first stage, forward and training. Both forms are measured, and the alternatives in the form that the
-device uses: sets one by one on a CPU, batched elsewhere. They are made by replacing pieces of
-``tramp_jax.models.skateformer`` while they are traced; the model has no options for them.
+Measures each type of attention at the first stage, forward and training, in both forms: sets one by one, as on CPUs,
+and batched, as on other devices. The alternatives are measured in the form that the device uses. They replace pieces of
+``tramp_jax.models.skateformer`` during tracing; the model has no options for them.
 """
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -19,22 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 
-from benchmarks import costs, timing
+from benchmarks import costs, parts, timing
 from tramp_jax.models import skateformer
 
 
 def _batched() -> Any:
-    """All sets at once, as on other devices than CPUs."""
+    """All sets at once, as on devices other than CPUs."""
     return mock.patch.object(jax, "default_backend", return_value="batched")
 
 
 def _one_by_one() -> Any:
-    """As on CPUs."""
+    """Sets one by one, as on CPUs."""
     return mock.patch.object(jax, "default_backend", return_value="cpu")
 
 
 def _bias_in_every_set() -> Any:
-    """The bias is shared by the clips of a set, so that its gradient is summed over them in every set."""
+    """The clips of a set share the bias, so its gradient is summed over them in every set."""
 
     def shared(x: jax.Array, pattern: str, b: int) -> jax.Array:
         return rearrange(x, "h n l m k -> h (n l) (m k)")
@@ -43,7 +42,7 @@ def _bias_in_every_set() -> Any:
 
 
 class _ProductBias(skateformer.RelativePositionBias):
-    """The same bias, its rows picked by a product with ones and zeros."""
+    """The same bias, with rows picked by a product with ones and zeros."""
 
     @nn.compact
     def __call__(self) -> jax.Array:
@@ -61,25 +60,17 @@ class _ProductBias(skateformer.RelativePositionBias):
 
 
 def _table_by_product() -> Any:
-    """Rows of the table are not picked by indexing, whose gradient adds them up one by one."""
+    """Rows of the table are picked by a product; the gradient of indexing would add them up one by one."""
     return mock.patch.object(skateformer, "RelativePositionBias", _ProductBias)
 
 
 def _word_per_weight() -> Any:
-    """Dropout draws 32 bits for every weight."""
+    """Dropout draws 32 bits for each weight."""
 
     def dropout(weights: jax.Array, rate: float, key: jax.Array) -> jax.Array:
         return weights * jax.random.bernoulli(key, 1 - rate, weights.shape) / (1 - rate)
 
     return mock.patch.object(skateformer, "drop_weights", dropout)
-
-
-@contextlib.contextmanager
-def _all_of(*changes: Callable[[], Any]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for change in changes:
-            stack.enter_context(change())
-        yield
 
 
 FORMS = {"one by one": _one_by_one, "batched": _batched}
@@ -92,14 +83,16 @@ CHANGES: dict[str, tuple[Callable[[], Any], ...]] = {
 
 
 def ways(form: str) -> dict[str, tuple[Callable[[], Any], ...]]:
-    """What is changed in each way; ``form`` is the one that the device uses."""
+    """The changes of each way; ``form`` is the one that the device uses."""
     plain = {name: (change,) for name, change in FORMS.items()}
     return plain | {f"{form}, {name}": (FORMS[form], *changes) for name, changes in CHANGES.items()}
 
 
-def _traced_under(changes: Sequence[Callable[[], Any]], part: costs.Part) -> tuple[Any, Any]:
-    """Forward and training of the part, compiled while the changes are in force."""
-    with _all_of(*changes):
+def _traced_under(changes: Sequence[Callable[[], Any]], part: parts.Part) -> tuple[Any, Any]:
+    """The part's forward pass and training, compiled under the changes."""
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change())
         calls = costs.calls_of(part)
         jax.block_until_ready([call() for call in calls])
     return calls
@@ -107,8 +100,7 @@ def _traced_under(changes: Sequence[Callable[[], Any]], part: costs.Part) -> tup
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     timing.add_precision(flags)
     flags.add_argument("--batch", type=int, default=8)
     options = flags.parse_args(arguments)
@@ -116,14 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config.precision = options.precision
     form = "one by one" if jax.default_backend() == "cpu" else "batched"
     report = timing.Report("attention", arguments, options.out, [options.precision])
-    parts = [p for p in costs.trajectory_parts(config, options.batch) if "attention" in p.kind and p.stage == 0]
-    for part in parts:
+    for part in parts.trajectory_parts(config, options.batch):
+        if part.stage or "attention" not in part.kind:
+            continue
         calls = {name: _traced_under(changes, part) for name, changes in ways(form).items()}
         measured = {}
         tokens = part.module.partition.frames * part.module.partition.joints  # type: ignore[attr-defined]
         lines = [f"{options.batch} clips, {options.precision}, sets of {tokens} tokens, first stage.", ""]
         for i, what in enumerate(("forward", "training")):
-            # The forward pass without dropout knows of two ways only.
+            # Without dropout and gradients, only the two forms differ.
             chosen = {name: pair[i] for name, pair in calls.items() if i or name in FORMS}
             measured[what] = seconds = timing.take_turns_repeated(chosen, options.rounds)
             lines += [f"{what}:", "", *timing.comparison(seconds, form), ""]

@@ -1,10 +1,10 @@
-"""How much head motion is left in the trajectories, and how much of the expression, under each option.
+"""How much head motion, and how much of the expression, each option leaves in the trajectories.
 
     python -m benchmarks.head_motion docs/head_motion.md docs/images/head_motion.png
 
-writes the table between the markers of the first file and the picture. Synthetic faces of severity 0 make their
-expressions twice, on a moving head and on a still one; whatever differs between the two trajectories is head motion.
-The points are true ones, but for the last column of the table.
+This writes the table between the markers of the first file, and the picture. Synthetic faces of severity 0 make their
+expressions twice, on a moving head and on a still one; any difference between the two trajectories is head motion. The
+points are exact, except in the last column of the table.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tramp_jax.synthetic import face, faces
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 UNTOUCHED = "no option (pixels of the crop)"
-# What is measured: name -> (landmarks.normalise, landmarks.frontalise).
+# The measured options: name -> (landmarks.normalise, landmarks.frontalise).
 OPTIONS = {
     '"first_frame"': (head_motion.FIRST_FRAME, False),
     '"nose" (default)': (head_motion.NOSE, False),
@@ -31,20 +31,20 @@ OPTIONS = {
     '"similarity" + frontalise': (head_motion.SIMILARITY, True),
 }
 SUBJECTS = 10
-SHOWN = 2  # the subject of the picture
+SHOWN = 2  # the subject in the picture
 STRENGTHS = {"as drawn": 1.0, "three times": 3.0}
-# Head motion of one kind alone: name -> columns of ``face.Motion.pose``.
+# One kind of head motion at a time: name -> columns of ``face.Motion.pose``.
 KINDS = {"turning": [0], "nodding": [1], "tilting": [2], "nearing": [3], "shifting": [4, 5]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One expression of one person, in true points.
+    """One expression of one person, as exact points.
 
     Attributes:
-      moving, still: with the head moving, and with it upright and at rest.
-      noise: (n, 106, 3) of a detector, in pixels, the last of depth.
-      unit: distance of the outer corners of the eyes of the still head, pixels.
+      moving, still: the clip with a moving head, and with the head upright and at rest.
+      noise: (n, 106, 3) a detector's noise in x, y and depth, pixels.
+      unit: distance between the outer eye corners of the still head, pixels.
     """
 
     moving: clips.Clip
@@ -56,7 +56,7 @@ class Pair:
 def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
     """All expressions of ``SUBJECTS`` people.
 
-    Head motion is that of synthetic faces times ``strength``, in the columns ``kind`` of their pose and no others.
+    Head motion is that of synthetic faces times ``strength``, only in the columns ``kind`` of their pose.
     """
     source = faces.SyntheticFaces(SUBJECTS, 1, with_frames=False)
     source._infos = tuple(dataclasses.replace(info, score=0.0) for info in source.infos)
@@ -74,20 +74,20 @@ def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
 
 
 def _seen(info: clips.ClipInfo, neutral: np.ndarray, movement: face.Motion) -> clips.Clip:
-    """The clip in true points, float64."""
+    """The clip as exact points, float64."""
     points, depth = (f(neutral, movement)[:, : face.NUM_LANDMARKS] for f in (face.move, face.depth))
     return clips.Clip(info, points, faces.LAYOUT, depth=depth)
 
 
 def prepared(clip: clips.Clip, name: str) -> np.ndarray:
-    """(n, 63, 2) float64 of the clip's trajectory under an option."""
+    """The clip's trajectory under an option: (n, 63, 2) float64."""
     if name == UNTOUCHED:
         return landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
     return head_motion.positions(clip, *OPTIONS[name]).astype(np.float64)
 
 
 def rms(difference: np.ndarray) -> float:
-    """Root mean square length of (n, 63, 2) over points and time."""
+    """Root mean square length of (n, 63, 2) vectors over points and time."""
     return float(np.sqrt(np.mean(np.sum(difference**2, axis=-1))))
 
 
@@ -96,7 +96,7 @@ def about_mean(trajectory: np.ndarray) -> np.ndarray:
 
 
 def measure(name: str, strength: float) -> dict[str, float]:
-    """Root mean squares over the clips of ``pairs``, in pixels and in shares, of one option."""
+    """Root mean squares of one option over the clips of ``pairs``, in pixels and in shares."""
     found: dict[str, list[float]] = {k: [] for k in ("motion", "relative", "pose", "true", "kept", "error", "jitter")}
     for pair in pairs(strength):
         moving, still = prepared(pair.moving, name), prepared(pair.still, name)
@@ -107,7 +107,7 @@ def measure(name: str, strength: float) -> dict[str, float]:
         found["pose"].append(rms(np.broadcast_to(difference.mean(axis=0), difference.shape)))
         expression = about_mean(still)
         found["true"].append(rms(true))
-        # The length of what is left of the true motion along itself, and the length of everything else.
+        # How much of the true motion is left along its own direction, and the length of everything else.
         found["kept"].append(float(np.sum(expression * true) / np.sum(true**2)) * rms(true))
         found["error"].append(rms(expression - true))
         noisy = dataclasses.replace(
@@ -120,7 +120,7 @@ def measure(name: str, strength: float) -> dict[str, float]:
 
 
 def left_of_kinds(name: str) -> list[float]:
-    """Pixels of head motion that an option leaves of each of ``KINDS``, three times as strong as drawn."""
+    """Pixels that an option leaves of each of ``KINDS`` of head motion, three times as strong as drawn."""
     left = []
     for kind in KINDS.values():
         differences = [prepared(pair.moving, name) - prepared(pair.still, name) for pair in pairs(3.0, kind)]
@@ -129,7 +129,7 @@ def left_of_kinds(name: str) -> list[float]:
 
 
 def mean_square(values: Sequence[float]) -> float:
-    """The root of the mean of squares."""
+    """The root mean square."""
     return float(np.sqrt(np.mean(np.square(values))))
 
 
@@ -152,7 +152,7 @@ def table() -> str:
                 f"| {100 * x['motion'] / nothing['motion']:.1f} | {x['pose']:.2f} "
                 f"| {100 * x['kept'] / x['true']:.1f} | {100 * x['error'] / x['true']:.1f} | {x['jitter']:.2f} |"
             )
-    lines += ["", "Left of each kind of head motion alone, three times as drawn, px:", ""]
+    lines += ["", "Left of each kind of head motion on its own, three times as strong as drawn, px:", ""]
     lines += [f"| option | {' | '.join(KINDS)} |", "|---|" + "---|" * len(KINDS)]
     for name in (UNTOUCHED, *OPTIONS):
         lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in left_of_kinds(name))} |")
@@ -160,7 +160,7 @@ def table() -> str:
 
 
 def picture() -> Figure:
-    """The corner of a smiling mouth and a brow over time under each option, on a moving and on a still head."""
+    """The corner of a smiling mouth, and a brow, over time: under each option, on a moving and on a still head."""
     smile = faces.EXPRESSIONS.index("smile")
     pair = list(pairs(3.0))[SHOWN * len(faces.EXPRESSIONS) + smile]
     figure = Figure(figsize=(12.5, 5.2), layout="constrained")

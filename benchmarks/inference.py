@@ -1,12 +1,11 @@
-"""What scoring leaves out, measured against computing it: one part at a time, as it is and with the work put back.
+"""The work that scoring skips, measured by putting it back, and work that it could skip, one part at a time.
 
     python -m benchmarks.inference [--clips 2] [--config FILE]
 
-Frames that a short clip repeats are left out, too: ``python -m benchmarks.score`` has that, since it needs whole clips.
-The alternatives are made by replacing pieces of ``tramp_jax.models`` while they are traced.
+Scoring also skips the frames that a short clip repeats; ``python -m benchmarks.score`` measures that, since it needs
+whole clips. The alternatives replace pieces of ``tramp_jax.models`` during tracing.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -22,7 +21,7 @@ AS_IT_IS = "as it is"
 
 
 class _Identity(nn.Module):
-    """In place of a batch normalisation that is folded into the convolution before it."""
+    """Replaces a batch normalisation, as if it were folded into the convolution before it."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -34,7 +33,7 @@ def _without_normalisation() -> Any:
 
 
 def _queries_and_keys() -> Any:
-    """The map of the only key is computed as if there were others to choose from."""
+    """Computes queries and keys even though there is only one key to attend to."""
     return mock.patch.object(fusion.CrossAttention, "is_initializing", return_value=True)
 
 
@@ -43,7 +42,7 @@ def _nothing() -> Any:
 
 
 def take_turns(module: nn.Module, inputs: Sequence[jax.Array], ways: dict[str, Callable[[], Any]], rounds: int) -> Any:
-    """Seconds of the forward pass of ``module``, by way."""
+    """Measures the forward pass of ``module`` in each way, in seconds."""
     variables = jax.jit(module.init)(jax.random.key(0), *inputs)
     calls = {}
     for name, change in ways.items():
@@ -63,8 +62,7 @@ class _FrameEncoder(nn.Module):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     flags.add_argument(
         "--clips", type=int, default=2, help="of the frame encoder's clip length, 16 frames as published"
     )

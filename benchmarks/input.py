@@ -1,19 +1,19 @@
-"""How fast the input pipeline feeds a model: packed clips through grain, against a plain loop with Pillow.
+"""How fast the input pipeline feeds a model: packed clips through grain, compared with a plain Pillow loop.
 
     python -m benchmarks.input [--clips 24] [--batches 4] [--rounds 5] [--threads 2] [--layout DIR] [--caches]
         [--precision bfloat16]
 
-A synthetic PFED5 (its published layout, 80 to 150 frames of 256×256 JPEG a clip) is written once and packed. All ways
-then make the same training batches of ``configs/pfed5.py``: 4 clips, 80 frames of 256×256 and trajectories of 128
-frames with colours. The ways take turns within one run, after a warm-up; the table has the median of the rounds and
-their range. The memory of the process is read over two epochs of the packed data.
+The command writes a synthetic PFED5 once (its published layout, 80 to 150 JPEG frames of 256×256 in each clip) and
+packs it. All ways then make the same training batches of ``configs/pfed5.py``: 4 clips, 80 frames of 256×256 and
+trajectories of 128 frames with colours. The ways take turns after a warm-up; the table has the median and range of the
+rounds. The report also has the memory of the process over two epochs of the packed data.
 
-With ``--caches`` the packed data is read with every ``train.cache`` instead, until a batch lies on the device: the time
-to fill the cache, and clips per second from then on. Then a model is trained on it for two epochs with each, and the
-share of the second epoch's time is told for which the device waited for its batches. On a GPU that is the published
-model of both streams and its frames of 256×256, in ``--precision``. A CPU takes seconds for each of its steps, so that
-nothing could ever wait: there it is a small model of the frame stream, whose frames are kept at 37×37, which says
-little about the published one.
+With ``--caches`` the command reads the packed data with each value of ``train.cache`` instead, until a batch is on the
+device. It measures the time to fill the cache, and the clips per second from then on. Then it trains a model for two
+epochs with each, and reports the share of the second epoch during which the device waited for its batches. On a GPU
+this is the published model of both streams with its frames of 256×256, in ``--precision``. On a CPU such a model takes
+seconds for each step and would never wait. There it is a small model of the frame stream with frames of 37×37, which
+says little about the published one.
 """
 
 import csv
@@ -22,7 +22,6 @@ import itertools
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,9 +44,9 @@ _SUBJECTS_PER_TEST = 4
 
 
 def write_layout(root: pathlib.Path, count: int) -> None:
-    """``count`` clips as PFED5 publishes them: folders of JPEG files, arrays, and two lists.
+    """Writes ``count`` clips in PFED5's published layout: folders of JPEG files, arrays, and two lists.
 
-    A clip longer than the synthetic ones plays them forwards and backwards.
+    To be long enough, each clip plays a synthetic one forwards and backwards.
     """
     source = SyntheticFaces(count, 1, ("smile",), cache=False)
     rows: dict[str, list[list[object]]] = {"train_41.csv": [], "test_41.csv": []}
@@ -76,7 +75,7 @@ def write_layout(root: pathlib.Path, count: int) -> None:
 
 
 def recipe(base: ConfigDict, root: pathlib.Path, threads: int) -> ConfigDict:
-    """``base`` on the data in ``root``."""
+    """``base`` with the data in ``root``."""
     config = ConfigDict(base.to_dict())
     config.data.update(datasets.options("pfed5"), root=str(root), expression="smile", validation_fraction=0.2)
     config.train.reader_threads = threads
@@ -89,11 +88,11 @@ def training_split(config: ConfigDict) -> pipeline.Split:
 
 
 def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[dict[str, np.ndarray]]:
-    """What a plain script does: open the files of a clip one after the other, in one thread."""
+    """Training batches as a plain script makes them: it opens the files of a clip one by one, in one thread."""
     rng, shown = np.random.default_rng(0), itertools.count()
     order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
     infos, rgb, length = split.infos, config.model.rgb, config.model.trajectory.length
-    size = (augment.stored_size(rgb.image_size),) * 2  # as published 256, where nothing is resized
+    size = (augment.stored_size(rgb.image_size),) * 2  # 256 as published, so nothing is resized
     while True:
         samples = []
         for index in itertools.islice(order, config.train.batch_size):
@@ -121,13 +120,13 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
 
 
 def resident_mb() -> float:
-    """Memory of this process in RAM, in MiB."""
+    """Resident memory of this process in MiB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def rate(batches: Iterator[dict[str, np.ndarray]], count: int, batch_size: int) -> tuple[float, float]:
-    """Over the next ``count`` batches: clips per second, and milliseconds of all processors per clip."""
+    """Clips per second, and milliseconds of all processors per clip, over the next ``count`` batches."""
     start, busy = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(batches)
@@ -143,7 +142,7 @@ def run(
     split = training_split(config)
     unpacked = training_split(plain)
     pillow = "Pillow, one file after the other"
-    # A way begins anew in each of its turns: one that read ahead during the others' turns would slow them down.
+    # A way starts again in each of its turns: if it read ahead during other turns, it would slow them down.
     ways: dict[str, Callable[[], Any]] = {
         pillow: lambda: pillow_batches(root, config, split),
         "published files through grain": lambda: iter(pipeline.training_batches(unpacked, plain)),
@@ -159,12 +158,12 @@ def run(
             expected = expected or shapes
             if shapes != expected:
                 raise ValueError(f"{name} makes {shapes}, not {expected}")
-            # From then on as many batches are made as are taken.
+            # Once the read-ahead is full, one batch is made for each that is taken.
             for _ in range(0 if name == pillow else pipeline.read_ahead(config, size)):
                 next(way)
             measured = rate(way, batches, size)
             way.close()
-            if turn:  # the first warms up
+            if turn:  # the first turn is the warm-up
                 rates[name].append(measured)
 
     lines = ["| way | clips/s, median (range) | times Pillow | CPU ms a clip |", "|---|---|---|---|"]
@@ -177,7 +176,7 @@ def run(
 
 
 def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
-    """Memory over two epochs of the packed data."""
+    """Measures the memory over two epochs of the packed data; returns the lines of the report."""
     passes = config.train.passes_per_epoch
     epoch = max(4, passes * len(split) // config.train.batch_size)
     iterator = iter(pipeline.training_batches(split, config))
@@ -197,7 +196,7 @@ def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
 
 
 def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
-    """Measures reading with every ``train.cache``; returns the lines of the report."""
+    """Measures reading with each value of ``train.cache``; returns the lines of the report."""
     feeds: dict[str, tuple[ConfigDict, cache.Feed, float]] = {}
     for kind in cache.CACHES:
         config = recipe(base, packed, threads)
@@ -214,7 +213,7 @@ def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int
     in_step = jax.jit(functools.partial(device_cache.sample, config=recipe(base, packed, threads)))
 
     def made(feed: cache.Feed, batch: pipeline.Batch) -> pipeline.Batch:
-        """The samples on the device; from clips that are there, the training step makes them."""
+        """The samples on the device, made by the training step's own code if the clips are there already."""
         batch = feed.put(batch)
         return batch if feed.store is None else in_step(feed.store, batch)
 
@@ -222,7 +221,7 @@ def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int
         for kind, (config, feed, _) in feeds.items():
             host = iter(feed.batches(config))
             device = (jax.block_until_ready(made(feed, batch)) for batch in host)
-            # From then on as many batches are made as are taken.
+            # Once the read-ahead is full, one batch is made for each that is taken.
             ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=feed.store is not None)
             for _ in range(1 + ahead):
                 next(device)
@@ -248,23 +247,23 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[list[str], dict[str, Any]]:
-    """Trains with every ``train.cache``; returns the lines of the report, and what was measured."""
+    """Trains with each value of ``train.cache``; returns the lines of the report and the measurements."""
     base = small(base) if jax.default_backend() == "cpu" else ConfigDict(base.to_dict())
-    # Else the readers would make much of an epoch while the validation clips are scored.
+    # Otherwise the readers would make much of an epoch while the validation clips are scored.
     base.train.read_ahead_mb = 3
     model, side = base.model, augment.stored_size(base.model.rgb.image_size)
     lines = [
-        f"The model reads {'both streams' if model.streams == 'both' else 'the frame stream alone'}, "
-        f"{model.rgb.num_frames} frames kept at {side}×{side}, in {model.precision}; "
+        f"The model reads {'both streams' if model.streams == 'both' else 'only the frame stream'}, "
+        f"{model.rgb.num_frames} frames stored at {side}×{side}, in {model.precision}; "
         f"read ahead: {pipeline.read_ahead(base, base.train.batch_size)} batches of {base.train.batch_size} clips.",
         "",
-        "| train.cache | share of an epoch's time for which the device waits |",
+        "| train.cache | share of an epoch during which the device waits |",
         "|---|---|",
     ]
     losses: dict[str, np.ndarray] = {}
     waited: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        # What one training has compiled, the others need not compile again.
+        # The trainings share their compiled programs.
         if not jax.config.jax_compilation_cache_dir:
             jax.config.update("jax_compilation_cache_dir", f"{temporary}/compiled")
         for kind in cache.CACHES:
@@ -287,12 +286,11 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, writes the data, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     flags.add_argument("--clips", type=int, default=24)
-    flags.add_argument("--batches", type=int, default=4, help="measured in a row")
-    flags.add_argument("--threads", type=int, default=2, help="of the pipeline")
-    flags.add_argument("--layout", type=pathlib.Path, help="keep the data here, and use it if it is there")
+    flags.add_argument("--batches", type=int, default=4, help="how many to measure in a row")
+    flags.add_argument("--threads", type=int, default=2, help="reader threads of the pipeline")
+    flags.add_argument("--layout", type=pathlib.Path, help="folder to keep the data in, and to reuse it from")
     flags.add_argument("--caches", action="store_true", help="compare the values of train.cache instead")
     timing.add_precision(flags)
     options = flags.parse_args(arguments)
@@ -313,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines, found = input_bound(base, packed, options.threads)
             report.add("in training", lines, **found)
         else:
-            # Without the folder, which is gone when this is read.
+            # Without the folder, which no longer exists when you read this.
             report.add("packing", [f"{done.rpartition(': ')[2]} ({seconds:.1f} s)"])
             report.add("training batches", run(base, root, *measured))
 

@@ -1,18 +1,17 @@
-"""How long a clip takes to score once its landmarks are known: decode the frames, sample, run the model.
+"""How long scoring a clip takes once its landmarks are known: decode the frames, sample, run the model.
 
     python -m benchmarks.score [--rounds 5] [--threads 2]
 
-The published model (T = 128, 80 frames of 224×224) with random weights scores a clip of 128 frames and one of 40. Ways:
-PyTorch, eager, which encodes all frames of the sample, those of a loop again and again, as the released code does; JAX
-with all of them; JAX with the distinct ones (``tramp-jax score --runtime jax``); ONNX Runtime (``--runtime onnx``). All
-decode each JPEG file once and give the same score, which is checked. Both runtimes of ``tramp-jax score`` are measured
-again with the windows that its interval takes by default. Everything runs on the CPU, also where there is a GPU.
+The published model (T = 128, 80 frames of 224×224) with random weights scores a clip of 128 frames and one of 40. The
+ways are eager PyTorch, which like the released code encodes every frame of the sample, even those that a loop repeats;
+JAX with every frame; JAX with the distinct frames (``tramp-jax score --runtime jax``); and ONNX Runtime (``--runtime
+onnx``). All decode each JPEG file once, and the command checks that their scores agree. It also measures both runtimes
+of ``tramp-jax score`` with the default windows of the interval. Everything runs on the CPU, even if there is a GPU.
 """
 
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -37,13 +36,13 @@ PYTORCH, JAX_ALL, JAX_DISTINCT, ONNX = "torch-eager", "jax, all frames", "jax, d
 DRAWS = 16  # the default of tramp-jax score
 WITH_INTERVAL = {name: f"{name}, {DRAWS} windows" for name in (JAX_DISTINCT, ONNX)}
 LENGTHS = (128, 40)
-TOLERANCE = 1e-3  # of scores, relative to max(1, |score|): the ways resize and sum in their own order
+TOLERANCE = 1e-3  # for scores, relative to max(1, |score|): the ways resize and sum in different orders
 
 Way = Callable[[Clip], float]
 
 
 def make_clip(count: int) -> Clip:
-    """``count`` frames of 256×256 of noise with about the spectrum of a picture, as JPEG, and wandering landmarks."""
+    """A clip of ``count`` 256×256 JPEG frames of noise with about a photo's spectrum, and of wandering landmarks."""
     rng = np.random.default_rng(count)
     frames = []
     for _ in range(count):
@@ -56,7 +55,7 @@ def make_clip(count: int) -> Clip:
 
 
 def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
-    """What is compared, by name; all have the same weights."""
+    """The ways by name. All have the same weights."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     twin = build_twin(config.model).eval()
@@ -95,10 +94,10 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
 
 
 def check(by_name: dict[str, Way], clip: Clip) -> float:
-    """The largest difference between scores; this is also the warm-up, in which JAX compiles.
+    """The largest difference between scores. This is also the warm-up, in which JAX compiles.
 
     Raises:
-      ValueError: the ways do not give the same score.
+      ValueError: the scores do not agree.
     """
     scores = {name: way(clip) for name, way in by_name.items()}
     difference = max(abs(score - scores[PYTORCH]) for score in scores.values())
@@ -109,16 +108,15 @@ def check(by_name: dict[str, Way], clip: Clip) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    flags = timing.parser((__doc__ or "").partition("\n")[0], rounds=5)
+    flags = timing.parser(__doc__, rounds=5)
     flags.add_argument("--threads", type=int, default=min(2, timing.cores()))
     options = flags.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    if hasattr(os, "sched_setaffinity"):  # XLA takes as many threads as there are cores that it may use
+    if hasattr(os, "sched_setaffinity"):  # XLA starts a thread for each core that it may use
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     report = timing.Report("score", arguments, options.out)
     config = timing.recipe(options.config)
-    config.model.trajectory.input_scale = (1.0,)  # PyTorch's twin has no other
+    config.model.trajectory.input_scale = (1.0,)  # the twin does not scale
     by_name = ways(config.lock(), options.threads)
     for length in LENGTHS:
         clip = make_clip(length)
@@ -130,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for wanted in (False, True)
         )
         lines = [*timing.comparison(alone, PYTORCH), "", f"Scores differ by at most {difference:.1g}.", ""]
-        lines += [f"With an interval from {DRAWS} windows, as by default; JAX computes them in both runtimes:", ""]
+        lines += [f"With the default interval from {DRAWS} windows, which JAX computes in both runtimes:", ""]
         lines += timing.comparison(interval, WITH_INTERVAL[JAX_DISTINCT])
         report.add(f"a clip of {length} frames", lines, seconds=seconds, difference=difference)
 

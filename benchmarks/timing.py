@@ -1,9 +1,9 @@
-"""Honest timing: alternatives take turns in one process, and what is written says on what machine and beside what.
+"""Fair timing: the alternatives take turns in one process, and the report names the machine and its other load.
 
-A way is a function that does a piece of work and returns when the work is done. Every way runs unmeasured first; then
-in each round every way runs once, in the opposite order every other round, so that whatever slows the machine down for
-a while slows all of them. Ratios are taken within rounds. A way that fails, by lack of memory say, is told as such and
-costs none of the others; a report is written anew after every section, so that what is measured is kept.
+A way is a function that does a piece of work and returns when the work is done. Each way first runs unmeasured. Then
+every way runs once per round, in the opposite order every other round: whatever slows the machine down for a while
+slows all of them. Ratios are taken within rounds. If a way fails, for instance because memory is short, the report says
+so and the other ways still run. The report is rewritten after every section, so finished measurements are kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Way = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Median of the rounds, and their range."""
+    """Median and range of the rounds."""
 
     median: float
     low: float
@@ -58,16 +58,16 @@ def take_turns(
     failed: dict[str, str] | None = None,
     minutes: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds that each way took in each round.
+    """Measures the seconds that each way takes in each round.
 
     Args:
-      ways: what is compared, by name.
+      ways: the alternatives by name.
       rounds: how often each is measured.
-      warm_up: how often each runs before.
-      clock: seconds.
-      failed: takes what is wrong with ways that raise RuntimeError, as JAX and PyTorch do where memory is short; they
-        are left out of the outcome. None lets them raise.
-      minutes: a way whose warm-up would begin later than this counts as failed.
+      warm_up: how often each runs before that.
+      clock: in seconds.
+      failed: receives the reason for each way that raises RuntimeError, as JAX and PyTorch do when memory is short;
+        such ways are missing from the result. None lets the error through.
+      minutes: a way whose warm-up would start later than this counts as failed.
     """
     begun, failures = clock(), {} if failed is None else failed
     seconds: dict[str, list[float]] = {}
@@ -78,12 +78,12 @@ def take_turns(
         except RuntimeError as error:
             if failed is None:
                 raise
-            told = [line for line in str(error).splitlines() if line.strip()] or [""]
-            failures[name] = f"{type(error).__name__}: {told[0].strip()[:200]}"
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            failures[name] = f"{type(error).__name__}: {lines[0].strip()[:200]}"
 
     for name in ways:
         if clock() - begun > 60 * minutes:
-            failures[name] = f"not begun after {minutes:g} minutes"
+            failures[name] = f"not started within {minutes:g} minutes"
         for _ in range(warm_up):
             if name not in failures:
                 run(name)
@@ -101,11 +101,11 @@ def take_turns(
 def repeated(
     call: Callable[[], Any], least: float = 0.02, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Way, int]:
-    """A way that makes ``call`` so often that it takes ``least`` seconds of ``clock``, and how often that is.
+    """A way that repeats ``call`` until it takes at least ``least`` seconds, and the number of repetitions.
 
-    ``call`` returns arrays that a device may still be computing. They are waited for once, at the end, so that what a
-    call costs is the device's time and not that of waking up the host. A CPU is waited for every time: it would compute
-    several calls side by side.
+    ``call`` returns arrays that a device may still be computing. The way waits only for the last ones, so it measures
+    the device's time without the time to wake up the host. On a CPU it waits for every call, because a CPU would
+    compute several calls at once.
     """
     import jax
 
@@ -129,19 +129,19 @@ def repeated(
 
 
 def take_turns_repeated(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds that one of each of ``calls`` took in each round, see ``repeated``."""
+    """Measures the seconds of one call of each of ``calls`` in each round, see ``repeated``."""
     ways = {name: repeated(call) for name, call in calls.items()}
     seconds = take_turns({name: way for name, (way, _) in ways.items()}, rounds, warm_up=0)
     return {name: [value / ways[name][1] for value in values] for name, values in seconds.items()}
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> Spread:
-    """How many times faster ``name`` is than ``baseline``, round by round."""
+    """How many times as fast as ``baseline`` ``name`` is, round by round."""
     return spread([slow / fast for slow, fast in zip(seconds[baseline], seconds[name], strict=True)])
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """``value`` with at least so many significant digits, and never an exponent."""
+    """``value`` with at least this number of significant digits, without an exponent."""
     decimals = significant - 1 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:.{max(0, decimals)}f}"
 
@@ -153,9 +153,9 @@ def comparison(
     unit: str = "ms",
     failed: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """A Markdown table of ways: their times, and how many times faster than ``baseline`` each is.
+    """A Markdown table of ways: their times, and how many times as fast as ``baseline`` each is.
 
-    A ``baseline`` that is not there compares with nothing. ``failed`` are ways that did not run, and why.
+    Without a ``baseline`` in ``seconds`` nothing is compared. ``failed`` are the ways that did not run, and why.
     """
     lines = [f"| way | {unit}, median (range) | times {baseline}, median (range) |", "|---|---|---|"]
     for name, values in seconds.items():
@@ -168,19 +168,22 @@ def comparison(
 
 
 class Report:
-    """What a command measured, in ``folder`` as ``<date>_<command>_<device>.json`` and ``.md``.
+    """A command's results, in ``folder`` as ``<date>_<command>_<device>.json`` and ``.md``.
 
-    Create it before the measuring: it notes the machine's load then, and what else the machine did meanwhile. Both
-    files are written anew with every section.
+    Create it before measuring: it records the machine's load then, and the other work of the machine meanwhile. Both
+    files are rewritten with every section.
 
     Args:
-      command: module of ``benchmarks``.
-      arguments: of the command line.
-      folder: of the files.
-      parts: of the command, where not all are measured; they go into the name.
+      command: a module of ``benchmarks``.
+      arguments: the command line's; None for those of this process.
+      folder: where the files go.
+      parts: the measured parts of the command, if not all; they go into the name.
     """
 
-    def __init__(self, command: str, arguments: Sequence[str], folder: pathlib.Path, parts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: str, arguments: Sequence[str] | None, folder: pathlib.Path, parts: Sequence[str] = ()
+    ) -> None:
+        arguments = sys.argv[1:] if arguments is None else arguments
         self.name = "-".join([command, *parts])
         self.machine = machine()
         self.started = datetime.datetime.now().astimezone()
@@ -193,7 +196,7 @@ class Report:
         sys.stdout.write(f"{self.path}\n\n")
 
     def add(self, title: str, lines: Sequence[str], **measured: Any) -> None:
-        """A section of the report; ``measured`` goes into the JSON. Also shown at once."""
+        """Writes and prints a section of the report; ``measured`` goes into the JSON."""
         self.sections.append((title, list(lines)))
         self.measured[title] = measured
         sys.stdout.write("\n".join([f"## {title}", "", *lines, "", ""]))
@@ -214,7 +217,7 @@ class Report:
         self.path.with_suffix(".json").write_text(json.dumps(whole | {"measured": self.measured}, indent=1) + "\n")
 
     def _others(self) -> float | None:
-        """How many cores were busy with other processes, on average; None where the system does not tell."""
+        """The average number of cores that were busy with other processes; None if the system does not report it."""
         if self._all is None:
             return None
         busy = _all_seconds() - self._all - (_own_seconds() - self._own)
@@ -222,8 +225,8 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """The processor and devices, the versions, and the load before the measuring."""
-    import jax  # the commands set its devices before it is imported for the first time
+    """The processor and devices, the versions, and the load before measuring."""
+    import jax  # commands configure its devices before the first import
 
     facts: dict[str, Any] = {
         "processor": _processor(),
@@ -239,7 +242,7 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of this checkout; a copy without git's folder, or a machine without git, is told by ``BENCHMARK_COMMIT``."""
+    """The commit of this checkout. ``BENCHMARK_COMMIT`` replaces it, for copies or machines without git."""
     if given := os.environ.get("BENCHMARK_COMMIT"):
         return given
     command = ["git", "describe", "--always", "--dirty"]
@@ -251,12 +254,12 @@ def _commit() -> str | None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_name() -> str:
-    """Of the first device: its kind, or cpu."""
+    """The kind of the first device, or cpu."""
     import jax
 
     return "cpu" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
@@ -269,13 +272,13 @@ def _processor() -> str:
 
 
 def _own_seconds() -> float:
-    """Processor seconds of this process and of those that it started and that have ended."""
+    """Processor seconds of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def _all_seconds() -> Any:
-    """Processor seconds that the machine has worked; None where the system does not tell."""
+    """Processor seconds that the machine has worked; None if the system does not report it."""
     stat = pathlib.Path("/proc/stat")
     if not stat.is_file():
         return None
@@ -283,10 +286,10 @@ def _all_seconds() -> Any:
     return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
 
 
-def parser(description: str, rounds: int) -> argparse.ArgumentParser:
-    """The flags that all commands share."""
-    flags = argparse.ArgumentParser(description=description)
-    flags.add_argument("--config", type=pathlib.Path, help="recipe, a Python file; default: the published model")
+def parser(documentation: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The flags that all commands share; the first line of ``documentation`` describes the command."""
+    flags = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
+    flags.add_argument("--config", type=pathlib.Path, help="recipe (a Python file); default: the published model")
     flags.add_argument("--rounds", type=int, default=rounds, help="how often each way is measured")
     flags.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the report")
     return flags
@@ -294,11 +297,11 @@ def parser(description: str, rounds: int) -> argparse.ArgumentParser:
 
 def add_precision(flags: argparse.ArgumentParser) -> None:
     """The flag of commands that measure one precision at a time."""
-    flags.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of products")
+    flags.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the products")
 
 
 def recipe(path: pathlib.Path | None) -> ConfigDict:
-    """The published configuration, or that of a recipe's file; free to change."""
+    """The published configuration, or that of a recipe's file, unlocked."""
     if path is None:
         return defaults.base()
     spec = importlib.util.spec_from_file_location("recipe", path)

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from convert_weights import store
-from convert_weights.architecture import KINDS
+from convert_weights.kinds import KINDS
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from tramp_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().error("nothing to do: give --out DIR, --to-pytorch OUT.pth or --verify")
     try:
         _run(flags)
-    except (ValueError, OSError) as error:
+    except UserError as error:  # anything else is a bug and keeps its traceback
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
@@ -25,17 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m convert_weights", description="Bring PyTorch weights in, and out again."
+        prog="python -m convert_weights", description="Convert PyTorch weights, and convert them back."
     )
-    parser.add_argument("source", metavar="SRC", type=pathlib.Path, help=".pth, .pt, .safetensors, DIR or a run")
+    parser.add_argument("source", metavar="SRC", type=pathlib.Path, help="file, converted folder or run")
     parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="write params and batch_stats there")
-    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="by default read off the names")
-    parser.add_argument("--length", type=int, help="T of the trajectories, where the tables do not tell it")
+    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="default: recognised from the names")
+    parser.add_argument("--length", type=int, help="T of the trajectories, if the tables do not show it")
     parser.add_argument(
         "--fresh", metavar="PATTERN", action="append", default=[], help="parameters that SRC may lack: params/head"
     )
     parser.add_argument("--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="write a PyTorch state dict there")
-    parser.add_argument("--checkpoint", default="", help="of a run: best, last or a step")
+    parser.add_argument("--checkpoint", default="", help="which of a run's checkpoints: best, last or a step")
     parser.add_argument("--verify", action="store_true", help="compare with a PyTorch model of the same weights")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR or OUT.pth")
     return parser
@@ -66,13 +67,14 @@ def _run(flags: argparse.Namespace) -> None:
         stages = verify.compare(checkpoint)
         _say(verify.lines(stages))
         if not all(stage.agrees for stage in stages):
-            raise ValueError(f"{flags.source}: our model and PyTorch differ by more than {verify.TOLERANCE:g}")
+            what = f"{flags.source}: our model and PyTorch differ by more than {verify.TOLERANCE:g}"
+            raise UserError("differs_from_pytorch", what)
 
 
 def _summary(source: pathlib.Path, checkpoint: LoadedCheckpoint) -> list[str]:
     report = checkpoint.report
     lines = [
-        f"{source}: {checkpoint.kind}, {len(report['tensors'])} tensors in place, {len(report['dropped'])} dropped, "
+        f"{source}: {checkpoint.kind}, {len(report['tensors'])} tensors converted, {len(report['dropped'])} dropped, "
         f"{len(report['fresh'])} parameters left fresh"
     ]
     lines += [f"assumed: {option} = {why}" for option, why in report["assumed"].items()]

@@ -1,25 +1,25 @@
-"""Weights into a model that is not quite theirs: other lengths, image sizes and channels, or some encoders only."""
+"""Adapts weights to a slightly different model: another T, image size or channels, or only one of the encoders."""
 
 import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from convert_weights.architecture import channel_scale
-from convert_weights.convert import MismatchError, Path, Variables, flattened, nested, target_shapes
+from convert_weights.convert import Path, Variables, channel_scale, flattened, nested, target_shapes
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from tramp_jax.errors import UserError
 
 Part = Literal["all", "rgb", "trajectory"]
 TableRule = Literal["released", "centred"]
 
 _MODULES = {"rgb": "rgb_encoder", "trajectory": "trajectory_encoder"}
-# Options that change what weights mean, but not their shapes.
+# Options that change what weights mean but not their shapes.
 _UNSEEN = {
     "trajectory_encoder": ("trajectory.neighbours", "trajectory.bias_order"),
     "rgb_encoder": ("rgb.spatial_heads", "rgb.temporal_heads"),
@@ -28,12 +28,13 @@ _UNSEEN = {
 
 
 class Row(NamedTuple):
-    """What became of one array.
+    """The outcome for one array.
 
-    path: "params/…" of the model; of a skipped one, of the source.
-    status: "loaded", "adapted" (changed, see note), "fresh" (the source has none), "skipped" (the model has no place).
-    source: the path given by the user, "" for fresh.
-    note: how it was adapted.
+    Attributes:
+      path: "params/…" of the model, or of the source if the array was skipped.
+      status: "loaded", "adapted" (see note), "fresh" (not in the source) or "skipped" (no place in the model).
+      source: the path that the user gave; "" for fresh.
+      note: how it was adapted.
     """
 
     path: str
@@ -43,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """What ``adapt`` returns: arrays for some or all of the model's parameters, rows, and warnings."""
+    """Arrays for some or all of the model's parameters, a row for each array, and warnings."""
 
     variables: Variables
     rows: list[Row]
@@ -57,25 +58,25 @@ def adapt(
     table_rule: TableRule = "released",
     source: str = "source",
 ) -> Adapted:
-    """Weights of ``checkpoint`` for the model of ``model_config``.
+    """Fits the weights of ``checkpoint`` to the model of ``model_config``.
 
-    Adapted are: position embeddings of the S-Former to another image size (bicubic); the stem of the trajectory
-    encoder to some of its channels, and to another ``input_scale``; tables of relative positions to another T.
+    It adapts the S-Former's position embeddings to another image size (bicubic), the trajectory encoder's stem to a
+    subset of its channels and to another ``input_scale``, and tables of relative positions to another T.
 
     Args:
       checkpoint: see ``load_checkpoint``.
       model_config: the ``model`` group of the target.
       part: "all", or one encoder.
-      table_rule: "released": a model reads the first rows of a table whatever T the table was trained with, as the
-        released code does. "centred": rows are moved so that a row keeps its distance in time.
-      source: what rows and messages call it.
+      table_rule: "released": a model reads the first rows of a table, whatever T the table was trained with, as the
+        released code does. "centred": rows are moved so that each keeps its distance in time.
+      source: the checkpoint's name in rows and messages.
 
     Raises:
-      MismatchError: a parameter of the part has no weights, or weights of it have no place, or shapes differ beyond
-        what is adapted.
+      UserError: of kind "mismatch" if a parameter of the part has no weights, weights of the part have no place, or
+        shapes differ in a way that cannot be adapted.
     """
-    if table_rule not in ("released", "centred"):
-        raise ValueError(f"table_rule is {table_rule!r}; known: released, centred")
+    if table_rule not in get_args(TableRule):
+        raise UserError("bad_option", f"config.init.tables is {table_rule!r}; known: {', '.join(get_args(TableRule))}")
     shapes = {path: s for path, s in target_shapes(model_config).items() if _in_part(path, part)}
     given = {path: x for path, x in flattened(checkpoint.variables).items() if _in_part(path, part)}
     problems = _unmatched(checkpoint, shapes, given, part, source)
@@ -84,16 +85,20 @@ def adapt(
     for path in shapes.keys() & given.keys():
         try:
             flat[path], note = fit(path, given[path], shapes[path])
-        except ValueError as error:
+        except UserError as error:
             problems.append(f"  {'/'.join(path)}: {error}")
             continue
         rows.append(Row("/".join(path), "adapted" if note else "loaded", source, note))
     if problems:
-        advice = "" if part != "all" else "\nto load an encoder alone, use init.rgb or init.trajectory"
-        raise MismatchError(f"{source}: does not fit the model:\n" + "\n".join(sorted(problems)) + advice)
-    others = (p for p in flattened(checkpoint.variables) if not _in_part(p, part))
-    rows += [Row("/".join(p), "skipped", source, f"init.{part} takes {_MODULES[part]} alone") for p in others]
+        advice = "" if part != "all" else "\nto load only an encoder, use init.rgb or init.trajectory"
+        raise _mismatch(f"{source}: does not fit the model:\n" + "\n".join(sorted(problems)) + advice)
+    skipped = (p for p in flattened(checkpoint.variables) if not _in_part(p, part))
+    rows += [Row("/".join(p), "skipped", source, f"init.{part} takes only {_MODULES[part]}") for p in skipped]
     return Adapted(nested(flat), sorted(rows), _unseen(checkpoint.model_config, model_config, given, source))
+
+
+def _mismatch(message: str) -> UserError:
+    return UserError("mismatch", message)
 
 
 def _unmatched(
@@ -106,7 +111,7 @@ def _unmatched(
     """Lines about the parameters that only one side has."""
     for what, arrays in (("the model", shapes), ("the source", given)):
         if not arrays:
-            raise MismatchError(f"{source}: {what} has no {_MODULES.get(part, 'parameters')}; leave out init.{part}")
+            raise _mismatch(f"{source}: {what} has no {_MODULES.get(part, 'parameters')}; leave out init.{part}")
     fresh = {tuple(path.split("/")) for path in checkpoint.report["fresh"]}
     missing = shapes.keys() - given.keys() - fresh
     lines = [f"  {'/'.join(p)} {shapes[p]} is missing in the source" for p in missing]
@@ -118,7 +123,7 @@ def _in_part(path: Path, part: Part) -> bool:
 
 
 def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], source: str) -> list[str]:
-    """Differences that shapes do not show."""
+    """Warnings about differences that shapes do not show."""
     warnings = []
     for module, options in _UNSEEN.items():
         for option in options if any(path[1] == module for path in given) else ():
@@ -129,13 +134,13 @@ def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], sou
 
 
 class _Fitter:
-    """Brings one array after the other from the model ``theirs`` to the model ``ours``."""
+    """Fits arrays of the model ``theirs`` to the model ``ours``, one at a time."""
 
     def __init__(self, theirs: ConfigDict, ours: ConfigDict, table_rule: TableRule):
         self.theirs, self.ours, self.table_rule = theirs, ours, table_rule
 
     def __call__(self, path: Path, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-        """(array of ``shape``, how it was changed or ""). Raises ValueError where there is no honest way."""
+        """(array of ``shape``, how it was changed or ""). Raises UserError if it cannot be changed without loss."""
         note = ""
         if path[1:] == ("rgb_encoder", "s_former", "pos_embedding"):
             x, note = self._positions(x, shape)
@@ -144,7 +149,7 @@ class _Fitter:
         elif path[-2:] == ("bias", "table") and path[-3] in ("attention_3", "attention_4"):
             x, note = self._table(x, shape[0])
         if x.shape != shape:
-            raise ValueError(f"has shape {x.shape}, the model needs {shape}")
+            raise _mismatch(f"has shape {x.shape}, the model needs {shape}")
         return x, note
 
     def _positions(self, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
@@ -152,7 +157,7 @@ class _Fitter:
             return x, ""
         before, after = math.isqrt(x.shape[1]), math.isqrt(shape[1])
         if before**2 != x.shape[1] or after**2 != shape[1]:
-            raise ValueError(f"{x.shape[1]} or {shape[1]} positions are no square")
+            raise _mismatch(f"{x.shape[1]} or {shape[1]} positions do not form a square")
         return resample(x, after), f"{before}×{before} positions resampled to {after}×{after} (bicubic, a = -0.5)"
 
     def _stem(self, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
@@ -162,9 +167,9 @@ class _Fitter:
         if theirs.channels != ours.channels:
             absent = set(ours.channels) - set(theirs.channels)
             if absent:
-                raise ValueError(f"has channels {theirs.channels}, the model also takes {' and '.join(sorted(absent))}")
+                raise _mismatch(f"has channels {theirs.channels}, the model also takes {' and '.join(sorted(absent))}")
             if x.shape[1] != shape[1]:
-                raise ValueError(
+                raise _mismatch(
                     f"has {x.shape[1]} hidden channels, which cannot be fewer without loss; "
                     f"keep them with --config.model.trajectory.stem_channels={x.shape[1] // 2}"
                 )
@@ -177,16 +182,16 @@ class _Fitter:
         return x, "; ".join(notes)
 
     def _table(self, x: np.ndarray, rows: int) -> tuple[np.ndarray, str]:
-        """Rows of the model's table from those of the source; a row means a distance of (row - M + 1) steps."""
+        """The rows of the model's table. A row stands for a distance of (row - M + 1) steps in time, M = T / 8."""
         before, after = self.theirs.trajectory.length // 8, self.ours.trajectory.length // 8
         shift = before - after if self.table_rule == "centred" else 0
         if shift == 0 and rows == len(x):
             return x, ""
         row = np.arange(rows) + shift
-        if self.table_rule == "centred":  # a distance longer than any trained one takes the longest
+        if self.table_rule == "centred":  # distances beyond the longest trained one repeat it
             last = 2 * before - 2
         elif len(x) < 2 * after - 1:
-            raise ValueError(f"has {len(x)} rows, the model reads {2 * after - 1}; 'centred' repeats the last distance")
+            raise _mismatch(f"has {len(x)} rows, the model reads {2 * after - 1}; 'centred' repeats the last distance")
         else:
             last = len(x) - 1
         note = f"{self.table_rule}: row r from row r + {shift}" if shift else f"{rows} of {len(x)} rows"
@@ -194,9 +199,9 @@ class _Fitter:
 
 
 def resample(embedding: np.ndarray, side: int) -> np.ndarray:
-    """Position embeddings (1, n·n, C) of a square map, row by row, for a map of ``side``: (1, side·side, C).
+    """Resamples position embeddings (1, n·n, C) of a square map, row by row, to (1, side·side, C).
 
-    Keys' cubic kernel with a = -0.5, pixel centres at ½, borders renormalised, widened when shrinking.
+    Keys' cubic kernel with a = -0.5, pixel centres at ½, borders renormalised; wider when shrinking.
     """
     n, C = math.isqrt(embedding.shape[1]), embedding.shape[2]
     resized = jax.image.resize(embedding.reshape(n, n, C), (side, side, C), method="cubic")
@@ -209,25 +214,25 @@ def initialise(
     sources: Mapping[str, str | os.PathLike[str]],
     table_rule: TableRule = "released",
 ) -> tuple[Variables, list[Row]]:
-    """The variables to start training from.
+    """Loads the variables to start training from.
 
     Args:
       model_config: the ``model`` group.
-      fresh_variables: as ``tramp_jax.models.init_variables`` draws them.
-      sources: "all" for the whole model, then "rgb" and "trajectory" for the encoders, which go before it; each a
+      fresh_variables: from ``tramp_jax.models.init_variables``.
+      sources: "all" for the whole model, "rgb" and "trajectory" for the encoders, which take precedence. Each is a
         PyTorch file, a converted folder or a run; "" counts as not given.
       table_rule: see ``adapt``.
 
     Returns:
-      Variables in the structure of ``fresh_variables``, float32 NumPy arrays where they are loaded; and a row for
-      every one of them, and for what was skipped, sorted by path. See ``format_rows``.
+      Variables in the structure of ``fresh_variables``, loaded ones as float32 NumPy arrays; and a row for each of
+      them and for each skipped array, sorted by path. See ``format_rows``.
 
     Raises:
-      reader.CheckpointError, MismatchError: see ``load_checkpoint`` and ``adapt``.
+      UserError: see ``load_checkpoint`` and ``adapt``.
     """
     unknown = set(sources) - {"all", *_MODULES}
     if unknown:
-        raise ValueError(f"sources {sorted(unknown)} are unknown; known: all, rgb, trajectory")
+        raise UserError("unknown_option", f"sources {sorted(unknown)} are unknown; known: all, rgb, trajectory")
     flat = flattened(fresh_variables)
     rows = {"/".join(path): Row("/".join(path), "fresh") for path in flat}
     skipped = []
@@ -235,7 +240,7 @@ def initialise(
         path = os.fspath(sources.get(part, ""))
         if not path:
             continue
-        # An encoder is often published without a head, which nobody needs here.
+        # Encoders are often published without their head, which is not needed here.
         checkpoint = load_checkpoint(path, fresh=() if part == "all" else ("params/head",))
         adapted = adapt(checkpoint, model_config, part, table_rule, path)
         for warning in checkpoint.report["warnings"] + adapted.warnings:
@@ -247,7 +252,7 @@ def initialise(
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Rows as a table of one line for each module and outcome, with what was adapted spelled out."""
+    """A table of the rows: one line for each module and outcome, and for each way in which arrays were adapted."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         note = row.note if row.status == "adapted" else ""

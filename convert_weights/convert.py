@@ -1,4 +1,4 @@
-"""Applies a name map, strictly: every tensor finds its place or the conversion fails with both lists."""
+"""Applies a name map strictly: every tensor finds its place, or the conversion fails and lists what does not fit."""
 
 import dataclasses
 import difflib
@@ -8,26 +8,22 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from convert_weights.layouts import TRANSFORMS, Rule
-from convert_weights.names import COUNTER, INDEX, buffers, name_map
-from convert_weights.safe_globals import shown
-from tramp_jax.models import build_model, input_shapes
+from convert_weights.kinds import name_map
+from convert_weights.layouts import COUNTER, INDEX, TRANSFORMS, TensorPair, buffers
+from convert_weights.safe_globals import printable
+from tramp_jax.errors import UserError
+from tramp_jax.models import abstract_variables
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
-_LISTED = 60  # lines of a list in an error
-
-
-class MismatchError(ValueError):
-    """Tensors of a checkpoint and parameters of the model do not correspond one to one."""
+_LISTED = 60  # most lines of a list in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +32,14 @@ class Conversion:
 
     Attributes:
       flat: float32 arrays in flax layout, by path (the collection first).
-      used: the rule of each array, by the name of its tensor; in the state dict's order.
-      dropped: why, and what is needed to write it again, by name.
-      fresh: paths that the state dict does not fill, as allowed.
+      used: where each tensor went, by its name, in the state dict's order.
+      dropped: why each buffer was dropped and what is needed to write it again, by name.
+      fresh: paths that the state dict was allowed to leave out, and did.
       rounded: names of float64 tensors that float32 does not hold exactly.
     """
 
     flat: dict[Path, np.ndarray]
-    used: dict[str, Rule]
+    used: dict[str, TensorPair]
     dropped: dict[str, dict[str, Any]]
     fresh: list[Path]
     rounded: list[str]
@@ -56,29 +52,30 @@ def target_shapes(config: ConfigDict) -> dict[Path, Shape]:
 
 @functools.lru_cache(maxsize=8)  # tracing takes half a second, and a conversion asks several times
 def _target_shapes(config_json: str) -> dict[Path, Shape]:
-    config = ConfigDict(json.loads(config_json))
-    inputs = [
-        None if shape is None else jax.ShapeDtypeStruct(shape, np.float32)
-        for shape in input_shapes(config, batch=1).values()
-    ]
-    variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
+    variables = abstract_variables(ConfigDict(json.loads(config_json)))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+
+
+def channel_scale(trajectory: ConfigDict) -> np.ndarray:
+    """Factors of the input channels (C,), also where the option holds one factor for all."""
+    return np.broadcast_to(np.asarray(trajectory.input_scale, np.float32), len(trajectory.channels))
 
 
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 
-    Buffers may be there and are not looked at, so that gradients can be brought over in the same way.
+    Buffers are ignored, so gradients, which have none, can be converted in the same way.
 
     Raises:
-      MismatchError: see ``convert``.
+      UserError: see ``convert``.
     """
-    ignored = set(buffers(name_map(config)))
-    return nested(convert({name: x for name, x in tensors.items() if name not in ignored}, config).flat)
+    pairs = name_map(config)
+    ignored = set(buffers(pairs))
+    return nested(convert({name: x for name, x in tensors.items() if name not in ignored}, config, pairs).flat)
 
 
 def nested(flat: Mapping[Path, Any]) -> Variables:
-    """Arrays by path as variables; both collections are there, also where one is empty."""
+    """Variables from arrays by path. Both collections are present, even if one is empty."""
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(dict(flat))
 
 
@@ -90,27 +87,27 @@ def flattened(variables: Variables) -> dict[Path, Any]:
 def convert(
     tensors: Mapping[str, np.ndarray],
     config: ConfigDict,
+    pairs: Sequence[TensorPair],
     fresh: Sequence[str] = (),
     names: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """Finds the place of every tensor in the model of ``config``, and a tensor for every place.
+    """Finds a place for every tensor in the model of ``config``, and a tensor for every place.
 
     Args:
       tensors: PyTorch layout, by released name; buffers included.
       config: a ``model`` group.
+      pairs: the model's name map.
       fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
-      names: what a tensor is called in its file, where that is another name, for messages.
+      names: the tensors' names in their file, for messages; by default the released ones.
 
     Raises:
-      MismatchError: listing every tensor without a place, every parameter without a tensor (each with its shape
-        and the closest name on the other side), and every pair whose shapes differ.
+      UserError: of kind "mismatch". Lists every tensor without a place, every parameter without a tensor (each with
+        its shape and the closest name on the other side), and every pair whose shapes differ.
     """
-    rules = name_map(config)
     shapes = target_shapes(config)
-    if sorted(rule.target for rule in rules) != sorted(shapes):
-        raise AssertionError("the name map does not cover the model")
-    by_source = {rule.source: rule for rule in rules}
-    dropped = {name: _buffer(name, tensors[name]) for name in buffers(rules) if name in tensors}
+    assert sorted(pair.target for pair in pairs) == sorted(shapes), "the name map does not cover the model"
+    by_source = {pair.source: pair for pair in pairs}
+    dropped = {name: _buffer(name, tensors[name]) for name in buffers(pairs) if name in tensors}
     problems = _Problems(names or {})
     for name, x in tensors.items():
         if name in by_source:
@@ -119,26 +116,26 @@ def convert(
             problems.unplaced[name] = x.shape
         elif dropped[name] is None:
             problems.misshapen.append(f"  {problems.shown(name)} {x.shape} does not hold what its name says")
-    absent = [rule for rule in rules if rule.source not in tensors]
-    left = [rule.target for rule in absent if matches("/".join(rule.target), fresh)]
+    absent = [pair for pair in pairs if pair.source not in tensors]
+    left = [pair.target for pair in absent if matches("/".join(pair.target), fresh)]
     problems.missing = {
-        rule.source: (_in_torch(rule, shapes), rule.target) for rule in absent if rule.target not in left
+        pair.source: (_in_torch(pair, shapes), pair.target) for pair in absent if pair.target not in left
     }
     problems.raise_if_any()
     used = {name: by_source[name] for name in tensors if name in by_source}
-    flat = {rule.target: _float32(TRANSFORMS[rule.transform].forward(tensors[name])) for name, rule in used.items()}
-    rounded = [name for name, rule in used.items() if _rounded(tensors[name], flat[rule.target])]
+    flat = {pair.target: _float32(TRANSFORMS[pair.transform].forward(tensors[name])) for name, pair in used.items()}
+    rounded = [name for name, pair in used.items() if _rounded(tensors[name], flat[pair.target])]
     return Conversion(flat, used, {k: v for k, v in dropped.items() if v}, left, rounded)
 
 
 def matches(path: str, patterns: Collection[str]) -> bool:
-    """Whether ``path``, joined by slashes, is one of ``patterns`` or below one; ``*`` stands for any text."""
+    """Whether ``path``, joined by slashes, matches one of ``patterns`` or lies below a match; ``*`` is any text."""
     return any(fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"{p}/*") for p in patterns)
 
 
-def _in_torch(rule: Rule, shapes: Mapping[Path, Shape]) -> Shape:
-    # Nothing is allocated: the sizes are what a file says.
-    return TRANSFORMS[rule.transform].backward(np.broadcast_to(False, shapes[rule.target])).shape
+def _in_torch(pair: TensorPair, shapes: Mapping[Path, Shape]) -> Shape:
+    # The sizes come from the file, so nothing is allocated.
+    return TRANSFORMS[pair.transform].backward(np.broadcast_to(False, shapes[pair.target])).shape
 
 
 def distances(frames: int) -> np.ndarray:
@@ -148,7 +145,7 @@ def distances(frames: int) -> np.ndarray:
 
 
 def _buffer(name: str, x: np.ndarray) -> dict[str, Any] | None:
-    """Why a buffer is dropped, and what rebuilds it; None if it is not what its name says."""
+    """Why a buffer is dropped and how to rebuild it; None if its contents do not fit its name."""
     if x.dtype.kind not in "iu":
         return None
     if name.endswith(COUNTER) and x.size == 1:
@@ -159,20 +156,20 @@ def _buffer(name: str, x: np.ndarray) -> dict[str, Any] | None:
 
 
 def _float32(x: np.ndarray) -> np.ndarray:
-    """A copy, since what the reader gives is read-only and keeps the whole storage alive."""
+    """A copy: the reader's arrays are read-only and keep the whole storage alive."""
     with np.errstate(over="ignore"):
         return np.array(x, np.float32, order="C")
 
 
 def _rounded(x: np.ndarray, converted: np.ndarray) -> bool:
-    """Whether a wider type lost digits; all others are held exactly."""
+    """Whether a type wider than float32 lost digits; float32 holds all other types exactly."""
     if x.dtype.itemsize <= 4:
         return False
     return not np.array_equal(np.sort(x, axis=None), np.sort(converted, axis=None), equal_nan=True)
 
 
 class _Problems:
-    """What does not correspond, and the message about it."""
+    """What does not fit together, and the error about it."""
 
     def __init__(self, names: Mapping[str, str]):
         self.names = names
@@ -181,7 +178,7 @@ class _Problems:
         self.misshapen: list[str] = []
 
     def shown(self, name: str) -> str:
-        return shown(self.names.get(name, name), 120)
+        return printable(self.names.get(name, name), 120)
 
     def check(self, name: str, x: np.ndarray, expected: Shape) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -199,13 +196,14 @@ class _Problems:
         lacking = [
             f"  {n} {s} (our {'/'.join(self.missing[n][1])}){_closest(n, s, named)}" for n, s in self._first(missing)
         ]
-        head_alone = self.missing and not self.unplaced and all(path[1] == "head" for _, path in self.missing.values())
-        raise MismatchError(
+        only_head = self.missing and not self.unplaced and all(path[1] == "head" for _, path in self.missing.values())
+        raise UserError(
+            "mismatch",
             "checkpoint and model do not fit together"
             + _section("without a place in the model", unplaced, len(self.unplaced))
             + _section("missing in the checkpoint", lacking, len(missing))
             + _section("of another shape or type", self.misshapen[:_LISTED], len(self.misshapen))
-            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if head_alone else "")
+            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if only_head else ""),
         )
 
     @staticmethod
@@ -221,11 +219,11 @@ def _section(title: str, lines: list[str], count: int) -> str:
 
 
 def _closest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
-    """A hint naming the most similar of ``others``, first among those of the same shape, if one is similar."""
+    """A hint naming the most similar of ``others``, preferably one of the same shape; "" if none is similar."""
     leaf = name.rsplit(".", 1)[-1]
     same_shape = [n for n, s in others.items() if s == shape]
     same_leaf = [n for n in others if n.rsplit(".", 1)[-1] == leaf]
     for candidates in (same_shape, same_leaf):
-        for match in difflib.get_close_matches(name, candidates, n=1, cutoff=0.7):
-            return f"; closest: {match} {others[match]}"
+        for closest in difflib.get_close_matches(name, candidates, n=1, cutoff=0.7):
+            return f"; closest: {closest} {others[closest]}"
     return ""

@@ -1,17 +1,17 @@
 """Read a pickle without running anything in it.
 
 A pickle is a program for a small stack machine, and two of its instructions are "import this name" and "call it".
-This module is that machine with both taken out. The standard library only splits the bytes into instructions
-(`pickletools.genops`); here a name becomes an inert `Global`, and "calling" one looks its *text* up in a table of
-functions written below, or gives a `Placeholder`. Nothing is imported, no attribute is set and no method of an
-object named by the file is called, because no such object ever exists.
+This module is that machine without these two. The standard library only splits the bytes into instructions
+(`pickletools.genops`). A name becomes an inert `Global`, and "calling" it looks up its *text* in the table of
+`safe_globals`, or leaves a `Placeholder`. Nothing is imported, no attribute is set, and no method of an object named by
+the file is called, because no such object ever exists.
 
 Why not `pickle.Unpickler` with a strict `find_class`? It would still call whatever object is on the stack
-(REDUCE, OBJ, NEWOBJ), look for `__setstate__`, `append`, `extend` and `add` on it and update its `__dict__` (BUILD,
-also that of an allowed function), consult the process-wide extension registry (EXT1 to EXT4), and, in the C version,
+(REDUCE, OBJ, NEWOBJ), look for `__setstate__`, `append`, `extend` and `add` on it, update its `__dict__` (BUILD, even
+that of an allowed function), consult the process-wide extension registry (EXT1 to EXT4), and, in the C version,
 allocate a memo of 32 GiB for one LONG_BINPUT. The Python version, `pickle._Unpickler`, is private. Each hole can be
-closed; a machine without calls has none. What remains is exhaustion: the number of instructions and of copied items
-is capped, dictionary keys are short scalars (hashing a nest of shared tuples takes exponential time), and nothing here
+closed, but a machine without calls has none. That leaves exhaustion: the number of instructions and copied items is
+capped, dictionary keys are short scalars (hashing a nest of shared tuples takes exponential time), and nothing here
 recurses.
 """
 
@@ -20,43 +20,49 @@ import pickletools
 from typing import Any
 
 from convert_weights.safe_globals import (
-    CALLS,
-    FormatError,
+    SAFE_CALLS,
     Global,
     NumpyDtype,
     Placeholder,
     Storage,
-    named,
+    bad_file,
+    global_named,
     pairs,
-    shown,
-    storage_named,
+    printable,
+    storage_from,
 )
+from tramp_jax.errors import UserError
 
-MAX_BYTES = 64 << 20  # of the pickle in a zip archive: a state dict of a thousand tensors takes about 0.1 MB
-MAX_STEPS = 5_000_000  # instructions plus copied items: about 100 000 tensors
+MAX_BYTES = 64 << 20  # size of the pickle in a zip archive; that of a thousand tensors takes about 0.1 MB
+MAX_STEPS = 5_000_000  # instructions plus copied items; enough for about 100,000 tensors
 
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
 }  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 def run(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
-    """Interpret one pickle from `stream`, leaving the position behind it.
+    """Interprets one pickle from `stream` and leaves the position behind it.
 
-    Returns the root object, made of dict, list, tuple, str, bytes, numbers, None and the records above (sets become
-    lists), and every storage that it names. Raises FormatError.
+    Returns:
+      The root object, built from dict, list, tuple, str, bytes, numbers, None and the records of `safe_globals` (sets
+      become lists); and every storage that it names, by key.
+
+    Raises:
+      UserError: the stream is not a pickle of plain data, or it asks for something that only an attack needs.
     """
     machine = _Machine()
     try:
         for opcode, arg, _ in pickletools.genops(stream):
             machine.step(opcode.name, arg)
-    except FormatError:
+    except UserError:
         raise
     except (LookupError, ValueError, TypeError, OverflowError, MemoryError, DeprecationWarning) as error:
-        # stack underflow, unknown opcode, short argument, bad escape: all say that the stream is no honest pickle
-        raise FormatError(f"its pickle cannot be read ({shown(error)})") from error
+        # Stack underflow, unknown opcode, short argument, bad escape: no honest pickle has these.
+        raise bad_file(f"its pickle cannot be read ({printable(error)})") from error
     return machine.root, machine.storages
 
 
@@ -72,7 +78,7 @@ class _Machine:
         self.steps_left = MAX_STEPS
 
     def step(self, name: str, arg: Any) -> None:
-        """The whole language: every instruction that has an effect is on this page."""
+        """Executes one instruction. Every instruction that has an effect is listed here."""
         self.spend(1)
         stack = self.stack
         match name:
@@ -86,12 +92,8 @@ class _Machine:
                 self.memo[len(self.memo)] = stack[-1]
             case "BYTEARRAY8":
                 stack.append(bytes(arg))
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(name == "NEWTRUE")
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case _ if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
             case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see _key
                 stack.append([])
             case "EMPTY_DICT":
@@ -123,10 +125,10 @@ class _Machine:
             case "SETITEMS":
                 self.set_items(self.pop_mark())
             case "GLOBAL":
-                stack.append(named(*arg.split(" ", 1)))
+                stack.append(global_named(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
-                stack.append(named(module, attribute))
+                stack.append(global_named(module, attribute))
             case "BINPERSID":
                 self.persistent(stack.pop())
             case "REDUCE" | "NEWOBJ":
@@ -137,7 +139,7 @@ class _Machine:
                 self.call(function, args)
             case "INST":
                 items = self.pop_mark()
-                self.call(named(*arg.split(" ", 1)), tuple(items))
+                self.call(global_named(*arg.split(" ", 1)), tuple(items))
             case "OBJ":
                 function, *items = self.pop_mark()
                 self.call(function, tuple(items))
@@ -156,12 +158,12 @@ class _Machine:
             case "PROTO" | "FRAME":
                 pass
             case _:
-                raise FormatError(f"its pickle uses the instruction {name}, which no checkpoint needs")
+                raise bad_file(f"its pickle uses the instruction {name}, which no checkpoint needs")
 
     def spend(self, steps: int) -> None:
         self.steps_left -= steps
         if self.steps_left < 0:
-            raise FormatError(f"its pickle takes more than {MAX_STEPS:,} steps")
+            raise bad_file(f"its pickle takes more than {MAX_STEPS:,} steps")
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -171,22 +173,22 @@ class _Machine:
         return items
 
     def append(self, items: list[Any]) -> None:
-        """Only a list of our own making grows."""
+        """Extends a list. Other targets are not lists of ours: an error, or dropped with their placeholder."""
         target = self.stack[-1]
         if type(target) is list:
             target.extend(items)
         elif not isinstance(target, Placeholder):
-            raise FormatError("its pickle appends to something that is not a list")
+            raise bad_file("its pickle appends to something that is not a list")
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is dict:
             target.update(pairs(items))
         elif not isinstance(target, Placeholder):
-            raise FormatError("its pickle sets items of something that is not a dictionary")
+            raise bad_file("its pickle sets items of something that is not a dictionary")
 
     def build(self, state: Any) -> None:
-        """Give an object its state: kept for a NumPy dtype (its byte order), else dropped.
+        """Gives an object its state: the byte order of a NumPy dtype is kept, anything else is dropped.
 
         A dict here is an OrderedDict, whose state is torch's `_metadata` (module versions).
         """
@@ -195,15 +197,15 @@ class _Machine:
             if type(state) is tuple and len(state) > 1 and type(state[1]) is str and state[1] in ("<", ">", "|"):
                 target.order = state[1]
         elif type(target) is not dict and not isinstance(target, Placeholder):
-            raise FormatError("its pickle sets attributes of something that is not an object")
+            raise bad_file("its pickle sets attributes of something that is not an object")
 
     def call(self, function: Any, args: Any) -> None:
-        """What stands for a call: one of our own functions where the name is in the table, else a placeholder."""
+        """Stands in for a call: runs one of our own functions if the name is in the table, else a placeholder."""
         if not isinstance(function, Global | Placeholder):
-            raise FormatError("its pickle calls something that is not a class or function")
-        if isinstance(function, Global) and function.name in CALLS and type(args) is tuple:
+            raise bad_file("its pickle calls something that is not a class or function")
+        if isinstance(function, Global) and function.name in SAFE_CALLS and type(args) is tuple:
             self.spend(sum(map(_cost, (args, *args))))
-            self.push(CALLS[function.name](args))
+            self.push(SAFE_CALLS[function.name](args))
             return
         name = function.name
         if name.startswith("copyreg.") and type(args) is tuple and args and isinstance(args[0], Global):
@@ -211,19 +213,19 @@ class _Machine:
         self.push(Placeholder(name))
 
     def persistent(self, ident: Any) -> None:
-        """torch's reference to a storage or, in old files, to a pickled module's class and source code."""
+        """Resolves torch's reference to a storage or, in old files, to a pickled module's class and source code."""
         if type(ident) is tuple and len(ident) > 1 and ident[0] == "module" and isinstance(ident[1], Global):
             self.push(ident[1])
             return
-        storage = storage_named(ident)
+        storage = storage_from(ident)
         first = self.storages.setdefault(storage.key, storage)
         if (first.dtype, first.numel) != (storage.dtype, storage.numel):
-            raise FormatError(f"storage '{shown(storage.key)}' is declared with two types or sizes")
+            raise bad_file(f"storage '{printable(storage.key)}' is declared with two types or sizes")
         self.push(storage)
 
 
 def _cost(argument: Any) -> int:
-    """Steps for copying an argument, so that copying one long list or text again and again comes to an end."""
+    """Steps that copying an argument counts: copying one long list or text again and again must end."""
     if type(argument) in (list, tuple, dict):
         return len(argument)
     return len(argument) // 64 if type(argument) in (str, bytes) else 0

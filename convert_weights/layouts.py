@@ -1,7 +1,7 @@
-"""How a tensor of each layer type is stored in PyTorch and here; every transform has its inverse."""
+"""Pairs of tensors, ours and PyTorch's, and how the memory layout of each layer type differs between the two."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,32 +30,45 @@ TRANSFORMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """One tensor: its PyTorch name, its path in our variables (collection first), and how its layout changes."""
+class TensorPair:
+    """A tensor's PyTorch name, its path in our variables (collection first), and a key of ``TRANSFORMS``."""
 
     source: str
     target: tuple[str, ...]
     transform: str
 
 
-def linear(source: str, target: tuple[str, ...], bias: bool = True, transform: str = "linear") -> list[Rule]:
-    """A layer of weight and bias."""
-    rules = [Rule(f"{source}.weight", ("params", *target, "kernel"), transform)]
-    return rules + [Rule(f"{source}.bias", ("params", *target, "bias"), "as is")] * bias
+def linear(source: str, target: tuple[str, ...], bias: bool = True, transform: str = "linear") -> list[TensorPair]:
+    """A layer with a weight and usually a bias."""
+    pairs = [TensorPair(f"{source}.weight", ("params", *target, "kernel"), transform)]
+    return pairs + [TensorPair(f"{source}.bias", ("params", *target, "bias"), "as is")] * bias
 
 
-def norm(source: str, target: tuple[str, ...]) -> list[Rule]:
+def norm(source: str, target: tuple[str, ...]) -> list[TensorPair]:
     """LayerNorm."""
     return [
-        Rule(f"{source}.weight", ("params", *target, "scale"), "as is"),
-        Rule(f"{source}.bias", ("params", *target, "bias"), "as is"),
+        TensorPair(f"{source}.weight", ("params", *target, "scale"), "as is"),
+        TensorPair(f"{source}.bias", ("params", *target, "bias"), "as is"),
     ]
 
 
-def batch_norm(source: str, target: tuple[str, ...]) -> list[Rule]:
+def batch_norm(source: str, target: tuple[str, ...]) -> list[TensorPair]:
     """BatchNorm with its running statistics."""
     return [
         *norm(source, target),
-        Rule(f"{source}.running_mean", ("batch_stats", *target, "mean"), "as is"),
-        Rule(f"{source}.running_var", ("batch_stats", *target, "var"), "as is"),
+        TensorPair(f"{source}.running_mean", ("batch_stats", *target, "mean"), "as is"),
+        TensorPair(f"{source}.running_var", ("batch_stats", *target, "var"), "as is"),
     ]
+
+
+# PyTorch also saves two buffers that our variables do not need: a counter beside each running mean, and the distances
+# in time beside each bias table.
+COUNTER, INDEX = "num_batches_tracked", "relative_position_index"
+_MEAN, _TABLE = "running_mean", "relative_position_bias_table"
+
+
+def buffers(pairs: Sequence[TensorPair]) -> list[str]:
+    """Names of the buffers that a state dict holds besides the tensors of ``pairs``."""
+    names = [pair.source for pair in pairs]
+    counters = [name.removesuffix(_MEAN) + COUNTER for name in names if name.endswith("." + _MEAN)]
+    return counters + [name.removesuffix(_TABLE) + INDEX for name in names if name.endswith("." + _TABLE)]

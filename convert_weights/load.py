@@ -1,30 +1,32 @@
-"""Loads weights from any source into this project's variables: a PyTorch file, a converted folder, a training run."""
+"""Loads weights into this project's variables from a PyTorch file, a converted folder or a training run."""
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import reader, store
-from convert_weights.architecture import KINDS, Architecture, read_architecture, recognise
-from convert_weights.convert import Conversion, MismatchError, Variables, convert, nested
-from convert_weights.safe_globals import FormatError, shown
+from convert_weights.convert import Conversion, Variables, convert, nested, target_shapes
+from convert_weights.kinds import KINDS, recognise
+from convert_weights.kinds.kind import Architecture, Kind
+from convert_weights.safe_globals import bad_file, printable
 from convert_weights.state_dict import StateDict, find_state_dict, released_names, without_module
+from tramp_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Weights and what is known of them.
+    """Weights and what is known about them.
 
     Attributes:
-      kind: "former_dfer", "skateformer" or "tramp_former".
-      variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays; what ``report["fresh"]`` lists is absent.
+      kind: a key of ``kinds.KINDS``.
+      variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
       model_config: the ``model`` group that they fit, see ``tramp_jax.config.model``.
-      report: what conversion.json holds, see docs/weights.md.
+      report: the contents of conversion.json, see docs/weights.md.
     """
 
     kind: str
@@ -46,83 +48,87 @@ def load_checkpoint(
     Args:
       path: a .pth, .pt or .safetensors file; a folder that ``python -m convert_weights`` has written; or the folder
         of a training run.
-      kind: of a file: "auto" recognises it from the names (REFERENCE.md section 9).
-      length: T, where the tables of a file do not tell it (all of TraMP-Former have the size for T = 256).
-      fresh: patterns of parameters that a file need not have, e.g. ``params/head`` for an encoder without a head.
-      checkpoint: of a run: "best", "last" or a step; by default the best, or the last where there is no best.
+      kind: of a file: a key of ``kinds.KINDS``; "auto" recognises it from the names (REFERENCE.md section 9).
+      length: T, if the tables of a file do not show it (TraMP-Former's always have the size for T = 256).
+      fresh: patterns of parameters that a file may lack, e.g. ``params/head`` for an encoder without a head.
+      checkpoint: of a run: "best", "last" or a step; by default the best, or the last if there is no best.
 
     Raises:
-      reader.CheckpointError: one line: the file, what is wrong, what to do.
-      MismatchError: tensors and parameters do not correspond; both lists.
+      UserError: the file cannot be read, or (kind "mismatch") tensors and parameters do not fit together; names the
+        file.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         return LoadedCheckpoint(*store.load_folder(path, checkpoint))
-    if kind != "auto" and kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
+    if kind not in ("auto", *KINDS):
+        raise UserError("bad_option", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
     content = reader.read(path)
     try:
         container, tensors, rest = find_state_dict(content.tree)
         prefix, tensors = without_module(tensors)
-        recognised = recognise(tensors)
-        kind = _kind(kind, recognised, tensors)
-        found = released_names(container, prefix, tensors, kind)
-        shapes = {name: x.shape for name, x in found.tensors.items()}
-        architecture = read_architecture(kind, shapes, length)
-        conversion = convert(found.tensors, architecture.config, fresh, found.names)
-    except MismatchError as error:
-        raise MismatchError(f"{path}: read as {kind}, {error}{_other_kind(kind, recognised)}") from None
-    except ValueError as error:  # FormatError, or what the model says of options that contradict each other
-        cure = "" if isinstance(error, FormatError) else "; its shapes describe no model that can be built"
-        raise reader.CheckpointError(f"{path}: {error}{cure}") from error
-    report = _report(path, content, architecture, found, conversion, rest)
-    return LoadedCheckpoint(kind, nested(conversion.flat), architecture.config, report)
+        chosen, hint = _choose(kind, tensors)
+        found = released_names(container, prefix, tensors, chosen)
+        architecture = chosen.read({name: x.shape for name, x in found.tensors.items()}, length)
+        _check_buildable(architecture.config)
+        pairs = chosen.name_map(architecture.config)
+        conversion = convert(found.tensors, architecture.config, pairs, fresh, found.names)
+    except UserError as error:
+        if error.kind == "mismatch":
+            raise UserError(error.kind, f"{path}: read as {chosen.name}, {error}{hint}") from None
+        raise UserError(error.kind, f"{path}: {error}") from error
+    report = _report(path, content, chosen, architecture, found, conversion, rest)
+    return LoadedCheckpoint(chosen.name, nested(conversion.flat), architecture.config, report)
 
 
-def _kind(kind: str, recognised: str | None, tensors: dict[str, np.ndarray]) -> str:
+def _choose(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[Kind, str]:
+    """The kind to read the tensors as, and a hint to add to the error if they do not fit it."""
+    recognised = recognise(tensors)
     if kind != "auto":
-        return kind
+        if recognised is None or recognised.name == kind:
+            return KINDS[kind], ""
+        return KINDS[kind], f"\nits names look like {recognised.name}: leave out --kind"
     if recognised is None:
-        some = ", ".join(f"{shown(name, 60)} {x.shape}" for name, x in list(tensors.items())[:3])
-        raise FormatError(
+        some = ", ".join(f"{printable(name, 60)} {x.shape}" for name, x in list(tensors.items())[:3])
+        raise bad_file(
             f"its {len(tensors)} tensors ({some}, …) are of another architecture; known: {', '.join(KINDS)}",
             "give a file of one of these, or name its kind with --kind to see what does not fit",
         )
-    return recognised
+    return recognised, ""
 
 
-def _other_kind(kind: str, recognised: str | None) -> str:
-    return f"\nits names look like {recognised}: leave out --kind" if recognised not in (kind, None) else ""
+def _check_buildable(config: ConfigDict) -> None:
+    """Raises UserError if the options read off the shapes contradict each other."""
+    try:
+        target_shapes(config)
+    except ValueError as error:
+        what = f"{error}; its shapes describe no model that can be built"
+        raise UserError("unsupported_file", what) from error
 
 
 def _report(
     path: pathlib.Path,
     content: reader.Checkpoint,
+    kind: Kind,
     architecture: Architecture,
     found: StateDict,
     conversion: Conversion,
     rest: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """All that is known of a conversion, as plain data for JSON."""
+    """Everything known about a conversion, as plain data for JSON."""
+
+    def record(name: str, more: dict[str, Any]) -> dict[str, Any]:
+        x = found.tensors[name]
+        return {"source": found.names[name]} | more | {"shape": list(x.shape), "dtype": str(x.dtype)}
+
     tensors = [
-        {
-            "source": found.names[name],
-            "target": "/".join(rule.target),
-            "transform": rule.transform,
-            "shape": list(found.tensors[name].shape),
-            "dtype": str(found.tensors[name].dtype),
-        }
-        for name, rule in conversion.used.items()
+        record(name, {"target": "/".join(pair.target), "transform": pair.transform})
+        for name, pair in conversion.used.items()
     ]
-    buffers = [
-        {"source": found.names[name], "dtype": str(found.tensors[name].dtype), "shape": list(found.tensors[name].shape)}
-        | record
-        for name, record in conversion.dropped.items()
-    ]
+    buffers = [record(name, more) for name, more in conversion.dropped.items()]
     return {
         "format": store.FORMAT,
         "source": {"file": path.name, "sha256": content.sha256},
-        "kind": architecture.config.name,
+        "kind": kind.name,
         "naming": found.naming,
         "architecture": architecture.read,
         "assumed": architecture.assumed,
@@ -135,7 +141,7 @@ def _report(
 
 
 def _warnings(found: StateDict, conversion: Conversion, content: reader.Checkpoint) -> list[str]:
-    flat = {found.names[name]: conversion.flat[rule.target] for name, rule in conversion.used.items()}
-    warnings = [f"not a finite number (NaN or infinity) in {name}" for name in reader.find_nonfinite(flat)]
+    flat = {found.names[name]: conversion.flat[pair.target] for name, pair in conversion.used.items()}
+    warnings = reader.nonfinite_warnings(flat)
     warnings += [f"float64 rounded to float32 in {found.names[name]}" for name in conversion.rounded]
     return warnings + [f"not loaded: {place}" for place in content.placeholders]

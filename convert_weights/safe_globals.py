@@ -1,8 +1,8 @@
-"""What a checkpoint may be made of: the inert records, and the table of what stands for each call in a pickle.
+"""Inert stand-ins for what a pickle names: plain records, and a table of functions that replace its calls.
 
-A file names classes and functions; here a name is only looked up as text in `CALLS`. What is not there becomes a
-`Placeholder`. Every function below takes the arguments that the file gives, checks their exact types, and returns
-plain data; none calls a method of a value whose type it has not checked.
+A file names classes and functions. Here a name is only looked up as text in `SAFE_CALLS`; a name that is not there
+becomes a `Placeholder`. Every function below takes the arguments in the file, checks their exact types, and returns
+plain data. None calls a method of a value whose type it has not checked.
 """
 
 import dataclasses
@@ -12,64 +12,64 @@ from typing import Any
 
 import numpy as np
 
+from tramp_jax.errors import UserError
+
 DAMAGED = "download it again from its publisher"
 _ATTACK = "this is an attack: delete the file and do not open it with torch.load"
 _LATIN = ("latin1", "latin-1", "iso-8859-1")
 
-# No checkpoint needs these. Finding one is no danger here, where nothing can be called; it is worth an error because
-# another program that opens the same file would run it.
+# No checkpoint needs these. They are harmless here, where nothing is called, but another program that opens the same
+# file would run them: hence the error.
 _ATTACK_MODULES = {
     "ctypes", "importlib", "marshal", "nt", "os", "posix", "pty", "runpy", "shutil", "socket", "subprocess", "sys",
 }  # fmt: skip
 _ATTACK_BUILTINS = {"__import__", "breakpoint", "compile", "eval", "exec", "open"}
 
-_SAME_MODULE = {  # names from Python 2 and NumPy 2
+_SAME_MODULE = {  # names in Python 2 and NumPy 2
     "__builtin__": "builtins",
     "copy_reg": "copyreg",
     "numpy._core.multiarray": "numpy.core.multiarray",
 }
 
 
-class FormatError(ValueError):
-    """What is wrong with a file and what to do about it, in one line, without the file's name."""
-
-    def __init__(self, what: str, cure: str = DAMAGED):
-        super().__init__(f"{what}; {cure}")
+def bad_file(what: str, cure: str = DAMAGED) -> UserError:
+    """The error for a file that cannot be read: what is wrong and how to fix it, but not yet the file's name."""
+    return UserError("damaged_file" if cure == DAMAGED else "unsupported_file", f"{what}; {cure}")
 
 
-def shown(text: object, limit: int = 80) -> str:
-    """Text from a file made fit for a terminal: one line, printable characters only, at most `limit` of them."""
+def printable(text: object, limit: int = 80) -> str:
+    """Text from a file, safe for a terminal: one line, printable characters only, at most `limit` of them."""
     line = "".join(c if c.isprintable() else "?" for c in str(text)[: limit + 1])
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Placeholder:
-    """Stands where the file had an object of a class that is not loaded; its contents are dropped."""
+    """An object of a class that is not loaded. Its contents are dropped."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Global:
-    """A class or function named by the file, as text: `torch.float32`, `collections.OrderedDict`."""
+    """A class or function that the file names, as text: `torch.float32`, `collections.OrderedDict`."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """A typed run of numbers elsewhere in the file. `view`, pre-1.6 files only, is (first element, elements)."""
+    """A typed run of numbers elsewhere in the file. `view` is (first element, elements): pre-1.6 files share runs."""
 
     key: str
-    dtype: str  # torch's name, e.g. `float32`; the class's full name where it is not known
+    dtype: str  # torch's name, e.g. `float32`; the full name of a class that is not known
     numel: int
     view: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
-    """A strided window on a storage; `offset` and `stride` count elements. Not checked against the storage yet."""
+    """A strided window on a storage, not checked against it yet. `offset` and `stride` count elements."""
 
     storage: Storage
     dtype: str
@@ -80,38 +80,42 @@ class Tensor:
 
 @dataclasses.dataclass(eq=False, slots=True)
 class NumpyDtype:
+    """A NumPy type: its code and byte order."""
+
     code: str
     order: str = "<"
 
 
-def named(module: Any, name: Any) -> Global:
+def global_named(module: Any, name: Any) -> Global:
+    """The stand-in for a class or function. Raises UserError for one that only an attack needs."""
     if type(module) is not str or type(name) is not str:
-        raise FormatError("its pickle names a class with something that is not text")
+        raise bad_file("its pickle names a class with something that is not text")
     module = _SAME_MODULE.get(module, module)
     full = f"{module}.{name}"
     owners = {module.split(".")[0], *name.split(".")[:-1]}
     if owners & _ATTACK_MODULES or (module == "builtins" and name in _ATTACK_BUILTINS):
-        raise FormatError(f"it asks to run {shown(full)} (nothing was run)", _ATTACK)
+        raise UserError("unsafe_file", f"it asks to run {printable(full)} (nothing was run); {_ATTACK}")
     return Global(full)
 
 
 def _index(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise FormatError("a tensor's size, stride or offset is not a sensible number")
+        raise bad_file("a tensor's size, stride or offset is not a sensible number")
     return value
 
 
-def storage_named(ident: Any) -> Storage:
+def storage_from(ident: Any) -> Storage:
+    """The storage that torch's tuple ("storage", class, key, device, elements[, view]) refers to."""
     if type(ident) is not tuple or len(ident) not in (5, 6) or ident[0] != "storage":
-        raise FormatError("its pickle refers to outside data in a way that torch does not")
+        raise bad_file("its pickle refers to outside data in a way that torch does not")
     kind, key, _, numel = ident[1:5]
     if not isinstance(kind, Global) or type(key) is not str:
-        raise FormatError("its pickle refers to outside data in a way that torch does not")
+        raise bad_file("its pickle refers to outside data in a way that torch does not")
     view = ident[5] if len(ident) == 6 else None
     if view is None:
         view = (key, 0, numel)
     if type(view) is not tuple or len(view) != 3:
-        raise FormatError("a storage's view is malformed")
+        raise bad_file("a storage's view is malformed")
     return Storage(key, _STORAGES.get(kind.name, kind.name), _index(numel), (_index(view[1]), _index(view[2])))
 
 
@@ -126,32 +130,30 @@ _STORAGES = {
 }  # fmt: skip
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: str, metadata: Any) -> Tensor | Placeholder:
+def _tensor(args: tuple[Any, ...], dtype: str, metadata: tuple[Any, ...]) -> Tensor | Placeholder:
+    storage, offset, size, stride = args[:4]
     if not isinstance(storage, Storage):
-        raise FormatError("a tensor is built on something that is not a storage")
+        raise bad_file("a tensor is built on something that is not a storage")
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride) or len(size) > 32:
-        raise FormatError("a tensor's size and stride do not fit each other")
-    if metadata:  # conjugate or negative bit set: the stored numbers are not the tensor's
+        raise bad_file("a tensor's size and stride do not fit each other")
+    if any(metadata):  # conjugate or negative bit set: the stored numbers are not the tensor's
         return Placeholder("torch.Tensor with a lazy conjugation or negation")
     return Tensor(storage, dtype, _index(offset), tuple(map(_index, size)), tuple(map(_index, stride)))
 
 
 def _tensor_v2(args: tuple[Any, ...]) -> Tensor | Placeholder:
-    storage, offset, size, stride = args[:4]
-    dtype = storage.dtype if isinstance(storage, Storage) else ""
-    return _tensor(storage, offset, size, stride, dtype, args[6] if len(args) > 6 else None)
+    return _tensor(args, args[0].dtype if isinstance(args[0], Storage) else "", args[6:7])
 
 
 def _tensor_v3(args: tuple[Any, ...]) -> Tensor | Placeholder:
-    storage, offset, size, stride, _requires_grad, _hooks, dtype = args[:7]
-    if not isinstance(dtype, Global):
-        raise FormatError("a tensor's dtype is malformed")
-    return _tensor(storage, offset, size, stride, dtype.name.removeprefix("torch."), args[7] if len(args) > 7 else None)
+    if not isinstance(args[6], Global):
+        raise bad_file("a tensor's dtype is malformed")
+    return _tensor(args, args[6].name.removeprefix("torch."), args[7:8])
 
 
 def _parameter(args: tuple[Any, ...]) -> Tensor | Placeholder:
     if not isinstance(args[0], Tensor | Placeholder):
-        raise FormatError("a parameter is built on something that is not a tensor")
+        raise bad_file("a parameter is built on something that is not a tensor")
     return args[0]
 
 
@@ -160,10 +162,10 @@ def _device(args: tuple[Any, ...]) -> str | Placeholder:
 
 
 def _items(args: tuple[Any, ...]) -> list[Any]:
-    """The items of a list or tuple given as the one argument, or of none."""
+    """The items of the only argument, a list or tuple; none if there is no argument."""
     items = args[0] if args else ()
     if type(items) not in (list, tuple):
-        raise FormatError("a container is built on something that is not a list")
+        raise bad_file("a container is built on something that is not a list")
     return list(items)
 
 
@@ -172,12 +174,12 @@ def _dict(args: tuple[Any, ...]) -> dict[Any, Any]:
         return dict(args[0])
     pairs = _items(args)
     if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
-        raise FormatError("a dictionary is built on something that is not pairs")
+        raise bad_file("a dictionary is built on something that is not pairs")
     return {_key(key): value for key, value in pairs}
 
 
 def _bytes(args: tuple[Any, ...]) -> bytes | Placeholder:
-    """`_codecs.encode(text, "latin1")`, which is how protocol 2 writes bytes; `bytes()`; `bytearray(b"…")`."""
+    """`_codecs.encode(text, "latin1")`, as protocol 2 writes bytes; also `bytes()` and `bytearray(b"…")`."""
     text, encoding = (*args, "latin1")[:2] if args else ("", "latin1")
     if type(text) is str and encoding in _LATIN:
         text = text.encode("latin-1")
@@ -205,11 +207,11 @@ def _numpy_scalar(args: tuple[Any, ...]) -> np.generic | Placeholder:
     data = _bytes(args[1:])
     dtype = np.dtype(args[0].order + args[0].code)
     if type(data) is not bytes or len(data) != dtype.itemsize:
-        raise FormatError("a NumPy number has the wrong length")
+        raise bad_file("a NumPy number has the wrong length")
     return np.frombuffer(data, dtype)[0]
 
 
-CALLS: dict[str, Callable[[tuple[Any, ...]], object]] = {
+SAFE_CALLS: dict[str, Callable[[tuple[Any, ...]], object]] = {
     "torch._utils._rebuild_tensor": _tensor_v2,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
@@ -232,7 +234,7 @@ CALLS: dict[str, Callable[[tuple[Any, ...]], object]] = {
 
 
 def _key(value: Any) -> Any:
-    """A dictionary key that hashes in constant time: a scalar or a short flat tuple; else a placeholder."""
+    """A key that hashes in constant time: a scalar or a short flat tuple. Any other key becomes a placeholder."""
     if _is_scalar(value) or (type(value) is tuple and len(value) <= 8 and all(map(_is_scalar, value))):
         return value
     name = value.name if isinstance(value, Global | Placeholder) else type(value).__name__
@@ -241,9 +243,10 @@ def _key(value: Any) -> Any:
 
 def _is_scalar(value: Any) -> bool:
     if type(value) is int:
-        return abs(value) < 1 << 60  # beyond, different numbers share a hash and a dictionary degenerates
+        return abs(value) < 1 << 60  # larger numbers can share a hash, which makes a dictionary slow
     return value is None or isinstance(value, np.generic) or type(value) in (str, bytes, bool, float)
 
 
 def pairs(items: list[Any]) -> dict[Any, Any]:
+    """A dictionary from keys and values in turn."""
     return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}

@@ -1,4 +1,4 @@
-"""From the tree in a checkpoint file to one state dict in the released names; what else is in the file is listed."""
+"""Finds the state dict in a checkpoint file, brings it into the released names, and lists what else the file holds."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from convert_weights.safe_globals import FormatError, Placeholder, shown
+from convert_weights.kinds import KINDS
+from convert_weights.kinds.kind import Kind
+from convert_weights.safe_globals import Placeholder, bad_file, printable
 
-CONTAINERS = ("state_dict", "model")  # of Former-DFER; of SkateFormer_256 and of a trained TraMP-Former
 _OPTIMISER = ("optimizer", "optimizer_state_dict", "optimizers", "scheduler", "lr_scheduler", "scaler")
-_GIVE_STATE_DICT = "save the model's state_dict alone with torch.save"
+_SAVE_STATE_DICT = "save only the model's state_dict with torch.save"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,26 +20,25 @@ class StateDict:
 
     Attributes:
       tensors: by released name, PyTorch layout.
-      names: what each is called in the file, by released name.
-      naming: how the file's names differ from the released ones: ``container`` ("" for none), ``prefix``,
-        ``encoder`` and ``head`` (the latter two of the kind "skateformer").
-      dropped: records of what else the file holds: name, reason, and value or shape.
+      names: the file's name of each, by released name.
+      naming: how the file's names differ from the released ones: ``container`` ("" for none), ``prefix``, and the
+        prefixes of ``encoder`` and ``head``.
     """
 
     tensors: dict[str, np.ndarray]
     names: dict[str, str]
     naming: dict[str, str]
-    dropped: list[dict[str, Any]]
 
 
 def find_state_dict(tree: object) -> tuple[str, dict[str, np.ndarray], list[dict[str, Any]]]:
-    """(container, tensors by the file's names, records of the rest).
+    """(container, tensors by the file's names, records of everything else: name, reason, and value or shape).
 
     Raises:
-      FormatError: no state dict, or several; an entry of it is not a tensor; tensors elsewhere that no rule drops.
+      UserError: no state dict or several; one of its entries is not a tensor; tensors outside it that are not those of
+        an optimiser.
     """
     if not isinstance(tree, dict):
-        raise FormatError(f"holds a {type(tree).__name__}, not a state dict", _GIVE_STATE_DICT)
+        raise bad_file(f"holds a {type(tree).__name__}, not a state dict", _SAVE_STATE_DICT)
     container = _container(tree)
     entries = tree[container] if container else tree
     dropped: list[dict[str, Any]] = []
@@ -47,9 +47,8 @@ def find_state_dict(tree: object) -> tuple[str, dict[str, np.ndarray], list[dict
         if isinstance(value, np.ndarray) and isinstance(name, str):
             tensors[name] = value
         elif container or isinstance(value, Placeholder):
-            raise FormatError(
-                f"'{shown(name)}' is {_described(value)}, not a tensor that can be read", _GIVE_STATE_DICT
-            )
+            what = f"'{printable(name)}' is {_described(value)}, not a tensor that can be read"
+            raise bad_file(what, _SAVE_STATE_DICT)
         else:
             dropped += _dropped(str(name), value)
     if container:
@@ -60,18 +59,20 @@ def find_state_dict(tree: object) -> tuple[str, dict[str, np.ndarray], list[dict
 
 
 def _container(tree: Mapping[Any, Any]) -> str:
-    """The key whose value is the state dict; "" where the tree is one itself."""
-    holders = [key for key in CONTAINERS if isinstance(tree.get(key), dict) and _arrays(tree[key])]
+    """The key whose value is the state dict; "" if the tree is one itself."""
+    known = [kind.container for kind in KINDS.values() if kind.container]  # a file may have that of another kind
+    holders = [key for key in known if isinstance(tree.get(key), dict) and _arrays(tree[key])]
     if _arrays(tree):
         if holders:
-            raise FormatError(f"holds tensors beside '{holders[0]}' and in it", _GIVE_STATE_DICT)
+            raise bad_file(f"holds tensors beside '{holders[0]}' and in it", _SAVE_STATE_DICT)
         return ""
     if len(holders) == 1:
         return holders[0]
-    keys = ", ".join(shown(key, 30) for key in list(tree)[:8])
+    keys = ", ".join(printable(key, 30) for key in list(tree)[:8])
     if holders:
-        raise FormatError(f"holds two state dicts ({keys})", _GIVE_STATE_DICT)
-    raise FormatError(f"has no state dict, nor one under 'state_dict' or 'model' (it has: {keys})", _GIVE_STATE_DICT)
+        raise bad_file(f"holds two state dicts ({keys})", _SAVE_STATE_DICT)
+    places = " or ".join(f"'{key}'" for key in known)
+    raise bad_file(f"is not a state dict and has none under {places} (it has: {keys})", _SAVE_STATE_DICT)
 
 
 def _arrays(entries: Mapping[Any, Any]) -> bool:
@@ -79,20 +80,21 @@ def _arrays(entries: Mapping[Any, Any]) -> bool:
 
 
 def _described(value: object) -> str:
-    return f"an object ({shown(value.name)})" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
+    return f"an object ({printable(value.name)})" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
 
 
 def _dropped(key: str, value: object) -> list[dict[str, Any]]:
-    """Records of all that is under a key besides the state dict. Tensors may be there of an optimiser alone."""
+    """Records of everything under a key outside the state dict. Only an optimiser may hold tensors there."""
     optimiser = key in _OPTIMISER
     records: list[dict[str, Any]] = []
     for place, leaf in _leaves(value, key):
         if isinstance(leaf, np.ndarray):
             if not optimiser:
-                raise FormatError(f"holds tensors outside the state dict ('{shown(place)}')", _GIVE_STATE_DICT)
+                raise bad_file(f"holds tensors outside the state dict ('{printable(place)}')", _SAVE_STATE_DICT)
             records.append({"source": place, "reason": "optimiser state", "shape": list(leaf.shape)})
         elif isinstance(leaf, Placeholder):
-            records.append({"source": place, "reason": f"object of a class that is not loaded ({shown(leaf.name)})"})
+            reason = f"object of a class that is not loaded ({printable(leaf.name)})"
+            records.append({"source": place, "reason": reason})
         elif not optimiser:
             records.append({"source": place, "reason": "training record", "value": _plain(leaf)})
     if optimiser and not records:
@@ -101,10 +103,10 @@ def _dropped(key: str, value: object) -> list[dict[str, Any]]:
 
 
 def _leaves(value: object, place: str) -> Iterator[tuple[str, object]]:
-    """Leaves of dictionaries and lists, which the reader has limited in depth and number."""
+    """The leaves of dictionaries and lists, whose depth and number the reader has limited."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(item, f"{place}.{shown(key, 60)}")
+            yield from _leaves(item, f"{place}.{printable(key, 60)}")
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from _leaves(item, f"{place}.{i}")
@@ -118,7 +120,7 @@ def _plain(value: object) -> object:
         value = value.item()
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and np.isfinite(value)):
         return value
-    return shown(value, 200)
+    return printable(value, 200)
 
 
 def without_module(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
@@ -128,33 +130,24 @@ def without_module(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np
     return "", dict(tensors)
 
 
-def released_names(container: str, prefix: str, tensors: Mapping[str, np.ndarray], kind: str) -> StateDict:
-    """Brings the names of a pre-trained trajectory encoder into those of the encoder's own release.
-
-    Args:
-      tensors: without ``prefix``.
-      kind: see ``architecture.KINDS``; the names of the other kinds are the released ones already.
-    """
-    naming = {"container": container, "prefix": prefix, "encoder": "", "head": ""}
-    if kind == "skateformer":
-        tops = {name.split(".")[0] for name in tensors}
-        naming["encoder"] = "encoder." if "encoder" in tops and "stages" not in tops else ""
-        naming["head"] = "evaluator.head." if "evaluator" in tops and "head" not in tops else "head."
-    renamed = {_released(name, naming): x for name, x in tensors.items()}
+def released_names(container: str, prefix: str, tensors: Mapping[str, np.ndarray], kind: Kind) -> StateDict:
+    """The state dict in the names of the kind's own release; ``tensors`` are without ``prefix``."""
+    naming = {"container": container, "prefix": prefix} | kind.naming({name.split(".")[0] for name in tensors})
+    renamed = {released_name(name, naming): x for name, x in tensors.items()}
     if len(renamed) < len(tensors):
-        raise FormatError("has two names for one tensor, with and without 'encoder.'", _GIVE_STATE_DICT)
-    names = {_released(name, naming): prefix + name for name in tensors}
-    return StateDict(renamed, names, naming, [])
+        raise bad_file(f"has two names for one tensor, with and without '{naming['encoder']}'", _SAVE_STATE_DICT)
+    return StateDict(renamed, {released_name(name, naming): prefix + name for name in tensors}, naming)
 
 
-def _released(name: str, naming: Mapping[str, str]) -> str:
+def released_name(name: str, naming: Mapping[str, str]) -> str:
+    """A tensor's released name, from its name in the file without the prefix."""
     if naming["head"] and name.startswith(naming["head"]):
         return "head." + name.removeprefix(naming["head"])
     return name.removeprefix(naming["encoder"])
 
 
 def file_name(name: str, naming: Mapping[str, str]) -> str:
-    """The inverse of the renaming, without the prefix: what the class that wrote the file calls a tensor."""
+    """The inverse of ``released_name``: a tensor's name in the class that wrote the file."""
     if naming["head"] and name.startswith("head."):
         return naming["head"] + name.removeprefix("head.")
     return naming["encoder"] + name

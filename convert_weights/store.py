@@ -1,4 +1,4 @@
-"""Converted folders on disk, written whole or not at all; and the folders of training runs, read.
+"""Writes and reads converted folders, and reads the folders of training runs.
 
 A converted folder holds ``variables/``, an Orbax checkpoint of ``{"params", "batch_stats"}``, and ``conversion.json``.
 """
@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -18,53 +17,60 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from convert_weights.architecture import model_config
 from convert_weights.convert import Path, Variables, flattened, nested, target_shapes
-from convert_weights.layouts import Rule
-from convert_weights.names import name_map
-from convert_weights.reader import CheckpointError, find_nonfinite
+from convert_weights.kinds import KINDS
+from convert_weights.kinds.kind import model_config
+from convert_weights.layouts import TensorPair
+from convert_weights.reader import nonfinite_warnings
+from tramp_jax.errors import UserError
 
 VARIABLES, REPORT, RUN_CONFIG = "variables", "conversion.json", "config.json"
 FORMAT = 1
-# What a class of the released code is saved in, where no source file says otherwise.
-_CONTAINERS = {"former_dfer": "state_dict", "skateformer": "", "tramp_former": "model"}
+_CONVERT_AGAIN = "convert its source again"
 
 Loaded = tuple[str, Variables, ConfigDict, dict[str, Any]]
 
 
 def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
-    """Raises CheckpointError if writing ``path`` would replace something it should not.
+    """Raises UserError if writing ``path`` would replace something it should not.
 
     Args:
-      overwrite: whether something of the same sort may be replaced.
-      marker: of a folder, the file that shows that it is of this sort.
+      overwrite: whether an earlier output of the same type may be replaced.
+      marker: a file that every output folder of this type holds; "" if the output is a file.
     """
     if not path.parent.is_dir():
-        raise CheckpointError(f"{path.parent}: no such folder; create it first")
+        raise UserError("missing_file", f"{path.parent}: no such folder; create it first")
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise CheckpointError(f"{path}: exists; replace it with --overwrite, or name another")
+        raise UserError("file_exists", f"{path}: exists; replace it with --overwrite, or name another")
     if path.is_dir() != bool(marker) or (marker and not (path / marker).is_file()):
         what = f"a folder with {marker}" if marker else "a file"
-        raise CheckpointError(f"{path}: is not {what}, so it will not be overwritten; name another")
+        raise UserError("file_exists", f"{path}: is not {what}, so it will not be overwritten; name another")
 
 
 @contextlib.contextmanager
 def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary place beside ``path``, moved there if the block succeeds and removed if it does not."""
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    """A temporary place beside ``path``, moved there if the block succeeds and removed if it does not.
+
+    Raises:
+      UserError: it cannot be written, for instance because the disk is full.
+    """
+    name = path.name
     try:
-        yield scratch / path.name
-        if os.path.lexists(path):
-            path.rename(scratch / f"{path.name}.old")
-        (scratch / path.name).rename(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with tempfile.TemporaryDirectory(".partial", f".{name}.", path.parent, ignore_cleanup_errors=True) as scratch:
+            new = pathlib.Path(scratch, name)
+            yield new
+            if os.path.lexists(path):
+                path.rename(new.with_name(f"{name}.old"))
+            new.rename(path)
+    except OSError as error:
+        what = f"{path}: cannot be written ({error.strerror or error}); check the disk and its permissions"
+        raise UserError("cannot_write", what) from error
 
 
 def write_folder(variables: Variables, report: dict[str, Any], path: pathlib.Path, overwrite: bool) -> None:
-    """Writes a converted folder. Raises CheckpointError if ``path`` exists, unless ``overwrite``."""
+    """Writes a converted folder, whole or not at all. Raises UserError if ``path`` exists, unless ``overwrite``."""
     path = path.absolute()
     check_free(path, overwrite, REPORT)
     with written_whole(path) as new:
@@ -75,19 +81,21 @@ def write_folder(variables: Variables, report: dict[str, Any], path: pathlib.Pat
 
 
 def load_folder(path: pathlib.Path, checkpoint: str) -> Loaded:
-    """(kind, variables, model config, report) of a converted folder or of a run."""
+    """(kind, variables, ``model`` group, report) of a converted folder or a run. Raises UserError."""
     if (path / REPORT).is_file():
         if checkpoint:
-            raise CheckpointError(f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; leave that out")
+            what = f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; leave out --checkpoint"
+            raise UserError("missing_checkpoint", what)
         return _load_converted(path)
     if (path / "checkpoints").is_dir():
         return _load_run(path, checkpoint)
     folds = sorted(path.glob("fold_*/checkpoints"))
     if folds:
-        raise CheckpointError(f"{path}: is a run over folds; give one of them, such as {folds[0].parent}")
-    raise CheckpointError(
+        raise UserError("not_a_run", f"{path}: is a run over folds; give one of them, such as {folds[0].parent}")
+    raise UserError(
+        "not_a_run",
         f"{path}: is neither a converted folder ({REPORT}) nor a training run (checkpoints/); "
-        "give one of these, or the .pth, .pt or .safetensors file itself"
+        "give one of these, or the .pth, .pt or .safetensors file itself",
     )
 
 
@@ -95,7 +103,8 @@ def _load_converted(path: pathlib.Path) -> Loaded:
     report = _json(path / REPORT)
     try:
         if report["format"] != FORMAT:
-            raise CheckpointError(f"{path}: has format {report['format']}, known is {FORMAT}; convert its source again")
+            what = f"{path}: has format {report['format']}, known is {FORMAT}; {_CONVERT_AGAIN}"
+            raise UserError("unsupported_file", what)
         config = model_config(report["model_config"])
         shapes = target_shapes(config)
         for target in report["fresh"]:
@@ -106,62 +115,62 @@ def _load_converted(path: pathlib.Path) -> Loaded:
                 (path / VARIABLES).absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args)
             )
         flat = flattened(variables)
+    except UserError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: is damaged ({_first_line(error)}); convert its source again") from error
+        raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
     if {target: x.shape for target, x in flat.items()} != shapes:
-        raise CheckpointError(f"{path}: its arrays are not those of its {REPORT}; convert its source again")
+        raise UserError("damaged_file", f"{path}: its arrays are not those of its {REPORT}; {_CONVERT_AGAIN}")
     return report["kind"], nested(flat), config, report
 
 
 def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
-    """The model of a training run, or of one fold of it."""
+    """Loads the model of a training run, or of one of its folds."""
     from tramp_jax import sharding
     from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 
-    home = path if (path / RUN_CONFIG).is_file() else path.absolute().parent  # a fold's is that of all folds
+    home = path if (path / RUN_CONFIG).is_file() else path.absolute().parent  # all folds share one
     which = checkpoint or (BEST if any((path / "checkpoints" / BEST).glob("[0-9]*")) else LAST)
     try:
         config = model_config(_json(home / RUN_CONFIG)["model"])
         shapes = {target: jax.ShapeDtypeStruct(shape, np.float32) for target, shape in target_shapes(config).items()}
         with Checkpoints(path) as checkpoints:
             step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError("missing_checkpoint", f"{path}: {_first_line(error)}") from error
     except (KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: {_first_line(error)}; check that the run is whole") from error
+        raise UserError("damaged_file", f"{path}: {_first_line(error)}; check that the run is complete") from error
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}
     source = {"run": path.absolute().name, "checkpoint": which, "step": step}
     return config.name, nested(flat), config, _run_report(source, config, flat)
 
 
 def _run_report(source: dict[str, Any], config: ConfigDict, flat: dict[Path, np.ndarray]) -> dict[str, Any]:
-    naming = {"container": _CONTAINERS[config.name], "prefix": "", "encoder": "", "head": ""}
-    if config.name == "skateformer":
-        naming["head"] = "head."
-    named = {"/".join(target): x for target, x in flat.items()}
-    rules = _rules(config)
     return {
         "format": FORMAT,
         "source": source,
         "kind": config.name,
-        "naming": naming,
+        "naming": {"container": KINDS[config.name].container, "prefix": "", "encoder": "", "head": ""},
         "architecture": traverse_util.flatten_dict(config.to_dict(), sep="."),
         "assumed": {},
-        "tensors": [{"source": r.source, "target": "/".join(r.target), "transform": r.transform} for r in rules],
+        "tensors": [
+            {"source": pair.source, "target": "/".join(pair.target), "transform": pair.transform}
+            for pair in _released_tensors(config)
+        ],
         "dropped": [],
         "fresh": [],
-        "warnings": [f"not a finite number (NaN or infinity) in {name}" for name in find_nonfinite(named)],
+        "warnings": nonfinite_warnings({"/".join(target): x for target, x in flat.items()}),
         "model_config": config.to_dict(),
     }
 
 
-def _rules(config: ConfigDict) -> list[Rule]:
-    """The name map, empty for a model that has no names in PyTorch."""
+def _released_tensors(config: ConfigDict) -> list[TensorPair]:
+    """The name map; empty for a model that was never released."""
     try:
-        return name_map(config)
-    except ValueError:
+        return KINDS[config.name].name_map(config)
+    except UserError:
         return []
 
 
@@ -169,7 +178,7 @@ def _json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise UserError("damaged_file", f"{path}: cannot be read ({_first_line(error)}); restore the file") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The encoders of ``torch_twin``: SkateFormer for trajectories, Former-DFER for frames.
+"""The PyTorch encoders of ``torch_twin``: SkateFormer for trajectories, Former-DFER for frames.
 
 Axes: B batch, F frames, H and W height and width, S sub-clips, T time, V joints (landmarks), C channels, N tokens.
 """
@@ -19,17 +19,17 @@ def _embedding(*shape: int) -> nn.Parameter:
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """Modules applied one after the other, with the names that the checkpoints give them."""
+    """Modules applied one after the other, under the names that they have in checkpoints."""
     return nn.Sequential(OrderedDict(modules))
 
 
 def mlp(width: int, hidden: int) -> nn.Sequential:
-    """Linear, exact GELU, Linear over the last axis; keeps its width."""
+    """Linear, exact GELU, Linear over the last axis, whose width stays the same."""
     return named(fc1=nn.Linear(width, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, width))
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a whole residual branch per sample, rescaling the branches that stay."""
+    """Stochastic depth: drops a whole residual branch per sample and rescales the branches that stay."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class DropPath(nn.Module):
 class SkateAttention(nn.Module):
     """Self-attention within the sets of one partition of the (T, V) grid: (B, T, V, 3C) -> (B, T, V, C).
 
-    A set consists of frames, consecutive (``local``) or spread evenly over the clip, of joints, consecutive
-    (``neighbours``) or spread evenly; its tokens are time-major.
+    The frames of a set are consecutive (``local``) or spread evenly over the clip, and its joints are consecutive
+    (``neighbours``) or spread evenly. Its tokens are time-major.
     """
 
     def __init__(self, config: ConfigDict, local: bool, neighbours: bool) -> None:
@@ -57,8 +57,8 @@ class SkateAttention(nn.Module):
         table_frames = self.frames if local or not config.table_frames else config.table_frames
         per_pair_of_joints = () if neighbours else (self.joints, self.joints)
         self.relative_position_bias_table = _embedding(2 * table_frames - 1, *per_pair_of_joints, HEADS_PER_PART)
-        # Checkpoints hold the index at the size of the table, which may be made for more frames than a set has. Such
-        # a set reads the table's first rows, so that its own index is kept beside the stored one.
+        # Checkpoints hold the index at the size of the table, which may have rows for more frames than a set has. Such
+        # a set reads the table's first rows, so its own index is kept beside the stored one.
         self.register_buffer("relative_position_index", _distances(table_frames))
         self.register_buffer("rows", _distances(self.frames), persistent=False)
         self.drop = nn.Dropout(config.attention_dropout)
@@ -66,10 +66,10 @@ class SkateAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, T, V, C = x.shape
         sets_t, sets_v = T // self.frames, V // self.joints
-        # Time and joints are cut in two, which of the two counts the sets depends on the type ...
+        # Time and joints are each split in two; the partition decides which of the two axes counts the sets ...
         time = (sets_t, self.frames) if self.local else (self.frames, sets_t)
         joints = (sets_v, self.joints) if self.neighbours else (self.joints, sets_v)
-        # ... and brought into the order: sets in time, sets of joints, frames in a set, joints in a set.
+        # ... and then ordered: sets in time, sets of joints, frames in a set, joints in a set.
         order = [0, *((1, 2) if self.local else (2, 1)), *((3, 4) if self.neighbours else (4, 3)), 5]
         order[2], order[3] = order[3], order[2]
         back = [order.index(axis) for axis in range(6)]
@@ -83,7 +83,7 @@ class SkateAttention(nn.Module):
         """Multi-head attention of every set to itself: (sets, N, 3C) -> (sets, N, C)."""
         sets, N, C = x.shape
         q, k, v = x.view(sets, N, 3, HEADS_PER_PART, -1).permute(2, 0, 3, 1, 4)
-        # Scaled by the number of heads, not by their width: so it was published.
+        # As published, scaled by the number of heads instead of their width.
         weights = (q * HEADS_PER_PART**-0.5) @ k.transpose(-2, -1) + self._bias()
         weights = self.drop(weights.softmax(dim=-1))
         return (weights @ v).transpose(1, 2).reshape(sets, N, C // 3)
@@ -94,7 +94,7 @@ class SkateAttention(nn.Module):
         if not self.neighbours:  # (frames, frames, joints, joints, heads)
             return bias.permute(4, 0, 2, 1, 3).reshape(HEADS_PER_PART, N, N)
         bias = bias.permute(2, 0, 1)
-        if self.bias_order == "tiled":  # as published, laid out as if tokens were joint-major
+        if self.bias_order == "tiled":  # as published: laid out as if tokens were joint-major
             return bias.repeat(1, self.joints, self.joints)
         return bias.repeat_interleave(self.joints, dim=1).repeat_interleave(self.joints, dim=2)
 
@@ -106,7 +106,7 @@ def _distances(frames: int) -> Tensor:
 
 
 class SkateFormerLayer(nn.Module):
-    """Convolutions over joints and over time beside the four attentions, then an MLP: (B, T, V, C) -> the same."""
+    """Convolutions over joints and time beside the four attentions, then an MLP: (B, T, V, C) -> (B, T, V, C)."""
 
     def __init__(self, config: ConfigDict, width: int, drop_path: float) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class SkateFormerLayer(nn.Module):
 
 
 class SkateFormerBlock(nn.Module):
-    """A layer, down-sampled before if ``width_in`` is given: (B, C, T, V) -> (B, width, T or T / 2, V)."""
+    """A layer, after down-sampling if ``width_in`` is given: (B, C, T, V) -> (B, width, T or T / 2, V)."""
 
     def __init__(self, config: ConfigDict, width_in: int | None, width: int, drop_path: float) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class SkateFormer(nn.Module):
         """Encodes trajectories.
 
         Args:
-          trajectories: (B, V, T, C); with a person axis as first published, (B, C, T, V, people).
+          trajectories: (B, V, T, C), or (B, C, T, V, people) with a person axis, as first published.
           index_t: (B, T) frame positions in [-1, 1).
 
         Returns:
@@ -212,7 +212,7 @@ class BasicBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + fn(norm(x))``, the checkpoints' names being ``fn.norm`` and ``fn.fn``."""
+    """``x + fn(norm(x))``, with the names ``fn.norm`` and ``fn.fn`` in checkpoints."""
 
     def __init__(self, width: int, fn: nn.Module) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Residual(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose q, k and v maps have no bias: (B, N, C) -> (B, N, C)."""
+    """Multi-head self-attention without bias in the q, k and v maps: (B, N, C) -> (B, N, C)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class SelfAttention(nn.Module):
 
 
 def _feed_forward(width: int, hidden: int) -> nn.Sequential:
-    """Linear, tanh GELU, Linear; the dropouts were published switched off, but count in the names."""
+    """Linear, tanh GELU, Linear. The dropouts are off, as published; they only count in the names."""
     first, act, last = nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
     return named(net=nn.Sequential(first, act, nn.Dropout(0.0), last, nn.Dropout(0.0)))
 
@@ -267,7 +267,7 @@ class SFormer(nn.Module):
             blocks = BasicBlock(width_in, width, 1 if stage == 1 else 2), BasicBlock(width, width, 1)
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
             width_in = width
-        side = -(-config.image_size // 16)  # of the map after stage 3; every halving rounds up
+        side = -(-config.image_size // 16)  # side of the map after stage 3; every halving rounds up
         width = config.widths[2]
         self.pos_embedding = _embedding(1, side * side, width)
         self.spatial_transformer = _transformer(width, 1, config.spatial_heads, config.spatial_mlp_dim)
@@ -284,7 +284,7 @@ class SFormer(nn.Module):
 
 
 class TFormer(nn.Module):
-    """Temporal encoder of a sub-clip: (B, F, C) -> (B, C), the class token after the last layer."""
+    """Temporal encoder of a sub-clip: (B, F, C) -> the class token after the last layer, (B, C)."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class FormerDFER(nn.Module):
           Sub-clip features (B, S, widths[3]), and the intermediate ``frame_features`` (B, F, widths[3]).
         """
         B, F = frames.shape[:2]
-        if self.scrambled_frames:  # the released code reads the memory of (B, 3, F, H, W) as if it were in our order
+        if self.scrambled_frames:  # the released code reads memory in the order (B, 3, F, H, W) as if it were ours
             frames = frames.transpose(1, 2).reshape(frames.shape)
         features = self.s_former(frames.flatten(0, 1))
         subclips = self.t_former(features.view(-1, self.clip_length, features.shape[-1]))

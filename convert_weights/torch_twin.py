@@ -1,7 +1,7 @@
-"""The same models in PyTorch, for checking conversions and as the opponent in benchmarks.
+"""Our models in PyTorch: a check of conversions, and the baseline of benchmarks. ``build_twin`` is the entry point.
 
-Ordinary eager modules whose parameters and buffers carry the released names, so that a released checkpoint loads
-with ``strict=True``. Nothing here depends on JAX. ``build_twin(config.model)`` is the way in.
+These are ordinary eager modules whose parameters and buffers have the released names, so a released checkpoint loads
+with ``strict=True``. Nothing here depends on JAX.
 
 Axes: B batch, F frames, H and W height and width, S sub-clips, T time, V joints (landmarks), C channels,
 Q query tokens, K key tokens.
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from convert_weights.torch_encoders import FormerDFER, Outputs, SkateFormer, mlp, named
+from tramp_jax.errors import UserError
 
 
 class CrossAttention(nn.Module):
@@ -57,7 +58,7 @@ def _evaluator(width: int, config: ConfigDict) -> nn.Sequential:
 
 
 class TrampFormer(nn.Module):
-    """The whole model, or one stream of it with the head on that stream's feature."""
+    """The whole model, or one of its streams with the head on that stream's feature."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class TrampFormer(nn.Module):
 
 
 class SkateFormerClassifier(SkateFormer):
-    """The trajectory encoder with a linear head, named as published: its parameters have no prefix."""
+    """The trajectory encoder with a linear head. As published, its parameters have no prefix."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(config.trajectory)
@@ -121,7 +122,7 @@ class SkateFormerClassifier(SkateFormer):
 
 
 class FormerDFERClassifier(FormerDFER):
-    """The frame encoder with a linear head on the mean sub-clip, named as published."""
+    """The frame encoder with a linear head on the mean sub-clip feature, named as published."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(config.rgb)
@@ -142,14 +143,15 @@ def _score(y: Tensor, num_classes: int) -> Tensor:
 def build_twin(config: ConfigDict) -> TrampFormer | SkateFormerClassifier | FormerDFERClassifier:
     """The PyTorch model that ``config`` (the ``model`` group, see ``tramp_jax.config.model``) describes.
 
-    Freshly initialised and in training mode; ``load_state_dict`` takes tensors in the released names.
+    It is freshly initialised and in training mode; ``load_state_dict`` takes tensors in the released names.
 
     Raises:
-      ValueError: an unknown model, or hidden layers where the published encoder has a linear head.
+      UserError: an unknown model, or an encoder with hidden layers in its head, which was never released.
     """
-    kinds = {"tramp_former": TrampFormer, "skateformer": SkateFormerClassifier, "former_dfer": FormerDFERClassifier}
-    if config.name not in kinds:
-        raise ValueError(f"model.name is {config.name!r}; known: {', '.join(kinds)}")
+    models = {"tramp_former": TrampFormer, "skateformer": SkateFormerClassifier, "former_dfer": FormerDFERClassifier}
+    if config.name not in models:
+        raise UserError("bad_option", f"model.name is {config.name!r}; known: {', '.join(models)}")
     if config.name != "tramp_former" and config.head.hidden:
-        raise ValueError(f"model.head.hidden is {config.head.hidden}; {config.name} has a linear head: ()")
-    return kinds[config.name](config)
+        what = f"model.head.hidden is {tuple(config.head.hidden)}, but {config.name} has a linear head in PyTorch: ()"
+        raise UserError("no_counterpart", what)
+    return models[config.name](config)

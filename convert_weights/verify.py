@@ -1,23 +1,21 @@
-"""Our model against the PyTorch twin of ``benchmarks/`` on the same weights and random inputs, stage by stage."""
+"""Compares our model with its PyTorch twin on the same weights and random inputs, stage by stage."""
 
 import dataclasses
-import importlib
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from convert_weights.convert import Variables, flattened, nested, target_shapes
-from convert_weights.export import to_state_dict
+from convert_weights.export import import_torch, to_state_dict
 from convert_weights.load import LoadedCheckpoint
-from convert_weights.reader import CheckpointError
 from tramp_jax.models import build_model, input_shapes
 
-TOLERANCE = 2e-4  # of the largest value of a stage, as for the golden cases
+TOLERANCE = 2e-4  # relative to a stage's largest value, as for the golden cases
 
 
 class Stage(NamedTuple):
-    """Largest difference of a stage's values, and the largest value that PyTorch has there."""
+    """The largest difference between a stage's values in both models, and PyTorch's largest value."""
 
     name: str
     difference: float
@@ -29,18 +27,14 @@ class Stage(NamedTuple):
 
 
 def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
-    """Runs both models on one random clip of a single sub-clip; what the checkpoint leaves fresh is zero.
+    """Runs both models on one random clip of a single sub-clip. Parameters that the checkpoint lacks are zero.
 
     Raises:
-      CheckpointError: PyTorch or ``benchmarks/`` is not there, or the twin does not take the weights.
+      UserError: PyTorch is not installed, or the model has no counterpart in PyTorch.
     """
-    try:
-        torch, twins = importlib.import_module("torch"), importlib.import_module("convert_weights.torch_twin")
-    except ImportError as error:
-        raise CheckpointError(
-            f"--verify: {error}; it needs PyTorch (pip install 'tramp_jax[torch]') "
-            "and must be started in the root of the repository"
-        ) from error
+    torch = import_torch("--verify")
+    from convert_weights import torch_twin
+
     config = checkpoint.model_config.copy_and_resolve_references()
     config.rgb.num_frames = config.rgb.clip_length
     zeros = {path: np.zeros(shape, np.float32) for path, shape in target_shapes(config).items()}
@@ -53,14 +47,11 @@ def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
     if inputs[2] is not None:
         T = inputs[2].shape[1]
         inputs[2] = (2 * np.arange(T, dtype=np.float32) / T - 1)[None]
-    # The program runs once: on a CPU, optimising it takes longer than it saves.
+    # The program runs once. On a CPU, optimising it takes longer than it saves.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     score, out = jax.jit(build_model(config).apply, compiler_options=options)(variables, *inputs)
-    try:
-        twin = twins.build_twin(config).eval()
-        twin.load_state_dict({n: torch.from_numpy(x) for n, x in _tensors(checkpoint, variables).items()}, strict=True)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"--verify: the PyTorch model does not take these weights ({error})") from error
+    twin = torch_twin.build_twin(config).eval()
+    twin.load_state_dict({n: torch.from_numpy(x) for n, x in _tensors(checkpoint, variables).items()}, strict=True)
     with torch.inference_mode():
         score_twin, out_twin = twin(*(None if x is None else torch.from_numpy(x) for x in _in_torch_order(inputs)))
     theirs = {name: _in_our_order(name, x.numpy()) for name, x in (out_twin | {"score": score_twin}).items()}
@@ -69,12 +60,11 @@ def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
 
 
 def _tensors(checkpoint: LoadedCheckpoint, variables: Variables) -> dict[str, np.ndarray]:
-    """The complete state dict in the released names, whatever the source calls its tensors."""
-    naming = checkpoint.report["naming"] | {"prefix": "", "encoder": ""}
-    if naming["head"]:
-        naming["head"] = "head."
+    """The complete state dict in the names of the model's own release, which may differ from the source's."""
+    naming = checkpoint.report["naming"] | {"prefix": "", "encoder": "", "head": ""}
     report = checkpoint.report | {"naming": naming, "tensors": [], "dropped": []}
-    return to_state_dict(dataclasses.replace(checkpoint, variables=variables, report=report))
+    kind = checkpoint.model_config.name
+    return to_state_dict(dataclasses.replace(checkpoint, kind=kind, variables=variables, report=report))
 
 
 def _in_torch_order(inputs: list[Any]) -> list[Any]:

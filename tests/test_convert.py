@@ -1,5 +1,6 @@
-"""Every published kind and format, converted and brought back."""
+"""Every published kind and format, converted and converted back."""
 
+import dataclasses
 import time
 
 import jax
@@ -11,12 +12,14 @@ import convert_weights
 from convert_weights import export
 from convert_weights.__main__ import main
 from convert_weights.convert import flattened, to_variables
+from convert_weights.kinds import KINDS
+from convert_weights.kinds.kind import Kind
 from tests.golden import golden
 from tests.golden.cases import FEATURE_TOLERANCE
+from tests.raises import user_error
 from tests.state_dicts import FOREIGN, assert_same, random_state_dict, small, write
 from tramp_jax.models import build_model
 
-KINDS = ("former_dfer", "skateformer", "tramp_former")
 GOLDEN = {
     "skateformer_t128_c5": ["--fresh", "params/head", "--length", "128"],
     "skateformer_ntu60": [],
@@ -134,9 +137,9 @@ def test_format(name, tmp_path):
     container = checkpoint.report["naming"]["container"]
     entries = tree[container] if container else tree
     assert_same(export.to_state_dict(checkpoint), {n.removeprefix("module."): x for n, x in entries.items()})
-    # Every tensor is accounted for, by the name it has in the file.
-    told = {r["source"] for r in checkpoint.report["tensors"] + checkpoint.report["dropped"]}
-    assert entries.keys() <= told
+    # The report lists every tensor by its name in the file.
+    listed = {r["source"] for r in checkpoint.report["tensors"] + checkpoint.report["dropped"]}
+    assert entries.keys() <= listed
     if container and len(tree) > 1:
         dropped = {r["source"]: r for r in checkpoint.report["dropped"]}
         assert dropped["epoch"] == {"source": "epoch", "reason": "training record", "value": 100}
@@ -188,8 +191,27 @@ def test_length_is_read_off_tables_of_their_own_size(tmp_path):
 def test_length_that_cannot_be_read_can_be_given(tmp_path):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     assert convert_weights.load_checkpoint(source, length=64).model_config.trajectory.length == 64
-    with pytest.raises(convert_weights.CheckpointError, match=r"a.pth: trajectories of 100 frames cannot be cut"):
+    with user_error("unsupported_file", "a.pth", "100 frames"):
         convert_weights.load_checkpoint(source, length=100)
+
+
+def test_a_new_kind_needs_only_its_module_and_a_line_in_the_registry(tmp_path, monkeypatch):
+    """Former-DFER as another publisher might name and pack it."""
+
+    def read(shapes, length):
+        return KINDS["former_dfer"].read({name.removeprefix("backbone."): s for name, s in shapes.items()}, length)
+
+    def name_map(config):
+        pairs = KINDS["former_dfer"].name_map(config)
+        return [dataclasses.replace(pair, source=f"backbone.{pair.source}") for pair in pairs]
+
+    monkeypatch.setitem(KINDS, "elsewhere", Kind("elsewhere", ("backbone.",), read, name_map, container="net"))
+    released = random_state_dict(small("former_dfer"))
+    tensors = {f"backbone.{name}": x for name, x in released.items()}
+    checkpoint = convert_weights.load_checkpoint(write(tmp_path / "a.pth", {"net": tensors}))
+    assert checkpoint.kind == "elsewhere"
+    assert_same(flattened(checkpoint.variables), flattened(to_variables(released, small("former_dfer"))))
+    assert_same(export.to_state_dict(checkpoint), tensors)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

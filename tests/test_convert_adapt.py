@@ -1,14 +1,14 @@
-"""Weights into other models: image sizes, lengths, channels, some encoders only; and the start of training."""
+"""Weights adapted to other image sizes, lengths and channels, or for one encoder only; and the start of training."""
 
 import jax
 import numpy as np
 import pytest
 
-import convert_weights
 from convert_weights.adapt import adapt, format_rows, initialise, resample
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from convert_weights.layouts import TRANSFORMS
 from convert_weights.load import LoadedCheckpoint
+from tests.raises import user_error
 from tests.state_dicts import random_state_dict, small, write
 from tramp_jax.models.skateformer import SkateFormer, partitions
 
@@ -18,7 +18,7 @@ TABLES = [("params", "trajectory_encoder", "stage_1_block_0", f"attention_{i}", 
 
 
 def loaded(kind, seed=0, **trajectory):
-    """A checkpoint of a small model, its options of the trajectory encoder changed."""
+    """A checkpoint of a small model with changed options of the trajectory encoder."""
     config = small(kind)
     config.trajectory.update(trajectory)
     return LoadedCheckpoint(kind, to_variables(random_state_dict(config, seed), config), config, {"fresh": []})
@@ -60,7 +60,7 @@ def test_published_112_pixels_into_224():
 
 
 def rows_by_distance(config, table):
-    """What a model of ``config`` reads: table row by distance in time."""
+    """The table row that a model of ``config`` reads for each distance in time."""
     M = config.trajectory.length // 8
     return {d: table[d + M - 1] for d in range(1 - M, M)}
 
@@ -102,9 +102,9 @@ def test_tables_of_their_own_size():
     for rule in ("released", "centred"):  # the rows that are read are all there
         ours = flattened(adapt(source, wide, table_rule=rule).variables)[TABLES[0]]
         np.testing.assert_array_equal(ours[:15], theirs)
-    with pytest.raises(convert_weights.MismatchError, match="has 15 rows, the model reads 63"):
+    with user_error("mismatch", "15 rows", 63, "centred"):
         adapt(source, long)
-    with pytest.raises(ValueError, match="table_rule is 'middle'"):
+    with user_error("bad_option", "config.init.tables", "middle"):
         adapt(source, long, table_rule="middle")
 
 
@@ -112,7 +112,7 @@ def test_tables_of_their_own_size():
 
 
 def apply_stem(config, params, trajectories):
-    """The first three layers of the trajectory encoder, by its own code: all else is made to output zero."""
+    """The first three layers of the trajectory encoder, run by its own code; everything else outputs zero."""
     c = config.trajectory
     encoder = SkateFormer(
         partitions(64, 9, 7, 8, 8, None),
@@ -146,10 +146,10 @@ def test_selected_channels_act_as_if_the_others_were_zero(channels, kept, scale)
 def test_stem_that_would_lose_channels_is_refused_with_the_option_that_keeps_them():
     target = small("skateformer")
     target.trajectory.channels = "xy"
-    with pytest.raises(convert_weights.MismatchError, match=r"keep them with .*stem_channels=5"):
+    with user_error("mismatch", "stem_channels=5"):
         adapt(loaded("skateformer"), target)
     target.trajectory.channels = "xyrgb"
-    with pytest.raises(convert_weights.MismatchError, match="the model also takes b and g and r"):
+    with user_error("mismatch", "channels xy", "b and g and r"):
         adapt(loaded("skateformer", channels="xy"), target)
 
 
@@ -160,21 +160,16 @@ def test_what_does_not_fit_is_listed():
     target = small("skateformer")
     target.head.num_classes = 3
     target.trajectory.blocks_per_stage = 2
-    with pytest.raises(convert_weights.MismatchError) as error:
+    added = "params/trajectory_encoder/stage_0_block_1/norm_1/scale (32,)"
+    with user_error("mismatch", "a.pth", "params/head/layer1/kernel", (32, 7), (32, 3), added):
         adapt(loaded("skateformer"), target, source="a.pth")
-    lines = str(error.value).splitlines()
-    assert lines[0] == "a.pth: does not fit the model:"
-    assert "  params/head/layer1/kernel: has shape (32, 7), the model needs (32, 3)" in lines
-    assert "  params/trajectory_encoder/stage_0_block_1/norm_1/scale (32,) is missing in the source" in lines
-    with pytest.raises(convert_weights.MismatchError, match=r"stage_0_block_1/norm_1/scale \(32,\) has no place"):
+    with user_error("mismatch", added):
         adapt(loaded("skateformer", blocks_per_stage=2), small("skateformer"))
-    with pytest.raises(
-        convert_weights.MismatchError, match=r"a.pth: the source has no rgb_encoder; leave out init.rgb"
-    ):
+    with user_error("mismatch", "a.pth", "rgb_encoder", "init.rgb"):
         adapt(loaded("skateformer"), small("tramp_former"), "rgb", source="a.pth")
 
 
-def test_options_that_shapes_do_not_show_are_told():
+def test_a_differing_option_that_shapes_do_not_show_gives_a_warning():
     target = small("skateformer")
     target.trajectory.bias_order = "time"
     assert adapt(loaded("skateformer"), target, source="a.pth").warnings == [
@@ -238,7 +233,7 @@ def test_variables_keep_the_structure_that_training_has(files):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
 
 
-def test_values_that_are_not_numbers_are_told_at_the_start(files, tmp_path, capsys):
+def test_non_finite_values_give_a_warning_before_training(files, tmp_path, capsys):
     tensors = random_state_dict(small("former_dfer"))
     tensors["s_former.conv1.weight"][0] = np.nan
     config = small("tramp_former")
@@ -250,7 +245,7 @@ def test_values_that_are_not_numbers_are_told_at_the_start(files, tmp_path, caps
 
 
 def test_unknown_source_is_named():
-    with pytest.raises(ValueError, match=r"sources \['frames'\] are unknown; known: all, rgb, trajectory"):
+    with user_error("unknown_option", "frames", "trajectory"):
         initialise(small("tramp_former"), {}, {"frames": "a.pth"})
 
 

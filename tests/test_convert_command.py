@@ -1,9 +1,10 @@
-"""The command: what it says, refuses and writes; converted folders, training runs, and PyTorch's part."""
+"""The command: its messages, errors and files; converted folders, training runs, and where PyTorch is needed."""
 
 import json
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -14,17 +15,18 @@ from convert_weights import export, store
 from convert_weights.__main__ import main
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from tests import hostile_files
+from tests.raises import user_error
 from tests.state_dicts import BROKEN, assert_same, random_state_dict, small, write
 
 
-def folders_of(path):
+def entries_of(path):
     return sorted(p.name for p in path.iterdir())
 
 
 # --- warnings and errors ---------------------------------------------------------------------------------------------
 
 
-def test_rounding_and_values_that_are_not_numbers_are_told(tmp_path, capsys):
+def test_rounded_and_non_finite_values_give_warnings(tmp_path, capsys):
     tensors = random_state_dict(small("former_dfer"))
     tensors["fc.weight"][0, 0] = np.nan
     tensors["s_former.bn1.running_var"][1] = np.inf
@@ -44,36 +46,37 @@ def test_broken_state_dict_is_refused_and_nothing_is_written(case, tmp_path, cap
     assert main([str(source), "--out", str(tmp_path / "out"), "--kind", case.kind]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {source}: ")
-    for text in case.error:
-        assert text in err
+    for fact in case.facts:
+        assert fact in err
     assert "Traceback" not in err
     assert out == ""
-    assert folders_of(tmp_path) == ["a.pth"]
+    assert entries_of(tmp_path) == ["a.pth"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("arguments", "facts"),
     [
-        (["nowhere.pth", "--out", "new"], "nowhere.pth: No such file or directory; check the path"),
-        (["a.pth", "--out", "full"], "full: exists; replace it with --overwrite, or name another"),
-        (["a.pth", "--out", "full", "--overwrite"], "full: is not a folder with conversion.json, so it will not be"),
-        (["a.pth", "--out", "a.pth", "--overwrite"], "a.pth: is not a folder with conversion.json, so it will not be"),
-        (["a.pth", "--out", "no/new"], "no: no such folder; create it first"),
-        (["a.pth", "--to-pytorch", "full", "--overwrite"], "full: is not a file, so it will not be overwritten"),
-        (["full", "--out", "new"], "full: is neither a converted folder (conversion.json) nor a training run"),
+        (["nowhere.pth", "--out", "new"], ["nowhere.pth: "]),
+        (["a.pth", "--out", "full"], ["full: ", "--overwrite"]),
+        (["a.pth", "--out", "full", "--overwrite"], ["full: ", "conversion.json"]),
+        (["a.pth", "--out", "a.pth", "--overwrite"], ["a.pth: ", "conversion.json"]),
+        (["a.pth", "--out", "no/new"], ["no: "]),
+        (["a.pth", "--to-pytorch", "full", "--overwrite"], ["full: "]),
+        (["full", "--out", "new"], ["full: ", "conversion.json", "checkpoints/"]),
     ],
 )
-def test_misuse_is_one_line(arguments, error, tmp_path, monkeypatch, capsys):
+def test_misuse_is_one_line(arguments, facts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("x")
     assert main(arguments) == 1
     err = capsys.readouterr().err
-    assert error in err
+    assert err.startswith("error: ")
+    assert all(fact in err for fact in facts)
     assert err.count("\n") == 1
-    assert folders_of(tmp_path) == ["a.pth", "full"]
-    assert folders_of(tmp_path / "full") == ["precious.txt"]
+    assert entries_of(tmp_path) == ["a.pth", "full"]
+    assert entries_of(tmp_path / "full") == ["precious.txt"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_misuse_is_one_line(arguments, error, tmp_path, monkeypatch, capsys):
         ("stages.9999.blocks.9999.\x1b[2Jextra", (1,)),
     ],
 )
-def test_sizes_and_names_that_a_file_makes_up_do_no_harm(name, shape, tmp_path, capsys):
+def test_invented_sizes_and_names_do_no_harm(name, shape, tmp_path, capsys):
     tensors = random_state_dict(small("skateformer"))
     expanded = np.broadcast_to(np.float32(1), shape)
     source = write(tmp_path / "a.pth", tensors | {name: expanded})
@@ -98,14 +101,14 @@ def test_sizes_and_names_that_a_file_makes_up_do_no_harm(name, shape, tmp_path, 
 
 
 def test_unknown_kind_is_named():
-    with pytest.raises(ValueError, match=r"kind is 'resnet'; known: auto, former_dfer"):
+    with user_error("bad_option", "resnet", "auto", "former_dfer"):
         convert_weights.load_checkpoint("a.pth", "resnet")
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def test_folder_holds_what_was_loaded_and_is_replaced_whole(tmp_path, monkeypatch):
+def test_folder_holds_what_was_loaded_and_is_replaced_as_a_whole(tmp_path, monkeypatch, capsys):
     first = write(tmp_path / "a.pth", random_state_dict(small("skateformer"), seed=1))
     second = write(tmp_path / "b.pth", random_state_dict(small("skateformer"), seed=2))
     out = tmp_path / "out"
@@ -116,33 +119,38 @@ def test_folder_holds_what_was_loaded_and_is_replaced_whole(tmp_path, monkeypatc
     assert again.report == json.loads((out / store.REPORT).read_text())
     assert again.report["source"]["file"] == "a.pth"
 
-    with monkeypatch.context() as patch:  # the disk is full after the arrays
-        patch.setattr(store.json, "dumps", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device")))
+    def full_disk(*_, **__):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:  # full after the arrays
+        patch.setattr(store, "json", types.SimpleNamespace(dumps=full_disk))
         assert main([str(second), "--out", str(out), "--overwrite"]) == 1
-    assert folders_of(tmp_path) == ["a.pth", "b.pth", "out"]
+    assert f"error: {out}: " in capsys.readouterr().err
+    assert entries_of(tmp_path) == ["a.pth", "b.pth", "out"]
     assert convert_weights.load_checkpoint(out).report["source"]["file"] == "a.pth"
 
     assert main([str(second), "--out", str(out), "--overwrite"]) == 0
-    assert folders_of(tmp_path) == ["a.pth", "b.pth", "out"]
+    assert entries_of(tmp_path) == ["a.pth", "b.pth", "out"]
     assert convert_weights.load_checkpoint(out).report["source"]["file"] == "b.pth"
 
 
-def test_damaged_folder_is_told(tmp_path):
+def test_damaged_folder_is_refused(tmp_path):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     out = tmp_path / "out"
     assert main([str(source), "--out", str(out)]) == 0
     report = json.loads((out / store.REPORT).read_text())
-    for changed in (
-        report | {"format": 99},
-        {k: v for k, v in report.items() if k != "fresh"},
-        report | {"fresh": ["params/head/layer1/bias"]},
-        report | {"model_config": report["model_config"] | {"head": {"hidden": [], "num_classes": 9}}},
+    other_head = report["model_config"] | {"head": {"hidden": [], "num_classes": 9}}
+    for changed, kind in (
+        (report | {"format": 99}, "unsupported_file"),
+        ({k: v for k, v in report.items() if k != "fresh"}, "damaged_file"),
+        (report | {"fresh": ["params/head/layer1/bias"]}, "damaged_file"),
+        (report | {"model_config": other_head}, "damaged_file"),
     ):
         (out / store.REPORT).write_text(json.dumps(changed))
-        with pytest.raises(convert_weights.CheckpointError, match="convert its source again"):
+        with user_error(kind, out):
             convert_weights.load_checkpoint(out)
     (out / store.REPORT).write_text("{")
-    with pytest.raises(convert_weights.CheckpointError, match="cannot be read"):
+    with user_error("damaged_file", out / store.REPORT):
         convert_weights.load_checkpoint(out)
 
 
@@ -171,9 +179,9 @@ def test_run_is_exported_with_its_input_scale_in_the_stem(tmp_path, config):
     assert_same(back, flat | {export.STEM: flat[export.STEM] * scale[:, None]})
     # The converted folder, however, keeps the run's own parameters.
     assert_same(flattened(convert_weights.load_checkpoint(tmp_path / "out").variables), flat)
-    with pytest.raises(convert_weights.CheckpointError, match=r"is a run over folds; give one .*run/fold_2"):
+    with user_error("not_a_run", run):
         convert_weights.load_checkpoint(folds)
-    with pytest.raises(convert_weights.CheckpointError, match="no checkpoint 'last'"):
+    with user_error("missing_checkpoint", run, "'last'"):
         convert_weights.load_checkpoint(run, checkpoint="last")
 
 
@@ -182,9 +190,9 @@ def test_head_without_a_counterpart_in_pytorch_is_refused(tmp_path, capsys):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     checkpoint = convert_weights.load_checkpoint(source)
     checkpoint.model_config.head.hidden = (8,)
-    with pytest.raises(convert_weights.CheckpointError, match=r"model.head.hidden is \(8,\)"):
+    with user_error("no_counterpart", "model.head.hidden", "(8,)"):
         export.write_pth(checkpoint, tmp_path / "b.pth", overwrite=False)
-    assert folders_of(tmp_path) == ["a.pth"]
+    assert entries_of(tmp_path) == ["a.pth"]
 
 
 # --- without and with PyTorch ----------------------------------------------------------------------------------------
@@ -195,9 +203,11 @@ def test_only_writing_needs_pytorch(tmp_path, monkeypatch, capsys):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     assert main([str(source), "--out", str(tmp_path / "out")]) == 0
     assert main([str(tmp_path / "out"), "--to-pytorch", str(tmp_path / "b.pth")]) == 1
-    assert "b.pth: writing it needs PyTorch; pip install 'tramp_jax[torch]'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "b.pth" in err
+    assert "pip install 'tramp_jax[torch]'" in err
     assert main([str(tmp_path / "out"), "--verify"]) == 1
-    assert "it needs PyTorch" in capsys.readouterr().err
+    assert "pip install 'tramp_jax[torch]'" in capsys.readouterr().err
 
 
 def test_verify_compares_every_stage_with_pytorch(tmp_path, capsys):
@@ -224,7 +234,8 @@ def test_verify_sees_a_difference(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch_twin, "build_twin", other_twin)
     assert main([str(source), "--verify"]) == 1
     out, err = capsys.readouterr()
-    assert err == f"error: {source}: our model and PyTorch differ by more than 0.0002\n"
+    assert err.startswith(f"error: {source}: ")
+    assert "0.0002" in err
     beyond = {line.split()[0] for line in out.splitlines() if line.endswith("beyond tolerance")}
     assert beyond == {"subclip_features", "score"}
 
@@ -246,7 +257,7 @@ def test_hostile_file_runs_nothing_and_writes_nothing(row, tmp_path, monkeypatch
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: {row.name}: ")
-    assert row.error in err
+    assert row.error[1] in err
     assert err.count("\n") == 1
-    assert folders_of(tmp_path) == [row.name]
+    assert entries_of(tmp_path) == [row.name]
     assert hostile_files.FIRED == []

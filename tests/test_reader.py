@@ -1,4 +1,4 @@
-"""The checkpoint reader: hostile files do nothing, honest ones read as PyTorch and safetensors wrote them."""
+"""The checkpoint reader: hostile files do nothing, and honest ones are read as they were written."""
 
 import copyreg
 import hashlib
@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from convert_weights import inert_pickle, reader
 from convert_weights.safe_globals import Placeholder
 from tests import hostile_files as make
+from tests.raises import user_error
+from tramp_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BY_NAME = [pytest.param(row, id=row.name) for row in make.TABLE]
@@ -27,7 +29,7 @@ SETTINGS = settings(max_examples=60, deadline=None)
 
 @pytest.fixture(autouse=True)
 def extension():
-    """The class that `extension.pth` asks for by number; restored because the registry is the whole process's."""
+    """Registers the class that `extension.pth` asks for by number, for one test: the registry is process-wide."""
     copyreg.add_extension("tests.hostile_files", "Armed", make.EXTENSION_CODE)
     make.FIRED.clear()
     yield
@@ -37,13 +39,13 @@ def extension():
 
 
 class _Watch:
-    """Records what the interpreter itself reports of running code, importing by name, and touching other files."""
+    """Records the interpreter's audit events of running code, importing by name, and touching other files."""
 
     EVENTS = ("compile", "exec", "os.", "subprocess.", "pickle.find_class", "shutil.", "socket.", "ctypes.")
 
     def __init__(self):
         self.armed, self.seen = False, []
-        sys.addaudithook(self._hook)  # cannot be removed: hence one for all tests
+        sys.addaudithook(self._hook)  # cannot be removed, so all tests share it
 
     def _hook(self, event, args):
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -90,21 +92,22 @@ def test_hostile_file_gives_one_line_runs_nothing_writes_nothing(row, tmp_path, 
     path, canary = tmp_path / row.name, tmp_path / "canary"
     path.write_bytes(row.content(str(canary)))
     before = _snapshot(tmp_path)
-    with pytest.raises(reader.CheckpointError) as caught:
+    kind, fact = row.error
+    with user_error(kind) as caught:
         watch.read(path)
     assert watch.seen == []
     assert not _fired(canary)
     assert _snapshot(tmp_path) == before
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert row.error in message
+    assert fact in message.removeprefix(f"{path}: ")
     assert message.isprintable()  # one line, no terminal codes
     assert len(message.removeprefix(str(path)).split("; ")) >= 2, "no cure given"
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in make.ATTACKS])
 def test_the_same_attack_works_on_plain_pickle(row, tmp_path):
-    """The control: were the reader to run anything, the test above would see it."""
+    """The control: if the reader ran anything, the test above would see it."""
     canary = tmp_path / "canary"
     pickle.loads(row.attack(str(canary)))
     assert _fired(canary)
@@ -117,20 +120,28 @@ def test_the_watch_sees_what_it_should(watch, tmp_path, monkeypatch):
         assert watch.seen
 
 
-def test_table_has_no_two_rows_of_one_name():
+def test_rows_of_the_table_have_different_names():
     assert len({row.name for row in make.TABLE}) == len(make.TABLE)
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "absent", "unreadable"])
-def test_what_is_no_file_is_an_error(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("folder", "unsupported_file"),
+        ("pipe", "unsupported_file"),
+        ("absent", "missing_file"),
+        ("loop", "unreadable_file"),
+    ],
+)
+def test_a_path_that_is_not_a_file_is_an_error(what, kind, tmp_path):
     path = tmp_path / "weights.pth"
-    if kind == "folder":
+    if what == "folder":
         path.mkdir()
-    elif kind == "pipe":
+    elif what == "pipe":
         os.mkfifo(path)
-    elif kind == "unreadable":
+    elif what == "loop":
         path.symlink_to(path)
-    with pytest.raises(reader.CheckpointError, match=r"weights[.]pth: .*; (give|check)"):
+    with user_error(kind, path):
         reader.read(path)
 
 
@@ -144,14 +155,14 @@ def test_what_is_no_file_is_an_error(kind, tmp_path):
 )
 @pytest.mark.parametrize("target", [make.WEIGHT, make.named("torch", "float32"), make.plain("text"), b"K\x01"])
 def test_instructions_act_only_on_what_they_are_for(target, body, tmp_path):
-    with pytest.raises(reader.CheckpointError, match="something that is not"):
+    with user_error("damaged_file", "something that is not"):
         _read(tmp_path, make.zip_file(target + body))
 
 
 @pytest.mark.parametrize("target", [make.WEIGHT, make.plain("text"), make.plain({}), b"K\x01"])
 @pytest.mark.parametrize("body", [b")R", b")\x81", b")}\x92"])
 def test_only_names_can_stand_for_calls(target, body, tmp_path):
-    with pytest.raises(reader.CheckpointError, match="calls something that is not a class or function"):
+    with user_error("damaged_file", "class or function"):
         _read(tmp_path, make.zip_file(target + body))
 
 
@@ -169,7 +180,7 @@ def test_foreign_objects_beside_weights_are_reported_and_inert(tmp_path):
 
 
 def test_names_from_the_file_cannot_forge_a_message(tmp_path):
-    """A class name with line breaks and terminal codes, as the dotted name of protocol 4 allows."""
+    """A class name with line breaks and terminal codes, which protocol 4 allows."""
     forged = make.call(make.plain("m") + make.plain("x\n\x1b[2Jfile.pth: fine" + "y" * 1000) + b"\x93")
     checkpoint = _read(tmp_path, make.zip_file(make.mapping({"w": make.WEIGHT, "k\n": forged})))
     (line,) = checkpoint.placeholders
@@ -190,7 +201,7 @@ _SAME_HASH = b"".join(make.plain((i << 64) * sys.hash_info.modulus) + b"N" for i
     ],
 )
 def test_time_is_bounded(body, tmp_path):
-    """A reader that follows the pickle to the letter takes 16 seconds over the last and for ever over the first."""
+    """A reader that follows the pickle to the letter takes 16 seconds for the last and never finishes the first."""
     start = time.process_time()
     checkpoint = _read(tmp_path, make.zip_file(body))
     assert time.process_time() - start < 5
@@ -224,13 +235,13 @@ def test_memory_is_bounded(tmp_path):
 )
 def test_steps_are_counted(body, tmp_path, monkeypatch):
     monkeypatch.setattr(inert_pickle, "MAX_STEPS", 1000)
-    with pytest.raises(reader.CheckpointError, match="takes more than 1,000 steps"):
+    with user_error("damaged_file", "1,000 steps"):
         _read(tmp_path, make.zip_file(body))
 
 
 def test_pickle_size_is_capped(tmp_path, monkeypatch):
     monkeypatch.setattr(inert_pickle, "MAX_BYTES", 1 << 20)
-    with pytest.raises(reader.CheckpointError, match="its pickle is larger than 1 MiB"):
+    with user_error("damaged_file", "1 MiB"):
         _read(tmp_path, make.zip_file(make.plain("x" * (1 << 20))))
 
 
@@ -251,7 +262,7 @@ def test_damage_gives_a_checkpoint_or_one_line(kind, data, tmp_path_factory):
     content = content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))]
     try:
         checkpoint = _read(tmp_path_factory.getbasetemp(), bytes(content), "damaged.bin")
-    except reader.CheckpointError as error:
+    except UserError as error:
         line = str(error)
     else:
         line = " ".join(checkpoint.placeholders)
@@ -262,7 +273,7 @@ def test_damage_gives_a_checkpoint_or_one_line(kind, data, tmp_path_factory):
 
 
 def test_ordered_dict_state_is_dropped(tmp_path):
-    """`_metadata` of a state dict, and the form of Python 2 with a list of pairs."""
+    """A state dict's `_metadata`, and Python 2's form with a list of pairs."""
     state = make.call(make.named("collections", "OrderedDict"), b"](](" + _W + b"ee")
     tree = _read(tmp_path, make.zip_file(state + make.plain({"_metadata": {"": {"version": 1}}}) + b"b")).tree
     assert list(tree) == ["w"]
@@ -300,7 +311,7 @@ def test_kind_goes_by_content_not_by_name(tmp_path):
 
 @pytest.mark.parametrize("pad", range(256))
 def test_safetensors_header_of_any_length(pad, tmp_path):
-    """The first byte of the file is that of a length: it may be `<` or a blank, as in a web page."""
+    """The file begins with a length, whose first byte may be `<` or a blank, as in a web page."""
     content = make.safetensors_file(b'{"w":' + make.ENTRY + b"}" + b" " * pad)
     weight = _read(tmp_path, content).tree["w"]
     assert weight.tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -308,7 +319,7 @@ def test_safetensors_header_of_any_length(pad, tmp_path):
     assert not weight.flags.writeable
 
 
-def test_find_nonfinite_names_the_tensors():
+def test_nonfinite_warnings_name_the_tensors():
     good = {"f": np.zeros(2), "i": np.ones(2, np.int64), "b": np.array([True]), "h": np.zeros(1, ml_dtypes.bfloat16)}
     bad = {
         "nan": np.array([0, np.nan], np.float32),
@@ -317,5 +328,5 @@ def test_find_nonfinite_names_the_tensors():
         "f8": np.array([np.nan], ml_dtypes.float8_e4m3fn),
         "c": np.array([1 + 1j * np.inf]),
     }
-    assert reader.find_nonfinite(good) == []
-    assert reader.find_nonfinite(good | bad) == list(bad)
+    assert reader.nonfinite_warnings(good) == []
+    assert [line.split()[-1] for line in reader.nonfinite_warnings(good | bad)] == list(bad)

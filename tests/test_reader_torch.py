@@ -1,4 +1,4 @@
-"""Files written by PyTorch and by the safetensors package, where these are installed, read bit for bit."""
+"""Files written by PyTorch and by the safetensors package, if they are installed, are read bit for bit."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from convert_weights import reader
 from convert_weights.safe_globals import Placeholder
+from tests.raises import user_error
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -37,7 +38,7 @@ VIEWS = {
 
 
 def _bits(array):
-    """Exact comparison whatever the dtype, NaN included."""
+    """An array's bytes, for an exact comparison of any type, NaN included."""
     return np.ascontiguousarray(array).view(np.uint8) if array.ndim else np.frombuffer(array.tobytes(), np.uint8)
 
 
@@ -77,7 +78,7 @@ def test_tensors_written_by_pytorch(torch, tmp_path_factory, dtype, shape, views
 
 @dataclasses.dataclass
 class RecorderMeter:
-    """Stands for the training script's own class inside a trained checkpoint."""
+    """Plays a training script's own class inside a trained checkpoint."""
 
     losses: np.ndarray
 
@@ -141,7 +142,7 @@ def test_what_is_not_a_plain_tensor_is_a_placeholder(kind, torch, tmp_path):
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # deprecated; such files are around
 def test_torchscript_is_refused(torch, tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1, 1)), tmp_path / "script.pt")
-    with pytest.raises(reader.CheckpointError, match="is a TorchScript program"):
+    with user_error("unsupported_file", "script.pt", "TorchScript"):
         reader.read(tmp_path / "script.pt")
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from convert_weights.convert import to_variables
 from tests.golden import golden
+from tests.raises import user_error
 from tramp_jax import config as base_config
 from tramp_jax.models import build_model
 
@@ -30,7 +31,7 @@ SKELETON = {
     "distant": 12,
     "table_frames": 0,
 }
-# These programs are built once and run once, on small inputs: most of the time would go into optimising them.
+# These programs run once, on small inputs: optimising them would take most of the time.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 NO_DROPOUT = {"attention_dropout": 0.0, "drop_path": 0.0}
 
@@ -70,7 +71,7 @@ def index_t(batch: int, length: int) -> torch.Tensor:
 
 
 def assert_close(ours: torch.Tensor, golden_array: np.ndarray, tolerance: float = 2e-4) -> None:
-    """Largest difference over the largest value, shapes being equal."""
+    """Asserts equal shapes and a small difference relative to the largest value."""
     ours = ours.detach().numpy()
     assert ours.shape == golden_array.shape
     error = np.abs(ours - golden_array).max() / np.abs(golden_array).max()
@@ -124,7 +125,7 @@ def test_golden_frame_classifier() -> None:
 @pytest.mark.slow
 def test_golden_tramp_former() -> None:
     spec, tensors, expected = case("tramp_former_t128")
-    model = build_twin(make_config()).eval().to(memory_format=torch.channels_last)  # for speed alone
+    model = build_twin(make_config()).eval().to(memory_format=torch.channels_last)  # only for speed
     model.load_state_dict(tensors, strict=True)
     frames, trajectories = drawn(spec, "rgb", (2, 80, 3, 224, 224)), drawn(spec, "traj", (2, 63, 128, 5))
     with torch.inference_mode():
@@ -144,7 +145,7 @@ def test_golden_tramp_former() -> None:
 def test_golden_gradients_and_training_steps() -> None:
     spec, tensors, expected = case("train_step_t64")
     config = make_config(trajectory=NO_DROPOUT | {"length": 64}, rgb={"num_frames": 16})
-    # Not channels-last: there, batch statistics are summed less accurately on CPUs (2e-4 in the first scores).
+    # Not channels-last, for which CPUs sum batch statistics less accurately (2e-4 in the first scores).
     model = build_twin(config).eval()
     model.load_state_dict(tensors, strict=True)
     inputs = drawn(spec, "rgb", (4, 16, 3, 224, 224)), drawn(spec, "traj", (4, 63, 64, 5)), index_t(4, 64)
@@ -271,7 +272,7 @@ def test_jax_outputs_and_gradients() -> None:
     inputs = small_inputs(config)
     score, out = twin(*map(torch.from_numpy, inputs))
     score.square().mean().backward()
-    # Gradients change their layout as their parameters do; statistics have none, zeros keep their places.
+    # Gradients change their layout like their parameters. Statistics have none: zeros fill their places.
     zeros = {name: np.zeros_like(x) for name, x in tensors.items()}
     grads = to_variables(zeros | {name: p.grad.numpy() for name, p in twin.named_parameters()}, config)["params"]
 
@@ -350,7 +351,7 @@ def test_parameter_counts() -> None:
 
 
 def test_unsuitable_options_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"model\.name is 'resnet'"):
+    with user_error("bad_option", "model.name", "resnet"):
         build_twin(make_config("resnet"))
-    with pytest.raises(ValueError, match=r"head\.hidden"):
+    with user_error("no_counterpart", "head.hidden"):
         build_twin(make_config("skateformer", head={"hidden": (4,)}))

@@ -19,8 +19,8 @@ import optax
 from flax import traverse_util
 
 from convert_weights.convert import to_variables
+from convert_weights.kinds import name_map
 from convert_weights.layouts import TRANSFORMS
-from convert_weights.names import name_map
 from tests.golden import golden
 from tramp_jax import config as defaults
 from tramp_jax import losses, optimizer, sharding, training_step

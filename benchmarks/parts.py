@@ -1,0 +1,183 @@
+"""The parts of the model, with the FLOPs of their products counted by hand, 2 for each multiply-add."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tramp_jax import models
+from tramp_jax.models import former_dfer, layers, skateformer
+
+Shape = tuple[int, ...]
+TRAINING = 3  # a training step counts as this many forward passes
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A layer or a few consecutive layers.
+
+    Attributes:
+      kind, stage: its name and its place.
+      count: how many of it the model has.
+      flops: FLOPs of the products in one forward pass, counted by hand.
+      module: the layer.
+      shapes, dtype: its inputs.
+      arguments: its arguments besides the inputs, given whether it trains.
+    """
+
+    kind: str
+    stage: int
+    count: int
+    flops: float
+    module: nn.Module
+    shapes: tuple[Shape, ...]
+    dtype: Any
+    arguments: Callable[[bool], tuple[Any, ...]] = lambda train: ()
+
+
+def _with_mode(train: bool) -> tuple[Any, ...]:
+    return (train,)
+
+
+def _keys_in_training(keys: jax.Array | None) -> Callable[[bool], tuple[Any, ...]]:
+    return lambda train: (keys if train else None,)
+
+
+def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
+    """The trajectory encoder's layers without the stem (0.1 % of the FLOPs); ``config`` is the ``model`` group."""
+    c, dtype = config.trajectory, jnp.dtype(config.precision)
+    encoder = models.build_model(config).trajectory_encoder
+    V, n = c.num_points, c.blocks_per_stage
+    before = c.embed_width
+    for stage, C in enumerate(c.widths):
+        T = c.length >> stage
+        tokens, shape = batch * T * V, (batch, T, V, C)
+        quarter = (*shape[:3], C // 4)
+
+        def part(kind: str, count: int, flops: float, module: nn.Module, shape: Shape, **more: Any) -> Part:
+            return Part(kind, stage, count, flops, module, (shape,), dtype, **more)  # noqa: B023
+
+        if stage:
+            flops = 2 * tokens * 7 * before * C
+            down = skateformer.Downsample(C, dtype)
+            yield part("down-sampling", 1, flops, down, (batch, 2 * T, V, before), arguments=_with_mode)
+        yield part("layer norm", 2 * n, 0, layers.layer_norm("norm", dtype), shape)
+        yield part("mapping", n, 2 * tokens * C * 2 * C, nn.Dense(2 * C, dtype=dtype), shape)
+        yield part("G-Conv", n, 2 * tokens * V * C // 4, skateformer.JointConv(dtype), quarter)
+        groups = skateformer.CONV_GROUPS
+        grouped = layers.TemporalConv(C // 4, groups=groups, dtype=dtype)
+        yield part("T-Conv", n, 2 * tokens * 7 * (C // 4) ** 2 // groups, grouped, quarter)
+        for i, partition in enumerate(encoder.partitions, start=1):
+            attention = skateformer.SkateAttention(partition, c.attention_dropout, c.bias_order)
+            flops = 2 * 2 * tokens * partition.frames * partition.joints * C // 8
+            keys = jax.random.split(jax.random.key(0), partition.sets(T, V)) if c.attention_dropout else None
+            arguments = _keys_in_training(keys)
+            yield part(f"attention {i}", n, flops, attention, (*shape[:3], 3 * C // 8), arguments=arguments)
+        yield part("proj", n, 2 * tokens * C * C, nn.Dense(C, dtype=dtype), shape)
+        mlp = layers.Mlp(c.mlp_ratio * C, dtype=dtype)
+        yield part("MLP", n, 2 * 2 * tokens * C * c.mlp_ratio * C, mlp, shape)
+        before = C
+
+
+class _Stem(nn.Module):
+    """The layers of ``SFormer`` before its first stage."""
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = former_dfer._conv(self.width, 7, 2, self.dtype, "conv1")(x)
+        x = nn.relu(former_dfer.BatchNorm(name="bn1")(x, train))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+class _Stage(nn.Module):
+    """A stage of the ResNet: two blocks."""
+
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = former_dfer.BasicBlock(self.width, self.stride, self.dtype)(x, train)
+        return former_dfer.BasicBlock(self.width, 1, self.dtype)(x, train)
+
+
+class _FusionAndHead(nn.Module):
+    """The layers of ``TrampFormer`` after both encoders, whose features are (B, S, C) and (B, width)."""
+
+    fusion: nn.Module
+    head: nn.Module
+
+    @nn.compact
+    def __call__(self, subclips: jax.Array, trajectories: jax.Array) -> jax.Array:
+        rgb = jnp.mean(nn.Dense(trajectories.shape[-1])(subclips), axis=1)
+        return self.head(self.fusion(rgb[:, None], trajectories[:, None])[:, 0].astype(jnp.float32))
+
+
+def frame_parts(config: ConfigDict, frames: int) -> Iterator[Part]:
+    """The frame encoder's layers on ``frames`` frames of any clips; ``config`` is the ``model`` group."""
+    c, dtype = config.rgb, jnp.dtype(config.precision)
+    side, before = -(-c.image_size // 2), c.widths[0]
+    flops = 2.0 * frames * side**2 * 49 * 3 * before
+    images = (frames, c.image_size, c.image_size, 3)
+    yield Part("stem of the frames", 0, 1, flops, _Stem(before, dtype), (images,), dtype, _with_mode)
+    side = -(-side // 2)
+    for stage, width in enumerate(c.widths, start=1):
+        if stage == 4:
+            layer = former_dfer.TransformerLayer(c.spatial_heads, c.spatial_mlp_dim, dtype)
+            flops = frames * _transformer_flops(side**2, before, c.spatial_mlp_dim)
+            yield Part("spatial transformer", 0, 1, flops, layer, ((frames, side**2, before),), dtype)
+        shape, stride = (frames, side, side, before), 1 if stage == 1 else 2
+        side = -(-side // stride)
+        shortcut = before * width if stride > 1 or before != width else 0
+        flops = 2 * frames * side**2 * (9 * before * width + 3 * 9 * width**2 + shortcut)
+        yield Part(f"ResNet stage {stage}", 0, 1, flops, _Stage(width, stride, dtype), (shape,), dtype, _with_mode)
+        before = width
+    temporal = former_dfer.TFormer(c.temporal_depth, c.temporal_heads, c.temporal_mlp_dim, dtype)
+    clips = frames // c.clip_length
+    flops = clips * c.temporal_depth * _transformer_flops(c.clip_length + 1, before, c.temporal_mlp_dim)
+    yield Part("temporal transformer", 0, 1, flops, temporal, ((clips, c.clip_length, before),), dtype)
+
+
+def _transformer_flops(tokens: int, width: int, hidden: int) -> float:
+    """FLOPs of one layer: maps, both products of the attention, MLP."""
+    return 2 * tokens * (4 * width**2 + 2 * tokens * width + 2 * width * hidden)
+
+
+def fusion_part(config: ConfigDict, batch: int) -> Part:
+    """Fusion and head; ``config`` is the ``model`` group."""
+    c, rgb, width = config.fusion, config.rgb, config.fusion.width
+    subclips = rgb.num_frames // rgb.clip_length
+    block = 2 * width**2 + 2 * width * c.mlp_ratio * width  # with a single key, queries and keys are not computed
+    widths = [width, *config.head.hidden, config.head.num_classes or 1]
+    head = sum(a * b for a, b in itertools.pairwise(widths))
+    flops = 2 * batch * (subclips * rgb.widths[-1] * width + c.depth * block + head)
+    shapes = (batch, subclips, rgb.widths[-1]), (batch, width)
+    model = models.build_model(config)
+    module = _FusionAndHead(model.fusion, model.head)
+    return Part("fusion and head", 0, 1, flops, module, shapes, jnp.dtype(config.precision))
+
+
+def frame_encoder_flops(config: ConfigDict, frames: int) -> float:
+    """FLOPs of one forward pass of ``frames`` frames; ``config`` is the ``model`` group."""
+    return sum(part.count * part.flops for part in frame_parts(config, frames))
+
+
+def model_flops(config: ConfigDict, batch: int) -> float:
+    """FLOPs of one forward pass of ``batch`` clips; ``config`` is the ``model`` group."""
+    flops = 0.0
+    if models.reads_trajectories(config):
+        flops += sum(part.count * part.flops for part in trajectory_parts(config, batch))
+    if models.reads_frames(config):
+        flops += frame_encoder_flops(config, batch * config.rgb.num_frames)
+    if config.name == "tramp_former" and config.streams == "both":
+        flops += fusion_part(config, batch).flops
+    return flops
