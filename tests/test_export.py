@@ -119,7 +119,7 @@ def changed(**groups):
             id="another stem, own tables",
         ),
         pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
-        pytest.param(changed(compat={"scrambled_frames": True}, model={"streams": "rgb"}), id="scrambled frames"),
+        pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),
         pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),
     ],

@@ -148,10 +148,8 @@ def test_the_paper_is_the_default_to_the_last_bit():
     np.testing.assert_array_equal(positions(clip), landmarks.centre(points, nose))
     np.testing.assert_array_equal(positions(clip, "first_frame"), landmarks.centre(points, nose, first_frame=True))
     np.testing.assert_array_equal(sampling.trajectory(clip, "xy"), positions(clip))
-    released = sampling.trajectory(clip, "xy", first_frame_centring=True)
+    released = sampling.trajectory(clip, "xy", "first_frame")
     np.testing.assert_array_equal(released, positions(clip, "first_frame"))
-    np.testing.assert_array_equal(released, sampling.trajectory(clip, "xy", False, "first_frame"))
-    np.testing.assert_array_equal(released, sampling.trajectory(clip, "xy", True, "first_frame"))
 
 
 @pytest.mark.parametrize("frontalise", [False, True])
@@ -201,8 +199,6 @@ def test_what_cannot_be_done_is_refused_by_name():
         positions(dataclasses.replace(clip, depth=clip.depth[:, :63]), frontalise=True)
     with pytest.raises(ValueError, match=r"landmarks.normalise is 'none'; known: nose, first_frame, similarity"):
         positions(clip, "none")
-    with pytest.raises(ValueError, match=r"compat.first_frame_centring .* set one of them alone"):
-        head_motion.resolve("similarity", first_frame_centring=True)
     for value in (0, np.nan):
         broken = clip.landmarks.copy()
         broken[3] = value

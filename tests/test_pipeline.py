@@ -65,7 +65,7 @@ def test_still_clips_are_their_first_frame_alone(config, split):
 def test_the_released_centring_reaches_the_batch(config, split):
     sample = {}
     for released in (False, True):
-        config.compat.first_frame_centring = released
+        config.landmarks.normalise = "first_frame" if released else "nose"
         sample[released] = pipeline.Sampler(config).test(split[0])["trajectories"]
     assert np.abs(sample[True] - sample[False])[..., :2].max() > 1
     np.testing.assert_array_equal(sample[True][..., 2:], sample[False][..., 2:])

@@ -85,8 +85,8 @@ def test_frames_of_a_short_clip_loop(draw):
 
 
 def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_first(clip):
-    paper = sampling.trajectory(clip, "xy", first_frame_centring=False)
-    released = sampling.trajectory(clip, "xy", first_frame_centring=True)
+    paper = sampling.trajectory(clip, "xy")
+    released = sampling.trajectory(clip, "xy", "first_frame")
     np.testing.assert_array_equal(paper[0], released[0])
     nose = clip.landmarks[:, 86]
     np.testing.assert_allclose(released - paper, np.tile((nose - nose[0])[:, None], (1, 63, 1)), atol=1e-4)

@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny
 from tramp_jax import Scorer, cli, training_data
+from tramp_jax import run as run_folder
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
@@ -362,7 +363,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
             cli.main(["score", "x.mp4", "--checkpoint", str(run), "--expression", given, "--out", str(tmp_path / "s")])
         assert f"did you mean {meant}?" in capsys.readouterr().err
     scorer.check_expression("pout")
-    (run / training_data.FILE).write_text("{")
+    (run / run_folder.DATA).write_text("{")
     with pytest.raises(ValueError, match=r"data.json is damaged"):
         Scorer(run)
 
@@ -409,6 +410,6 @@ def test_another_table_is_not_overwritten(calibrated, tmp_path, capsys):
 
 
 def test_a_damaged_calibration_is_named(runs, tmp_path):
-    (tmp_path / calibration.FILE).write_text('{"level": 0.9}')
+    (tmp_path / "calibration.json").write_text('{"level": 0.9}')
     with pytest.raises(ValueError, match="is damaged"):
         calibration.load(tmp_path, ["a"])

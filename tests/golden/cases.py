@@ -121,7 +121,7 @@ def tramp_former(released_layout: bool) -> Iterator[Row]:
     """The whole model on 80 frames and 128 trajectory points, with frames right or as released."""
     spec, reference = _load("tramp_former_t128")
     config = defaults.base()
-    config.compat.scrambled_frames = released_layout
+    config.model.rgb.scrambled_frames = released_layout
     variables = to_variables(golden.state_dict(spec), config.model)
     score, out = jax.jit(build_model(config.model).apply)(
         variables, _frames(spec, (2, 80, 3, 224, 224)), _trajectories(spec, 2, 128), _index_t(2, 128)
@@ -235,7 +235,7 @@ def trajectory_prep() -> Iterator[Row]:
         clip = Clip(
             ClipInfo("", "", "", 0.0, n), points, "insightface73", colours[:, landmarks.LAYOUTS["insightface71"].slots]
         )
-        whole = sampling.trajectory(clip, "xyrgb", first_frame_centring=True)
+        whole = sampling.trajectory(clip, "xyrgb", normalise="first_frame")
         taken = sampling.trajectory_frames(n, length, "last", None)
         key = f"n{n}_len{length}_seed{seed}"
         yield _row(f"{n} frames", whole[taken].transpose(1, 0, 2), reference[f"traj_{key}"])._replace(tolerance=0.0)

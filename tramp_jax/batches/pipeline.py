@@ -69,13 +69,13 @@ class Sampler:
         short clip that loops is encoded once. (Frames scrambled as released mix neighbours, and are all given.)
         """
         sample = self._sample(clip, None)
-        return expanded(sample) if self.config.compat.scrambled_frames else sample
+        return expanded(sample) if self.config.model.rgb.scrambled_frames else sample
 
     def trajectory(self, clip: Clip) -> np.ndarray:
         """The whole trajectory (n or more, 63, C) float32 of a clip, padded where it is too short."""
         model, head = self.config.model, self.config.landmarks
-        channels, centring = model.trajectory.channels, self.config.compat.first_frame_centring
-        whole = sampling.trajectory(clip, channels, centring, head.normalise, head.frontalise)
+        channels = model.trajectory.channels
+        whole = sampling.trajectory(clip, channels, head.normalise, head.frontalise)
         return sampling.extend(whole, model.trajectory.length, self.config.data.padding, channels)
 
     def trajectory_frames(self, n: int, draw: Draw | None) -> np.ndarray:

@@ -161,7 +161,6 @@ def drawn_frames(draw: Draw, n: Any, count: int, choice: str, limit: int) -> Any
 def trajectory(
     clip: Clip,
     channels: str,
-    first_frame_centring: bool = False,
     normalise: str = head_motion.NOSE,
     frontalise: bool = False,
 ) -> np.ndarray:
@@ -170,7 +169,6 @@ def trajectory(
     Args:
       clip: of n frames.
       channels: one of ``CHANNELS``.
-      first_frame_centring: shorthand for ``normalise`` = "first_frame".
       normalise, frontalise: how head motion is taken out, see ``tramp_jax.data.head_motion``.
 
     Raises:
@@ -179,7 +177,6 @@ def trajectory(
     _check("model.trajectory.channels", channels, CHANNELS)
     parts: list[np.ndarray] = []
     if "xy" in channels:
-        normalise = head_motion.resolve(normalise, first_frame_centring)
         parts.append(head_motion.positions(clip, normalise, frontalise))
     if "rgb" in channels:
         if clip.pixels is None:

@@ -35,24 +35,6 @@ _ROUNDS = 20  # of the Procrustes mean; it has converged after three or four
 _SMALLEST = 1e-6  # pixels; stable points closer together than this say nothing of a pose
 
 
-def resolve(normalise: str, first_frame_centring: bool) -> str:
-    """``landmarks.normalise``, of which ``compat.first_frame_centring`` is a shorthand.
-
-    Raises:
-      ValueError: unknown ``normalise``, or one that contradicts the shorthand.
-    """
-    if normalise not in NORMALISATIONS:
-        raise ValueError(f"landmarks.normalise is {normalise!r}; known: {', '.join(NORMALISATIONS)}")
-    if not first_frame_centring:
-        return normalise
-    if normalise == SIMILARITY:
-        raise ValueError(
-            'compat.first_frame_centring stands for landmarks.normalise="first_frame", but that is '
-            f'"{normalise}"; set one of them alone'
-        )
-    return FIRST_FRAME
-
-
 def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np.ndarray:
     """The 63 points of every frame relative to the nose: (n, 63, 2) float32, in pixels of the crop.
 
@@ -65,7 +47,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
       ValueError: unknown ``normalise``; a clip without the depth that ``frontalise`` needs, or with depth of another
         shape; a frame whose stable points coincide.
     """
-    resolve(normalise, first_frame_centring=False)
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"landmarks.normalise is {normalise!r}; known: {', '.join(NORMALISATIONS)}")
     points = landmarks.select(clip.landmarks, clip.layout)
     nose = landmarks.nose_tip(clip.landmarks, clip.layout)
     # The nose tip goes through every map with the 63 points, as number 64.

@@ -42,9 +42,7 @@ def _window(clip: Clip, config: ConfigDict, start: int, length: int) -> Batch:
     if reads_trajectories(model):
         T = model.trajectory.length
         channels = model.trajectory.channels
-        whole = sampling.trajectory(
-            clip, channels, config.compat.first_frame_centring, head.normalise, head.frontalise
-        )[start : start + length]
+        whole = sampling.trajectory(clip, channels, head.normalise, head.frontalise)[start : start + length]
         taken = sampling.trajectory_frames(length, T, "last", None, data.padding)
         window["trajectories"] = sampling.extend(whole, T, data.padding, channels)[taken]
         window["index_t"] = sampling.position(taken, T)
