@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from tramp_jax import experiment
-from tramp_jax.cli import main as program
+from tramp_jax.cli import scripts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "last, best (by validation subjects) or a step number.")
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    scripts.run(main)

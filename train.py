@@ -6,9 +6,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from tramp_jax import experiment, sharding
-from tramp_jax.cli import main as program
+from tramp_jax.cli import scripts
 
-CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(program.recipes())}.")
+CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>/<time>.")
 RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    scripts.run(main)

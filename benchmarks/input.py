@@ -112,7 +112,7 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             samples.append(
                 {
                     "frames": np.stack(images),
-                    "trajectories": sampling.trajectory(clip, "xyrgb", False)[taken],
+                    "trajectories": sampling.trajectory(clip, "xyrgb")[taken],
                     "index_t": sampling.position(taken, length),
                     "target": np.float32(info.score),
                 }

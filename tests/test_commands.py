@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.raises import user_error
 from tramp_jax import experiment, sharding, training_data
 from tramp_jax.batches import pipeline
-from tramp_jax.cli import main as program_main
+from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
 from tramp_jax.errors import UserError
 from tramp_jax.training_log import read_metrics
@@ -306,15 +306,15 @@ def test_without_a_recipe_the_message_asks_for_one(program):
 @pytest.mark.parametrize("flag", [["--config", "configs/synthetc.py:smile"], ["--config=configs/synthetc.py"]])
 def test_a_missing_recipe_is_reported_before_it_is_run(flag, monkeypatch):
     monkeypatch.chdir(ROOT)
-    program_main.check_recipe(["train.py", "--config", "configs/pfed5.py:frown"])
+    scripts.check_recipe(["train.py", "--config", "configs/pfed5.py:frown"])
     with user_error("missing_recipe", "configs/synthetc.py", "configs/synthetic.py"):
-        program_main.check_recipe(["train.py", *flag, "--resume"])
+        scripts.check_recipe(["train.py", *flag, "--resume"])
 
 
 def test_a_recipe_without_arguments_refuses_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     with user_error("bad_option", "configs/synthetic.py:smile"):
-        program_main.check_recipe(["train.py", "--config", "configs/synthetic.py:smile"])
+        scripts.check_recipe(["train.py", "--config", "configs/synthetic.py:smile"])
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monke
     config_flags.DEFINE_config_dict("config", tiny.get_config(), flag_values=known)
     with pytest.raises(flags.Error) as refused:
         known(line)
-    assert program_main.plain_message(str(refused.value)) == f"--config.{option}: this option takes {kind}"
+    assert scripts.plain_message(str(refused.value)) == f"--config.{option}: this option takes {kind}"
 
 
 def test_a_misspelt_option_names_the_closest_one(program, tmp_path):

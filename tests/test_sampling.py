@@ -95,16 +95,14 @@ def test_the_paper_keeps_every_nose_tip_at_the_origin_and_the_code_only_the_firs
 
 def test_head_translation_leaves_the_trajectory(clip):
     moved = type(clip)(clip.info, clip.landmarks + np.linspace(0, 20, len(clip.landmarks))[:, None, None], clip.layout)
-    np.testing.assert_allclose(
-        sampling.trajectory(moved, "xy", False), sampling.trajectory(clip, "xy", False), atol=1e-3
-    )
+    np.testing.assert_allclose(sampling.trajectory(moved, "xy"), sampling.trajectory(clip, "xy"), atol=1e-3)
 
 
 def test_colours_are_asked_only_of_clips_that_have_them(clip):
     with pytest.raises(ValueError, match='channels to "xy"'):
-        sampling.trajectory(clip, "xyrgb", False)
+        sampling.trajectory(clip, "xyrgb")
     with pytest.raises(ValueError, match="xyrgb, xy, rgb"):
-        sampling.trajectory(clip, "xyz", False)
+        sampling.trajectory(clip, "xyz")
 
 
 # --- padding -------------------------------------------------------------------------------------------------------
@@ -307,8 +305,8 @@ def with_colours(clip: clips.Clip) -> clips.Clip:
 @pytest.mark.parametrize("channels", sampling.CHANNELS)
 def test_mirroring_a_trajectory_is_extracting_it_from_flipped_images(channels, normalise, frontalise):
     clip = with_colours(drawn_clip(9, side=256))
-    flipped = sampling.trajectory(photographed_in_a_mirror(clip), channels, False, normalise, frontalise)
-    straight = sampling.trajectory(clip, channels, False, normalise, frontalise)
+    flipped = sampling.trajectory(photographed_in_a_mirror(clip), channels, normalise, frontalise)
+    straight = sampling.trajectory(clip, channels, normalise, frontalise)
     np.testing.assert_allclose(sampling.mirror(straight), flipped, atol=1e-3)
     assert np.abs(straight - flipped).max() > 3
     np.testing.assert_array_equal(sampling.mirror(sampling.mirror(straight)), straight)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax.cli.main import keep_compiled
+    from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.experiment import FEW_PEOPLE
     from tramp_jax.scoring.run_calibration import calibrate_run
 

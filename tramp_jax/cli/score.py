@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tramp_jax.cli.main import keep_compiled
+    from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.data.readers.folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
