@@ -324,6 +324,7 @@ def test_a_recipe_without_arguments_refuses_one(monkeypatch):
         ("seed=1.5", "a whole number"),
         ("loss.sigma=big", "a number"),
         ("augment.crop=maybe", "True or False"),
+        ("optimizer=adam", "a group of options"),
     ],
 )
 def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monkeypatch):
@@ -333,7 +334,7 @@ def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monke
     config_flags.DEFINE_config_dict("config", tiny.get_config(), flag_values=known)
     with pytest.raises(flags.Error) as refused:
         known(line)
-    assert scripts.plain_message(str(refused.value)) == f"--config.{option}: this option takes {kind}"
+    assert scripts.plain_message(str(refused.value)).startswith(f"--config.{option}: this option takes {kind}")
 
 
 def test_a_misspelt_option_names_the_closest_one(program, tmp_path):

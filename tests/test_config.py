@@ -38,6 +38,8 @@ def test_an_option_that_does_not_exist_is_refused(config):
     config.optimizer.learning_rat = 0.1
     with user_error("unknown_option", "optimizer.learning_rat", "did you mean optimizer.learning_rate?"):
         options.check(config)
+    with user_error("unknown_option", "precision", "model.precision"):
+        options.check_names(["data.root", "optimizer", "model.rgb", "precision"])
 
 
 def test_a_configuration_survives_its_file(config):

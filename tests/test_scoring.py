@@ -186,7 +186,7 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
 
     before = out.read_text()
     assert cli.main(command) == 1  # the broken one is tried again, the others are not
-    assert "0 scored, 1 failed, 2 were there already" in capsys.readouterr().out
+    assert "0 scored, 1 failed, 2 were already in the table" in capsys.readouterr().out
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
     # A report that is not there yet is written without another row.
@@ -226,10 +226,10 @@ def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source
     assert rows["anna/smile"]["report"] != rows["bert/smile"]["report"]
     assert len(list(reports.iterdir())) == 2
     again, said, _ = score("anna/smile", "bert/smile")
-    assert "0 scored, 0 failed, 2 were there already" in said
+    assert "0 scored, 0 failed, 2 were already in the table" in said
     assert again == rows
     other, said, count = score("anna/smile", draws=4)  # what it was calibrated with
-    assert "1 scored, 0 failed, 0 were there already" in said
+    assert "1 scored, 0 failed, 0 were already in the table" in said
     assert (count, rows["anna/smile"]["low"], other["bert/smile"]) == (3, "", rows["bert/smile"])
     assert float(other["anna/smile"]["low"]) < float(other["anna/smile"]["high"])
     write_clip(tmp_path / "anna" / "smile", source[3], overwrite=True)

@@ -190,14 +190,25 @@ def check(config: ConfigDict) -> None:
 
     Raises:
       UserError: bad_option for a value that is not allowed; unknown_option for an option that does not exist.
-        Options of ``data`` may exist for one data set only and are checked by its reader.
+    """
+    options, given = dict(_leaves(OPTIONS)), dict(_leaves(config.to_dict()))
+    check_names(given)
+    for path, value in given.items():
+        _check_value(path, value, options.get(path))
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Checks that options, or groups of them, such as "data.padding" exist.
+
+    Raises:
+      UserError: unknown_option. Options of ``data`` may exist for one data set only and are checked by its reader.
     """
     options = dict(_leaves(OPTIONS))
-    for path, value in _leaves(config.to_dict()):
-        if path in options:
-            _check_value(path, value, options[path])
-        elif not path.startswith("data."):
-            raise UserError("unknown_option", f"{path}: there is no such option{_hint(path, options)}")
+    groups = {path[:end] for path in options for end, sign in enumerate(path) if sign == "."}
+    for path in paths:
+        if path not in options and path not in groups and not path.startswith("data."):
+            hint = f" (now {_MOVED[path]})" if path in _MOVED else _hint(path, options)
+            raise UserError("unknown_option", f"{path}: there is no such option{hint}")
 
 
 def _check_value(path: str, value: Any, option: Any) -> None:
@@ -213,7 +224,7 @@ def _check_value(path: str, value: Any, option: Any) -> None:
 
 def _hint(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

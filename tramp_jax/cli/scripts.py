@@ -5,12 +5,14 @@ import difflib
 import itertools
 import os
 import pathlib
+import re
 import traceback
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
 
+from tramp_jax import config as options
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
 
@@ -52,12 +54,12 @@ def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     except flags.Error as error:
         raise UserError("bad_option", f"{plain_message(str(error))}\nsee {arguments[0]} --help") from error
     except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections raises these for an option that does not exist, with a hint; so may the recipe for a bug of its
-        # own, which keeps its traceback.
+        # ml_collections raises these for an option that does not exist. A bug in the recipe keeps its traceback.
         frames = traceback.extract_tb(error.__traceback__)
         if recipe and any(pathlib.Path(frame.filename).resolve() == recipe.resolve() for frame in frames):
             raise
-        raise UserError("unknown_option", _innermost(error)) from error
+        options.check_names(match[1] for text in arguments if (match := re.match(r"--config\.([^=]+)", text)))
+        raise UserError("unknown_option", f"no such option: {'; '.join(_innermost(error).splitlines())}") from error
 
 
 def _innermost(error: object) -> str:
@@ -73,6 +75,7 @@ def plain_message(message: str) -> str:
         (": invalid literal for int", "a whole number"),
         (": could not convert string to float", "a number"),
         (": ('Non-boolean argument", "True or False"),
+        (": Failed to parse", "a group of options, each of which has its own flag"),
     ):
         before, found, _ = message.partition(words)
         if found:
