@@ -1,4 +1,4 @@
-"""Parkinson's severity (0-10) from the public landmark trajectories of YouTubePD, by the trajectory stream alone.
+"""Parkinson's severity (0-10) on YouTubePD, from its public landmark trajectories.
 
     python train.py --config configs/youtubepd.py --config.data.root=YouTubePD_Additional_Modalities
 

@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
-    """The loss of a step is computed before its update, so the loss alone would let broken parameters through."""
+    """The loss of a step is computed before its update, so a check of the loss would let broken parameters through."""
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e38, "optimizer__clip_norm": 0.0}
     with pytest.raises(SystemExit), exit_codes():
         _train(tmp_path / "broken", **FAST, **options)

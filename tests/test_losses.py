@@ -17,7 +17,7 @@ def test_bmc_sees_the_whole_batch():
     score, target = jnp.array([0.5, 2.0]), jnp.array([0.0, 3.0])
     other = losses.bmc(score, target.at[1].set(1.0))
     separately = (losses.bmc(score[:1], target[:1]) + losses.bmc(score[1:], target[1:])) / 2
-    assert separately == 0.0  # each alone has nothing to be confused with
+    assert separately == 0.0  # a single clip has nothing to be confused with
     assert other > losses.bmc(score, target) > 0
 
 
