@@ -4,7 +4,8 @@ import pathlib
 
 from absl import flags
 
-from tramp_jax import commands
+from tramp_jax import experiment
+from tramp_jax.cli import scripts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "last, best (by validation subjects) or a step number.")
@@ -13,8 +14,8 @@ DATA_ROOT = flags.DEFINE_string("data_root", "", "Where the data is now, if it h
 
 
 def main() -> None:
-    commands.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
+    experiment.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    scripts.run(main)

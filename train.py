@@ -5,25 +5,27 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from tramp_jax import commands, sharding
+from tramp_jax import experiment, sharding
+from tramp_jax.cli import scripts
 
-CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(commands.recipes())}.")
+CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>/<time>.")
 RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that SLURM or a TPU pod has started.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "One of several processes: HOST:PORT of the first.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one of several processes that SLURM or a TPU pod starts."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "This is one of several processes: HOST:PORT of the first.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
 
 
 def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
-    given = config_flags.get_override_values(flags.FLAGS["config"]) if CONFIG.value else {}
-    commands.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value, given)
+    experiment.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value)
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    scripts.run(main)

@@ -38,6 +38,7 @@ from tramp_jax import sharding, trainer, training_log
 from tramp_jax.batches import augment, cache, device_cache, pipeline, trajectories, view
 from tramp_jax.batches.draws import Draw
 from tramp_jax.data import clips, datasets, landmarks, packing
+from tramp_jax.models import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 _SUBJECTS_PER_TEST = 4
@@ -87,7 +88,7 @@ def training_split(config: ConfigDict) -> pipeline.Split:
     return datasets.split(datasets.open_dataset(config), config, None)[datasets.TRAIN]
 
 
-def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[dict[str, np.ndarray]]:
+def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[pipeline.Batch]:
     """Training batches as a plain script makes them: it opens the files of a clip one by one, in one thread."""
     rng, shown = np.random.default_rng(0), itertools.count()
     order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
@@ -108,15 +109,13 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
             clip = clips.Clip(info, points, "insightface73", colours)
             taken = view.trajectory_numbers(info.num_frames, length, "random", draw)
-            samples.append(
-                {
-                    "frames": np.stack(images),
-                    "trajectories": trajectories.trajectory(clip, "xyrgb")[taken],
-                    "index_t": view.index_t(taken, length),
-                    "target": np.float32(info.score),
-                }
+            inputs = Inputs(
+                frames=np.stack(images),
+                trajectories=trajectories.trajectory(clip, "xyrgb")[taken],
+                index_t=view.index_t(taken, length),
             )
-        yield {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+            samples.append(pipeline.Batch(inputs, np.float32(info.score)))
+        yield pipeline.stacked(samples)
 
 
 def resident_mb() -> float:
@@ -125,7 +124,7 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def rate(batches: Iterator[dict[str, np.ndarray]], count: int, batch_size: int) -> tuple[float, float]:
+def rate(batches: Iterator[pipeline.Batch], count: int, batch_size: int) -> tuple[float, float]:
     """Clips per second, and milliseconds of all processors per clip, over the next ``count`` batches."""
     start, busy = time.perf_counter(), time.process_time()
     for _ in range(count):

@@ -23,10 +23,11 @@ from ml_collections import ConfigDict
 from benchmarks import timing
 from convert_weights.convert import to_variables
 from convert_weights.torch_twin import build_twin
+from tramp_jax import models
 from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, for_evaluation
-from tramp_jax.batches.pipeline import Batch, Sampler, expanded
+from tramp_jax.batches.pipeline import Sampler, all_frames
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
-from tramp_jax.models import build_model
+from tramp_jax.models import Inputs, build_model
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.judges import Judge
 from tramp_jax.scoring.members import Member
@@ -63,23 +64,22 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
     member = Member(pathlib.Path(), None, config, 0, jax.device_put(variables), None, "random")
     sampler, model, size = Sampler(config), build_model(config.model), config.model.rgb.image_size
 
-    def sampled(clip: Clip) -> Batch:
-        return {name: x[None] for name, x in expanded(sampler.test(clip)).items() if name != "target"}
+    def sampled(clip: Clip) -> Inputs:
+        return jax.tree.map(lambda x: x[None], all_frames(sampler.test(clip).inputs))
 
     mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
     @torch.inference_mode()
     def by_torch(clip: Clip) -> float:
-        sample = {name: torch.from_numpy(x) for name, x in sampled(clip).items()}
-        frames = sample["frames"][0].permute(0, 3, 1, 2).float()
+        sample: Inputs = jax.tree.map(torch.from_numpy, sampled(clip))
+        frames = sample.frames[0].permute(0, 3, 1, 2).float()
         frames = torch.nn.functional.interpolate(frames, (size, size), mode="bilinear", antialias=True)
         frames = (frames / 255 - mean) / std
-        return float(twin(frames[None], sample["trajectories"].transpose(1, 2), sample["index_t"])[0])
+        return float(twin(frames[None], sample.trajectories.transpose(1, 2), sample.index_t)[0])
 
     @jax.jit
-    def apply(sample: Batch) -> jax.Array:
-        batch = for_evaluation(sample, size)
-        return model.apply(member.variables, batch["frames"], batch["trajectories"], batch["index_t"])[0]
+    def apply(sample: Inputs) -> jax.Array:
+        return models.apply(model, member.variables, for_evaluation(sample, size))[0]
 
     judges: dict[str, Judge] = {
         JAX_DISTINCT: JaxJudge(member, draws=0),
@@ -90,7 +90,7 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
     return {
         PYTORCH: by_torch,
         JAX_ALL: lambda clip: float(apply(sampled(clip))[0]),
-    } | {name: lambda clip, judge=judge: judge(clip)[0] for name, judge in judges.items()}
+    } | {name: lambda clip, judge=judge: judge.many([clip])[0][0] for name, judge in judges.items()}
 
 
 def check(by_name: dict[str, Way], clip: Clip) -> float:

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import costs, parts, timing, ways
 from benchmarks.ways import EAGER, HIGHEST, JAX_WAYS, TORCH_WAYS, WAYS, JaxWay, Work, torch
-from tramp_jax import models, optimizer, sharding, trainer
+from tramp_jax import models, optimizer, sharding, training_step
 
 PARTS = ("encoder", "step", "compile")
 PRODUCT = "bfloat16 product"
@@ -105,8 +105,8 @@ def step_table(
     work: Work, seconds: dict[str, list[float]], failed: dict[str, str], limit: float
 ) -> tuple[list[str], dict[str, float]]:
     """The lines of the report, and the share of ``limit`` (GFLOP/s) that each way reaches."""
-    batch = len(work.batch["target"])
-    shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in work.batch.items())
+    batch = len(work.batch.target)
+    shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in ways.named(work.batch).items())
     baseline = EAGER if EAGER in seconds else next(iter(seconds), "")
     lines = [shapes + ".", "", *timing.comparison(seconds, baseline, failed=failed), ""]
     gflop = parts.TRAINING * parts.model_flops(work.config.model, batch) / 1e9
@@ -158,10 +158,10 @@ def first_step(config: ConfigDict, way: JaxWay, batch: int) -> dict[str, float]:
     sgd, mesh = optimizer.build_optimizer(config.optimizer, steps_per_epoch=1000), sharding.data_mesh()
     with way.context():
         variables = models.init_variables(config.model, jax.random.key(0))
-        state = jax.block_until_ready(trainer.init_state(variables, sgd, mesh))
+        state = jax.block_until_ready(training_step.init_state(variables, sgd, mesh))
         on_device = jax.device_put(inputs, sharding.split_batch(mesh))
         initialised = clock()
-        step = trainer.build_train_step(config, sgd, mesh).lower(state, on_device, None).compile()  # type: ignore[attr-defined]
+        step = training_step.build_train_step(config, sgd, mesh).lower(state, on_device, None).compile()  # type: ignore[attr-defined]
         compiled = clock()
         jax.block_until_ready(step(state, on_device, None))
     return {

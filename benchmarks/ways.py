@@ -15,8 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import timing
-from tramp_jax import models, optimizer, sharding, trainer
-from tramp_jax.batches import augment
+from tramp_jax import models, optimizer, sharding, training_step
+from tramp_jax.batches import augment, view
+from tramp_jax.batches.pipeline import Batch
+from tramp_jax.models import Inputs
 
 try:
     import torch
@@ -38,18 +40,27 @@ def comparable(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def random_batch(config: ConfigDict, size: int) -> dict[str, np.ndarray]:
+def random_batch(config: ConfigDict, size: int) -> Batch:
     """A random batch as the input pipeline makes it, with frames of the model's own size."""
     rng = np.random.default_rng(0)
     shapes = models.input_shapes(config.model, size)
-    batch: dict[str, np.ndarray] = {"target": rng.uniform(0, 4, size).astype(np.float32)}
+    target = rng.uniform(0, 4, size).astype(np.float32)
+    inputs = Inputs()
     if shapes["frames"] is not None:
-        batch["frames"] = rng.integers(0, 256, shapes["frames"], np.uint8)
-    if shapes["trajectories"] is not None and shapes["index_t"] is not None:
-        batch["trajectories"] = rng.normal(size=shapes["trajectories"]).astype(np.float32)
+        inputs = inputs.replace(frames=rng.integers(0, 256, shapes["frames"], np.uint8))
+    if shapes["trajectories"] is not None:
         length = config.model.trajectory.length
-        batch["index_t"] = np.tile((2 * np.arange(length) / length - 1).astype(np.float32), (size, 1))
-    return batch
+        inputs = inputs.replace(
+            trajectories=rng.normal(size=shapes["trajectories"]).astype(np.float32),
+            index_t=np.tile(view.index_t(np.arange(length), length), (size, 1)),
+        )
+    return Batch(inputs, target)
+
+
+def named(batch: Batch) -> dict[str, np.ndarray]:
+    """The arrays of a batch by name."""
+    arrays = dataclasses.asdict(batch.inputs) | {"target": batch.target}
+    return {name: x for name, x in arrays.items() if x is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Work:
     """A model and a batch, the same for all ways. ``twin`` has the weights of ``variables``, or is None."""
 
     config: ConfigDict
-    batch: dict[str, np.ndarray]
+    batch: Batch
     variables: Any
     twin: Any
 
@@ -98,8 +109,8 @@ class JaxWay:
         """The trainer's own step, repeated on one batch."""
         mesh = mesh or sharding.data_mesh()
         sgd = optimizer.build_optimizer(work.config.optimizer, steps_per_epoch=1000)
-        step = trainer.build_train_step(self.configured(work.config), sgd, mesh)
-        state = trainer.init_state(jax.tree.map(np.asarray, work.variables), sgd, mesh)
+        step = training_step.build_train_step(self.configured(work.config), sgd, mesh)
+        state = training_step.init_state(jax.tree.map(np.asarray, work.variables), sgd, mesh)
         batch = jax.device_put(work.batch, sharding.split_batch(mesh))
 
         def way() -> float:
@@ -113,16 +124,16 @@ class JaxWay:
     def forward(self, work: Work) -> Scores:
         """The scores of the batch, without dropout."""
         model = models.build_model(self.configured(work.config).model)
-        variables, batch = jax.device_put((work.variables, work.batch))
+        variables, inputs = jax.device_put((work.variables, work.batch.inputs))
+        size = work.config.model.rgb.image_size
 
         @jax.jit
-        def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            frames = augment.normalise(batch["frames"]) if "frames" in batch else None
-            return model.apply(variables, frames, batch.get("trajectories"), batch.get("index_t"))[0]
+        def forward(variables: Any, inputs: Inputs) -> jax.Array:
+            return models.apply(model, variables, augment.for_evaluation(inputs, size))[0]
 
         def way() -> np.ndarray:
             with self.context():
-                return np.asarray(forward(variables, batch))
+                return np.asarray(forward(variables, inputs))
 
         return way
 
@@ -174,7 +185,7 @@ class TorchWay:
         order = {"frames": (0, 1, 4, 2, 3), "trajectories": (0, 2, 1, 3)}
         batch = {
             name: torch.from_numpy(np.ascontiguousarray(x.transpose(order.get(name, range(x.ndim))))).to(device)
-            for name, x in work.batch.items()
+            for name, x in named(work.batch).items()
         }
         mean, std = (
             torch.tensor(x, device=device)[:, None, None] for x in (augment.IMAGENET_MEAN, augment.IMAGENET_STD)

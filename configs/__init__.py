@@ -1,1 +1,1 @@
-"""One recipe a file; each derives from ``tramp_jax.config.base``."""
+"""Recipes, one per file; each derives from ``tramp_jax.config.base``."""

@@ -1,15 +1,15 @@
-"""DFEW: Former-DFER as published, seven emotions by 16 frames of 112 pixels; pre-training of the frame encoder.
+"""DFEW: pre-trains the frame encoder, the published Former-DFER, on seven emotions from 16 frames of 112 pixels.
 
     python train.py --config configs/dfew_rgb.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.rgb=runs/dfew_rgb/TIME
 
-ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); only frames and lists are needed. --config.data.set=K takes
+ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); only frames and lists are needed. --config.data.set=K selects
 another of its five splits. The second command starts PFED5 from the result.
 
 Model, optimiser and schedule are those of the Former-DFER release: SGD, learning rate 0.01, weight decay 1e-4, batch
-32, 100 epochs, and clips of fewer than 16 frames are left out. Three things differ: the release takes its 16 frames as
-8 pairs of neighbours, crops at random sizes, and chooses the epoch by the test list; here they are 16 in order of time,
-crops have one size, and a tenth of the training clips chooses. Our own results on DFEW are not measured yet.
+size 32, 100 epochs, no clips of fewer than 16 frames. Three things differ. The release takes its 16 frames as 8 pairs
+of neighbours, crops at random sizes, and chooses the epoch on the test list. Here they are 16 frames in order of time,
+crops have one size, and a tenth of the training clips chooses the epoch. Our own results on DFEW are not measured yet.
 """
 
 import ml_collections

@@ -1,14 +1,14 @@
-"""DFEW: pre-training of the trajectory encoder, alone, to tell seven emotions by landmark trajectories of T = 256.
+"""DFEW: pre-trains the trajectory encoder on seven emotions from landmark trajectories of T = 256.
 
     python train.py --config configs/dfew_trajectory.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.trajectory=runs/dfew_trajectory/TIME
 
-ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); --config.data.set=K takes another of its five splits. The
-second command starts PFED5 from the result.
+ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); --config.data.set=K selects another of its five splits.
+The second command starts PFED5 from the result.
 
-The paper pre-trains this encoder so, on the clips in which a face was found in every frame, and publishes the weights
+The paper pre-trains this encoder in the same way, on the clips with a face in every frame. It publishes the weights
 (SkateFormer_256_rgb1x1.pth) but neither the accuracy nor the recipe. Optimiser and schedule here are the paper's for
-PFED5, with Former-DFER's batch of 32 and one pass an epoch. Our own results on DFEW are not measured yet.
+PFED5, with Former-DFER's batch size of 32 and one pass per epoch. Our own results on DFEW are not measured yet.
 """
 
 import ml_collections

@@ -3,11 +3,11 @@
     python train.py --config configs/folder.py --config.data.root=ROOT
 
 ROOT holds clips.csv and the clips' folders (tramp_jax/data/readers/folder.py); `tramp-jax preprocess` makes them from
-videos and photographs. If the list has a column "split", it decides who is tested. Otherwise a fifth of the subjects is
-tested, or every subject once with --config.data.num_folds=5. --config.data.expression=NAME takes one expression, and
---config.data.target=COLUMN learns another rating than the score.
+videos and photographs. A column "split" in the list decides who is tested. Without it, a fifth of the subjects is
+tested, or every subject once with --config.data.num_folds=5. --config.data.expression=NAME uses one expression only,
+and --config.data.target=COLUMN learns another rating instead of the score.
 
-Where clips are few, start from published weights: --config.init.all=FILE, or --config.init.rgb and .trajectory.
+If you have few clips, start from published weights: --config.init.all=FILE, or --config.init.rgb and .trajectory.
 """
 
 import ml_collections

@@ -3,8 +3,8 @@
     python train.py --config configs/synthetic.py
 
 Reproduces nothing of the paper. It shows that the whole pipeline learns to score a motion of people it has not seen.
-In these minutes it is the trajectories that are learnt from; frames alone take more clips and epochs, or pre-trained
-weights, than this recipe has (README, "Measured").
+In these minutes the model learns from trajectories. To learn from frames, it would need more clips and epochs, or
+pre-trained weights (README, "Measured").
 """
 
 import ml_collections

@@ -1,10 +1,10 @@
-"""Parkinson's severity (0-10) from the public landmark trajectories of YouTubePD, by the trajectory stream alone.
+"""Parkinson's severity (0-10) on YouTubePD, from its public landmark trajectories.
 
     python train.py --config configs/youtubepd.py --config.data.root=YouTubePD_Additional_Modalities
 
-With the training list alone: 5-fold cross-validation over videos, beside a constant and a random forest on motion
-features. With both lists: the official training and test videos. The encoder is narrower than the published one:
-seventy-two videos are few.
+With only the training list, runs 5-fold cross-validation over videos, beside a constant and a random forest on motion
+features. With both lists, uses the official training and test videos. The encoder is narrower than the published one,
+since there are only 72 videos.
 """
 
 import ml_collections

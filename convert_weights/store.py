@@ -22,9 +22,10 @@ from convert_weights.kinds import KINDS
 from convert_weights.kinds.kind import model_config
 from convert_weights.layouts import TensorPair
 from convert_weights.reader import nonfinite_warnings
+from tramp_jax import run
 from tramp_jax.errors import UserError
 
-VARIABLES, REPORT, RUN_CONFIG = "variables", "conversion.json", "config.json"
+VARIABLES, REPORT = "variables", "conversion.json"
 FORMAT = 1
 _CONVERT_AGAIN = "convert its source again"
 
@@ -87,11 +88,11 @@ def load_folder(path: pathlib.Path, checkpoint: str) -> Loaded:
             what = f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; leave out --checkpoint"
             raise UserError("missing_checkpoint", what)
         return _load_converted(path)
-    if (path / "checkpoints").is_dir():
+    if run.is_trained(path):
         return _load_run(path, checkpoint)
-    folds = sorted(path.glob("fold_*/checkpoints"))
+    folds = run.trained_folds(path)
     if folds:
-        raise UserError("not_a_run", f"{path}: is a run over folds; give one of them, such as {folds[0].parent}")
+        raise UserError("not_a_run", f"{path}: is a run over folds; give one of them, such as {folds[0]}")
     raise UserError(
         "not_a_run",
         f"{path}: is neither a converted folder ({REPORT}) nor a training run (checkpoints/); "
@@ -129,17 +130,14 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
     from tramp_jax import sharding
     from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 
-    home = path if (path / RUN_CONFIG).is_file() else path.absolute().parent  # all folds share one
-    which = checkpoint or (BEST if any((path / "checkpoints" / BEST).glob("[0-9]*")) else LAST)
+    which = checkpoint or (BEST if any((path / run.CHECKPOINTS / BEST).glob("[0-9]*")) else LAST)
     try:
-        config = model_config(_json(home / RUN_CONFIG)["model"])
+        config = model_config(run.load_config(path).model.to_dict())
         shapes = {target: jax.ShapeDtypeStruct(shape, np.float32) for target, shape in target_shapes(config).items()}
         with Checkpoints(path) as checkpoints:
             step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError("missing_checkpoint", f"{path}: {_first_line(error)}") from error
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError("damaged_file", f"{path}: {_first_line(error)}; check that the run is complete") from error
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}

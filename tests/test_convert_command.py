@@ -166,7 +166,7 @@ def test_run_is_exported_with_its_input_scale_in_the_stem(tmp_path, config):
     flat = {p: rng.standard_normal(s, np.float32) for p, s in target_shapes(config.model).items()}
     folds, run = tmp_path / "run", tmp_path / "run" / "fold_2"
     run.mkdir(parents=True)
-    (folds / store.RUN_CONFIG).write_text(config.to_json())
+    (folds / "config.json").write_text(config.to_json())
     with Checkpoints(run) as checkpoints:
         checkpoints.save_best(7, jax.tree.map(jax.numpy.array, nested(flat)))
     assert main([str(run), "--to-pytorch", str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")]) == 0

@@ -223,11 +223,11 @@ def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
         (tmp_path / "data/landmarks").rename(tmp_path / "elsewhere")
     config = shrink(recipe.get_config(), tmp_path / "data")
     config.data.min_frames = 1
-    plan = experiment.plan(config)
-    assert {info.id for info in plan.folds[None]["test"].infos} == {f"{i:05d}" for i in range(18, 24)}
+    folds = experiment.open_folds(config)
+    assert {info.id for info in folds.splits[None]["test"].infos} == {f"{i:05d}" for i in range(18, 24)}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(config.to_json())
-    lines = experiment.train(config, plan, tmp_path / "run", resume=False)
+    lines = experiment.train_folds(config, folds, tmp_path / "run", resume=False)
     report = json.loads((tmp_path / "run/evaluation/test-last/metrics.json").read_text())["all"]
     assert {"accuracy", "uar", "f1"} <= report.keys()
     assert any("uar" in line for line in lines)

@@ -122,7 +122,7 @@ def changed(**groups):
             id="another stem, own tables",
         ),
         pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
-        pytest.param(changed(compat={"scrambled_frames": True}, model={"streams": "rgb"}), id="scrambled frames"),
+        pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),
         pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),
     ],
@@ -218,7 +218,7 @@ def test_the_runtime_is_chosen(run, monkeypatch):
     assert isinstance(make_judge(member, 0), OnnxJudge)
     assert isinstance(make_judge(member, 0, "jax"), JaxJudge)
     low = tiny.get_config().unlock()
-    low.precision = "bfloat16"
+    low.model.precision = "bfloat16"
     assert isinstance(make_judge(dataclasses.replace(member, config=low), 0), JaxJudge)
     with user_error("bad_option", "torch", "auto, jax, onnx"):
         make_judge(member, 0, "torch")

@@ -342,10 +342,10 @@ def test_recipe_trains_on_the_folder_and_its_split(tmp_path):
     write_folder(tmp_path / "data", 13, num_test_subjects=2, extra=("range",))
     config = shrink(recipe.get_config(), tmp_path / "data", streams="trajectory")
     config.data.target = "range"
-    plan = experiment.plan(config)
-    assert {info.subject for info in plan.folds[None]["test"].infos} == {"s011", "s012"}
+    folds = experiment.open_folds(config)
+    assert {info.subject for info in folds.splits[None]["test"].infos} == {"s011", "s012"}
     (tmp_path / "run").mkdir()
-    experiment.train(config, plan, tmp_path / "run", resume=False)
+    experiment.train_folds(config, folds, tmp_path / "run", resume=False)
     with (tmp_path / "run/evaluation/test-last/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["target"]) for row in rows] == [12, 13]

@@ -8,8 +8,7 @@ from configs import dfew_rgb, dfew_trajectory, folder, neuroface, pfed5
 from tests import published_layouts
 from tests.published_layouts import as_workbook
 from tests.tiny_recipe import shrink
-from tramp_jax import cli, commands
-from tramp_jax.config import with_task
+from tramp_jax import cli, experiment
 from tramp_jax.data.readers.neuroface_lists import FOLDS
 
 
@@ -26,9 +25,7 @@ def _neuroface(root):
     as_workbook(root / "ratings.csv")
     config = shrink(neuroface.get_config("OPEN,1"), root, streams="trajectory")
     config.data.expression = ""
-    classes = neuroface.get_config()
-    classes.task = "classification"
-    classes = shrink(with_task(classes), root, streams="trajectory")
+    classes = shrink(neuroface.get_config("classification"), root, streams="trajectory")
     return [config, classes]
 
 
@@ -59,9 +56,9 @@ def test_from_the_published_layout_to_the_report(name, tmp_path, capsys):
         config.evaluation.bootstrap = 20
         run = tmp_path / f"run{number}"
         capsys.readouterr()
-        commands.train(config, run, resume=False, overwrite=False)
+        experiment.train(config, run)
         assert "epoch 2/2" in capsys.readouterr().out
-        commands.evaluate(run, "last", "test", "")
+        experiment.evaluate(run, "last", "test")
         told = capsys.readouterr().out
         (path,) = run.glob("**/evaluation/test-last/metrics.json")
         report = json.loads(path.read_text())

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.raises import user_error
 from tramp_jax import losses, optimizer
 
 
@@ -16,14 +17,14 @@ def test_bmc_sees_the_whole_batch():
     score, target = jnp.array([0.5, 2.0]), jnp.array([0.0, 3.0])
     other = losses.bmc(score, target.at[1].set(1.0))
     separately = (losses.bmc(score[:1], target[:1]) + losses.bmc(score[1:], target[1:])) / 2
-    assert separately == 0.0  # each alone has nothing to be confused with
+    assert separately == 0.0  # a single clip has nothing to be confused with
     assert other > losses.bmc(score, target) > 0
 
 
 def test_the_released_argument_order_reaches_the_loss(config):
     score, target = jnp.array([0.5, 2.0, 1.0]), jnp.array([0.0, 3.0, 3.0])
     paper = losses.build_loss(config)(score, target)
-    config.compat.swapped_bmc = True
+    config.loss.swapped = True
     assert losses.build_loss(config)(score, target) == losses.bmc(target, score) != paper
 
 
@@ -31,13 +32,11 @@ def test_cross_entropy_of_certain_logits():
     assert losses.cross_entropy(jnp.array([[20.0, 0.0], [0.0, 20.0]]), jnp.array([0.0, 1.0])) < 1e-6
 
 
-def test_unknown_names_are_refused(config):
-    config.loss.name = "huber"
-    with pytest.raises(ValueError, match="bmc, mse, cross_entropy"):
+@pytest.mark.parametrize(("name", "classes"), [("cross_entropy", 0), ("bmc", 7)])
+def test_a_loss_must_fit_the_head(name, classes, config):
+    config.loss.name, config.model.head.num_classes = name, classes
+    with user_error("bad_option", "loss.name", name, "model.head.num_classes"):
         losses.build_loss(config)
-    config.optimizer.name = "lion"
-    with pytest.raises(ValueError, match="sgd, adam"):
-        optimizer.build_optimizer(config.optimizer, 1)
 
 
 def test_the_learning_rate_steps_down_by_epochs(config):

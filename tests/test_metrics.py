@@ -24,12 +24,12 @@ def test_auroc_agrees_with_scikit_learn():
     assert metrics.auroc(rounded, TARGET) == pytest.approx(roc_auc_score(TARGET > 0, rounded))
 
 
-def test_spearman_sees_order_alone():
+def test_spearman_depends_only_on_order():
     assert metrics.spearman(np.exp(SCORE), TARGET) == pytest.approx(metrics.spearman(SCORE, TARGET))
 
 
 @pytest.mark.parametrize("name", ["spearman", "pearson", "auroc", "relative_l2"])
-def test_the_undefined_is_not_a_number(name):
+def test_undefined_metrics_are_nan(name):
     constant = np.full(60, 2.0)
     assert np.isnan(metrics.REGRESSION[name](SCORE, constant))
 
@@ -59,7 +59,7 @@ def test_the_interval_holds_the_value_and_narrows_with_subjects():
     assert high_many - low_many < 0.6 * (high - low)
 
 
-def test_clips_of_one_subject_are_drawn_together():
+def test_clips_of_one_subject_are_resampled_together():
     """Copies of a subject's clips add no information, so the interval must stay."""
     copies = [np.repeat(x, 5) for x in (SCORE, TARGET)]
     once = _interval(metrics.mae, SCORE, TARGET, SUBJECTS)
@@ -67,7 +67,7 @@ def test_clips_of_one_subject_are_drawn_together():
     np.testing.assert_allclose(once, fivefold)
 
 
-def test_a_table_says_none_where_nothing_is_defined():
+def test_undefined_metrics_are_none_in_a_table():
     table = metrics.with_intervals(metrics.REGRESSION, SCORE, np.full(60, 1.0), SUBJECTS, 20)
     assert table["spearman"] == {"value": None, "interval": None}
     assert table["mae"]["value"] is not None
@@ -115,7 +115,7 @@ def test_specificity_of_a_single_class_is_undefined():
     assert np.isnan(metrics.specificity(np.eye(3)[[0, 1]], np.array([0, 0])))
 
 
-def test_the_mean_over_groups_is_that_of_their_own_values_with_an_interval():
+def test_the_mean_over_groups_averages_the_values_within_each():
     groups = ["smile" if i % 2 else "frown" for i in range(60)]
     table = metrics.with_intervals({"spearman": metrics.spearman}, SCORE, TARGET, SUBJECTS, 100, groups)["spearman"]
     apart = [metrics.spearman(SCORE[i::2], TARGET[i::2]) for i in range(2)]

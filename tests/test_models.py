@@ -269,7 +269,7 @@ def test_a_clip_that_loops_gives_the_same_score_from_its_distinct_frames(model, 
 
 
 def test_scrambled_frames_must_all_be_there(config, inputs):
-    config.compat.scrambled_frames = True
+    config.model.rgb.scrambled_frames = True
     with pytest.raises(ValueError, match="not the distinct ones"):
         jax.eval_shape(
             build_model(config.model).init, jax.random.key(0), **inputs, frame_index=np.zeros((BATCH, 16), int)
@@ -297,7 +297,7 @@ def test_a_single_key_leaves_its_query_and_key_maps_without_gradient(config):
 def test_bfloat16_stays_near_float32_and_keeps_its_parameters_in_float32(config, inputs, streams):
     config.model.streams = streams
     exact = build_model(config.model)
-    config.precision = "bfloat16"
+    config.model.precision = "bfloat16"
     coarse = build_model(config.model)
     variables = init_variables(config.model, jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype("float32")}
@@ -319,7 +319,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(config, inputs):
     config.model.trajectory.widths = (32,)
     variables, found = init_variables(config.model, jax.random.key(0)), []
     for precision in ("float32", "bfloat16"):
-        config.precision = precision
+        config.model.precision = precision
         model = build_model(config.model)
 
         def loss(params, model=model):
@@ -344,7 +344,7 @@ def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
     variables = init_variables(config.model, jax.random.key(0))
     gradients = []
     for remat in (False, True):
-        config.remat = remat
+        config.model.remat = remat
         model = build_model(config.model)
 
         def loss(params, model=model):

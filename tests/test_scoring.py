@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny
 from tramp_jax import Scorer, cli, training_data
+from tramp_jax import run as run_folder
 from tramp_jax.batches import view
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
@@ -229,7 +230,7 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
 
     before = out.read_text()
     assert cli.main(command) == 1  # the broken one is tried again, the others are not
-    assert "0 scored, 1 failed, 2 were there already" in capsys.readouterr().out
+    assert "0 scored, 1 failed, 2 were already in the table" in capsys.readouterr().out
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
     # A report that is not there yet is written without another row.
@@ -269,10 +270,10 @@ def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source
     assert rows["anna/smile"]["report"] != rows["bert/smile"]["report"]
     assert len(list(reports.iterdir())) == 2
     again, said, _ = score("anna/smile", "bert/smile")
-    assert "0 scored, 0 failed, 2 were there already" in said
+    assert "0 scored, 0 failed, 2 were already in the table" in said
     assert again == rows
     other, said, count = score("anna/smile", draws=4)  # what it was calibrated with
-    assert "1 scored, 0 failed, 0 were there already" in said
+    assert "1 scored, 0 failed, 0 were already in the table" in said
     assert (count, rows["anna/smile"]["low"], other["bert/smile"]) == (3, "", rows["bert/smile"])
     assert float(other["anna/smile"]["low"]) < float(other["anna/smile"]["high"])
     write_clip(tmp_path / "anna" / "smile", source[3], overwrite=True)
@@ -406,7 +407,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
             cli.main(["score", "x.mp4", "--checkpoint", str(run), "--expression", given, "--out", str(tmp_path / "s")])
         assert f"did you mean {meant}?" in capsys.readouterr().err
     scorer.check_expression("pout")
-    (run / training_data.FILE).write_text("{")
+    (run / run_folder.DATA).write_text("{")
     with pytest.raises(ValueError, match=r"data.json is damaged"):
         Scorer(run)
 
@@ -453,6 +454,6 @@ def test_another_table_is_not_overwritten(calibrated, tmp_path, capsys):
 
 
 def test_a_damaged_calibration_is_named(runs, tmp_path):
-    (tmp_path / calibration.FILE).write_text('{"level": 0.9}')
+    (tmp_path / "calibration.json").write_text('{"level": 0.9}')
     with pytest.raises(ValueError, match="is damaged"):
         calibration.load(tmp_path, ["a"])

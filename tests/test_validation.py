@@ -11,7 +11,7 @@ import pytest
 
 from tests import faults, published_layouts, tiny, youtubepd_layout
 from tests.faults import FAULTS
-from tramp_jax import cli, config, experiment
+from tramp_jax import cli, config, experiment, run
 from tramp_jax.data import (
     clip_checks,
     clip_files,
@@ -354,7 +354,7 @@ def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
     assert "3 of 4 clips are without a fault" in report.summary()
     assert "1 landmarks_not_finite" in report.summary()
 
-    written = tmp_path / experiment.SKIPPED_FILE
+    written = tmp_path / run.SKIPPED
     written.write_text(report.to_json())
     shutil.copytree(root / "P01", root / "P00", dirs_exist_ok=True)
     dataset, again = validation.open_sound(skipping, written)  # nothing is checked again
@@ -388,19 +388,19 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
     skipping.train.batch_size = 2
-    plan = experiment.plan(skipping)
+    folds = experiment.open_folds(skipping)
     trained = []
-    monkeypatch.setattr(experiment, "_train_one", lambda config, splits, *rest: trained.append(splits) or [])
-    experiment.train(skipping, plan, tmp_path, resume=False)
+    monkeypatch.setattr(experiment, "train_fold", lambda config, splits, *rest: trained.append(splits) or [])
+    experiment.train_folds(skipping, folds, tmp_path, resume=False)
     assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
     assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
     assert "3 of 4 clips are without a fault; errors: 1 truncated_image" in capsys.readouterr().out
 
     for path in root.rglob("*.jpg"):  # a run that is continued checks nothing again, and keeps its clips
         path.unlink()
-    again = experiment.plan(skipping, tmp_path)
+    again = experiment.open_folds(skipping, tmp_path)
     assert again.report is None
-    assert again.folds[None]["train"].infos == plan.folds[None]["train"].infos
+    assert again.splits[None]["train"].infos == folds.splits[None]["train"].infos
 
 
 def test_a_run_tells_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
@@ -408,6 +408,6 @@ def test_a_run_tells_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
     left = tiny.get_config().unlock()
     left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
     left.train.batch_size = 2
-    monkeypatch.setattr(experiment, "_train_one", lambda *arguments: [])
-    experiment.train(left, experiment.plan(left), tmp_path, resume=False)
+    monkeypatch.setattr(experiment, "train_fold", lambda *arguments: [])
+    experiment.train_folds(left, experiment.open_folds(left), tmp_path, resume=False)
     assert "2 clips are left out (2 undetected_face)" in capsys.readouterr().out

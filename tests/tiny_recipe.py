@@ -1,4 +1,4 @@
-"""A recipe of ``configs/`` made small enough to be trained in a test."""
+"""A recipe of ``configs/`` small enough to train in a test."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests import tiny
 def shrink(config: ConfigDict, root: Path, streams: str = "both") -> ConfigDict:
     """The recipe with the smallest model, one epoch of one pass, and its data in ``root``.
 
-    Kept are the data and its splits, the kind of model, its head, loss and optimizer.
+    The data and its splits, the kind of model, its head, loss and optimiser stay.
     """
     small = tiny.get_config()
     config = ConfigDict(config.to_dict())

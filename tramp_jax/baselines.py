@@ -1,8 +1,8 @@
-"""What a model has to beat: a constant, and a random forest on simple motion features.
+"""Baselines that a model has to beat: a constant, and a random forest on simple motion features.
 
-The features describe how much, how fast and how evenly the regions of a face move. All lengths are in units of the
-clip's inter-ocular distance and all times in seconds, so neither the size of the face nor the frame rate matters
-(up to what a lower frame rate can no longer show).
+The features describe how much, how fast and how evenly the regions of a face move. Lengths are in units of the clip's
+inter-ocular distance and times in seconds, so the size of the face does not matter, nor does the frame rate, except
+for motion that is too fast for it.
 """
 
 import math
@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
+from tramp_jax.errors import UserError
 
-# Peaks and ranges are percentiles: one badly detected frame, or a cut, must not decide them.
+# Peaks and ranges are percentiles, so that one badly detected frame or a cut does not determine them.
 _LOW, _HIGH = 5, 95
 _TREMOR_HZ = (4.0, 6.0)  # rest tremor of Parkinson's disease
 _BLINK = 0.6  # eyes less open than this share of their median count as closed
@@ -59,19 +60,20 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
       fps: frames per second.
 
     Returns:
-      (56,) float64, finite, in the order of ``FEATURE_NAMES``. What needs more frames than there are is 0.
+      (56,) float64, finite, in the order of ``FEATURE_NAMES``. Features that need more frames than there are, are 0.
 
     Raises:
-      ValueError: another shape, fewer than two frames, a point or rate that is no number, or eyes in one place.
+      UserError: bad_landmarks: another shape, fewer than two frames, a point or rate that is not a finite number, or
+        both pupils in the same place.
     """
     if points.ndim != 3 or points.shape[1:] != (NUM_LANDMARKS, 2) or len(points) < 2:
-        raise ValueError(f"motion features need points (n, 63, 2) with n >= 2, not {points.shape}")
+        raise _bad_landmarks(f"motion features need points (n, 63, 2) of n >= 2 frames, not {points.shape}")
     if not np.isfinite(points).all() or not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"motion features need finite points and a positive frame rate, not {fps}")
+        raise _bad_landmarks(f"motion features need finite points and a positive frame rate, not {fps}")
     points = points.astype(np.float64)
     eye_distance = float(np.median(_distance(points, "left_eye_pupil", "right_eye_pupil")))
     if eye_distance <= 0:
-        raise ValueError("both pupils are in the same place: these are not the 63 points of a face")
+        raise _bad_landmarks("both pupils are in the same place, so these are not the 63 points of a face")
     points = points / eye_distance
 
     velocity = np.diff(points, axis=0) * fps
@@ -96,10 +98,14 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
     return np.array(features)
 
 
+def _bad_landmarks(message: str) -> UserError:
+    return UserError("bad_landmarks", f"{message}; check the clips with tramp-jax validate")
+
+
 def random_forest(
     train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Scores predicted by a random forest: features (n, d), scores (n,), features (m, d) -> (m,)."""
+    """Fits a random forest to features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
     forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
     return forest.fit(train_features, train_scores).predict(test_features)
 
@@ -124,7 +130,7 @@ def _region_features(points: np.ndarray, velocity: np.ndarray, speed: np.ndarray
 
 
 def _band_amplitude(points: np.ndarray, fps: float) -> float:
-    """Root mean square over points of the amplitude that lies in the tremor band."""
+    """Root mean square amplitude of the points in the tremor band."""
     frequency = np.fft.rfftfreq(len(points), 1 / fps)
     band = (frequency >= _TREMOR_HZ[0]) & (frequency <= _TREMOR_HZ[1])
     window = np.hanning(len(points) + 2)[1:-1, None, None]  # slow movement must not leak into the band
@@ -141,20 +147,20 @@ def _eye_features(points: np.ndarray, fps: float) -> list[float]:
 
 
 def _eye_opening(points: np.ndarray, side: str) -> np.ndarray:
-    """(n,) lid distance over the eye's mean width."""
+    """The distance between the lids over the eye's mean width, (n,)."""
     width = _distance(points, f"{side}_eye_left_corner", f"{side}_eye_right_corner").mean()
     height = _distance(points, f"{side}_eye_top", f"{side}_eye_bottom")
     return height / width if width > 0 else np.zeros(len(points))
 
 
 def _brow_height(points: np.ndarray, side: str) -> np.ndarray:
-    """(n,) from the line between the eye corners to the middle of the brow's lower edge."""
+    """The distance (n,) from the middle of the eye corners to the middle of the brow's lower edge."""
     corners = points[:, [_SLOT[f"{side}_eye_left_corner"], _SLOT[f"{side}_eye_right_corner"]]]
     return np.linalg.norm(points[:, _SLOT[f"{side}_eyebrow_lower_middle"]] - corners.mean(axis=1), axis=-1)
 
 
 def _shape_asymmetry(points: np.ndarray) -> float:
-    """Mean distance between the points and those of the mirrored face, both relative to the middle of the face."""
+    """Mean distance between the points and those of the mirrored face, both relative to the face's centre."""
     face = points - points.mean(axis=1, keepdims=True)
     return float(np.linalg.norm(face - face[:, MIRROR] * (-1, 1), axis=-1).mean())
 

@@ -1,7 +1,7 @@
-"""Orbax checkpoints of a run: the last one, which training continues from, and the best one by validation subjects.
+"""Orbax checkpoints of a run: the last one, from which training continues, and the best one by validation subjects.
 
-Each holds ``variables`` (params and batch_stats: all that scoring needs) as an item of its own; the last one also
-holds the optimiser and a small JSON record. The step is the position in the data.
+Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. The last one also holds
+the optimiser and a small JSON record. The step is the position in the data.
 """
 
 import pathlib
@@ -11,29 +11,29 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from tramp_jax import sharding
+from tramp_jax import run, sharding
+from tramp_jax.errors import UserError
 
 LAST, BEST = "last", "best"
 
 
 class Checkpoints:
-    """The checkpoints below ``workdir``/checkpoints. Use as a context manager.
+    """The checkpoints of a run or fold. Use as a context manager.
 
     Args:
-      workdir: of the run.
-      keep_last: how many of the last checkpoints to keep.
-      writing: this is the one process that trains, and may clear away what a killed one left half written.
+      folder: of the run or fold.
+      keep_last: number of last checkpoints to keep.
+      writing: whether this is the training, which may remove a half-written checkpoint of a killed one.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
-        root = pathlib.Path(workdir).absolute() / "checkpoints"
+    def __init__(self, folder: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
+        root = pathlib.Path(folder).absolute() / run.CHECKPOINTS
         self._managers = {
             name: ocp.CheckpointManager(
                 root / name,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     enable_async_checkpointing=False,
-                    # What a killed run was writing; only the trainer may take it for a leftover.
                     cleanup_tmp_directories=writing,
                 ),
             )
@@ -49,11 +49,11 @@ class Checkpoints:
             manager.close()
 
     def last_step(self) -> int | None:
-        """Step of the last checkpoint, None before the first."""
+        """Step of the last checkpoint, or None before the first."""
         return self._managers[LAST].latest_step()
 
     def save_last(self, step: int, variables: Any, optimizer: Any, record: dict[str, Any]) -> None:
-        """Saves all that is needed to continue from ``step``; the position in the data is the step itself."""
+        """Saves everything needed to continue from ``step``; the position in the data is the step itself."""
         if step == self.last_step():
             return
         self._managers[LAST].save(
@@ -66,19 +66,24 @@ class Checkpoints:
         )
 
     def save_best(self, step: int, variables: Any) -> None:
-        """Replaces the best checkpoint. One of the same step, left by an interrupted run, is the same: it stays."""
+        """Replaces the best checkpoint, unless an interrupted run has saved the one of this step already."""
         if step not in self._managers[BEST].all_steps():
             self._managers[BEST].save(step, args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)))
 
     def restore_last(self, variables: Any, optimizer: Any, mesh: Mesh) -> tuple[int, Any, Any, dict[str, Any]]:
         """Returns (step, variables, optimizer, record) of the last checkpoint.
 
-        ``variables`` and ``optimizer`` say structure, shapes and types; the arrays come back replicated on ``mesh``,
-        whatever number of devices they were saved from.
+        ``variables`` and ``optimizer`` give structure, shapes and types. The arrays come back replicated on ``mesh``,
+        no matter from how many devices they were saved.
+
+        Raises:
+          UserError: missing_checkpoint.
         """
         step = self.last_step()
         if step is None:
-            raise FileNotFoundError(f"{self.root} holds no checkpoint to resume from; start without --resume")
+            raise UserError(
+                "missing_checkpoint", f"{self.root} holds no checkpoint to resume from; start without --resume"
+            )
         restored = self._managers[LAST].restore(
             step,
             args=ocp.args.Composite(
@@ -90,10 +95,10 @@ class Checkpoints:
         return step, restored.variables, restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
-        """(step, variables) of the "last" or "best" checkpoint, or of the one at a step given as a number.
+        """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a step given as a number.
 
         Raises:
-          FileNotFoundError: there is no such checkpoint; the message lists those that exist.
+          UserError: missing_checkpoint; the message lists the existing ones.
         """
         for name, manager in self._managers.items():
             step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
@@ -101,7 +106,7 @@ class Checkpoints:
                 target = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(variables, mesh)))
                 return step, manager.restore(step, args=target).variables
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
-        raise FileNotFoundError(f"no checkpoint {which!r} in {self.root} ({existing})")
+        raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; existing ones are {existing}")
 
 
 def _abstract(tree: Any, mesh: Mesh) -> Any:

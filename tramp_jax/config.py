@@ -1,203 +1,289 @@
-"""The base configuration: every option with its published value. Files in ``configs/`` derive from it."""
+"""Every option with its published value and its allowed values. Recipes in ``configs/`` change some of them."""
 
-from collections.abc import Collection, Iterator
-from typing import Any
+import difflib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from absl import flags
 from ml_collections import ConfigDict
+
+from tramp_jax.errors import UserError
+
+
+class Option(NamedTuple):
+    """An option's default and what else it may be: one of ``known``, or a number from ``low`` to ``high``."""
+
+    default: Any
+    known: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def _one_of(default: str, *others: str) -> Option:
+    return Option(default, known=(default, *others))
+
+
+def _at_least(low: float, default: float) -> Option:
+    return Option(default, low=low)
+
+
+def _share(default: float) -> Option:
+    return Option(default, low=0, high=1)
+
+
+# The published model has 25.17 M parameters.
+MODEL: dict[str, Any] = {
+    # The type in which products are computed. Parameters, statistics, softmax and loss are float32 either way. On GPUs
+    # and TPUs, float32 products have the hardware's default precision.
+    "precision": _one_of("float32", "bfloat16"),
+    "remat": False,  # recompute the inside of the encoders' blocks in the backward pass: less memory, more time
+    "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two are an encoder with a linear head
+    "streams": _one_of("both", "rgb", "trajectory"),
+    "trajectory": {
+        "length": 128,  # T: 64, 128 or 256
+        "channels": _one_of("xyrgb", "xy", "rgb"),
+        # Hidden widths of the stem are 2 and 3 times this; 0 for the number of channels. 5 lets "xy" or "rgb" start
+        # from weights for "xyrgb".
+        "stem_channels": _at_least(0, 0),
+        "num_points": 63,
+        "widths": (128, 256, 256, 256),
+        "blocks_per_stage": 2,
+        "embed_width": 128,
+        "mlp_ratio": 2,
+        "neighbours": 9,
+        "distant": 7,
+        "local_frames": 8,
+        "table_frames": 32,  # size of the shared global position tables, that of T = 256; 0: each T has its own
+        "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
+        # Factors on the channels, one for all or one each; published weights take the channels as they are.
+        "input_scale": (1.0,),
+        "attention_dropout": _share(0.5),
+        "drop_path": _share(0.2),
+    },
+    "rgb": {
+        "num_frames": 80,
+        "image_size": 224,
+        "widths": (64, 128, 256, 512),
+        "clip_length": 16,
+        "spatial_heads": 8,
+        "spatial_mlp_dim": 512,
+        "temporal_depth": 3,
+        "temporal_heads": 8,
+        "temporal_mlp_dim": 1024,
+        "scrambled_frames": False,  # as the released code: frames reinterpreted with their planes out of place
+    },
+    "fusion": {"width": 256, "depth": 3, "heads": 8, "mlp_ratio": 4},
+    "head": {"hidden": (128, 64), "num_classes": _at_least(0, 0)},  # 0 classes for regression
+}
+
+OPTIONS: dict[str, Any] = {
+    "name": "base",
+    "seed": 0,
+    "model": MODEL,
+    "data": {
+        "name": "",  # a key of tramp_jax.data.datasets.READERS
+        "root": "",
+        "expression": "",  # train and test on this expression only; "" for all
+        "target": "",  # the rating to learn if clips have several; "" for the main score
+        "skip_bad": False,  # check every clip first and train on those without a fault
+        "still": False,  # control: repeat the first frame of every clip, which leaves only identity
+        "truncation": _one_of("random", "last"),  # the run of frames that training takes of clips longer than T
+        "padding": _one_of("loop", "zero", "repeat", "spline"),  # of clips too short for a stream
+        # The frames that training takes of clips longer than the frame stream: random ones in order, a random run of
+        # consecutive ones, or evenly spaced ones as in testing.
+        "frame_choice": _one_of("random", "consecutive", "uniform"),
+        # Published lists, published folds, cross-validation or one split over subjects; auto: the first of these
+        # that the data allows.
+        "protocol": _one_of("auto", "official", "folds", "k_fold", "holdout"),
+        "num_folds": _at_least(0, 0),  # of cross-validation over subjects
+        "fold": _at_least(-1, -1),  # the fold to run; -1 for all in turn
+        "test_fraction": _share(0.2),  # of the subjects, under "holdout"
+        "validation_fraction": _share(0.2),  # of the training subjects, to choose a checkpoint by
+        "split_seed": 0,
+    },
+    "landmarks": {
+        # The head motion to remove: translation ("nose"), also rotation in the plane and scale ("similarity"), or
+        # nothing but the position of the first frame ("first_frame", as the released code).
+        "normalise": _one_of("nose", "first_frame", "similarity"),
+        "frontalise": False,  # first turn the head to the front; needs landmarks with depth
+    },
+    # Weights to start from: a .pth or .safetensors file, a folder made by convert_weights, or a run.
+    "init": {
+        "all": "",  # the whole model
+        "rgb": "",  # the frame encoder; takes precedence over "all"
+        "trajectory": "",  # the trajectory encoder; takes precedence over "all"
+        "tables": _one_of("released", "centred"),  # position tables of another T: their first rows, or their middle
+    },
+    # Paths of parameters that are not trained, such as ("rgb_encoder", "trajectory_encoder/stage_0_*"). Running
+    # statistics below them stay as well; training still normalises by the batch.
+    "freeze": (),
+    "augment": {
+        "crop": True,
+        "flip": _share(0.5),  # share of clips whose frames are flipped
+        "flip_trajectory": False,  # also mirror the trajectory of a flipped clip
+        "reverse_time": _share(0.5),  # share of clips whose trajectory is reversed
+        "reverse_frames": False,  # also reverse the frames of a reversed clip
+    },
+    "loss": {
+        "name": _one_of("bmc", "mse", "cross_entropy"),
+        "sigma": 1.0,  # of bmc
+        "swapped": False,  # of bmc, as the released code: exchange prediction and target
+    },
+    "optimizer": {
+        "name": _one_of("sgd", "adam"),
+        "learning_rate": _at_least(0, 1e-3),
+        "momentum": _share(0.9),
+        "weight_decay": _at_least(0, 0.0),
+        "decay_every": 40,  # epochs
+        "decay_factor": 0.1,
+        "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0 for no limit
+        "warmup_epochs": _at_least(0, 0.0),
+    },
+    "train": {
+        "batch_size": _at_least(1, 4),
+        "accumulate": _at_least(1, 1),  # parts that each batch is cut into, one after the other, to save memory
+        "epochs": _at_least(1, 100),
+        "passes_per_epoch": _at_least(1, 5),
+        "evaluate_every": _at_least(1, 1),  # epochs
+        # Read clips again each time, or once: decoded frames then stay in the memory of the host or, for training
+        # clips, of the device. The result is the same.
+        "cache": _one_of("none", "host", "device"),
+        "reader_threads": _at_least(0, 2),
+        "read_ahead_mb": _at_least(0, 256),  # memory for batches that are read before they are needed
+        "keep_last": _at_least(1, 1),  # checkpoints kept besides the best one
+    },
+    "evaluation": {
+        "batch_size": _at_least(1, 4),
+        "frame_bucket": _at_least(1, 8),  # distinct frames of a batch are padded to a multiple of this
+        "bootstrap": _at_least(0, 1000),
+    },
+}
+
+# Options of older runs, and what they are now.
+_MOVED = {
+    "precision": "model.precision",
+    "remat": "model.remat",
+    "compat.scrambled_frames": "model.rgb.scrambled_frames",
+    "compat.swapped_bmc": "loss.swapped",
+}
+_DROPPED = ("task", "tasks", "compat")
 
 
 def base() -> ConfigDict:
-    """The published model and recipe; unlocked, so that a recipe can add to it before it locks it."""
-    compat = ConfigDict(
-        {
-            # Behaviour of the released code where it differs from the paper; the paper is the default.
-            "scrambled_frames": False,  # frames reinterpreted with their planes out of place
-            "swapped_bmc": False,  # BMC called with label and prediction exchanged
-        }
-    )
-    numerics = ConfigDict({"precision": "float32", "remat": False})
-    return ConfigDict(
-        {
-            "name": "base",
-            # One of ``tasks``: options that are put in place of the recipe's, unless the command line sets them.
-            "task": "",
-            "tasks": {},
-            "seed": 0,
-            # What products are computed in: "float32" or "bfloat16"; parameters, statistics, softmax and loss are
-            # float32 with both. On GPUs and TPUs float32 products still take the hardware's default precision.
-            "precision": numerics.get_ref("precision"),
-            # Recompute what is inside the encoders' blocks in the backward pass: less memory, more time.
-            "remat": numerics.get_ref("remat"),
-            "compat": compat,
-            "model": model(compat, numerics),
-            "data": ConfigDict(
-                {
-                    "name": "",  # a key of tramp_jax.data.datasets.READERS
-                    "root": "",
-                    "expression": "",  # train and test on this expression alone; "" for all
-                    "target": "",  # which rating to learn where clips have several; "" for the main score
-                    "skip_bad": False,  # check every clip first and train on those without a fault
-                    "still": False,  # control: every clip is its first frame repeated, so that only identity is left
-                    "truncation": "random",  # training clips longer than T: a "random" run of frames or the "last"
-                    # Clips too short for a stream: "loop", "zero", "repeat" of the last frame, or a "spline" to T.
-                    "padding": "loop",
-                    # What training shows of clips with more frames than the frame stream: "random" frames in order,
-                    # a random run of "consecutive" ones, or "uniform" ones, as testing does.
-                    "frame_choice": "random",
-                    # "official" lists, published "folds", "k_fold" or "holdout"; auto: the first that the data allows.
-                    "protocol": "auto",
-                    "num_folds": 0,  # of cross-validation over subjects
-                    "fold": -1,  # which fold to run; -1 for all in turn
-                    "test_fraction": 0.2,  # of the subjects, under "holdout"
-                    "validation_fraction": 0.2,  # of the training subjects, to choose a checkpoint by
-                    "split_seed": 0,
-                }
-            ),
-            "landmarks": ConfigDict(
-                {
-                    # What is taken out of head motion: translation ("nose"), also rotation in the plane and scale
-                    # ("similarity"), or the first frame's nose tip only ("first_frame", as the released code).
-                    "normalise": "nose",
-                    "frontalise": False,  # first turn the head to the front, where landmarks have depth
-                }
-            ),
-            "init": ConfigDict(
-                {
-                    # Weights to start from: a .pth or .safetensors file, a folder made by convert_weights, or a run.
-                    "all": "",  # the whole model
-                    "rgb": "",  # the frame encoder; goes before "all"
-                    "trajectory": "",  # the trajectory encoder; goes before "all"
-                    "tables": "released",  # position tables of another T: first rows as released, or "centred"
-                }
-            ),
-            # Paths of parameters that stay as they are, such as ("rgb_encoder", "trajectory_encoder/stage_0_*").
-            # Running statistics below them stay, too; training still normalises by the batch.
-            "freeze": (),
-            "augment": ConfigDict(
-                {
-                    "crop": True,
-                    "flip": 0.5,  # share of clips whose frames are flipped
-                    "flip_trajectory": False,  # mirror the trajectory of a flipped clip, too
-                    "reverse_time": 0.5,  # share of clips whose trajectory is reversed
-                    "reverse_frames": False,  # reverse the frames of a reversed clip, too
-                }
-            ),
-            "loss": ConfigDict({"name": "bmc", "sigma": 1.0}),
-            "optimizer": ConfigDict(
-                {
-                    "name": "sgd",  # or "adam"
-                    "learning_rate": 1e-3,
-                    "momentum": 0.9,
-                    "weight_decay": 0.0,
-                    "decay_every": 40,  # epochs
-                    "decay_factor": 0.1,
-                    "clip_norm": 0.0,  # largest norm of the whole gradient; 0 for none
-                    "warmup_epochs": 0.0,
-                }
-            ),
-            "train": ConfigDict(
-                {
-                    "batch_size": 4,
-                    "accumulate": 1,  # cut each batch into so many parts, one after the other, to save memory
-                    "epochs": 100,
-                    "passes_per_epoch": 5,
-                    "evaluate_every": 1,  # epochs
-                    # Clips are read again each time ("none"), or once, with their decoded frames kept in the memory
-                    # of the "host" or, those to train on, of the "device". The outcome is the same.
-                    "cache": "none",
-                    "reader_threads": 2,
-                    "read_ahead_mb": 256,  # memory for batches that are read before they are needed
-                    "keep_last": 1,  # checkpoints kept besides the best one
-                }
-            ),
-            "evaluation": ConfigDict(
-                {
-                    "batch_size": 4,
-                    "frame_bucket": 8,  # distinct frames of a batch are padded to a multiple of this
-                    "bootstrap": 1000,
-                }
-            ),
-        },
-        convert_dict=True,
-    )
+    """The published model and recipe, unlocked: a recipe adds the options of its data set before it locks it."""
+    return ConfigDict(_defaults(OPTIONS))
 
 
-def with_task(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
-    """The configuration with the options of its ``task`` in place.
+def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {}
+    for name, value in options.items():
+        if isinstance(value, Option):
+            value = value.default
+        defaults[name] = _defaults(value) if isinstance(value, dict) else value
+    return defaults
 
-    Args:
-      config: a whole configuration.
-      given: paths of options, such as "data.target", that the user has set: the task leaves them as they are.
+
+def check(config: ConfigDict) -> None:
+    """Checks every option on its own, before anything is opened.
 
     Raises:
-      ValueError: there is no such task.
+      UserError: bad_option for a value that is not allowed; unknown_option for an option that does not exist.
     """
-    if not config.task:
-        return config
-    if config.task not in config.tasks:
-        known = ", ".join(config.tasks) or "none, for this recipe has one task alone"
-        raise ValueError(f"task is {config.task!r}; known: {known}")
-    result = config.copy_and_resolve_references()
-    changes = dict(_leaves(config.tasks[config.task]))
-    result.update_from_flattened_dict({path: value for path, value in changes.items() if path not in given})
-    return result
+    options, given = dict(_leaves(OPTIONS)), dict(_leaves(config.to_dict()))
+    check_names(given)
+    for path, value in given.items():
+        _check_value(path, value, options.get(path))
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{key}.")
+def check_names(paths: Iterable[str]) -> None:
+    """Checks that options, or groups of them, such as "data.padding" exist.
+
+    Raises:
+      UserError: unknown_option. Options of ``data`` may exist for one data set only and are checked by its reader.
+    """
+    options = dict(_leaves(OPTIONS))
+    groups = {path[:end] for path in options for end, sign in enumerate(path) if sign == "."}
+    for path in paths:
+        if path not in options and path not in groups and not path.startswith("data."):
+            hint = f" (now {_MOVED[path]})" if path in _MOVED else _hint(path, options)
+            raise UserError("unknown_option", f"{path}: there is no such option{hint}")
+
+
+def _check_value(path: str, value: Any, option: Any) -> None:
+    if not isinstance(option, Option):
+        return
+    if option.known and value not in option.known:
+        hint = _hint(str(value), option.known)
+        raise UserError("bad_option", f"{path} is {value!r}{hint}; known: {', '.join(option.known)}")
+    if not option.known and not option.low <= value <= option.high:
+        most = f" and at most {option.high:g}" if math.isfinite(option.high) else ""
+        raise UserError("bad_option", f"{path} is {value}; it must be at least {option.low:g}{most}")
+
+
+def _hint(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + key, value
+            yield prefix + name, value
 
 
-def model(compat: ConfigDict, numerics: ConfigDict) -> ConfigDict:
-    """The ``model`` group at its published values (25.17 M parameters)."""
-    return ConfigDict(
-        {
-            "precision": numerics.get_ref("precision"),
-            "remat": numerics.get_ref("remat"),
-            "name": "tramp_former",  # or an encoder with its own linear head: "skateformer", "former_dfer"
-            "streams": "both",  # or "rgb", "trajectory"
-            "trajectory": ConfigDict(
-                {
-                    "length": 128,  # T: 64, 128 or 256
-                    "channels": "xyrgb",  # or "xy", "rgb"
-                    # Hidden widths of the stem are 2 and 3 times this, 0: the number of channels. 5 lets "xy" or "rgb"
-                    # start from weights for "xyrgb".
-                    "stem_channels": 0,
-                    "num_points": 63,
-                    "widths": (128, 256, 256, 256),
-                    "blocks_per_stage": 2,
-                    "embed_width": 128,
-                    "mlp_ratio": 2,
-                    "neighbours": 9,
-                    "distant": 7,
-                    "local_frames": 8,
-                    "table_frames": 32,  # global position tables are shared at the size for T = 256; 0: their own size
-                    "bias_order": "tiled",  # as published; "time" is the evident intention
-                    "input_scale": (
-                        1.0,
-                    ),  # of the channels, one for all or one each; published weights take them as they are
-                    "attention_dropout": 0.5,
-                    "drop_path": 0.2,
-                }
-            ),
-            "rgb": ConfigDict(
-                {
-                    "num_frames": 80,
-                    "image_size": 224,
-                    "widths": (64, 128, 256, 512),
-                    "clip_length": 16,
-                    "spatial_heads": 8,
-                    "spatial_mlp_dim": 512,
-                    "temporal_depth": 3,
-                    "temporal_heads": 8,
-                    "temporal_mlp_dim": 1024,
-                    "scrambled_frames": compat.get_ref("scrambled_frames"),
-                }
-            ),
-            "fusion": ConfigDict({"width": 256, "depth": 3, "heads": 8, "mlp_ratio": 4}),
-            "head": ConfigDict({"hidden": (128, 64), "num_classes": 0}),
+def from_json(text: str) -> ConfigDict:
+    """The configuration that a run was started with. Options that are newer than the run have their defaults."""
+    former = json.loads(text)
+    config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
+    _fill(config, base())
+    leaves = dict(_leaves(former))
+    config.update_from_flattened_dict({new: leaves[old] for old, new in _MOVED.items() if old in leaves})
+    if leaves.get("compat.first_frame_centring"):
+        config.landmarks.normalise = "first_frame"
+    return config
+
+
+def _fill(config: ConfigDict, default: ConfigDict) -> None:
+    for key, value in default.items():
+        if key not in config:
+            config[key] = value
+        elif isinstance(value, ConfigDict):
+            _fill(config[key], value)
+
+
+def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str, str]:
+    """Reads what follows the colon in ``--config configs/RECIPE.py:ARGUMENTS``.
+
+    Arguments are separated by commas, in any order and case: a value, or NAME=VALUE.
+
+    Args:
+      recipe: the recipe's file, for messages.
+      text: the arguments.
+      known: the values that each argument can have.
+
+    Returns:
+      The value of each argument that is given.
+
+    Raises:
+      flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` wraps every
+        other error of a recipe in its traceback.)
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.rpartition("=")
+        fitting = {
+            argument: choice
+            for argument, choices in known.items()
+            for choice in choices
+            if name in ("", argument) and choice.lower() == value.lower()
         }
-    )
+        if not fitting or fitting.keys() & found.keys():
+            problem = f"unknown argument {part!r}" if not fitting else f"{part!r} is a second {next(iter(fitting))}"
+            listed = "; ".join(f"{argument}: {', '.join(choices)}" for argument, choices in known.items())
+            raise flags.IllegalFlagValueError(f"{recipe}:{text}: {problem}; known, separated by commas: {listed}")
+        found |= fitting
+    return found

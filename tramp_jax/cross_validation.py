@@ -1,4 +1,4 @@
-"""The outcome of cross-validation, beside what needs no deep learning on the same folds."""
+"""The outcome of cross-validation, beside simple methods on the same folds."""
 
 import json
 import pathlib
@@ -6,44 +6,54 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tramp_jax import baselines, evaluation, training_log
+from tramp_jax import baselines, run, training_log
 from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data import landmarks
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
-SHOWN = {False: ("auroc", "spearman"), True: ("accuracy", "uar")}  # of scores, of classes
-Folds = Mapping[int | None, Mapping[str, Split]]
+_OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
 
 
-def summarise(folders: Mapping[int | None, pathlib.Path], splits: Folds, workdir: pathlib.Path, seed: int) -> list[str]:
+def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.Path, seed: int) -> list[str]:
     """Compares the model with a constant and a random forest on the held-out subjects of every fold.
 
-    The forest learns simple motion features of the same training and validation clips; a model of classes stands
-    alone. Writes cross_validation.json and cross_validation.png into ``workdir``; returns lines for the terminal.
+    The forest learns from simple motion features of the same training and validation clips. There is no such
+    comparison for a classifier. Writes cross_validation.json and cross_validation.png.
+
+    Args:
+      folds: the splits of each fold.
+      folder: of the run.
+      seed: of the random forest.
+
+    Returns:
+      Lines for the terminal.
     """
-    per_fold = []
-    for fold, parts in splits.items():
-        reports = {
-            f"model, {which}": _read_metrics(evaluation.folder(folders[fold], TEST, which)) for which in (BEST, LAST)
-        }
-        classes = "uar" in next(iter(reports.values()))
-        rows: dict[str, dict[str, float]] = {}
-        if not classes:
-            target = np.array([info.score for info in parts[TEST].infos])
-            for name, score in _baselines(parts, seed).items():
-                rows[name] = {metric: REGRESSION[metric](score, target) for metric in SHOWN[classes]}
-        per_fold.append(rows | {name: {m: report[m] for m in SHOWN[classes]} for name, report in reports.items()})
+    per_fold = [_fold_metrics(parts, run.fold_folder(folder, fold), seed) for fold, parts in folds.items()]
     methods, shown = list(per_fold[0]), list(next(iter(per_fold[0].values())))
     values = {metric: {name: [row[name][metric] for row in per_fold] for name in methods} for metric in shown}
-    (workdir / "cross_validation.json").write_text(json.dumps(_finite(values), indent=1) + "\n")
-    training_log.plot_folds(workdir / "cross_validation.png", values)
+    write_atomically(folder / run.CROSS_VALIDATION, json.dumps(_finite(values), indent=1) + "\n")
+    training_log.plot_folds(folder / run.CROSS_VALIDATION_PLOT, values)
     lines = [f"{len(per_fold)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     for name in methods:
         cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in shown]
         lines.append(f"  {name:15s} " + "   ".join(cells))
     return lines
+
+
+def _fold_metrics(parts: Mapping[str, Split], folder: pathlib.Path, seed: int) -> dict[str, dict[str, float]]:
+    """{method: {metric: value}} on the test clips of a fold."""
+    reports = {f"model, {which}": _read_metrics(run.evaluation_folder(folder, TEST, which)) for which in (BEST, LAST)}
+    if "uar" in next(iter(reports.values())):
+        return {name: {metric: report[metric] for metric in _OF_CLASSES} for name, report in reports.items()}
+    target = np.array([info.score for info in parts[TEST].infos])
+    rows = {
+        name: {metric: REGRESSION[metric](score, target) for metric in _OF_SCORES}
+        for name, score in _baselines(parts, seed).items()
+    }
+    return rows | {name: {metric: report[metric] for metric in _OF_SCORES} for name, report in reports.items()}
 
 
 def _baselines(parts: Mapping[str, Split], seed: int) -> dict[str, np.ndarray]:
@@ -58,7 +68,7 @@ def _baselines(parts: Mapping[str, Split], seed: int) -> dict[str, np.ndarray]:
 
 
 def _described(split: Split) -> Iterator[tuple[np.ndarray, float]]:
-    """Motion features and score of each clip; no more than one clip is held at a time."""
+    """Motion features and score of each clip, of which one at a time is in memory."""
     for i in range(len(split)):
         clip = split[i]
         points = landmarks.select(clip.landmarks, clip.layout)
@@ -67,8 +77,8 @@ def _described(split: Split) -> Iterator[tuple[np.ndarray, float]]:
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
-    """The metrics of all clips of a report; NaN where undefined."""
-    table = json.loads((folder / evaluation.METRICS_FILE).read_text())["all"]
+    """The metrics of a report over all clips; NaN if undefined."""
+    table = json.loads((folder / run.METRICS).read_text())["all"]
     return {name: float("nan") if entry["value"] is None else entry["value"] for name, entry in table.items()}
 
 

@@ -1,5 +1,7 @@
 """``UserError`` is what a user can fix. Any other exception that escapes is our bug and keeps its traceback."""
 
+import errno
+
 
 class UserError(ValueError):
     """Bad input, a bad option or a missing file: something the user can fix.
@@ -18,3 +20,42 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked for it
+    """Training stopped because the user asked for it, and saved its state."""
+
+
+_NO_PERMISSION = ("no_permission", "permission denied; change the permissions or choose another place")
+_DISK_FULL = ("disk_full", "no space left; free some, raise your quota or choose another place")
+_FIXABLE = {
+    errno.ENOENT: ("missing_file", "no such file or folder; check the path"),
+    errno.ENOTDIR: ("bad_path", "part of this path is a file, not a folder; check the path"),
+    errno.EISDIR: ("bad_path", "this is a folder, not a file; name a file"),
+    errno.ENAMETOOLONG: ("bad_path", "the name is too long; shorten it"),
+    errno.EEXIST: ("file_exists", "already exists; remove it or name another"),
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: ("no_permission", "this disk is read-only; choose another place"),
+    errno.ENOSPC: _DISK_FULL,
+    errno.EDQUOT: _DISK_FULL,
+}
+
+# Until every room raises UserError, these count as a user's error too, with no errno: remove them then.
+TRANSITION: tuple[type[Exception], ...] = (ValueError, OSError)
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The ``UserError`` that an exception stands for, or None if it is a bug of ours.
+
+    An ``OSError`` stands for one if the user can fix its file: a missing file, permissions, a full disk.
+    """
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        known = _FIXABLE.get(error.errno)
+        if known is None or (error.filename is None and known != _DISK_FULL):
+            return None
+        kind, cure = known
+        return UserError(kind, f"{error.filename or error.strerror}: {cure}")
+    return UserError("transition", str(error)) if isinstance(error, TRANSITION) else None

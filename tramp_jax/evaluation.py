@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -12,13 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import metrics, models, sharding, training_log
+from tramp_jax import metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Split, evaluation_batches
 from tramp_jax.data.clips import ClipInfo
+from tramp_jax.files import write_atomically
 from tramp_jax.models import Inputs, build_model
-
-METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
 
 Predictor = Callable[[Any, Inputs], jax.Array]
 
@@ -79,11 +79,6 @@ def selection_metric(config: ConfigDict) -> str:
     return "uar" if config.model.head.num_classes else "spearman"
 
 
-def folder(workdir: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:
-    """Where the report on a split by a checkpoint is kept in a run's folder."""
-    return workdir / "evaluation" / f"{split}-{checkpoint}"
-
-
 def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
     """Writes metrics.json, predictions.csv and scatter.png into ``folder``; returns what metrics.json holds.
 
@@ -103,11 +98,11 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     if not sharding.is_first_process():
         return report
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(predictions, folder / PREDICTIONS_FILE)
+    _write_csv(predictions, folder / run.PREDICTIONS)
     if predictions.score.ndim == 1:
         groups = [info.expression for info in predictions.infos]
-        training_log.plot_scatter(folder / "scatter.png", predictions.score, predictions.target, groups, title)
-    (folder / METRICS_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: its presence says "complete"
+        training_log.plot_scatter(folder / run.SCATTER, predictions.score, predictions.target, groups, title)
+    write_atomically(folder / run.METRICS, json.dumps(report, indent=1) + "\n")  # last: then the report is complete
     return report
 
 
@@ -140,8 +135,9 @@ def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:
     outputs = predictions.score[:, None] if predictions.score.ndim == 1 else predictions.score
     names = ["score"] if predictions.score.ndim == 1 else [f"logit_{i}" for i in range(outputs.shape[1])]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["clip", "subject", "expression", "target", *names])
-        for info, row in zip(predictions.infos, outputs, strict=True):
-            writer.writerow([info.id, info.subject, info.expression, info.score, *(f"{x:.6f}" for x in row)])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["clip", "subject", "expression", "target", *names])
+    for info, row in zip(predictions.infos, outputs, strict=True):
+        writer.writerow([info.id, info.subject, info.expression, info.score, *(f"{x:.6f}" for x in row)])
+    write_atomically(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""What training starts from: fresh parameters, published or converted weights, and which of them stay frozen."""
+"""The parameters that training starts from: fresh or loaded ones, and which of them are frozen."""
 
 import difflib
 import fnmatch
@@ -10,20 +10,27 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from convert_weights.adapt import format_rows, initialise
+from tramp_jax.errors import UserError
 from tramp_jax.models import init_variables
 
 Path = tuple[str, ...]
 
 
 def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str, Any], str]:
-    """``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
+    """The ``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
-    ``config.init.all`` is a whole model, ``config.init.rgb`` and ``config.init.trajectory`` an encoder each, which go
-    before it: a PyTorch file, a folder made by ``python -m convert_weights``, or a run. The table is empty where
-    nothing is asked for. ``given=False`` reads none of them: a run that continues has its own parameters.
+    ``config.init.all`` is a whole model. ``config.init.rgb`` and ``config.init.trajectory`` are an encoder each and
+    take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run.
+
+    Args:
+      config: the whole configuration.
+      given: whether to load these weights; a resumed run has its own.
+
+    Returns:
+      The variables, and the table, which is empty if nothing was loaded.
 
     Raises:
-      ValueError: a checkpoint that cannot be read, or that does not fit the model.
+      UserError: a checkpoint that cannot be read, or that does not fit the model.
     """
     fresh = init_variables(config.model, jax.random.key(config.seed))
     sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
@@ -34,14 +41,14 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
 
 
 def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str, set[Path]]:
-    """What ``config.freeze`` names, as paths below each collection: ``{"params": …, "batch_stats": …}``.
+    """The paths below each collection that ``config.freeze`` names: ``{"params": …, "batch_stats": …}``.
 
     Args:
       variables: ``{"params", "batch_stats"}``.
-      patterns: paths, with * for any text, such as "rgb_encoder" (with all it holds) or "*/conv1".
+      patterns: paths, with * for any text, such as "rgb_encoder" (with everything in it) or "*/conv1".
 
     Raises:
-      ValueError: a pattern matches nothing; the closest names are listed.
+      UserError: bad_option, if a pattern matches nothing; the message lists the closest names.
     """
     paths = list(traverse_util.flatten_dict(variables))
     frozen: dict[str, set[Path]] = {"params": set(), "batch_stats": set()}
@@ -50,7 +57,7 @@ def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str
         if not matched:
             modules = {"/".join(path[1:end]) for path in paths for end in range(2, len(path) + 1)}
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3) or sorted(variables["params"])
-            raise ValueError(f"config.freeze: no parameter matches {pattern!r}; closest: {', '.join(close)}")
+            raise UserError("bad_option", f"freeze: no parameter matches {pattern!r}; closest: {', '.join(close)}")
         for collection, *path in matched:
             frozen[collection].add(tuple(path))
     return frozen

@@ -1,6 +1,6 @@
 """Training losses: batch Monte-Carlo balanced MSE (paper), MSE and cross-entropy.
 
-Each takes the scores of the *global* batch: under ``jit`` over a mesh they are the means over all devices.
+Each takes the scores of the *global* batch, so that under ``jit`` over a mesh it is the mean over all devices.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,21 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from tramp_jax.errors import UserError
+
 Array = jax.Array
 
 
 def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) -> Array:
     """Balanced MSE, batch Monte-Carlo form, of scores (B,) and targets (B,).
 
-    Each score must pick its own target out of the batch, which balances rare scores: the cross-entropy of
-    ``-(score_i - target_j)² / (2 sigma²)``, times ``2 sigma²``.
+    Each score must pick its own target from those of the batch, which balances rare scores. The loss is the
+    cross-entropy of ``-(score_i - target_j)² / (2 sigma²)``, times ``2 sigma²``.
 
     Args:
       score, target: (B,).
       sigma: noise scale in units of the score.
-      swapped: exchange the two, as the released code does (``compat.swapped_bmc``).
+      swapped: exchange the two, as the released code does (``loss.swapped``).
     """
     if swapped:
         score, target = target, score
@@ -44,13 +46,15 @@ def build_loss(config: ConfigDict) -> Callable[[Array, Array], Array]:
     """The loss of ``config.loss`` as a function of the model's output and the targets.
 
     Raises:
-      ValueError: unknown loss, or one that does not fit ``config.model.head``.
+      UserError: bad_option, if the loss does not fit ``config.model.head``.
     """
     name, classes = config.loss.name, config.model.head.num_classes
-    if name not in ("bmc", "mse", "cross_entropy"):
-        raise ValueError(f"loss.name is {name!r}; known: bmc, mse, cross_entropy")
     if (name == "cross_entropy") != bool(classes):
-        raise ValueError(f"loss.name {name} does not fit a head of model.head.num_classes={classes} (0 is regression)")
+        raise UserError(
+            "bad_option",
+            f"loss.name={name} does not fit model.head.num_classes={classes}: cross_entropy needs classes, the other "
+            "losses need 0 (regression)",
+        )
     if name == "bmc":
-        return lambda score, target: bmc(score, target, config.loss.sigma, config.compat.swapped_bmc)
-    return mse if name == "mse" else cross_entropy
+        return lambda score, target: bmc(score, target, config.loss.sigma, config.loss.swapped)
+    return {"mse": mse, "cross_entropy": cross_entropy}[name]

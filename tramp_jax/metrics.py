@@ -1,8 +1,8 @@
 """Regression and classification metrics in NumPy, each with a bootstrap interval over subjects.
 
-Conventions: ``score`` is the prediction, ``target`` the clinician's rating, both (N,). A metric that a sample does
-not define (a constant side, a single class) is NaN, never zero. Clips of one subject are not independent, so the
-bootstrap draws subjects, not clips.
+Conventions: ``score`` is the prediction and ``target`` the clinician's rating, both (N,). An undefined metric (constant
+scores or targets, a single class) is NaN, never zero. Clips of one subject are not independent, so the bootstrap draws
+subjects, not clips.
 """
 
 import functools
@@ -39,13 +39,13 @@ def rmse(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def relative_l2(score: np.ndarray, target: np.ndarray) -> float:
-    """Relative L2 distance of action quality assessment, ×100: mean of (error / range of the targets)²."""
+    """Relative L2 distance of action quality assessment: 100 × mean of (error / range of the targets)²."""
     span = float(np.ptp(target))
     return float("nan") if span == 0 else float(100 * np.mean(np.square((score - target) / span)))
 
 
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
-    """Area under the ROC curve for target > 0 against 0: the share of such pairs in the right order, ties half."""
+    """Area under the ROC curve for target > 0 against 0: share of such pairs in the right order; ties count half."""
     positive = target > 0
     if positive.all() or not positive.any():
         return float("nan")
@@ -54,18 +54,18 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def accuracy(logits: np.ndarray, target: np.ndarray) -> float:
-    """Share of clips whose largest logit is the target's (weighted average recall, WAR): logits (N, classes)."""
+    """Share of clips whose largest logit, of logits (N, classes), is the target's: weighted average recall, WAR."""
     return float(np.mean(np.argmax(logits, axis=1) == target))
 
 
 def uar(logits: np.ndarray, target: np.ndarray) -> float:
-    """Unweighted average recall: the mean, over the classes that occur, of the share recognised."""
+    """Unweighted average recall: the mean recall of the classes that occur."""
     right = np.argmax(logits, axis=1) == target
     return float(np.mean([np.mean(right[target == c]) for c in np.unique(target)]))
 
 
 def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, int]]:
-    """For each class that occurs: clips rightly given to it, given to it, and belonging to it."""
+    """For each class that occurs: the numbers of its clips found, of clips assigned to it, and of its clips."""
     given = np.argmax(logits, axis=1)
     return [
         (int(np.sum((given == c) & (target == c))), int(np.sum(given == c)), int(np.sum(target == c)))
@@ -74,18 +74,18 @@ def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, in
 
 
 def precision(logits: np.ndarray, target: np.ndarray) -> float:
-    """Mean over the classes that occur: of the clips given to a class, the share that belongs there; 0 for none."""
+    """Mean precision of the classes that occur: the share of clips assigned to a class that belong to it, or 0."""
     return float(np.mean([right / given if given else 0.0 for right, given, _ in _by_class(logits, target)]))
 
 
 def specificity(logits: np.ndarray, target: np.ndarray) -> float:
-    """Mean over the classes that occur: of the clips of other classes, the share not given to the class."""
+    """Mean specificity of the classes that occur: the share of other classes' clips not assigned to the class."""
     rows = [(len(target) - given - own + right, len(target) - own) for right, given, own in _by_class(logits, target)]
     return float("nan") if any(others == 0 for _, others in rows) else float(np.mean([a / b for a, b in rows]))
 
 
 def f1(logits: np.ndarray, target: np.ndarray) -> float:
-    """Mean over the classes that occur of F1, the harmonic mean of the class's precision and recall."""
+    """Mean F1 of the classes that occur: the harmonic mean of precision and recall."""
     return float(np.mean([2 * right / (given + own) for right, given, own in _by_class(logits, target)]))
 
 
@@ -93,7 +93,7 @@ CLASSIFICATION: dict[str, Metric] = {
     "accuracy": accuracy,
     "uar": uar,
     "precision": precision,
-    "recall": uar,  # the mean of the classes' recalls, by its other name
+    "recall": uar,  # another name for the same
     "specificity": specificity,
     "f1": f1,
 }
@@ -112,12 +112,13 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
     """95 % percentile interval of ``value`` over ``draws`` resamplings of the subjects.
 
     Args:
-      value: of the clips with these row numbers, some of which may occur repeatedly.
+      value: takes row numbers of clips, which may repeat.
       subjects: (N,) the subject of every row.
       draws: number of resamplings.
       seed: of the resamplings.
 
-    Resamplings in which the value is undefined are left out; (NaN, NaN) where fewer than half define it.
+    Returns:
+      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if these are fewer than half.
     """
     rng = np.random.default_rng(seed)
     _, subject = np.unique(np.asarray(subjects), return_inverse=True)
@@ -142,13 +143,13 @@ def with_intervals(
 ) -> dict[str, dict[str, float | list[float] | None]]:
     """Every metric of ``table`` as ``{name: {"value": v, "interval": [low, high]}}``; undefined ones are None.
 
-    With ``groups`` (N,), such as expressions, a metric is taken within each group and averaged over them.
+    With ``groups`` (N,), such as expressions, each metric is computed within every group and averaged over groups.
     """
     group = np.zeros(len(score), int) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
     def mean_over_groups(metric: Metric, rows: np.ndarray) -> float:
         within = [rows[group[rows] == g] for g in range(group.max() + 1)]
-        # A resampling may miss a group altogether: it then says nothing of the mean over all.
+        # A resampling may miss a group; the mean over all groups is then undefined.
         return float(np.mean([metric(score[r], target[r]) if len(r) else float("nan") for r in within]))
 
     result: dict[str, dict[str, float | list[float] | None]] = {}

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate schedule from the configuration."""
+"""The optimiser and the learning-rate schedule."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Step decay by epochs, after an optional linear warm-up, as a function of the step number."""
+    """The learning rate at each step: decay by epochs, after an optional linear warm-up."""
     decay = optax.exponential_decay(
         config.learning_rate,
         transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
@@ -22,27 +22,30 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     return lambda step: decay(step) * optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)(step)
 
 
+def _sgd(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransformation]:
+    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+    return [*decay, optax.sgd(rate, momentum=config.momentum or None)]
+
+
+def _adam(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransformation]:
+    return [optax.adamw(rate, weight_decay=config.weight_decay)]
+
+
 def build_optimizer(
     config: ConfigDict, steps_per_epoch: int, frozen: Collection[tuple[str, ...]] = ()
 ) -> optax.GradientTransformation:
     """The optimiser of the ``optimizer`` group.
 
-    Parameters whose paths are ``frozen`` are never updated, and count neither in the clipped norm nor in the decay.
-
     SGD follows PyTorch's convention: weight decay is added to the gradient before the momentum. Adam decays weights
-    apart from the gradient (AdamW) where ``weight_decay`` is set.
+    apart from the gradient (AdamW).
 
-    Raises:
-      ValueError: unknown name.
+    Args:
+      config: the ``optimizer`` group.
+      steps_per_epoch: steps in an epoch.
+      frozen: paths of parameters that are never updated, and count neither in the clipped norm nor in the decay.
     """
     rate = learning_rate(config, steps_per_epoch)
-    if config.name == "sgd":
-        parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-        parts.append(optax.sgd(rate, momentum=config.momentum or None))
-    elif config.name == "adam":
-        parts = [optax.adamw(rate, weight_decay=config.weight_decay)]
-    else:
-        raise ValueError(f"optimizer.name is {config.name!r}; known: sgd, adam")
+    parts = {"sgd": _sgd, "adam": _adam}[config.name](config, rate)
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if not frozen:

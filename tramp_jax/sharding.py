@@ -1,7 +1,7 @@
 """Data parallelism: one mesh axis; batches are split along it, parameters are replicated.
 
-One process sees all devices, or several processes (of a cluster, a TPU pod) each see their own. Every process then runs
-the same program; each reads its own rows of every batch, and the first alone writes what people read.
+Either one process sees all devices, or several processes (of a cluster or TPU pod) see their own. Each then runs the
+same program and reads its own rows of every batch; only the first writes files for people.
 """
 
 from typing import TypeVar
@@ -11,27 +11,30 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tramp_jax.errors import UserError
+
 Tree = TypeVar("Tree")
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of the run; call before anything touches a device.
+    """Joins the other processes of the run. Call it before anything uses a device.
 
     Args:
-      coordinator: address "host:port" of the first process; None to take all three from the cluster's environment
-        (SLURM, Open MPI, Cloud TPU).
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator: address "host:port" of the first process; None to take all three arguments from the cluster's
+        environment (SLURM, Open MPI, Cloud TPU).
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      ValueError: the environment tells nothing, or the others cannot be reached.
+      UserError: cannot_join, if the environment does not describe the processes or they cannot be reached.
     """
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot join the other processes: {error}. Outside SLURM, Open MPI and Cloud TPU give every process "
-            "--coordinator=HOST:PORT --num_processes=N --process_id=I"
+        raise UserError(
+            "cannot_join",
+            f"cannot join the other processes: {error}. Outside SLURM, Open MPI and Cloud TPU, start every process "
+            "with --coordinator=HOST:PORT --num_processes=N --process_id=I",
         ) from error
 
 
@@ -41,14 +44,14 @@ def is_first_process() -> bool:
 
 
 def any_process(condition: bool) -> bool:
-    """Whether ``condition`` holds in any process; all of them must ask."""
+    """Whether ``condition`` holds in any process. All processes must call this."""
     if jax.process_count() == 1:
         return condition
     return bool(np.any(multihost_utils.process_allgather(np.array(condition))))
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -72,15 +75,17 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
     """Refuses a batch that the devices cannot share evenly.
 
     Raises:
-      ValueError: naming ``option``.
+      UserError: bad_option, which names ``option``.
     """
     if batch_size % mesh.size:
         n = mesh.size
-        raise ValueError(f"{option}={batch_size} cannot be divided over {n} devices; use a multiple of {n}")
+        raise UserError(
+            "bad_option", f"{option}={batch_size} cannot be divided over {n} devices; use a multiple of {n}"
+        )
 
 
 def put(batch: Tree, mesh: Mesh) -> Tree:
-    """Sends this process's rows of a host batch to its devices; all processes' rows make the global batch."""
+    """Puts this process's rows of a batch onto its devices. With those of all processes they are the global batch."""
     where = split_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, where)

@@ -16,25 +16,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import evaluation, sharding, training_log
+from tramp_jax import evaluation, run, sharding, training_log
 from tramp_jax.batches.cache import build_feed
 from tramp_jax.batches.device_cache import Store
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.datasets import TRAIN, VALIDATION
+from tramp_jax.errors import Interrupted, UserError
+from tramp_jax.files import write_atomically
 from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
 from tramp_jax.optimizer import build_optimizer, learning_rate
 from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
 
 AnyBatch = Batch | ClipNumbers
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
-
-
-class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked for it
-    """Training was asked to stop, and saved its state."""
 
 
 def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
@@ -44,7 +38,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     continues from there, with the same draws and batches as if it had never stopped.
 
     Raises:
-      TrainingError: the loss is not a finite number.
+      UserError: not_finite, if the loss or the parameters are not finite numbers.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
       ValueError: options that contradict each other or the data, or a ``train.cache`` for which there is no room.
     """
@@ -83,7 +77,7 @@ def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: 
         sizes = [int(np.size(flat[path])) for path in frozen], [int(np.size(x)) for x in flat.values()]
         table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {sum(sizes[0]):,} of {sum(sizes[1]):,} parameters"
     if table and not resume and sharding.is_first_process():
-        (workdir / "initialisation.txt").write_text(table.strip() + "\n")
+        write_atomically(workdir / run.INITIALISATION, table.strip() + "\n")
         tqdm.write(table.strip())
 
 
@@ -227,11 +221,12 @@ class _Loop:
         broken = [name for name, value in values.items() if not np.isfinite(value)]
         if broken:  # before anything is saved: the parameters of this step may be lost already
             last, name = self.checkpoints.last_step(), "loss" if "loss" in broken else broken[0].replace("_", " ")
-            raise TrainingError(
+            raise UserError(
+                "not_finite",
                 f"the {name} is {values[broken[0]]} at step {step} (epoch {1 + (step - 1) // self.steps_per_epoch}); "
                 + (f"the last checkpoint, of step {last}, is intact. " if last else "there is no checkpoint yet. ")
                 + "Lower --config.optimizer.learning_rate or set --config.optimizer.clip_norm=1, and check the "
-                "scores and landmarks of the data for values that are not numbers"
+                "scores and landmarks of the data for values that are not numbers",
             )
         return values["loss"]
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tramp_jax import run
 from tramp_jax.batches.pipeline import Split
 from tramp_jax.data.datasets import TRAIN
-
-FILE = "data.json"
+from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
 # Clips that are read to see what the lists do not tell.
 _SOME = 5
@@ -38,7 +39,7 @@ class TrainedOn:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
-        (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_atomically(folder / run.DATA, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     def __str__(self) -> str:
         return ", ".join(f"{count} of {self.people[name]} people to {name}" for name, count in self.clips.items())
@@ -71,13 +72,13 @@ def load(folder: pathlib.Path) -> TrainedOn | None:
     """What a run was trained on, or None where it does not say, as older runs.
 
     Raises:
-      ValueError: a damaged file.
+      UserError: damaged_file.
     """
-    path = folder / FILE
+    path = folder / run.DATA
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text())
         return TrainedOn(**values | {name: tuple(values[name]) for name in ("expressions", "layouts")})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it: only what it tells is lost") from error
+        raise UserError("damaged_file", f"{path} is damaged ({error}); delete it: scoring works without") from error

@@ -1,5 +1,6 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard events, and plots as PNG."""
+"""What a run leaves for people to read: metrics.jsonl, TensorBoard events and plots."""
 
+import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,34 +9,31 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tramp_jax import sharding
-
-METRICS_FILE = "metrics.jsonl"
+from tramp_jax import run, sharding
+from tramp_jax.files import write_atomically
 
 
 class Reporter:
-    """Appends measurements to ``workdir``/metrics.jsonl and to TensorBoard event files beside it.
-
-    Of several processes only the first writes.
+    """Appends measurements to metrics.jsonl and to TensorBoard event files. Only the first process writes.
 
     Args:
-      workdir: of the run.
-      after_step: when a run continues, its checkpoint's step; later lines of the interrupted run are removed, since
-        they will be written again.
+      folder: of the run or fold.
+      after_step: the checkpoint's step if a run is resumed. Lines after it are removed, since the resumed run writes
+        them again.
     """
 
-    def __init__(self, workdir: pathlib.Path, after_step: int | None = None):
+    def __init__(self, folder: pathlib.Path, after_step: int | None = None):
         self._writing = sharding.is_first_process()
         if not self._writing:
             return
-        import tensorboardX  # imports PyTorch where it is installed, which takes seconds that only training should pay
+        import tensorboardX  # imports PyTorch if that is installed, which takes seconds
 
-        self._path = workdir / METRICS_FILE
-        kept = [row for row in read_metrics(workdir) if after_step is not None and row["step"] <= after_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        path = folder / run.MEASUREMENTS
+        kept = [row for row in read_metrics(folder) if after_step is not None and row["step"] <= after_step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
         purge = None if after_step is None else after_step + 1
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
-        self._file = self._path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(folder / run.TENSORBOARD), purge_step=purge)
+        self._file = path.open("a")
 
     def __enter__(self) -> "Reporter":
         return self
@@ -46,7 +44,7 @@ class Reporter:
             self._events.close()
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """One line of measurements of ``kind`` ("train", "validation", "input") at ``step``."""
+        """Writes measurements of one ``kind`` ("train", "validation", "input") at ``step``."""
         if not self._writing:
             return
         finite = {k: (v if np.isfinite(v) else None) for k, v in values.items()}
@@ -57,9 +55,9 @@ class Reporter:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by an interruption is left out."""
-    path = workdir / METRICS_FILE
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl, up to a line that an interruption cut short."""
+    path = folder / run.MEASUREMENTS
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -69,9 +67,9 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def plot_curves(workdir: pathlib.Path, selection: str, steps_per_epoch: int) -> pathlib.Path:
-    """Training loss and the validation metric by which the checkpoint is chosen, over epochs -> curves.png."""
-    rows = read_metrics(workdir)
+def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> None:
+    """Plots the training loss and ``selection``, the metric that chooses the checkpoint, over epochs: curves.png."""
+    rows = read_metrics(folder)
     train = [(r["step"] / steps_per_epoch, r["loss"]) for r in rows if r["kind"] == "train"]
     validation = [(r["step"] / steps_per_epoch, r[selection]) for r in rows if r["kind"] == "validation"]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -91,13 +89,11 @@ def plot_curves(workdir: pathlib.Path, selection: str, steps_per_epoch: int) -> 
         right.plot(*best, "o", color="C3", label=f"chosen: epoch {best[0]:g}, {best[1]:.3f}")
         right.legend(frameon=False)
     right.set(xlabel="epoch", ylabel=f"{selection}, validation subjects")
-    return _save(figure, workdir / "curves.png")
+    _save(figure, folder / run.CURVES)
 
 
-def plot_scatter(
-    path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str
-) -> pathlib.Path:
-    """Predicted against true scores, one colour per group (expression), jittered where targets are whole numbers."""
+def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str) -> None:
+    """Plots predicted against true scores, a colour per group (expression), jittered if targets are whole numbers."""
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(target)) if np.all(target % 1 == 0) else 0.0
@@ -110,11 +106,11 @@ def plot_scatter(
     if len(names) > 1:
         axes.legend(frameon=False, fontsize="small")
     axes.set(xlabel="true score", ylabel="predicted score", title=title)
-    return _save(figure, path)
+    _save(figure, path)
 
 
-def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> pathlib.Path:
-    """Metrics of cross-validation, a panel each: {metric: {method: value per fold}}; the bar is the mean."""
+def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Plots cross-validation, {metric: {method: value per fold}}, with a panel per metric and a bar at the mean."""
     figure = Figure(figsize=(4.2 * len(values), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(values)))
     for axes, (metric, methods) in zip(panels, values.items(), strict=True):
@@ -124,9 +120,10 @@ def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[fl
                 axes.plot([i - 0.25, i + 0.25], [np.nanmean(folds)] * 2, color="C0", linewidth=2)
         axes.set_xticks(range(len(methods)), list(methods))
         axes.set(ylabel=f"{metric}, held-out subjects", xlim=(-0.6, len(methods) - 0.4))
-    return _save(figure, path)
+    _save(figure, path)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
-    figure.savefig(path, dpi=130)
-    return path
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    write_atomically(path, image.getvalue())

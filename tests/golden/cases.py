@@ -122,7 +122,7 @@ def tramp_former(released_layout: bool) -> Iterator[Row]:
     """The whole model on 80 frames and 128 trajectory points, with frames right or as released."""
     spec, reference = _load("tramp_former_t128")
     config = defaults.base()
-    config.compat.scrambled_frames = released_layout
+    config.model.rgb.scrambled_frames = released_layout
     variables = to_variables(golden.state_dict(spec), config.model)
     score, out = jax.jit(build_model(config.model).apply)(
         variables, _frames(spec, (2, 80, 3, 224, 224)), _trajectories(spec, 2, 128), _index_t(2, 128)

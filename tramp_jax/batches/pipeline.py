@@ -92,7 +92,7 @@ class Sampler:
         (Frames scrambled as released mix neighbours, so all of them are there.)
         """
         inputs = self._inputs(clip, View.of(self.config, len(clip.landmarks)))
-        if self.config.compat.scrambled_frames:
+        if self.config.model.rgb.scrambled_frames:
             inputs = all_frames(inputs)
         return Batch(inputs, np.float32(clip.info.score))
 
@@ -107,7 +107,7 @@ class Sampler:
         """
         shared, rows = Inputs(), Inputs()
         if reads_frames(self.config.model):
-            if self.config.compat.scrambled_frames:
+            if self.config.model.rgb.scrambled_frames:
                 shared = self._frames(clip, views[0].frames)
             else:
                 distinct, where = np.unique(np.stack([view.frames for view in views]), return_inverse=True)

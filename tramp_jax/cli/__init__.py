@@ -1,7 +1,7 @@
-"""The subcommands of the program ``tramp-jax``, a module each.
+"""The program ``tramp-jax``: each subcommand is a module with ``add_arguments(parser)`` and ``run(arguments)``.
 
-A module offers ``add_arguments(parser)`` and ``run(arguments) -> exit code``. Only the module of
-the command in question is imported: asking for help must not wait for jax.
+``run`` returns the exit code. Only the module of the chosen command is imported, and it imports jax when it runs, so
+that ``--help`` answers at once.
 """
 
 import argparse
@@ -9,14 +9,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# In the order in which a user meets them.
+from tramp_jax.cli.exit_codes import exit_codes
+
+# In the order of the help.
 COMMANDS: dict[str, str] = {
-    "score": "score videos with a trained model: a table with intervals, and a report for each",
-    "calibrate": "learn from a run's validation people how wide the intervals of its scores must be",
+    "score": "score videos with a trained model: a table with intervals, and a report for each video",
+    "calibrate": "set the width of score intervals from a run's validation people",
     "export": "write a trained model as an ONNX file",
-    "preprocess": "make clips with landmarks of videos, folders of images or images",
+    "preprocess": "turn videos, folders of images or images into clips with landmarks",
     "validate": "list everything that is wrong with a data set, or verify a packed one",
-    "pack": "write a data set into few large files that are read quickly in any order",
+    "pack": "write a data set into a few large files that are fast to read in any order",
     "view": "draw a clip's landmarks over its frames, as a video or a sheet of frames",
 }
 
@@ -29,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="commands:\n" + "\n".join(f"  {name:12s} {text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help tells more")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
+    )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
 
@@ -37,10 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
     module.add_arguments(subparser)
     arguments = subparser.parse_args(chosen.arguments)
-
-    from tramp_jax import commands  # imports jax
-
-    with commands.told():
+    with exit_codes():
         return int(module.run(arguments))
 
 

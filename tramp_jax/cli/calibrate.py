@@ -1,4 +1,4 @@
-"""``tramp-jax calibrate``: how wide intervals must be, from a run's validation people."""
+"""``tramp-jax calibrate``: sets the width of intervals from a run's validation people."""
 
 import argparse
 import sys
@@ -11,20 +11,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run of train.py (or RUN/fold_0); several of the same split are calibrated as one ensemble",
+        help="folder of a run of train.py (or RUN/fold_0); several with the same split are calibrated as an ensemble",
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
-    parser.add_argument("--draws", type=int, default=16, help="windows that show how sure the model is (default 16)")
+    parser.add_argument(
+        "--draws", type=int, default=16, help="windows of each clip that show how certain the model is (default 16)"
+    )
     parser.add_argument("--data-root", default="", help="where the data is now, if it has moved since training")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax import commands
+    from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.experiment import FEW_PEOPLE
     from tramp_jax.scoring.run_calibration import calibrate_run
 
-    commands.keep_compiled()
+    keep_compiled()
     found, written = calibrate_run(
         arguments.checkpoint,
         which=arguments.which,
@@ -34,13 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     sys.stdout.write(
         f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "
-        f"of {found.test_clips} clips of held-out test people they cover {found.coverage:.1%}, "
+        f"they cover {found.coverage:.1%} of {found.test_clips} clips of held-out test people, "
         f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
         f"written: {written}\n"
     )
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
-            f"warning: {found.subjects} people are few to calibrate by: clips of one person are alike, so that the "
-            "intervals may cover fewer of other people's clips than they say\n"
+            f"warning: {found.subjects} people are few for a calibration. Clips of one person are alike, so the "
+            "intervals may cover a smaller share of other people's clips than stated\n"
         )
     return 0

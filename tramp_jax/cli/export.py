@@ -1,9 +1,10 @@
 """``tramp-jax export``: a trained model as an ONNX file."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
+
+from tramp_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,21 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.exists() and not arguments.overwrite:
-        raise ValueError(f"{out} exists; name another file with --out, or replace it with --overwrite")
+        raise UserError("file_exists", f"{out} exists; name another file with --out, or replace it with --overwrite")
     try:
         import onnx
     except ImportError as error:
-        raise ValueError('export needs onnx: pip install "tramp_jax[onnx]"') from error
+        raise UserError("missing_package", 'export needs onnx: pip install "tramp_jax[onnx]"') from error
     from tramp_jax.export.onnx_graph import build
+    from tramp_jax.files import write_atomically
     from tramp_jax.scoring.members import load_member
 
     member = load_member(arguments.checkpoint, arguments.which)
     model = build(member.config, member.variables, {"model": member.id, "step": str(member.step)})
     onnx.checker.check_model(model)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_bytes(model.SerializeToString())
-    os.replace(partial, out)
+    write_atomically(out, model.SerializeToString())
     inputs = ", ".join(entry.name for entry in model.graph.input)
     sys.stdout.write(
         f"{out}: model {member.id}, step {member.step}, {out.stat().st_size / 2**20:.1f} MiB\n"

@@ -1,14 +1,20 @@
-"""``tramp-jax score``: videos -> a table of scores with intervals, and a report for each."""
+"""``tramp-jax score``: scores videos into a table with intervals, and writes a report for each."""
 
 import argparse
 import csv
 import glob
 import hashlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tramp_jax.cli.exit_codes import BUG
+from tramp_jax.errors import UserError, as_user_error
+from tramp_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
@@ -51,52 +57,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a run of train.py (or RUN/fold_0); several make an ensemble",
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
-    parser.add_argument("--expression", default="", help="that the person was asked for; default: what the model knows")
+    parser.add_argument(
+        "--expression",
+        default="",
+        help="the expression that the person was asked for; default: the one that the model knows",
+    )
     parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
-    parser.add_argument("--overwrite", action="store_true", help="score what --out has already, too")
+    parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report for each input into this folder")
-    parser.add_argument("--no-attribution", action="store_true", help="leave out of reports what moved the score")
-    parser.add_argument("--draws", type=int, default=16, help="windows scored for the interval; 0: none (default 16)")
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: the best there is")
+    parser.add_argument(
+        "--no-attribution",
+        action="store_true",
+        help="leave out of reports the regions and moments that moved the score",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=16, help="windows scored for the interval (default 16); 0 for no interval"
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: the best one available")
     parser.add_argument(
         "--runtime",
         choices=("auto", "jax", "onnx"),
         default="auto",
-        help="what computes scores; auto (default): onnx on a CPU if it is installed, which is faster, else jax",
+        help="library that computes scores; auto (default): onnx on a CPU if installed, which is faster, else jax",
     )
     parser.add_argument(
         "--landmarks",
         choices=("mediapipe", "insightface", "lucas-kanade"),
         default="mediapipe",
-        help="of videos: should be what the model was trained with (see preprocess --help)",
+        help="landmark source for videos; use the one that the model was trained with (see preprocess --help)",
     )
     parser.add_argument("--models-dir", type=Path, help="folder with the model files of the landmark source")
     parser.add_argument(
         "--fps",
         type=float,
-        help="rate of the clips; default: the video's own, or the training clips' if it is more than 10 %% away",
+        help="frame rate of clips; default: the video's own, or the training clips' if they differ by more than 10 %%",
     )
-    parser.add_argument("--images-fps", type=float, default=25.0, help="rate of a folder of images (default 25)")
-    parser.add_argument("--max-gap", type=int, default=5, help="frames without a face that are bridged (default 5)")
+    parser.add_argument("--images-fps", type=float, default=25.0, help="frame rate of a folder of images (default 25)")
+    parser.add_argument(
+        "--max-gap", type=int, default=5, help="bridge gaps of up to this many frames without a face (default 5)"
+    )
     parser.add_argument(
         "--keep",
         choices=("error", "longest"),
         default="error",
-        help="a face that cannot be followed throughout: refuse the video (default) or keep the longest part",
+        help="if a face cannot be followed throughout: refuse the video (default) or keep the longest part",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tramp_jax import commands
+    from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.data.readers.folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
 
     if arguments.device:
         _choose_device(arguments.device)
-    commands.keep_compiled()
+    keep_compiled()
     inputs = expand(arguments.inputs)
     table = Table(arguments.out, arguments.overwrite)
     options = PreprocessOptions(
@@ -115,69 +133,74 @@ def run(arguments: argparse.Namespace) -> int:
     table.check_model(_model(scorer))
     reports = _Reports(arguments.report, not arguments.no_attribution) if arguments.report else None
     settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
-    # What is in the table already is scored again only for a report that is not there yet.
+    # An input that is already in the table is scored again only if its report is missing.
     todo = [
         path
         for path in inputs
         if (there := table.find(path, settings[path])) is None or (reports and not reports.has(path, there))
     ]
     if not all((Path(path) / DESCRIPTION).is_file() for path in todo):
-        scorer.open_source()  # a model that is missing is told before rows of an earlier call are replaced
+        scorer.open_source()  # if a model file is missing, fail before rows of an earlier call are replaced
     failed = 0
     with table:
         for path in tqdm(todo, unit="clip", disable=None):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
-            except Exception as error:  # whatever a file does to a library, the others are scored
+            except Exception as error:  # the other inputs are scored all the same
                 failed += 1
-                table.add(row | {"status": "failed", "reason": (reason := _reason(path, error))})
-                tqdm.write(f"error: {reason}", file=sys.stderr)
+                reason, message = _failure(path, error)
+                table.add(row | {"status": "failed", "reason": reason})
+                tqdm.write(f"error: {message}", file=sys.stderr)
                 continue
             row |= _row(scorer, scored)
             if reports:
                 try:
                     row["report"] = reports.write(path, scorer, scored)
-                except Exception as error:  # the score is there all the same
+                except Exception as error:  # the score stays in the table
                     failed += 1
-                    tqdm.write(f"error: no report: {_reason(path, error)}", file=sys.stderr)
+                    tqdm.write(f"error: no report: {_failure(path, error)[1]}", file=sys.stderr)
             table.add(row)
             tqdm.write(_line(path, scored), file=sys.stdout)
             for warning in scored.warnings:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
     skipped = len(inputs) - len(todo)
     sys.stdout.write(
-        f"{len(todo) - failed} scored, {failed} failed, {skipped} were there already: {arguments.out}"
+        f"{len(todo) - failed} scored, {failed} failed, {skipped} were already in the table: {arguments.out}"
         + (f"; reports in {arguments.report}" if arguments.report else "")
         + "\n"
     )
     return 1 if failed else 0
 
 
-def _reason(path: str, error: Exception) -> str:
-    """What went wrong; errors of libraries do not name the file."""
-    return str(error) if isinstance(error, ValueError | OSError) else f"{path}: {type(error).__name__}: {error}"
+def _failure(path: str, error: Exception) -> tuple[str, str]:
+    """The reason for the table, and the message for the terminal: a bug of ours also shows its traceback."""
+    mistake = as_user_error(error)
+    if mistake is not None:
+        return str(mistake), str(mistake)
+    reason = f"{path}: {type(error).__name__}: {error}"
+    return reason, f"{reason}\n{''.join(traceback.format_exception(error))}{BUG}"
 
 
 def _choose_device(name: str) -> None:
-    """Raises ValueError where there is no such device."""
+    """Raises UserError (missing_device) if there is no such device."""
     import jax
 
     jax.config.update("jax_platforms", {"gpu": "cuda"}.get(name, name))
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter says nothing at all
+    except (RuntimeError, AssertionError) as error:  # the latter has no message
         hint = ' or its JAX is not installed (pip install "jax[cuda13]")' if name == "gpu" else ""
-        raise ValueError(f"--device {name}: there is none here{hint}; leave the option out") from error
+        raise UserError("missing_device", f"--device {name}: there is none here{hint}; omit the option") from error
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """The inputs that names and patterns stand for, each once; a name that exists is never a pattern.
+    """Expands names and patterns to inputs, without repetitions. A name that exists is never a pattern.
 
-    A folder of videos stands for them, a folder of clips of ``tramp-jax preprocess`` for these.
+    A folder of videos, or of clips of ``tramp-jax preprocess``, expands to these.
 
     Raises:
-      ValueError: a pattern that nothing matches, or a folder that holds both videos and images.
+      UserError: a pattern that nothing matches, or a folder that holds both videos and images.
     """
     from tramp_jax.data.readers.folder import DESCRIPTION
     from tramp_jax.preprocess import expand_input
@@ -189,7 +212,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
             continue
         matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
         if not matches:
-            raise ValueError(f"{pattern}: nothing matches this pattern")
+            raise UserError("missing_file", f"{pattern}: nothing matches this pattern")
         found += matches
     inputs: list[str] = []
     for name in found:
@@ -203,13 +226,13 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 class Table:
-    """The CSV file of scores: rows are appended as they come, and those of other inputs stay.
+    """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row. It is replaced when the input is scored again, because it failed, or the file, the model's
-    calibration or an option is not what it was.
+    An input has one row, which is replaced when the input is scored again: because it failed, or because the file, the
+    model's calibration or an option has changed.
 
     Raises:
-      ValueError: the file is there and is another table.
+      UserError: not_scores, if the file exists and is another table.
     """
 
     def __init__(self, path: Path, overwrite: bool):
@@ -219,25 +242,27 @@ class Table:
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 if tuple(reader.fieldnames or ()) != COLUMNS:
-                    raise ValueError(f"{path} is not a table of scores of this version; name another file with --out")
+                    cure = "name another file with --out"
+                    raise UserError("not_scores", f"{path} is not a table of scores of this version; {cure}")
                 # A line that was cut short has no settings. The last row of an input is the newest.
                 self._rows = {row["input"]: dict(row) for row in reader if row["settings"] is not None}
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
-        """The row of this input, if it has a score that was made with these settings."""
+        """The row of this input, if it has a score from these settings."""
         row = self._rows.get(path)
         return row if row is not None and (row["status"], row["settings"]) == ("ok", settings) else None
 
     def check_model(self, model: str) -> None:
-        """Refuses to stand scores of two models in one table.
+        """Refuses to mix scores of two models in one table.
 
         Raises:
-          ValueError: a row is of another model.
+          UserError: other_model.
         """
         if others := {str(row["model"]) for row in self._rows.values() if row["status"] == "ok"} - {model}:
-            raise ValueError(
+            raise UserError(
+                "other_model",
                 f"{self.path} has scores of another model ({sorted(others)[0]}, not {model}); name another table with "
-                "--out, or replace it with --overwrite"
+                "--out, or replace it with --overwrite",
             )
 
     def __enter__(self) -> "Table":
@@ -251,12 +276,11 @@ class Table:
         self._write()  # without the rows that were replaced
 
     def _write(self) -> None:
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows.values())
-        os.replace(partial, self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        write_atomically(self.path, text.getvalue())
 
     def add(self, row: dict[str, object]) -> None:
         """Appends one row; it is on disk when this returns."""
@@ -266,24 +290,24 @@ class Table:
 
 
 class _Reports:
-    """A report for each input, under a name that no other input has."""
+    """Writes a report for each input under a unique name."""
 
     def __init__(self, folder: Path, attribute: bool):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._attribute = folder, attribute
 
     def path(self, path: str) -> Path:
-        """The file for an input: its name, and a digest of where it lies, since many a video is called smile.mp4."""
+        """The report of an input, named after its file and a digest of its path: many videos are called smile.mp4."""
         where = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:6]
         return self._folder / f"{Path(path).stem or 'clip'}-{where}.html"
 
     def has(self, path: str, row: dict[str, object]) -> bool:
-        """Whether the report of an input is there and was made with its row."""
+        """Whether the report of an input exists and belongs to its row."""
         file = self.path(path)
         return row["report"] == file.name and file.exists()
 
     def write(self, path: str, scorer: "Scorer", scored: "Scored") -> str:
-        """Returns the name of the file."""
+        """Writes the report and returns its file name."""
         from tramp_jax.report.writer import write_report
 
         write_report(self.path(path), scorer.evidence(scored, self._attribute))

@@ -145,7 +145,7 @@ class FormerDFER(nn.Module):
       clip_length: frames in a sub-clip.
       spatial_heads, spatial_mlp_dim: transformer layer of the S-Former.
       temporal_depth, temporal_heads, temporal_mlp_dim: the T-Former.
-      scrambled_frames: reproduce the released code's frame layout (``compat.scrambled_frames``).
+      scrambled_frames: reproduce the released code's frame layout.
       dtype: of the products, see ``layers``.
       remat: recompute the residual blocks in the backward pass instead of keeping what is inside them.
     """

@@ -8,7 +8,6 @@ for people like those of the validation split; clips of one person are not indep
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import pathlib
@@ -16,7 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FILE = "calibration.json"
+from tramp_jax import run
+from tramp_jax.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +72,9 @@ class Calibration:
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the file of these models and returns its path."""
-        path = file_of(folder, self.models)
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        path = run.calibration_file(folder, self.models)
+        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         return path
-
-
-def file_of(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
-    """Where the calibration of a run, or of the ensemble whose first member it is, is kept."""
-    if len(models) == 1:
-        return folder / FILE
-    return folder / f"calibration-{hashlib.sha256(' '.join(models).encode()).hexdigest()[:8]}.json"
 
 
 def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
@@ -92,7 +85,7 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
     Raises:
       ValueError: a damaged file.
     """
-    path = file_of(folder, models)
+    path = run.calibration_file(folder, models)
     if not path.is_file():
         return None
     try:

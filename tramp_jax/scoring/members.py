@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import experiment, sharding, training_data
+from tramp_jax import run, sharding, training_data
 from tramp_jax.checkpoint import BEST, Checkpoints
+from tramp_jax.errors import UserError
 from tramp_jax.models import abstract_variables
 from tramp_jax.training_data import TrainedOn
 
@@ -39,28 +40,28 @@ class Member:
     id: str
 
 
-def load_member(run: pathlib.Path, which: str = BEST) -> Member:
-    """The model of a run of train.py, or of one fold of it (``RUN/fold_0``).
+def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
+    """Loads the model of a run of train.py, or of one of its folds (``RUN/fold_0``).
 
     Args:
-      run: the folder.
+      folder: of the run or fold.
       which: "best", "last" or a step number.
 
     Raises:
-      ValueError, FileNotFoundError: not a run, a run of several folds, a classifier, or no such checkpoint.
+      UserError: not a run, a run of several folds, a classifier, or no such checkpoint.
     """
-    fold = int(run.name[5:]) if run.name.startswith("fold_") and run.name[5:].isdigit() else None
-    config = experiment.load_config(run if fold is None else run.parent)
+    config = run.load_config(folder)
     if config.model.head.num_classes:
-        raise ValueError(f"{run} classifies; scoring needs a model that was trained on scores")
-    if not (run / "checkpoints").is_dir():
-        folds = sorted(path.name for path in run.glob("fold_*"))
-        cure = f"name one or several of its folds: {run}/{folds[0]}" if folds else "train it first"
-        raise ValueError(f"{run} holds no checkpoints; {cure}")
-    with Checkpoints(run) as checkpoints:
+        raise UserError("classifier", f"{folder} is a classifier; scoring needs a model that was trained on scores")
+    if not run.is_trained(folder):
+        folds = run.trained_folds(folder)
+        cure = f"name one or several of its folds: {folds[0]}" if folds else "train it first"
+        raise UserError("missing_checkpoint", f"{folder} holds no checkpoints; {cure}")
+    with Checkpoints(folder) as checkpoints:
         step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), sharding.data_mesh())
     digest = hashlib.sha256(json.dumps(json.loads(config.model.to_json()), sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
-    return Member(run, fold, config, step, variables, training_data.load(run), digest.hexdigest()[:12])
+    trained_on = training_data.load(folder)
+    return Member(folder, run.fold_of(folder), config, step, variables, trained_on, digest.hexdigest()[:12])

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tramp_jax import training_data
+from tramp_jax import run, training_data
 from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.data.validation import open_sound
-from tramp_jax.experiment import SKIPPED_FILE
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import load_member
@@ -48,8 +47,7 @@ def calibrate_run(
         if data_root:
             with config.unlocked():
                 config.data.root = data_root
-        run = member.run if member.fold is None else member.run.parent
-        dataset, _ = open_sound(config, run / SKIPPED_FILE)
+        dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.append(datasets.split(dataset, config, member.fold))
     # A clip that one member was trained on must not tell how sure the ensemble is.
     for name in (VALIDATION, TEST):

@@ -1,0 +1,116 @@
+"""The folder of a run, and files that are written whole."""
+
+import errno
+import os
+
+import pytest
+
+from tests import tiny
+from tests.raises import user_error
+from tramp_jax import run
+from tramp_jax.files import write_atomically
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return run.prepare(tiny.get_config(), tmp_path / "run", resume=False, overwrite=False)
+
+
+def test_a_run_and_its_folds_share_the_configuration(folder):
+    fold = run.fold_folder(folder, 2)
+    fold.mkdir()
+    assert run.load_config(folder) == run.load_config(fold)
+    assert (run.fold_of(folder), run.fold_of(fold)) == (None, 2)
+    assert run.home(folder) == run.home(fold) == folder
+    assert run.fold_folder(folder, None) == folder
+
+
+def test_a_fold_is_found_from_inside(folder, monkeypatch):
+    fold = run.fold_folder(folder, 0)
+    fold.mkdir()
+    monkeypatch.chdir(fold)
+    here = type(fold)(".")
+    assert (run.fold_of(here), run.home(here)) == (0, folder)
+
+
+def test_a_run_may_be_called_like_a_fold(tmp_path):
+    folder = run.prepare(tiny.get_config(), tmp_path / "fold_1", resume=False, overwrite=False)
+    assert (run.fold_of(folder), run.home(folder)) == (None, folder)
+
+
+def test_trained_folds_hold_checkpoints(folder):
+    for name in ("fold_0", "fold_1/checkpoints", "fold_2/checkpoints"):
+        (folder / name).mkdir(parents=True)
+    assert [path.name for path in run.trained_folds(folder)] == ["fold_1", "fold_2"]
+    assert not run.is_trained(folder)
+
+
+def test_each_ensemble_has_its_own_calibration(folder):
+    names = {run.calibration_file(folder, models).name for models in (["a"], ["a", "b"], ["b", "a"])}
+    assert len(names) == 3
+    assert "calibration.json" in names
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": 1}', '{"model": {"rgb": '])
+def test_a_damaged_configuration_is_named(text, folder):
+    (folder / run.CONFIG).write_text(text)
+    with user_error("damaged_file", folder / run.CONFIG):
+        run.load_config(folder)
+
+
+def test_a_folder_that_is_not_a_run_is_named(tmp_path):
+    with user_error("not_a_run", tmp_path / run.CONFIG):
+        run.load_config(tmp_path)
+
+
+def test_only_a_run_is_overwritten(folder, tmp_path):
+    (folder / "old").touch()
+    with user_error("file_exists", folder):
+        run.prepare(tiny.get_config(), folder, resume=False, overwrite=False)
+    run.prepare(tiny.get_config(), folder, resume=False, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == [run.CONFIG]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / run.CONFIG).write_text("{}")
+    with user_error("not_a_run", tmp_path / "thesis"):
+        run.prepare(tiny.get_config(), tmp_path / "thesis", resume=False, overwrite=True)
+    assert (tmp_path / "thesis" / run.CONFIG).exists()
+
+
+def test_a_run_resumes_elsewhere_but_not_with_other_options(folder):
+    config = tiny.get_config()
+    config.data.root, config.train.cache = "elsewhere", "host"
+    assert run.prepare(config, folder, resume=True, overwrite=False) == folder
+    config.seed = 7
+    with user_error("changed_options", folder, "seed"):
+        run.prepare(config, folder, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("content", ["ρ\r\n", b"\x00\xff"])
+def test_a_file_is_replaced_by_its_new_content(content, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is checked
+        write_atomically(path, "new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]

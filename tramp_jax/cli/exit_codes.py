@@ -1,0 +1,40 @@
+"""How programs end: a user's mistake in one line, an interruption, or a bug with its traceback."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from tramp_jax import __version__
+from tramp_jax.errors import Interrupted, as_user_error
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+BUG = f"This is a bug in tramp_jax {__version__}. Please report it with the lines above; nothing has been sent."
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends the program with a message and exit code 1 after a user's mistake, 130 after an interruption.
+
+    Any other exception passes through, with a note that asks the user to report it below its traceback.
+    """
+    try:
+        yield
+    except Interrupted as stopped:
+        _end(str(stopped), EXIT_INTERRUPTED)
+    except KeyboardInterrupt:  # outside of training steps, with nothing to save
+        _end("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    except Exception as error:
+        mistake = as_user_error(error)
+        if mistake is None:
+            error.add_note(BUG)
+            raise
+        _end(f"error: {mistake}", EXIT_ERROR)
+
+
+def _end(message: str, code: int) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(code)

@@ -1,0 +1,167 @@
+"""The folder of a run: its files, its folds and its configuration. Every other module asks here for a path.
+
+RUN/config.json                         the configuration
+RUN/skipped.json                        clips left out, with data.skip_bad
+RUN/cross_validation.json, .png         the outcome over all folds
+RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
+    data.json                           the data that the model was trained on
+    initialisation.txt                  weights that were loaded or frozen
+    metrics.jsonl, tensorboard/         measurements during training
+    curves.png                          the same as a plot
+    checkpoints/{last,best}/STEP/       model and optimiser
+    evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and scatter.png of a split
+    calibration.json                    widths of intervals, by `tramp-jax calibrate`
+"""
+
+import datetime
+import difflib
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from tramp_jax import config as options
+from tramp_jax import sharding
+from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
+
+CONFIG, SKIPPED = "config.json", "skipped.json"
+CROSS_VALIDATION, CROSS_VALIDATION_PLOT = "cross_validation.json", "cross_validation.png"
+DATA, INITIALISATION = "data.json", "initialisation.txt"
+MEASUREMENTS, TENSORBOARD, CURVES = "metrics.jsonl", "tensorboard", "curves.png"
+CHECKPOINTS = "checkpoints"
+METRICS, PREDICTIONS, SCATTER = "metrics.json", "predictions.csv", "scatter.png"
+
+_FOLD = re.compile(r"fold_(\d+)")
+
+# Options that may differ when a run is resumed: the data may have moved, and machines differ.
+_MAY_CHANGE = ("data.root", "train.reader_threads", "train.read_ahead_mb", "train.cache")
+
+
+def fold_folder(run: pathlib.Path, fold: int | None) -> pathlib.Path:
+    """The folder of a fold; that of the run if ``fold`` is None, without cross-validation."""
+    return run if fold is None else run / f"fold_{fold}"
+
+
+def fold_of(folder: pathlib.Path) -> int | None:
+    """The fold that a folder belongs to; None for the folder of a whole run."""
+    name = _FOLD.fullmatch(folder.absolute().name)
+    return int(name[1]) if name and not (folder / CONFIG).is_file() else None
+
+
+def home(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the run that ``folder``, of a run or of one of its folds, belongs to."""
+    return folder if fold_of(folder) is None else folder.absolute().parent
+
+
+def is_trained(folder: pathlib.Path) -> bool:
+    """Whether the folder of a run or fold holds checkpoints."""
+    return (folder / CHECKPOINTS).is_dir()
+
+
+def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of the folds that hold checkpoints."""
+    return sorted(folder for folder in run.glob("fold_*") if is_trained(folder))
+
+
+def evaluation_folder(folder: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:
+    """The folder of the report on a split by a checkpoint ("best", "last" or a step)."""
+    return folder / "evaluation" / f"{split}-{checkpoint}"
+
+
+def calibration_file(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
+    """The calibration of the model in ``folder``, or of the ensemble of ``models`` (ids) whose first it is."""
+    if len(models) == 1:
+        return folder / "calibration.json"
+    return folder / f"calibration-{hashlib.sha256(' '.join(models).encode()).hexdigest()[:8]}.json"
+
+
+def load_config(folder: pathlib.Path) -> ConfigDict:
+    """The configuration of the run that ``folder``, of the run or of a fold, belongs to.
+
+    Options that are newer than the run have their defaults.
+
+    Raises:
+      UserError: not_a_run, damaged_file.
+    """
+    path = home(folder) / CONFIG
+    if not path.is_file():
+        raise UserError("not_a_run", f"{path}: no such file; name the folder of a run that train.py has made")
+    try:
+        return options.from_json(path.read_text()).lock()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError("damaged_file", f"{path}: is damaged ({error}); restore it or train again") from error
+
+
+def prepare(config: ConfigDict, folder: pathlib.Path | None, resume: bool, overwrite: bool) -> pathlib.Path:
+    """Creates the folder of a run with its config.json, or finds the one to resume. Returns the folder.
+
+    Args:
+      config: the whole configuration.
+      folder: the folder; None for a new one in ``runs/NAME``.
+      resume: continue the run in ``folder``.
+      overwrite: replace the run in ``folder``.
+
+    Raises:
+      UserError: the folder exists and neither ``resume`` nor ``overwrite`` is given; or the run to resume has
+        another configuration (the differences are listed).
+    """
+    if folder is None:
+        if resume:
+            raise UserError("missing_option", "--resume needs --workdir, the folder of the run to continue")
+        if jax.process_count() > 1:
+            raise UserError("missing_option", "several processes need one --workdir, a folder that all of them share")
+        folder = pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    if resume:
+        _check_same(folder, config)
+        return folder
+    if sharding.is_first_process():
+        _create(folder, config, overwrite)
+    sharding.wait_for_all("the folder of the run")
+    return folder
+
+
+def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            cure = "continue it with --resume, replace it with --overwrite, or name another"
+            raise UserError("file_exists", f"{folder} exists; {cure}")
+        if not _is_run(folder):
+            cure = "so --overwrite does not delete it; name another"
+            raise UserError("not_a_run", f"{folder} is not the folder of a run, {cure}")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, config.to_json(indent=1) + "\n")
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    try:
+        return {"model", "train"} <= json.loads((folder / CONFIG).read_text()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_same(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Refuses to resume with options that would change the outcome."""
+    if not (folder / CONFIG).is_file():
+        raise UserError("not_a_run", f"{folder}: there is no run to resume; start it without --resume")
+    before, after = (_comparable(c) for c in (load_config(folder), config))
+    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    if changed:
+        raise UserError(
+            "changed_options",
+            f"{folder} was started with another configuration (-), not this one (+):\n"
+            + "\n".join(changed)
+            + "\nto continue it as it was, give --workdir and --resume without --config",
+        )
+
+
+def _comparable(config: ConfigDict) -> list[str]:
+    plain = ConfigDict(json.loads(config.to_json()))
+    plain.update_from_flattened_dict(dict.fromkeys(_MAY_CHANGE))
+    return plain.to_json(indent=1, sort_keys=True).splitlines()
