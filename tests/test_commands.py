@@ -277,7 +277,6 @@ def test_a_mistake_is_one_message(mistake, finished_run, tmp_path, capsys):
     assert not (tmp_path / "new" / "checkpoints").exists()
 
 
-@pytest.mark.xfail(reason="transition: every ValueError still counts as a user's mistake", strict=True)
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
     """A shape bug, planted in the model."""
 

@@ -13,6 +13,7 @@ from tramp_jax import experiment, initial_weights, models
 from tramp_jax.data import clips, datasets
 from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.readers.dfew import DFEW, EMOTIONS
+from tramp_jax.errors import UserError
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_official_split_is_that_of_the_set(tmp_path):
     source = DFEW(tmp_path, number=4)
     assert source.official_split() == {"train": {"00001", "00002"}, "test": {"00003"}}
     assert [info.subject for info in source.infos] == ["00001", "00002", "00003"]
-    with pytest.raises(FileNotFoundError, match=r"set_1_train.txt: no such list; .*train_list=FILE"):
+    with pytest.raises(UserError, match=r"set_1_train.txt: no such list; .*train_list=FILE"):
         DFEW(tmp_path)
     with pytest.raises(ValueError, match=r"data.set is 6"):
         DFEW(tmp_path, number=6)
@@ -104,7 +105,7 @@ def test_frames_alone_need_no_landmarks(tmp_path):
     assert clip.frames == written[1].frames
     assert np.isnan(clip.landmarks).all()
     assert clip.pixels is None
-    with pytest.raises(FileNotFoundError, match=r"landmarks: no such folder of landmarks.*landmarks_root=FOLDER"):
+    with pytest.raises(UserError, match=r"landmarks: no such folder of landmarks.*landmarks_root=FOLDER"):
         DFEW(tmp_path)
 
 
@@ -127,7 +128,7 @@ def test_short_clips_are_left_out(root):
 def test_nothing_usable_is_an_error(root):
     for file in (root / "landmarks").iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"landmarks: none of the 3 listed clips can be used"):
+    with pytest.raises(UserError, match=r"landmarks: none of the 3 listed clips can be used"):
         DFEW(root)
 
 
@@ -178,7 +179,7 @@ def test_empty_lists_are_refused(root):
 
 
 def test_absent_data_tells_what_to_obtain_and_where_to_put_it():
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError) as caught:
         DFEW("")
     for part in ("on request", "dfew-dataset.github.io", "Former-DFER", "ROOT/frames/00001/", "--config.data.root"):
         assert part in str(caught.value)
@@ -241,5 +242,5 @@ def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
 
 def test_recipe_without_the_data_tells_what_to_obtain(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'data/DFEW' \(data.root\): no such folder.\nDFEW"):
+    with pytest.raises(UserError, match=r"'data/DFEW' \(data.root\): no such folder.\nDFEW"):
         datasets.open_dataset(dfew_rgb.get_config())

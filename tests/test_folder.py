@@ -16,6 +16,7 @@ from tramp_jax import experiment
 from tramp_jax.data import clips, datasets
 from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.readers.folder import Folder, read_clip, write_clip
+from tramp_jax.errors import UserError
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 
@@ -210,7 +211,7 @@ def test_the_list_may_have_another_name_and_place(root):
     text = (root / "clips/mine.csv").read_text().replace("clips/", "")
     (root / "clips/mine.csv").write_text(text)
     assert len(Folder(root, clip_list=root / "clips/mine.csv")) == 3
-    with pytest.raises(FileNotFoundError, match=r"clips.csv: no such list; .*clip_list=FILE"):
+    with pytest.raises(UserError, match=r"clips.csv: no such list; .*clip_list=FILE"):
         Folder(root)
 
 
@@ -278,7 +279,7 @@ def test_lists_without_columns_or_rows_are_refused(root):
 
 def test_absent_data_tells_what_to_make(tmp_path):
     for missing in ("", tmp_path / "no", tmp_path):
-        with pytest.raises(FileNotFoundError) as caught:
+        with pytest.raises(UserError) as caught:
             Folder(missing)
         for part in ("clips.csv", "path,subject,expression,score", "tramp-jax preprocess", "--config.data.root=ROOT"):
             assert part in str(caught.value)
@@ -354,5 +355,5 @@ def test_recipe_trains_on_the_folder_and_its_split(tmp_path):
 
 def test_recipe_without_the_data_tells_what_to_make(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'data/folder' \(data.root\): no such folder.\nA folder of your own"):
+    with pytest.raises(UserError, match=r"'data/folder' \(data.root\): no such folder.\nA folder of your own"):
         datasets.open_dataset(recipe.get_config())

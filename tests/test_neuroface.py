@@ -23,6 +23,7 @@ from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.readers import neuroface, neuroface_lists
 from tramp_jax.data.readers.neuroface import NeuroFace
 from tramp_jax.data.readers.neuroface_lists import FOLDS
+from tramp_jax.errors import UserError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "neuroface_split.csv"
 FILE = "N002_02_NSM_OPEN_color"
@@ -287,7 +288,7 @@ def test_a_missing_column_is_named(root):
 
 
 def test_absent_data_tells_what_to_obtain_and_where_to_put_it(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError) as caught:
         NeuroFace(tmp_path / "no")
     for part in ("on request", "slp.utoronto.ca", "ROOT/Videos/", "ratings.csv", "--config.data.root=ROOT"):
         assert part in str(caught.value)
@@ -304,7 +305,7 @@ def test_absent_data_tells_what_to_obtain_and_where_to_put_it(tmp_path):
 )
 def test_a_missing_part_is_named(root, name, message):
     (root / name).rename(root / "gone")
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(UserError, match=message):
         NeuroFace(root)
 
 

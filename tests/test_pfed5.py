@@ -12,6 +12,7 @@ from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.readers import pfed5
 from tramp_jax.data.readers.pfed5 import EXPRESSIONS, PFED5
 from tramp_jax.data.readers.pfed5_lists import read_list
+from tramp_jax.errors import UserError
 
 EACH = {"num_train_subjects": 2, "num_test_subjects": 1, "expressions": ("sit_at_rest", "clench_teeth")}
 
@@ -276,7 +277,7 @@ def test_both_published_lists_ask_which(root):
 
 @pytest.mark.parametrize("missing", ["", "no/such/folder"])
 def test_absent_data_tells_what_to_obtain_and_where_to_put_it(missing):
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError) as caught:
         PFED5(missing)
     for part in ("not public", "request form", "QAFE-Net", "ROOT/PATIENT/VIDEO/", "--config.data.root=ROOT"):
         assert part in str(caught.value)

@@ -13,6 +13,7 @@ from tramp_jax.data import landmarks
 from tramp_jax.data.clips import ClipSource
 from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.readers.youtubepd import YouTubePD, _PlainUnpickler, read_frame
+from tramp_jax.errors import UserError
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_absent_parts_are_named_with_the_cure(root):
         with pytest.raises(DataError, match=match):
             YouTubePD(root)
 
-    with pytest.raises(FileNotFoundError, match=r"nowhere: .*git clone https://.*--config\.data\.root"):
+    with pytest.raises(UserError, match=r"nowhere: .*git clone https://.*--config\.data\.root"):
         YouTubePD(root / "nowhere")
     (root / "Landmarks/video3/multi_label.txt").unlink()
     refused(r"video3/multi_label\.txt.*restore")

@@ -41,9 +41,6 @@ _FIXABLE = {
     errno.EDQUOT: _DISK_FULL,
 }
 
-# Until every room raises UserError, these count as a user's error too, with no errno: remove them then.
-TRANSITION: tuple[type[Exception], ...] = (ValueError, OSError)
-
 
 def as_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` that an exception stands for, or None if it is a bug of ours.
@@ -58,4 +55,4 @@ def as_user_error(error: BaseException) -> UserError | None:
             return None
         kind, cure = known
         return UserError(kind, f"{error.filename or error.strerror}: {cure}")
-    return UserError("transition", str(error)) if isinstance(error, TRANSITION) else None
+    return None

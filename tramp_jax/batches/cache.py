@@ -35,6 +35,7 @@ from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 
 CACHES = ("none", "host", "device")
@@ -118,8 +119,9 @@ class ClipCache:
         if self._frames is not None and self._size is not None:
             stored, place = pipeline.frames_of(clip), self._places[index]
             if len(stored) != len(place):
-                raise ValueError(
-                    f"clip {clip.info.id} has {len(stored)} frames where its data set says {len(place)}; re-create it"
+                raise UserError(
+                    "bad_value",
+                    f"clip {clip.info.id} has {len(stored)} frames where its data set says {len(place)}; re-create it",
                 )
             frames = self._frames[place.start : place.stop]
             frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
@@ -185,7 +187,7 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
     """
     kind, device = config.train.cache, jax.local_devices()[0]
     if kind not in CACHES:
-        raise ValueError(f"train.cache is {kind!r}; known: {', '.join(CACHES)}")
+        raise UserError("bad_option", f"train.cache is {kind!r}; known: {', '.join(CACHES)}")
     if kind == "none":
         return
     frame = 3 * stored_size(config.model.rgb.image_size) ** 2 if reads_frames(config.model) else 0
@@ -199,11 +201,11 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
             on_host += on_device * jax.local_device_count()
         elif on_device > DEVICE_SHARE * free:
             what = f"{to_train:,} frames and their trajectories need {_gib(on_device)} in the memory of each device"
-            raise ValueError(_no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"'))
+            raise UserError("bad_option", _no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"'))
     free = free_host_memory()
     if on_host > HOST_SHARE * free:
         what = f"{to_train + to_validate:,} frames and their landmarks need {_gib(on_host)} in the memory of the host"
-        raise ValueError(_no_room(kind, what, HOST_SHARE, free, 'train.cache="none"'))
+        raise UserError("bad_option", _no_room(kind, what, HOST_SHARE, free, 'train.cache="none"'))
 
 
 def _no_room(kind: str, what: str, share: float, free: int, instead: str) -> str:

@@ -8,6 +8,8 @@ import difflib
 import os
 from typing import TYPE_CHECKING, Any
 
+from tramp_jax.errors import UserError
+
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
@@ -41,7 +43,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     name = arguments.dataset
     frames, marks = not arguments.no_frames, not arguments.no_landmarks
     if not (frames or marks):
-        raise ValueError("--no-frames and --no-landmarks leave nothing of a clip; give one of them")
+        raise UserError("bad_option", "--no-frames and --no-landmarks leave nothing of a clip; give one of them")
     if arguments.root and packed_clips.is_packed(arguments.root):
         manifest = packed_clips.read_manifest(arguments.root)
         name = name or manifest.name
@@ -50,23 +52,26 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
             marks and manifest.request["wanted"]["landmarks"],
         )
     if not name:
-        raise ValueError(f"--dataset is missing; known: {', '.join(datasets.READERS)}")
+        raise UserError("bad_option", f"--dataset is missing; known: {', '.join(datasets.READERS)}")
     known = {key: value for key, value in datasets.options(name).items() if key != "name"}
     config = defaults.base()
     config.data.update(datasets.options(name), root=arguments.root)
     for setting in arguments.settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting}: write KEY=VALUE")
+            raise UserError("bad_option", f"--set {setting}: write KEY=VALUE")
         if key == "target":
-            raise ValueError(
+            raise UserError(
+                "bad_option",
                 f"--set {setting}: which rating is learnt is said when training (--config.data.target={text}); "
-                f"`tramp-jax validate --target {text}` checks it"
+                f"`tramp-jax validate --target {text}` checks it",
             )
         if key not in known:
             close = difflib.get_close_matches(key, known, 1, cutoff=0)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise ValueError(f"--set {setting}: {name} has no option {key}; {hint}known: {', '.join(known) or 'none'}")
+            raise UserError(
+                "bad_option", f"--set {setting}: {name} has no option {key}; {hint}known: {', '.join(known) or 'none'}"
+            )
         config.data[key] = _value(setting, text, known[key])
     return config, datasets.Wanted(frames, pixels=marks, landmarks=marks)
 
@@ -79,5 +84,5 @@ def _value(setting: str, text: str, default: Any) -> Any:
         if isinstance(default, int | float):
             return type(default)(text)
     except (KeyError, ValueError):
-        raise ValueError(f"--set {setting}: the value must be of the kind of {default!r}") from None
+        raise UserError("bad_option", f"--set {setting}: the value must be of the kind of {default!r}") from None
     return tuple(filter(None, text.split(","))) if isinstance(default, tuple) else text

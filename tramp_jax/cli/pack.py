@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from tramp_jax.cli import data_arguments
+from tramp_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
-        raise ValueError(f"--shard-size-mb is {arguments.shard_size_mb:g}; it must be positive")
+        raise UserError("bad_option", f"--shard-size-mb is {arguments.shard_size_mb:g}; it must be positive")
     out = arguments.out.expanduser()
     size = round(arguments.shard_size_mb * 2**20)
     done = packing.pack(config, wanted, out, size, arguments.workers, arguments.skip_bad)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tramp_jax.errors import UserError
+
 if TYPE_CHECKING:
     from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions
     from tramp_jax.preprocess.batch import Job
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch, expand_input
 
     if bool(arguments.inputs) == bool(arguments.list):
-        raise ValueError("name either INPUTs or a --list of videos (and not both)")
+        raise UserError("bad_option", "name either INPUTs or a --list of videos (and not both)")
     jobs = (
         batch.read_jobs(arguments.list)
         if arguments.list
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.queries:
         return _write_queries(arguments.queries, jobs, options, source_of)
     if not arguments.out:
-        raise ValueError("--out is missing: name a folder for the clips")
+        raise UserError("bad_option", "--out is missing: name a folder for the clips")
     return _make_clips(arguments, jobs, options, source_of)
 
 
@@ -117,7 +119,9 @@ def _source_maker(
         source = preprocess.make(arguments.landmarks, options)
         return lambda job: source
     if arguments.tracks is None or (count > 1 and not arguments.tracks.is_dir()):
-        raise ValueError("--landmarks tracks needs --tracks FILE, or of several videos a folder with NAME.npz for each")
+        raise UserError(
+            "bad_option", "--landmarks tracks needs --tracks FILE, or of several videos a folder with NAME.npz for each"
+        )
 
     def tracks_of(job: "Job") -> "LandmarkSource":
         file = arguments.tracks
@@ -201,7 +205,7 @@ def _write_queries(
     from tramp_jax.preprocess.sources.tracks import write_queries
 
     if len(jobs) != 1:
-        raise ValueError(f"--queries takes one INPUT, not {len(jobs)}")
+        raise UserError("bad_option", f"--queries takes one INPUT, not {len(jobs)}")
     source = source_of(jobs[0])
     number, face, size = first_face(jobs[0].video, source, options)
     points = face.points[None]

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from tramp_jax.cli import data_arguments
+from tramp_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config, wanted = data_arguments.config_of(arguments)
     if arguments.classes < 0:
-        raise ValueError(f"--classes is {arguments.classes}; give the number of classes")
+        raise UserError("bad_option", f"--classes is {arguments.classes}; give the number of classes")
     config.data.target = arguments.target
     config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)

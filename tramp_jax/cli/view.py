@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from tramp_jax.errors import UserError
+
 _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4",)
 
 
@@ -20,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     kind = arguments.out.suffix.lower()
     if kind not in (*_PICTURES, *_VIDEOS):
-        raise ValueError(f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
+        raise UserError("bad_value", f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
     clip = folder.read_clip(arguments.clip, with_pixels=False)
     interpolated = batch.read_interpolated(arguments.clip, len(clip.landmarks))
     write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet

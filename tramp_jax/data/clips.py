@@ -11,6 +11,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from tramp_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
@@ -90,5 +92,5 @@ def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
         return frame
     image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError("a frame is not a readable image; re-create the clip it belongs to")
+        raise UserError("bad_data", "a frame is not a readable image; re-create the clip it belongs to")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

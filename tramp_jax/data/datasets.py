@@ -17,6 +17,7 @@ from tramp_jax.data.readers.neuroface import NeuroFace
 from tramp_jax.data.readers.neuroface_lists import FOLDS
 from tramp_jax.data.readers.pfed5 import PFED5
 from tramp_jax.data.readers.youtubepd import YouTubePD
+from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.synthetic.faces import EXPRESSIONS, SyntheticFaces
 
@@ -81,7 +82,7 @@ def _synthetic(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
 
 def _youtubepd(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
     if not wanted.landmarks:
-        raise ValueError("data set youtubepd has landmarks alone, so there is nothing in it without them")
+        raise UserError("bad_data", "data set youtubepd has landmarks alone, so there is nothing in it without them")
     source = YouTubePD(data.root, problems=problems)
     return Dataset(source, source.official_split() if TEST in source.split.values() else None)
 
@@ -154,9 +155,10 @@ def _packed(data: ConfigDict, wanted: Wanted, problems: Problems) -> Dataset:
     source = packed_clips.PackedClips(data.root, wanted.frames, wanted.pixels, wanted.landmarks)
     manifest = source.manifest
     if manifest.name != data.name:
-        raise ValueError(
+        raise UserError(
+            "bad_option",
             f"{data.root} (data.root) holds data set {manifest.name}, but data.name is {data.name}: name the folder of "
-            f"that data set, or use a recipe for {manifest.name}"
+            f"that data set, or use a recipe for {manifest.name}",
         )
     return Dataset(source, manifest.official, manifest.folds, (*manifest.skipped, *manifest.warnings))
 
@@ -225,7 +227,7 @@ def options(name: str) -> dict[str, Any]:
       ValueError: there is no such data set.
     """
     if name not in READERS:
-        raise ValueError(f"data.name is {name!r}; known: {', '.join(READERS)}")
+        raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
     return {"name": name, **READERS[name].options}
 
 
@@ -272,7 +274,9 @@ class _Targeted:
         """
         known = sorted({name for info in source.infos for name, _ in info.targets})
         if target and source.infos and target not in known:
-            raise ValueError(f"data.target is {target!r}; this data set has: {', '.join(known) or 'the score alone'}")
+            raise UserError(
+                "bad_option", f"data.target is {target!r}; this data set has: {', '.join(known) or 'the score alone'}"
+            )
         self._source = source
         self._indices: list[int] = []
         self._infos: list[ClipInfo] = []
@@ -331,9 +335,9 @@ def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
         return (None,)
     count = len(dataset.folds) if protocol == "folds" else config.data.num_folds
     if count < 2:
-        raise ValueError(f"data.num_folds is {count}; cross-validation needs at least 2")
+        raise UserError("bad_option", f"data.num_folds is {count}; cross-validation needs at least 2")
     if not -1 <= fold < count:
-        raise ValueError(f"data.fold is {fold}; use 0 to {count - 1}, or -1 for all {count} folds in turn")
+        raise UserError("bad_option", f"data.fold is {fold}; use 0 to {count - 1}, or -1 for all {count} folds in turn")
     return range(count) if fold == -1 else (fold,)
 
 
@@ -346,8 +350,9 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
     chosen = [i for i, info in enumerate(source.infos) if data.expression in ("", info.expression)]
     if not chosen:
         known = sorted({info.expression for info in source.infos})
-        raise ValueError(
-            f"no clip of the data set shows data.expression={data.expression!r}; it has: {', '.join(known)}"
+        raise UserError(
+            "bad_option",
+            f"no clip of the data set shows data.expression={data.expression!r}; it has: {', '.join(known)}",
         )
     infos = [source.infos[i] for i in chosen]
 
@@ -390,8 +395,8 @@ def _protocol(dataset: Dataset, config: ConfigDict) -> str:
     if name == "auto":
         return next(protocol for protocol, can in possible.items() if can)
     if name not in possible:
-        raise ValueError(f"data.protocol is {name!r}; known: auto, {', '.join(possible)}")
+        raise UserError("bad_option", f"data.protocol is {name!r}; known: auto, {', '.join(possible)}")
     if name in ("official", "folds") and not possible[name]:
         what = "official split" if name == "official" else "published folds"
-        raise ValueError(f"data.protocol is {name}, but data set {config.data.name} has no {what}")
+        raise UserError("bad_option", f"data.protocol is {name}, but data set {config.data.name} has no {what}")
     return name

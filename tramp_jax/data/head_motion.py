@@ -76,14 +76,16 @@ def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:
 def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     """Points (n, 64, 2) of the clip's heads turned to the front; the mean of the stable points stays where it is."""
     if clip.depth is None:
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"clip {clip.info.id} has no depth of its landmarks, which landmarks.frontalise needs; take its "
-            "landmarks from a detector that gives points in space, or set landmarks.frontalise to False"
+            "landmarks from a detector that gives points in space, or set landmarks.frontalise to False",
         )
     if clip.depth.shape != clip.landmarks.shape[:2]:
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"clip {clip.info.id} has depth of shape {clip.depth.shape} for landmarks of shape "
-            f"{clip.landmarks.shape}; both need a row for each frame and a column for each point"
+            f"{clip.landmarks.shape}; both need a row for each frame and a column for each point",
         )
     layout = landmarks.LAYOUTS[clip.layout]
     depth = clip.depth[:, [*layout.slots, layout.nose_tip], None]
@@ -106,9 +108,10 @@ def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     across = right - left
     away = np.cross(across, mouth - (left + right) / 2)
     if np.linalg.norm(away) < _SMALLEST:
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"clip {clip.info.id}: its eyes and its mouth lie on one line, so that its front cannot be told; "
-            "look at its landmarks, or set landmarks.frontalise to False"
+            "look at its landmarks, or set landmarks.frontalise to False",
         )
     across, away = across / np.linalg.norm(across), away / np.linalg.norm(away)
     return np.stack([across, np.cross(away, across), away], axis=1)
@@ -122,9 +125,10 @@ def _stable(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     size = np.linalg.norm(stable, axis=(1, 2), keepdims=True)
     broken = np.flatnonzero(~(size[:, 0, 0] > _SMALLEST))
     if len(broken):
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"clip {clip.info.id}: in frame {broken[0]} the corners of the eyes and the bridge of the nose are one "
-            'point or not numbers; repair its landmarks, or use landmarks.normalise="nose" without frontalise'
+            'point or not numbers; repair its landmarks, or use landmarks.normalise="nose" without frontalise',
         )
     return origin, stable, size
 

@@ -13,6 +13,8 @@ import dataclasses
 
 import numpy as np
 
+from tramp_jax.errors import UserError
+
 NUM_LANDMARKS = 63
 GROUP_SIZE = 9
 GROUPS = ("left_eye", "left_brow", "right_eye", "right_brow", "nose", "lower_lip", "upper_lip")
@@ -127,10 +129,12 @@ def layout_of(points: np.ndarray, name: str) -> Layout:
       ValueError: unknown layout, or points of another shape.
     """
     if name not in LAYOUTS:
-        raise ValueError(f"unknown landmark layout {name!r}; known: {', '.join(LAYOUTS)}")
+        raise UserError("bad_option", f"unknown landmark layout {name!r}; known: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
     if points.ndim != 3 or points.shape[1:] != (layout.num_points, 2):
-        raise ValueError(f"layout {name} has points of shape (frames, {layout.num_points}, 2), not {points.shape}")
+        raise UserError(
+            "bad_data", f"layout {name} has points of shape (frames, {layout.num_points}, 2), not {points.shape}"
+        )
     return layout
 
 

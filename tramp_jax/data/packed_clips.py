@@ -23,6 +23,7 @@ from etils import epath
 from tramp_jax.data import clip_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
+from tramp_jax.errors import UserError
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -65,7 +66,7 @@ def encode(clip: Clip) -> bytes:
 
 def _plain(array: np.ndarray, dtype: str, what: str) -> bytes:
     if array.dtype != np.dtype(dtype):
-        raise ValueError(f"{what} are {array.dtype}, not {np.dtype(dtype)}")
+        raise UserError("bad_data", f"{what} are {array.dtype}, not {np.dtype(dtype)}")
     return array.astype(dtype, copy=False).tobytes()
 
 
@@ -81,7 +82,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
       ValueError: bytes that are no such record, or a record of a newer version.
     """
     if len(record) < _PRELUDE.size or not record.startswith(_MAGIC):
-        raise ValueError("it is no clip record")
+        raise UserError("bad_data", "it is no clip record")
     _, version, length = _PRELUDE.unpack_from(record)
     check_version(version, "the record")
     try:
@@ -96,7 +97,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
         frames = _frames(record, at, header["frames"]) if with_frames and header["frames"] else None
         return Clip(info, layout=header["layout"], fps=header["fps"], frames=frames, **arrays)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the record is damaged ({error!r})") from error
+        raise UserError("damaged_file", f"the record is damaged ({error!r})") from error
 
 
 def _view(record: bytes, at: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
@@ -108,16 +109,17 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
         return _view(record, at, "|u1", kept["shape"])
     ends = at + np.cumsum([0, *kept["lengths"]])
     if ends[-1] != len(record):
-        raise ValueError(f"{len(record)} bytes where its header promises {ends[-1]}")
+        raise UserError("bad_data", f"{len(record)} bytes where its header promises {ends[-1]}")
     return tuple(record[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
 def check_version(version: int, what: str) -> None:
     """Raises ValueError where ``what`` was written by a later program with another schema."""
     if version > VERSION:
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"{what} has the schema version {version}, and this program reads versions up to {VERSION}: get a "
-            "newer tramp_jax, or pack the data set again with this version"
+            "newer tramp_jax, or pack the data set again with this version",
         )
 
 
@@ -199,7 +201,9 @@ def is_packed(root: str | epath.Path) -> bool:
     if (folder / MANIFEST).exists():
         return True
     if (folder / PLAN).exists():
-        raise ValueError(f"{folder}: packing was interrupted; run the same `tramp-jax pack` again to finish it")
+        raise UserError(
+            "bad_data", f"{folder}: packing was interrupted; run the same `tramp-jax pack` again to finish it"
+        )
     return False
 
 
@@ -227,9 +231,11 @@ def read_manifest(root: str | epath.Path) -> Manifest:
             tool=content["tool"],
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no manifest of packed clips ({error!r}); {_AGAIN}") from error
+        raise UserError("damaged_file", f"{path}: is no manifest of packed clips ({error!r}); {_AGAIN}") from error
     if sum(shard.records for shard in manifest.shards) != len(manifest.infos):
-        raise ValueError(f"{path}: its shards have another number of records than its {len(manifest.infos)} clips")
+        raise UserError(
+            "damaged_file", f"{path}: its shards have another number of records than its {len(manifest.infos)} clips"
+        )
     return manifest
 
 
@@ -265,7 +271,9 @@ class PackedClips:
         self._with_landmarks = with_landmarks
         for what, is_wanted in (("landmarks", with_landmarks), ("frames", with_frames)):
             if is_wanted and not self.manifest.request["wanted"][what]:
-                raise ValueError(f"{self.root}: was packed without {what}, which this model needs; pack them, too")
+                raise UserError(
+                    "bad_data", f"{self.root}: was packed without {what}, which this model needs; pack them, too"
+                )
         # With the number of records behind its name, a shard is opened when first needed.
         names = [f"{self.root / shard.file}[0:{shard.records}]" for shard in self.manifest.shards]
         self._records = ArrayRecordDataSource(names, {"max_parallelism": "0"})

@@ -27,6 +27,7 @@ from tramp_jax.data.datasets import Dataset, Wanted, open_dataset, options
 from tramp_jax.data.packed_clips import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.validation import check, in_order
+from tramp_jax.errors import UserError
 
 # A group of one record makes random reading cheap. Frames are compressed already, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -87,7 +88,7 @@ def pack(
         plan = _read_plan(out)
         _check_same(plan.request, request, out)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists and is no packed data set; name another folder with --out")
+        raise UserError("file_exists", f"{out}: exists and is no packed data set; name another folder with --out")
     else:
         plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
         out.mkdir(parents=True, exist_ok=True)
@@ -156,9 +157,10 @@ def _request(config: ConfigDict, dataset: Dataset, wanted: Wanted, shard_bytes: 
 def _check_same(old: Any, new: dict[str, Any], out: pathlib.Path) -> None:
     changed = [f"{key} ({old.get(key)} there, {new[key]} now)" for key in new if old.get(key) != new[key]]
     if changed:
-        raise ValueError(
+        raise UserError(
+            "bad_data",
             f"{out}: holds another data set, or the same one packed otherwise; different: {', '.join(changed)}; name "
-            "another folder with --out, or remove this one"
+            "another folder with --out, or remove this one",
         )
 
 
@@ -167,7 +169,9 @@ def _make_plan(
 ) -> _Plan:
     report = check(config, wanted, workers)
     if report.errors and not skip_bad:
-        raise ValueError("\n".join([*report.lines(), "nothing was packed; mend the data, or leave it out: --skip-bad"]))
+        raise UserError(
+            "bad_data", "\n".join([*report.lines(), "nothing was packed; mend the data, or leave it out: --skip-bad"])
+        )
     sound, kept = report.sound()
     # Sizes are told from a few clips, so that a plan costs no second reading of everything.
     probed = np.unique(np.linspace(0, len(kept) - 1, _PROBED).astype(int)).tolist()

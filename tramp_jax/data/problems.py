@@ -4,6 +4,8 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 
+from tramp_jax.errors import UserError
+
 ERROR, WARNING = "error", "warning"
 
 
@@ -25,11 +27,11 @@ class Problem:
     severity: str = ERROR
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A problem that stopped the reading; its message is the problem's."""
 
     def __init__(self, problem: Problem):
-        super().__init__(problem.message)
+        super().__init__(problem.kind, problem.message)
         self.problem = problem
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tramp_jax.data.clips import ClipInfo
+from tramp_jax.errors import UserError
 
 DEFAULT_FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -27,7 +28,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset
     """
     subjects = _by_score(infos, seed)
     if not 2 <= k <= len(subjects):
-        raise ValueError(f"{k} folds need k >= 2 and at least {k} subjects; there are {len(subjects)}")
+        raise UserError("bad_data", f"{k} folds need k >= 2 and at least {k} subjects; there are {len(subjects)}")
     labels = np.arange(len(subjects)) % k
     parts = _deal(subjects, labels, block=k, rng=np.random.default_rng([seed, 1]))
     everyone = frozenset(subjects)
@@ -52,10 +53,12 @@ def holdout(
     """
     shares = np.array(list(fractions.values()), float)
     if not len(shares) or not (shares > 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-6):
-        raise ValueError(f"fractions must be positive and sum to 1, not {dict(fractions)}")
+        raise UserError("bad_data", f"fractions must be positive and sum to 1, not {dict(fractions)}")
     subjects = _by_score(infos, seed)
     if len(subjects) < len(shares):
-        raise ValueError(f"{len(subjects)} subjects cannot fill the {len(shares)} parts {', '.join(fractions)}")
+        raise UserError(
+            "bad_data", f"{len(subjects)} subjects cannot fill the {len(shares)} parts {', '.join(fractions)}"
+        )
 
     counts = np.ones(len(shares), int)
     while counts.sum() < len(subjects):
@@ -78,7 +81,7 @@ def _by_score(infos: Sequence[ClipInfo], seed: int) -> list[str]:
     scores: dict[str, list[float]] = defaultdict(list)
     for info in infos:
         if not math.isfinite(info.score):
-            raise ValueError(f"clip {info.id} has the score {info.score}; leave it out or give it one")
+            raise UserError("bad_data", f"clip {info.id} has the score {info.score}; leave it out or give it one")
         scores[info.subject].append(info.score)
     subjects = sorted(scores)
     ties = np.random.default_rng([seed, 0]).permutation(len(subjects))

@@ -22,6 +22,7 @@ from tramp_jax.data.clip_checks import clip_problems, few_frames, place_of
 from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
 from tramp_jax.data.datasets import Dataset, Wanted, open_dataset
 from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
+from tramp_jax.errors import UserError
 
 _MAX_LISTED = 5  # clips or scores named in one message
 
@@ -91,7 +92,7 @@ class Report:
         lost = [name for name, part in _parts(self.dataset).items() if not part & people]
         if lost or not kept:
             what = f"nothing is left of {', '.join(lost) or 'the data set'} without the clips that have a fault"
-            raise ValueError("\n".join([*self.lines(), what]))
+            raise UserError("bad_data", "\n".join([*self.lines(), what]))
         return dataclasses.replace(self.dataset, source=Split(source, kept)), kept
 
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 import tramp_jax
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.view import padding_of
+from tramp_jax.errors import UserError
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
 from tramp_jax.export.trajectory_graph import skateformer
@@ -46,7 +47,7 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
       ValueError: a classifier.
     """
     if config.model.head.num_classes:
-        raise ValueError("the model classifies; only models that score are exported")
+        raise UserError("bad_value", "the model classifies; only models that score are exported")
     g = Graph()
     params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
     inputs, outputs = [], [helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, [1])]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from tramp_jax.errors import UserError
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import TrampFusion
 from tramp_jax.models.inputs import Inputs
@@ -29,15 +30,16 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     if config.name == "former_dfer":
         return FormerDFERClassifier(_rgb_encoder(config), _head(config))
     if config.name != "tramp_former":
-        raise ValueError(f"model.name is {config.name!r}; known: tramp_former, skateformer, former_dfer")
+        raise UserError("bad_option", f"model.name is {config.name!r}; known: tramp_former, skateformer, former_dfer")
     if config.streams not in ("both", "rgb", "trajectory"):
-        raise ValueError(f"model.streams is {config.streams!r}; known: both, rgb, trajectory")
+        raise UserError("bad_option", f"model.streams is {config.streams!r}; known: both, rgb, trajectory")
     both = config.streams == "both"
     _check_divisible("model.fusion.width", [config.fusion.width], config.fusion.heads if both else 1)
     if both and config.trajectory.widths[-1] != config.fusion.width:
-        raise ValueError(
+        raise UserError(
+            "bad_option",
             f"model.fusion.width is {config.fusion.width}, but the trajectory feature that it takes has "
-            f"{config.trajectory.widths[-1]} channels (the last of model.trajectory.widths)"
+            f"{config.trajectory.widths[-1]} channels (the last of model.trajectory.widths)",
         )
     return TrampFormer(
         trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
@@ -75,15 +77,17 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     c = config.trajectory
     if c.bias_order not in ("tiled", "time"):
-        raise ValueError(f"model.trajectory.bias_order is {c.bias_order!r}; known: tiled, time")
+        raise UserError("bad_option", f"model.trajectory.bias_order is {c.bias_order!r}; known: tiled, time")
     if len(c.input_scale) not in (1, len(c.channels)):
-        raise ValueError(
+        raise UserError(
+            "bad_option",
             f"model.trajectory.input_scale has {len(c.input_scale)} factors for {len(c.channels)} channels "
-            f"({c.channels}); give one for all or one each"
+            f"({c.channels}); give one for all or one each",
         )
     if c.embed_width != c.widths[0]:
-        raise ValueError(
-            f"model.trajectory.embed_width is {c.embed_width}, but the first stage has {c.widths[0]} channels"
+        raise UserError(
+            "bad_option",
+            f"model.trajectory.embed_width is {c.embed_width}, but the first stage has {c.widths[0]} channels",
         )
     _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
@@ -127,7 +131,7 @@ def _fusion(config: ml_collections.ConfigDict) -> TrampFusion:
 def _dtype(config: ml_collections.ConfigDict) -> Any:
     """The type of the products."""
     if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is {config.precision!r}; known: float32, bfloat16")
+        raise UserError("bad_option", f"precision is {config.precision!r}; known: float32, bfloat16")
     return jnp.dtype(config.precision)
 
 
@@ -135,7 +139,7 @@ def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:
     """Channels that are cut into groups and heads must divide evenly."""
     uneven = [width for width in widths if width % parts]
     if uneven:
-        raise ValueError(f"{option}: {uneven[0]} channels cannot be divided into {parts} groups or heads")
+        raise UserError("bad_option", f"{option}: {uneven[0]} channels cannot be divided into {parts} groups or heads")
 
 
 def _head(config: ml_collections.ConfigDict) -> Head:

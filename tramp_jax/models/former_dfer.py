@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from tramp_jax.errors import UserError
 from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, embedding_init, layer_norm, tanh_gelu
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -193,7 +194,10 @@ class FormerDFER(nn.Module):
             frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
         F = frame_features.shape[1]
         if F % self.clip_length:
-            raise ValueError(f"{F} frames cannot be cut into sub-clips of {self.clip_length}")
+            raise UserError(
+                "bad_option",
+                f"model.rgb.num_frames is {F}; it must be a multiple of model.rgb.clip_length={self.clip_length}",
+            )
         x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
         x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
         x = rearrange(x, "(b s) c -> b s c", s=F // self.clip_length)

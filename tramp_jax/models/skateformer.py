@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 
+from tramp_jax.errors import UserError
 from tramp_jax.models.layers import (
     Array,
     BatchNorm,
@@ -75,12 +76,15 @@ def partitions(
     """
     rows = 2 * (table_frames or global_frames) - 1
     if rows < 2 * global_frames - 1:
-        raise ValueError(f"tables for {table_frames} frames are too small for global sets of {global_frames} frames")
+        raise UserError(
+            "bad_option", f"tables for {table_frames} frames are too small for global sets of {global_frames} frames"
+        )
     if num_frames % (8 * local_frames) or num_frames % (8 * global_frames):
-        raise ValueError(
+        raise UserError(
+            "bad_option",
             f"trajectories of {num_frames} frames cannot be cut: the length must be a multiple of "
             f"{8 * local_frames} and of {8 * global_frames} (three halvings, then sets of "
-            f"{local_frames} and {global_frames} frames)"
+            f"{local_frames} and {global_frames} frames)",
         )
     return (
         Partition(local_frames, neighbours, True, True, 2 * local_frames - 1),

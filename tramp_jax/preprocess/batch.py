@@ -15,6 +15,7 @@ from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder
+from tramp_jax.errors import UserError
 from tramp_jax.preprocess.clip import Preprocessed, without_blanks
 
 EVIDENCE = "evidence.json"
@@ -61,8 +62,9 @@ def read_jobs(path: Path) -> list[Job]:
       ValueError: the file is missing or malformed, or two videos would get the same name.
     """
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such list; it is a CSV or Excel file with the columns path, subject, expression, score"
+        raise UserError(
+            "missing_file",
+            f"{path}: no such list; it is a CSV or Excel file with the columns path, subject, expression, score",
         )
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
     videos = [path.parent / Path(row["path"]).expanduser() for row in table.values()]
@@ -71,11 +73,13 @@ def read_jobs(path: Path) -> list[Job]:
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
         if not row["path"] or not row["subject"] or score is None:
-            raise ValueError(f"{path}, row {number}: needs a path, a subject, and as score a number or nothing")
+            raise UserError(
+                "bad_data", f"{path}, row {number}: needs a path, a subject, and as score a number or nothing"
+            )
         info = ClipInfo(name, row["subject"], row["expression"], score, 0, group=row.get("group", ""))
         jobs.append(Job(video, name, info, {column: row[column] for column in further}))
     if not jobs:
-        raise ValueError(f"{path}: lists no videos")
+        raise UserError("bad_data", f"{path}: lists no videos")
     return jobs
 
 
@@ -90,7 +94,7 @@ def _names(videos: Sequence[Path]) -> list[str]:
     own = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
     twice = [str(videos[i]) for i, name in enumerate(own) if own.count(name) > 1]
     if twice:
-        raise ValueError(f"{' and '.join(twice)} would become clips of the same name; rename one")
+        raise UserError("bad_data", f"{' and '.join(twice)} would become clips of the same name; rename one")
     names: dict[str, str] = {}
     for name in sorted(own, key=lambda name: (name != without_blanks(name), name)):
         wanted, number = without_blanks(name), 2
@@ -147,17 +151,19 @@ class ClipList:
         video = str(job.video.resolve())
         if not (listed or there):
             if others := [name for name, of in self._videos.items() if of == video]:
-                raise ValueError(
+                raise UserError(
+                    "file_exists",
                     f"{self.path}: lists a clip of {job.video} already, as {others[0]!r}; remove that row and its "
-                    "folder, or choose another --out"
+                    "folder, or choose another --out",
                 )
             return False
         # A clip that is not listed was left by a run that was interrupted, or put there by somebody.
         made_of = self._videos[job.name] if listed else _made_of(description)
         if made_of != video:
-            raise ValueError(
+            raise UserError(
+                "bad_data",
                 f"{self.root / job.name}: holds a clip of {made_of or 'another origin'}, so that {job.video} cannot "
-                "have the same name; rename it, or choose another --out"
+                "have the same name; rename it, or choose another --out",
             )
         if overwrite or not (listed and there):
             return False
@@ -169,9 +175,10 @@ class ClipList:
             if flag in made_with and made_with[flag] != value
         ]
         if differing:
-            raise ValueError(
+            raise UserError(
+                "bad_data",
                 f"{self.root / job.name}: was made with {'; '.join(differing)}; make it again with --overwrite, or "
-                "choose another --out"
+                "choose another --out",
             )
         return True
 
@@ -232,7 +239,7 @@ def read_made(clip_folder: Path) -> Made:
     told = _evidence(clip_folder)
     source, warnings = told.get("landmarks", ""), told.get("warnings", [])
     if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
-        raise ValueError(f"{clip_folder / EVIDENCE}: is not the evidence of a clip; make the clip again")
+        raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: is not the evidence of a clip; make the clip again")
     return Made(source, tuple(warnings))
 
 
@@ -247,7 +254,7 @@ def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
         return []
     told = _evidence(clip_folder).get("interpolated")
     if not isinstance(told, list) or len(told) != count:
-        raise ValueError(f"{path}: does not fit the clip's {count} frames; make the clip again")
+        raise UserError("damaged_file", f"{path}: does not fit the clip's {count} frames; make the clip again")
     return [bool(each) for each in told]
 
 
@@ -259,9 +266,11 @@ def _evidence(clip_folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not the evidence of a clip ({error}); make the clip again") from error
+        raise UserError(
+            "damaged_file", f"{path}: is not the evidence of a clip ({error}); make the clip again"
+        ) from error
     if not isinstance(told, dict):
-        raise ValueError(f"{path}: is not the evidence of a clip; make the clip again")
+        raise UserError("damaged_file", f"{path}: is not the evidence of a clip; make the clip again")
     return told
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
+from tramp_jax.errors import UserError
 
 SCALE = 2  # crops are shown enlarged, so that 63 points stay apart
 # One colour a group, in the order of landmarks.GROUPS; the tip of the nose is white.
@@ -81,7 +82,9 @@ def write_sheet(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     except cv2.error:  # no such format
         ok = False
     if not ok:
-        raise OSError(f"{path}: cannot be encoded as {path.suffix or 'a file without an ending'}; name a .png or .jpg")
+        raise UserError(
+            "bad_path", f"{path}: cannot be encoded as {path.suffix or 'a file without an ending'}; name a .png or .jpg"
+        )
     path.write_bytes(data.tobytes())
 
 
@@ -96,7 +99,7 @@ def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, clip.fps, (first.shape[1], first.shape[0]))
     try:
         if not writer.isOpened():
-            raise OSError(f"{path}: no video can be written there; check the folder")
+            raise UserError("cannot_write", f"{path}: no video can be written there; check the folder")
         for number in range(len(clip.landmarks)):
             writer.write(cv2.cvtColor(picture(clip, number, interpolated), cv2.COLOR_RGB2BGR))
     finally:

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from tramp_jax.errors import UserError
+
 VARIABLE = 0.1  # of the median step between two frames; a step that differs by more makes the rate variable
 
 
@@ -38,7 +40,7 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       ValueError: ``target`` is not above 0, or no rate is known.
     """
     if target is not None and not target > 0:
-        raise ValueError(f"--fps must be above 0, not {target}")
+        raise UserError("bad_option", f"--fps must be above 0, not {target}")
     count = len(seconds)
     if count == 1:
         return Timing(target or nominal or 25.0, np.zeros(1, int))
@@ -46,8 +48,9 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
     steps = np.diff(seconds)
     if not (np.isfinite(seconds).all() and (steps >= 0).all() and np.median(steps) > 0):
         if not nominal > 0:
-            raise ValueError(
-                "the video tells neither times nor a frame rate; convert it with `ffmpeg -i IN -r 25 OUT.mp4`"
+            raise UserError(
+                "bad_data",
+                "the video tells neither times nor a frame rate; convert it with `ffmpeg -i IN -r 25 OUT.mp4`",
             )
         warnings.append(f"the times of the frames make no sense; taken as {nominal:.4g} frames per second")
         seconds = np.arange(count) / nominal

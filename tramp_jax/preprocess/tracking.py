@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
 
@@ -16,8 +17,11 @@ _MOMENT = 5  # frames within which a face does not come to look like another one
 _LARGER = 1.5  # area of another face, in areas of the followed one, from which the choice is doubted
 
 
-class TrackingError(ValueError):
+class TrackingError(UserError):
     """No single face can be followed; the message names the frames."""
+
+    def __init__(self, message: str):
+        super().__init__("no_single_face", message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +90,9 @@ def follow(
       ValueError: ``keep`` is unknown or ``max_gap`` negative.
     """
     if keep not in KEEP:
-        raise ValueError(f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")
+        raise UserError("bad_option", f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")
     if max_gap < 0:
-        raise ValueError(f"--max-gap must not be negative, not {max_gap}")
+        raise UserError("bad_option", f"--max-gap must not be negative, not {max_gap}")
     count = len(faces)
     segments = _segments(faces, max_gap, frozenset(cuts))
     if not segments:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tramp_jax.data.clip_files import natural, numbering_gaps
 from tramp_jax.data.readers.folder import DESCRIPTION
+from tramp_jax.errors import UserError
 
 # FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -27,8 +28,11 @@ _MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched 
 _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A video that cannot be made into a clip; the message names the file and the cure."""
+
+    def __init__(self, message: str):
+        super().__init__("unusable_video", message)
 
 
 class Frames(Protocol):

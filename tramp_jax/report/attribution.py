@@ -26,6 +26,7 @@ from tramp_jax.batches.pipeline import Sampler, all_frames
 from tramp_jax.batches.view import BLANK, View
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
+from tramp_jax.errors import UserError
 from tramp_jax.models import Inputs, build_model, input_shapes, reads_frames, reads_trajectories
 from tramp_jax.report.motion import inter_ocular
 
@@ -132,11 +133,12 @@ class Explainer:
 
     def __init__(self, config: ConfigDict, tolerance: float = 0.01, max_evaluations: int = 384):
         if config.model.head.num_classes:
-            raise ValueError(
-                f"attributions explain a score, but model.head.num_classes is {config.model.head.num_classes}"
+            raise UserError(
+                "bad_option",
+                f"attributions explain a score, but model.head.num_classes is {config.model.head.num_classes}",
             )
         if max_evaluations < NODES:
-            raise ValueError(f"max_evaluations is {max_evaluations}; one panel takes {NODES}")
+            raise UserError("bad_value", f"max_evaluations is {max_evaluations}; one panel takes {NODES}")
         self.tolerance, self.max_evaluations = tolerance, max_evaluations
         self._config = config
         self._still = config.copy_and_resolve_references()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tramp_jax import run
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
 
@@ -92,7 +93,9 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
         values = json.loads(path.read_text())
         return Calibration(**values | {"models": tuple(values["models"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); make it again with tramp-jax calibrate") from error
+        raise UserError(
+            "damaged_file", f"{path} is damaged ({error}); make it again with tramp-jax calibrate"
+        ) from error
 
 
 def calibrate(
@@ -114,9 +117,10 @@ def calibrate(
     count = len(scores)
     rank = math.ceil((count + 1) * level - 1e-9)
     if rank > count:
-        raise ValueError(
+        raise UserError(
+            "bad_option",
             f"{count} validation clips cannot calibrate intervals of {level:.0%}: that takes at least "
-            f"{math.ceil(level / (1 - level) - 1e-9)}; choose a smaller --level"
+            f"{math.ceil(level / (1 - level) - 1e-9)}; choose a smaller --level",
         )
     floor = float(np.median(spreads)) or 1.0
     errors = np.sort(np.abs(scores - targets) / (spreads + floor))

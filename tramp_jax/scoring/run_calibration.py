@@ -11,6 +11,7 @@ from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.data.validation import open_sound
+from tramp_jax.errors import UserError
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import load_member
@@ -37,9 +38,9 @@ def calibrate_run(
       ValueError: impossible options, or models that were not trained on the same people.
     """
     if not 0 < level < 1:
-        raise ValueError(f"--level is {level}; it must lie between 0 and 1")
+        raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")
     if draws < 2:
-        raise ValueError(f"--draws is {draws}; a spread needs at least 2")
+        raise UserError("bad_option", f"--draws is {draws}; a spread needs at least 2")
     members = [load_member(path, which) for path in checkpoints]
     splits = []
     for member in members:
@@ -53,9 +54,10 @@ def calibrate_run(
     for name in (VALIDATION, TEST):
         people = [{info.subject for info in split[name].infos} for split in splits]
         if any(each != people[0] for each in people):
-            raise ValueError(
+            raise UserError(
+                "bad_option",
                 f"the {name} people of these runs differ, so that they cannot be calibrated together; train them on "
-                "the same split (data.split_seed, data.fold) with other values of --config.seed"
+                "the same split (data.split_seed, data.fold) with other values of --config.seed",
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]

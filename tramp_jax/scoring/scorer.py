@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.readers.folder import DESCRIPTION, read_clip
+from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated, read_made
@@ -95,13 +96,15 @@ class Scorer:
         runtime: str = AUTO,
     ):
         if not checkpoints:
-            raise ValueError("a scorer needs the folder of a trained run")
+            raise UserError("bad_value", "a scorer needs the folder of a trained run")
         self.members = [load_member(pathlib.Path(path), which) for path in checkpoints]
         kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
         if len(kinds) > 1:
-            raise ValueError(f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}")
+            raise UserError(
+                "bad_value", f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}"
+            )
         if draws < 0:
-            raise ValueError(f"draws is {draws}; it must be at least 0")
+            raise UserError("bad_value", f"draws is {draws}; it must be at least 0")
         self.landmarks, self._source_options = landmarks, source_options or SourceOptions()
         self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
@@ -150,9 +153,10 @@ class Scorer:
             return
         same = [known for known in self.expressions if known.casefold() == expression.casefold()]
         if close := same or difflib.get_close_matches(expression, self.expressions, n=1, cutoff=0.75):
-            raise ValueError(
+            raise UserError(
+                "bad_value",
                 f"the model was not trained on {expression!r}; did you mean {close[0]}? It knows: "
-                + ", ".join(self.expressions)
+                + ", ".join(self.expressions),
             )
 
     def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
+from tramp_jax.errors import UserError
 from tramp_jax.synthetic import face, motion, render
 
 EXPRESSIONS = motion.EXPRESSIONS
@@ -93,9 +94,11 @@ class SyntheticFaces:
     ):
         unknown = [name for name in expressions if name not in EXPRESSIONS]
         if unknown:
-            raise ValueError(f"unknown expressions {unknown}; known: {', '.join(EXPRESSIONS)}")
+            raise UserError("bad_option", f"unknown expressions {unknown}; known: {', '.join(EXPRESSIONS)}")
         if num_subjects < 1 or clips_per_subject < 1 or not expressions:
-            raise ValueError("synthetic faces need at least one subject, one clip per subject and one expression")
+            raise UserError(
+                "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
+            )
         self._seed, self._with_frames, self._quality = seed, with_frames, quality
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)

@@ -19,6 +19,7 @@ import numpy as np
 from tramp_jax.data import clip_files, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import WARNING, DataError, Problem, Problems
+from tramp_jax.errors import UserError
 
 EMOTIONS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")  # in the order of the labels
 EXPRESSION = "emotion"
@@ -95,11 +96,11 @@ class DFEW:
         """
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
-            raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
+            raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
         if number not in SETS:
-            raise ValueError(f"data.set is {number}; DFEW has the sets 1 to 5")
+            raise UserError("bad_option", f"data.set is {number}; DFEW has the sets 1 to 5")
         if first_label not in (-1, 0, 1):
-            raise ValueError(f"data.first_label is {first_label}; use 0, 1, or -1 to find it")
+            raise UserError("bad_option", f"data.first_label is {first_label}; use 0, 1, or -1 to find it")
         problems = problems or Problems()
         self._with_frames = with_frames
         self._with_pixels = with_pixels and with_landmarks
@@ -123,26 +124,29 @@ class DFEW:
         self._infos = [info for info in self._infos if info.id not in gone]
         self._subjects = {name: subjects - gone for name, subjects in self._subjects.items()}
         if gone and not self._infos:
-            raise FileNotFoundError(
+            raise UserError(
+                "missing_file",
                 f"{self._landmarks_root if with_landmarks else paths['train']}: none of the {len(gone)} listed clips "
-                f"can be used; the first, {self.left_out[0]}, has too few frames or no landmarks"
+                f"can be used; the first, {self.left_out[0]}, has too few frames or no landmarks",
             )
 
     def _folder(self, given: str | Path, name: str) -> Path:
         path = Path(given).expanduser() if given else self.root / name
         if not path.is_dir():
-            raise FileNotFoundError(
+            raise UserError(
+                "missing_file",
                 f"{path}: no such folder of {name}; put them there, or name their place with "
-                f"--config.data.{name}_root=FOLDER.\n{_ABSENT}"
+                f"--config.data.{name}_root=FOLDER.\n{_ABSENT}",
             )
         return path
 
     def _list(self, given: str | Path, number: int, part: str) -> Path:
         path = Path(given).expanduser() if given else self.root / f"set_{number}_{part}.txt"
         if not path.is_file():
-            raise FileNotFoundError(
+            raise UserError(
+                "missing_file",
                 f"{path}: no such list; take it from {LISTS_ADDRESS}, or name its place with "
-                f"--config.data.{part}_list=FILE"
+                f"--config.data.{part}_list=FILE",
             )
         return path
 

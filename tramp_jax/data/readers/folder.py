@@ -24,6 +24,7 @@ import numpy as np
 from tramp_jax.data import clip_files, landmarks, tables
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.data.problems import DataError, Problem, Problems
+from tramp_jax.errors import UserError
 
 LIST = "clips.csv"
 DESCRIPTION, LANDMARKS, COLOURS, DEPTH = "clip.json", "landmarks.npy", "colours.npy", "depth.npy"
@@ -86,12 +87,14 @@ class Folder:
         """
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
-            raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
+            raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
         problems = problems or Problems()
         path = Path(clip_list).expanduser() if clip_list else tables.find(self.root, (LIST,), "clip_list", problems)
         if path is None or not path.is_file():
             path = path or self.root / LIST
-            raise FileNotFoundError(f"{path}: no such list; name another with --config.data.clip_list=FILE.\n{_ABSENT}")
+            raise UserError(
+                "missing_file", f"{path}: no such list; name another with --config.data.clip_list=FILE.\n{_ABSENT}"
+            )
         self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
         self._with_landmarks = with_landmarks
         self._rows, self._subjects = _read_list(path, with_landmarks, problems)
@@ -385,19 +388,21 @@ def _check(clip: Clip) -> None:
     landmarks.layout_of(clip.landmarks, clip.layout)
     count = len(clip.landmarks)
     if not count or not np.isfinite(clip.landmarks).all():
-        raise ValueError(f"clip {clip.info.id}: needs at least one frame, and landmarks that are numbers")
+        raise UserError("bad_data", f"clip {clip.info.id}: needs at least one frame, and landmarks that are numbers")
     lengths = {"frames": clip.frames, "pixels": clip.pixels, "depth": clip.depth}
     for name, part in lengths.items():
         if part is not None and len(part) != count:
-            raise ValueError(f"clip {clip.info.id}: has landmarks of {count} frames and {name} of {len(part)}")
+            raise UserError(
+                "bad_data", f"clip {clip.info.id}: has landmarks of {count} frames and {name} of {len(part)}"
+            )
     if clip.pixels is not None and (clip.pixels.shape[1:] != (63, 3) or clip.pixels.dtype != np.uint8):
-        raise ValueError(f"clip {clip.info.id}: pixels must be (n, 63, 3) uint8, not {clip.pixels.shape}")
+        raise UserError("bad_data", f"clip {clip.info.id}: pixels must be (n, 63, 3) uint8, not {clip.pixels.shape}")
     if clip.depth is not None and clip.depth.shape != clip.landmarks.shape[:2]:
-        raise ValueError(f"clip {clip.info.id}: depth must be (n, P), not {clip.depth.shape}")
+        raise UserError("bad_data", f"clip {clip.info.id}: depth must be (n, P), not {clip.depth.shape}")
     if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (clip_files.FRAME_SIZE,) * 2 + (3,):
-        raise ValueError(f"clip {clip.info.id}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
+        raise UserError("bad_data", f"clip {clip.info.id}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
     if not 0 < clip.fps < math.inf:
-        raise ValueError(f"clip {clip.info.id}: fps is {clip.fps}; it must be above 0")
+        raise UserError("bad_data", f"clip {clip.info.id}: fps is {clip.fps}; it must be above 0")
 
 
 def _write(folder: Path, clip: Clip) -> None:

@@ -38,6 +38,7 @@ from tramp_jax.data.readers.neuroface_lists import (
     read_split_list,
     task_of,
 )
+from tramp_jax.errors import UserError
 
 FPS = 50.0
 LAYOUTS = ("insightface73", "insightface106")
@@ -100,7 +101,7 @@ class NeuroFace:
         """
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
-            raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
+            raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
         problems = problems or Problems()
         self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
         self._with_landmarks = with_landmarks
@@ -148,8 +149,8 @@ class NeuroFace:
     def _folder(self, given: str | Path, name: str, option: str) -> Path:
         path = Path(given).expanduser() if given else self.root / name
         if not path.is_dir():
-            raise FileNotFoundError(
-                f"{path}: no such folder; name another with --config.data.{option}=FOLDER.\n{_ABSENT}"
+            raise UserError(
+                "missing_file", f"{path}: no such folder; name another with --config.data.{option}=FOLDER.\n{_ABSENT}"
             )
         return path
 
@@ -157,7 +158,9 @@ class NeuroFace:
         path = Path(given).expanduser() if given else tables.find(self.root, (name,), option, problems)
         if path is None or not path.is_file():
             path = path or self.root / name
-            raise FileNotFoundError(f"{path}: no such file; name another with --config.data.{option}=FILE.\n{_ABSENT}")
+            raise UserError(
+                "missing_file", f"{path}: no such file; name another with --config.data.{option}=FILE.\n{_ABSENT}"
+            )
         return path
 
     @property

@@ -20,6 +20,7 @@ from tramp_jax.data import clip_files, images, landmark_checks, landmarks, table
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.problems import DataError, Problem, Problems
 from tramp_jax.data.readers.pfed5_lists import AGAIN, EXPRESSIONS, read_list, video
+from tramp_jax.errors import UserError
 
 __all__ = ["EXPRESSIONS", "PFED5"]
 
@@ -85,7 +86,7 @@ class PFED5:
         problems = problems or Problems()
         self.root = Path(root).expanduser()
         if not str(root) or not self.root.is_dir():
-            raise FileNotFoundError(f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
+            raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder.\n{_ABSENT}")
         self._with_frames, self._with_pixels = with_frames, with_pixels and with_landmarks
         self._landmarks_root: Path | None = None
         if with_landmarks:

@@ -28,6 +28,7 @@ from tramp_jax.data import landmark_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems
+from tramp_jax.errors import UserError
 
 ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
 FPS = 20.0
@@ -90,9 +91,10 @@ class YouTubePD:
         problems = problems or Problems()
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise FileNotFoundError(
+            raise UserError(
+                "missing_file",
                 f"{self.root}: no such folder; get the data with `git clone {ADDRESS}` and pass the clone's path "
-                "(--config.data.root=PATH)"
+                "(--config.data.root=PATH)",
             )
         self.split: dict[str, str] = {}
         self.missing: dict[str, int] = {}
@@ -176,9 +178,10 @@ class YouTubePD:
           ValueError: there is no test list.
         """
         if "test" not in self.split.values():
-            raise ValueError(
+            raise UserError(
+                "bad_data",
                 f"{self.root / _LISTS['test']}: the official test list is missing or empty; {_AGAIN}, "
-                "or cross-validate on the training list"
+                "or cross-validate on the training list",
             )
         return {name: frozenset(i.subject for i in self._infos if self.split[i.id] == name) for name in _LISTS}
 
