@@ -7,6 +7,7 @@ import pytest
 
 from tests import tiny
 from tests.golden.cases import skeleton_config
+from tests.raises import user_error
 from tramp_jax import config as defaults
 from tramp_jax.models import abstract_variables, build_model, init_variables, input_shapes, skateformer
 from tramp_jax.models.former_dfer import scramble_as_released
@@ -145,7 +146,7 @@ def test_contradictions_are_named(config, option, value, message):
 
 def test_frames_that_are_no_whole_number_of_subclips_are_refused(config):
     config.model.rgb.num_frames = 20
-    with pytest.raises(ValueError, match="sub-clips of 16"):
+    with user_error("bad_option", "model.rgb.num_frames", 20, 16):
         _abstract_parameters(config.model)
 
 
