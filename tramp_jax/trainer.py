@@ -40,7 +40,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     Raises:
       UserError: not_finite, if the loss or the parameters are not finite numbers.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
-      ValueError: options that contradict each other or the data, or a ``train.cache`` for which there is no room.
+      UserError: options that contradict each other or the data, or a ``train.cache`` for which there is no room.
     """
     mesh = sharding.data_mesh()
     feed = build_feed(config, splits[TRAIN], splits[VALIDATION], mesh)

@@ -51,7 +51,7 @@ def describe(splits: Mapping[str, Split]) -> TrainedOn:
     Some clips are read: rate and layout are not in the lists of most data sets.
 
     Raises:
-      ValueError: one of them cannot be read.
+      UserError: one of them cannot be read.
     """
     train = splits[TRAIN]
     some = [train[i] for i in sorted({round(i) for i in np.linspace(0, len(train) - 1, _SOME)})]

@@ -83,7 +83,7 @@ class ClipCache:
         """Clip ``index``.
 
         Raises:
-          ValueError: frames are to be kept, and the clip has none or not as many as its ``info`` says; and whatever
+          UserError: frames are to be kept, and the clip has none or not as many as its ``info`` says; and whatever
             reading it raises. Nothing of the clip is kept then.
         """
         with self._locks[index]:
@@ -160,7 +160,7 @@ def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) 
     """Keeps what ``config.train.cache`` says; "device" reads all clips to train on before it returns.
 
     Raises:
-      ValueError: see ``check``; or a clip cannot be read.
+      UserError: see ``check``; or a clip cannot be read.
     """
     check(config, train, validation)
     if config.train.cache == "none":
@@ -182,7 +182,7 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
     """Refuses a cache for which there is no room; reads no clip.
 
     Raises:
-      ValueError: unknown ``train.cache``; or what is kept needs more than ``HOST_SHARE`` of the host's free memory, or
+      UserError: unknown ``train.cache``; or what is kept needs more than ``HOST_SHARE`` of the host's free memory, or
         more than ``DEVICE_SHARE`` of a device's.
     """
     kind, device = config.train.cache, jax.local_devices()[0]

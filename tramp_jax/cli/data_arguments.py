@@ -35,7 +35,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     """The configuration that the arguments make, and what is wanted of each clip.
 
     Raises:
-      ValueError: no data set is named, an unknown option (with the closest name), or a value of a wrong kind.
+      UserError: no data set is named, an unknown option (with the closest name), or a value of a wrong kind.
     """
     from tramp_jax import config as defaults
     from tramp_jax.data import datasets, packed_clips

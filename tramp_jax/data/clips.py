@@ -86,7 +86,7 @@ def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
     """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB.
 
     Raises:
-      ValueError: bytes that are no readable image.
+      UserError: bytes that are no readable image.
     """
     if isinstance(frame, np.ndarray):
         return frame

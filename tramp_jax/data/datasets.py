@@ -224,7 +224,7 @@ def options(name: str) -> dict[str, Any]:
     """What ``config.data`` needs for data set ``name``, with defaults: its name and the options it has alone.
 
     Raises:
-      ValueError: there is no such data set.
+      UserError: there is no such data set.
     """
     if name not in READERS:
         raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
@@ -240,7 +240,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
       problems: collects what is wrong; None raises the first error.
 
     Raises:
-      ValueError, FileNotFoundError: unknown name, or data that is absent or broken, with what to do.
+      UserError: unknown name, or data that is absent or broken, with what to do.
     """
     data = ConfigDict(options(config.data.name) | config.data.to_dict())
     problems = problems or Problems()
@@ -270,7 +270,7 @@ class _Targeted:
           problems: takes the clips that lack the rating, or whose rating is no class.
 
         Raises:
-          ValueError: no clip has such a rating.
+          UserError: no clip has such a rating.
         """
         known = sorted({name for info in source.infos for name, _ in info.targets})
         if target and source.infos and target not in known:

@@ -45,7 +45,7 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
       frontalise: turn every frame to the front first.
 
     Raises:
-      ValueError: unknown ``normalise``; a clip without the depth that ``frontalise`` needs, or with depth of another
+      UserError: unknown ``normalise``; a clip without the depth that ``frontalise`` needs, or with depth of another
         shape; a frame whose stable points coincide.
     """
     if normalise not in NORMALISATIONS:

@@ -126,7 +126,7 @@ def layout_of(points: np.ndarray, name: str) -> Layout:
     """The layout called ``name``, after checking that ``points`` (n, P, 2) has its number of points.
 
     Raises:
-      ValueError: unknown layout, or points of another shape.
+      UserError: unknown layout, or points of another shape.
     """
     if name not in LAYOUTS:
         raise UserError("bad_option", f"unknown landmark layout {name!r}; known: {', '.join(LAYOUTS)}")

@@ -39,7 +39,7 @@ def encode(clip: Clip) -> bytes:
     """The record of a clip; the same bytes for the same clip.
 
     Raises:
-      ValueError: an array of another type than ``Clip`` says.
+      UserError: an array of another type than ``Clip`` says.
     """
     header: dict[str, Any] = {
         "info": _to_json(clip.info),
@@ -79,7 +79,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
       with_pixels: False leaves ``pixels`` None.
 
     Raises:
-      ValueError: bytes that are no such record, or a record of a newer version.
+      UserError: bytes that are no such record, or a record of a newer version.
     """
     if len(record) < _PRELUDE.size or not record.startswith(_MAGIC):
         raise UserError("bad_data", "it is no clip record")
@@ -195,7 +195,7 @@ def is_packed(root: str | epath.Path) -> bool:
     """Whether ``root`` is a finished store of packed clips.
 
     Raises:
-      ValueError: it is one that ``tramp-jax pack`` has begun and not finished.
+      UserError: it is one that ``tramp-jax pack`` has begun and not finished.
     """
     folder = epath.Path(root).expanduser()
     if (folder / MANIFEST).exists():
@@ -211,7 +211,7 @@ def read_manifest(root: str | epath.Path) -> Manifest:
     """The manifest of a store, without reading its shards.
 
     Raises:
-      ValueError: no manifest, a damaged one, or one of a newer version.
+      UserError: no manifest, a damaged one, or one of a newer version.
     """
     path = epath.Path(root).expanduser() / MANIFEST
     try:
@@ -263,7 +263,7 @@ class PackedClips:
           with_landmarks: False accepts a data set of frames alone, whose landmarks are NaN.
 
         Raises:
-          ValueError: see ``read_manifest``; or frames or landmarks are wanted that were not packed.
+          UserError: see ``read_manifest``; or frames or landmarks are wanted that were not packed.
         """
         self.root = epath.Path(root).expanduser()
         self.manifest = read_manifest(root)

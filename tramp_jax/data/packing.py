@@ -74,7 +74,7 @@ def pack(
       What was done, in a line.
 
     Raises:
-      ValueError: faults in the data (all of them), or ``out`` holds something else.
+      UserError: faults in the data (all of them), or ``out`` holds something else.
     """
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))

@@ -24,7 +24,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset
       k pairs (training subjects, test subjects).
 
     Raises:
-      ValueError: k < 2, fewer subjects than folds, or a score that is not a number.
+      UserError: k < 2, fewer subjects than folds, or a score that is not a number.
     """
     subjects = _by_score(infos, seed)
     if not 2 <= k <= len(subjects):
@@ -49,7 +49,7 @@ def holdout(
       The subjects of each part; together all of them, each once.
 
     Raises:
-      ValueError: impossible fractions, fewer subjects than parts, or a score that is not a number.
+      UserError: impossible fractions, fewer subjects than parts, or a score that is not a number.
     """
     shares = np.array(list(fractions.values()), float)
     if not len(shares) or not (shares > 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-6):

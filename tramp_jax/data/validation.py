@@ -84,7 +84,7 @@ class Report:
         """The data set without its bad clips, and their indices among all.
 
         Raises:
-          ValueError: then no clip would be left, or none in one of the published parts; with all problems.
+          UserError: then no clip would be left, or none in one of the published parts; with all problems.
         """
         source = self.dataset.source
         kept = [index for index in range(len(source)) if index not in self.bad]
@@ -105,7 +105,7 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
       workers: threads. Decoding lets go of the interpreter, so that they run side by side.
 
     Raises:
-      ValueError, FileNotFoundError: there is no such data set at all.
+      UserError: there is no such data set at all.
     """
     wanted = wanted or Wanted.of(config)
     found = Problems(collect=True)
@@ -152,7 +152,7 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
       The data set, and the report of the check if there was one.
 
     Raises:
-      ValueError, FileNotFoundError: see ``datasets.open_dataset`` and ``Report.sound``.
+      UserError: see ``datasets.open_dataset`` and ``Report.sound``.
     """
     if not config.data.skip_bad:
         return open_dataset(config), None

@@ -44,7 +44,7 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
       metadata: entered into the model beside ``config`` (JSON) and ``tramp_jax`` (version).
 
     Raises:
-      ValueError: a classifier.
+      UserError: a classifier.
     """
     if config.model.head.num_classes:
         raise UserError("bad_value", "the model classifies; only models that score are exported")

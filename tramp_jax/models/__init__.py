@@ -23,7 +23,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     """The flax module that ``config`` (the ``model`` group, see ``tramp_jax.config.model``) describes.
 
     Raises:
-      ValueError: a contradiction between options, named.
+      UserError: a contradiction between options, named.
     """
     if config.name == "skateformer":
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))

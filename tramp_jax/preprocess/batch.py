@@ -45,7 +45,7 @@ def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float)
     """A job for each video, all with the same expression and score; the subject is the clip's name where none is given.
 
     Raises:
-      ValueError: two videos would get the same name.
+      UserError: two videos would get the same name.
     """
     return [
         Job(video, name, ClipInfo(name, subject or name, expression, score, 0))
@@ -59,7 +59,7 @@ def read_jobs(path: Path) -> list[Job]:
     A score may be missing; further columns go into the list of clips.
 
     Raises:
-      ValueError: the file is missing or malformed, or two videos would get the same name.
+      UserError: the file is missing or malformed, or two videos would get the same name.
     """
     if not path.is_file():
         raise UserError(
@@ -108,7 +108,7 @@ class ClipList:
     """``clips.csv`` of an output folder: what is done already, and a row more for every clip.
 
     Raises:
-      ValueError: the list is there, but is not one that this program wrote.
+      UserError: the list is there, but is not one that this program wrote.
     """
 
     def __init__(self, root: Path, further: Sequence[str] = ()):
@@ -143,7 +143,7 @@ class ClipList:
           overwrite: it is to be made again in any case.
 
         Raises:
-          ValueError: a clip of that name was made from another video or with other options, or the video is listed
+          UserError: a clip of that name was made from another video or with other options, or the video is listed
             under another name.
         """
         description = self.root / job.name / folder.DESCRIPTION
@@ -234,7 +234,7 @@ def read_made(clip_folder: Path) -> Made:
     """The landmark source and the warnings of a clip, as its evidence tells; empty where there is none.
 
     Raises:
-      ValueError: a file that is not the evidence of a clip.
+      UserError: a file that is not the evidence of a clip.
     """
     told = _evidence(clip_folder)
     source, warnings = told.get("landmarks", ""), told.get("warnings", [])
@@ -247,7 +247,7 @@ def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
     """Which of a clip's ``count`` frames have interpolated landmarks, as its evidence tells; [] where there is none.
 
     Raises:
-      ValueError: a file that is not the evidence of this clip.
+      UserError: a file that is not the evidence of this clip.
     """
     path = clip_folder / EVIDENCE
     if not path.is_file():

@@ -37,7 +37,7 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       target: frames per second that are wanted; None keeps the video's own rate.
 
     Raises:
-      ValueError: ``target`` is not above 0, or no rate is known.
+      UserError: ``target`` is not above 0, or no rate is known.
     """
     if target is not None and not target > 0:
         raise UserError("bad_option", f"--fps must be above 0, not {target}")

@@ -87,7 +87,7 @@ def follow(
 
     Raises:
       TrackingError: no face at all, or see ``keep``.
-      ValueError: ``keep`` is unknown or ``max_gap`` negative.
+      UserError: ``keep`` is unknown or ``max_gap`` negative.
     """
     if keep not in KEEP:
         raise UserError("bad_option", f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")

@@ -84,7 +84,7 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
     That of a single model may be of another checkpoint of the run.
 
     Raises:
-      ValueError: a damaged file.
+      UserError: a damaged file.
     """
     path = run.calibration_file(folder, models)
     if not path.is_file():
@@ -112,7 +112,7 @@ def calibrate(
     """The calibration by validation clips: ``scores``, ``spreads`` and ``targets`` (N,).
 
     Raises:
-      ValueError: too few clips for this level.
+      UserError: too few clips for this level.
     """
     count = len(scores)
     rank = math.ceil((count + 1) * level - 1e-9)

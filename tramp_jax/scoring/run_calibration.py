@@ -35,7 +35,7 @@ def calibrate_run(
       The calibration and its file.
 
     Raises:
-      ValueError: impossible options, or models that were not trained on the same people.
+      UserError: impossible options, or models that were not trained on the same people.
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")

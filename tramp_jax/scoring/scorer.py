@@ -82,7 +82,7 @@ class Scorer:
       runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``judges.make_judge``.
 
     Raises:
-      ValueError, FileNotFoundError: a folder without a usable model, or models of different kinds.
+      UserError: a folder without a usable model, or models of different kinds.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Scorer:
         """The landmark source of videos, opened when this is first called.
 
         Raises:
-          ValueError: its package or its models are missing; the message says how to get them.
+          UserError: its package or its models are missing; the message says how to get them.
         """
         if self._source is None:
             self._source = make(self.landmarks, self._source_options)
@@ -147,7 +147,7 @@ class Scorer:
         """Refuses what looks like a slip of the pen; other expressions are scored, with a warning.
 
         Raises:
-          ValueError: an expression that is almost one that the model was trained on.
+          UserError: an expression that is almost one that the model was trained on.
         """
         if not expression or expression in self.expressions:
             return
@@ -168,7 +168,7 @@ class Scorer:
           subject: name of the person, for the record.
 
         Raises:
-          ValueError: the video cannot be used; the message says why and what to do.
+          UserError: the video cannot be used; the message says why and what to do.
         """
         path = pathlib.Path(path)
         asked = expression or self.config.data.expression

@@ -79,7 +79,7 @@ class SyntheticFaces:
       quality: of the JPEG frames, 1-100.
 
     Raises:
-      ValueError: no clips asked for, or an unknown expression.
+      UserError: no clips asked for, or an unknown expression.
     """
 
     def __init__(

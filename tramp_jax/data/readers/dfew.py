@@ -90,8 +90,8 @@ class DFEW:
           problems: takes what is wrong with the lists; None raises the first error.
 
         Raises:
-          FileNotFoundError: a missing folder or list, with what to obtain and where to put it.
-          ValueError: an option that is out of range.
+          UserError: a missing folder or list, with what to obtain and where to put it.
+          UserError: an option that is out of range.
           DataError: the first error in the lists, unless ``problems`` collects.
         """
         self.root = Path(root).expanduser()

@@ -82,7 +82,7 @@ class Folder:
           problems: takes what is wrong with the list; None raises the first error.
 
         Raises:
-          FileNotFoundError: there is no such folder or list; with what to put where.
+          UserError: there is no such folder or list; with what to put where.
           DataError: the first error in the list, unless ``problems`` collects.
         """
         self.root = Path(root).expanduser()
@@ -361,7 +361,7 @@ def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
 
     Raises:
       FileExistsError: the folder exists and is not to be overwritten, or is not a clip's.
-      ValueError: parts of the clip that do not fit together.
+      UserError: parts of the clip that do not fit together.
     """
     folder = Path(folder).expanduser().absolute()
     _check(clip)

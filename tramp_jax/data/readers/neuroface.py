@@ -96,7 +96,7 @@ class NeuroFace:
           problems: takes what is wrong with list and ratings; None raises the first error.
 
         Raises:
-          FileNotFoundError: a missing folder or list, with what to obtain and where to put it.
+          UserError: a missing folder or list, with what to obtain and where to put it.
           DataError: the first error in list or ratings, unless ``problems`` collects.
         """
         self.root = Path(root).expanduser()

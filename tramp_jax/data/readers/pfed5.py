@@ -80,7 +80,7 @@ class PFED5:
           problems: collects what is wrong with lists and folders; None raises the first.
 
         Raises:
-          FileNotFoundError: there is no folder ``root``; with what to obtain and where to put it.
+          UserError: there is no folder ``root``; with what to obtain and where to put it.
           DataError: a missing folder or list, a malformed list, or a subject in both lists.
         """
         problems = problems or Problems()

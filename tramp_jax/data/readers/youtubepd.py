@@ -85,7 +85,7 @@ class YouTubePD:
           problems: collects what is wrong with lists, labels and folders; None raises the first.
 
         Raises:
-          FileNotFoundError: there is no folder ``root``.
+          UserError: there is no folder ``root``.
           DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames.
         """
         problems = problems or Problems()
@@ -175,7 +175,7 @@ class YouTubePD:
         """Subjects of the official "train" and "test" lists.
 
         Raises:
-          ValueError: there is no test list.
+          UserError: there is no test list.
         """
         if "test" not in self.split.values():
             raise UserError(
