@@ -1,141 +1,228 @@
-"""The files that clips are made of, read strictly: arrays of points and colours, folders of images.
+"""Reads the files of a clip strictly: arrays of landmarks and colours, folders of images. Nothing in a file is executed.
 
-A fault is a ``DataError`` that names the file and the clip. Nothing in a file is executed.
+A reader passes a ``Problems``, which decides whether the first problem is raised or all are collected. Frames count
+from 1 in messages.
 """
 
+import dataclasses
 import itertools
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tramp_jax.data import images, landmark_checks, landmarks
-from tramp_jax.data.clips import ClipInfo, decode_frame
-from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.problems import ERROR, WARNING, Problems
+from tramp_jax.data.source import Wanted
 
 FRAME_SIZE = 256  # pixels, both sides of a face crop
 
-_MAX_GAPS = 5  # named in a message
+_MAX_GAPS = 5  # listed in a message
 
-_IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # what such a file begins with
+_IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each kind of file
 
 
-def fault(kind: str, message: str, clip: str) -> DataError:
-    """The error that is raised for one problem of the files of ``clip``."""
-    return DataError(Problem(kind, message, clip))
+@dataclasses.dataclass(frozen=True)
+class ClipFiles:
+    """The files of one clip.
+
+    Attributes:
+      frames: folder of its images.
+      landmarks: .npy file of (n, P, 2).
+      layouts: possible layouts of the landmarks; the number of points P decides among them.
+      fps: frames per second.
+      cure: how to restore the files; ends each message.
+      colours: .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames.
+      depth: .npy file of (n, P); None if there is none.
+      adapt: applied to the array of landmarks before its shape is checked.
+      gapless: False accepts missing numbers in the names of the images.
+      any_size: True accepts images of any size, unless the colours are taken from them.
+    """
+
+    frames: Path
+    landmarks: Path
+    layouts: tuple[str, ...]
+    fps: float
+    cure: str
+    colours: Path | None = None
+    depth: Path | None = None
+    adapt: Callable[[np.ndarray], np.ndarray] | None = None
+    gapless: bool = True
+    any_size: bool = False
+
+
+def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Problems) -> Clip | None:
+    """Reads the wanted parts of a clip, see ``source.FileSource``.
+
+    For a collector the clip has all frames that were read, and no colours that are taken from them.
+    """
+    found: tuple[np.ndarray, str] | None = no_points(info)
+    pixels: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    frames: tuple[bytes, ...] | None = None
+    if wanted.landmarks:
+        found = read_points(files.landmarks, info, files.layouts, files.cure, problems, adapt=files.adapt)
+    if wanted.landmarks and files.depth is not None and found is not None:
+        depth = read_depth(files.depth, info, found[0].shape[1], files.cure, problems)
+    colours = wanted.pixels and wanted.landmarks
+    computed = colours and files.colours is None
+    if colours and files.colours is not None:
+        pixels = read_colours(files.colours, info, files.cure, problems)
+    if wanted.frames or computed:
+        size = 0 if files.any_size and not computed else FRAME_SIZE
+        frames = read_frames(files.frames, info, files.cure, problems, files.gapless, size)
+    if found is None:
+        return None
+    points, layout = found
+    if computed and not problems.collect:
+        assert frames is not None
+        pixels = colours_under(frames, points, layout, files.frames, info.id, files.cure)
+        frames = frames if wanted.frames else None
+    return Clip(info, points, layout, pixels, frames, files.fps, depth)
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key by which "2" stands before "10"."""
+    """Sort key that puts "2" before "10"."""
     parts = re.split(r"(\d+)", name, flags=re.ASCII)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def read_array(path: Path, clip: str, what: str, cure: str) -> np.ndarray:
-    """A numeric array (frames, points, values) from a plain .npy file, as it is stored.
+def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, ndim: int = 3) -> np.ndarray | None:
+    """A numeric array from a plain .npy file; None if it cannot be used.
 
     Args:
       path: of the file.
       clip: id for the message.
-      what: "landmarks" or "colours"; for the message, and the kind of problem.
-      cure: end of the message, e.g. "extract them again".
-
-    Raises:
-      DataError: the file is missing, damaged, or holds anything else.
+      what: "landmarks" or "colours", for the message and the kind of problem.
+      cure: end of the message, such as "extract them again".
+      problems: takes a file that is missing or damaged, or holds anything else.
+      ndim: number of axes.
     """
     if not path.is_file():
-        raise fault(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
+        problems.add(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
+        return None
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged file raises almost anything
-        raise fault(
-            "unreadable_array", f"{path}: refused, it is not a plain .npy array of numbers ({error}); {cure}", clip
-        ) from error
-    if array.ndim != 3 or array.dtype.kind not in "fiu" or not array.size:
-        message = f"{path}: holds {array.dtype} of shape {array.shape}, not (frames, points, values); {cure}"
-        raise fault("wrong_shape", message, clip)
+        problems.add("unreadable_array", f"{path}: not a plain .npy array of numbers ({error}); {cure}", clip)
+        return None
+    if array.ndim != ndim or array.dtype.kind not in "fiu" or not array.size:
+        message = f"{path}: holds {array.dtype} of shape {array.shape}, not numbers with {ndim} axes; {cure}"
+        problems.add("wrong_shape", message, clip)
+        return None
     return array
 
 
 def read_points(
-    path: Path, info: ClipInfo, layouts: Sequence[str], cure: str, size: int | None = FRAME_SIZE
-) -> tuple[np.ndarray, str]:
-    """The landmarks of a clip and their layout.
+    path: Path,
+    info: ClipInfo,
+    layouts: Sequence[str],
+    cure: str,
+    problems: Problems,
+    size: int | None = FRAME_SIZE,
+    adapt: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, str] | None:
+    """The landmarks of a clip and their layout; None if they cannot be used. See ``ClipFiles`` for the arguments.
 
     Args:
-      path: .npy file of (info.num_frames, P, 2).
+      path: of the file.
       info: of the clip.
-      layouts: that are possible; the number of points P decides among them.
+      layouts: that are possible.
       cure: end of a message.
-      size: of the frame in pixels; None where it is not known.
+      problems: takes what is wrong with the file, its shape, or its points (``landmark_checks``).
+      size: of the frame in pixels; None if unknown.
+      adapt: see ``ClipFiles``.
 
     Returns:
       (info.num_frames, P, 2) float32, and the name of the layout.
-
-    Raises:
-      DataError: a missing or damaged file, another shape, or points that are no face's (``landmark_checks``).
     """
-    array = read_array(path, info.id, "landmarks", cure)
+    array = read_array(path, info.id, "landmarks", cure, problems)
+    if array is None:
+        return None
+    array = adapt(array) if adapt else array
     possible = {landmarks.LAYOUTS[name].num_points: name for name in layouts}
     layout = possible.get(array.shape[1])
     if layout is None or array.shape[2] != 2:
         shapes = " or ".join(f"(frames, {count}, 2)" for count in possible)
-        raise fault("wrong_shape", f"{path}: has the shape {array.shape}, not {shapes}; {cure}", info.id)
-    _check_length(array, path, info, "landmarks", cure)
+        problems.add("wrong_shape", f"{path}: has the shape {array.shape}, not {shapes}; {cure}", info.id)
+        return None
+    before = len(problems.found)
+    _check_length(array, path, info, "landmarks", cure, problems)
     bad = ~np.isfinite(array).all((1, 2))
     if bad.any():
         message = (
-            f"{path}: {bad.sum()} frames have landmarks that are no numbers, the first is frame {bad.argmax() + 1} of "
-            f"{len(bad)}; detect them anew, or leave the clip out of its list"
+            f"{path}: landmarks are NaN or infinite in {bad.sum()} of {len(bad)} frames, first in frame "
+            f"{bad.argmax() + 1}; detect them again, or remove the clip from its list"
         )
-        raise fault("landmarks_not_finite", message, info.id)
+        problems.add("landmarks_not_finite", message, info.id)
     for kind, what in landmark_checks.faults(array, size):
-        raise fault(kind, f"{path}: {what}; {cure}", info.id)
-    return array.astype(np.float32), layout
+        problems.add(kind, f"{path}: {what}; {cure}", info.id)
+    return (array.astype(np.float32), layout) if len(problems.found) == before else None
 
 
 def no_points(info: ClipInfo) -> tuple[np.ndarray, str]:
-    """What stands for the landmarks of a clip whose landmarks are not wanted: (n, 73, 2) NaN, and a layout."""
+    """Stands for landmarks that are not wanted: (n, 73, 2) NaN, and a layout."""
     return np.full((info.num_frames, 73, 2), np.nan, np.float32), "insightface73"
 
 
-def read_colours(path: Path, info: ClipInfo, cure: str) -> np.ndarray:
-    """The colours under a clip's landmarks: .npy of (n, 71, 3) or (n, 63, 3) -> (n, 63, 3) uint8 RGB.
+def read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems: Problems) -> np.ndarray | None:
+    """The depth of a clip's landmarks, (n, P) float32; None if it cannot be used."""
+    depth = read_array(path, info.id, "depth", cure, problems, ndim=2)
+    if depth is None:
+        return None
+    if depth.shape != (info.num_frames, num_points) or not np.isfinite(depth).all():
+        message = f"{path}: must hold finite numbers of shape ({info.num_frames}, {num_points}); {cure}"
+        problems.add("wrong_shape", message, info.id)
+        return None
+    return depth.astype(np.float32)
 
-    Raises:
-      DataError: a missing or damaged file, another shape, or a value outside 0-255.
-    """
-    array = read_array(path, info.id, "colours", cure)
+
+def read_colours(path: Path, info: ClipInfo, cure: str, problems: Problems) -> np.ndarray | None:
+    """The colours under a clip's landmarks, (n, 63, 3) uint8 RGB; None if they cannot be used."""
+    array = read_array(path, info.id, "colours", cure, problems)
+    if array is None:
+        return None
     if array.shape[1:] not in ((71, 3), (63, 3)):
         message = f"{path}: has the shape {array.shape}, not (frames, 71, 3) or (frames, 63, 3); {cure}"
-        raise fault("wrong_shape", message, info.id)
-    _check_length(array, path, info, "colours", cure)
-    if not ((array >= 0) & (array <= 255)).all():  # also where a colour is NaN
-        raise fault("colours_out_of_range", f"{path}: has colours outside 0-255; {cure}", info.id)
+        problems.add("wrong_shape", message, info.id)
+        return None
+    _check_length(array, path, info, "colours", cure, problems)
+    wrong = ~((array >= 0) & (array <= 255)).all((1, 2))  # true for NaN as well
+    if wrong.any():
+        message = f"{path}: has colours outside 0-255, first in frame {wrong.argmax() + 1}; {cure}"
+        problems.add("colours_out_of_range", message, info.id)
+        return None
     if array.shape[1] == 71:
         array = array[:, landmarks.LAYOUTS["insightface71"].slots]
     return np.rint(array).astype(np.uint8)
 
 
-def _check_length(array: np.ndarray, path: Path, info: ClipInfo, what: str, cure: str) -> None:
+def _check_length(array: np.ndarray, path: Path, info: ClipInfo, what: str, cure: str, problems: Problems) -> None:
     if len(array) != info.num_frames:
-        message = f"{path}: has {what} of {len(array)} frames where clip {info.id} has {info.num_frames}; {cure}"
-        raise fault(f"wrong_number_of_{what}", message, info.id)
+        message = f"{path}: has {what} for {len(array)} frames, but {_expected(info)}; {cure}"
+        problems.add(f"wrong_number_of_{what}", message, info.id)
+
+
+def _expected(info: ClipInfo) -> str:
+    listed = f" ({info.source})" if info.source else ""
+    return f"clip {info.id} has {info.num_frames} frames{listed}"
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images (.jpg, .jpeg, .png) of a folder in natural order of their names (2.jpg before 10.jpg)."""
-    files = [x for x in folder.iterdir() if x.suffix.lower() in _IMAGES and not x.name.startswith(".")]
-    return sorted(files, key=lambda file: natural(file.name))
+    """The images (.jpg, .jpeg, .png) in a folder in natural order of their names (2.jpg before 10.jpg)."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    chosen = [x for x in files if x.suffix.lower() in _IMAGES and not x.name.startswith(".")]
+    return sorted(chosen, key=lambda file: natural(file.name))
 
 
 def numbering_gaps(files: Sequence[Path]) -> str:
-    """The numbers that are left out in the names of a clip's images, such as "3, 7-9"; "" where none is.
+    """The missing numbers in the names of a clip's images, such as "3, 7-9"; "" for none.
 
-    None is where images are not numbered one by one, as those of every second frame.
+    Images that are not numbered one by one, such as every second frame, have no gaps.
     """
     named = [re.fullmatch(r"(.*?)([0-9]+)", file.stem, re.ASCII) for file in files]
     if len(files) < 2 or len({match[1] if match else None for match in named}) != 1 or not all(named):
@@ -149,77 +236,45 @@ def numbering_gaps(files: Sequence[Path]) -> str:
     return ", ".join([*listed[:_MAX_GAPS], *(["..."] if len(listed) > _MAX_GAPS else [])])
 
 
-def few(files: Sequence[Path]) -> tuple[bytes, ...]:
-    """The first, the middle and the last of the images: enough to tell one clip from another."""
-    return tuple(files[index].read_bytes() for index in few_of(len(files)))
-
-
-def few_of(count: int) -> list[int]:
-    """Places of the first, the middle and the last of ``count``."""
-    return sorted({0, count // 2, count - 1}) if count else []
-
-
-def read_frames(folder: Path, info: ClipInfo, cure: str, gapless: bool = True) -> tuple[bytes, ...]:
+def read_frames(
+    folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = FRAME_SIZE
+) -> tuple[bytes, ...]:
     """The image files of a clip, one per frame, not decoded.
 
     Args:
       folder: of the images.
       info: of the clip.
       cure: end of a message.
-      gapless: whether the numbers of the images must follow one another.
-
-    Raises:
-      DataError: no such folder, another number of images, a number left out, or a file that does not begin as its kind
-        does.
+      problems: takes a missing folder, a wrong number of images, and a file that does not begin as its kind does. For a
+        collector every image is decoded, to find all that is wrong with it.
+      gapless: whether a missing number in the names of the images is an error, else a warning.
+      size: that both sides of a decoded image must have, in pixels; 0 for any.
     """
     if not folder.is_dir():
-        raise fault("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {cure}", info.id)
+        problems.add("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {cure}", info.id)
+        return ()
     files = image_files(folder)
     gaps = numbering_gaps(files)
     if len(files) != info.num_frames:
-        message = f"{folder}: has {len(files)} images where clip {info.id} has {info.num_frames} frames"
-        message += f" (no image has the number {gaps}); {cure}" if gaps else f"; {cure}"
-        raise fault("missing_frames" if len(files) < info.num_frames else "extra_frames", message, info.id)
-    if gaps and gapless:
-        raise fault("gap_in_frames", gap_message(folder, info, gaps, cure), info.id)
+        kind = "missing_frames" if len(files) < info.num_frames else "extra_frames"
+        without = f" (number {gaps} is missing)" if gaps else ""
+        message = f"{folder}: has {len(files)} images{without}, but {_expected(info)}; {cure}"
+        problems.add(kind, message, info.id)
+    elif gaps:
+        message = (
+            f"{folder}: clip {info.id} has the right number of images, but number {gaps} is missing, so the frames do "
+            f"not match the landmarks; {cure}"
+        )
+        problems.add("gap_in_frames", message, info.id, ERROR if gapless else WARNING)
     frames = tuple(file.read_bytes() for file in files)
     for file, frame in zip(files, frames, strict=True):
-        if not frame.startswith(_IMAGES[file.suffix.lower()]):
+        if problems.collect:
+            if wrong := images.fault(frame, size):
+                problems.add(wrong[0], f"{file}: {wrong[1]}; {cure}", info.id)
+        elif not frame.startswith(_IMAGES[file.suffix.lower()]):
             kind = "PNG" if file.suffix.lower() == ".png" else "JPEG"
-            raise fault("unreadable_image", f"{file}: is no {kind} image ({len(frame)} bytes); {cure}", info.id)
+            problems.add("unreadable_image", f"{file}: not a {kind} image ({len(frame)} bytes); {cure}", info.id)
     return frames
-
-
-def gap_message(folder: Path, info: ClipInfo, gaps: str, cure: str) -> str:
-    """What is wrong where ``numbering_gaps`` are found among as many images as a clip must have."""
-    what = f"the images of clip {info.id} are as many as they must be, but none has the number {gaps}"
-    return f"{folder}: {what}, so that the frames are not those of the landmarks; {cure}"
-
-
-def frame_problems(
-    folder: Path, info: ClipInfo, cure: str, size: int = FRAME_SIZE, gapless: bool = True
-) -> Iterator[Problem]:
-    """Everything wrong with the images of a clip; every one is decoded.
-
-    Args:
-      folder: of the images.
-      info: of the clip.
-      cure: end of a message.
-      size: that both sides of an image must have; 0 where they may have any.
-      gapless: whether a number left out in their names is an error, else a warning.
-    """
-    files = image_files(folder) if folder.is_dir() else []
-    if len(files) != info.num_frames:
-        try:
-            read_frames(folder, info, cure)
-        except DataError as error:
-            yield error.problem
-    elif gaps := numbering_gaps(files):
-        severity = ERROR if gapless else WARNING
-        yield Problem("gap_in_frames", gap_message(folder, info, gaps, cure), info.id, severity)
-    for file in files:
-        if wrong := images.fault(file.read_bytes(), size):
-            yield Problem(wrong[0], f"{file}: {wrong[1]}; {cure}", info.id)
 
 
 def colours_under(
@@ -233,8 +288,10 @@ def colours_under(
     chosen = landmarks.select(points, layout)
     colours = []
     for i, frame in enumerate(frames):
-        wrong = images.fault(frame, FRAME_SIZE) if isinstance(frame, bytes) else None
-        if wrong:
-            raise fault(wrong[0], f"{where}, frame {i + 1}: {wrong[1]}; {cure}", clip)
-        colours.append(landmarks.pixel_values(decode_frame(frame), chosen[i]))
+        try:
+            image = images.decode(frame, FRAME_SIZE) if isinstance(frame, bytes) else frame
+        except images.ImageFault as error:
+            kind, what = error.args
+            Problems().add(kind, f"{where}, frame {i + 1}: {what}; {cure}", clip)
+        colours.append(landmarks.pixel_values(image, chosen[i]))
     return np.stack(colours)

@@ -1,0 +1,160 @@
+"""What a reader returns: clips by number, their published split, and what is known about all of them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from tramp_jax.data.clip_checks import clip_problems
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.problems import DataError, Problem, Problems, counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The parts of a clip to read.
+
+    Attributes:
+      frames: the images.
+      pixels: the colours under the landmarks.
+      landmarks: if False, landmarks are NaN, colours are not read either, and the data set may lack both.
+    """
+
+    frames: bool = True
+    pixels: bool = True
+    landmarks: bool = True
+
+
+class ClipSource:
+    """Clips by number. A subclass sets ``infos``, without reading the clips, and defines ``__getitem__``."""
+
+    infos: Sequence[ClipInfo]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Reads clip ``index``.
+
+        Raises:
+          DataError: the first problem with its files.
+        """
+        raise NotImplementedError
+
+    def check(self, index: int) -> tuple[list[Problem], Clip | None]:
+        """Lists everything wrong with the files of clip ``index``; decodes its images.
+
+        Returns:
+          The problems, and as much of the clip as can be read: None if its landmarks cannot be used.
+        """
+        try:
+            clip = self[index]
+        except DataError as error:
+            return [error.problem], None
+        return list(clip_problems(clip)), clip
+
+    def store_problems(self) -> Iterator[Problem]:
+        """Yields what is wrong with files that hold many clips; reads all of them."""
+        return iter(())
+
+
+class FileSource(ClipSource):
+    """Clips that ``read(info, problems)`` reads from files of their own.
+
+    With a collector, ``read`` also decodes images that it need not decode otherwise, and returns None if the landmarks
+    cannot be used.
+    """
+
+    def __init__(self, infos: Sequence[ClipInfo], read: Callable[[ClipInfo, Problems], Clip | None]):
+        self.infos = infos
+        self._read = read
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = self._read(self.infos[index], Problems())
+        assert clip is not None
+        return clip
+
+    def check(self, index: int) -> tuple[list[Problem], Clip | None]:
+        problems = Problems(collect=True)
+        clip = self._read(self.infos[index], problems)
+        return problems.found, clip
+
+
+class Split(ClipSource):
+    """A part of a source: the clips at ``indices``, with other ``infos`` if given."""
+
+    def __init__(self, source: ClipSource, indices: Sequence[int], infos: Sequence[ClipInfo] | None = None):
+        self.source = source
+        self.indices = indices
+        self._relabelled = infos is not None
+        self.infos = [source.infos[i] for i in indices] if infos is None else infos
+
+    def __getitem__(self, index: int) -> Clip:
+        return self._labelled(self.source[self.indices[index]], index)
+
+    def check(self, index: int) -> tuple[list[Problem], Clip | None]:
+        problems, clip = self.source.check(self.indices[index])
+        return problems, clip and self._labelled(clip, index)
+
+    def store_problems(self) -> Iterator[Problem]:
+        return self.source.store_problems()
+
+    def _labelled(self, clip: Clip, index: int) -> Clip:
+        return dataclasses.replace(clip, info=self.infos[index]) if self._relabelled else clip
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingScale:
+    """The scale of a score. The defaults are that of the paper.
+
+    Attributes:
+      name: of the scale.
+      low, high: its ends.
+      low_means, high_means: the ends in words.
+    """
+
+    name: str = "MDS-UPDRS"
+    low: float = 0.0
+    high: float = 4.0
+    low_means: str = "normal"
+    high_means: str = "severe"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What holds for every clip of a data set.
+
+    Attributes:
+      scale: of the scores; None if it has no name, so that the scores themselves must show its ends.
+      landmark_source: the detector that found the landmarks, such as "insightface"; "" if unknown.
+      layouts: of the landmarks, keys of ``landmarks.LAYOUTS``; () if any is possible.
+      fps: frames per second; 0 if it differs between clips.
+      caveat: a warning to attach to every score of a model trained on this data; "" for none.
+    """
+
+    scale: RatingScale | None = None
+    landmark_source: str = ""
+    layouts: tuple[str, ...] = ()
+    fps: float = 0.0
+    caveat: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The clips of a data set, and the published split over subjects if there is one.
+
+    Attributes:
+      source: the clips.
+      facts: what holds for all of them.
+      official: {"train": subjects, "test": subjects}, or None.
+      folds: test subjects of each published fold; () if there are none.
+      notes: warnings of the reader, such as clips that it left out.
+    """
+
+    source: ClipSource
+    facts: Facts = Facts()
+    official: Mapping[str, frozenset[str]] | None = None
+    folds: Sequence[frozenset[str]] = ()
+    notes: tuple[Problem, ...] = ()
+
+    def summary(self) -> str:
+        """One line with the number of notes by kind; "" if there are none."""
+        return counted(self.notes, {info.id for info in self.source.infos})
