@@ -1,0 +1,224 @@
+"""A clip in a folder of its own, as ``tramp-jax preprocess`` writes it.
+
+    CLIP/*.jpg         or .png: face crops of 256×256 in natural order of their names (2.jpg before 10.jpg)
+    CLIP/landmarks.npy (n, P, 2), pixels of the crop
+    CLIP/clip.json     {"layout": "insightface106", "fps": 25.0}; layout is a key of ``landmarks.LAYOUTS``
+    CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else taken from the frames
+    CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
+"""
+
+import dataclasses
+import json
+import math
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tramp_jax.data import clip_files, landmarks
+from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.source import Wanted
+from tramp_jax.errors import UserError
+
+DESCRIPTION, LANDMARKS, COLOURS, DEPTH = "clip.json", "landmarks.npy", "colours.npy", "depth.npy"
+DEFAULT_FPS = 25.0
+
+_VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+_AGAIN = "make the clip again with `tramp-jax preprocess`"
+
+
+def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = True) -> Clip:
+    """Reads a clip folder on its own. What clip.json does not say is "", or NaN for the score.
+
+    Args:
+      folder: of the clip.
+      with_frames: whether to read the frames, if there are any.
+      with_pixels: whether to read the colours under the landmarks, from colours.npy or else from the frames.
+
+    Raises:
+      UserError: the first thing that is wrong.
+    """
+    folder, problems = Path(folder), Problems()
+    count = count_frames(folder, folder.name, problems)
+    described = _described(folder, folder.name, problems)
+    targets = described.get("targets", {})
+    try:
+        info = ClipInfo(
+            id=str(described.get("id", folder.name)),
+            subject=str(described.get("subject", "")),
+            expression=str(described.get("expression", "")),
+            score=float("nan" if described.get("score") is None else described["score"]),
+            num_frames=count,
+            group=str(described.get("group", "")),
+            targets=tuple((str(name), float(value)) for name, value in targets.items()),
+            source=str(folder),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"{folder / DESCRIPTION}: score and targets must be numbers ({error}); {_AGAIN}"
+        raise UserError("bad_description", message) from error
+    has_images = bool(clip_files.image_files(folder))
+    has_pixels = has_images or (folder / COLOURS).is_file()
+    clip = read_listed(folder, info, Wanted(with_frames and has_images, with_pixels and has_pixels), problems)
+    assert clip is not None
+    return clip
+
+
+def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems) -> Clip | None:
+    """Reads the wanted parts of a clip folder whose ``info`` comes from a list; see ``source.FileSource``."""
+    described: dict[str, Any] = {}
+    if wanted.landmarks or (folder / DESCRIPTION).is_file():  # frames need no description
+        described = _described(folder, info.id, problems)
+    layout = described.get("layout")
+    if wanted.landmarks and (not isinstance(layout, str) or layout not in landmarks.LAYOUTS):
+        message = f"{folder / DESCRIPTION}: layout is {layout!r}; known: {', '.join(landmarks.LAYOUTS)}"
+        problems.add("bad_description", message, info.id)
+        wanted = dataclasses.replace(wanted, landmarks=False)
+    fps = described.get("fps", DEFAULT_FPS)
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        message = f"{folder / DESCRIPTION}: fps is {fps!r}, not a number above 0; {_AGAIN}"
+        problems.add("bad_description", message, info.id)
+        fps = DEFAULT_FPS
+    colours, depth = folder / COLOURS, folder / DEPTH
+    files = clip_files.ClipFiles(
+        frames=folder,
+        landmarks=folder / LANDMARKS,
+        layouts=(str(layout),),
+        fps=float(fps),
+        cure=_AGAIN,
+        colours=colours if colours.is_file() else None,
+        depth=depth if depth.is_file() else None,
+    )
+    return clip_files.read_clip(info, files, wanted, problems)
+
+
+def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bool = True, place: str = "") -> int:
+    """Number of frames of a clip: of its landmarks, without reading them, or else of its images.
+
+    Args:
+      folder: of the clip.
+      clip: its id.
+      problems: takes a folder that is missing or not preprocessed, or a damaged file of landmarks; then returns 0.
+      with_landmarks: False if landmarks are not wanted.
+      place: where the folder is listed, for messages.
+    """
+    path = folder / LANDMARKS
+    if folder.is_file() and folder.suffix.lower() in _VIDEOS:
+        message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and list that"
+        problems.add("not_preprocessed", place + message, clip)
+    elif not folder.is_dir():
+        problems.add("missing_clip", f"{place}{folder}: no such clip folder; correct its path", clip)
+    elif not with_landmarks:
+        if count := len(clip_files.image_files(folder)):
+            return count
+        problems.add("missing_frames", f"{place}{folder}: has no images; {_AGAIN}", clip)
+    elif not path.is_file():
+        message = f"{folder}: has no {LANDMARKS}; run `tramp-jax preprocess` first to find the face and its landmarks"
+        problems.add("not_preprocessed", place + message, clip)
+    else:
+        try:
+            return len(np.lib.format.open_memmap(path, mode="r"))
+        except Exception as error:  # a damaged file raises almost anything
+            message = f"{place}{path}: not a plain .npy array of numbers ({error}); {_AGAIN}"
+            problems.add("unreadable_array", message, clip)
+    return 0
+
+
+def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
+    """The contents of clip.json; {} if it cannot be used."""
+    path = folder / DESCRIPTION
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(described, dict):
+            return described
+        what = "not a JSON object {...}"
+    except FileNotFoundError:
+        what = 'no such file; it must name the layout of the landmarks: {"layout": NAME}'
+    except (ValueError, RecursionError) as error:
+        what = f"not JSON ({error})"
+    problems.add("bad_description", f"{path}: {what}; {_AGAIN}", clip)
+    return {}
+
+
+def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
+    """Writes a clip folder whole or not at all: under another name, which is then changed.
+
+    Frames that are image files are stored as they are, arrays as JPEG of quality 95. A killed process leaves a folder
+    whose name begins with a dot, which no reader uses.
+
+    Args:
+      folder: to make, with its parents.
+      clip: the clip. ``read_clip(folder)`` returns the same.
+      overwrite: whether to replace a clip that is there.
+
+    Raises:
+      UserError: file_exists if the folder exists and ``overwrite`` is False, or the folder is not a clip's.
+      ValueError: the parts of the clip do not fit together.
+    """
+    folder = Path(folder).expanduser().absolute()
+    _check(clip)
+    if folder.exists() and not overwrite:
+        raise UserError("file_exists", f"{folder}: exists already; choose another name, or overwrite it")
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        message = f"{folder}: exists and is not a clip (it has no {DESCRIPTION}), so it is not overwritten"
+        raise UserError("file_exists", f"{message}; choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # In the same parent, because a folder cannot be renamed across disks.
+    made, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
+    made.mkdir()
+    try:
+        _write(made, clip)
+        if folder.exists():
+            folder.rename(old)  # a folder cannot be renamed to one that is not empty
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check(clip: Clip) -> None:
+    """Refuses what ``read_clip`` would refuse."""
+    landmarks.layout_of(clip.landmarks, clip.layout)
+    count, name = len(clip.landmarks), f"clip {clip.info.id}"
+    if not count or not np.isfinite(clip.landmarks).all():
+        raise ValueError(f"{name}: needs at least one frame and finite landmarks")
+    lengths: Mapping[str, Any] = {"frames": clip.frames, "pixels": clip.pixels, "depth": clip.depth}
+    for part, array in lengths.items():
+        if array is not None and len(array) != count:
+            raise ValueError(f"{name}: has landmarks of {count} frames and {part} of {len(array)}")
+    if clip.pixels is not None and (clip.pixels.shape[1:] != (63, 3) or clip.pixels.dtype != np.uint8):
+        raise ValueError(f"{name}: pixels must be (n, 63, 3) uint8, not {clip.pixels.shape}")
+    if clip.depth is not None and clip.depth.shape != clip.landmarks.shape[:2]:
+        raise ValueError(f"{name}: depth must be (n, P), not {clip.depth.shape}")
+    if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (clip_files.FRAME_SIZE,) * 2 + (3,):
+        raise ValueError(f"{name}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
+    if not 0 < clip.fps < math.inf:
+        raise ValueError(f"{name}: fps is {clip.fps}; it must be above 0")
+
+
+def _write(folder: Path, clip: Clip) -> None:
+    for number, frame in enumerate(() if clip.frames is None else clip.frames, 1):
+        image = encode_frame(frame) if isinstance(frame, np.ndarray) else frame
+        kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+        (folder / f"{number:06d}.{kind}").write_bytes(image)
+    np.save(folder / LANDMARKS, clip.landmarks.astype(np.float32))
+    if clip.pixels is not None:
+        np.save(folder / COLOURS, clip.pixels)
+    if clip.depth is not None:
+        np.save(folder / DEPTH, clip.depth.astype(np.float32))
+    info = clip.info
+    description = {
+        "layout": clip.layout,
+        "fps": clip.fps,
+        "id": info.id,
+        "subject": info.subject,
+        "expression": info.expression,
+        "score": info.score if math.isfinite(info.score) else None,
+        "group": info.group,
+        "targets": dict(info.targets),
+        "source": info.source,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,42 @@
+"""Synthetic faces, drawn when they are read: see ``tramp_jax.synthetic.faces``."""
+
+import dataclasses
+from pathlib import Path
+
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.source import Dataset, Facts, RatingScale, Wanted
+from tramp_jax.synthetic import faces, motion
+
+FACTS = Facts(
+    RatingScale("drawn severity", 0.0, float(faces.NUM_SCORES - 1), "none", "most"),
+    layouts=(faces.LAYOUT,),
+    fps=motion.FPS,
+    caveat="the model was trained on drawn faces: its score says nothing about a person",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which faces to draw."""
+
+    num_subjects: int = 40
+    clips_per_subject: int = 1  # of each expression
+    expressions: tuple[str, ...] = faces.EXPRESSIONS  # all or some of these
+    synthetic_seed: int = 0
+
+
+def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
+    """Opens the faces; ``root`` is ignored.
+
+    Raises:
+      UserError: bad_option.
+    """
+    source = faces.SyntheticFaces(
+        options.num_subjects,
+        options.clips_per_subject,
+        expressions=tuple(options.expressions),
+        seed=options.synthetic_seed,
+        # Landmarks take a hundredth of the time of frames, so frames are drawn only if their pixels are wanted.
+        with_frames=wanted.frames or wanted.pixels,
+    )
+    return Dataset(source, FACTS)
