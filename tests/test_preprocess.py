@@ -24,7 +24,7 @@ from tramp_jax import cli
 from tramp_jax.cli import preprocess as cli_preprocess
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import ClipInfo, decode_frame
-from tramp_jax.data.readers import folder
+from tramp_jax.data import clip_folder
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
@@ -246,7 +246,7 @@ def test_query_points_and_tracks_and_flow(tmp_path, portrait, capsys):
     for way, flags in ways.items():
         out = str(tmp_path / way)
         assert cli.main(["preprocess", str(portrait), "--landmarks", way, *flags, "--out", out]) == 0
-        clip = folder.read_clip(tmp_path / way / "Анна_smile_1")
+        clip = clip_folder.read_clip(tmp_path / way / "Анна_smile_1")
         centred = landmarks.centre(
             landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
         )
@@ -320,9 +320,9 @@ def test_clips_made_with_other_options_are_not_taken_for_these(tmp_path, portrai
     assert cli.main([*command, "--fps", "12.5", "--landmarks", "lucas-kanade", "--min-frames", "6"]) == 1
     error = capsys.readouterr().err
     assert "made with --landmarks mediapipe, not lucas-kanade; --fps by default, not 12.5; make it again with" in error
-    assert folder.read_clip(out / "Анна_smile_1").fps == 25
+    assert clip_folder.read_clip(out / "Анна_smile_1").fps == 25
     assert cli.main([*command, "--fps", "12.5", "--min-frames", "6", "--overwrite"]) == 0
-    assert folder.read_clip(out / "Анна_smile_1").fps == 12.5
+    assert clip_folder.read_clip(out / "Анна_smile_1").fps == 12.5
     assert cli.main([*command, "--fps", "12.5", "--min-frames", "6"]) == 0
     assert len(rows(out / "clips.csv")) == 1
 
@@ -354,7 +354,7 @@ def test_ids_have_no_blanks_and_stay_different(tmp_path):
     batch.ClipList(tmp_path / "out").add(job, preprocess_video(video, SquareSource(), info=job.info))
     (info,) = folder.Folder(tmp_path / "out").infos
     assert info.id == "anna_1"
-    assert folder.read_clip(tmp_path / "out" / "anna_1").info.id == "anna_1"
+    assert clip_folder.read_clip(tmp_path / "out" / "anna_1").info.id == "anna_1"
     assert json.loads((tmp_path / "out" / "anna_1" / "clip.json").read_text("utf-8"))["source"] == str(video)
     assert preprocess_video(video, SquareSource()).clip.info.id == "anna_1"
 

@@ -120,7 +120,7 @@ def test_texts_are_no_markup(evidence, undrawn):
     hostile = dataclasses.replace(
         evidence,
         clip=clip,
-        scale=record.Scale(HOSTILE, low_means=HOSTILE, high_means=HOSTILE),
+        scale=record.RatingScale(HOSTILE, low_means=HOSTILE, high_means=HOSTILE),
         interval_note=HOSTILE,
         warnings=[HOSTILE],
         provenance=record.provenance(clip, tiny.get_config(), model=HOSTILE) | {HOSTILE: HOSTILE},

@@ -19,7 +19,7 @@ from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clips import decode_frame
-from tramp_jax.data.readers.folder import write_clip
+from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
@@ -382,7 +382,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     shutil.copytree(runs[1], run)
     assert Scorer(run, draws=0).expressions == ("smile",)  # of an older run: what its configuration says
     people = {"train": 3}
-    data = training_data.TrainedOn({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
+    data = training_data.TrainingData({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
     data.save(run)
     config = json.loads((run / "config.json").read_text())
     config["data"].update(name="folder", expression="")

@@ -83,7 +83,7 @@ OPTIONS: dict[str, Any] = {
     "seed": 0,
     "model": MODEL,
     "data": {
-        "name": "",  # a key of tramp_jax.data.datasets.READERS
+        "name": "",  # one of tramp_jax.data.readers.READERS
         "root": "",
         "expression": "",  # train and test on this expression only; "" for all
         "target": "",  # the rating to learn if clips have several; "" for the main score

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from tramp_jax import config as options
 from tramp_jax import evaluation, run, sharding, trainer, training_data
 from tramp_jax.batches import cache
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
@@ -33,10 +33,12 @@ class Folds:
     Attributes:
       splits: training, validation and test clips of each fold; without cross-validation the only fold is None.
       report: on the check of all clips, if the run leaves out bad ones.
+      facts: what holds for every clip of the data set.
       notes: one line on what the reader of the data set left out or found odd.
     """
 
     splits: Mapping[int | None, dict[str, Split]]
+    facts: Facts
     report: Report | None = None
     notes: str = ""
 
@@ -96,7 +98,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     splits = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
     for parts in splits.values():
         cache.check(config, parts[TRAIN], parts[VALIDATION])
-    return Folds(splits, report, dataset.told())
+    return Folds(splits, dataset.facts, report, dataset.summary())
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:
@@ -115,7 +117,7 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
         if fold is not None and first:
             tqdm.write(f"{fold_folder.name}, fold {position} of {len(folds.splits)}")
         fold_folder.mkdir(exist_ok=True)
-        lines += train_fold(config, splits, fold_folder, resume)
+        lines += train_fold(config, splits, folds.facts, fold_folder, resume)
     if len(folds.splits) == 1 or not first:
         return lines
     from tramp_jax import cross_validation  # imports scikit-learn, which takes seconds
@@ -123,10 +125,12 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     return lines + cross_validation.summarise(folds.splits, folder, config.seed)
 
 
-def train_fold(config: ConfigDict, splits: dict[str, Split], folder: pathlib.Path, resume: bool) -> list[str]:
+def train_fold(
+    config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path, resume: bool
+) -> list[str]:
     """Trains on one split and tests it; returns lines on the outcome."""
     if sharding.is_first_process():
-        data = training_data.describe(splits)
+        data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
         tqdm.write(f"clips: {data}; writing to {folder}")
         if data.people[VALIDATION] < FEW_PEOPLE:

@@ -1,32 +1,37 @@
-"""What a model was trained on, kept in the folder of its run: whoever scores by it later has not got the data."""
+"""The data that a model was trained on, recorded in the folder of its run: whoever scores with it may not have the data."""
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from tramp_jax import run
-from tramp_jax.batches.pipeline import Split
+from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TRAIN
+from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
-# Clips that are read to see what the lists do not tell.
-_SOME = 5
+_SAMPLED = 5  # clips that are read, because most lists have neither rates nor layouts
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedOn:
+class TrainingData:
     """The data of a training.
 
     Attributes:
-      clips, people: how many there are in each split.
+      clips, people: numbers in each split.
       expressions: of the training clips, in alphabetical order.
-      low, high: smallest and largest score of all clips, which tell the scale.
+      low, high: lowest and highest score of all clips.
       fps: frames per second of the training clips, the median of some of them.
       layouts: of the landmarks of these clips.
+      scale: of the scores; None in older runs, see ``scale_of``.
+      landmark_source: the detector that found the landmarks; "" if unknown.
+      caveat: a warning to attach to every score of the model; "" for none.
     """
 
     clips: dict[str, int]
@@ -36,6 +41,9 @@ class TrainedOn:
     high: float
     fps: float
     layouts: tuple[str, ...]
+    scale: RatingScale | None = None
+    landmark_source: str = ""
+    caveat: str = ""
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
@@ -45,31 +53,42 @@ class TrainedOn:
         return ", ".join(f"{count} of {self.people[name]} people to {name}" for name, count in self.clips.items())
 
 
-def describe(splits: Mapping[str, Split]) -> TrainedOn:
-    """The data of a training with these splits, of which that to train on has at least one clip.
+def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> TrainingData:
+    """The data of a training with these splits, which must have at least one training clip.
 
-    Some clips are read: rate and layout are not in the lists of most data sets.
+    Args:
+      splits: training, validation and test clips. Some clips are read.
+      facts: of the data set.
+      target: ``data.target``.
 
     Raises:
-      UserError: one of them cannot be read.
+      DataError: one of the clips cannot be read.
     """
     train = splits[TRAIN]
-    some = [train[i] for i in sorted({round(i) for i in np.linspace(0, len(train) - 1, _SOME)})]
+    sampled = [train[i] for i in sorted({round(i) for i in np.linspace(0, len(train) - 1, _SAMPLED)})]
     infos = {name: split.infos for name, split in splits.items()}
     scores = [info.score for found in infos.values() for info in found]
-    return TrainedOn(
+    low, high = float(min(scores)), float(max(scores))
+    return TrainingData(
         {name: len(found) for name, found in infos.items()},
         {name: len({info.subject for info in found}) for name, found in infos.items()},
         tuple(sorted({info.expression for info in infos[TRAIN]})),
-        float(min(scores)),
-        float(max(scores)),
-        float(np.median([clip.fps for clip in some])),
-        tuple(sorted({clip.layout for clip in some})),
+        low,
+        high,
+        float(np.median([clip.fps for clip in sampled])),
+        tuple(sorted({clip.layout for clip in sampled})),
+        scale_of(facts, target, (low, high)),
+        facts.landmark_source,
+        facts.caveat,
     )
 
 
-def load(folder: pathlib.Path) -> TrainedOn | None:
-    """What a run was trained on, or None where it does not say, as older runs.
+def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
+    """Reads data.json; None if it does not exist, as in older runs.
+
+    Args:
+      folder: of a run or fold.
+      config: of the run. A run without the newer fields has those that its data set has now.
 
     Raises:
       UserError: damaged_file.
@@ -79,6 +98,29 @@ def load(folder: pathlib.Path) -> TrainedOn | None:
         return None
     try:
         values = json.loads(path.read_text())
-        return TrainedOn(**values | {name: tuple(values[name]) for name in ("expressions", "layouts")})
-    except (ValueError, TypeError, KeyError) as error:
+        values |= {name: tuple(values[name]) for name in ("expressions", "layouts")}
+        if values.get("scale"):
+            return TrainingData(**values | {"scale": RatingScale(**values["scale"])})
+        facts = datasets.facts(config.data.name)
+        scale = scale_of(facts, config.data.target, (values["low"], values["high"]))
+        former = {"scale": scale, "landmark_source": facts.landmark_source, "caveat": facts.caveat}
+        return TrainingData(**values | former)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError("damaged_file", f"{path} is damaged ({error}); delete it: scoring works without") from error
+
+
+def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score: float = 0.0) -> RatingScale:
+    """The scale of a model's scores.
+
+    Args:
+      facts: of the data set it was trained on; its scale is used if it has one.
+      target: ``data.target``, to name the scale by.
+      ends: lowest and highest score in its data, which are used next; None if unknown.
+      score: one of its scores, to guess the ends from.
+    """
+    if facts.scale is not None:
+        return facts.scale
+    name = target or "score"
+    if ends is not None:
+        return RatingScale(name, *ends, "lowest rated", "highest rated")
+    return RatingScale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")

@@ -35,6 +35,7 @@ from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 
@@ -53,8 +54,8 @@ _CONTAINER_LIMITS = (
 )
 
 
-class ClipCache:
-    """A ``ClipSource`` of the clips of a split that reads each of them once, when it is first asked for.
+class ClipCache(ClipSource):
+    """The clips of a split that reads each of them once, when it is first asked for.
 
     The frames are (n, S, S, 3) uint8 and read-only. Several threads can read: two that ask for the same clip at the
     same time read it once.

@@ -15,7 +15,8 @@ from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.trajectories import trajectory
 from tramp_jax.batches.view import BLANK, View, extended, index_t, padding_of
-from tramp_jax.data.clips import Clip, ClipInfo, ClipSource, decode_frame
+from tramp_jax.data.clips import Clip, decode_frame
+from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.models.inputs import Array, Inputs
@@ -50,24 +51,6 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
     clip: Array
     position: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A part of a source: the clips at ``indices``."""
-
-    source: ClipSource
-    indices: Sequence[int]
-
-    @property
-    def infos(self) -> list[ClipInfo]:
-        return [self.source.infos[i] for i in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Clip:
-        return self.source[self.indices[index]]
 
 
 @dataclasses.dataclass(frozen=True)

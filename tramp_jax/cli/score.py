@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from tramp_jax.cli.scripts import keep_compiled
-    from tramp_jax.data.readers.folder import DESCRIPTION
+    from tramp_jax.data.clip_folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
 
@@ -202,7 +202,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     Raises:
       UserError: a pattern that nothing matches, or a folder that holds both videos and images.
     """
-    from tramp_jax.data.readers.folder import DESCRIPTION
+    from tramp_jax.data.clip_folder import DESCRIPTION
     from tramp_jax.preprocess import expand_input
 
     found: list[str] = []

@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax.data.readers import folder
+    from tramp_jax.data import clip_folder
     from tramp_jax.preprocess import batch, overlay
 
     kind = arguments.out.suffix.lower()
     if kind not in (*_PICTURES, *_VIDEOS):
         raise UserError("bad_value", f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
-    clip = folder.read_clip(arguments.clip, with_pixels=False)
+    clip = clip_folder.read_clip(arguments.clip, with_pixels=False)
     interpolated = batch.read_interpolated(arguments.clip, len(clip.landmarks))
     write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet
     write(arguments.out, clip, interpolated)

@@ -1,12 +1,9 @@
-"""The clip record: one repetition of one expression by one subject, whatever data set it came from.
+"""The clip record: one repetition of one expression by one subject, from any data set.
 
-Everything downstream of this record knows no data set. Conventions: points are (x, y) in pixels of the face
-crop, x to the right, y down; colours are RGB, 0-255; time runs along the first axis.
+Points are (x, y) in pixels of the face crop, x to the right, y down. Colours are RGB, 0-255. Time is the first axis.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -16,17 +13,17 @@ from tramp_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a clip without decoding it.
+    """What is known about a clip without decoding it.
 
     Attributes:
       id: unique within its data set.
-      subject: the person; splits are made over subjects, never over clips.
-      expression: the task that was asked for, e.g. "smile".
-      score: the clinician's rating (the regression target; a class number for classification).
-      num_frames: length of the clip in frames.
-      group: of people the subject belongs to, e.g. a diagnosis; "" where unknown.
-      targets: other ratings of the clip by name, e.g. (("symmetry", 3.0),), which ``data.target`` can choose.
-      source: the file or folder that the clip was read from, for messages and provenance.
+      subject: the person. Splits are made over subjects, never over clips.
+      expression: the task that the person was asked to do, such as "smile".
+      score: the clinician's rating, which is the regression target; a class number for classification.
+      num_frames: length of the clip.
+      group: the subject's group, such as a diagnosis; "" if unknown.
+      targets: other ratings by name, such as (("symmetry", 3.0),). ``data.target`` can choose one of them.
+      source: where the clip was read from (file, row or folder), for messages and provenance.
     """
 
     id: str
@@ -47,11 +44,11 @@ class Clip:
       info: identity and target.
       landmarks: (n, P, 2) float32 points in pixels of the crop, in the order of ``layout``.
       layout: a key of ``landmarks.LAYOUTS``.
-      pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None where there are no frames.
-      frames: n image files (JPEG or PNG) as bytes, or (n, H, W, 3) uint8 RGB, or None for a trajectory-only data set.
+      pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None.
+      frames: n image files (JPEG or PNG) as bytes, or (n, H, W, 3) uint8 RGB, or None.
       fps: frames per second.
-      depth: (n, P) float32, how far behind the image plane each point lies, in pixels; None where the landmark
-        detector gives none.
+      depth: (n, P) float32, distance of each point behind the image plane in pixels; None if the landmark detector
+        does not estimate it.
     """
 
     info: ClipInfo
@@ -61,17 +58,6 @@ class Clip:
     frames: tuple[bytes, ...] | np.ndarray | None = None
     fps: float = 25.0
     depth: np.ndarray | None = None
-
-
-class ClipSource(Protocol):
-    """A random-access collection of clips whose metadata can be read without touching the frames."""
-
-    @property
-    def infos(self) -> Sequence[ClipInfo]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Clip: ...
 
 
 def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:
@@ -86,11 +72,11 @@ def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
     """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB.
 
     Raises:
-      UserError: bytes that are no readable image.
+      UserError: bytes that are not a readable image.
     """
     if isinstance(frame, np.ndarray):
         return frame
     image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError("bad_data", "a frame is not a readable image; re-create the clip it belongs to")
+        raise UserError("bad_data", "a frame is not a readable image; make its clip again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

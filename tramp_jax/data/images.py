@@ -1,4 +1,4 @@
-"""What is wrong with an image file: more than a decoder says, which fills in silently what a truncated file lacks."""
+"""Strict decoding of image files. OpenCV silently fills in the missing part of a truncated file."""
 
 import cv2
 import numpy as np
@@ -8,37 +8,51 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15
 _SCAN, _END = 0xDA, b"\xff\xd9"
 
 
-def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
-    """What is wrong with a JPEG or PNG file, found by decoding it.
+class ImageFault(Exception):  # noqa: N818 - caught, and reported as a problem of a clip
+    """The kind of a ``problems.Problem``, and what is wrong with the image."""
+
+
+def decode(image: bytes, size: int = 0) -> np.ndarray:
+    """Decodes a JPEG or PNG file to (H, W, 3) uint8 RGB.
 
     Args:
       image: the bytes of the file.
-      size: width and height in pixels that it must have; 0 for any.
+      size: width and height that it must have, in pixels; 0 for any.
 
-    Returns:
-      (kind of ``problems.Problem``, what is wrong), or None for a sound image.
+    Raises:
+      ImageFault: empty, truncated, another size, or not such an image.
     """
     if not image:
-        return "empty_file", "is empty (0 bytes)"
+        raise ImageFault("empty_file", "is empty (0 bytes)")
     if image.startswith(_JPEG):
         shape, ends = _jpeg(image)
     elif image.startswith(_PNG):
         shape, ends = _png(image)
     else:
-        return "unreadable_image", f"is no JPEG or PNG image ({len(image)} bytes)"
+        raise ImageFault("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
     if not ends:
-        return "truncated_image", f"is truncated: its end is missing ({len(image)} bytes are there)"
-    # The header comes first: a hostile one must not make the decoder reserve gigabytes.
+        raise ImageFault("truncated_image", f"is truncated: its end is missing ({len(image)} bytes are there)")
+    # Read the header first: with a hostile one the decoder would reserve gigabytes.
     if size and shape and shape != (size, size):
-        return "wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}"
+        raise ImageFault("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
     decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        return "unreadable_image", f"cannot be decoded ({len(image)} bytes)"
+        raise ImageFault("unreadable_image", f"cannot be decoded ({len(image)} bytes)")
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
+    """The arguments of the ``ImageFault`` that ``decode`` raises; None for a sound image."""
+    try:
+        decode(image, size)
+    except ImageFault as error:
+        kind, what = error.args
+        return kind, what
     return None
 
 
 def _jpeg(image: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width) as the header says, and whether the end of the image is there."""
+    """(height, width) according to the header, and whether the end of the image is there."""
     shape, at = None, len(_JPEG)
     while at + 4 <= len(image) and image[at] == 0xFF:
         marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4])
@@ -48,12 +62,12 @@ def _jpeg(image: bytes) -> tuple[tuple[int, int] | None, bool]:
         if marker in _FRAME_HEADERS and at + 9 <= len(image):
             shape = int.from_bytes(image[at + 5 : at + 7]), int.from_bytes(image[at + 7 : at + 9])
         at += 2 + length
-        if marker == _SCAN:  # compressed data never holds the two bytes of the end marker
+        if marker == _SCAN:  # compressed data never contains the two bytes of the end marker
             return shape, image.find(_END, at) >= 0
     return shape, False
 
 
 def _png(image: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width) as the header says, and whether the end of the image is there."""
+    """(height, width) according to the header, and whether the end of the image is there."""
     shape = (int.from_bytes(image[20:24]), int.from_bytes(image[16:20])) if image[12:16] == b"IHDR" else None
     return shape, image.rfind(b"IEND\xaeB`\x82") >= 0

@@ -1,7 +1,7 @@
-"""Whether landmarks can be those of a face in its crop.
+"""Checks whether landmarks can belong to a face in its crop.
 
-The limits leave room around what sound clips have: 6,697 frames of YouTubePD, films of talking people in all poses, and
-12,445 synthetic ones.
+The limits leave a margin around sound clips: 6,697 frames of films of talking people in all poses (YouTubePD), and
+12,445 synthetic frames.
 """
 
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ import numpy as np
 
 CROP = 256  # pixels, both sides of a face crop
 
-# A frame's farthest landmark, in median distances from their median. Sound frames have at most 3.4, with contours of
-# turned heads; a detector that loses a point puts it anywhere.
+# Distance of a frame's farthest landmark from the median landmark, in median distances. In sound frames it is at most
+# 3.4, on the contours of turned heads. A detector that loses a point can put it anywhere.
 _STRAY = 6.0
-_FLAT = 2.0  # pixels; landmarks in units of the crop's side reach this far at most
-# Of the crop's side. The clips' faces are 0.40 wide or high and more, and centred at 0.35 to 0.64.
+_FLAT = 2.0  # pixels; landmarks in units of the crop's side span no more
+# Shares of the crop's side. Faces of sound clips are at least 0.40 wide or high, and their centres are at 0.35 to 0.64.
 _SMALL = 0.2
 _CENTRED = (0.25, 0.75)
 
 
 def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Iterator[tuple[str, str]]:
-    """What no sound clip has: the kind of a problem, and what is wrong with which frame.
+    """Yields what is never true of a sound clip: the kind of a problem, and what is wrong in which frame.
 
     Args:
-      points: (n, P, 2) landmarks; frames with a NaN are not looked at.
-      size: of the frame in pixels, both sides; None where it is not known.
+      points: (n, P, 2) landmarks; frames with a NaN are skipped.
+      size: both sides of the frame in pixels; None if unknown.
       first: number of the first frame in messages.
     """
     numbers = np.flatnonzero(np.isfinite(points).all((1, 2)))
@@ -39,7 +39,7 @@ def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Itera
         return
     if flat.any():
         where = _where(flat, first + numbers)
-        yield "undetected_face", f"all landmarks are at one place, as where no face is found, {where}"
+        yield "undetected_face", f"all landmarks are at one place {where}: no face was found there"
     numbers, points = numbers[~flat], points[~flat]
     middle = np.median(points, axis=1)
     if size is not None:
@@ -56,7 +56,7 @@ def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Itera
         point = distance[at].argmax()
         x, y = points[at, point]
         where = _where(stray, first + numbers)
-        yield "stray_landmark", f"a landmark is far from all others {where}: point {point} at ({x:g}, {y:g})"
+        yield "stray_landmark", f"a landmark is far from all other landmarks {where}: point {point} at ({x:g}, {y:g})"
 
 
 def _where(mask: np.ndarray, numbers: np.ndarray) -> str:
@@ -69,12 +69,12 @@ def _must_be(size: int | None) -> str:
 
 
 def doubt(points: np.ndarray) -> str:
-    """What hardly any sound clip has: a face far smaller than its crop, or far from its middle. "" where all is well.
+    """What is rarely true of a sound clip: a face far smaller than its crop, or far from its middle. "" for no doubt.
 
-    Either is what landmarks in pixels of a crop of another size look like.
+    Landmarks in pixels of a crop of another size look like this.
 
     Args:
-      points: (n, P, 2) landmarks in pixels of the crop; frames with a NaN are not looked at.
+      points: (n, P, 2) landmarks in pixels of the crop; frames with a NaN are skipped.
     """
     points = points[np.isfinite(points).all((1, 2))]
     if not points.size:
@@ -85,6 +85,6 @@ def doubt(points: np.ndarray) -> str:
     if side >= _SMALL * CROP and (centre >= _CENTRED[0] * CROP).all() and (centre <= _CENTRED[1] * CROP).all():
         return ""
     return (
-        f"the landmarks take {side:.0f} of the crop's {CROP} pixels, around ({x:.0f}, {y:.0f}), which is hardly a face "
-        "in its crop: are they pixels of a crop of another size?"
+        f"the landmarks span {side:.0f} of the crop's {CROP} pixels, around ({x:.0f}, {y:.0f}), which is unusual for a "
+        "face in its crop: are they pixels of a crop of another size?"
     )

@@ -1,11 +1,11 @@
 """Packed clips: a folder of ArrayRecord shards with one record for each clip, and a manifest that describes them.
 
-    OUT/manifest.json                            what is known without reading a shard: see ``Manifest``
+    OUT/manifest.json                            see ``Manifest``
     OUT/clips-00000-of-00012.array_record        records, in the order of the manifest's infos
 
-A record is self-describing: magic (4 bytes), schema version (uint16), length of the header (uint32), the header (JSON:
-info, layout, fps, and shape or lengths of what follows), then landmarks, colours, depths and frames as they lie in
-memory, all little-endian. Whatever changes this raises ``VERSION``; a reader refuses versions above its own.
+A record describes itself: magic (4 bytes), schema version (uint16), length of the header (uint32), the header (JSON:
+info, layout, fps, and shape or lengths of the arrays), then landmarks, colours, depths and frames as they lie in
+memory, all little-endian. Any change to this format must raise ``VERSION``; a reader refuses versions above its own.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from etils import epath
 from tramp_jax.data import clip_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
+from tramp_jax.data.source import ClipSource, Wanted
 from tramp_jax.errors import UserError
 
 VERSION = 1
 MANIFEST = "manifest.json"
-PLAN = "pack.json"  # is there while a store is being written
+PLAN = "pack.json"  # exists while a store is being written
 
 _MAGIC = b"TRMP"
 _PRELUDE = struct.Struct("<4sHI")
@@ -36,10 +37,10 @@ _AGAIN = "pack the data set again, or restore the file from a copy"
 
 
 def encode(clip: Clip) -> bytes:
-    """The record of a clip; the same bytes for the same clip.
+    """The record of a clip. The same clip gives the same bytes.
 
     Raises:
-      UserError: an array of another type than ``Clip`` says.
+      ValueError: an array of another type than ``Clip`` documents.
     """
     header: dict[str, Any] = {
         "info": _to_json(clip.info),
@@ -66,23 +67,23 @@ def encode(clip: Clip) -> bytes:
 
 def _plain(array: np.ndarray, dtype: str, what: str) -> bytes:
     if array.dtype != np.dtype(dtype):
-        raise UserError("bad_data", f"{what} are {array.dtype}, not {np.dtype(dtype)}")
+        raise ValueError(f"{what} are {array.dtype}, not {np.dtype(dtype)}")
     return array.astype(dtype, copy=False).tobytes()
 
 
 def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) -> Clip:
-    """The clip of a record, exactly as it was encoded; frames kept as an array share the record's memory.
+    """The clip of a record, exactly as it was encoded. Frames stored as an array share the record's memory.
 
     Args:
       record: made by ``encode``.
-      with_frames: False leaves ``frames`` None and does not touch them.
-      with_pixels: False leaves ``pixels`` None.
+      with_frames: whether to read the frames.
+      with_pixels: whether to read the pixels.
 
     Raises:
-      UserError: bytes that are no such record, or a record of a newer version.
+      UserError: damaged_file for bytes that are not such a record; newer_version.
     """
     if len(record) < _PRELUDE.size or not record.startswith(_MAGIC):
-        raise UserError("bad_data", "it is no clip record")
+        raise UserError("damaged_file", "not a clip record")
     _, version, length = _PRELUDE.unpack_from(record)
     check_version(version, "the record")
     try:
@@ -109,17 +110,17 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
         return _view(record, at, "|u1", kept["shape"])
     ends = at + np.cumsum([0, *kept["lengths"]])
     if ends[-1] != len(record):
-        raise UserError("bad_data", f"{len(record)} bytes where its header promises {ends[-1]}")
+        raise ValueError(f"{len(record)} bytes, but its header promises {ends[-1]}")
     return tuple(record[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
 def check_version(version: int, what: str) -> None:
-    """Raises ValueError where ``what`` was written by a later program with another schema."""
+    """Raises a ``UserError`` (newer_version) if a newer program wrote ``what`` with another schema."""
     if version > VERSION:
         raise UserError(
-            "bad_data",
-            f"{what} has the schema version {version}, and this program reads versions up to {VERSION}: get a "
-            "newer tramp_jax, or pack the data set again with this version",
+            "newer_version",
+            f"{what} has the schema version {version}, but this program reads versions up to {VERSION}: get a newer "
+            "tramp_jax, or pack the data set again with this version",
         )
 
 
@@ -138,7 +139,7 @@ class Shard:
 
     Attributes:
       file: name in the folder of the manifest.
-      records: how many it holds.
+      records: number of records.
       bytes: size of the file.
       sha256: of the file, in hexadecimal digits.
     """
@@ -151,18 +152,18 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a packed data set is, in words.
+    """The description of a packed data set.
 
     Attributes:
-      name: of the data set, a key of ``datasets.READERS``.
+      name: of the data set, one of ``readers.READERS``.
       infos: of all clips, in the order of the records.
-      shards: in order; their records one after the other are the clips.
+      shards: in the order of their records.
       official: subjects of the published "train" and "test" parts, or None.
       folds: test subjects of each published fold.
-      request: what was packed and with which options; the same request into the same folder has nothing to do.
-      labels: clips by expression and score; a summary for people.
-      skipped: problems of the clips that were left out.
-      warnings: everything else that was found, such as clips that the reader had left out.
+      request: the data, and the options that it was packed with. Repeating a request changes nothing.
+      labels: number of clips by expression and score, for people to read.
+      skipped: problems with the clips that were left out.
+      warnings: all other problems, such as clips that the reader left out.
       tool: version of the program that wrote it.
     """
 
@@ -195,23 +196,22 @@ def is_packed(root: str | epath.Path) -> bool:
     """Whether ``root`` is a finished store of packed clips.
 
     Raises:
-      UserError: it is one that ``tramp-jax pack`` has begun and not finished.
+      UserError: unfinished, if ``tramp-jax pack`` was interrupted.
     """
     folder = epath.Path(root).expanduser()
     if (folder / MANIFEST).exists():
         return True
     if (folder / PLAN).exists():
-        raise UserError(
-            "bad_data", f"{folder}: packing was interrupted; run the same `tramp-jax pack` again to finish it"
-        )
+        message = f"{folder}: packing was interrupted; run the same `tramp-jax pack` again to finish it"
+        raise UserError("unfinished", message)
     return False
 
 
 def read_manifest(root: str | epath.Path) -> Manifest:
-    """The manifest of a store, without reading its shards.
+    """Reads the manifest of a store.
 
     Raises:
-      UserError: no manifest, a damaged one, or one of a newer version.
+      UserError: damaged_file, newer_version.
     """
     path = epath.Path(root).expanduser() / MANIFEST
     try:
@@ -227,74 +227,50 @@ def read_manifest(root: str | epath.Path) -> Manifest:
             request=content["request"],
             labels=content["labels"],
             skipped=tuple(Problem(**problem) for problem in content["skipped"]),
-            warnings=tuple(Problem(**problem) for problem in content.get("warnings", ())),  # older ones have none
+            warnings=tuple(Problem(**problem) for problem in content.get("warnings", ())),  # absent in older ones
             tool=content["tool"],
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("damaged_file", f"{path}: is no manifest of packed clips ({error!r}); {_AGAIN}") from error
-    if sum(shard.records for shard in manifest.shards) != len(manifest.infos):
-        raise UserError(
-            "damaged_file", f"{path}: its shards have another number of records than its {len(manifest.infos)} clips"
-        )
+        message = f"{path}: not a manifest of packed clips ({error!r}); {_AGAIN}"
+        raise UserError("damaged_file", message) from error
+    records = sum(shard.records for shard in manifest.shards)
+    if records != len(manifest.infos):
+        message = f"{path}: lists {len(manifest.infos)} clips, but its shards have {records} records; {_AGAIN}"
+        raise UserError("damaged_file", message)
     return manifest
 
 
-class PackedClips:
-    """A packed data set as a ``clips.ClipSource``. Reading a clip reads its record alone.
+class PackedClips(ClipSource):
+    """A packed data set. Reading a clip reads only its record. Several threads can read.
 
     Attributes:
-      root: the folder, on a local disk or wherever ArrayRecord and ``etils.epath`` read.
-      manifest: what is in it.
+      root: the folder, on a local disk or anywhere that ArrayRecord and ``etils.epath`` can read.
+      manifest: its description.
     """
 
-    def __init__(
-        self,
-        root: str | epath.Path,
-        with_frames: bool = True,
-        with_pixels: bool = True,
-        with_landmarks: bool = True,
-    ):
+    def __init__(self, root: str | epath.Path, wanted: Wanted):
         """Reads the manifest, not the shards.
 
-        Args:
-          root: made by ``tramp-jax pack``.
-          with_frames: False leaves the frames out of the clips.
-          with_pixels: False leaves the colours out.
-          with_landmarks: False accepts a data set of frames alone, whose landmarks are NaN.
-
         Raises:
-          UserError: see ``read_manifest``; or frames or landmarks are wanted that were not packed.
+          UserError: see ``read_manifest``; bad_data, if frames or landmarks are wanted that were not packed.
         """
         self.root = epath.Path(root).expanduser()
         self.manifest = read_manifest(root)
-        self._with_frames, self._with_pixels = with_frames, with_pixels
-        self._with_landmarks = with_landmarks
-        for what, is_wanted in (("landmarks", with_landmarks), ("frames", with_frames)):
-            if is_wanted and not self.manifest.request["wanted"][what]:
-                raise UserError(
-                    "bad_data", f"{self.root}: was packed without {what}, which this model needs; pack them, too"
-                )
-        # With the number of records behind its name, a shard is opened when first needed.
+        self.infos = self.manifest.infos
+        self._wanted = wanted
+        for part, is_wanted in (("landmarks", wanted.landmarks), ("frames", wanted.frames)):
+            if is_wanted and not self.manifest.request["wanted"][part]:
+                message = f"{self.root}: was packed without {part}, which this model needs; pack the data set with them"
+                raise UserError("bad_data", message)
+        # With its number of records after its name, a shard is opened when first needed.
         names = [f"{self.root / shard.file}[0:{shard.records}]" for shard in self.manifest.shards]
         self._records = ArrayRecordDataSource(names, {"max_parallelism": "0"})
 
-    @property
-    def infos(self) -> Sequence[ClipInfo]:
-        return self.manifest.infos
-
-    def __len__(self) -> int:
-        return len(self.manifest.infos)
-
     def __getitem__(self, index: int) -> Clip:
-        """Clip ``index``; can be called by several threads.
-
-        Raises:
-          DataError: a missing or damaged shard, or one that belongs to another manifest.
-        """
         index = range(len(self))[index]
         info = self.infos[index]
         try:
-            clip = decode(self._records[index], self._with_frames, self._with_pixels)
+            clip = decode(self._records[index], self._wanted.frames, self._wanted.pixels)
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._unreadable(index, f"cannot be read ({error})") from error
         if clip.info != info:
@@ -309,30 +285,24 @@ class PackedClips:
         message = f"{self.root / shard.file}, record {number}: {what}; {_AGAIN}"
         return DataError(Problem("unreadable_record", message, self.infos[index].id))
 
-    def problems(self, index: int) -> Iterator[Problem]:
-        """What is wrong with clip ``index`` as far as it is wanted; decodes its frames."""
+    def check(self, index: int) -> tuple[list[Problem], Clip | None]:
         try:
             clip = self[index]
         except DataError as error:
-            yield error.problem
-            return
-        yield from clip_checks.clip_problems(clip, self._with_landmarks)
+            return [error.problem], None
+        return list(clip_checks.clip_problems(clip, self._wanted.landmarks)), clip
 
-    def few_frames(self, index: int) -> tuple[bytes, ...]:
-        """A few images of clip ``index``, to tell whether two clips are the same; () where frames are not wanted."""
-        return clip_checks.few_frames(self[index])
-
-    def shard_problems(self) -> Iterator[Problem]:
-        """What is wrong with the files of the store, by size and checksum; reads all of every shard."""
+    def store_problems(self) -> Iterator[Problem]:
+        """Compares the size and checksum of every shard with the manifest."""
         for shard in self.manifest.shards:
             path = self.root / shard.file
             if not path.exists():
                 yield Problem("missing_shard", f"{path}: is missing; {_AGAIN}", shard.file)
             elif (size := path.stat().length) != shard.bytes:
-                what = f"{path}: has {size} bytes where the manifest says {shard.bytes}; {_AGAIN}"
+                what = f"{path}: has {size} bytes, but the manifest says {shard.bytes}; {_AGAIN}"
                 yield Problem("damaged_shard", what, shard.file)
             elif checksum(path) != shard.sha256:
-                what = f"{path}: its SHA-256 checksum is not the manifest's; {_AGAIN}"
+                what = f"{path}: its SHA-256 checksum is not that in the manifest; {_AGAIN}"
                 yield Problem("damaged_shard", what, shard.file)
 
 

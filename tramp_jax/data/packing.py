@@ -1,8 +1,8 @@
-"""Any data set into a store of packed clips (``records``): in parallel, a shard at a time, resumable.
+"""Writes a data set as packed clips (``packed_clips``): in parallel, one shard at a time, resumable.
 
-What is there at any moment is right: a shard gets its name when it is whole, and the manifest comes last. While a
-store is being written, its folder holds pack.json, which says what is packed and where one shard ends and the next
-begins, and beside each finished shard a small file with its checksum.
+A shard gets its name when it is complete, and the manifest comes last, so a killed process leaves nothing wrong. While
+a store is being written, its folder holds pack.json, which says what goes into which shard, and beside each finished
+shard a small file with its checksum.
 """
 
 import collections
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,29 +22,30 @@ from tqdm import tqdm
 
 import tramp_jax
 from tramp_jax.data import packed_clips
-from tramp_jax.data.clips import ClipInfo, ClipSource
-from tramp_jax.data.datasets import Dataset, Wanted, open_dataset, options
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.datasets import open_dataset, options
 from tramp_jax.data.packed_clips import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
+from tramp_jax.data.source import ClipSource, Dataset, Wanted
 from tramp_jax.data.validation import check, in_order
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
-# A group of one record makes random reading cheap. Frames are compressed already, and the rest is small.
+# Groups of one record make random reading cheap. Frames are already compressed, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_PROBED = 8  # clips whose size tells how many go into a shard
+_PROBED = 8  # clips to estimate from how many go into a shard
 _UNFINISHED = ".unfinished"
-_PATHS = ("_root", "_list", "ratings")  # ends of the names of options that are paths
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What goes where.
+    """The contents of each shard.
 
     Attributes:
       request: see ``Manifest``.
-      kept: indices of the clips of the data set that are packed.
-      ends: after how many of ``kept`` each shard ends.
-      skipped: problems of the others.
+      kept: indices of the clips to pack.
+      ends: for each shard, the number of clips up to its end.
+      skipped: problems with the clips that are left out.
       warnings: see ``Manifest``.
     """
 
@@ -58,23 +59,23 @@ class _Plan:
 def pack(
     config: ConfigDict, wanted: Wanted, out: pathlib.Path, shard_bytes: int, workers: int = 2, skip_bad: bool = False
 ) -> str:
-    """Packs the data set of ``config.data`` into the folder ``out``, or goes on where an interrupted pack ended.
+    """Packs the data set of ``config.data`` into the folder ``out``, or continues an interrupted pack.
 
     Every clip is checked before anything is written.
 
     Args:
-      config: the whole configuration; only ``config.data`` counts.
-      wanted: of each clip.
-      out: a folder that does not exist, is empty, or holds the same data set packed by the same arguments.
-      shard_bytes: about the size of a shard.
-      workers: threads; the outcome does not depend on their number.
-      skip_bad: leave out clips with a fault, and say so in the manifest, instead of stopping.
+      config: the whole configuration; only ``config.data`` matters.
+      wanted: what to pack of each clip.
+      out: a folder that does not exist, is empty, or holds the same data set packed with the same arguments.
+      shard_bytes: approximate size of a shard.
+      workers: threads; the result does not depend on their number.
+      skip_bad: whether to leave out clips with a fault, and list them in the manifest, instead of stopping.
 
     Returns:
-      What was done, in a line.
+      One line on what was done.
 
     Raises:
-      UserError: faults in the data (all of them), or ``out`` holds something else.
+      UserError: bad_data with all faults in the data; file_exists if ``out`` holds something else.
     """
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
@@ -83,16 +84,17 @@ def pack(
         manifest = packed_clips.read_manifest(out)
         _check_same(manifest.request, request, out)
         _clear(out)
-        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_told(manifest)}"
+        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
     if (out / PLAN).is_file():
         plan = _read_plan(out)
         _check_same(plan.request, request, out)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("file_exists", f"{out}: exists and is no packed data set; name another folder with --out")
+        message = f"{out}: exists and is not a packed data set; name another folder with --out"
+        raise UserError("file_exists", message)
     else:
         plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
         out.mkdir(parents=True, exist_ok=True)
-        _write_text(out / PLAN, json.dumps(dataclasses.asdict(plan)))
+        write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
 
     shards, already = _write_shards(dataset.source, wanted, plan, out, workers)
     infos = tuple(dataset.source.infos[index] for index in plan.kept)
@@ -108,25 +110,25 @@ def pack(
         warnings=plan.warnings,
         tool=f"tramp_jax {tramp_jax.__version__}",
     )
-    _write_text(out / MANIFEST, manifest.to_json())
+    write_atomically(out / MANIFEST, manifest.to_json())
     _clear(out)
     size = sum(shard.bytes for shard in shards) / 2**20
     kept = f", {already} of them finished before" if already else ""
-    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{_told(manifest)}"
+    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
 
 
-def _told(manifest: Manifest) -> str:
-    """The end of a line: what was left out, and why."""
-    told = counted([*manifest.skipped, *manifest.warnings], {info.id for info in manifest.infos})
-    return f"; {told}: see {MANIFEST}" if told else ""
+def _notes(manifest: Manifest) -> str:
+    """The end of a line: the number of problems by kind."""
+    notes = counted([*manifest.skipped, *manifest.warnings], {info.id for info in manifest.infos})
+    return f"; {notes}: see {MANIFEST}" if notes else ""
 
 
 def _resolved(config: ConfigDict) -> ConfigDict:
-    """The same with whole paths, so that what is packed does not depend on where the user stands."""
+    """The same with absolute paths, so that the request does not depend on the working directory."""
     config = config.copy_and_resolve_references().unlock()
-    located = [key for key in options(config.data.name) if key in config.data and key.endswith(_PATHS)]
-    for key in ("root", *located):
-        if config.data[key] and "://" not in config.data[key]:
+    paths = [key for key, value in options(config.data.name).items() if isinstance(value, str) and key != "name"]
+    for key in ("root", *paths):
+        if config.data.get(key) and "://" not in config.data[key]:
             config.data[key] = str(pathlib.Path(config.data[key]).expanduser().resolve())
     return config
 
@@ -139,7 +141,7 @@ def _request(config: ConfigDict, dataset: Dataset, wanted: Wanted, shard_bytes: 
         *(f"{sorted(people)}" for people in dataset.folds),
     ]
     chosen = {key: data[key] for key in options(config.data.name) if key in data}
-    return json.loads(  # as it is read again
+    return json.loads(  # as it will be read again
         json.dumps(
             {
                 "schema": VERSION,
@@ -158,9 +160,9 @@ def _check_same(old: Any, new: dict[str, Any], out: pathlib.Path) -> None:
     changed = [f"{key} ({old.get(key)} there, {new[key]} now)" for key in new if old.get(key) != new[key]]
     if changed:
         raise UserError(
-            "bad_data",
-            f"{out}: holds another data set, or the same one packed otherwise; different: {', '.join(changed)}; name "
-            "another folder with --out, or remove this one",
+            "file_exists",
+            f"{out}: holds another data set, or this one packed with other options; different: {', '.join(changed)}; "
+            "name another folder with --out, or remove this one",
         )
 
 
@@ -169,11 +171,10 @@ def _make_plan(
 ) -> _Plan:
     report = check(config, wanted, workers)
     if report.errors and not skip_bad:
-        raise UserError(
-            "bad_data", "\n".join([*report.lines(), "nothing was packed; mend the data, or leave it out: --skip-bad"])
-        )
+        cure = "nothing was packed; fix the data, or leave out these clips with --skip-bad"
+        raise UserError("bad_data", "\n".join([*report.lines(), cure]))
     sound, kept = report.sound()
-    # Sizes are told from a few clips, so that a plan costs no second reading of everything.
+    # Estimated from a few clips, to avoid a second reading of all of them.
     probed = np.unique(np.linspace(0, len(kept) - 1, _PROBED).astype(int)).tolist()
     frames = [info.num_frames for info in sound.source.infos]
     per_frame = sum(len(_record(sound.source, wanted, i)) for i in probed) / sum(frames[i] for i in probed)
@@ -196,7 +197,7 @@ def _read_plan(out: pathlib.Path) -> _Plan:
 def _write_shards(
     source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int
 ) -> tuple[list[Shard], int]:
-    """All shards, and how many of them were there before."""
+    """Writes all shards. Returns them, and how many existed before."""
     shards: list[Shard] = []
     already = 0
     with tqdm(total=len(plan.kept), desc="packing", unit="clip", disable=None) as bar:
@@ -214,7 +215,7 @@ def _write_shards(
 
 
 def _finished(path: pathlib.Path) -> Shard | None:
-    """The shard of an earlier run, if it is whole."""
+    """The shard of an earlier run, if it is complete."""
     note = path.with_suffix(".json")
     if not (note.is_file() and path.is_file()):
         return None
@@ -224,7 +225,7 @@ def _finished(path: pathlib.Path) -> Shard | None:
 
 def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
     clip = source[index]
-    # Some sources give more than was asked for.
+    # Some sources return more than is wanted.
     clip = dataclasses.replace(
         clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
     )
@@ -247,38 +248,19 @@ def _write_shard(
         writer.close()
         unfinished.unlink()
         raise
-    _to_disk(unfinished)
+    with unfinished.open("rb") as file:  # its name must not become permanent before its content
+        os.fsync(file.fileno())
     checksum = packed_clips.checksum(epath.Path(unfinished))
     shard = Shard(path.name, len(indices), unfinished.stat().st_size, checksum)
     unfinished.rename(path)
-    _write_text(path.with_suffix(".json"), json.dumps(dataclasses.asdict(shard)))
+    write_atomically(path.with_suffix(".json"), json.dumps(dataclasses.asdict(shard)))
     return shard
 
 
-def _write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
-    unfinished.write_text(text)
-    _to_disk(unfinished)
-    unfinished.rename(path)
-
-
-def _to_disk(path: pathlib.Path) -> None:
-    """A name must not become permanent before its content, should the machine fail."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def _clear(out: pathlib.Path) -> None:
-    """Removes what was needed for finishing the store."""
-    for path in _leftovers(out):
+    """Removes the files that an unfinished store needs; its plan last, because the rest means nothing without it."""
+    for path in (*out.glob("clips-*.json"), *out.glob(f"*{_UNFINISHED}"), *out.glob(".*.partial"), out / PLAN):
         path.unlink(missing_ok=True)
-
-
-def _leftovers(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    yield from out.glob("clips-*.json")
-    yield from out.glob(f"*{_UNFINISHED}")
-    yield out / PLAN  # last: as long as it is there, the rest has a meaning
 
 
 def _labels(infos: Sequence[ClipInfo]) -> dict[str, dict[str, int]]:

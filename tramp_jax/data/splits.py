@@ -1,6 +1,6 @@
-"""Splits over subjects. A person's clips never stand on both sides of a split.
+"""Splits over subjects. A person's clips are never on both sides of a split.
 
-All functions are pure: the same clips (in any order) and the same seed give the same split.
+The same clips, in any order, and the same seed give the same split.
 """
 
 import math
@@ -18,17 +18,18 @@ DEFAULT_FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset[str], frozenset[str]]]:
     """Cross-validation over subjects, stratified by the subjects' mean scores.
 
-    Every subject is tested exactly once; test folds differ by at most one subject in size.
+    Every subject is tested exactly once. The sizes of test folds differ by at most one subject.
 
     Returns:
       k pairs (training subjects, test subjects).
 
     Raises:
-      UserError: k < 2, fewer subjects than folds, or a score that is not a number.
+      UserError: too_few_subjects if k < 2 or there are fewer than k; bad_score.
     """
     subjects = _by_score(infos, seed)
     if not 2 <= k <= len(subjects):
-        raise UserError("bad_data", f"{k} folds need k >= 2 and at least {k} subjects; there are {len(subjects)}")
+        message = f"cross-validation over {k} folds needs at least 2 folds and {k} subjects; there are {len(subjects)}"
+        raise UserError("too_few_subjects", message)
     labels = np.arange(len(subjects)) % k
     parts = _deal(subjects, labels, block=k, rng=np.random.default_rng([seed, 1]))
     everyone = frozenset(subjects)
@@ -42,35 +43,35 @@ def holdout(
 
     Args:
       infos: the clips.
-      fractions: share of the *subjects* in each part; positive, summing to 1. Every part gets at least one subject.
-      seed: which of the equally good splits.
+      fractions: share of the *subjects* in each part, positive and summing to 1. Every part gets at least one subject.
+      seed: chooses among equally good splits.
 
     Returns:
-      The subjects of each part; together all of them, each once.
+      The subjects of each part. Every subject is in one part.
 
     Raises:
-      UserError: impossible fractions, fewer subjects than parts, or a score that is not a number.
+      UserError: bad_option for impossible fractions; too_few_subjects if there are fewer than parts; bad_score.
     """
     shares = np.array(list(fractions.values()), float)
     if not len(shares) or not (shares > 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-6):
-        raise UserError("bad_data", f"fractions must be positive and sum to 1, not {dict(fractions)}")
+        message = f"the shares of a split (data.test_fraction, data.validation_fraction) are {dict(fractions)}"
+        raise UserError("bad_option", f"{message}; they must be positive and sum to 1")
     subjects = _by_score(infos, seed)
     if len(subjects) < len(shares):
-        raise UserError(
-            "bad_data", f"{len(subjects)} subjects cannot fill the {len(shares)} parts {', '.join(fractions)}"
-        )
+        message = f"{len(subjects)} subjects cannot be split into {len(shares)} parts: {', '.join(fractions)}"
+        raise UserError("too_few_subjects", message)
 
     counts = np.ones(len(shares), int)
     while counts.sum() < len(subjects):
         counts[np.argmax(shares * len(subjects) - counts)] += 1
-    # Walking up the scores, each subject goes to the part that lags most behind its due share ...
+    # In ascending order of score, each subject goes to the part that is furthest behind its share ...
     labels = np.zeros(len(subjects), int)
     dealt = np.zeros(len(shares), int)
     for rank in range(len(subjects)):
         lag = np.where(dealt < counts, counts * (rank + 1) / len(subjects) - dealt, -np.inf)
         labels[rank] = np.argmax(lag)
         dealt[labels[rank]] += 1
-    # ... and neighbours then swap places at random, within about one period of the smallest part.
+    # ... and then neighbours swap places at random, within about one period of the smallest part.
     block = max(2, round(len(subjects) / counts.min()))
     parts = _deal(subjects, labels, block, np.random.default_rng([seed, 1]))
     return {name: parts[i] for i, name in enumerate(fractions)}
@@ -81,18 +82,18 @@ def _by_score(infos: Sequence[ClipInfo], seed: int) -> list[str]:
     scores: dict[str, list[float]] = defaultdict(list)
     for info in infos:
         if not math.isfinite(info.score):
-            raise UserError("bad_data", f"clip {info.id} has the score {info.score}; leave it out or give it one")
+            raise UserError("bad_score", f"clip {info.id} has the score {info.score}; correct it or remove the clip")
         scores[info.subject].append(info.score)
     subjects = sorted(scores)
     ties = np.random.default_rng([seed, 0]).permutation(len(subjects))
-    # fsum: the mean must not depend on the order of the clips.
+    # With fsum, the mean does not depend on the order of the clips.
     mean = {subject: math.fsum(scores[subject]) / len(scores[subject]) for subject in subjects}
     order = sorted(range(len(subjects)), key=lambda i: (mean[subjects[i]], ties[i]))
     return [subjects[i] for i in order]
 
 
 def _deal(subjects: Sequence[str], labels: np.ndarray, block: int, rng: np.random.Generator) -> list[frozenset[str]]:
-    """Shuffles the labels inside consecutive blocks and collects the subjects of label 0, 1, ..."""
+    """Shuffles the labels within consecutive blocks, and returns the subjects of label 0, 1, ..."""
     labels = np.concatenate([rng.permutation(labels[i : i + block]) for i in range(0, len(labels), block)])
     names = np.array(subjects)
     return [frozenset(names[labels == label].tolist()) for label in range(labels.max() + 1)]

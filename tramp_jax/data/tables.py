@@ -1,4 +1,4 @@
-"""Tables that people keep their lists in: CSV files and Excel workbooks, read as the same text."""
+"""Reads lists from CSV files and Excel workbooks, as the same text from both."""
 
 import csv
 import re
@@ -14,50 +14,48 @@ _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
 
 
 def number(text: str) -> float | None:
-    """What a plain decimal number such as "3", "-1" or "2.5" says; None for any other text."""
+    """The value of a plain decimal number such as "3", "-1" or "2.5"; None for any other text."""
     return float(text) if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", text, re.ASCII) else None
 
 
 def whole(text: str) -> int | None:
-    """What a whole number says, also as spreadsheets write it, "3.0"; None for any other text."""
+    """The value of a whole number, including the "3.0" of spreadsheets; None for any other text."""
     value = number(text)
     return int(value) if value is not None and value.is_integer() else None
 
 
 def find(folder: Path, names: Sequence[str], option: str, problems: Problems) -> Path | None:
-    """The table of a folder that has one of these names, such as "clips.csv", or the same as a workbook.
+    """Finds the table in a folder with one of these names, such as "clips.csv", or the same as a workbook.
 
     Args:
       folder: an existing folder.
-      names: which the table may have.
-      option: of the data set, which names the table instead.
-      problems: takes ``ambiguous_list`` where there are several; the first is looked at, then.
+      names: possible names of the table.
+      option: of the data set, to name another table.
+      problems: takes ``ambiguous_list`` if there are several; then the first is used.
 
     Returns:
-      Its path; None where there is none.
+      Its path; None if there is none.
     """
     paths = [(folder / name).with_suffix(suffix) for name in names for suffix in SUFFIXES]
     found = [path for path in paths if path.is_file()]
     if len(found) > 1:
         problems.add(
             "ambiguous_list",
-            f"{folder}: both {found[0].name} and {found[1].name} are there; remove one, or choose with "
+            f"{folder}: both {found[0].name} and {found[1].name} exist; remove one, or choose with "
             f"--config.data.{option}=FILE",
         )
     return found[0] if found else None
 
 
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
-    """The rows of a CSV file, or of a workbook's first sheet, that are not empty: number, from 1, to stripped fields.
+    """The non-empty rows of a CSV file, or of a workbook's first sheet: from number (counted from 1) to stripped fields.
 
-    The fields of a CSV file are separated by whichever its first line has most of: commas, semicolons or tabs.
-
-    A number in a workbook is the text that a CSV file would have: "3", not "3.0"; a formula, what it gave when the
-    workbook was saved.
+    The separator of a CSV file is the most frequent in its first line: comma, semicolon or tab. A number in a workbook
+    becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last saved value.
 
     Args:
-      path: an existing file; .xlsx is a workbook, and everything else comma-separated values.
-      problems: takes ``unreadable_table`` where it is neither; then there are no rows.
+      path: an existing file; .xlsx is a workbook, and anything else comma-separated values.
+      problems: takes ``unreadable_table`` if it is neither; then there are no rows.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHER_SPREADSHEETS:
@@ -66,12 +64,12 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     try:
         rows = _workbook(path) if suffix == ".xlsx" else _comma_separated(path)
     except csv.Error as error:
-        problems.add("unreadable_table", f"{path}: is no table of comma-separated values ({error})")
+        problems.add("unreadable_table", f"{path}: not a table of comma-separated values ({error})")
         return {}
     except _WorkbookError as error:
         problems.add(
             "unreadable_table",
-            f"{path}: is damaged, encrypted, or no Excel workbook ({error}); save the table as a CSV file",
+            f"{path}: damaged, encrypted, or not an Excel workbook ({error}); save the table as a CSV file",
         )
         return {}
     return {i: row for i, row in rows.items() if any(row)}
@@ -82,7 +80,7 @@ class _WorkbookError(Exception):
 
 
 def _comma_separated(path: Path) -> dict[int, list[str]]:
-    # Spreadsheet programs begin a file with a byte-order mark, and in some countries separate by semicolons.
+    # Spreadsheet programs write a byte-order mark and, in some countries, semicolons.
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline()
         file.seek(0)
@@ -97,7 +95,7 @@ def _workbook(path: Path) -> dict[int, list[str]]:
         raise _WorkbookError("not a ZIP archive")
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and menus, which say nothing about the values
+            warnings.simplefilter("ignore")  # about styles and menus
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # some programs write wrong ones
@@ -115,15 +113,15 @@ def _text(value: object) -> str:
 
 
 def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """A table with a header; names of columns count without regard to case, and blanks around a field not at all.
+    """Reads a table with a header. The case of column names, and blanks around a field, are ignored.
 
     Args:
       path: an existing file, see ``read_rows``.
-      required: columns, in lower case; where one is missing, there are no rows.
-      problems: takes a missing column, a row of too many fields, and a file that is no table.
+      required: columns, in lower case; if one is missing, there are no rows.
+      problems: takes a missing column, a row with too many fields, and a file that is not a table.
 
     Returns:
-      The columns in lower case, and the rows that are not empty, by their number (the header is row 1).
+      The columns in lower case, and the non-empty rows by number (the header is row 1).
     """
     found = len(problems.found)
     table = read_rows(path, problems)
@@ -135,8 +133,8 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
     if wrong:
         problems.add(
             "bad_columns",
-            f"{path}: has {' and '.join(wrong)}; the first row (of a workbook: of its first sheet) must name the "
-            f"columns, and it names: {', '.join(columns) or 'none'}",
+            f"{path}: has {' and '.join(wrong)}; the first row (in a workbook, of its first sheet) must name the "
+            f"columns, but it names: {', '.join(columns) or 'none'}",
         )
         return columns, {}
     rows = {}
@@ -144,8 +142,8 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
         if any(fields[len(columns) :]):
             problems.add(
                 "malformed_row",
-                f"{path}, row {i}: has {len(fields)} fields where the header names {len(columns)} columns; quote a "
-                'field that has a comma in it ("a, b")',
+                f"{path}, row {i}: has {len(fields)} fields, but the header names {len(columns)} columns; quote a "
+                'field that contains a comma ("a, b")',
             )
         else:
             rows[i] = dict(zip(columns, fields + [""] * (len(columns) - len(fields)), strict=False))

@@ -1,4 +1,4 @@
-"""Checks of a whole data set: its lists, the people in its parts, and every file of every clip."""
+"""Checks a whole data set: its lists, the people in its parts, and every file of every clip."""
 
 import collections
 import concurrent.futures
@@ -10,23 +10,23 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import landmark_checks
-from tramp_jax.data.clip_checks import clip_problems, few_frames, place_of
-from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
-from tramp_jax.data.datasets import Dataset, Wanted, open_dataset
-from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
+from tramp_jax.data.clip_checks import place_of
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.datasets import open_dataset, wanted_by
+from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems
+from tramp_jax.data.source import ClipSource, Dataset, Split, Wanted
 from tramp_jax.errors import UserError
 
-_MAX_LISTED = 5  # clips or scores named in one message
+_MAX_LISTED = 5  # scores listed in one message
 
-_Content = dict[str, str]  # digests of a clip's landmarks and frames, by which one clip under two names is found
+_Content = dict[str, str]  # digests of a clip's landmarks and frames, to find one clip under two names
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -34,12 +34,12 @@ _Out = TypeVar("_Out")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found in a data set.
+    """The problems found in a data set.
 
     Attributes:
       dataset: all of it.
-      problems: everything that is wrong, in the order of lists, parts and clips.
-      bad: indices of the clips that cannot be used. Rows that were not read as clips have none.
+      problems: first with lists, then with parts, then with clips.
+      bad: indices of the clips that cannot be used. A row that was not read as a clip has no index.
     """
 
     dataset: Dataset
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def errors(self) -> list[Problem]:
-        """The problems that are no mere warnings."""
+        """The problems that are not warnings."""
         return [problem for problem in self.problems if problem.severity == ERROR]
 
     def counts(self) -> dict[str, int]:
@@ -56,13 +56,13 @@ class Report:
         return dict(collections.Counter(problem.kind for problem in self.problems).most_common())
 
     def summary(self) -> str:
-        """How many clips are left, and why not all."""
+        """One line with the number of usable clips and of errors by kind."""
         total, kinds = len(self.dataset.source), collections.Counter(problem.kind for problem in self.errors)
         errors = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none"
         return f"{total - len(self.bad)} of {total} clips are without a fault; errors: {errors}"
 
     def lines(self) -> list[str]:
-        """For people: every problem, then a summary."""
+        """Every problem, then a summary, for people to read."""
         lines = [f"{problem.severity}: [{problem.kind}] {problem.message}" for problem in self.problems]
         total = len(self.dataset.source)
         warnings = len(self.problems) - len(self.errors)
@@ -71,7 +71,7 @@ class Report:
         return [*lines, f"{len(self.errors)} errors, {warnings} warnings; {sound}"]
 
     def to_json(self) -> str:
-        """For programs: the problems, and their number by kind."""
+        """The problems, and their number by kind, for programs."""
         content = {
             "clips": len(self.dataset.source),
             "bad_clips": [self.dataset.source.infos[index].id for index in sorted(self.bad)],
@@ -81,10 +81,10 @@ class Report:
         return json.dumps(content, indent=1) + "\n"
 
     def sound(self) -> tuple[Dataset, list[int]]:
-        """The data set without its bad clips, and their indices among all.
+        """The data set without its bad clips, and the indices of the clips that remain.
 
         Raises:
-          UserError: then no clip would be left, or none in one of the published parts; with all problems.
+          UserError: bad_data with all problems, if no clip remains, or none in one of the published parts.
         """
         source = self.dataset.source
         kept = [index for index in range(len(source)) if index not in self.bad]
@@ -97,42 +97,32 @@ class Report:
 
 
 def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) -> Report:
-    """Looks at everything of ``config.data`` that is wanted, decoding every image, and raises nothing that it finds.
+    """Checks the data set of ``config.data``; decodes every image.
 
     Args:
       config: the whole configuration.
-      wanted: of each clip; None for what the model looks at.
-      workers: threads. Decoding lets go of the interpreter, so that they run side by side.
+      wanted: what to check of each clip; None for what the model reads.
+      workers: threads. They run in parallel, because decoding releases the interpreter lock.
 
     Raises:
-      UserError: there is no such data set at all.
+      UserError: there is no such data set.
     """
-    wanted = wanted or Wanted.of(config)
     found = Problems(collect=True)
-    dataset = open_dataset(config, wanted, found)
-    problems = [*found.found, *_set_problems(dataset)]
-    if hasattr(dataset.source, "shard_problems"):
-        problems += dataset.source.shard_problems()
-    look: Callable[[int], tuple[list[Problem], _Content]] = functools.partial(_whole_clip, dataset.source)
-    if hasattr(dataset.source, "problems"):
-        # The reader checks the files; a look at the landmarks as a whole takes these alone.
-        light = Wanted(frames=False, pixels=False, landmarks=wanted.landmarks)
-        look = functools.partial(
-            _files_of_clip, dataset.source, open_dataset(config, light, Problems(collect=True)).source
-        )
-
+    dataset = open_dataset(config, wanted or wanted_by(config.model), found)
+    problems = [*found.found, *_set_problems(dataset), *dataset.source.store_problems()]
+    check_clip = functools.partial(_check_clip, dataset.source)
     bad: set[int] = set()
     ids: dict[str, int] = {}
     firsts: dict[tuple[str, str], int] = {}
     infos = dataset.source.infos
     with tqdm(total=len(infos), desc="checking", unit="clip", disable=None) as bar:
-        for index, (mine, content) in enumerate(in_order(look, range(len(infos)), workers)):
+        for index, (mine, content) in enumerate(in_order(check_clip, range(len(infos)), workers)):
             mine += _info_problems(infos[index])
-            mine += _again(infos, index, ids.setdefault(infos[index].id, index), "duplicate_clip", "has the id of")
+            mine += _repeated(infos, index, ids.setdefault(infos[index].id, index), "duplicate_clip", "has the id of")
             before = {what: firsts.setdefault((what, digest), index) for what, digest in content.items()}
             if repeated := [what for what, first in before.items() if first != index]:
                 what = f"has exactly the {repeated[0]} of"
-                mine += _again(infos, index, before[repeated[0]], "duplicate_content", what)
+                mine += _repeated(infos, index, before[repeated[0]], "duplicate_content", what)
             problems += mine
             if any(problem.severity == ERROR for problem in mine):
                 bad.add(index)
@@ -141,18 +131,18 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
 
 
 def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[Dataset, Report | None]:
-    """The data set to train on, without bad clips where ``config.data.skip_bad`` asks for that.
+    """Opens the data set to train on, without bad clips if ``config.data.skip_bad``.
 
     Args:
       config: the whole configuration.
-      known: where an earlier report was written by ``Report.to_json``. If it is there, the clips that it names are left
-        out and nothing is checked again, so that a run keeps its clips.
+      known: where an earlier report was written by ``Report.to_json``. If the file exists, its clips are left out and
+        nothing is checked again, so a run keeps its clips.
 
     Returns:
       The data set, and the report of the check if there was one.
 
     Raises:
-      UserError: see ``datasets.open_dataset`` and ``Report.sound``.
+      UserError: see ``datasets.open_dataset`` and ``Report.sound``; damaged_file for ``known``.
     """
     if not config.data.skip_bad:
         return open_dataset(config), None
@@ -160,13 +150,17 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
         report = check(config, workers=config.train.reader_threads)
         return report.sound()[0], report
     dataset = open_dataset(config, problems=Problems(collect=True))
-    named = set(json.loads(known.read_text())["bad_clips"])
+    try:
+        named = set(json.loads(known.read_text())["bad_clips"])
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"{known}: damaged ({error}); restore it, or start the run again"
+        raise UserError("damaged_file", message) from error
     bad = frozenset(index for index, info in enumerate(dataset.source.infos) if info.id in named)
     return Report(dataset, (), bad).sound()[0], None
 
 
 def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
-    """``map(function, items)`` by threads that run at most a few items ahead."""
+    """``map(function, items)`` in threads that work a few items ahead."""
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
         waiting: collections.deque[concurrent.futures.Future[_Out]] = collections.deque()
         try:
@@ -181,32 +175,14 @@ def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int
                 future.cancel()
 
 
-def _whole_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content]:
-    """Problems of a clip of a source that does not look for them itself, and what it is compared by."""
+def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content]:
+    """Everything wrong with a clip, and what it is compared by."""
     info = source.infos[index]
     try:
-        clip = source[index]
-        return [*clip_problems(clip), *_doubts(clip)], _content(clip, few_frames(clip))
-    except DataError as error:
-        return [error.problem], {}
-    except Exception as error:  # a report of all problems must not end with the first odd one
+        found, clip = source.check(index)
+        return (found, {}) if clip is None else ([*found, *_doubts(clip)], _content(clip))
+    except Exception as error:  # the report must go on after an unforeseen error
         return [_unreadable(info, error)], {}
-
-
-def _files_of_clip(source: Any, only_landmarks: ClipSource, index: int) -> tuple[list[Problem], _Content]:
-    """Problems of a clip by its reader, and what it is compared by where that can be read."""
-    info = source.infos[index]
-    try:
-        found = list(source.problems(index))
-    except Exception as error:  # see above
-        found = [_unreadable(info, error)]
-    try:
-        clip = only_landmarks[index]
-        few = source.few_frames(index) if hasattr(source, "few_frames") else ()
-        return [*found, *_doubts(clip)], _content(clip, few)
-    except Exception as error:
-        # Most often this has been found already.
-        return found or [_unreadable(info, error)], {}
 
 
 def _doubts(clip: Clip) -> Iterator[Problem]:
@@ -218,19 +194,20 @@ def _unreadable(info: ClipInfo, error: Exception) -> Problem:
     return Problem("unreadable_clip", f"{place_of(info)}: cannot be read ({type(error).__name__}: {error})", info.id)
 
 
-def _content(clip: Clip, frames: Sequence[bytes]) -> _Content:
-    """Of the landmarks and of a few frames, as far as there are any."""
+def _content(clip: Clip) -> _Content:
+    """Digests of the landmarks, and of the first, the middle and the last image file, if there are any."""
     content: _Content = {}
     if not np.isnan(clip.landmarks).all():
         content["landmarks"] = hashlib.sha256(np.ascontiguousarray(clip.landmarks).tobytes()).hexdigest()
-    if frames:
-        digests = [hashlib.sha256(frame).hexdigest() for frame in frames]
+    if clip.frames is not None and len(frames := clip.frames):
+        some = sorted({0, len(frames) // 2, len(frames) - 1})
+        digests = [hashlib.sha256(bytes(frames[index])).hexdigest() for index in some]
         content["frames"] = " ".join([str(clip.info.num_frames), *digests])
     return content
 
 
-def _again(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what: str) -> list[Problem]:
-    """A problem where a clip repeats an earlier one."""
+def _repeated(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what: str) -> list[Problem]:
+    """The problem of a clip that repeats an earlier one."""
     if first == index:
         return []
     cure = "remove one of the two from its list"
@@ -241,7 +218,7 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
     problems = []
     for what, text in (("id", info.id), ("subject", info.subject)):
         if not text or re.search(r"\s", text):
-            cure = "names must not be empty or hold blanks, which make two people of one: correct the list"
+            cure = "a name must not be empty or contain blanks, which turn one person into two: correct the list"
             problems.append(Problem("blank_in_name", f"{place_of(info)}: the {what} is {text!r}; {cure}", info.id))
     if not math.isfinite(info.score):
         what = f"{place_of(info)}: the score is {info.score}; correct the list"
@@ -252,7 +229,7 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
 
 
 def _parts(dataset: Dataset) -> dict[str, frozenset[str]]:
-    """Subjects of the published parts, by what to call them in a message."""
+    """The subjects of each published part, by its name in messages."""
     parts = {f"the official {name} part": people for name, people in (dataset.official or {}).items()}
     everyone = frozenset(info.subject for info in dataset.source.infos)
     for fold, people in _folds(dataset):
@@ -262,16 +239,16 @@ def _parts(dataset: Dataset) -> dict[str, frozenset[str]]:
 
 
 def _folds(dataset: Dataset) -> list[tuple[str, frozenset[str]]]:
-    """The published folds, by the numbers that their publication and the recipes have."""
+    """The published folds by name, numbered as in their publication and in the recipes."""
     count = len(dataset.folds)
     return [(f"fold {number} of {count}", people) for number, people in enumerate(dataset.folds, 1)]
 
 
 def _set_problems(dataset: Dataset) -> Iterator[Problem]:
-    """What is wrong with the data set as a whole."""
+    """Yields what is wrong with the data set as a whole."""
     infos = dataset.source.infos
     if not infos:
-        yield Problem("no_clips", "the data set has no clips that can be read")
+        yield Problem("no_clips", "the data set has no readable clips")
         return
     official = dataset.official or {}
     if both := official.get("test", frozenset()) & official.get("train", frozenset()):
@@ -289,8 +266,8 @@ def _similar_names(what: str, names: Sequence[str]) -> Iterator[Problem]:
         other = first.setdefault(name.casefold(), name)
         if other != name:
             message = (
-                f"{what}s {other!r} and {name!r} differ in upper and lower case alone, but count as two: a person of "
-                "two names may be trained on and tested; if they are one, write them alike in the list"
+                f"{what}s {other!r} and {name!r} differ only in upper and lower case, but count as two: a person with "
+                "two names may be both trained on and tested; if they are the same, spell them alike in the list"
             )
             yield Problem("similar_names", message, severity=WARNING)
 
@@ -310,7 +287,7 @@ def _fold_problems(folds: Sequence[tuple[str, frozenset[str]]], everyone: set[st
 
 
 def _missing_classes(infos: Sequence[ClipInfo], parts: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
-    """Expressions and scores that a part has no clip of."""
+    """Yields the expressions and scores that are absent from a part."""
     scores: dict[str, set[float]] = collections.defaultdict(set)
     for info in infos:
         scores[info.expression].add(info.score)

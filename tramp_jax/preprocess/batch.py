@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tramp_jax.data import tables
+from tramp_jax.data import clip_folder, tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
-from tramp_jax.data.readers import folder
+from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess.clip import Preprocessed, without_blanks
 
@@ -113,7 +113,7 @@ class ClipList:
 
     def __init__(self, root: Path, further: Sequence[str] = ()):
         self.root = root
-        self.path = root / folder.LIST
+        self.path = root / LIST
         self._videos: dict[str, str] = {}
         rows: list[dict[str, str]] = []
         columns = [*_COLUMNS]
@@ -146,7 +146,7 @@ class ClipList:
           UserError: a clip of that name was made from another video or with other options, or the video is listed
             under another name.
         """
-        description = self.root / job.name / folder.DESCRIPTION
+        description = self.root / job.name / clip_folder.DESCRIPTION
         listed, there = job.name in self._videos, description.is_file()
         video = str(job.video.resolve())
         if not (listed or there):
@@ -191,7 +191,7 @@ class ClipList:
         video = str(job.video.resolve())
         info = dataclasses.replace(made.clip.info, source=video)
         # ``done`` has made sure that a folder that is there is an earlier clip of the same video.
-        folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
+        clip_folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
         known = {**made.evidence(), "options": dict(options or {})}
         evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
         (target / EVIDENCE).write_text(evidence + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data.clip_files import natural, numbering_gaps
-from tramp_jax.data.readers.folder import DESCRIPTION
+from tramp_jax.data.clip_folder import DESCRIPTION
 from tramp_jax.errors import UserError
 
 # FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tramp_jax import __version__
 from tramp_jax.batches import view
 from tramp_jax.data.clips import Clip
+from tramp_jax.data.source import RatingScale
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.report.attribution import Attribution
 
@@ -31,23 +32,6 @@ PROVENANCE = {
     "versions": "versions",
     "date": "date",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """What a score means.
-
-    Attributes:
-      name: of the scale.
-      low, high: its ends.
-      low_means, high_means: in words.
-    """
-
-    name: str = "MDS-UPDRS"
-    low: float = 0.0
-    high: float = 4.0
-    low_means: str = "normal"
-    high_means: str = "severe"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +55,7 @@ class Evidence:
 
     clip: Clip
     score: float
-    scale: Scale = Scale()
+    scale: RatingScale = RatingScale()
     interval: tuple[float, float] | None = None
     interval_note: str = "the model was not calibrated"
     attribution: Attribution | None = None

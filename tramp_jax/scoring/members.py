@@ -14,7 +14,7 @@ from tramp_jax import run, sharding, training_data
 from tramp_jax.checkpoint import BEST, Checkpoints
 from tramp_jax.errors import UserError
 from tramp_jax.models import abstract_variables
-from tramp_jax.training_data import TrainedOn
+from tramp_jax.training_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Member:
     config: ConfigDict
     step: int
     variables: Any
-    trained_on: TrainedOn | None
+    trained_on: TrainingData | None
     id: str
 
 
@@ -63,5 +63,5 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
-    trained_on = training_data.load(folder)
+    trained_on = training_data.load(folder, config)
     return Member(folder, run.fold_of(folder), config, step, variables, trained_on, digest.hexdigest()[:12])

@@ -7,15 +7,14 @@ import numpy as np
 from tqdm import tqdm
 
 from tramp_jax import run, training_data
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, VALIDATION
+from tramp_jax.data.source import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.errors import UserError
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import load_member
-from tramp_jax.scoring.rating_scale import scale_of
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, spread_of
 
 
@@ -61,15 +60,15 @@ def calibrate_run(
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]
-    data = members[0].trained_on or training_data.describe(split)
-    scale = scale_of(members[0].config, (data.low, data.high))
+    data = members[0].trained_on or training_data.describe(split, dataset.facts, config.data.target)
+    assert data.scale is not None
     found = calibrate(
         *_judged(judges, split[VALIDATION]),
         [info.subject for info in split[VALIDATION].infos],
         level=level,
         draws=draws,
         models=[member.id for member in members],
-        scale=(scale.low, scale.high),
+        scale=(data.scale.low, data.scale.high),
     )
     found = found.tested(*_judged(judges, split[TEST]))
     return found, found.save(members[0].run)

@@ -12,24 +12,23 @@ from ml_collections import ConfigDict
 
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.readers.folder import DESCRIPTION, read_clip
+from tramp_jax.data.source import RatingScale
+from tramp_jax.data import datasets
+from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
 from tramp_jax.preprocess.batch import read_interpolated, read_made
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report.attribution import Explainer
-from tramp_jax.report.record import Evidence, Scale, provenance
+from tramp_jax.report.record import Evidence, provenance
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.judges import AUTO, make_judge
 from tramp_jax.scoring.members import load_member
-from tramp_jax.scoring.rating_scale import scale_of
 
 DRAWS = 16
 CLIPS_AT_ONCE = 4
 _WIDE = 0.75  # of the scale: an interval that takes as much is warned of
-# Where the landmarks of a published data set come from; a model trained on them knows no other detector.
-_TRAINED_ON = {"pfed5": "insightface", "neuroface": "insightface", "dfew": "insightface"}
 _OTHER_RATE = 0.1  # frame rates that differ by more than this share are not the same motion
 
 
@@ -327,10 +326,13 @@ class Scorer:
             return None, f"calibrated with --draws {found.draws}, not {draws}: {command}"
         return found, ""
 
-    def _scale(self, score: float) -> Scale:
-        """What the scores mean; a run that does not say what it was trained on may have a calibration that does."""
-        told = self.members[0].trained_on or self.calibration
-        return scale_of(self.config, (told.low, told.high) if told else None, score)
+    def _scale(self, score: float) -> RatingScale:
+        """The scale of the scores; an older run may have it in its calibration only."""
+        data, c = self.members[0].trained_on, self.calibration
+        if data is not None and data.scale is not None:
+            return data.scale
+        facts = datasets.facts(self.config.data.name)
+        return scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _frames_used(self, n: int) -> int:
         """Of a clip of n frames."""
@@ -357,18 +359,18 @@ class Scorer:
         known = self.expressions
         if known and expression and expression not in known:
             doubts.append(f"the model was trained on {', '.join(known)}, not on {expression}")
-        if config.data.name == "synthetic":
-            doubts.append("the model was trained on drawn faces: its score says nothing about a person")
-        elif data is not None and config.data.name not in _TRAINED_ON and clip.layout not in data.layouts:
+        facts = data or datasets.facts(config.data.name)
+        if facts.caveat:
+            doubts.append(facts.caveat)
+        elif facts.landmark_source and facts.landmark_source not in source:
+            doubts.append(
+                f"the model was trained on landmarks of {facts.landmark_source}, and these are of {source}: they "
+                "differ systematically (docs/preprocess.md)"
+            )
+        elif not facts.landmark_source and data is not None and clip.layout not in data.layouts:
             doubts.append(
                 f"the model was trained on landmarks in the layout {', '.join(data.layouts)}, and these are in "
                 f"{clip.layout}, of another source: they differ systematically (docs/preprocess.md)"
-            )
-        expected = _TRAINED_ON.get(config.data.name)
-        if expected and expected not in source:
-            doubts.append(
-                f"the model was trained on landmarks of {expected}, and these are of {source}: they differ "
-                "systematically (docs/preprocess.md)"
             )
         scale = self._scale(score)
         if not scale.low <= score <= scale.high:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
+from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
 from tramp_jax.synthetic import face, motion, render
 
@@ -62,8 +63,8 @@ def _look(seed: int, subject: int) -> render.Look:
     return render.draw_look(_rng(seed, Stream.LOOK, subject))
 
 
-class SyntheticFaces:
-    """A ``clips.ClipSource`` of ``num_subjects`` × expressions × ``clips_per_subject`` clips.
+class SyntheticFaces(ClipSource):
+    """Clips of ``num_subjects`` × expressions × ``clips_per_subject`` clips.
 
     Scores are drawn apart from the people: in every run of five subjects each score occurs once per expression, and
     further clips of the same subject and expression may differ by one step. ``pixels`` are taken from the rendered
@@ -106,15 +107,8 @@ class SyntheticFaces:
             for name in expressions
             for clip in range(clips_per_subject)
         ]
-        self._infos = tuple(self._info(*key) for key in self._keys)
+        self.infos = tuple(self._info(*key) for key in self._keys)
         self._cache: dict[int, clips.Clip] | None = {} if cache else None
-
-    @property
-    def infos(self) -> Sequence[clips.ClipInfo]:
-        return self._infos
-
-    def __len__(self) -> int:
-        return len(self._infos)
 
     def __getitem__(self, index: int) -> clips.Clip:
         index = range(len(self))[index]
@@ -147,7 +141,7 @@ class SyntheticFaces:
 
     def motion(self, index: int) -> face.Motion:
         """What the face of clip ``index`` does."""
-        key, info = self._keys[index], self._infos[index]
+        key, info = self._keys[index], self.infos[index]
         severity = info.score + self._rng(Stream.SEVERITY, *key).uniform(-_SPREAD, _SPREAD)
         streams = {"timing": Stream.TIMING, "blink": Stream.BLINK, "tremor": Stream.TREMOR}
         actions = motion.draw_actions(
@@ -192,7 +186,7 @@ class SyntheticFaces:
             chosen = landmarks.select(points, LAYOUT)
             pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
             frames = tuple(clips.encode_frame(image, self._quality) for image in images)
-        return clips.Clip(self._infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
+        return clips.Clip(self.infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
 
 
 def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:

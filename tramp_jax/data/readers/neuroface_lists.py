@@ -1,4 +1,4 @@
-"""The lists of Toronto NeuroFace: the published one that cuts videos into repetitions, and the raters' scores."""
+"""The lists of Toronto NeuroFace: the published list that cuts videos into repetitions, and the raters' scores."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ UNUSED_TASKS = ("BIGSMILE",)  # in the published list, but not in the published 
 GROUPS = {"A": "ALS", "S": "stroke", "OP": "stroke", "N": "control"}  # by the letters of a subject's id
 SUB_SCORES = ("symmetry", "ROM", "speed", "variability", "fatigue")
 MAX_SUB_SCORE = 5
-MAX_OVERALL = MAX_SUB_SCORE * len(SUB_SCORES)  # whether it is rated like them or their sum: nothing can be above this
+MAX_OVERALL = MAX_SUB_SCORE * len(SUB_SCORES)  # an upper limit, whether it is rated like them or is their sum
 LIST_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former (data/Toronto_NeuroFace_split_.csv)"
 LIST_CURE = f"correct the row, or restore the list from {LIST_ADDRESS}"
 
@@ -31,7 +31,7 @@ FOLDS = tuple(
 )
 SUBJECTS = frozenset().union(*FOLDS)
 
-_FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # neither a blank nor a path: it names files
+_FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # no blank or path, because it names files
 _MEASURES = ("overall", *SUB_SCORES)
 
 
@@ -42,7 +42,7 @@ class Repetition:
     Attributes:
       file: File Name.
       number: repID.
-      first, last: frames of the video, counted from 1; both belong to the repetition.
+      first, last: first and last frame in the video, counted from 1.
       source: list and row.
     """
 
@@ -62,16 +62,16 @@ class Repetition:
 
 
 def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
-    """The repetitions of the published split list that show one of ``TASKS``, in the order of the file.
+    """Reads the repetitions of ``TASKS`` in the published split list, in the order of the file.
 
-    The columns are File Name, repID, Number of Frames, start, end; blanks around a field do not count. Frames count
-    from 1 (no start in the published list is 0), and both ends belong to the repetition.
+    The columns are File Name, repID, Number of Frames, start, end. Blanks around a field are ignored. Frames count from
+    1 (no start in the published list is 0), and both ends belong to the repetition.
 
-    In 22 published rows start and end span more frames than Number of Frames, mostly because they overlap with the
-    repetition before or after. There, the number of frames decides: a repetition begins where the one before has
-    ended, if that leaves enough frames up to its end, and stops after its number of frames. So every published row
-    gets its number of frames between its start and end, and only one frame (323 of A002_02_NSM_SPREAD_color) is in
-    two repetitions. Each such row is a warning.
+    In 22 published rows, start and end span more frames than Number of Frames, mostly because they overlap with the
+    repetition before or after. There, Number of Frames decides: a repetition begins after the one before, if that
+    leaves enough frames up to its end, and stops after its number of frames. Every published row then gets its number
+    of frames between its start and end, and only one frame (323 of A002_02_NSM_SPREAD_color) is in two repetitions.
+    Each such row is a warning.
     """
     rows: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)  # file -> (end, start, frames, rep, row)
     seen: dict[tuple[str, int], int] = {}
@@ -105,8 +105,8 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
             if (first, previous) != (start, end):
                 problems.add(
                     "frame_count",
-                    f"{path}, row {row}: frames {start} to {end} are {end - start + 1}, not {frames}; taken are "
-                    f"{first} to {previous}",
+                    f"{path}, row {row}: {start} to {end} are {end - start + 1} frames, not {frames}; using {first} to "
+                    f"{previous}",
                     f"{file}_{repetition}",
                     WARNING,
                 )
@@ -117,15 +117,15 @@ _SPLIT_COLUMNS = ("file name", "repid", "number of frames", "start", "end")
 
 
 def _row_fault(fields: Mapping[str, str]) -> str:
-    """What is wrong with a row of the split list by itself, or ""."""
+    """What is wrong with a row of the split list, or ""."""
     file = fields["file name"]
     match = _FILE.fullmatch(file)
     if not match:
-        return f"the File Name {file[:80]!r} is not SUBJECT_..._TASK_..., of letters, digits and _"
+        return f"the File Name {file[:80]!r} is not SUBJECT_..._TASK_... with letters, digits and _"
     if not task_of(file):
-        return f"the File Name {file!r} has none of the tasks {', '.join(TASKS)} in it"
+        return f"the File Name {file!r} does not name one of the tasks {', '.join(TASKS)}"
     if match[1] not in SUBJECTS:
-        return f"subject {match[1]} is in none of the published folds"
+        return f"subject {match[1]} is not in the published folds"
     for name in _SPLIT_COLUMNS[1:]:
         value = tables.whole(fields[name])
         if value is None or value < 1:
@@ -137,18 +137,18 @@ def _row_fault(fields: Mapping[str, str]) -> str:
 
 
 def task_of(file: str) -> str:
-    """The task in a File Name; "" where there is none or more than one."""
+    """The task in a File Name; "" if there is none or more than one."""
     found = [part for part in file.split("_") if part in TASKS + UNUSED_TASKS]
     return found[0] if len(found) == 1 else ""
 
 
 def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[str, float]]:
-    """The ratings: {(File Name, repID): {"overall": mean over raters, "symmetry": ..., ...}}.
+    """Reads the ratings: {(File Name, repID): {"overall": mean over raters, "symmetry": ..., ...}}.
 
-    One row per repetition and rater, with the columns File Name, repID, rater (any name), overall (0 to 25, since it
-    may be a sum of sub-scores), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is ours: how
-    the ratings were published is not known to us. An empty sub-score is left out of its mean. A repetition with other
-    than two raters is a warning.
+    There is a row for each repetition and rater, with the columns File Name, repID, rater (any name), overall (0 to 25,
+    since it may be a sum of sub-scores), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is
+    our own: we do not know how the ratings were published. An empty sub-score is left out of its mean. A repetition
+    without exactly two raters is a warning.
     """
     columns, rows = tables.read_table(path, ("file name", "repid", "rater", "overall"), problems)
     given: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
@@ -164,7 +164,7 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
             continue
         key = (fields["file name"], repetition)
         if rater in given[key]:
-            message = f"{path}, row {row}: rater {rater} has rated the repetition in row {given[key][rater]} already"
+            message = f"{path}, row {row}: rater {rater} has already rated the repetition in row {given[key][rater]}"
             problems.add("duplicate_rating", f"{message}; remove one of the two", f"{key[0]}_{key[1]}")
             continue
         given[key][rater] = row
@@ -173,7 +173,7 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
                 values[key][name].append(float(score))
     for key, raters in given.items():
         if len(raters) != 2:
-            message = f"{path}: repetition {key[1]} of {key[0]} has the ratings of {len(raters)}, not of two raters"
+            message = f"{path}: repetition {key[1]} of {key[0]} is rated by {len(raters)}, not two raters"
             problems.add("raters", f"{message}; its score is their mean", f"{key[0]}_{key[1]}", WARNING)
     return {key: {name: math.fsum(x) / len(x) for name, x in scores.items()} for key, scores in values.items()}
 
@@ -187,7 +187,7 @@ def _rating_fault(name: str, text: str) -> str:
 
 
 def clip_info(repetition: Repetition, means: Mapping[str, float]) -> ClipInfo:
-    """A repetition with its mean ratings as a clip."""
+    """The clip of a repetition with its mean ratings."""
     match = _FILE.fullmatch(repetition.file)
     assert match is not None
     return ClipInfo(

@@ -1,7 +1,7 @@
-"""The official lists of PFED5, a clip in each row.
+"""The official lists of PFED5, with a clip in each row.
 
-A list has the columns id, score, frames and, in column 3 or 4 counted from 0, the expression 0-4. PATIENT is what
-follows the last "_" of the id, VIDEO its first 11 characters.
+A list has the columns id, score, frames and, in column 3 or 4 (counted from 0), the expression 0-4. PATIENT is the part
+of the id after its last "_", VIDEO its first 11 characters.
 """
 
 import re
@@ -18,28 +18,27 @@ AGAIN = "restore it from the authors' download"
 
 _EXPRESSION_COLUMNS = (3, 4)
 _VIDEO_LENGTH = 11
-# Neither a blank nor a path may hide in an id: it names folders.
+# An id names folders, so it must not contain a blank or a path.
 _ID = re.compile(r"(?!\.)[^\s/\\]+_[^\s/\\_.][^\s/\\_]*")
 
 
 def video(info: ClipInfo) -> str:
-    """VIDEO of a clip."""
+    """The VIDEO of a clip."""
     return info.id[:_VIDEO_LENGTH]
 
 
-def read_list(path: Path, expression_column: int = 0, problems: Problems | None = None) -> list[ClipInfo]:
-    """An official list (CSV or Excel), in the order of the file; ``ClipInfo.source`` names the file and the row.
+def read_list(path: Path, expression_column: int, problems: Problems) -> list[ClipInfo]:
+    """Reads an official list (CSV or Excel), in the order of the file; ``ClipInfo.source`` names the file and the row.
 
-    A first row without a number, or of the column numbers 0, 1, 2, ..., is a header; blanks around a field do not
-    count. Where ``expression_column`` is 0, the expression stands in that one of columns 3 and 4 (counted from 0)
-    which holds a whole number of 0-4 in more than half of the rows, and if both do, in the one whose header has
-    "expression" or "class" in it.
+    A first row without a number, or with the column numbers 0, 1, 2, ..., is a header. Blanks around a field are
+    ignored. If ``expression_column`` is 0, the expression is in column 3 or 4 (counted from 0): the one that holds a
+    whole number of 0-4 in more than half of the rows. If both do, it is the one with "expression" or "class" in its
+    header.
 
     Raises:
-      DataError: a row that is malformed or names the clip of an earlier row, no clips, or no telling which column
-        has the expression; unless ``problems`` collects them, when the rows concerned are left out.
+      DataError: a malformed row, a row that repeats the clip of an earlier one, no clips, or an unclear column of the
+        expression. If ``problems`` collects them instead, these rows are left out.
     """
-    problems = problems or Problems()
     rows = _rows(tables.read_rows(path, problems))
     if not rows.keys() - {0}:
         problems.add("empty_list", f"{path}: lists no clips; {AGAIN}")
@@ -72,7 +71,7 @@ def read_list(path: Path, expression_column: int = 0, problems: Problems | None 
 
 
 def _rows(rows: dict[int, list[str]]) -> dict[int, list[str]]:
-    """The rows with a header, where there is one, as row 0."""
+    """The rows, with the header as row 0 if there is one."""
     first = min(rows, default=0)
     numeric = any(tables.number(field) is not None for field in rows.get(first, []))
     if rows and (not numeric or rows[first] == [str(i) for i in range(len(rows[first]))]):
@@ -81,7 +80,7 @@ def _rows(rows: dict[int, list[str]]) -> dict[int, list[str]]:
 
 
 def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problems) -> int:
-    """The column of the expression; 0 where it cannot be told and problems are collected."""
+    """The column of the expression; 0 if it is unclear and problems are collected."""
     header = rows.get(0, [])
     data = [fields for number, fields in rows.items() if number]
     fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in data if c < len(x)) > len(data)]
@@ -93,14 +92,14 @@ def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problem
     which = "both columns 3 and 4 hold" if fits else "neither column 3 nor column 4 holds"
     problems.add(
         "unclear_column",
-        f"{path}: cannot tell which column has the expression: {which} numbers of 0 to {len(EXPRESSIONS) - 1} "
-        "(columns counted from 0: id, score, frames, ...); say which with --config.data.expression_column=COLUMN",
+        f"{path}: it is unclear which column has the expression: {which} numbers of 0 to {len(EXPRESSIONS) - 1} "
+        "(columns counted from 0: id, score, frames, ...); choose it with --config.data.expression_column=COLUMN",
     )
     return 0
 
 
 def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
-    """(kind, what is wrong) of everything that is wrong in a row."""
+    """Yields the kind and description of everything that is wrong in a row."""
     if len(fields) <= max(column, 2):
         what = f"has {len(fields)} columns, but column {column} (counted from 0) must be the expression"
         yield "missing_column", what
@@ -109,7 +108,7 @@ def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
     if not _ID.fullmatch(name) or len(name) < _VIDEO_LENGTH:
         yield (
             "bad_id",
-            f"the id {name[:80]!r} is not an {_VIDEO_LENGTH}-character video, and then _PATIENT at the end, without "
+            f"the id {name[:80]!r} is not an {_VIDEO_LENGTH}-character video with _PATIENT at the end, without "
             "blanks or slashes",
         )
     value, count = tables.number(score), tables.whole(frames)
@@ -120,11 +119,11 @@ def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
         yield "bad_frame_count", what
     if not _is_expression(expression):
         known = ", ".join(f"{i} {label}" for i, label in enumerate(EXPRESSIONS))
-        yield "bad_expression", f"the expression {expression[:80]!r} (column {column}) is none of {known}"
+        yield "bad_expression", f"the expression {expression[:80]!r} (column {column}) is not one of {known}"
 
 
 def _info(fields: Sequence[str], column: int, place: str) -> ClipInfo:
-    """A row without faults as a clip."""
+    """The clip of a row without faults."""
     name, score, frames, expression = fields[0], fields[1], fields[2], fields[column]
     label = EXPRESSIONS[int(float(expression))]
     return ClipInfo(name, name.rsplit("_")[-1], label, float(score), int(float(frames)), source=place)

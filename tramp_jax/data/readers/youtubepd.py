@@ -1,15 +1,14 @@
 """YouTubePD: facial trajectories of people with and without Parkinson's disease (NeurIPS 2023 benchmark).
 
-Layout of the public repository, as read here:
+The layout is that of the public repository:
 
     Data_Extraction/train.csv        official list: "videoN_final.mp4 SCORE" on each line
-    Data_Extraction/test.csv         the same for the official test videos; optional
+    Data_Extraction/test.csv         the same for the test videos; optional
     Landmarks/videoN/K.pickle        frame K: {Face++ name: {"x": int, "y": int}} for 106 names
     Landmarks/videoN/multi_label.txt the same score again
 
-Points are pixels of a 256-pixel face crop (in the training list 20 to 236), so they are taken as they are. The files
-do not state a frame rate; the authors' own video model is configured for 20 frames per second, and so is ``FPS``.
-There are no images: clips carry the trajectory stream only, with two channels (x, y).
+Points are already pixels of a 256-pixel face crop (20 to 236 in the training list). The files do not state a frame
+rate; 20 per second is that of the authors' own video model. There are no images, so clips have landmarks only.
 """
 
 import dataclasses
@@ -18,7 +17,6 @@ import pickle
 import pickletools
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +26,37 @@ from tramp_jax.data import landmark_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems
+from tramp_jax.data.readers.base import root_folder
+from tramp_jax.data.source import Dataset, Facts, FileSource, RatingScale, Wanted
 from tramp_jax.errors import UserError
 
-ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
-FPS = 20.0
 MAX_SCORE = 10
+FACTS = Facts(
+    RatingScale("severity of Parkinson's disease", 0.0, float(MAX_SCORE), "none", "most"),
+    layouts=("facepp106",),
+    fps=20.0,
+)
+
+ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
+MAX_MISSING = 0.1  # a video that lacks a larger share of its frame numbers is refused
 
 _LISTS = {"train": "Data_Extraction/train.csv", "test": "Data_Extraction/test.csv"}
 _MAX_BYTES = 64 * 1024  # a published frame has under 4 kB
-_FARTHEST = 256  # a point may lie outside its 256-pixel crop, but by less than the crop's own size
+_FARTHEST = 256  # a point may lie outside its 256-pixel crop by less than the crop's size
 _VIDEO = re.compile(r"(?:.*/)?(video\d+)_final\.mp4")  # older copies of the lists have a folder in front
 _FRAME = re.compile(r"([1-9]\d*)\.pickle")
 _AGAIN = f"restore it from {ADDRESS}"
+_HOW_TO_GET = f"Get YouTubePD with `git clone {ADDRESS}`, and name the clone with --config.data.root=PATH"
 
 
 def _text(padding: bytes) -> bytes:
-    """Pattern of a string of up to 63 bytes: its length, ``padding``, its bytes."""
+    """A pattern for a string of up to 63 bytes: its length, ``padding``, its bytes."""
     return b"|".join(re.escape(bytes([length])) + padding + b".{%d}" % length for length in range(64))
 
 
-# A pickle is a program. This is the grammar of one that can only build dicts of dicts of ints: none of its
-# instructions can name, import, build or call an object, or reserve more memory than the file is long. Each instruction
-# begins with a byte of its own, so the match takes linear time.
+# A pickle is a program. This grammar allows only those that build dicts of dicts of ints: no instruction can name,
+# import, build or call an object, or reserve more memory than the size of the file. Each instruction begins with a
+# different byte, so matching takes linear time.
 _INSTRUCTIONS = (
     rb"\x80.|\x95.{8}",  # PROTO, FRAME
     rb"[}(su\x94]",  # EMPTY_DICT, MARK, SETITEM, SETITEMS, MEMOIZE
@@ -60,140 +67,105 @@ _INSTRUCTIONS = (
 _PLAIN_PICKLE = re.compile(rb"(?:%b)*+\." % b"|".join(_INSTRUCTIONS), re.DOTALL)  # ... STOP
 
 
-class YouTubePD:
-    """The videos of the official lists as a ``clips.ClipSource``.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """YouTubePD has no options of its own."""
 
-    ``infos`` has the training list first, then the test list, each in the published order. The public lists name no
-    persons, so every video counts as a subject of its own; should one person appear in two videos, no split made here
-    can know. Nobody was asked for an expression, so ``expression`` is "in_the_wild". The score is the clinician's
+
+def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
+    """Reads the lists, the labels and the names of the frame files. Clips come in the order of the lists.
+
+    The lists do not name people, so every video is its own subject; if a person appears in two videos, no split can
+    account for it. ``expression`` is "in_the_wild", because nobody was asked for one. The score is the clinician's
     severity, 0 (no Parkinson's) to 10.
 
-    Frames in which no face was found have no file. A clip is made of the frames that are there, in order, without
-    filling the holes (the training list has none); ``missing`` counts them.
-
-    Attributes:
-      split: official list ("train" or "test") of each clip id.
-      missing: for each clip id, how many frame numbers between its first and last frame have no file.
-    """
-
-    def __init__(self, root: str | Path, max_missing: float = 0.1, problems: Problems | None = None):
-        """Reads the lists, the labels and the names of the frame files, not the frames.
-
-        Args:
-          root: a clone of the public repository.
-          max_missing: a video that lacks more than this share of its frame numbers is refused.
-          problems: collects what is wrong with lists, labels and folders; None raises the first.
-
-        Raises:
-          UserError: there is no folder ``root``.
-          DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames.
-        """
-        problems = problems or Problems()
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise UserError(
-                "missing_file",
-                f"{self.root}: no such folder; get the data with `git clone {ADDRESS}` and pass the clone's path "
-                "(--config.data.root=PATH)",
-            )
-        self.split: dict[str, str] = {}
-        self.missing: dict[str, int] = {}
-        self._frames: list[tuple[Path, ...]] = []
-        self._infos: list[ClipInfo] = []
-        self._decoded: dict[int, np.ndarray] = {}
-        for name, file in _LISTS.items():
-            path = self.root / file
-            if not path.is_file():
-                if name == "train":
-                    problems.add("missing_list", f"{path}: the official training list is missing; {_AGAIN}")
-                continue
-            for video, (score, line) in read_list(path, problems).items():
-                place = f"{path}, line {line}"
-                if video in self.split:
-                    what = f"{place}: {video} is also in {self.root / _LISTS['train']}; {_AGAIN}"
-                    problems.add("duplicate_clip", what, place)
-                else:
-                    self._add(video, score, place, max_missing, name, problems)
-
-    def _add(self, video: str, score: int, listed_in: str, max_missing: float, split: str, problems: Problems) -> None:
-        """Takes a video in, or says what is wrong with its folder."""
-        folder = self.root / "Landmarks" / video
-        if not folder.is_dir():
-            what = f"{folder}: no such folder, but {listed_in} names {video}; {_AGAIN}"
-            problems.add("missing_frames", what, video)
-            return
-        faults = len(problems.found)
-        label = folder / "multi_label.txt"
-        if not label.is_file():
-            problems.add("missing_label", f"{label}: the label of {video} is missing; {_AGAIN}", video)
-        elif (text := label.read_text(errors="replace").strip()) != str(score):
-            what = f"{label} says {text[:20]!r} where {listed_in} says {score}; {_AGAIN}"
-            problems.add("contradicting_label", what, video)
-        numbers = sorted(int(match[1]) for file in folder.iterdir() if (match := _FRAME.fullmatch(file.name)))
-        span = numbers[-1] - numbers[0] + 1 if numbers else 0
-        missing = span - len(numbers)
-        if not numbers:
-            problems.add("missing_frames", f"{folder}: no frames (1.pickle, 2.pickle, ...); {_AGAIN}", video)
-        elif missing > max_missing * span:
-            what = (
-                f"{folder}: {missing} of the {span} frames from {numbers[0]} to {numbers[-1]} are missing; "
-                f"more than the {max_missing:.0%} that are accepted; {_AGAIN}"
-            )
-            problems.add("missing_frames", what, video)
-        if len(problems.found) > faults:
-            return
-        self.split[video], self.missing[video] = split, missing
-        self._frames.append(tuple(folder / f"{number}.pickle" for number in numbers))
-        self._infos.append(ClipInfo(video, video, "in_the_wild", float(score), len(numbers), source=listed_in))
-
-    @property
-    def infos(self) -> Sequence[ClipInfo]:
-        return self._infos
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
-    def __getitem__(self, index: int) -> Clip:
-        """Clip ``index`` without frames, layout "facepp106".
-
-        Raises:
-          DataError: a frame file that is not exactly what was published.
-        """
-        if index not in self._decoded:  # decoded once; the whole data set takes about 20 MB
-            self._decoded[index] = np.stack([read_frame(path) for path in self._frames[index]])
-        return Clip(self._infos[index], self._decoded[index].copy(), "facepp106", fps=FPS)
-
-    def problems(self, index: int) -> Iterator[Problem]:
-        """Everything that is wrong with the frame files of clip ``index``."""
-        for path in self._frames[index]:
-            try:
-                read_frame(path)
-            except DataError as error:
-                yield dataclasses.replace(error.problem, clip=self._infos[index].id)
-
-    def official_split(self) -> dict[str, frozenset[str]]:
-        """Subjects of the official "train" and "test" lists.
-
-        Raises:
-          UserError: there is no test list.
-        """
-        if "test" not in self.split.values():
-            raise UserError(
-                "bad_data",
-                f"{self.root / _LISTS['test']}: the official test list is missing or empty; {_AGAIN}, "
-                "or cross-validate on the training list",
-            )
-        return {name: frozenset(i.subject for i in self._infos if self.split[i.id] == name) for name in _LISTS}
-
-
-def read_list(path: Path, problems: Problems | None = None) -> dict[str, tuple[int, int]]:
-    """An official list: video name -> (severity score, line counted from 1), in the order of the file.
+    A frame without a detected face has no file. A clip consists of the frames that exist, in order (the training list
+    has no gaps).
 
     Raises:
-      DataError: a line is not "videoN_final.mp4 SCORE" with a score of 0 to 10, or a video is listed twice; unless
-        ``problems`` collects them, when the line is left out.
+      UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
+      DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames,
+        unless ``problems`` collects.
     """
-    problems = problems or Problems()
+    if not wanted.landmarks:
+        raise UserError("bad_option", "data set youtubepd holds only landmarks, so it cannot be read without them")
+    root = root_folder(root, _HOW_TO_GET)
+    infos: list[ClipInfo] = []
+    frames: dict[str, tuple[Path, ...]] = {}
+    official: dict[str, frozenset[str]] = dict.fromkeys(_LISTS, frozenset())
+    for part, file in _LISTS.items():
+        path = root / file
+        if not path.is_file():
+            if part == "train":
+                problems.add("missing_list", f"{path}: the official training list is missing; {_AGAIN}")
+            continue
+        listed = len(infos)
+        for video, (score, line) in read_list(path, problems).items():
+            place = f"{path}, line {line}"
+            if video in frames:
+                message = f"{place}: {video} is also in {root / _LISTS['train']}; {_AGAIN}"
+                problems.add("duplicate_clip", message, place)
+            elif found := _frame_files(root / "Landmarks" / video, score, place, problems):
+                frames[video] = found
+                infos.append(ClipInfo(video, video, "in_the_wild", float(score), len(found), source=place))
+        official[part] = frozenset(info.subject for info in infos[listed:])
+    decoded: dict[str, np.ndarray] = {}
+
+    def read(info: ClipInfo, problems: Problems) -> Clip | None:
+        if info.id not in decoded:  # decoded once; the whole data set takes about 20 MB
+            points = [_checked_frame(path, info, problems) for path in frames[info.id]]
+            sound = [frame for frame in points if frame is not None]
+            if len(sound) < len(points):
+                return None
+            decoded[info.id] = np.stack(sound)
+        return Clip(info, decoded[info.id].copy(), FACTS.layouts[0], fps=FACTS.fps)
+
+    return Dataset(FileSource(infos, read), FACTS, official if official["test"] else None)
+
+
+def _frame_files(folder: Path, score: int, place: str, problems: Problems) -> tuple[Path, ...]:
+    """The frame files of a video in order; () if there is a problem with its folder or label."""
+    video = folder.name
+    if not folder.is_dir():
+        message = f"{folder}: no such folder, but {place} names {video}; {_AGAIN}"
+        problems.add("missing_frames", message, video)
+        return ()
+    before = len(problems.found)
+    label = folder / "multi_label.txt"
+    if not label.is_file():
+        problems.add("missing_label", f"{label}: the label of {video} is missing; {_AGAIN}", video)
+    elif (text := label.read_text(errors="replace").strip()) != str(score):
+        message = f"{label} says {text[:20]!r}, but {place} says {score}; {_AGAIN}"
+        problems.add("contradicting_label", message, video)
+    numbers = sorted(int(match[1]) for file in folder.iterdir() if (match := _FRAME.fullmatch(file.name)))
+    span = numbers[-1] - numbers[0] + 1 if numbers else 0
+    missing = span - len(numbers)
+    if not numbers:
+        problems.add("missing_frames", f"{folder}: no frames (1.pickle, 2.pickle, ...); {_AGAIN}", video)
+    elif missing > MAX_MISSING * span:
+        message = (
+            f"{folder}: {missing} of the {span} frames from {numbers[0]} to {numbers[-1]} are missing, more than "
+            f"{MAX_MISSING:.0%}; {_AGAIN}"
+        )
+        problems.add("missing_frames", message, video)
+    return () if len(problems.found) > before else tuple(folder / f"{number}.pickle" for number in numbers)
+
+
+def _checked_frame(path: Path, info: ClipInfo, problems: Problems) -> np.ndarray | None:
+    try:
+        return read_frame(path)
+    except DataError as error:
+        problems.add(error.problem.kind, error.problem.message, info.id)
+        return None
+
+
+def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
+    """Reads an official list: video name -> (severity score, line counted from 1), in the order of the file.
+
+    Raises:
+      DataError: a line is not "videoN_final.mp4 SCORE" with a score of 0 to 10, or a video is listed twice. If
+        ``problems`` collects them instead, the line is left out.
+    """
     listed: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         fields = line.split()
@@ -217,11 +189,13 @@ def read_list(path: Path, problems: Problems | None = None) -> dict[str, tuple[i
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """One frame file -> (106, 2) float32 (x, y) in pixels, in the order of ``landmarks.FACEPP_106``.
+    """Reads a frame file: (106, 2) float32 (x, y) in pixels, in the order of ``landmarks.FACEPP_106``.
+
+    Nothing in the file is executed.
 
     Raises:
       DataError: the file is too large, holds anything but dicts, strings and ints, or its landmarks are not the 106
-        published ones of a face, with integer coordinates in the crop. Nothing in the file is executed.
+        published ones, with integer coordinates near the crop.
     """
     points = _load(path)
     if not isinstance(points, dict):
@@ -244,7 +218,7 @@ def read_frame(path: Path) -> np.ndarray:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise _refused("missing_frames", f"{path}: no such file any more")
+        raise _refused("missing_frames", f"{path}: the file is gone")
     size = path.stat().st_size
     if not size:
         raise _refused("empty_file", f"{path}: refused, it is empty (0 bytes)")
@@ -269,7 +243,7 @@ def _is_pixel(value: object) -> bool:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that can build built-in containers only: every name it is asked to look up is refused."""
+    """An unpickler that builds built-in containers only: it refuses to look up any name."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
@@ -279,8 +253,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _load_plain(raw: bytes) -> Any:
-    """Unpickles dicts, strings and ints; anything else raises before it is built."""
+    """Unpickles dicts, strings and ints. Anything else raises before it is built."""
     if not _PLAIN_PICKLE.fullmatch(raw):
-        names = {opcode.name for opcode, _, _ in pickletools.genops(raw)}  # only reads; raises where it makes no sense
+        names = {opcode.name for opcode, _, _ in pickletools.genops(raw)}  # only reads; raises if it makes no sense
         raise pickle.UnpicklingError(f"its instructions are {', '.join(sorted(names))}")
     return _PlainUnpickler(io.BytesIO(raw)).load()
