@@ -11,8 +11,8 @@ import numpy as np
 import openpyxl
 
 from tramp_jax.data import landmarks, tables
-from tramp_jax.data.clips import Clip, ClipInfo, decode_frame, encode_frame
 from tramp_jax.data.clip_folder import write_clip
+from tramp_jax.data.clips import Clip, ClipInfo, decode_frame, encode_frame
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 PFED5_EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")

@@ -22,9 +22,11 @@ from tests.preprocess_inputs import (
 )
 from tramp_jax import cli
 from tramp_jax.cli import preprocess as cli_preprocess
-from tramp_jax.data import landmarks
+from tramp_jax.data import clip_folder, landmarks
 from tramp_jax.data.clips import ClipInfo, decode_frame
-from tramp_jax.data import clip_folder
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import folder
+from tramp_jax.data.source import Wanted
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
@@ -37,6 +39,11 @@ from tramp_jax.preprocess import (
     preprocess_video,
     tracking,
 )
+
+
+def _opened(root):
+    """The clips of a folder as training reads them."""
+    return folder.open(root, folder.Options(), Wanted(), Problems()).source
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +215,10 @@ def test_the_command_makes_clips_reports_bad_videos_and_resumes(tmp_path, portra
     assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == before
 
     # What was written is what training reads.
-    source = folder.Folder(out)
+    source = _opened(out)
     clip = source[0]
     assert (clip.info.subject, clip.info.expression, clip.info.score, clip.fps) == ("anna", "smile", 3, 25)
-    assert not list(source.problems(0))
+    assert not source.check(0)[0]
     assert batch.read_interpolated(made, 12) == [False] * 12
 
     # A run that was killed between the clip and its row: the clip is made again and listed once.
@@ -227,7 +234,7 @@ def test_the_command_takes_a_list(tmp_path, portrait):
     listed.write_text(f"path,subject,expression,score,symmetry,group\n{portrait},anna,smile,2,1.5,patients\n", "utf-8")
     flags = ["--out", str(tmp_path / "clips"), "--fps", "12.5", "--min-frames", "6"]
     assert cli.main(["preprocess", "--list", str(listed), *flags]) == 0
-    (info,) = folder.Folder(tmp_path / "clips").infos
+    (info,) = _opened(tmp_path / "clips").infos
     assert (info.subject, info.score, info.group, info.num_frames) == ("anna", 2, "patients", 6)
     assert dict(info.targets)["symmetry"] == 1.5
 
@@ -352,7 +359,7 @@ def test_ids_have_no_blanks_and_stay_different(tmp_path):
     video = write_images(tmp_path / "anna 1", [square(100, 80, 64)] * 8)
     (job,) = batch.jobs_of([video], "", "smile", 1.0)
     batch.ClipList(tmp_path / "out").add(job, preprocess_video(video, SquareSource(), info=job.info))
-    (info,) = folder.Folder(tmp_path / "out").infos
+    (info,) = _opened(tmp_path / "out").infos
     assert info.id == "anna_1"
     assert clip_folder.read_clip(tmp_path / "out" / "anna_1").info.id == "anna_1"
     assert json.loads((tmp_path / "out" / "anna_1" / "clip.json").read_text("utf-8"))["source"] == str(video)

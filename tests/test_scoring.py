@@ -18,8 +18,8 @@ from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
-from tramp_jax.data.clips import decode_frame
 from tramp_jax.data.clip_folder import write_clip
+from tramp_jax.data.clips import decode_frame
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge

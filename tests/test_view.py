@@ -5,8 +5,8 @@ import pytest
 from tests.preprocess_inputs import SquareSource, square, write_images
 from tramp_jax import cli
 from tramp_jax.data import landmarks
+from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data import clip_folder
 from tramp_jax.preprocess import PreprocessOptions, batch, overlay, preprocess_video
 from tramp_jax.synthetic.faces import SyntheticFaces
 
@@ -68,7 +68,7 @@ def test_a_video_of_all_frames(clip_folder, tmp_path):
 
 def test_clips_of_other_origin_are_shown_too(tmp_path):
     clip = SyntheticFaces(1, 1, expressions=("smile",))[0]
-    clip_folder.write_clip(tmp_path / "synthetic", clip)
+    write_clip(tmp_path / "synthetic", clip)
     assert cli.main(["view", str(tmp_path / "synthetic"), "--out", str(tmp_path / "x.jpg")]) == 0
     bare = Clip(ClipInfo("a", "a", "", 0.0, 3), clip.landmarks[:3], clip.layout)
     sheet = overlay.sheet(bare)

@@ -1,4 +1,4 @@
-"""The data that a model was trained on, recorded in the folder of its run: whoever scores with it may not have the data."""
+"""The data that a model was trained on, recorded in the folder of its run, because scoring may not have the data."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Reads the files of a clip strictly: arrays of landmarks and colours, folders of images. Nothing in a file is executed.
+"""Reads the files of a clip strictly: arrays of points and colours, folders of images. Nothing in a file is executed.
 
 A reader passes a ``Problems``, which decides whether the first problem is raised or all are collected. Frames count
 from 1 in messages.

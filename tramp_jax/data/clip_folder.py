@@ -1,10 +1,10 @@
 """A clip in a folder of its own, as ``tramp-jax preprocess`` writes it.
 
-    CLIP/*.jpg         or .png: face crops of 256×256 in natural order of their names (2.jpg before 10.jpg)
-    CLIP/landmarks.npy (n, P, 2), pixels of the crop
-    CLIP/clip.json     {"layout": "insightface106", "fps": 25.0}; layout is a key of ``landmarks.LAYOUTS``
-    CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else taken from the frames
-    CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
+CLIP/*.jpg         or .png: face crops of 256×256 in natural order of their names (2.jpg before 10.jpg)
+CLIP/landmarks.npy (n, P, 2), pixels of the crop
+CLIP/clip.json     {"layout": "insightface106", "fps": 25.0}; layout is a key of ``landmarks.LAYOUTS``
+CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else taken from the frames
+CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
 """
 
 import dataclasses

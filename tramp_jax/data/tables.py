@@ -48,7 +48,7 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 
 
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
-    """The non-empty rows of a CSV file, or of a workbook's first sheet: from number (counted from 1) to stripped fields.
+    """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) and stripped fields.
 
     The separator of a CSV file is the most frequent in its first line: comma, semicolon or tab. A number in a workbook
     becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last saved value.

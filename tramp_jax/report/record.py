@@ -55,7 +55,7 @@ class Evidence:
 
     clip: Clip
     score: float
-    scale: RatingScale = RatingScale()
+    scale: RatingScale = dataclasses.field(default_factory=RatingScale)
     interval: tuple[float, float] | None = None
     interval_note: str = "the model was not calibrated"
     attribution: Attribution | None = None

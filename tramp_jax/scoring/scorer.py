@@ -11,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax.checkpoint import BEST
-from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.source import RatingScale
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
@@ -332,7 +332,7 @@ class Scorer:
         if data is not None and data.scale is not None:
             return data.scale
         facts = datasets.facts(self.config.data.name)
-        return scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
+        return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _frames_used(self, n: int) -> int:
         """Of a clip of n frames."""

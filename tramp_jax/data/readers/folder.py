@@ -24,7 +24,7 @@ LIST = "clips.csv"
 _REQUIRED = ("path", "subject", "expression", "score")
 _OPTIONAL = ("id", "group", "fps", "split")
 _SPLITS = ("train", "test")
-_HOW_TO_MAKE = f"""A folder of your own clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
+_HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
 and for each path, relative to ROOT, a folder of face crops with landmarks, which `tramp-jax preprocess` makes from
