@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from tramp_jax import training_data
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
