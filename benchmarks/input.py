@@ -148,12 +148,12 @@ def run(
         "packed through grain": lambda: iter(pipeline.training_batches(split, config)),
     }
     size = config.train.batch_size
-    expected: dict[str, tuple[int, ...]] = {}
+    expected: list[tuple[int, ...]] = []
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, start in ways.items():
             way = start()
-            shapes = {key: array.shape for key, array in next(way).items()}
+            shapes = [array.shape for array in jax.tree.leaves(next(way))]
             expected = expected or shapes
             if shapes != expected:
                 raise ValueError(f"{name} makes {shapes}, not {expected}")

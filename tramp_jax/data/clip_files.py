@@ -6,6 +6,7 @@ A fault is a ``DataError`` that names the file and the clip. Nothing in a file i
 import itertools
 import re
 import statistics
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ FRAME_SIZE = 256  # pixels, both sides of a face crop
 _MAX_GAPS = 5  # named in a message
 
 _IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # what such a file begins with
+
+
+# NumPy parses headers with ``ast``, which in some versions of Python fails when several threads are at it.
+_PARSING = threading.Lock()
 
 
 def fault(kind: str, message: str, clip: str) -> DataError:
@@ -48,7 +53,7 @@ def read_array(path: Path, clip: str, what: str, cure: str) -> np.ndarray:
     if not path.is_file():
         raise fault(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _PARSING:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged file raises almost anything
         raise fault(
