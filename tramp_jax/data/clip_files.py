@@ -38,6 +38,12 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
+def load_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file. A damaged file raises almost anything; nothing in it is executed."""
+    with path.open("rb") as file, _PARSING:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def read_array(path: Path, clip: str, what: str, cure: str) -> np.ndarray:
     """A numeric array (frames, points, values) from a plain .npy file, as it is stored.
 
@@ -53,8 +59,7 @@ def read_array(path: Path, clip: str, what: str, cure: str) -> np.ndarray:
     if not path.is_file():
         raise fault(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
     try:
-        with path.open("rb") as file, _PARSING:
-            array = np.lib.format.read_array(file, allow_pickle=False)
+        array = load_npy(path)
     except Exception as error:  # a damaged file raises almost anything
         raise fault(
             "unreadable_array", f"{path}: refused, it is not a plain .npy array of numbers ({error}); {cure}", clip

@@ -337,8 +337,7 @@ def _depth(folder: Path, info: ClipInfo, num_points: int) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            depth = np.lib.format.read_array(file, allow_pickle=False)
+        depth = clip_files.load_npy(path)
     except Exception as error:  # a damaged file raises almost anything
         message = f"{path}: refused, it is not a plain .npy array of numbers ({error}); {_AGAIN}"
         raise clip_files.fault("unreadable_array", message, info.id) from error
