@@ -97,8 +97,8 @@ def contact_sheet(evidence: Evidence) -> str:
         scale = ScalarMappable(norm, _DIVERGING)
         figure.colorbar(scale, ax=panels, label=label, location="bottom", shrink=0.7, pad=0.01, aspect=40)
         words += (
-            " The picture below each shows the run of frames around it: red raised the score by its change since the "
-            "first frame, blue lowered it. Dots are landmarks, squares are patches of the picture."
+            " The tile below each frame stands for the frames around it. Red marks what raised the score by changing "
+            "since the first frame, blue what lowered it. Dots are landmarks, squares are patches of the picture."
         )
     return page.figure(_encode(figure, "jpg"), f"Contact sheet. {words}", words)
 

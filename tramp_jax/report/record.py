@@ -75,7 +75,7 @@ class Evidence:
     interval: tuple[float, float] | None = None
     interval_note: str = "the model was not calibrated"
     attribution: Attribution | None = None
-    attribution_note: str = "it was not asked for"
+    attribution_note: str = "not requested"
     interpolated: Sequence[int] = ()
     warnings: Sequence[str] = ()
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
