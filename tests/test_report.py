@@ -236,7 +236,6 @@ def test_plots_change_with_the_data(clip, attribution):
         (plots.region_courses, plain, moved),
         (plots.region_courses, plain, filled),
         (plots.pixel_values, plain, moved),
-        (plots.pixel_values, plain, filled),
         (plots.attribution_over_time, explained, other),
         (plots.contact_sheet, explained, other),
         (plots.contact_sheet, by_patch, other_patch),
