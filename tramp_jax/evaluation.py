@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from tramp_jax import metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
-from tramp_jax.batches.pipeline import Split, evaluation_batches
-from tramp_jax.data.clips import ClipInfo
+from tramp_jax.batches.pipeline import evaluation_batches
+from tramp_jax.data.clips import ClipInfo, Split
 from tramp_jax.files import write_atomically
 from tramp_jax.models import Inputs, build_model
 

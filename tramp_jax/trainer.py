@@ -19,8 +19,9 @@ from tqdm import tqdm
 from tramp_jax import evaluation, run, sharding, training_log
 from tramp_jax.batches.cache import build_feed
 from tramp_jax.batches.device_cache import Store
-from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
+from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data.clips import Split
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically

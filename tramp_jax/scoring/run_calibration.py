@@ -7,8 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tramp_jax import run, training_data
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import datasets
+from tramp_jax.data.clips import Split
 from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.data.validation import open_sound
 from tramp_jax.errors import UserError
