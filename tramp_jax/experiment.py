@@ -12,9 +12,9 @@ from tqdm import tqdm
 from tramp_jax import config as options
 from tramp_jax import evaluation, run, sharding, trainer, training_data
 from tramp_jax.batches import cache
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
+from tramp_jax.data.clips import Split
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tramp_jax import run
-from tramp_jax.batches.pipeline import Split
+from tramp_jax.data.clips import Split
 from tramp_jax.data.datasets import TRAIN
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically

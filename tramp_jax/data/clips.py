@@ -74,6 +74,24 @@ class ClipSource(Protocol):
     def __getitem__(self, index: int) -> Clip: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The clips of a source that belong to one part of the data, by their ``indices``."""
+
+    source: ClipSource
+    indices: Sequence[int]
+
+    @property
+    def infos(self) -> list[ClipInfo]:
+        return [self.source.infos[i] for i in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.source[self.indices[index]]
+
+
 def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:
     """(H, W, 3) uint8 RGB -> JPEG bytes."""
     ok, buffer = cv2.imencode(".jpg", cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])

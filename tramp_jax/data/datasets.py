@@ -7,9 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import packed_clips, splits
-from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
+from tramp_jax.data.clips import Clip, ClipInfo, ClipSource, Split
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.readers.dfew import DFEW
 from tramp_jax.data.readers.folder import Folder

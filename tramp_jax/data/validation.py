@@ -16,10 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.data import landmark_checks
 from tramp_jax.data.clip_checks import clip_problems, few_frames, place_of
-from tramp_jax.data.clips import Clip, ClipInfo, ClipSource
+from tramp_jax.data.clips import Clip, ClipInfo, ClipSource, Split
 from tramp_jax.data.datasets import Dataset, Wanted, open_dataset
 from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
 from tramp_jax.errors import UserError

@@ -117,7 +117,7 @@ def provenance(
 
 
 def frames_used(config: ConfigDict, n: int) -> str:
-    """Which of a clip's n frames the model reads, in words."""
+    """The frames of a clip of n frames that the model reads, in words."""
     words = view.describe(config, n)
     parts = []
     if reads_trajectories(config.model):
