@@ -34,13 +34,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import timing
+from tramp_jax import config as defaults
 from tramp_jax import sharding, trainer, training_log
-from tramp_jax.batches import augment, cache, device_cache, pipeline, trajectories, view
+from tramp_jax.batches import augment, cache, device_cache, pipeline, trajectories
 from tramp_jax.batches.draws import Draw
+from tramp_jax.batches.view import View, index_t
 from tramp_jax.data import clips, datasets, landmarks, packing
 from tramp_jax.models import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
+_CACHES = defaults.OPTIONS["train"]["cache"].known
 _SUBJECTS_PER_TEST = 4
 
 
@@ -83,12 +86,12 @@ def recipe(base: ConfigDict, root: pathlib.Path, threads: int) -> ConfigDict:
     return config
 
 
-def training_split(config: ConfigDict) -> pipeline.Split:
+def training_split(config: ConfigDict) -> Split:
     """The training clips of ``config``."""
     return datasets.split(datasets.open_dataset(config), config, None)[datasets.TRAIN]
 
 
-def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split) -> Iterator[pipeline.Batch]:
+def pillow_batches(root: pathlib.Path, config: ConfigDict, split: Split) -> Iterator[pipeline.Batch]:
     """Training batches as a plain script makes them: it opens the files of a clip one by one, in one thread."""
     rng, shown = np.random.default_rng(0), itertools.count()
     order = itertools.chain.from_iterable(rng.permutation(len(split)) for _ in itertools.count())
@@ -100,19 +103,18 @@ def pillow_batches(root: pathlib.Path, config: ConfigDict, split: pipeline.Split
             info, draw = infos[index], Draw(config.seed, next(shown))
             video = info.id.rsplit("_", 1)[0]
             files = sorted((root / info.subject / video).iterdir())
-            chosen = view.frame_sources(len(files), rgb.num_frames, draw)
+            view = View.of(config, len(files), draw)
             images = [
-                np.asarray(Image.open(files[i]).convert("RGB").resize(size, Image.Resampling.BOX)) for i in chosen
+                np.asarray(Image.open(files[i]).convert("RGB").resize(size, Image.Resampling.BOX)) for i in view.frames
             ]
             name = f"{info.subject}/{video}-{info.subject}.npy"
             points, colours = np.load(root / "detect_73_crop" / name), np.load(root / "RGB_1x1_fromLK" / name)
             colours = colours[:, landmarks.LAYOUTS["insightface71"].slots]
             clip = clips.Clip(info, points, "insightface73", colours)
-            taken = view.trajectory_numbers(info.num_frames, length, "random", draw)
             inputs = Inputs(
                 frames=np.stack(images),
-                trajectories=trajectories.trajectory(clip, "xyrgb")[taken],
-                index_t=view.index_t(taken, length),
+                trajectories=trajectories.trajectory(clip, "xyrgb")[view.numbers],
+                index_t=index_t(view.numbers, length),
             )
             samples.append(pipeline.Batch(inputs, np.float32(info.score)))
         yield pipeline.stacked(samples)
@@ -148,12 +150,12 @@ def run(
         "packed through grain": lambda: iter(pipeline.training_batches(split, config)),
     }
     size = config.train.batch_size
-    expected: dict[str, tuple[int, ...]] = {}
+    expected: list[tuple[int, ...]] = []
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, start in ways.items():
             way = start()
-            shapes = {key: array.shape for key, array in next(way).items()}
+            shapes = [array.shape for array in jax.tree.leaves(next(way))]
             expected = expected or shapes
             if shapes != expected:
                 raise ValueError(f"{name} makes {shapes}, not {expected}")
@@ -174,7 +176,7 @@ def run(
     return [*lines, "", *memory(split, config)]
 
 
-def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
+def memory(split: Split, config: ConfigDict) -> list[str]:
     """Measures the memory over two epochs of the packed data; returns the lines of the report."""
     passes = config.train.passes_per_epoch
     epoch = max(4, passes * len(split) // config.train.batch_size)
@@ -197,7 +199,7 @@ def memory(split: pipeline.Split, config: ConfigDict) -> list[str]:
 def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
     """Measures reading with each value of ``train.cache``; returns the lines of the report."""
     feeds: dict[str, tuple[ConfigDict, cache.Feed, float]] = {}
-    for kind in cache.CACHES:
+    for kind in _CACHES:
         config = recipe(base, packed, threads)
         config.train.cache = kind
         splits = datasets.split(datasets.open_dataset(config), config, None)
@@ -265,7 +267,7 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
         # The trainings share their compiled programs.
         if not jax.config.jax_compilation_cache_dir:
             jax.config.update("jax_compilation_cache_dir", f"{temporary}/compiled")
-        for kind in cache.CACHES:
+        for kind in _CACHES:
             config = recipe(base, packed, threads)
             config.train.update(cache=kind, epochs=2)
             workdir = pathlib.Path(temporary) / kind

@@ -1,4 +1,4 @@
-"""For test_devices, in a process of 8 devices: a training step of both streams on some of them, and a checkpoint."""
+"""Runs a training step of both streams and a checkpoint on 1 to 8 devices, for test_devices, in its own process."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from tramp_jax.models import init_variables
 
 
 def first_batch(config):
-    """The first batch of a training."""
+    """The first training batch."""
     splits = datasets.split(datasets.open_dataset(config), config, None)
     batches = iter(pipeline.training_batches(splits["train"], config))
     batch = next(batches)
@@ -28,7 +28,7 @@ def first_batch(config):
 
 def main(folder: pathlib.Path) -> None:
     config = tiny.get_config().unlock()
-    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has the batch statistics
+    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has batch statistics
     config.optimizer.update(name="sgd", learning_rate=0.1)
     batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
@@ -47,7 +47,7 @@ def main(folder: pathlib.Path) -> None:
         new = jax.tree.map(np.asarray, state.variables["params"])
         first = first or new
         found["devices"][count] = {"loss": loss, "moved": _apart(new, params), "away": _apart(new, first)}
-    with Checkpoints(folder / "run", writing=True) as checkpoints:  # of 8 devices
+    with Checkpoints(folder / "run", writing=True) as checkpoints:  # on 8 devices
         checkpoints.save_last(1, state.variables, state.opt_state, {})
         found["restored"] = {}
         for count, mesh in meshes.items():
@@ -56,7 +56,7 @@ def main(folder: pathlib.Path) -> None:
             there = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
             found["restored"][count] = jax.tree.all(same) and there == {count}
 
-    # Without anything that a part of a batch does otherwise than the whole: no batch statistics and no dropout.
+    # Parts of a batch add up to the whole without batch statistics and dropout.
     config.model.streams = "trajectory"
     config.model.trajectory.update(attention_dropout=0.0, drop_path=0.0)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""The same step on one device and on several, whole and in parts, and checkpoints that change their devices."""
+"""The training step on one device and on several, at once and in parts; checkpoints restored on other devices."""
 
 import json
 
@@ -13,7 +13,7 @@ SCRIPT = ROOT / "tests" / "device_script.py"
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, program):
-    """What ``device_script`` measured: by number of devices, and by number of parts on two devices."""
+    """The results of ``device_script``."""
     folder = tmp_path_factory.mktemp("devices")
     result = program(SCRIPT, folder, devices=8)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Random choices: the published generator, the same on host and device, every choice as likely."""
+"""Random choices: the published generator, the same on host and device, all choices equally likely."""
 
 import collections
 import itertools
@@ -14,13 +14,13 @@ from tramp_jax.batches.draws import Draw
 
 @pytest.mark.parametrize(
     ("key", "counter", "words"),
-    [  # known answers for 20 rounds, published with the generator
+    [  # published answers for 20 rounds
         ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
         ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
         ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
     ],
 )
-def test_the_generator_gives_its_known_answers(key, counter, words):
+def test_the_generator_gives_the_published_answers(key, counter, words):
     for xp in (np, jnp):
         pairs = [tuple(xp.array([word], xp.uint32) for word in pair) for pair in (key, counter)]
         assert tuple(int(x[0]) for x in draws.threefry(*pairs)) == words
@@ -42,7 +42,7 @@ def test_host_and_device_choose_alike():
         np.testing.assert_array_equal(draw.run(draws.TRAJECTORY, count, 64), run)
 
 
-def test_every_choice_is_as_likely():
+def test_all_choices_are_equally_likely():
     draw = Draw(3, jnp.arange(6000, dtype=jnp.uint32))
     subsets = collections.Counter(map(tuple, np.asarray(draw.subset(draws.FRAMES, jnp.full(6000, 5), 3, 8)).tolist()))
     assert set(subsets) == set(itertools.combinations(range(5), 3))

@@ -1,4 +1,4 @@
-"""The ONNX graph against the model it was built from, the command, and scoring with it."""
+"""ONNX graphs compute the same as their models; the export command; scoring with ONNX Runtime."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import pytest
 from tests import tiny
 from tests.raises import user_error
 from tramp_jax import Scorer, cli
+from tramp_jax.batches import view
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
@@ -25,15 +26,15 @@ onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
 from tramp_jax.export.onnx_graph import build  # noqa: E402
-from tramp_jax.scoring import onnx_judge as export_session  # noqa: E402
+from tramp_jax.scoring import onnx_judge  # noqa: E402
 from tramp_jax.scoring.onnx_judge import OnnxJudge, open_session  # noqa: E402
 
-# These programs are built once and run once, on small inputs: most of the time would go into optimising them.
+# These programs run once on small inputs, so optimising them would take most of the time.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def drawn_variables(config):
-    """Variables of a model, none of them as they are initialised: all biases, scales and statistics matter."""
+    """Variables of a model without its initial zeros and ones, so that all biases, scales and statistics matter."""
     rng = np.random.default_rng(0)
 
     def draw(path, x):
@@ -52,16 +53,16 @@ def source():
 
 
 def quick(config):
-    """The smallest trajectory stream: one stage, so that JAX compiles it sooner."""
+    """The smallest trajectory stream: one stage, which compiles faster."""
     config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
     config.model.update(fusion={"width": 32, "depth": 1})
     return config
 
 
 def with_tokens(graph):
-    """The graph with one more output: the tokens that a trajectory's feature is the mean of, (T · V, C).
+    """The graph with one more output: the tokens (T · V, C) whose mean is the trajectory's feature.
 
-    A score, made of means over thousands of tokens, hardly shows a mistake in one place.
+    A mistake in one place hardly shows in the score, which is computed from means over thousands of tokens.
     """
     pooling = next(node for node in graph.graph.node if node.op_type == "ReduceMean")
     tokens = onnx.helper.make_tensor_value_info(pooling.input[0], onnx.TensorProto.FLOAT, ["tokens", "channels"])
@@ -70,13 +71,13 @@ def with_tokens(graph):
 
 
 def sampled(config, clip):
-    """A clip as the graph takes it."""
+    """The inputs of the graph for a clip."""
     inputs = dataclasses.asdict(Sampler(config).test(clip).inputs)
     return {name: x[None] for name, x in inputs.items() if x is not None}
 
 
 def by_model(config, variables, sample):
-    """The score and the intermediates of JAX."""
+    """Scores and intermediates in JAX."""
 
     def scores(sample):
         inputs = for_evaluation(Inputs(**sample), config.model.rgb.image_size)
@@ -86,7 +87,7 @@ def by_model(config, variables, sample):
 
 
 def by_graph(graph, sample):
-    """All outputs of a graph in ONNX Runtime, in order."""
+    """The outputs of a graph in ONNX Runtime, in order."""
     onnx.checker.check_model(graph, full_check=True)
     session = open_session(graph.SerializeToString(), threads=1)
     assert {entry.name for entry in session.get_inputs()} == set(sample)
@@ -94,7 +95,7 @@ def by_graph(graph, sample):
 
 
 def error(expected, found):
-    """The largest difference, in units of the largest value or of 1."""
+    """The largest difference, relative to the largest value or to 1."""
     assert found.shape == expected.shape
     return np.abs(found - expected).max() / max(1, np.abs(expected).max())
 
@@ -127,7 +128,7 @@ def changed(**groups):
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),
     ],
 )
-def test_the_graph_computes_what_the_model_does(config, source):
+def test_the_graph_computes_the_same_as_the_model(config, source):
     variables = drawn_variables(config)
     clip = source[0]
     clip = dataclasses.replace(clip, landmarks=clip.landmarks[:9], pixels=clip.pixels[:9], frames=clip.frames[:9])
@@ -148,7 +149,7 @@ def test_the_graph_computes_what_the_model_does(config, source):
     assert not others
 
 
-def test_the_comparison_would_show_a_wrong_bias(source):
+def test_the_comparison_detects_a_wrong_bias(source):
     configs = [changed(model={"streams": "trajectory", "trajectory": {"bias_order": x}}) for x in ("tiled", "time")]
     variables, sample = drawn_variables(configs[0]), sampled(configs[0], source[0])
     tiled, time = (by_graph(with_tokens(build(config, variables)), sample)[-1] for config in configs)
@@ -170,13 +171,13 @@ def test_one_graph_takes_clips_of_any_length(source):
 
 def test_a_classifier_is_refused():
     config = changed(model={"head": {"num_classes": 3}})
-    with pytest.raises(ValueError, match="classifies"):
+    with user_error("classifier", "model.head.num_classes", 3):
         build(config, {})
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run as train.py leaves it; nothing was trained."""
+    """The folder of a run, with an untrained model."""
     folder, config = tmp_path_factory.mktemp("run"), quick(tiny.get_config().unlock())
     config.model.trajectory.update(attention_dropout=0.5, drop_path=0.2)
     (folder / "config.json").write_text(config.to_json())
@@ -185,8 +186,8 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("padding", ["loop", "zero"])
-def test_the_runtimes_give_the_same_scores_and_draws(run, source, padding):
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_both_runtimes_give_the_same_scores_and_draws(run, source, padding):
     member = load_member(run)
     config = member.config.copy_and_resolve_references().unlock()
     config.data.padding = padding
@@ -203,7 +204,7 @@ def test_the_runtimes_give_the_same_scores_and_draws(run, source, padding):
     assert drawn.shape == (0,)
 
 
-def test_a_model_without_frames_has_draws(run, source):
+def test_windows_of_a_model_without_frames_are_scored(run, source):
     config = load_member(run).config.copy_and_resolve_references().unlock()
     config.model.streams = "trajectory"
     member = dataclasses.replace(load_member(run), config=config, variables=drawn_variables(config))
@@ -226,7 +227,7 @@ def test_the_runtime_is_chosen(run, monkeypatch):
     assert isinstance(make_judge(member, 0), JaxJudge)
     monkeypatch.undo()
     found = types.SimpleNamespace(find_spec=lambda name: None)
-    monkeypatch.setattr(export_session.importlib, "util", found)
+    monkeypatch.setattr(onnx_judge.importlib, "util", found)
     assert isinstance(make_judge(member, 0), JaxJudge)
     with user_error("missing_package", "onnx", "onnxruntime"):
         make_judge(member, 0, "onnx")
@@ -246,10 +247,10 @@ def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, 
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
     session = open_session(out)
-    told = session.get_modelmeta().custom_metadata_map
-    assert told["model"] == member.id
-    assert told["step"] == "7"
-    assert json.loads(told["config"]) == json.loads(member.config.to_json())
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored["model"] == member.id
+    assert stored["step"] == "7"
+    assert json.loads(stored["config"]) == json.loads(member.config.to_json())
     score = session.run(["score"], sampled(member.config, source[0]))[0]
     assert score[0] == pytest.approx(OnnxJudge(member, 0).many([source[0]])[0][0], rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Batches: what they hold, that they repeat, and what the device does to them."""
+"""Batches: contents, reproducibility, and augmentation on the device."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def _same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def test_a_batch_is_what_the_model_takes(config, split):
+def test_a_batch_has_the_shapes_that_the_model_takes(config, split):
     (batch,) = _take(config, split, 1)
     assert batch.inputs.frames.shape == (8, 16, 37, 37, 3)  # 32 · 256 / 224
     assert batch.inputs.frames.dtype == np.uint8
@@ -52,7 +52,7 @@ def test_an_unread_stream_is_not_read(config, split):
     assert _take(config, split, 1)[0].inputs.trajectories is None
 
 
-def test_still_clips_are_their_first_frame_alone(config, split):
+def test_still_clips_show_only_their_first_frame(config, split):
     config.data.still = True
     config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
     (batch,) = _take(config, split, 1)
@@ -74,7 +74,7 @@ def test_the_released_centring_reaches_the_batch(config, split):
     np.testing.assert_array_equal(sample["first_frame"][..., 2:], sample["nose"][..., 2:])
 
 
-def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
+def test_batches_depend_on_the_seed_and_not_on_the_number_of_threads(config, split):
     config.train.reader_threads = 1
     one = _take(config, split, 4)
     config.train.reader_threads = 4
@@ -84,7 +84,7 @@ def test_batches_repeat_by_seed_whatever_the_number_of_threads(config, split):
     assert not any(map(_same, one, _take(config, split, 4)))
 
 
-def test_every_pass_shows_every_clip_in_a_new_order_with_new_draws(config, split):
+def test_every_pass_has_a_new_order_and_new_draws(config, split):
     config.train.batch_size = len(split)
     first, second = _take(config, split, 2)
     assert sorted(first.target) == sorted(second.target) == sorted(info.score for info in split.infos)
@@ -114,7 +114,7 @@ def test_evaluation_shows_every_clip_once_and_masks_the_padding(config, split):
     assert all(map(_same, batches, again))
 
 
-def test_clips_without_frames_cannot_feed_the_frame_stream(config, split):
+def test_a_clip_without_frames_is_refused_if_the_model_reads_them(config, split):
     clip = split[0]
     bare = type(clip)(clip.info, clip.landmarks, clip.layout)
     config.model.streams = "rgb"
@@ -122,7 +122,7 @@ def test_clips_without_frames_cannot_feed_the_frame_stream(config, split):
         pipeline.Sampler(config).test(bare)
 
 
-def test_splits_are_over_subjects_and_leave_nobody_out(config, dataset):
+def test_splits_share_no_subject_and_leave_nobody_out(config, dataset):
     parts = datasets.split(dataset, config, None)
     subjects = [{info.subject for info in part.infos} for part in parts.values()]
     assert not any(a & b for a, b in itertools.combinations(subjects, 2))
@@ -159,7 +159,7 @@ def batch():
     )
 
 
-def test_training_crops_are_windows_of_the_frames_normalised(config, batch):
+def test_training_crops_are_normalised_windows_of_the_frames(config, batch):
     config.augment.update(crop=True, flip=0.0, reverse_time=0.0)
     out = augment.for_training(batch, config.augment, 35, jax.random.key(0))
     normal = np.asarray(augment.normalise(batch.frames))
@@ -171,13 +171,13 @@ def test_training_crops_are_windows_of_the_frames_normalised(config, batch):
             for x in range(6)
             if np.allclose(out.frames[i], normal[i, :, y : y + 35, x : x + 35], atol=1e-5)
         ]
-        assert len(found) == 1, "not a window of the frame, the same in all frames"
+        assert len(found) == 1, "not one window in all frames"
         corners.add(found[0])
     assert len(corners) > 20
     np.testing.assert_array_equal(out.trajectories, batch.trajectories)
 
 
-def test_flips_and_reversals_each_take_half_of_the_clips(config, batch):
+def test_half_of_the_clips_are_flipped_and_half_reversed(config, batch):
     config.augment.update(crop=False, flip=0.5, reverse_time=0.5)
     out = augment.for_training(batch, config.augment, 40, jax.random.key(0))
     plain = np.asarray(augment.normalise(batch.frames))
@@ -187,7 +187,7 @@ def test_flips_and_reversals_each_take_half_of_the_clips(config, batch):
     assert all(a != b for a, b in zip(flipped, kept, strict=True))
     assert 16 < sum(flipped) < 48
     assert 16 < sum(reversed_) < 48
-    assert flipped != reversed_  # the streams are augmented each on its own
+    assert flipped != reversed_  # independent draws
 
 
 def test_evaluation_resizes_the_whole_frame(batch):
@@ -197,6 +197,6 @@ def test_evaluation_resizes_the_whole_frame(batch):
     np.testing.assert_allclose(out.frames.mean((2, 3)), whole, atol=0.05)
 
 
-def test_frames_shipped_to_the_device_keep_the_published_proportion():
+def test_stored_frames_keep_the_published_proportion():
     assert augment.stored_size(224) == 256
     assert augment.stored_size(112) == 128

@@ -1,4 +1,4 @@
-"""Integrated gradients: they add up, they are nothing where nothing moves, and they find what moves."""
+"""Integrated gradients: they add up, they are zero without motion, and they find what moves."""
 
 import copy
 import dataclasses
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.raises import user_error
 from tramp_jax import evaluation, models, sharding, trainer
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets, landmarks
@@ -17,12 +18,12 @@ from tramp_jax.report.attribution import NODES, Explainer, patch_regions
 from tramp_jax.report.motion import inter_ocular
 from tramp_jax.synthetic.faces import SyntheticFaces
 
-TIMES = 16  # frames of the clips here, as many as the tiny model reads
+TIMES = 16  # frames of a clip, as many as the tiny model reads
 
 
 @pytest.fixture(scope="module")
 def explainer():
-    """Of the tiny model with both streams; compiled once."""
+    """Explains the tiny model with both streams; compiled once."""
     return Explainer(tiny.get_config())
 
 
@@ -32,7 +33,7 @@ def source():
 
 
 def thinned(source: SyntheticFaces, index: int) -> Clip:
-    """Clip ``index`` at ``TIMES`` moments, as uncompressed frames; only those are painted."""
+    """Clip ``index`` at ``TIMES`` moments, as uncompressed frames. Only these are painted."""
     _, points = source.scene(index)
     taken = np.linspace(0, len(points) - 1, TIMES).astype(int)
     painter = source.painter(index)
@@ -46,7 +47,7 @@ def as_clip(source: SyntheticFaces, index: int, points: np.ndarray, frames: np.n
 
 
 def moving_in(source: SyntheticFaces, index: int, region: str) -> Clip:
-    """Clip ``index`` in which one region alone moves: the rest of landmarks and picture stays as in the first frame."""
+    """Clip ``index`` in which only one region moves; everything else stays as in the first frame."""
     whole = thinned(source, index)
     group = landmarks.GROUPS.index(region)
     slots = landmarks.LAYOUTS["insightface106"].slots[group * 9 : group * 9 + 9]
@@ -83,7 +84,7 @@ def check_complete(found, tolerance: float) -> None:
 
 
 def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_variables):
-    """And the scores are those of the evaluation."""
+    """The scores are also those of the evaluation."""
     config = tiny.get_config()
     mesh = sharding.data_mesh()
     predictor = evaluation.build_predictor(config, mesh)
@@ -101,8 +102,8 @@ def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_var
     np.testing.assert_array_equal(baseline.index_t, sample.index_t)
 
 
-def test_stronger_weights_are_explained_as_well(explainer, source, tiny_variables):
-    """A score that reacts more to the motion: all weights of the head three times larger."""
+def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_variables):
+    """With all weights of the head three times larger, motion changes the score more."""
     strong = jax.tree.map(lambda x: x, tiny_variables)
     strong["params"]["head"] = jax.tree.map(lambda x: 3.0 * x, strong["params"]["head"])
     found = explainer(strong, thinned(source, 2))
@@ -112,7 +113,7 @@ def test_stronger_weights_are_explained_as_well(explainer, source, tiny_variable
 
 @pytest.mark.slow
 def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
-    """On whole clips of people whom it has not seen."""
+    """On whole clips of people that it was not trained on."""
     config = tiny.get_config().unlock()
     config.train.update(epochs=6)
     splits = datasets.split(datasets.open_dataset(config), config, None)
@@ -128,7 +129,7 @@ def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
     assert max(differences) > 0.05  # there is something to explain
 
 
-def test_a_small_budget_is_told(explainer, source, tiny_variables):
+def test_a_small_budget_is_reported(explainer, source, tiny_variables):
     cheap = one_panel(explainer)
     cheap.tolerance = 1e-9
     found = cheap(tiny_variables, thinned(source, 0))
@@ -156,8 +157,8 @@ def test_a_still_clip_has_no_attribution_at_all(explainer, source, tiny_variable
 
 
 @pytest.mark.parametrize("moment", [1, 9, TIMES - 1])
-def test_a_moment_that_differs_alone_gets_everything(explainer, source, tiny_variables, moment):
-    """Also where the clip is repeated four times to fill the trajectory."""
+def test_the_only_moment_that_differs_gets_everything(explainer, source, tiny_variables, moment):
+    """Although the clip is repeated four times to fill the trajectory."""
     clip = thinned(source, 1)
     points, frames = (np.repeat(x[:1], TIMES, axis=0) for x in (clip.landmarks, clip.frames))
     points[moment], frames[moment] = clip.landmarks[-1], clip.frames[-1]
@@ -167,8 +168,8 @@ def test_a_moment_that_differs_alone_gets_everything(explainer, source, tiny_var
     assert found.read.all()
 
 
-def test_the_region_that_moves_alone_has_the_largest_attribution(explainer, source, tiny_variables):
-    """In 30 clips, each of which moves one group of landmarks; a lip is part of the mouth."""
+def test_the_only_region_that_moves_has_the_largest_attribution(explainer, source, tiny_variables):
+    """In 30 clips, each moving one group of landmarks. Lips belong to the mouth."""
     cheap, hits = one_panel(explainer), 0
     for index in range(30):
         group = index % 7
@@ -193,7 +194,7 @@ def test_patches_belong_to_the_nearest_region(source):
     assert 0.2 < np.mean(regions == 6) < 0.9
 
 
-def test_padding_by_zeros_is_no_motion(source, config):
+def test_padding_by_zeros_is_not_motion(source, config):
     config.data.padding = "zero"
     sample, baseline = Explainer(config).ends(thinned(source, 4))
     np.testing.assert_array_equal(sample.trajectories[TIMES:], 0)
@@ -202,9 +203,7 @@ def test_padding_by_zeros_is_no_motion(source, config):
     assert sample.trajectories[5].any()
 
 
-def test_what_cannot_be_explained_is_refused(config):
-    with pytest.raises(ValueError, match="max_evaluations"):
-        Explainer(config, max_evaluations=2)
+def test_a_classifier_is_refused(config):
     config.model.head.num_classes = 7
-    with pytest.raises(ValueError, match="num_classes is 7"):
+    with user_error("classifier", "model.head.num_classes", 7):
         Explainer(config)

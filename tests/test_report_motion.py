@@ -1,10 +1,11 @@
-"""The motion table against motions that are known."""
+"""The motion table against known motions."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from tests.raises import user_error
 from tramp_jax.data import landmarks
 from tramp_jax.report import motion
 from tramp_jax.synthetic.faces import SyntheticFaces
@@ -21,7 +22,7 @@ def face():
 
 
 def moving(face: np.ndarray, region: str, course: np.ndarray, direction=(0.0, 1.0)) -> np.ndarray:
-    """(n, 63, 2): the points of one region follow ``course`` (n,), in inter-ocular distances, the others stay."""
+    """(n, 63, 2): the points of one region follow ``course`` (n,), in inter-ocular distances; the rest stay still."""
     points = np.repeat(face[None], len(course), axis=0)
     unit = motion.inter_ocular(points)
     points[:, GROUP[region]] += unit * course[:, None, None] * np.array(direction)
@@ -37,7 +38,7 @@ def sides(table: motion.MotionTable, pair: str) -> motion.SideMotion:
 
 
 def ramp(n: int, fps: float, start: float, rise: float, hold: float, amplitude: float) -> np.ndarray:
-    """(n,): 0 until ``start``, straight up in ``rise`` seconds, held, down again as fast."""
+    """(n,): 0 until ``start``, linearly up within ``rise`` seconds, held, and down again as fast."""
     knots = np.cumsum([start, rise, hold, rise])
     return amplitude * np.interp(np.arange(n) / fps, knots, [0, 1, 1, 0])
 
@@ -47,7 +48,7 @@ def ramp(n: int, fps: float, start: float, rise: float, hold: float, amplitude: 
 def test_sine_of_known_amplitude_and_frequency(face, fps, direction):
     times = np.arange(int(4 * fps)) / fps
     amplitude, hertz = 0.1, 1.5
-    # It begins at rest, as a face does: a crest follows from time 0 on.
+    # Like a face, it starts at rest.
     course = amplitude * (1 - np.cos(2 * np.pi * hertz * times))
     table = motion.motion_table(moving(face, "lower_lip", course, direction), fps)
     lip = row(table, "lower_lip")
@@ -98,7 +99,7 @@ def test_asymmetry_of_the_mouth_is_found_within_the_lips(face):
     assert sides(table, "eyes").asymmetry is None
 
 
-def test_units_are_of_the_face_and_of_time(face):
+def test_units_follow_the_face_and_the_frame_rate(face):
     course = ramp(80, 25, 0.5, 0.5, 1.0, 0.1)
     points = moving(face, "left_brow", course)
     table, larger = motion.motion_table(points, 25), motion.motion_table(3 * points, 25)
@@ -111,8 +112,8 @@ def test_units_are_of_the_face_and_of_time(face):
     assert table.inter_ocular == pytest.approx(np.linalg.norm(face[corners[0]] - face[corners[1]]))
 
 
-def test_jitter_alone_gives_no_timing(face):
-    """The reason for the threshold on what counts as clear of the jitter."""
+def test_jitter_without_movement_gives_no_timing(face):
+    """Justifies the threshold for "clear of the jitter"."""
     for seed in range(25):
         rng = np.random.default_rng(seed)
         n = int(rng.integers(5, 120))
@@ -122,7 +123,7 @@ def test_jitter_alone_gives_no_timing(face):
         assert all(side.asymmetry is None for side in table.sides), seed
 
 
-def test_jitter_hardly_changes_what_is_measured(face):
+def test_jitter_hardly_changes_the_measurements(face):
     course = ramp(80, 25, 0.6, 0.5, 1.0, 0.15)
     points = moving(face, "upper_lip", course)
     clean = row(motion.motion_table(points, 25), "upper_lip")
@@ -136,19 +137,17 @@ def test_jitter_hardly_changes_what_is_measured(face):
         assert noisy.hold_ms == pytest.approx(clean.hold_ms, rel=0.15)
 
 
-def test_shortest_clips_are_measured_and_shorter_ones_refused(face):
+def test_five_frames_suffice_and_unusable_points_are_refused(face):
     points = np.repeat(face[None], 5, axis=0)
     for n, fps in ((5, 25.0), (6, 50.0), (7, 10.0)):
         table = motion.motion_table(np.repeat(face[None], n, axis=0), fps)
         assert table.window == 5
         assert all(region.range == pytest.approx(0, abs=1e-9) for region in table.regions)
-    with pytest.raises(ValueError, match="at least 5 frames"):
-        motion.motion_table(points[:4], 25)
-    with pytest.raises(ValueError, match="at least 5 frames"):
-        motion.motion_table(points[:, :60], 25)
-    with pytest.raises(ValueError, match="frame rate"):
-        motion.motion_table(points, 0)
-    with pytest.raises(ValueError, match="finite"):
-        motion.motion_table(points * np.nan, 25)
-    with pytest.raises(ValueError, match="one place"):
-        motion.motion_table(np.zeros((9, 63, 2)), 25)
+    for unusable, fps, fact in (
+        (points[:4], 25, 4),
+        (points, 0, 0),
+        (points * np.nan, 25, ""),
+        (points * 0, 25, "eyes"),
+    ):
+        with user_error("bad_data", fact):
+            motion.motion_table(unusable, fps)

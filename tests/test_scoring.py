@@ -1,4 +1,4 @@
-"""From a clip or a video to a score: windows, calibration, the Scorer, and the two commands."""
+"""From a clip or a video to a score: windows, calibration, ``Scorer``, and the commands score and calibrate."""
 
 import csv
 import dataclasses
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.raises import user_error
 from tramp_jax import Scorer, cli, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.batches import view
@@ -29,7 +30,7 @@ from tramp_jax.scoring.windows import sample_and_windows
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_variables):
-    """Two runs as train.py leaves them, of models that differ; nothing was trained."""
+    """The folders of two runs, with different untrained models."""
     folders = []
     for number in range(2):
         folder = tmp_path_factory.mktemp("runs") / f"run{number}"
@@ -61,7 +62,7 @@ def calibrated(runs):
     return runs[0]
 
 
-def test_windows_show_most_of_the_clip_and_no_other_frames(config, source):
+def test_windows_show_most_of_the_clip_and_only_its_frames(config, source):
     clip = source[0]
     sample, windows = sample_and_windows(clip, config, 30, np.random.default_rng(0))
     assert windows.frame_index.shape == (30, config.model.rgb.num_frames)
@@ -75,9 +76,9 @@ def test_windows_show_most_of_the_clip_and_no_other_frames(config, source):
 
 
 @pytest.mark.parametrize("padding", view.PADDINGS)
-def test_windows_are_padded_as_the_run_pads_its_clips(config, source, padding):
+def test_windows_are_padded_like_clips(config, source, padding):
     config.data.padding = padding
-    config.model.trajectory.length = 128  # clips have 45 to 80 frames, and so do their windows
+    config.model.trajectory.length = 128  # clips, and so their windows, have at most 80 frames
     config.model.rgb.num_frames = 64
     clip = source[0]
     _, windows = sample_and_windows(clip, config, 3, np.random.default_rng(0))
@@ -92,7 +93,7 @@ def test_windows_are_padded_as_the_run_pads_its_clips(config, source, padding):
             assert np.all(frames >= 0)
 
 
-def test_every_window_of_a_clip_held_still_is_its_first_frame(config, source):
+def test_windows_of_a_still_clip_show_its_first_frame(config, source):
     config.data.still = True
     sample, windows = sample_and_windows(source[0], config, 3, np.random.default_rng(0))
     assert len(sample.frames) == 1
@@ -101,7 +102,7 @@ def test_every_window_of_a_clip_held_still_is_its_first_frame(config, source):
     np.testing.assert_array_equal(windows.trajectories, np.broadcast_to(sample.trajectories[:1], (3, 64, 63, 5)))
 
 
-def test_a_clip_is_scored_the_same_every_time_and_its_draws_differ(runs, source):
+def test_a_clip_has_the_same_score_every_time_and_its_draws_differ(runs, source):
     judge = JaxJudge(load_member(runs[0]), draws=4)
     ((score, drawn),) = judge.many([source[0]])
     ((again, drawn_again),) = judge.many([source[0]])
@@ -112,7 +113,7 @@ def test_a_clip_is_scored_the_same_every_time_and_its_draws_differ(runs, source)
 
 
 @pytest.mark.parametrize("change", [{"still": True}, {"padding": "zero"}])
-def test_runs_of_every_kind_of_view_calibrate_and_score(runs, source, tmp_path, change):
+def test_runs_with_still_clips_or_zero_padding_calibrate_and_score(runs, source, tmp_path, change):
     run = tmp_path / "run"
     shutil.copytree(runs[0], run)
     config = json.loads((run / "config.json").read_text())
@@ -126,8 +127,8 @@ def test_runs_of_every_kind_of_view_calibrate_and_score(runs, source, tmp_path, 
         assert (scored.spread == 0) == ("still" in change)
 
 
-def test_intervals_cover_what_they_promise():
-    """On exchangeable numbers whose errors grow with the spread."""
+def test_intervals_cover_the_requested_share():
+    """For exchangeable numbers whose errors grow with the spread."""
     rng = np.random.default_rng(0)
     spreads = rng.uniform(0.1, 1.0, 4000)
     targets = rng.uniform(0, 4, 4000)
@@ -141,7 +142,7 @@ def test_intervals_cover_what_they_promise():
     assert np.ptp(unsure) > 1.5 * np.ptp(sure)
 
 
-def test_an_interval_stays_on_the_scale_and_few_clips_promise_nothing():
+def test_an_interval_stays_on_the_scale_and_needs_enough_clips():
     numbers = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.array([1.0, 2.5, 1.0])
     options = {"draws": 2, "models": ["a"], "scale": (0.0, 4.0)}
     found = calibration.calibrate(*numbers, ["s"] * 3, level=0.5, **options)
@@ -149,11 +150,11 @@ def test_an_interval_stays_on_the_scale_and_few_clips_promise_nothing():
     assert 3.0 < low < high == 4.0
     assert found.interval(7.0, 0.0) == found.interval(4.0, 0.0)
     assert found.interval(-3.0, 0.0) == found.interval(0.0, 0.0)
-    with pytest.raises(ValueError, match="at least 9"):
+    with user_error("too_few_clips", 3, "at least 9", "--level"):
         calibration.calibrate(*numbers, ["s"] * 3, level=0.9, **options)
 
 
-def test_calibration_is_kept_with_the_run_and_gives_intervals(calibrated, source):
+def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, source):
     found = Scorer(calibrated, draws=4).calibration
     assert found.level == 0.8
     assert 0 <= found.coverage <= 1
@@ -162,37 +163,37 @@ def test_calibration_is_kept_with_the_run_and_gives_intervals(calibrated, source
     low, high = scored.interval
     assert found.low <= low < high <= found.high
     assert "80% interval" in scored.note
-    other = Scorer(calibrated, draws=5).score_clip(source[0])  # not the spread that was calibrated
+    other = Scorer(calibrated, draws=5).score_clip(source[0])  # calibrated with another number of draws
     assert other.interval is None
     assert other.note.endswith(f"tramp-jax calibrate {calibrated} --draws 5")
-    with pytest.raises(ValueError, match="draws is -1"):
+    with user_error("bad_option", "draws", -1):
         Scorer(calibrated, draws=-1)
 
 
-def test_an_ensemble_scores_the_mean_and_spreads_as_its_members_do(runs, calibrated, source):
+def test_the_score_and_spread_of_an_ensemble_are_those_of_its_members(runs, calibrated, source):
     scored = Scorer(*runs, draws=2).score_clip(source[0])
     assert scored.members[1] - scored.members[0] == pytest.approx(1.0, abs=1e-5)
     assert scored.score == pytest.approx(scored.members.mean())
     assert scored.spread == pytest.approx(np.sqrt(0.5), abs=1e-5)
-    assert scored.interval is None  # the first run was calibrated alone
+    assert scored.interval is None  # only the first run was calibrated
     assert scored.note == f"not calibrated: tramp-jax calibrate {runs[0]} {runs[1]}"
 
 
-def test_an_ensemble_has_a_calibration_of_its_own(runs, calibrated, source, tmp_path):
+def test_an_ensemble_has_its_own_calibration(runs, calibrated, source, tmp_path):
     folders = [tmp_path / run.name for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         shutil.copytree(run, folder)
     alone = Scorer(folders[0], draws=4).calibration
     assert cli.main(["calibrate", *map(str, folders), "--level", "0.7", "--draws", "2"]) == 0
-    together = Scorer(*folders, draws=3)  # the members tell the spread, not the draws
+    together = Scorer(*folders, draws=3)  # the spread is that of the members, not of the draws
     assert together.calibration.level == 0.7
     assert together.score_clip(source[0]).interval is not None
     assert Scorer(folders[0], draws=4).calibration == alone
 
 
-def test_several_clips_at_once_have_the_scores_that_each_has_alone(runs, source):
+def test_clips_scored_together_have_the_same_scores_as_alone(runs, source):
     scorer = Scorer(runs[0], draws=3, runtime="jax")
-    clips = [source[i] for i in range(5)]  # one more than are taken at once
+    clips = [source[i] for i in range(5)]  # one more than are scored at once
     for clip, scored in zip(clips, scorer.score_clips(clips), strict=True):
         alone = scorer.score_clip(clip)
         assert scored.clip is clip
@@ -200,7 +201,7 @@ def test_several_clips_at_once_have_the_scores_that_each_has_alone(runs, source)
         np.testing.assert_allclose(scored.draws, alone.draws, atol=1e-5)
 
 
-def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calibrated, source, tmp_path, capsys):
+def test_the_command_skips_failures_and_inputs_already_in_the_table(runs, calibrated, source, tmp_path, capsys):
     write_clip(tmp_path / "clips" / "good clip", source[0])
     write_clip(tmp_path / "clips" / "gut", dataclasses.replace(source[1], info=source[0].info))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -208,9 +209,9 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
     inputs = [str(tmp_path / "clips" / "*"), str(tmp_path / "broken.mp4")]
     command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "4", "--out", str(out)]
     assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
-    told = capsys.readouterr()
-    assert "2 scored, 1 failed" in told.out
-    assert "broken.mp4" in told.err
+    printed = capsys.readouterr()
+    assert "2 scored, 1 failed" in printed.out
+    assert "broken.mp4" in printed.err
     with out.open() as file:
         rows = {row["input"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
     good = rows["good clip"]
@@ -229,17 +230,17 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
     assert "not a diagnosis" in page.read_text()
 
     before = out.read_text()
-    assert cli.main(command) == 1  # the broken one is tried again, the others are not
+    assert cli.main(command) == 1  # only the broken one is tried again
     assert "0 scored, 1 failed, 2 were already in the table" in capsys.readouterr().out
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
-    # A report that is not there yet is written without another row.
+    # A missing report is written again, without another row.
     page.unlink()
     assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
     assert page.exists()
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
-    # Scores of two models do not stand in one table.
+    # A table holds scores of only one model.
     before = out.read_text()
     command[command.index("--checkpoint") + 1] = str(runs[1])
     capsys.readouterr()
@@ -249,8 +250,8 @@ def test_the_command_scores_what_it_can_and_goes_on_where_it_stopped(runs, calib
     assert out.read_text() == before
 
 
-def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source, tmp_path, capsys):
-    """Two people's files have one name; a file is replaced; an option changes; a failed row is not forgotten."""
+def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):
+    """Files of two people share a name, a file is replaced, an option changes, and a failed row stays."""
     for person, clip in (("anna", source[0]), ("bert", source[1])):
         write_clip(tmp_path / person / "smile", clip)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -282,7 +283,7 @@ def test_what_changed_is_scored_again_and_rows_of_others_stay(calibrated, source
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
 
 
-def test_a_folder_stands_for_its_videos_or_its_clips(source, tmp_path):
+def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
     for name in ("b 2.mp4", "b 10.mov", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     assert expand([str(tmp_path)]) == [str(tmp_path / "b 2.mp4"), str(tmp_path / "b 10.mov")]
@@ -292,18 +293,18 @@ def test_a_folder_stands_for_its_videos_or_its_clips(source, tmp_path):
     assert expand([str(tmp_path / "clips")]) == clips
     assert expand(clips) == clips
     (tmp_path / "frame.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds both videos"):
+    with user_error("unusable_video", tmp_path):
         expand([str(tmp_path)])
 
 
-def test_a_folder_that_cannot_be_looked_into_is_a_row(runs, tmp_path):
+def test_a_folder_that_cannot_be_read_gets_a_row(runs, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").symlink_to(tmp_path / "nothing")
     scorer = Scorer(runs[0], draws=0)
     assert scorer.settings(tmp_path / "frames") == scorer.settings(tmp_path / "nothing")
 
 
-def test_a_run_without_its_data_has_the_scale_of_its_calibration(calibrated, source, tmp_path):
+def test_a_run_without_data_json_has_the_scale_of_its_calibration(calibrated, source, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(calibrated, run)
     config = json.loads((run / "config.json").read_text())
@@ -312,10 +313,10 @@ def test_a_run_without_its_data_has_the_scale_of_its_calibration(calibrated, sou
     scorer = Scorer(run, draws=4)
     scale = scorer.evidence(scorer.score_clip(source[0]), attribute=False).scale
     assert (scale.low, scale.high) == (scorer.calibration.low, scorer.calibration.high)
-    assert any("outside the scale" in text for text in scorer._doubts(source[0], "", "", 99.0, None))
+    assert any("99.00" in text for text in scorer._doubts(source[0], "", "", 99.0, None))
 
 
-def test_a_clip_keeps_the_warnings_of_its_making(runs, source, tmp_path):
+def test_warnings_of_preprocessing_stay_with_the_clip(runs, source, tmp_path):
     write_clip(tmp_path / "anna", source[0])
     made = {"landmarks": "lucas-kanade", "warnings": ["another person is in view"]}
     (tmp_path / "anna" / "evidence.json").write_text(
@@ -326,7 +327,7 @@ def test_a_clip_keeps_the_warnings_of_its_making(runs, source, tmp_path):
     assert "another person is in view" in scored.warnings
 
 
-def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, source, tmp_path, monkeypatch, capsys):
+def test_a_failing_library_does_not_stop_other_inputs(calibrated, source, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         write_clip(tmp_path / name, source[0])
     sound, out = Scorer.score, tmp_path / "scores.csv"
@@ -344,7 +345,7 @@ def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, sou
     assert rows[inputs[0]]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
     assert rows[inputs[1]]["status"] == "ok"
 
-    # A report that cannot be written costs no score, and a source that cannot be opened no earlier row.
+    # If a report cannot be written, the score stays; if a source cannot be opened, earlier rows stay.
     monkeypatch.setattr(Scorer, "score", sound)
     monkeypatch.setattr(Scorer, "evidence", lambda *_: 1 / 0)
     command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "0", "--out", str(out)]
@@ -359,7 +360,7 @@ def test_whatever_a_file_does_to_a_library_the_others_are_scored(calibrated, sou
     assert out.read_text() == table
 
 
-def test_a_device_that_is_not_there_is_told(calibrated, program, tmp_path):
+def test_a_missing_device_is_reported(calibrated, program, tmp_path):
     if jax.default_backend() != "cpu":
         pytest.skip("there is another device")
     options = "--checkpoint", str(calibrated), "--device", "tpu", "--out", str(tmp_path / "scores.csv")
@@ -368,19 +369,19 @@ def test_a_device_that_is_not_there_is_told(calibrated, program, tmp_path):
     assert result.stderr.startswith("error: --device tpu: there is none here")
 
 
-def test_an_interval_as_wide_as_the_scale_is_warned_of(calibrated, source):
+def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
     scorer = Scorer(calibrated, draws=4)
     c = scorer.calibration
     assert not scorer._wide((c.low, c.low + 0.5 * (c.high - c.low)))
-    assert "takes 90% of the scale" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
+    assert "90%" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
     scored = scorer.score_clip(source[0])
-    assert bool(scorer._wide(scored.interval)) == any("of the scale" in text for text in scored.warnings)
+    assert set(scorer._wide(scored.interval)) <= set(scored.warnings)
 
 
-def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
+def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)
-    assert Scorer(run, draws=0).expressions == ("smile",)  # of an older run: what its configuration says
+    assert Scorer(run, draws=0).expressions == ("smile",)  # an older run: that of its configuration
     people = {"train": 3}
     data = training_data.TrainingData({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
     data.save(run)
@@ -390,14 +391,14 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
     scorer = Scorer(run, draws=0)
     scored = scorer.score_clip(source[0], "pout")
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
-    assert any("25 frames per second, and the model was trained on 50" in text for text in scored.warnings)
+    assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
     assert any("in the layout points63, and these are in" in text for text in scored.warnings)
     known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
     assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", 1.0, None))
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))
-    for rate, wanted in ((25.0, 50.0), (47.0, None)):  # a rate that is nearly right stays
+    for rate, wanted in ((25.0, 50.0), (47.0, None)):  # a similar rate stays
         options = PreprocessOptions(images_fps=rate)
         assert Scorer(run, draws=0, options=options)._options_of(frames).fps == wanted
     scale = scorer.evidence(scored, attribute=False).scale
@@ -408,7 +409,7 @@ def test_a_run_tells_what_it_was_trained_on(runs, source, tmp_path, capsys):
         assert f"did you mean {meant}?" in capsys.readouterr().err
     scorer.check_expression("pout")
     (run / run_folder.DATA).write_text("{")
-    with pytest.raises(ValueError, match=r"data.json is damaged"):
+    with user_error("damaged_file", run / run_folder.DATA):
         Scorer(run)
 
 
@@ -421,21 +422,12 @@ def test_a_real_video_gives_a_score(calibrated, real_video):
     assert decode_frame(scored.clip.frames[0]).shape == (256, 256, 3)
 
 
-@pytest.mark.parametrize(
-    ("change", "cure"),
-    [
-        (lambda folder: folder / "nothing", "train.py"),
-        (lambda folder: _without_checkpoints(folder), "train it first"),
-    ],
-)
-def test_a_folder_without_a_model_is_refused(change, cure, runs, tmp_path):
-    with pytest.raises(ValueError, match=cure):
-        Scorer(change(tmp_path))
-
-
-def _without_checkpoints(folder):
-    (folder / "config.json").write_text(tiny.get_config().to_json())
-    return folder
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with user_error("not_a_run", tmp_path / "nothing", "train.py"):
+        Scorer(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text(tiny.get_config().to_json())
+    with user_error("missing_checkpoint", tmp_path):
+        Scorer(tmp_path)
 
 
 def test_a_pattern_that_nothing_matches_is_refused(calibrated, tmp_path, capsys):
@@ -455,5 +447,5 @@ def test_another_table_is_not_overwritten(calibrated, tmp_path, capsys):
 
 def test_a_damaged_calibration_is_named(runs, tmp_path):
     (tmp_path / "calibration.json").write_text('{"level": 0.9}')
-    with pytest.raises(ValueError, match="is damaged"):
+    with user_error("damaged_file", tmp_path / "calibration.json"):
         calibration.load(tmp_path, ["a"])

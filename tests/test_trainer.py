@@ -1,26 +1,66 @@
-"""The training step on its own: accumulation, and several processes."""
+"""The training step: gradients, updates, accumulation, and several processes."""
 
 import os
 import socket
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import tiny
 from tests.conftest import ROOT
 from tests.device_script import first_batch
-from tramp_jax import optimizer, sharding, training_step
-from tramp_jax.models import init_variables
+from tramp_jax import losses, optimizer, sharding, training_step
+from tramp_jax.batches.pipeline import Batch
+from tramp_jax.models import Inputs, init_variables
 from tramp_jax.training_log import read_metrics
+
+
+class _Linear(nn.Module):
+    """A stand-in for the network, which takes long to compile."""
+
+    @nn.compact
+    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
+        return nn.Dense(1)(trajectories)[:, 0], {}
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch():
+    rng = np.random.default_rng(0)
+    batch = Batch(Inputs(trajectories=rng.normal(size=(8, 5)).astype(np.float32)), jnp.arange(8.0))
+    objective, key = training_step.Objective(_Linear(), losses.bmc), jax.random.key(0)
+    params = _Linear().init(key, None, batch.inputs.trajectories, None)["params"]
+    whole = training_step.gradients_of_batch(objective, params, {}, batch, key)
+    in_parts = training_step.gradients_in_parts(objective, params, {}, batch, key, 4)
+    assert jax.tree.structure(in_parts) == jax.tree.structure(whole)
+    for ours, theirs in zip(jax.tree.leaves(in_parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    score, _ = training_step.forward(objective.model, params, {}, batch.inputs, key)
+    assert whole[0] == losses.bmc(score, batch.target)
+
+
+def test_an_update_moves_parameters_and_all_statistics_that_are_not_frozen():
+    sgd = optax.sgd(0.5)
+    variables = {
+        "params": {"w": jnp.ones(2)},
+        "batch_stats": {"a": {"mean": jnp.zeros(1)}, "b": {"mean": jnp.zeros(1)}},
+    }
+    state = training_step.TrainState(jnp.int32(3), variables, sgd.init(variables["params"]))
+    statistics = jax.tree.map(lambda x: x + 1, variables["batch_stats"])
+    new = training_step.update(state, {"w": jnp.array([1.0, 2.0])}, statistics, sgd, {("a", "mean")})
+    assert new.step == 4
+    np.testing.assert_array_equal(new.variables["params"]["w"], [0.5, 0.0])
+    assert new.variables["batch_stats"] == {"a": {"mean": 0}, "b": {"mean": 1}}
 
 
 @pytest.fixture(scope="module")
 def trajectory_config():
-    """The trajectory stream without anything that a part of a batch does otherwise than the whole: one stage (so no
-    batch statistics) and no dropout."""
+    """The trajectory stream, so that parts of a batch add up to the whole: without batch statistics (that is, with one
+    stage) and without dropout."""
     config = tiny.get_config().unlock()
     config.model.streams = "trajectory"
     config.model.trajectory.update(channels="xy", input_scale=(0.03,), widths=(32,))
@@ -30,7 +70,7 @@ def trajectory_config():
     return config
 
 
-def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_config):
+def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_config):
     config, mesh = trajectory_config, sharding.data_mesh()
     batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
@@ -40,9 +80,9 @@ def test_a_batch_in_parts_has_the_loss_and_the_step_of_the_whole(trajectory_conf
         config.train.accumulate = parts
         step, start = training_step.build_train_step(config, sgd, mesh), training_step.init_state(variables, sgd, mesh)
         outcomes.append(step(start, sharding.put(batch, mesh), None))
-        assert all(x.is_deleted() for x in jax.tree.leaves(start.variables))  # its memory is that of the new state
+        assert all(x.is_deleted() for x in jax.tree.leaves(start.variables))  # its memory holds the new state
     (whole, measured), (in_parts, measured_in_parts) = outcomes
-    # The softmax of the loss is over the whole batch: a mean over parts would be another number.
+    # The softmax of the loss is over the whole batch, so a mean over parts would differ.
     assert float(measured["loss"]) == pytest.approx(float(measured_in_parts["loss"]), rel=1e-6)
     moved = jax.tree.map(lambda new, old: np.max(np.abs(new - old)), whole.variables, variables)
     apart = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), whole.variables, in_parts.variables)
@@ -82,4 +122,4 @@ def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
     report = "evaluation/test-last/predictions.csv"
     assert len((tmp_path / "two" / report).read_text()) == len((tmp_path / "one" / report).read_text())
     assert "spearman" in said[1]
-    assert "spearman" not in said[2]  # the first process alone speaks
+    assert "spearman" not in said[2]  # only the first process prints

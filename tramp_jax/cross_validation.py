@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tramp_jax import baselines, run, training_log
-from tramp_jax.batches.pipeline import Split
 from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data import landmarks
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 

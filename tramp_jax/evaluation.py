@@ -1,4 +1,4 @@
-"""Scores of a split by a checkpoint, and the files that report them."""
+"""Scores a split by a checkpoint, and writes the reports."""
 
 import csv
 import dataclasses
@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from tramp_jax import metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
-from tramp_jax.batches.pipeline import Split, evaluation_batches
+from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
 from tramp_jax.models import Inputs, build_model
 
@@ -25,11 +26,11 @@ Predictor = Callable[[Any, Inputs], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What the model says of the clips of a split.
+    """The model's output for the N clips of a split.
 
     Attributes:
-      infos: the N clips.
-      score: (N,) regression scores, or (N, classes) logits.
+      infos: the clips.
+      score: (N,) scores, or (N, classes) logits.
     """
 
     infos: Sequence[ClipInfo]
@@ -55,9 +56,9 @@ def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
 
 
 def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh) -> Predictions:
-    """Scores every clip of ``split`` once; padded rows of the last batch are dropped by their mask."""
+    """Scores every clip of a split once."""
     batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-    # Clips of about the same length together: a batch costs what its longest clip does.
+    # Sorted by length, because a batch costs as much as its longest clip.
     infos = split.infos
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
@@ -69,20 +70,20 @@ def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDi
 
 
 def summary(predictions: Predictions) -> dict[str, float]:
-    """The metrics of a split without intervals, for watching a training."""
+    """The metrics of a split without intervals, to follow a training."""
     table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
     return {name: metric(predictions.score, predictions.target) for name, metric in table.items()}
 
 
 def selection_metric(config: ConfigDict) -> str:
-    """The metric, the larger the better, by which validation subjects choose the checkpoint."""
+    """The metric that chooses the checkpoint on validation subjects. Larger is better."""
     return "uar" if config.model.head.num_classes else "spearman"
 
 
 def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
-    """Writes metrics.json, predictions.csv and scatter.png into ``folder``; returns what metrics.json holds.
+    """Writes metrics.json, predictions.csv and scatter.png into ``folder``. Returns the contents of metrics.json.
 
-    Where there are several expressions, correlations are taken within each and averaged, as the paper does.
+    With several expressions, correlations are also computed within each and averaged, as in the paper.
     """
     expressions = sorted({info.expression for info in predictions.infos})
     draws = config.evaluation.bootstrap
@@ -102,12 +103,12 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     if predictions.score.ndim == 1:
         groups = [info.expression for info in predictions.infos]
         training_log.plot_scatter(folder / run.SCATTER, predictions.score, predictions.target, groups, title)
-    write_atomically(folder / run.METRICS, json.dumps(report, indent=1) + "\n")  # last: then the report is complete
+    write_atomically(folder / run.METRICS, json.dumps(report, indent=1) + "\n")  # last: it marks a complete report
     return report
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The lines of a report that a terminal shows."""
+    """A report as text for the terminal."""
     lines = [f"{report['title']}: {report['clips']} clips of {report['subjects']} subjects"]
     lines += [_metric_line(name, entry) for name, entry in report["all"].items()]
     if "mean_over_expressions" in report:

@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import evaluation, run, sharding, training_log
-from tramp_jax.batches.cache import build_feed
-from tramp_jax.batches.device_cache import Store
-from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
+from tramp_jax.batches.cache import Feed, build_feed
+from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.datasets import TRAIN, VALIDATION
+from tramp_jax.data.source import Split
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
@@ -32,15 +31,15 @@ AnyBatch = Batch | ClipNumbers
 
 
 def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
-    """Trains and leaves checkpoints, metrics and plots in ``workdir``.
+    """Trains, and writes checkpoints, metrics and plots into ``workdir``.
 
-    After every ``train.evaluate_every`` epochs the validation subjects are scored and the state is saved; ``resume``
-    continues from there, with the same draws and batches as if it had never stopped.
+    After every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume``
+    continues from there with the same draws and batches, as if the run had never stopped.
 
     Raises:
-      UserError: not_finite, if the loss or the parameters are not finite numbers.
+      UserError: not_finite, if the loss or the parameters are not finite numbers; no_room, if ``train.cache`` does not
+        fit into memory; bad_option, if options contradict each other or the data.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
-      UserError: options that contradict each other or the data, or a ``train.cache`` for which there is no room.
     """
     mesh = sharding.data_mesh()
     feed = build_feed(config, splits[TRAIN], splits[VALIDATION], mesh)
@@ -51,38 +50,146 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     rate = learning_rate(config.optimizer, steps_per_epoch)
     train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"], rate)
     state = init_state(variables, optimizer, mesh)
-    _tell_origin(origin, variables, frozen["params"], workdir, resume)
+    if not resume:
+        _report_origin(origin, variables, frozen["params"], workdir)
 
     with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
-        resume = resume and checkpoints.last_step() is not None  # else it was stopped before there was anything to lose
-        if resume:
+        resumed_step = checkpoints.last_step() if resume else None  # None if stopped before the first checkpoint
+        if resumed_step is not None:
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
         batches = iter(feed.batches(config, first=int(state.step)))
-        with training_log.Reporter(workdir, int(state.step) if resume else None) as reporter, _StopSignal() as stop:
-            loop = _Loop(config, mesh, train_step, feed.store, steps_per_epoch, checkpoints, reporter, record)
+        with training_log.Reporter(workdir, resumed_step) as reporter, _StopSignal() as stop:
+            loop = _Loop(config, feed, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, feed.put) as source:
-                state = loop.run(state, source, feed.validation, stop)
-        if record["best_step"] is None:  # validation never ranked anything: the last is all there is to choose
+                state = loop.run(train_step, state, source, stop)
+        if record["best_step"] is None:  # validation never ranked anything, so there is only the last checkpoint
             checkpoints.save_best(int(state.step), state.variables)
     if sharding.is_first_process():
         training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
 
-def _tell_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path, resume: bool) -> None:
-    """Shows once what was loaded and frozen, and keeps it in ``workdir``/initialisation.txt."""
+def _report_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path) -> None:
+    """Prints what was loaded and frozen, and writes it to ``workdir``/initialisation.txt."""
     if frozen:
         flat = traverse_util.flatten_dict(variables["params"])
         sizes = [int(np.size(flat[path])) for path in frozen], [int(np.size(x)) for x in flat.values()]
         table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {sum(sizes[0]):,} of {sum(sizes[1]):,} parameters"
-    if table and not resume and sharding.is_first_process():
+    if table and sharding.is_first_process():
         write_atomically(workdir / run.INITIALISATION, table.strip() + "\n")
         tqdm.write(table.strip())
 
 
+class _Loop:
+    """The loop of ``fit`` over steps, and what it does between them."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        feed: Feed,
+        steps_per_epoch: int,
+        checkpoints: Checkpoints,
+        reporter: training_log.Reporter,
+        record: dict[str, Any],
+    ):
+        """``record`` holds the best value of the selection metric and its step. It is updated."""
+        self._config, self._feed, self._steps_per_epoch = config, feed, steps_per_epoch
+        self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
+        self._predictor = evaluation.build_predictor(config, feed.mesh)
+        self._losses: list[float] = []  # since the last evaluation
+        self._running: tuple[int, Metrics] | None = None  # the last step, which is not recorded yet
+
+    def run(self, train_step: TrainStep, state: TrainState, source: "_Input", stop: "_StopSignal") -> TrainState:
+        """Trains to the last step, and evaluates and saves on the way. Returns the last state."""
+        first, total = int(state.step), self._config.train.epochs * self._steps_per_epoch
+        every = self._config.train.evaluate_every * self._steps_per_epoch
+        quiet = None if sharding.is_first_process() else True  # None: quiet without a terminal
+        started = time.perf_counter()
+        with tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet) as bar:
+            batch = source.next() if first < total else None
+            for step in range(first + 1, total + 1):
+                assert batch is not None
+                state, measured = train_step(state, batch, self._feed.store)
+                try:
+                    batch = source.next(measured) if step < total else None  # sent while the step runs
+                except Exception:  # if a clip cannot be read, keep the steps before it
+                    if jax.process_count() == 1:  # saving takes all processes, and the others may not get here
+                        self._add(step, measured)
+                        self._save(step, state)
+                    raise
+                self._add(step, measured)
+                bar.update()
+                if self._losses:
+                    bar.set_postfix(loss=f"{self._losses[-1]:.4f}", refresh=False)
+                stopping = sharding.any_process(bool(stop.name)) and step < total
+                if step % every == 0 or step == total:
+                    line = self._evaluate(step, state, source, started)
+                    if sharding.is_first_process():
+                        bar.write(f"epoch {step / self._steps_per_epoch:g}/{self._config.train.epochs:g}  {line}")
+                    started = time.perf_counter()
+                if stopping:
+                    self._save(step, state)
+                    by = stop.name or "another process"
+                    raise Interrupted(f"stopped by {by} after step {step} of {total}; the state is saved")
+        return state
+
+    def _add(self, step: int, measured: Metrics) -> None:
+        """Records the step before this one, so that the devices never wait for a step to be recorded."""
+        self._settle()
+        self._running = step, measured
+
+    def _settle(self) -> None:
+        """Waits for the last step and records it.
+
+        Raises:
+          UserError: not_finite; the state of this step must not be saved.
+        """
+        if self._running is None:
+            return
+        (step, measured), self._running = self._running, None
+        values = {name: float(value) for name, value in measured.items()}
+        self._reporter.write(step, "train", values)
+        self._losses.append(values["loss"])
+        if broken := [name for name, value in values.items() if not np.isfinite(value)]:
+            name, last = "loss" if "loss" in broken else broken[0], self._checkpoints.last_step()
+            saved = f"the last checkpoint, of step {last}, is intact" if last else "there is no checkpoint yet"
+            raise UserError(
+                "not_finite",
+                f"the {name.replace('_', ' ')} is {values[name]} at step {step} (epoch "
+                f"{1 + (step - 1) // self._steps_per_epoch}); {saved}. Lower --config.optimizer.learning_rate or set "
+                "--config.optimizer.clip_norm=1, and check the data for scores and landmarks that are not numbers",
+            )
+
+    def _evaluate(self, step: int, state: TrainState, source: "_Input", started: float) -> str:
+        """Scores the validation subjects and saves the state, also as the best one if it is. Returns a line on it."""
+        self._settle()
+        waited = source.waited() / (time.perf_counter() - started)
+        self._reporter.write(step, "input", {"waited": waited})
+        validation, mesh = self._feed.validation, self._feed.mesh
+        predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh)
+        summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
+        self._reporter.write(step, "validation", summary)
+        value, best = summary[metric], self._record["best"]
+        chosen = bool(np.isfinite(value)) and (best is None or value > best)
+        if chosen:
+            self._record.update(best=value, best_step=step)
+            self._checkpoints.save_best(step, state.variables)
+        self._save(step, state)
+        clips = len(self._losses) * self._config.train.batch_size
+        loss, pace = np.mean(self._losses), clips / (time.perf_counter() - started)
+        self._losses.clear()
+        marked = " (best so far)" if chosen else ""
+        return f"loss {loss:.4f}  validation {metric} {value:.4f}{marked}  {pace:.1f} clips/s, input {waited:.0%}"
+
+    def _save(self, step: int, state: TrainState) -> None:
+        """Saves everything that is needed to continue from ``step``."""
+        self._settle()
+        self._checkpoints.save_last(step, state.variables, state.opt_state, self._record)
+
+
 class _StopSignal:
-    """Turns SIGINT and SIGTERM into a flag, so that the running step ends and the state is saved."""
+    """Turns SIGINT and SIGTERM into a flag, so that the current step ends and the state is saved."""
 
     def __enter__(self) -> "_StopSignal":
         self.name = ""
@@ -95,20 +202,20 @@ class _StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
-        signal.signal(number, self._previous[signal.Signals(number)])  # a second one takes effect at once
+        signal.signal(number, self._previous[signal.Signals(number)])  # a second signal takes effect at once
 
 
 class _Input:
-    """Batches on their way to the devices, each asked for while the step before it runs."""
+    """Batches on their way to the devices. Each is read and sent while the step before it runs."""
 
     def __init__(self, batches: Any, put: Callable[[AnyBatch], AnyBatch]):
         """
         Args:
-          batches: an iterator over host batches; closed in the end, so that its readers stop.
-          put: a host batch -> the batch on the devices, before it has arrived there.
+          batches: an iterator over host batches; closed at the end, so that its readers stop.
+          put: starts to send a host batch to the devices, and returns it as a batch on the devices.
         """
         self._batches, self._put = batches, put
-        # One watches the steps, the other the transfers; each sees them end in their order.
+        # One thread waits for steps, the other for transfers; each sees them end in order.
         self._steps, self._transfers = futures.ThreadPoolExecutor(1), futures.ThreadPoolExecutor(1)
         self._open: list[tuple[float, futures.Future[float], futures.Future[float]]] = []
 
@@ -121,7 +228,7 @@ class _Input:
         self._transfers.shutdown()
 
     def next(self, running: Metrics | None = None) -> AnyBatch:
-        """The next batch; its transfer has begun. ``running`` is what the step before it is about to return."""
+        """Starts to send the next batch and returns it. ``running`` is the outcome of the step before it."""
         asked = time.perf_counter()
         ended = self._steps.submit(_time_of, running)
         batch = self._put(next(self._batches))
@@ -129,10 +236,10 @@ class _Input:
         return batch
 
     def waited(self) -> float:
-        """Seconds, since this was asked last, for which the devices had nothing to do because a batch was not there.
+        """Seconds since the last call in which the devices waited for a batch.
 
-        That is from the end of the step before, or from when the batch was asked for if that was later, until it has
-        arrived. What passes while a step still runs delays nothing, and is not counted.
+        For each batch, this is the time from the end of the step before it, or from the call of ``next`` if that was
+        later, until the batch has arrived. Time during a step delays nothing and does not count.
         """
         total = 0.0
         for asked, ended, arrived in self._open:
@@ -142,112 +249,6 @@ class _Input:
 
 
 def _time_of(outcome: Any) -> float:
-    """When the arrays of ``outcome`` were computed; waits for it."""
+    """Waits until the arrays of ``outcome`` are computed, and returns the time."""
     jax.block_until_ready(outcome)
     return time.perf_counter()
-
-
-class _Loop:
-    """The epochs of ``fit``, with what they share."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        mesh: Mesh,
-        train_step: TrainStep,
-        store: Store | None,
-        steps_per_epoch: int,
-        checkpoints: Checkpoints,
-        reporter: training_log.Reporter,
-        record: dict[str, Any],
-    ):
-        self.config, self.mesh, self.steps_per_epoch = config, mesh, steps_per_epoch
-        self.train_step, self.store = train_step, store
-        self.checkpoints, self.reporter, self.record = checkpoints, reporter, record
-        self.predictor = evaluation.build_predictor(config, mesh)
-        self.selection = evaluation.selection_metric(config)
-
-    def run(self, state: TrainState, source: _Input, validation: Split, stop: _StopSignal) -> TrainState:
-        """Trains to the last step, evaluating and saving on the way."""
-        first, total = int(state.step), self.config.train.epochs * self.steps_per_epoch
-        every = self.config.train.evaluate_every * self.steps_per_epoch
-        losses: list[float] = []
-        unchecked: tuple[int, Metrics] | None = None
-        quiet = None if sharding.is_first_process() else True  # None: where there is no terminal
-        bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet)
-        started = time.perf_counter()
-        with bar:
-            batch = source.next() if first < total else None
-            for step in range(first + 1, total + 1):
-                assert batch is not None
-                state, measured = self.train_step(state, batch, self.store)
-                try:
-                    batch = source.next(measured) if step < total else None  # is transferred while the step runs
-                except Exception:  # a clip that cannot be read costs none of the steps before it
-                    if jax.process_count() == 1:  # else the other processes are not there to save with
-                        for outcome in filter(None, (unchecked, (step, measured))):
-                            self._check(*outcome)
-                        self._save(step, state)
-                    raise
-                # Read a step's outcome only when the next one is on its way, so that the device never waits for us.
-                due, unchecked = unchecked, (step, measured)
-                if due is not None:
-                    losses.append(self._check(*due))
-                    bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
-                stopping = sharding.any_process(bool(stop.name)) and step < total
-                if step % every == 0 or step == total or stopping:
-                    losses.append(self._check(*unchecked))
-                    unchecked = None
-                bar.update()
-                if step % every == 0 or step == total:
-                    waited = source.waited() / (time.perf_counter() - started)
-                    self.reporter.write(step, "input", {"waited": waited})
-                    summary = self._evaluate(step, state, validation)
-                    self._save(step, state)
-                    pace = len(losses) / (time.perf_counter() - started)
-                    if sharding.is_first_process():
-                        bar.write(f"{self._line(step, total, losses, summary, pace)}, input {waited:.0%}")
-                    losses, started = [], time.perf_counter()
-                if stopping:
-                    self._save(step, state)
-                    by = stop.name or "another process"
-                    raise Interrupted(f"stopped by {by} after step {step} of {total}; the state is saved")
-        return state
-
-    def _check(self, step: int, measured: Metrics) -> float:
-        """Records a step's measurements and returns its loss, which must be finite."""
-        values = {name: float(value) for name, value in measured.items()}
-        self.reporter.write(step, "train", values)
-        broken = [name for name, value in values.items() if not np.isfinite(value)]
-        if broken:  # before anything is saved: the parameters of this step may be lost already
-            last, name = self.checkpoints.last_step(), "loss" if "loss" in broken else broken[0].replace("_", " ")
-            raise UserError(
-                "not_finite",
-                f"the {name} is {values[broken[0]]} at step {step} (epoch {1 + (step - 1) // self.steps_per_epoch}); "
-                + (f"the last checkpoint, of step {last}, is intact. " if last else "there is no checkpoint yet. ")
-                + "Lower --config.optimizer.learning_rate or set --config.optimizer.clip_norm=1, and check the "
-                "scores and landmarks of the data for values that are not numbers",
-            )
-        return values["loss"]
-
-    def _evaluate(self, step: int, state: TrainState, validation: Split) -> dict[str, float]:
-        """Scores the validation subjects and keeps the state if none before was better."""
-        predictions = evaluation.predict(self.predictor, state.variables, validation, self.config, self.mesh)
-        summary = evaluation.summary(predictions)
-        self.reporter.write(step, "validation", summary)
-        value = summary[self.selection]
-        if np.isfinite(value) and (self.record["best"] is None or value > self.record["best"]):
-            self.record.update(best=value, best_step=step)
-            self.checkpoints.save_best(step, state.variables)
-        return summary
-
-    def _save(self, step: int, state: TrainState) -> None:
-        self.checkpoints.save_last(step, state.variables, state.opt_state, self.record)
-
-    def _line(self, step: int, total: int, losses: list[float], summary: dict[str, float], rate: float) -> str:
-        epoch, epochs = step / self.steps_per_epoch, total / self.steps_per_epoch
-        chosen = " (best so far)" if self.record["best_step"] == step else ""
-        return (
-            f"epoch {epoch:g}/{epochs:g}  loss {np.mean(losses):.4f}  validation {self.selection} "
-            f"{summary[self.selection]:.4f}{chosen}  {rate * self.config.train.batch_size:.1f} clips/s"
-        )

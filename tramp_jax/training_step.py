@@ -1,4 +1,4 @@
-"""One training step: augmentation, loss of the global batch, gradients, update. Pure, and jitted over the mesh."""
+"""The training step: augmentation, loss of the global batch, gradients and update. Pure, and jitted over the mesh."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -24,7 +24,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes; ``variables`` are ``{"params", "batch_stats"}``."""
+    """Everything that a step changes. ``variables`` is ``{"params", "batch_stats"}``."""
 
     step: jax.Array
     variables: dict[str, Any]
@@ -36,7 +36,7 @@ TrainStep = Callable[[TrainState, Batch | ClipNumbers, Store | None], tuple[Trai
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The model and its loss: what gradients are taken of."""
+    """The model and its loss of scores and targets, both of the whole batch."""
 
     model: Model
     loss: Callable[[jax.Array, jax.Array], jax.Array]
@@ -49,7 +49,7 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
 
 
 def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Array) -> tuple[jax.Array, Any]:
-    """The scores (B,) in training mode, and the new running statistics."""
+    """The scores (B,), or logits (B, classes), in training mode; and the new running statistics."""
     variables = {"params": params, "batch_stats": running}
     (score, _), updated = models.apply(
         model, variables, inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
@@ -60,7 +60,7 @@ def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Ar
 def gradients_of_batch(
     objective: Objective, params: Any, running: Any, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Any, Any]:
-    """Returns (loss, running statistics, gradients) of a batch that passes through the model at once."""
+    """Returns (loss, running statistics, gradients) of a batch, computed at once."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         score, updated = forward(objective.model, params, running, batch.inputs, key)
@@ -73,12 +73,12 @@ def gradients_of_batch(
 def gradients_in_parts(
     objective: Objective, params: Any, running: Any, batch: Batch, key: jax.Array, parts: int
 ) -> tuple[jax.Array, Any, Any]:
-    """``gradients_of_batch`` with the batch cut into parts that pass through the model one after the other.
+    """Like ``gradients_of_batch``, but computes one part of the batch after another, which takes less memory.
 
-    The loss is still that of the whole batch: a first pass without gradients finds all scores, a second one takes each
-    part back through the model. Batch normalisation sees one part at a time.
+    The loss is still that of the whole batch: a first pass without gradients computes all scores, and a second one the
+    gradients of each part. Batch normalisation sees one part at a time.
     """
-    # Part a takes every A-th clip, so that each part stays spread over the devices.
+    # A part takes every parts-th clip, so that it stays spread over the devices.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     every_part = (cut.inputs, jax.random.split(key, parts))
     scores = jax.lax.map(lambda part: forward(objective.model, params, running, *part)[0], every_part)
@@ -100,6 +100,27 @@ def gradients_in_parts(
     return loss, updated, gradients
 
 
+def update(
+    state: TrainState,
+    gradients: Any,
+    batch_stats: Any,
+    optimizer: optax.GradientTransformation,
+    frozen: Collection[Path] = (),
+) -> TrainState:
+    """The state after a step with these gradients and new running statistics, except those at ``frozen`` paths."""
+    params = state.variables["params"]
+    updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+    variables = {
+        "params": optax.apply_updates(params, updates),
+        "batch_stats": jax.tree_util.tree_map_with_path(
+            lambda path, old, new: old if tuple(key.key for key in path) in frozen else new,
+            state.variables["batch_stats"],
+            batch_stats,
+        ),
+    }
+    return TrainState(state.step + 1, variables, opt_state)
+
+
 def build_train_step(
     config: ConfigDict,
     optimizer: optax.GradientTransformation,
@@ -114,51 +135,38 @@ def build_train_step(
 
     Args:
       config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``.
-      optimizer: it also knows which parameters are frozen.
+      optimizer: updates the parameters that are not frozen.
       mesh: the devices.
       frozen: paths of running statistics that stay as they are.
-      rate: the learning rate of each step, for the record.
+      rate: the learning rate of each step, for the metrics.
     """
     objective = Objective(build_model(config.model), build_loss(config))
     image_size, parts = config.model.rgb.image_size, config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch | ClipNumbers, store: Store | None) -> tuple[TrainState, Metrics]:
-        if isinstance(batch, ClipNumbers):  # the devices hold the clips
-            assert store is not None
+        if isinstance(batch, ClipNumbers):
+            assert store is not None, "numbers of clips need the clips on the devices"
             batch = device_cache.sample(store, batch, config)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = batch.replace(inputs=for_training(batch.inputs, config.augment, image_size, augment_key))
-        params, running = state.variables["params"], state.variables["batch_stats"]
-        if parts == 1:
-            loss, batch_stats, gradients = gradients_of_batch(objective, params, running, batch, dropout_key)
-        else:
-            loss, batch_stats, gradients = gradients_in_parts(objective, params, running, batch, dropout_key, parts)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        variables = {
-            "params": optax.apply_updates(params, updates),
-            "batch_stats": _keep_frozen(running, batch_stats, frozen),
-        }
+        start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
+        found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
+        loss, batch_stats, gradients = found
+        new = update(state, gradients, batch_stats, optimizer, frozen)
         metrics = {
             "loss": loss,
             "gradient_norm": _norm(gradients),
-            "parameter_norm": _norm(variables["params"]),
+            "parameter_norm": _norm(new.variables["params"]),
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
         }
-        return TrainState(state.step + 1, variables, opt_state), metrics
+        return new, metrics
 
     everywhere, divided = sharding.replicated(mesh), sharding.split_batch(mesh)
     shardings = everywhere, divided, everywhere
     return jax.jit(train_step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=0)
 
 
-def _keep_frozen(old: Any, new: Any, frozen: Collection[Path]) -> Any:
-    """The new running statistics, with the old ones at the frozen paths."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, a, b: a if tuple(key.key for key in path) in frozen else b, old, new
-    )
-
-
 def _norm(tree: Any) -> jax.Array:
-    """Norm of all arrays as one vector; one sum for each of hundreds would take longer to compile and to load."""
+    """Norm of all arrays as one vector. Hundreds of separate sums would take longer to compile and to load."""
     return jnp.linalg.norm(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]))

@@ -237,7 +237,7 @@ def trajectory_prep() -> Iterator[Row]:
             ClipInfo("", "", "", 0.0, n), points, "insightface73", colours[:, landmarks.LAYOUTS["insightface71"].slots]
         )
         whole = trajectories.trajectory(clip, "xyrgb", normalise="first_frame")
-        taken = view.trajectory_numbers(n, length, "last", None)
+        taken = view.trajectory_numbers(n, length)
         key = f"n{n}_len{length}_seed{seed}"
         yield _row(f"{n} frames", whole[taken].transpose(1, 0, 2), reference[f"traj_{key}"])._replace(tolerance=0.0)
         yield _row(f"{n} frames, positions", view.index_t(taken, length), reference[f"index_t_{key}"])._replace(

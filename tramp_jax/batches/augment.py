@@ -1,8 +1,8 @@
-"""Augmentation and normalisation of the inputs, on the device inside the jitted step.
+"""Augmentation and normalisation of inputs, on the device inside the jitted step.
 
-The host sends whole uint8 frames, a little larger than the model's; training crops them at random, evaluation
-resizes them. As published, only the frame stream is flipped and only the trajectory stream is reversed;
-``flip_trajectory`` and ``reverse_frames`` make the other stream follow.
+The host sends whole uint8 frames, slightly larger than the model's. Training crops them at random; evaluation resizes
+them. As published, only frames are flipped and only trajectories are reversed; ``flip_trajectory`` and
+``reverse_frames`` make the other stream follow.
 """
 
 import jax
@@ -17,29 +17,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def stored_size(image_size: int) -> int:
-    """Side of the frames that the host sends for a model of ``image_size``: 256 for 224, others in proportion."""
+    """Side of the frames that the host sends to a model of ``image_size``: 256 for 224, in proportion otherwise."""
     return round(image_size * 256 / 224)
 
 
 def normalise(frames: jax.Array) -> jax.Array:
-    """RGB in 0-255 -> float32 with ImageNet's mean and standard deviation."""
+    """RGB in 0-255 -> float32, normalised by ImageNet's mean and standard deviation."""
     mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
     return (frames.astype(jnp.float32) / 255.0 - mean) / std
 
 
 def for_training(inputs: Inputs, config: ConfigDict, image_size: int, key: jax.Array) -> Inputs:
-    """Inputs as the training step feeds them to the model.
+    """The model's inputs in training: augmented and normalised.
 
-    Each clip is flipped and reversed, or not, by draws of its own. ``index_t`` stays in either case, as published.
+    Each clip is flipped or reversed by its own draws. Reversal leaves ``index_t`` as it is, as published.
 
     Args:
-      inputs: with all F frames, uint8 and at the stored size.
+      inputs: B clips with all F frames in order, uint8 at the stored size.
       config: the ``augment`` group.
       image_size: side of the model's frames.
-      key: of this step.
-
-    Raises:
-      ValueError: ``flip_trajectory`` for trajectories that ``trajectories.mirror`` does not know.
+      key: the step's key.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
     frames, trajectories = inputs.frames, inputs.trajectories
@@ -53,7 +50,7 @@ def for_training(inputs: Inputs, config: ConfigDict, image_size: int, key: jax.A
             frames = _where(reversed_, frames[:, ::-1], frames)
     if trajectories is not None:
         if config.flip_trajectory:
-            flipped = jax.random.bernoulli(flip_key, config.flip, (len(trajectories),))  # the draw of the frames
+            flipped = jax.random.bernoulli(flip_key, config.flip, (len(trajectories),))  # the same draw
             trajectories = _where(flipped, mirror(trajectories), trajectories)
         reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(trajectories),))
         trajectories = _where(reversed_, trajectories[:, ::-1], trajectories)
@@ -61,7 +58,7 @@ def for_training(inputs: Inputs, config: ConfigDict, image_size: int, key: jax.A
 
 
 def for_evaluation(inputs: Inputs, image_size: int) -> Inputs:
-    """Inputs as the evaluation feeds them to the model: whole frames, resized and normalised."""
+    """The model's inputs in evaluation: whole frames, resized and normalised."""
     if inputs.frames is None:
         return inputs
     frames = normalise(_resize(inputs.frames, image_size))
@@ -69,17 +66,17 @@ def for_evaluation(inputs: Inputs, image_size: int) -> Inputs:
 
 
 def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
-    """``changed`` (B, ...) for the chosen (B,) clips, ``kept`` for the others."""
+    """``changed`` (B, ...) for the chosen (B,) clips, ``kept`` for the rest."""
     return jnp.where(chosen.reshape(-1, *[1] * (kept.ndim - 1)), changed, kept)
 
 
 def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
-    """Normalised frames (B, F, H, W, 3) with 0 in those that are not present (B, F)."""
+    """Normalised frames (B, F, H, W, 3) with zeros in those that are not ``present`` (B, F)."""
     return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
 
 
 def _random_crop(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:
-    """One window per clip, the same in all its frames: (B, F, H, W, 3) -> (B, F, size, size, 3)."""
+    """Crops one window per clip, the same in all its frames: (B, F, H, W, 3) -> (B, F, size, size, 3)."""
     B, F, H, W, C = frames.shape
     corner = jax.random.randint(key, (B, 2), 0, jnp.array([H - size + 1, W - size + 1]))
 
@@ -90,6 +87,7 @@ def _random_crop(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:
 
 
 def _resize(frames: jax.Array, size: int) -> jax.Array:
+    """(B, F, H, W, 3) -> (B, F, size, size, 3)."""
     B, F, H, W, C = frames.shape
     if (H, W) == (size, size):
         return frames

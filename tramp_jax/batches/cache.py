@@ -1,19 +1,17 @@
-"""Clips that are read once: decoded frames kept in the memory of the host or of the device (``train.cache``).
+"""Caches of decoded clips in the memory of the host or of the devices (``train.cache``).
 
-| cache | training clips | a batch ships |
+| cache | training clips | a batch sends to the devices |
 |---|---|---|
 | "none" | are read and decoded each time | its samples, 15.9 MB a clip at the published sizes |
-| "host" | are kept in the memory of the host, filled as clips are first asked for | the same |
-| "device" | are kept on every device, filled before the first step | the numbers of its clips, 8 bytes a clip |
+| "host" | stay in the host's memory after they are first read | the same |
+| "device" | are put on every device before the first step | the numbers of its clips, 8 bytes a clip |
 
-Kept are all frames of the clips of the run's training and validation parts, uint8, at the size in which they are
-shipped; and the clips' landmarks and colours, on devices their trajectories. Validation clips are kept by the host with
-"device", too. Test clips are read as they are, twice in a run.
+A cache holds all frames of the training and validation clips, uint8 at the size in which they are sent, with landmarks
+and colours (on devices, trajectories). Validation clips stay on the host even with "device". Test clips, which a run
+reads twice, are not cached. With several processes, each caches the clips that it reads, which in the end are all.
 
-What a batch shows is drawn on the host by ``pipeline.Sampler``, or inside the training step by
-``tramp_jax.batches.device_cache``: the same bits in all three cases.
-
-Of several processes each keeps what it reads, in the end all clips of both parts.
+``pipeline.Sampler`` draws samples on the host, ``tramp_jax.batches.device_cache`` inside the training step: the same
+bits with every cache.
 """
 
 import dataclasses
@@ -33,21 +31,19 @@ from tqdm import tqdm
 from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
-from tramp_jax.batches.pipeline import Batch, ClipNumbers, Split
+from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.source import ClipSource
+from tramp_jax.data.source import ClipSource, Split
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 
-CACHES = ("none", "host", "device")
-
-# Shares of the memory that is free before the model has any of it.
+# Shares of the free memory, before the model is loaded.
 HOST_SHARE, DEVICE_SHARE = 0.7, 0.5
 
-# Of a frame's landmarks, depths and colours, in the largest layout.
+# Size of a frame's landmarks, depths and colours in the largest layout.
 _POINT_BYTES = 478 * 3 * 4 + 63 * 3
 
-# Of memory, as version 2 and 1 of Linux' control groups tell them.
+# Limits of memory in versions 2 and 1 of Linux control groups.
 _CONTAINER_LIMITS = (
     pathlib.Path("/sys/fs/cgroup/memory.max"),
     pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -55,18 +51,16 @@ _CONTAINER_LIMITS = (
 
 
 class ClipCache(ClipSource):
-    """The clips of a split that reads each of them once, when it is first asked for.
+    """A ``ClipSource`` that reads each clip of a split once, when it is first asked for.
 
-    The frames are (n, S, S, 3) uint8 and read-only. Several threads can read: two that ask for the same clip at the
-    same time read it once.
+    Frames are (n, S, S, 3) uint8 and read-only. If two threads ask for the same clip at the same time, it is read once.
     """
 
     def __init__(self, split: Split, size: int | None):
-        """Reads nothing.
-
+        """
         Args:
-          split: the clips.
-          size: S, side of the frames that are kept; None keeps no frames.
+          split: the clips; none is read yet.
+          size: S, the side of the cached frames; None to cache no frames.
         """
         self.infos: Sequence[ClipInfo] = split.infos
         self._split, self._size = split, size
@@ -81,11 +75,10 @@ class ClipCache(ClipSource):
         return len(self._clips)
 
     def __getitem__(self, index: int) -> Clip:
-        """Clip ``index``.
+        """Clip ``index``. A clip that cannot be read is not cached.
 
         Raises:
-          UserError: frames are to be kept, and the clip has none or not as many as its ``info`` says; and whatever
-            reading it raises. Nothing of the clip is kept then.
+          UserError: no_frames; bad_data, if its ``info`` states another number of frames; or an error of the reader.
         """
         with self._locks[index]:
             clip = self._clips[index]
@@ -94,8 +87,8 @@ class ClipCache(ClipSource):
         return clip
 
     def fill(self, threads: int) -> None:
-        """Reads all clips that are not read yet, showing the progress."""
-        quiet = None if sharding.is_first_process() else True  # None: where there is no terminal
+        """Reads all clips that are not cached yet, with a progress bar."""
+        quiet = None if sharding.is_first_process() else True  # None: quiet without a terminal
         with (
             futures.ThreadPoolExecutor(max(1, threads)) as readers,
             tqdm(total=len(self), desc="decoding", unit="clip", dynamic_ncols=True, disable=quiet) as bar,
@@ -106,12 +99,12 @@ class ClipCache(ClipSource):
                     done.result()
                     bar.update()
             finally:
-                for future in pending:  # after an error or Ctrl-C no further clip is begun
+                for future in pending:  # after an error or Ctrl-C, start no further clip
                     future.cancel()
 
     @property
     def frames(self) -> np.ndarray | None:
-        """The frames (N, S, S, 3) of all clips that are read, one clip after the other; None if none are kept."""
+        """The frames (N, S, S, 3) of all clips in order, as far as they are read; None if frames are not cached."""
         return self._frames
 
     def _read(self, index: int) -> Clip:
@@ -121,25 +114,25 @@ class ClipCache(ClipSource):
             stored, place = pipeline.frames_of(clip), self._places[index]
             if len(stored) != len(place):
                 raise UserError(
-                    "bad_value",
-                    f"clip {clip.info.id} has {len(stored)} frames where its data set says {len(place)}; re-create it",
+                    "bad_data",
+                    f"clip {clip.info.id} has {len(stored)} frames, but its data set lists {len(place)}; re-create it",
                 )
             frames = self._frames[place.start : place.stop]
             frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
             frames.flags.writeable = False
-        # Arrays of a record are views of it: without a copy they would keep its compressed frames in memory.
+        # Copies, because a view of a record would keep its compressed frames in memory.
         pixels, depth = (x if x is None else x.copy() for x in (clip.pixels, clip.depth))
         return dataclasses.replace(clip, landmarks=clip.landmarks.copy(), pixels=pixels, depth=depth, frames=frames)
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """The clips of a training as ``train.cache`` keeps them, and the way of their batches to the devices.
+    """The cached clips of a run, and their way to the devices.
 
     Attributes:
-      train: clips to train on.
-      validation: clips to choose a checkpoint by.
-      store: the training clips, where devices keep them. Batches are numbers of clips then.
+      train: training clips.
+      validation: validation clips.
+      store: the training clips on the devices, if ``train.cache`` is "device"; batches are then ``ClipNumbers``.
       mesh: the devices.
     """
 
@@ -153,12 +146,12 @@ class Feed:
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
 
     def put(self, batch: Batch | ClipNumbers) -> Batch | ClipNumbers:
-        """A host batch onto the devices, split over them. It returns before the transfer has ended."""
+        """Splits a host batch over the devices. Returns before the transfer has ended."""
         return sharding.put(batch, self.mesh)
 
 
 def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> Feed:
-    """Keeps what ``config.train.cache`` says; "device" reads all clips to train on before it returns.
+    """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns.
 
     Raises:
       UserError: see ``check``; or a clip cannot be read.
@@ -167,12 +160,12 @@ def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) 
     if config.train.cache == "none":
         return Feed(train, validation, None, mesh)
     size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
-    kept, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
+    cached, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
     if config.train.cache == "host":
-        return Feed(_all_of(kept), validation, None, mesh)
-    kept.fill(config.train.reader_threads)
-    clips = [kept[index] for index in range(len(kept))] if reads_trajectories(config.model) else None
-    return Feed(train, validation, device_cache.build(kept.infos, clips, kept.frames, config, mesh), mesh)
+        return Feed(_all_of(cached), validation, None, mesh)
+    cached.fill(config.train.reader_threads)
+    clips = [cached[index] for index in range(len(cached))] if reads_trajectories(config.model) else None
+    return Feed(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh), mesh)
 
 
 def _all_of(cache: ClipCache) -> Split:
@@ -180,15 +173,13 @@ def _all_of(cache: ClipCache) -> Split:
 
 
 def check(config: ConfigDict, train: Split, validation: Split) -> None:
-    """Refuses a cache for which there is no room; reads no clip.
+    """Checks that the cache fits into memory. Reads no clip.
 
     Raises:
-      UserError: unknown ``train.cache``; or what is kept needs more than ``HOST_SHARE`` of the host's free memory, or
-        more than ``DEVICE_SHARE`` of a device's.
+      UserError: no_room, if the cache needs more than ``HOST_SHARE`` of the host's free memory, or more than
+        ``DEVICE_SHARE`` of a device's.
     """
     kind, device = config.train.cache, jax.local_devices()[0]
-    if kind not in CACHES:
-        raise UserError("bad_option", f"train.cache is {kind!r}; known: {', '.join(CACHES)}")
     if kind == "none":
         return
     frame = 3 * stored_size(config.model.rgb.image_size) ** 2 if reads_frames(config.model) else 0
@@ -201,16 +192,18 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
         if free is None:  # a CPU: its devices take their memory from the host
             on_host += on_device * jax.local_device_count()
         elif on_device > DEVICE_SHARE * free:
-            what = f"{to_train:,} frames and their trajectories need {_gib(on_device)} in the memory of each device"
-            raise UserError("bad_option", _no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"'))
+            what = f"{to_train:,} frames and their trajectories need {_gib(on_device)} of each device's memory"
+            raise _no_room(kind, what, DEVICE_SHARE, free, 'train.cache="host" or "none"')
     free = free_host_memory()
     if on_host > HOST_SHARE * free:
-        what = f"{to_train + to_validate:,} frames and their landmarks need {_gib(on_host)} in the memory of the host"
-        raise UserError("bad_option", _no_room(kind, what, HOST_SHARE, free, 'train.cache="none"'))
+        what = f"{to_train + to_validate:,} frames and their landmarks need {_gib(on_host)} of the host's memory"
+        raise _no_room(kind, what, HOST_SHARE, free, 'train.cache="none"')
 
 
-def _no_room(kind: str, what: str, share: float, free: int, instead: str) -> str:
-    return f'train.cache="{kind}": {what}, more than {share:.0%} of the {_gib(free)} that are free; use {instead}'
+def _no_room(kind: str, what: str, share: float, free: int, instead: str) -> UserError:
+    return UserError(
+        "no_room", f'train.cache="{kind}": {what}, more than {share:.0%} of the free {_gib(free)}; use {instead}'
+    )
 
 
 def _gib(size: int) -> str:
@@ -218,16 +211,16 @@ def _gib(size: int) -> str:
 
 
 def free_device_memory(device: jax.Device) -> int | None:
-    """Bytes that a device has left for this process; None where it cannot tell, as a CPU."""
+    """Free bytes of a device; None if it does not report them, such as a CPU."""
     stats = device.memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
 def free_host_memory() -> int:
-    """Bytes that programs can still take, within the limit of the container; outside Linux all that the host has."""
+    """Free bytes of the host, within the limit of its container; outside Linux, all of its memory."""
     try:
         rows = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        # Not sysconf's SC_AVPHYS_PAGES: it leaves out what the files in the page cache would give back.
+        # Not sysconf's SC_AVPHYS_PAGES, which does not count the page cache as free.
         free = next(int(row.split()[1]) * 1024 for row in rows if row.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,11 +1,11 @@
-"""A whole training set in the memory of the devices, and samples made of it inside the training step.
+"""A whole training set in the memory of the devices, and samples made from it inside the training step.
 
-The host names the clips of a batch and their positions in the order of training, 8 bytes a clip. What ``Sampler`` draws
-on the host for the other caches, the step draws here, by the same functions and with the same outcome: see
-``tramp_jax.batches.draws``.
+The host sends only the numbers of a batch's clips and their positions in the order of training, 8 bytes a clip. The
+step then draws what ``Sampler`` draws on the host for the other caches: by the same functions, with the same bits (see
+``tramp_jax.batches.draws``).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import flax.struct
 import jax
@@ -24,13 +24,13 @@ from tramp_jax.models.inputs import Inputs
 
 
 class Stream(flax.struct.PyTreeNode):
-    """One of the two streams of all clips.
+    """One of the two streams of all C clips.
 
     Attributes:
-      rows: (N, ...) the frames of all clips, one clip after the other, each as one row.
+      rows: (N, ...), one row per frame, one clip after another.
       first: (C,) int32, number of each clip's first row.
-      count: (C,) int32, frames of each clip before any padding.
-      fixed: (C, F) int32, the clip's frames in a sample if nothing is drawn; ``BLANK`` for zeros.
+      count: (C,) int32, frames of each clip before padding.
+      fixed: (C, F) int32, the frames that a sample shows of each clip in evaluation, or ``BLANK``.
       limit: the largest ``count``.
     """
 
@@ -40,38 +40,37 @@ class Stream(flax.struct.PyTreeNode):
     fixed: jax.Array
     limit: int = flax.struct.field(pytree_node=False)
 
-    def taken(self, clip: jax.Array, drawn: Callable[[jax.Array], jax.Array] | None) -> jax.Array:
-        """Frame numbers (B, F) within the clips (B,); ``drawn`` makes them of the counts (B,) of long clips."""
+    def places(self, clip: jax.Array, drawn: jax.Array | None) -> jax.Array:
+        """Frame numbers (B, F) in the clips (B,): ``drawn`` (B, F) for long clips, if training draws them."""
         fixed = self.fixed[clip]
         if drawn is None:
             return fixed
-        count = self.count[clip]
-        return jnp.where(count[:, None] < fixed.shape[1], fixed, drawn(count))
+        return jnp.where(self.count[clip][:, None] < fixed.shape[1], fixed, drawn)
 
-    def show(self, clip: jax.Array, taken: jax.Array) -> jax.Array:
-        """The rows (B, F, ...) of ``taken`` (B, F), zeros where there is no frame."""
-        numbers = jnp.where(taken == BLANK, len(self.rows), self.first[clip][:, None] + taken)
+    def show(self, clip: jax.Array, places: jax.Array) -> jax.Array:
+        """The rows (B, F, ...) of these frame numbers (B, F); zeros for ``BLANK``."""
+        numbers = jnp.where(places == BLANK, len(self.rows), self.first[clip][:, None] + places)
         return jnp.take(self.rows, numbers, axis=0, mode="fill", fill_value=0)
 
 
 class Store(flax.struct.PyTreeNode):
-    """All clips of a split on the devices.
+    """All C clips of a split on the devices. A stream that the model does not read is None.
 
     Attributes:
       target: (C,) float32.
-      position: float32, ``index_t`` of each frame number.
-      trajectories: rows (V·K,) float32 of padded clips; None if the model does not look at them.
-      frames: rows (S·S·3,) uint8; None if the model does not look at them.
+      index_t: float32, ``index_t`` of each frame number.
+      trajectories: rows (V·channels,) float32 of padded clips.
+      frames: rows (S·S·3,) uint8.
     """
 
     target: jax.Array
-    position: jax.Array | None
+    index_t: jax.Array | None
     trajectories: Stream | None
     frames: Stream | None
 
 
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
-    """Memory that the trajectories of the clips take."""
+    """Size of the clips' trajectories in bytes."""
     model = config.model.trajectory
     return 4 * model.num_points * len(model.channels) * sum(max(info.num_frames, model.length) for info in infos)
 
@@ -86,14 +85,14 @@ def build(
     """Puts clips on every device.
 
     Args:
-      infos: of the C clips.
-      clips: their landmarks and colours, if the model looks at trajectories.
-      frames: (N, S, S, 3) uint8 of all clips, one after the other, if the model looks at them.
+      infos: the C clips.
+      clips: their landmarks and colours, if the model reads trajectories.
+      frames: (N, S, S, 3) uint8 of all clips, one after another, if the model reads frames.
       config: the whole configuration.
       mesh: the devices.
 
     Raises:
-      UserError: a trajectory cannot be made, see ``trajectories.trajectory``.
+      UserError: see ``trajectories.trajectory``.
     """
     sampler = Sampler(config)
 
@@ -105,7 +104,7 @@ def build(
         return Stream(put(rows), put(first), put(count), put(table), limit=max(counts))
 
     target = put(np.array([info.score for info in infos], np.float32))
-    position = trajectories = images = None
+    positions = trajectories = images = None
     if clips is not None:
         counts = [len(clip.landmarks) for clip in clips]
         whole = [sampler.trajectory(clip) for clip in clips]
@@ -113,32 +112,30 @@ def build(
         fixed = [View.of(config, n).numbers for n in counts]
         trajectories = stream(rows, [len(each) for each in whole], counts, fixed)
         length = config.model.trajectory.length
-        position = put(view.index_t(np.arange(max(*counts, length)), length))
+        positions = put(view.index_t(np.arange(max(*counts, length)), length))
     if frames is not None:
         counts = [info.num_frames for info in infos]
-        # A row a frame: some devices pad short innermost axes.
+        # Flat rows, because some devices pad short innermost axes.
         images = stream(frames.reshape(len(frames), -1), counts, counts, [View.of(config, n).frames for n in counts])
-    return Store(target, position, trajectories, images)
+    return Store(target, positions, trajectories, images)
 
 
 def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
-    """Inside the step: what ``Sampler.train`` makes of the clips that a batch names, for the streams in use."""
-    clip, draw, data = batch.clip, Draw(config.seed, batch.position), config.data
+    """Inside the step: the samples that ``Sampler.train`` makes of the same clips."""
+    clip, draw = batch.clip, Draw(config.seed, batch.position)
     inputs = Inputs()
-    if store.trajectories is not None and store.position is not None:
-        stream, model = store.trajectories, config.model.trajectory
-        drawn = data.truncation == "random" and not data.still
-        taken = stream.taken(clip, (lambda n: view.drawn_run(draw, n, model.length)) if drawn else None)
-        values = stream.show(clip, taken).reshape(*taken.shape, model.num_points, -1)
-        inputs = inputs.replace(trajectories=values, index_t=store.position[taken])
+    if store.trajectories is not None and store.index_t is not None:
+        stream = store.trajectories
+        places = stream.places(clip, view.drawn_run(config, draw, stream.count[clip]))
+        values = stream.show(clip, places).reshape(*places.shape, config.model.trajectory.num_points, -1)
+        inputs = inputs.replace(trajectories=values, index_t=store.index_t[places])
     if store.frames is not None:
-        stream, F, choice = store.frames, config.model.rgb.num_frames, data.frame_choice
-        drawn, limit = choice != "uniform" and not data.still, stream.limit
-        taken = stream.taken(clip, (lambda n: view.drawn_frames(draw, n, F, choice, limit)) if drawn else None)
-        shown = stream.show(clip, taken)
+        stream = store.frames
+        places = stream.places(clip, view.drawn_frames(config, draw, stream.count[clip], stream.limit))
+        shown = stream.show(clip, places)
         side = round((shown.shape[-1] / 3) ** 0.5)
         inputs = inputs.replace(
-            frames=shown.reshape(*taken.shape, side, side, 3),
-            frames_present=taken != BLANK if view.padding_of(config).blank else None,
+            frames=shown.reshape(*places.shape, side, side, 3),
+            frames_present=places != BLANK if view.padding_of(config).blank else None,
         )
     return Batch(inputs, store.target[clip])

@@ -1,8 +1,8 @@
-"""Random choices that the host and the device make alike: the same bits in NumPy and in JAX, on every backend.
+"""Random choices with the same bits in NumPy and in JAX, on every backend.
 
-A sample's choices are a function of the seed and of its position in the endless order of training samples, by the
-counter-based generator Threefry-2x32 with 20 rounds (Salmon et al. 2011). Whoever makes them, a reader thread on the
-host or the training step on the device, and in whatever order, finds the same.
+A sample's choices depend only on the seed and on its position in the endless order of training samples. The generator
+is the counter-based Threefry-2x32 with 20 rounds (Salmon et al. 2011), so reader threads on the host and the training
+step on the device draw the same, in any order.
 """
 
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _LARGEST = np.uint32(0xFFFFFFFF)
 
-# What a choice is for: each has words of its own.
+# The purpose of a choice. Each has its own words.
 FRAMES, TRAJECTORY = 0, 1
 
 
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two words from two words under a key of two words.
+    """Two random words for a counter of two words under a key of two words.
 
     Args:
-      key, counter: pairs of uint32 arrays of NumPy or JAX that broadcast together; not scalars of NumPy, which warn
-        of the overflow that is meant here.
+      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. Not NumPy scalars: they would warn
+        about the intended overflow.
     """
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -40,24 +40,24 @@ class Draw(NamedTuple):
     """The random choices of one sample, or of several at once.
 
     Attributes:
-      seed: of the run.
-      position: number of the sample in the order of training, below 2**32; or (...,) uint32 of JAX.
+      seed: the run's seed.
+      position: the sample's number in the order of training, below 2**32; for several, a (...,) uint32 JAX array.
     """
 
     seed: int
     position: Any
 
     def words(self, purpose: int, count: int) -> Any:
-        """Random words (..., count) uint32; the first ones are the same whatever the count."""
+        """Random words (..., count) uint32. A larger count only adds words at the end."""
         xp: Any = jnp if isinstance(self.position, jax.Array) else np
         seed = xp.full(1, self.seed & 0xFFFFFFFF, xp.uint32)
         position = xp.asarray(self.position, xp.uint32)[..., None]
         return threefry((seed, position), (xp.arange(count, dtype=xp.uint32), xp.full(1, purpose, xp.uint32)))[0]
 
     def run(self, purpose: int, n: Any, length: int) -> Any:
-        """Numbers (..., length) of consecutive frames out of ``n`` (...,), all runs being as likely.
+        """Numbers (..., length) of consecutive frames out of ``n`` (...,), all runs equally likely.
 
-        Of no meaning where ``n`` < ``length``.
+        Undefined if ``n`` < ``length``.
         """
         word = self.words(purpose, 1)
         xp: Any = jnp if isinstance(word, jax.Array) else np
@@ -65,9 +65,9 @@ class Draw(NamedTuple):
         return (word % runs).astype(xp.int32) + xp.arange(length)
 
     def subset(self, purpose: int, n: Any, count: int, limit: int) -> Any:
-        """Numbers (..., count), in order, of ``count`` different frames out of ``n`` (...,) <= ``limit``.
+        """Numbers (..., count), in order, of different frames out of ``n`` (...,) <= ``limit``.
 
-        All subsets are as likely, and the same whatever the limit. Of no meaning where ``n`` < ``count``.
+        All subsets are equally likely. The limit does not change the outcome. Undefined if ``n`` < ``count``.
         """
         words = self.words(purpose, limit)
         xp: Any = jnp if isinstance(words, jax.Array) else np

@@ -1,4 +1,4 @@
-"""Clips to batches with grain: sampling and padding on the host, uint8 frames, explicit random choices per sample."""
+"""Clips to batches with grain: samples are made on the host, with uint8 frames and explicit random choices."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -28,12 +28,12 @@ _MAX_READ_AHEAD = 16
 
 
 class Batch(flax.struct.PyTreeNode):
-    """B clips as the training step and the evaluation take them; without the leading axis, one sample.
+    """A batch of B clips for training or evaluation. Without the leading axis, one sample.
 
     Attributes:
-      inputs: what the model reads.
+      inputs: the inputs of the model.
       target: (B,) float32 ratings, or class numbers.
-      mask: (B,) float32, 0 where a row only fills the batch; None in training.
+      mask: (B,) float32, 0 in rows that only fill up the batch; None in training.
     """
 
     inputs: Inputs
@@ -42,11 +42,11 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class ClipNumbers(flax.struct.PyTreeNode):
-    """A training batch of clips that the devices hold already, see ``device_cache``.
+    """A training batch of B clips that are already on the devices, see ``device_cache``.
 
     Attributes:
-      clip: (B,) int32, number of each clip in its split.
-      position: (B,) uint32, number of each sample in the order of training; decides its random choices.
+      clip: (B,) int32, number of the clip in its split.
+      position: (B,) uint32, number of the sample in the order of training; determines its random choices.
     """
 
     clip: Array
@@ -55,38 +55,33 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Turns a clip into one sample, under a whole configuration."""
+    """Makes samples of clips under a whole configuration."""
 
     config: ConfigDict
 
     def train(self, position: int, clip: Clip) -> Batch:
-        """A training sample, with all its frames in order.
+        """A training sample with all F frames in order.
 
         Args:
-          position: number of the sample in the order of training; with ``config.seed`` it decides what is drawn.
+          position: number of the sample in the order of training; with ``config.seed`` it determines what is drawn.
           clip: the clip.
         """
         view = View.of(self.config, len(clip.landmarks), Draw(self.config.seed, position % 2**32))
-        return Batch(all_frames(self._inputs(clip, view)), np.float32(clip.info.score))
+        return Batch(all_frames(self._sample(clip, view)), np.float32(clip.info.score))
 
     def test(self, clip: Clip) -> Batch:
-        """An evaluation sample; a frame that a short clip repeats is there once.
-
-        (Frames scrambled as released mix neighbours, so all of them are there.)
-        """
-        inputs = self._inputs(clip, View.of(self.config, len(clip.landmarks)))
-        if self.config.model.rgb.scrambled_frames:
-            inputs = all_frames(inputs)
-        return Batch(inputs, np.float32(clip.info.score))
+        """An evaluation sample. It holds a frame that is shown several times only once."""
+        return Batch(self._sample(clip, View.of(self.config, len(clip.landmarks))), np.float32(clip.info.score))
 
     def views(self, clip: Clip, views: Sequence[View]) -> tuple[Inputs, Inputs]:
         """Several views of a clip, which share its frames.
 
-        (Frames scrambled as released cannot be shared; then all views show those of the first one.)
+        ``scrambled_frames`` mixes neighbouring frames, so that they cannot be shared: all views then show those of the
+        first one, in order and without ``frame_index``.
 
         Returns:
-          The frames of all views, each once: ``frames`` (K, S, S, 3) and ``frames_present`` (K,); and the D views:
-          ``frame_index`` (D, F), ``trajectories`` (D, T, V, C), ``index_t`` (D, T).
+          The distinct frames of all views, ``frames`` (K, S, S, 3) and ``frames_present`` (K,); and the D views,
+          ``frame_index`` (D, F), ``trajectories`` (D, T, V, C) and ``index_t`` (D, T).
         """
         shared, rows = Inputs(), Inputs()
         if reads_frames(self.config.model):
@@ -97,82 +92,78 @@ class Sampler:
                 shared = self._frames(clip, distinct)
                 rows = rows.replace(frame_index=where.reshape(len(views), -1).astype(np.int32))
         if reads_trajectories(self.config.model):
-            whole = self._positions_and_colours(clip)
-            seen = [self._trajectory(whole, view) for view in views]
-            trajectories, positions = (np.stack(arrays) for arrays in zip(*seen, strict=True))
-            rows = rows.replace(trajectories=trajectories, index_t=positions)
+            whole = self._whole_trajectory(clip)
+            length = self.config.model.trajectory.length
+            rows = rows.replace(
+                trajectories=np.stack([self._padded(whole[slice(*view.window)])[view.numbers] for view in views]),
+                index_t=np.stack([index_t(view.numbers, length) for view in views]),
+            )
         return shared, rows
 
     def trajectory(self, clip: Clip) -> np.ndarray:
-        """The whole trajectory (n or more, 63, C) float32 of a clip, padded if it is too short."""
-        return self._padded(self._positions_and_colours(clip))
+        """The whole trajectory (max(n, T), 63, C) float32 of a clip, padded if it is short; see ``view.extended``."""
+        return self._padded(self._whole_trajectory(clip))
 
-    def _inputs(self, clip: Clip, view: View) -> Inputs:
-        inputs = Inputs()
-        if reads_trajectories(self.config.model):
-            values, index_t = self._trajectory(self._positions_and_colours(clip), view)
-            inputs = inputs.replace(trajectories=values, index_t=index_t)
-        if reads_frames(self.config.model):
-            distinct, where = np.unique(view.frames, return_inverse=True)
-            frames = self._frames(clip, distinct)
-            inputs = inputs.replace(
-                frames=frames.frames, frames_present=frames.frames_present, frame_index=where.astype(np.int32)
-            )
-        return inputs
+    def _sample(self, clip: Clip, view: View) -> Inputs:
+        shared, rows = self.views(clip, [view])
+        return with_frames_of(shared, jax.tree.map(lambda x: x[0], rows))
 
-    def _frames(self, clip: Clip, distinct: np.ndarray) -> Inputs:
-        """The clip's frames (K, S, S, 3) of these numbers."""
+    def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
+        """The frames (K, S, S, 3) of these numbers."""
         size = stored_size(self.config.model.rgb.image_size)
-        # Zeros of the model's input are not a colour, so the device sets them.
-        present = distinct != BLANK if padding_of(self.config).blank else None
-        return Inputs(frames=decoded(frames_of(clip), distinct, size), frames_present=present)
-
-    def _trajectory(self, whole: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-        """(T, 63, C) and ``index_t`` (T,) of a view of the trajectory (n, 63, C)."""
-        start, end = view.window
-        length = self.config.model.trajectory.length
-        return self._padded(whole[start:end])[view.numbers], index_t(view.numbers, length)
+        # The device blanks frames after normalisation: zeros of the model's input are not black.
+        present = numbers != BLANK if padding_of(self.config).blank else None
+        return Inputs(frames=decoded(frames_of(clip), numbers, size), frames_present=present)
 
     def _padded(self, whole: np.ndarray) -> np.ndarray:
         model = self.config.model.trajectory
         return extended(whole, model.length, self.config.data.padding, model.channels)
 
-    def _positions_and_colours(self, clip: Clip) -> np.ndarray:
+    def _whole_trajectory(self, clip: Clip) -> np.ndarray:
         head = self.config.landmarks
         return trajectory(clip, self.config.model.trajectory.channels, head.normalise, head.frontalise)
 
 
+def with_frames_of(shared: Inputs, view: Inputs) -> Inputs:
+    """One view of ``Sampler.views`` with the frames that all views share."""
+    return view.replace(frames=shared.frames, frames_present=shared.frames_present)
+
+
 def all_frames(inputs: Inputs) -> Inputs:
-    """One sample with all its F frames in order, in place of the distinct ones and ``frame_index``."""
+    """One sample with all its F frames in order, in place of its distinct frames and ``frame_index``."""
     where, frames = inputs.frame_index, inputs.frames
     if where is None or frames is None:
         return inputs
-    if np.array_equal(where, np.arange(len(frames))):  # a copy would cost half as much as decoding
-        return inputs.replace(frame_index=None)
+    if not np.array_equal(where, np.arange(len(frames))):  # a copy costs half as much as decoding
+        inputs = _chosen(inputs, where)
+    return inputs.replace(frame_index=None)
+
+
+def _chosen(inputs: Inputs, where: np.ndarray) -> Inputs:
+    """One sample with the frames at these places."""
+    assert inputs.frames is not None
     present = inputs.frames_present
-    return inputs.replace(
-        frames=frames[where], frames_present=None if present is None else present[where], frame_index=None
-    )
+    return inputs.replace(frames=inputs.frames[where], frames_present=None if present is None else present[where])
 
 
 def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
-    """The stored frames of a clip that a model reads frames of.
+    """The stored frames of a clip.
 
     Raises:
-      UserError: the clip has none.
+      UserError: no_frames.
     """
     if clip.frames is None:
         raise UserError(
             "no_frames",
-            f"clip {clip.info.id} has no frames, but the model reads them; set model.streams to "
-            '"trajectory" for data with landmarks only',
+            f"clip {clip.info.id} has no frames, but the model reads them; for data with landmarks only, set "
+            'model.streams to "trajectory"',
         )
     return clip.frames
 
 
 def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
-    """Frames (len(numbers), size, size, 3) uint8 from a clip's stored ones; black for ``BLANK``."""
-    images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place: a copy costs half of the decoding
+    """The frames (len(numbers), size, size, 3) uint8 of a clip with these numbers; black for ``BLANK``."""
+    images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place: a copy costs half as much as decoding
     for place, frame in enumerate(numbers.tolist()):
         if frame == BLANK:
             continue
@@ -184,21 +175,24 @@ def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int
 
 
 def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_only: bool = False) -> grain.IterDataset:
-    """Endless shuffled batches of ``config.train.batch_size`` from number ``first`` on, new draws in every pass.
+    """Endless shuffled batches of ``config.train.batch_size``, with new draws in every pass.
 
-    The order and the draws are functions of (``config.seed``, position). They do not depend on the number of reader
-    threads or processes, or on where clips are kept. Each process gets its own rows of every batch.
+    Order and draws depend only on ``config.seed`` and the position, not on the number of reader threads or processes or
+    on ``train.cache``. Each process gets its own rows of every batch.
 
-    Returns:
-      An iterator over ``Batch``; with ``numbers_only``, which reads no clip, over ``ClipNumbers``.
+    Args:
+      split: the training clips.
+      config: the whole configuration.
+      first: number of the first batch.
+      numbers_only: whether to return ``ClipNumbers`` instead of ``Batch``, reading no clip.
 
     Raises:
-      UserError: there is no clip to train on.
+      UserError: no_clips.
     """
     processes = jax.process_count()
     rows = config.train.batch_size // processes
     if len(split) == 0:
-        raise UserError("no_clips", "there is no clip to train on; check data.expression and the data set")
+        raise UserError("no_clips", "there are no clips to train on; check data.expression and the data set")
     dataset = grain.MapDataset.source(range(len(split)) if numbers_only else split)
     dataset = dataset.seed(config.seed).shuffle().repeat()
     dataset = dataset.map_with_index(_numbers if numbers_only else Sampler(config).train)
@@ -212,7 +206,7 @@ def _numbers(position: int, clip: int) -> ClipNumbers:
 
 
 def _read_options(config: ConfigDict, rows: int, numbers_only: bool = False) -> grain.ReadOptions:
-    # Grain buffers 500 elements by default. After batch() these are batches: gigabytes of frames.
+    # Grain's default is 500 elements, which are batches here: gigabytes of frames.
     return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, numbers_only))
 
 
@@ -224,7 +218,7 @@ def read_ahead(config: ConfigDict, rows: int, numbers_only: bool = False) -> int
 
 
 def batch_bytes(config: ConfigDict, batch_size: int) -> int:
-    """Bytes that the arrays of one batch take."""
+    """Size of a batch in bytes."""
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
@@ -235,10 +229,9 @@ def batch_bytes(config: ConfigDict, batch_size: int) -> int:
 
 
 def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Iterator[Batch]:
-    """All clips in order, once; ``mask`` is 0 in the rows that fill up the last batch.
+    """All clips in order, once. ``mask`` is 0 in the rows that fill up the last batch.
 
-    Each process gets its own rows of every batch, but the whole mask. The distinct frames of a batch are padded to a
-    multiple of ``evaluation.frame_bucket``: few shapes, few compilations.
+    Each process gets its own rows of every batch, but the whole mask. Distinct frames are padded, see ``frame_slots``.
     """
     infos, count, own = split.infos, len(split), batch_size // jax.process_count()
     start = own * jax.process_index()
@@ -260,25 +253,23 @@ def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Ite
 
 
 def _distinct_frames(n: int, config: ConfigDict) -> int:
-    """An upper bound of the distinct frames of a clip of n frames."""
+    """Upper bound of the distinct frames in a sample of a clip of n frames."""
     return min(n + padding_of(config).blank, config.model.rgb.num_frames)
 
 
 def frame_slots(count: int, config: ConfigDict) -> int:
-    """``count`` distinct frames rounded up to the bucket, so that few shapes are compiled."""
+    """``count`` distinct frames, rounded up to a multiple of ``evaluation.frame_bucket``: fewer shapes to compile."""
     bucket = config.evaluation.frame_bucket
     return max(count, min(-(-count // bucket) * bucket, config.model.rgb.num_frames))
 
 
 def with_slots(inputs: Inputs, slots: int) -> Inputs:
-    """One sample whose distinct frames (K, ...) are padded to ``slots`` by the last one."""
+    """One sample whose distinct frames are padded to ``slots`` by repeating the last one."""
     if inputs.frame_index is None or inputs.frames is None:
         return inputs
-    where = np.minimum(np.arange(slots), len(inputs.frames) - 1)
-    present = inputs.frames_present
-    return inputs.replace(frames=inputs.frames[where], frames_present=None if present is None else present[where])
+    return _chosen(inputs, np.minimum(np.arange(slots), len(inputs.frames) - 1))
 
 
 def stacked(samples: Sequence[_Tree]) -> _Tree:
-    """Pytrees of one sample each as a pytree of a batch."""
+    """Stacks the pytrees of single samples to that of a batch."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *samples)

@@ -1,15 +1,16 @@
 """``View``: which frames of a clip the model sees, in which order. The one home of truncation, padding and windows.
 
-A clip shorter than a stream needs is padded, both streams alike. The modes of ``data.padding`` (paper, Table VIII):
+A clip that is too short for a stream is padded, in both streams alike. These are the modes of ``data.padding`` (paper,
+Table VIII) for a clip of n frames and a stream of T:
 
-| padding | frame i of the T frames that the model sees | f in ``index_t`` = 2·f/T − 1 |
+| padding | frame at place i | its number f, with ``index_t`` = 2·f/T − 1 |
 |---|---|---|
-| "loop" (as published) | frame i mod n | i mod n, as published |
-| "zero" | frame i; from i = n on, zeros of the model's input | i |
-| "repeat" | frame i; from i = n on, the last frame | i |
-| "spline" | the clip at time i·(n − 1)/(T − 1), through a cubic spline; for images, the nearest frame | i |
+| "loop" (as published) | i mod n | i mod n, as published |
+| "zero" | i; from i = n on, zeros of the model's input | i |
+| "repeat" | i; from i = n on, the last frame | i |
+| "spline" | a cubic spline through the clip at time i·(n − 1)/(T − 1); for images, the nearest frame | i |
 
-A new mode is one ``Padding`` in ``PADDINGS``.
+To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``data.padding`` in ``tramp_jax.config``.
 """
 
 import dataclasses
@@ -21,35 +22,30 @@ from ml_collections import ConfigDict
 from scipy.interpolate import CubicSpline
 
 from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
-from tramp_jax.errors import UserError
 
-TRUNCATIONS = ("random", "last")
-FRAME_CHOICES = ("random", "consecutive", "uniform")
-
-BLANK = -1  # in place of a source frame's number: a frame of zeros
+BLANK = -1  # in place of a frame number: zeros
 
 
 class Padding(NamedTuple):
     """How a clip of n frames fills a stream of T > n frames.
 
     Attributes:
-      sources: (n, T) -> (T,) source frame at each place, ``BLANK`` for zeros; for images the nearest frame.
-      extend: (trajectory (n, ...), T) -> (T, ...) the padded trajectory; None if ``sources`` says it all.
-      numbers_sources: whether ``index_t`` counts source frames, so that it starts again with each loop; otherwise it
-        counts places.
-      blank: whether some frames are zeros.
+      sources: (n, T) -> (T,) frame at each place, or ``BLANK``; the nearest frame if places lie between frames.
       words: what happens to the clip, for the report.
+      interpolate: (trajectory (n, ...), T) -> (T, ...), if places lie between frames.
+      repeats_numbers: whether ``index_t`` counts the clip's frames, so that it starts again with each loop; otherwise
+        it counts places.
     """
 
     sources: Callable[[int, int], np.ndarray]
-    extend: Callable[[np.ndarray, int], np.ndarray] | None
-    numbers_sources: bool = False
-    blank: bool = False
-    words: str = ""
+    words: str
+    interpolate: Callable[[np.ndarray, int], np.ndarray] | None = None
+    repeats_numbers: bool = False
 
-
-def _zeros(whole: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([whole, np.zeros_like(whole, shape=(length - len(whole), *whole.shape[1:]))])
+    @property
+    def blank(self) -> bool:
+        """Whether some frames are zeros."""
+        return BLANK in self.sources(1, 2)
 
 
 def _spline(whole: np.ndarray, length: int) -> np.ndarray:
@@ -60,61 +56,43 @@ def _spline(whole: np.ndarray, length: int) -> np.ndarray:
 
 
 PADDINGS = {
-    "loop": Padding(
-        lambda n, length: np.arange(length) % n,
-        None,
-        numbers_sources=True,
-        words="repeated",
-    ),
+    "loop": Padding(lambda n, length: np.arange(length) % n, "repeated", repeats_numbers=True),
     "zero": Padding(
-        lambda n, length: np.where(np.arange(length) < n, np.arange(length), BLANK),
-        _zeros,
-        blank=True,
-        words="filled up with zeros",
+        lambda n, length: np.where(np.arange(length) < n, np.arange(length), BLANK), "filled up with zeros"
     ),
-    "repeat": Padding(
-        lambda n, length: np.minimum(np.arange(length), n - 1),
-        lambda whole, length: whole[np.minimum(np.arange(length), len(whole) - 1)],
-        words="the last one repeated",
-    ),
+    "repeat": Padding(lambda n, length: np.minimum(np.arange(length), n - 1), "the last one repeated"),
     "spline": Padding(
-        lambda n, length: np.rint(np.arange(length) * (n - 1) / (length - 1)).astype(int),
-        _spline,
-        words="stretched",
+        lambda n, length: np.rint(np.arange(length) * (n - 1) / (length - 1)).astype(int), "stretched", _spline
     ),
 }
 
 
 def padding_of(config: ConfigDict) -> Padding:
-    """The padding of a whole configuration.
-
-    Raises:
-      UserError: unknown ``data.padding``.
-    """
-    return PADDINGS[_known("data.padding", config.data.padding, tuple(PADDINGS))]
+    """The padding of a whole configuration."""
+    return PADDINGS[config.data.padding]
 
 
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
-    """A clip's trajectory (n, V, C), padded if it is shorter than the model's.
-
-    Colours that a spline carries beyond 0-255 are clipped.
+    """A clip's trajectory, padded if it is shorter than the model's. Colours beyond 0-255 are clipped.
 
     Args:
-      whole: every frame of the clip or of a window of it, see ``sampling.trajectory``.
+      whole: (n, V, C), every frame of the clip or of a window of it, see ``trajectories.trajectory``.
       length: T.
       padding: a key of ``PADDINGS``.
       channels: names of the C channels, such as "xyrgb".
 
     Returns:
-      (max(n, T), V, C), or ``whole`` itself if nothing is missing or frames only repeat.
-
-    Raises:
-      UserError: unknown ``padding``.
+      (max(n, T), V, C); ``whole`` itself if it is long enough or its frame numbers repeat.
     """
-    extend = PADDINGS[_known("data.padding", padding, tuple(PADDINGS))].extend
-    if len(whole) >= length or extend is None:
+    mode = PADDINGS[padding]
+    if len(whole) >= length or mode.repeats_numbers:
         return whole
-    padded = extend(whole, length)
+    if mode.interpolate is None:
+        sources = mode.sources(len(whole), length)
+        padded = whole[sources]
+        padded[sources == BLANK] = 0
+        return padded
+    padded = mode.interpolate(whole, length)
     if "rgb" in channels:
         colours = padded[..., channels.index("rgb") :]
         np.clip(colours, 0, 255, out=colours)
@@ -123,13 +101,13 @@ def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Which frames of a clip of n frames each stream sees.
+    """The frames of a clip that each stream sees.
 
     Attributes:
-      window: (first, end) of the frames of the clip that the trajectory is cut from; (0, n) for all.
-      numbers: (T,) int, frame numbers in the padded window, see ``extended``; ``index_t`` follows from them.
-      trajectory: (T,) int, the clip's frame at each place of the trajectory stream; ``BLANK`` for zeros.
-      frames: (F,) int, the clip's frame at each place of the frame stream; ``BLANK`` for zeros.
+      window: (first, end), the part of the clip that the trajectory is cut from.
+      numbers: (T,) int, frame numbers in the padded window, see ``extended``; they determine ``index_t``.
+      trajectory: (T,) int, the clip's frame at each place of the trajectory stream, or ``BLANK``.
+      frames: (F,) int, the clip's frame at each place of the frame stream, or ``BLANK``.
     """
 
     window: tuple[int, int]
@@ -141,45 +119,50 @@ class View:
     def of(cls, config: ConfigDict, n: int, draw: Draw | None = None, window: tuple[int, int] | None = None) -> "View":
         """The view of a clip of ``n`` frames under a whole configuration.
 
-        A long clip shows the last T frames of its trajectory and evenly spaced frames, both ends included; training
-        draws them. With ``data.still`` every place shows the clip's first frame.
+        From a long clip, evaluation takes the last T frames of the trajectory and evenly spaced frames, both ends
+        included; training draws them. With ``data.still``, the clip's first frame is at every place.
 
         Args:
           config: the whole configuration.
           n: number of frames.
           draw: the random choices of a training sample; None for evaluation.
-          window: (first, end) of a part of the clip to look at. Its frames are chosen from those that the whole clip
-            shows, so that the frame encoder sees nothing new.
-
-        Raises:
-          UserError: an unknown value of ``data.padding``, ``data.truncation`` or ``data.frame_choice``.
+          window: (first, end) of the part of the clip to show. The frame stream shows only frames that it shows of the
+            whole clip, so no further frame has to be encoded.
         """
-        data, model = config.data, config.model
-        T, F = model.trajectory.length, model.rgb.num_frames
-        if data.still:
+        T, F = config.model.trajectory.length, config.model.rgb.num_frames
+        if config.data.still:
             return cls((0, n), *(np.zeros(count, int) for count in (T, T, F)))
-        start, end = window or (0, n)
-        truncation = data.truncation if draw is not None else "last"
-        numbers = trajectory_numbers(end - start, T, truncation, draw, data.padding)
-        sources = trajectory_sources(numbers, end - start, T, data.padding)
-        frames = frame_sources(n, F, draw, data.padding, data.frame_choice)
+        first, end = window or (0, n)
+        padding, length = config.data.padding, end - first
+        drawn = None if draw is None or length < T else drawn_run(config, draw, length)
+        numbers = trajectory_numbers(length, T, padding) if drawn is None else drawn
+        sources = trajectory_sources(numbers, length, T, padding)
+        drawn = None if draw is None or n < F else drawn_frames(config, draw, n, n)
+        frames = frame_sources(n, F, padding) if drawn is None else drawn
         if window is not None:
-            shown = np.unique(frames[frames != BLANK])
-            inside = shown[(shown >= start) & (shown < end)]
+            shown = without_blanks(frames)
+            inside = shown[(shown >= first) & (shown < end)]
             inside = inside if len(inside) else shown
-            places = frame_sources(len(inside), F, None, data.padding)
+            places = frame_sources(len(inside), F, padding)
             frames = np.where(places == BLANK, BLANK, inside[places])
-        return cls((start, end), numbers, np.where(sources == BLANK, BLANK, start + sources), frames)
+        return cls((first, end), numbers, np.where(sources == BLANK, BLANK, first + sources), frames)
+
+
+def without_blanks(places: np.ndarray) -> np.ndarray:
+    """The distinct frames of a stream (F,), in order."""
+    return np.unique(places[places != BLANK])
 
 
 def describe(config: ConfigDict, n: int) -> dict[str, str]:
-    """Which of a clip's ``n`` frames each stream reads in evaluation, in words for the report."""
+    """Which of a clip's ``n`` frames each stream shows in evaluation, in words for the report."""
     words = padding_of(config).words
 
-    def stream(count: int, long: str) -> str:
+    def stream(count: int, of_long_clip: str) -> str:
+        if config.data.still:
+            return f"the first of {n}, held still"
         if n < count:
             return f"all {n}, {words} to {count}"
-        return f"all {n}" if n == count else long
+        return f"all {n}" if n == count else of_long_clip
 
     T, F = config.model.trajectory.length, config.model.rgb.num_frames
     return {
@@ -193,81 +176,70 @@ def index_t(numbers: np.ndarray, length: int) -> np.ndarray:
     return (2.0 * numbers / length - 1.0).astype(np.float32)
 
 
-def trajectory_numbers(n: int, length: int, truncation: str, draw: Draw | None, padding: str = "loop") -> np.ndarray:
-    """Frame numbers (T,) of a trajectory in the padded clip: a run of a long clip, or a short clip padded.
+def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray:
+    """The frame numbers (T,) of an evaluated trajectory in the padded clip: the last T frames, or all of a short clip.
 
     Args:
       n: frames in the clip.
       length: T.
-      truncation: which run of a longer clip is taken: a "random" one or the "last".
-      draw: the random choices, needed for "random"; None for evaluation.
-      padding: of a shorter clip.
-
-    Raises:
-      UserError: unknown ``truncation`` or ``padding``.
+      padding: a key of ``PADDINGS``.
     """
-    _known("data.truncation", truncation, TRUNCATIONS)
-    mode = PADDINGS[_known("data.padding", padding, tuple(PADDINGS))]
-    if n < length:
-        return mode.sources(n, length) if mode.numbers_sources else np.arange(length)
-    if truncation == "last" or draw is None:
+    if n >= length:
         return np.arange(n - length, n)
-    return draw.run(TRAJECTORY, n, length)
+    mode = PADDINGS[padding]
+    return mode.sources(n, length) if mode.repeats_numbers else np.arange(length)
 
 
 def trajectory_sources(numbers: np.ndarray, n: int, length: int, padding: str) -> np.ndarray:
-    """The clip's frame (T,) behind each of ``trajectory_numbers``; ``BLANK`` for zeros, the nearest for a spline."""
-    mode = PADDINGS[_known("data.padding", padding, tuple(PADDINGS))]
-    return numbers if n >= length or mode.numbers_sources else mode.sources(n, length)[numbers]
+    """The clip's frame (T,) behind each of ``trajectory_numbers``, or ``BLANK``."""
+    mode = PADDINGS[padding]
+    return numbers if n >= length or mode.repeats_numbers else mode.sources(n, length)[numbers]
 
 
-def frame_sources(n: int, count: int, draw: Draw | None, padding: str = "loop", choice: str = "random") -> np.ndarray:
-    """The clip's frame (F,) at each place of the frame stream, in order of time; ``BLANK`` for zeros.
+def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
+    """The clip's frame (F,) at each place of an evaluated frame stream, in order of time, or ``BLANK``.
 
     Args:
       n: frames in the clip.
-      count: F. A clip with fewer frames is padded; a longer one shows evenly spaced frames, both ends included.
-      draw: the random choices of a training sample; None for evaluation.
-      padding: of a shorter clip.
-      choice: what training shows of a longer clip: "random" frames in order, a random run of "consecutive" ones, or
-        "uniform" ones as in evaluation.
-
-    Raises:
-      UserError: unknown ``padding`` or ``choice``.
+      count: F. A shorter clip is padded; a longer one shows evenly spaced frames, both ends included.
+      padding: a key of ``PADDINGS``.
     """
-    mode = PADDINGS[_known("data.padding", padding, tuple(PADDINGS))]
-    _known("data.frame_choice", choice, FRAME_CHOICES)
     if n < count:
-        return mode.sources(n, count)
-    if draw is None or choice == "uniform":
-        return np.linspace(0, n - 1, count).astype(int)
-    return drawn_frames(draw, n, count, choice, n)
+        return PADDINGS[padding].sources(n, count)
+    return np.linspace(0, n - 1, count).astype(int)
 
 
-def drawn_frames(draw: Draw, n: Any, count: int, choice: str, limit: int) -> Any:
-    """The frames that training draws from long clips, for one sample or, on the device, for several.
+def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
+    """The run of frames that training takes from long trajectories: for one sample or, on the device, for several.
 
     Args:
+      config: the whole configuration.
       draw: the choices of (...,) samples.
-      n: frames in their clips, (...,); the result is undefined if n < ``count``.
-      count: F.
-      choice: "random" or "consecutive".
+      n: (...,) frames in their clips; the result is undefined if n < T.
+
+    Returns:
+      (..., T) frame numbers; None if training draws none and takes those of evaluation.
+    """
+    if config.data.still or config.data.truncation == "last":
+        return None
+    return draw.run(TRAJECTORY, n, config.model.trajectory.length)
+
+
+def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
+    """The frames that training takes from long clips, as ``drawn_run``.
+
+    Args:
+      config: the whole configuration.
+      draw: the choices of (...,) samples.
+      n: (...,) frames in their clips; the result is undefined if n < F.
       limit: an upper bound of n.
 
     Returns:
-      (..., F) source frames.
+      (..., F) frame numbers in order; None if training draws none and takes those of evaluation.
     """
-    if choice == "consecutive":
+    data, count = config.data, config.model.rgb.num_frames
+    if data.still or data.frame_choice == "uniform":
+        return None
+    if data.frame_choice == "consecutive":
         return draw.run(FRAMES, n, count)
     return draw.subset(FRAMES, n, count, limit)
-
-
-def drawn_run(draw: Draw, n: Any, length: int) -> Any:
-    """The run (..., T) that training draws from long trajectories of n (...,) frames; undefined if n < T."""
-    return draw.run(TRAJECTORY, n, length)
-
-
-def _known(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UserError("bad_option", f"{option} is {value!r}; use one of: {', '.join(known)}")
-    return value

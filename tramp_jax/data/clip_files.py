@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import re
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,10 @@ FRAME_SIZE = 256  # pixels, both sides of a face crop
 _MAX_GAPS = 5  # listed in a message
 
 _IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each kind of file
+
+
+# NumPy parses headers with ``ast``, which fails in several threads at once in some versions of Python.
+_PARSING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,18 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
+def load_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file. A damaged file raises almost anything; nothing in it is executed."""
+    with path.open("rb") as file, _PARSING:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def npy_length(path: Path) -> int:
+    """Length of the first axis of a .npy file, without reading its values."""
+    with _PARSING:
+        return len(np.lib.format.open_memmap(path, mode="r"))
+
+
 def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, ndim: int = 3) -> np.ndarray | None:
     """A numeric array from a plain .npy file; None if it cannot be used.
 
@@ -105,8 +122,7 @@ def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, 
         problems.add(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
         return None
     try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
+        array = load_npy(path)
     except Exception as error:  # a damaged file raises almost anything
         problems.add("unreadable_array", f"{path}: not a plain .npy array of numbers ({error}); {cure}", clip)
         return None

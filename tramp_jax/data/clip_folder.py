@@ -120,7 +120,7 @@ def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bo
         problems.add("not_preprocessed", place + message, clip)
     else:
         try:
-            return len(np.lib.format.open_memmap(path, mode="r"))
+            return clip_files.npy_length(path)
         except Exception as error:  # a damaged file raises almost anything
             message = f"{place}{path}: not a plain .npy array of numbers ({error}); {_AGAIN}"
             problems.add("unreadable_array", message, clip)

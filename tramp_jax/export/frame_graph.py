@@ -1,6 +1,6 @@
 """The frame stream as ONNX nodes: normalisation, S-Former, T-Former (``models.former_dfer``).
 
-Axes: K distinct frames, S sub-clips, C channels, H attention heads, N tokens that attend to each other, D channels of a
+Axes: K distinct frames, S sub-clips, C channels, H attention heads, N tokens that attend to each other, D channels per
 head.
 """
 
@@ -15,12 +15,12 @@ from tramp_jax.export.graph import Graph, Tensor, Weights, attention, conv_with_
 
 
 def normalised(g: Graph, config: ConfigDict) -> Tensor:
-    """What ``augment.for_evaluation`` makes of the frames, in ONNX's order: (K, 3, size, size)."""
+    """The frames after ``augment.for_evaluation``, in ONNX's order: (K, 3, size, size)."""
     size, given = config.model.rgb.image_size, stored_size(config.model.rgb.image_size)
     x = g.op("Reshape", "frames", [-1, given, given, 3])
     x = g.op("Transpose", g.op("Cast", x, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     if size != given:
-        # Resizing is linear in either direction: the resized unit vectors are its matrix.
+        # Resizing is linear along each axis. Resized unit vectors make its matrix.
         matrix = np.asarray(jax.image.resize(np.eye(given, dtype=np.float32), (size, given), "linear"))
         x = g.op("MatMul", matrix, g.op("MatMul", x, matrix.T))
     mean, std = (np.array(z, np.float32).reshape(3, 1, 1) for z in (IMAGENET_MEAN, IMAGENET_STD))
@@ -70,7 +70,7 @@ def _attended(g: Graph, config: ConfigDict, weights: Weights, x: Tensor) -> Tens
 
 
 def t_former(g: Graph, config: ConfigDict, weights: Weights, x: Tensor) -> Tensor:
-    """Features of the distinct frames (K, C) -> of the sub-clips (S, C)."""
+    """Features of distinct frames (K, C) -> features of sub-clips (S, C)."""
     S, length, C = config.num_frames // config.clip_length, config.clip_length, config.widths[-1]
     if not config.scrambled_frames:
         x = g.op("Gather", x, g.op("Reshape", "frame_index", [-1]), axis=0)
@@ -83,11 +83,11 @@ def t_former(g: Graph, config: ConfigDict, weights: Weights, x: Tensor) -> Tenso
 
 
 def _transformer_layer(g: Graph, weights: Weights, x: Tensor, tokens: int, heads: int) -> Tensor:
-    """Pre-norm attention within every so many rows, and MLP: (B · tokens, C)."""
+    """Pre-norm attention within each ``tokens`` rows, then an MLP: (B · tokens, C)."""
     maps = weights["attention"]
     C = maps["proj"]["kernel"].shape[0]
     D = C // heads
-    scale = np.repeat([D**-0.5, 1, 1], C)  # of the logits, already in q
+    scale = np.repeat([D**-0.5, 1, 1], C)  # of the logits, applied to q
     qkv = dense(g, maps["qkv"], layer_norm(g, weights["norm_1"], x), scale)
     qkv = g.op("Transpose", g.op("Reshape", qkv, [-1, tokens, 3, heads, D]), perm=[2, 0, 3, 1, 4])
     y = attention(g, qkv)

@@ -1,7 +1,7 @@
-"""An ONNX graph in the making: nodes, constants, and the few layers that all parts of the model share.
+"""A builder of ONNX graphs: nodes, constants, and the layers that all parts of the model share.
 
-Tensors are told apart by name; every function returns the name of its result. Tokens are rows of a matrix (N, C), which
-lets a linear layer be one product with its bias in it.
+A tensor is known by its name, and every function returns the name of its result. Tokens are rows of a matrix (N, C), so
+a linear layer is a single product that includes the bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tramp_jax.models.layers import NORM_EPS
 
-OPSET = 20  # the first that knows Gelu
+OPSET = 20  # the first with Gelu
 Tensor = str
 Weights = Mapping[str, Any]
 
 
 class Graph:
-    """Collects nodes in the order of their computation.
+    """Collects nodes in the order of computation.
 
     Attributes:
-      nodes: so far.
-      constants: named, weights and shapes alike.
+      nodes: the nodes so far.
+      constants: the named constants so far: weights, shapes and axes.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class Graph:
         self._known: dict[tuple[object, ...], Tensor] = {}
 
     def op(self, kind: str, *inputs: Tensor | np.ndarray | Sequence[int], **attributes: Any) -> Tensor:
-        """The result of an operator of ONNX; inputs that are no names become constants."""
+        """Adds an ONNX operator and returns its result. Inputs other than names become constants."""
         return self.ops(kind, *inputs, count=1, **attributes)[0]
 
     def ops(
         self, kind: str, *inputs: Tensor | np.ndarray | Sequence[int], count: int, **attributes: Any
     ) -> list[Tensor]:
-        """The ``count`` results of an operator of ONNX."""
+        """Adds an ONNX operator and returns its ``count`` results."""
         number = len(self.nodes)
         results = [f"{kind}_{number}" + (f"_{i}" if i else "") for i in range(count)]
         names = [x if isinstance(x, str) else self._constant(np.asarray(x)) for x in inputs]
@@ -45,12 +45,12 @@ class Graph:
         return results
 
     def output(self, x: Tensor, name: str) -> Tensor:
-        """Gives a result of the graph its name; what is computed from it further on can be cut off there."""
+        """Gives a tensor the name of an output. The graph can be cut there."""
         self.nodes.append(helper.make_node("Identity", [x], [name], name=name))
         return name
 
     def _constant(self, value: np.ndarray) -> Tensor:
-        """As float32 or int64; equal shapes and axes are kept once."""
+        """Adds a constant, float32 or int64. Equal integers share one."""
         value = np.asarray(value, np.float32 if value.dtype.kind == "f" else np.int64, order="C")
         key = (value.shape, *value.ravel().tolist()) if value.dtype == np.int64 else ()
         if key and key in self._known:
@@ -63,7 +63,7 @@ class Graph:
 
 
 def dense(g: Graph, weights: Weights, x: Tensor, scale: np.ndarray | float = 1.0) -> Tensor:
-    """A linear layer (N, C) -> (N, features), whose outputs are multiplied by ``scale``, a number or (features,)."""
+    """A linear layer (N, C) -> (N, features), its outputs multiplied by ``scale``, a number or (features,)."""
     kernel = np.asarray(weights["kernel"]) * np.float32(scale)
     if "bias" not in weights:
         return g.op("Gemm", x, kernel)
@@ -71,7 +71,7 @@ def dense(g: Graph, weights: Weights, x: Tensor, scale: np.ndarray | float = 1.0
 
 
 def layer_norm(g: Graph, weights: Weights, x: Tensor) -> Tensor:
-    """Over the last axis."""
+    """Layer normalisation over the last axis."""
     return g.op(
         "LayerNormalization", x, np.asarray(weights["scale"]), np.asarray(weights["bias"]), axis=-1, epsilon=NORM_EPS
     )
@@ -85,13 +85,13 @@ def mlp(g: Graph, weights: Weights, x: Tensor, approximate: str = "none") -> Ten
 def conv_with_norm(
     g: Graph, kernel: np.ndarray, bias: np.ndarray | float, norm: Weights, statistics: Weights, x: Tensor, **how: Any
 ) -> Tensor:
-    """A convolution and the batch normalisation behind it, as one convolution.
+    """A convolution followed by batch normalisation, as a single convolution.
 
     Args:
       kernel: (features, channels, height, width), ONNX's order.
-      bias: (features,) of the convolution, or 0.
-      norm: the normalisation's scale and bias (features,).
-      statistics: its running mean and variance (features,).
+      bias: (features,) bias of the convolution, or 0.
+      norm: scale and bias (features,) of the normalisation.
+      statistics: running mean and variance (features,).
       x: (N, channels, H, W).
       how: ``strides``, ``pads``.
     """
@@ -101,7 +101,7 @@ def conv_with_norm(
 
 
 def attention(g: Graph, qkv: Tensor, bias: np.ndarray | None = None) -> Tensor:
-    """(3, B, H, N, D), q being scaled, and a bias (H, N, N) -> (B, H, N, D)."""
+    """Attention over scaled q, k and v (3, B, H, N, D), with a bias (H, N, N): (B, H, N, D)."""
     q, k, v = (g.op("Gather", qkv, np.array(i), axis=0) for i in range(3))
     logits = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
     if bias is not None:

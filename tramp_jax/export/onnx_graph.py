@@ -1,8 +1,8 @@
-"""The model of a configuration as an ONNX graph, built from its variables: a fixed family of layers.
+"""Builds the ONNX graph of a model from its configuration and variables.
 
-The graph takes what ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32. It has no
-dropout; batch normalisation is part of the convolutions, scales of logits and of inputs are part of the linear layers,
-and the q and k maps of the fusion, which with its single key do not matter, are left out.
+The graph takes the sample that ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32.
+It has no dropout. Batch normalisation is folded into convolutions, and scales of logits and inputs into linear layers.
+The q and k maps of the fusion are left out, since they have no effect with its single key.
 """
 
 import json
@@ -25,29 +25,32 @@ from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import build_model, reads_frames, reads_trajectories
 from tramp_jax.models.tramp_former import FormerDFERClassifier
 
-IR_VERSION = 9  # of ONNX 1.15, which brought the operators in use
+IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
 SCORE, FRAME_FEATURES = "score", "frame_features"
 
 
 def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """The graph of a trained model.
+    """The ONNX graph of a trained model.
 
-    Inputs, as far as the model reads them: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored size S, any number K of
-    them; ``frame_index`` (1, F) int32, which of the K each of the model's F frames is; ``frames_present`` (1, K) bool
-    if the padding has frames of zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T) float32. (A model whose
-    frames are scrambled as released takes all F, without ``frame_index``.)
-    Outputs: ``score`` (1,), and ``frame_features`` (K, C) of a model that reads frames.
+    The inputs are those of ``models.Inputs`` that the model reads: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored
+    size S, for any K; ``frame_index`` (1, F) int32, but with ``scrambled_frames`` all F frames instead;
+    ``frames_present`` (1, K) bool, if the padding has zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T)
+    float32. The outputs are ``score`` (1,) and, if the model reads frames, ``frame_features`` (K, C).
 
     Args:
       config: the whole configuration.
-      variables: of the model, with running statistics.
-      metadata: entered into the model beside ``config`` (JSON) and ``tramp_jax`` (version).
+      variables: ``{"params", "batch_stats"}``.
+      metadata: further metadata besides ``config`` (JSON) and ``tramp_jax`` (version).
 
     Raises:
-      UserError: a classifier.
+      UserError: classifier.
     """
     if config.model.head.num_classes:
-        raise UserError("bad_value", "the model classifies; only models that score are exported")
+        raise UserError(
+            "classifier",
+            f"model.head.num_classes is {config.model.head.num_classes}, but only models that predict scores can be "
+            "exported",
+        )
     g = Graph()
     params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
     inputs, outputs = [], [helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, [1])]
@@ -77,8 +80,8 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
         producer_name="tramp_jax",
         producer_version=tramp_jax.__version__,
     )
-    told = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__, **(metadata or {})}
-    helper.set_model_props(proto, told)
+    entries = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__}
+    helper.set_model_props(proto, {**entries, **(metadata or {})})
     return proto
 
 
@@ -102,7 +105,7 @@ def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
 
 
 def _fused(g: Graph, weights: Weights, trajectory: Tensor, rgb: Tensor) -> Tensor:
-    """The RGB feature after the TraMP blocks: both (1, C). The softmax over the single key is 1."""
+    """The RGB feature after the TraMP blocks, all (1, C). The softmax over the single key is 1."""
     for name in sorted(weights, key=lambda name: int(name.removeprefix("block_"))):
         block = weights[name]
         maps = block["attention"]
@@ -113,7 +116,7 @@ def _fused(g: Graph, weights: Weights, trajectory: Tensor, rgb: Tensor) -> Tenso
 
 
 def _head(g: Graph, weights: Weights, x: Tensor) -> Tensor:
-    """Linear layers with ReLU between them: (1, C) -> (1, 1)."""
+    """Linear layers with ReLU in between: (1, C) -> (1, 1)."""
     for i in range(1, len(weights)):
         x = g.op("Relu", dense(g, weights[f"layer{i}"], x))
     return dense(g, weights[f"layer{len(weights)}"], x)

@@ -1,7 +1,8 @@
 """The trajectory stream as ONNX nodes (``models.skateformer``).
 
 Tokens are the rows of a matrix (T · V, C), time-major. Axes: T time, V joints (landmarks), C channels, H attention
-heads; g segments in time and j sets of joints that do not attend to each other, n frames and l joints that do.
+heads; n frames and l joints of a set of tokens that attend to each other; g segments in time and j groups of joints, so
+g · j sets.
 """
 
 import numpy as np
@@ -43,12 +44,12 @@ def _over_time(g: Graph, x: Tensor, joints: int, width: int) -> Tensor:
 
 
 def _as_tokens(g: Graph, x: Tensor, width: int) -> Tensor:
-    """The way back: (1, C, T, V) -> (T · V, C)."""
+    """Inverse of ``_over_time``: (1, C, T, V) -> (T · V, C)."""
     return g.op("Reshape", g.op("Transpose", x, perm=[0, 2, 3, 1]), [-1, width])
 
 
 def _temporal_kernel(weights: Weights) -> np.ndarray:
-    """(features, channels of a group, k, 1)."""
+    """The kernel in ONNX's order: (features, channels of a group, k, 1)."""
     return weights["kernel"].transpose(2, 1, 0)[..., None]
 
 
@@ -62,8 +63,8 @@ def _downsampled(g: Graph, weights: Weights, statistics: Weights, x: Tensor, joi
 
 
 def _block(g: Graph, encoder: SkateFormer, weights: Weights, x: Tensor, joints: int, width: int) -> Tensor:
-    """Convolutions over joints and over time beside attention of the four types, then an MLP: (T · V, C)."""
-    # Scaled by the number of heads, as it was published, already in q.
+    """Convolutions over joints and time in parallel with four types of attention, then an MLP: (T · V, C)."""
+    # The scale of the logits, with the number of heads as published, applied to q.
     qkv_scale = np.repeat([HEADS_PER_PART**-0.5, 1, 1], width // 8)
     scale = np.concatenate([np.ones(width // 2), *[qkv_scale] * 4])
     y = dense(g, weights["mapping"], layer_norm(g, weights["norm_1"], x), scale)
@@ -82,7 +83,7 @@ def _block(g: Graph, encoder: SkateFormer, weights: Weights, x: Tensor, joints: 
 
 
 def _joint_conv(g: Graph, matrix: np.ndarray, x: Tensor, joints: int, width: int) -> Tensor:
-    """Each group of channels mixed over the joints by its own matrix (groups, V, V): (T · V, C)."""
+    """Mixes joints by one matrix (groups, V, V) per group of channels: (T · V, C)."""
     shape = [-1, joints, CONV_GROUPS, width // CONV_GROUPS]
     x = g.op("Transpose", g.op("Reshape", x, shape), perm=[2, 1, 0, 3])
     x = g.op("MatMul", matrix, g.op("Reshape", x, [CONV_GROUPS, joints, -1]))
@@ -102,10 +103,10 @@ def _temporal_conv(g: Graph, weights: Weights, x: Tensor, joints: int) -> Tensor
 def _partitioned_attention(
     g: Graph, partition: Partition, bias: np.ndarray, qkv: Tensor, joints: int, width: int
 ) -> Tensor:
-    """Self-attention within the sets of a partition, ``bias`` (H, n, l, m, k): (T · V, 3C) -> (T · V, C)."""
+    """Self-attention within the sets of a partition, with a bias (H, n, l, m, k): (T · V, 3C) -> (T · V, C)."""
     frames, members = partition.frames, partition.joints
     sets, size, heads = joints // members, frames * members, HEADS_PER_PART
-    # Time and joints are cut in two; which of the two counts the sets depends on the type.
+    # Time and joints are each cut into two axes; the type decides which of them counts the sets.
     time, where_g, where_n = ([-1, frames], 0, 1) if partition.local else ([frames, -1], 1, 0)
     space, where_j, where_l = ([sets, members], 2, 3) if partition.neighbours else ([members, sets], 3, 2)
     x = g.op("Reshape", qkv, [*time, *space, 3, heads, width // heads])

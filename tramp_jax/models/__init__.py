@@ -1,4 +1,4 @@
-"""The model and its parts. ``build_model(config.model)`` is the way in."""
+"""The networks. ``build_model(config.model)`` builds one, ``apply`` calls it on ``Inputs``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,26 +20,22 @@ __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "ini
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
-    """The flax module that ``config`` (the ``model`` group, see ``tramp_jax.config.model``) describes.
+    """The flax module of a ``model`` group (``tramp_jax.config.MODEL``).
 
     Raises:
-      UserError: a contradiction between options, named.
+      UserError: bad_option, if options contradict each other.
     """
     if config.name == "skateformer":
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
     if config.name == "former_dfer":
         return FormerDFERClassifier(_rgb_encoder(config), _head(config))
-    if config.name != "tramp_former":
-        raise UserError("bad_option", f"model.name is {config.name!r}; known: tramp_former, skateformer, former_dfer")
-    if config.streams not in ("both", "rgb", "trajectory"):
-        raise UserError("bad_option", f"model.streams is {config.streams!r}; known: both, rgb, trajectory")
     both = config.streams == "both"
     _check_divisible("model.fusion.width", [config.fusion.width], config.fusion.heads if both else 1)
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise UserError(
             "bad_option",
-            f"model.fusion.width is {config.fusion.width}, but the trajectory feature that it takes has "
-            f"{config.trajectory.widths[-1]} channels (the last of model.trajectory.widths)",
+            f"model.fusion.width is {config.fusion.width}, but the last of model.trajectory.widths is "
+            f"{config.trajectory.widths[-1]}; make them equal",
         )
     return TrampFormer(
         trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
@@ -52,16 +48,16 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
 
 
 def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
-    """Calls the model on inputs that are ready for it: frames normalised and at the model's size.
+    """Calls a model on ``Inputs`` whose frames are normalised and at the model's size.
 
     Args:
       model: see ``build_model``.
       variables: ``{"params", "batch_stats"}``.
-      inputs: of B clips; arrays with a leading axis of 1 are shared by all.
-      options: of flax's ``apply`` and of the model's ``__call__``, such as ``train``, ``rngs``, ``mutable``.
+      inputs: B clips.
+      options: further arguments of flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
-      ``(score, out)`` as the model's ``__call__``, and the updated collections with ``mutable``.
+      ``(score, out)``, see ``TrampFormer.__call__``; with ``mutable``, a pair of that and the updated collections.
     """
     return model.apply(
         variables,
@@ -76,8 +72,6 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
 
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     c = config.trajectory
-    if c.bias_order not in ("tiled", "time"):
-        raise UserError("bad_option", f"model.trajectory.bias_order is {c.bias_order!r}; known: tiled, time")
     if len(c.input_scale) not in (1, len(c.channels)):
         raise UserError(
             "bad_option",
@@ -87,7 +81,8 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     if c.embed_width != c.widths[0]:
         raise UserError(
             "bad_option",
-            f"model.trajectory.embed_width is {c.embed_width}, but the first stage has {c.widths[0]} channels",
+            f"model.trajectory.embed_width is {c.embed_width}, but the first of model.trajectory.widths is "
+            f"{c.widths[0]}; make them equal",
         )
     _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
@@ -101,13 +96,18 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         bias_order=c.bias_order,
         stem_channels=c.stem_channels,
         input_scale=tuple(c.input_scale),
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.precision),
         remat=config.remat,
     )
 
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
     c = config.rgb
+    if c.num_frames % c.clip_length:
+        raise UserError(
+            "bad_option",
+            f"model.rgb.num_frames is {c.num_frames}; it must be a multiple of model.rgb.clip_length={c.clip_length}",
+        )
     _check_divisible("model.rgb.widths", c.widths[2:3], c.spatial_heads)
     _check_divisible("model.rgb.widths", c.widths[3:4], c.temporal_heads)
     return FormerDFER(
@@ -119,27 +119,22 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
         temporal_heads=c.temporal_heads,
         temporal_mlp_dim=c.temporal_mlp_dim,
         scrambled_frames=c.scrambled_frames,
-        dtype=_dtype(config),
+        dtype=jnp.dtype(config.precision),
         remat=config.remat,
     )
 
 
 def _fusion(config: ml_collections.ConfigDict) -> TrampFusion:
-    return TrampFusion(config.fusion.depth, config.fusion.heads, config.fusion.mlp_ratio, _dtype(config))
-
-
-def _dtype(config: ml_collections.ConfigDict) -> Any:
-    """The type of the products."""
-    if config.precision not in ("float32", "bfloat16"):
-        raise UserError("bad_option", f"precision is {config.precision!r}; known: float32, bfloat16")
-    return jnp.dtype(config.precision)
+    c = config.fusion
+    return TrampFusion(c.depth, c.heads, c.mlp_ratio, jnp.dtype(config.precision))
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:
-    """Channels that are cut into groups and heads must divide evenly."""
+    """Checks that channels can be cut into equal groups or heads."""
     uneven = [width for width in widths if width % parts]
     if uneven:
-        raise UserError("bad_option", f"{option}: {uneven[0]} channels cannot be divided into {parts} groups or heads")
+        cure = f"use a multiple of {parts}, the number of groups or heads"
+        raise UserError("bad_option", f"{option}: {uneven[0]} channels cannot be divided evenly; {cure}")
 
 
 def _head(config: ml_collections.ConfigDict) -> Head:
@@ -147,17 +142,17 @@ def _head(config: ml_collections.ConfigDict) -> Head:
 
 
 def reads_frames(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model of this ``model`` group has a frame stream."""
+    """Whether the model of a ``model`` group reads frames."""
     return config.name == "former_dfer" or (config.name == "tramp_former" and config.streams != "trajectory")
 
 
 def reads_trajectories(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model of this ``model`` group has a trajectory stream."""
+    """Whether the model of a ``model`` group reads trajectories."""
     return config.name == "skateformer" or (config.name == "tramp_former" and config.streams != "rgb")
 
 
 def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tuple[int, ...] | None]:
-    """Shapes of ``frames``, ``trajectories`` and ``index_t`` as the model takes them; None for an unread stream."""
+    """Shapes of ``frames``, ``trajectories`` and ``index_t``, in this order; None if the model does not read one."""
     rgb, trajectory = config.rgb, config.trajectory
     shapes: dict[str, tuple[int, ...] | None] = {"frames": None, "trajectories": None, "index_t": None}
     if reads_frames(config):
@@ -169,7 +164,7 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
 
 
 def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Shapes and types of what ``init_variables`` returns, without computing it."""
+    """Shapes and types of ``init_variables``, without computing it."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
     variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
@@ -177,10 +172,10 @@ def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
-    """Freshly drawn ``{"params": …, "batch_stats": …}`` (the latter empty where the model has no batch norm)."""
+    """Freshly drawn ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
-    # The program runs once and takes microseconds: optimising it would take longer than anything else at the start.
+    # The program runs once. Optimising it would take longer than everything else at the start.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(build_model(config).init, compiler_options=options)(key, *inputs)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

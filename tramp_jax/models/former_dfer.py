@@ -1,4 +1,4 @@
-"""Former-DFER: the frame encoder (paper, RGB stream; first published for dynamic expression recognition).
+"""Former-DFER, the frame encoder (paper, RGB stream). First published for dynamic expression recognition.
 
 Axes: B batch, F frames, H and W height and width, S sub-clips, C channels, N tokens, A attention heads.
 """
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from tramp_jax.errors import UserError
 from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, embedding_init, layer_norm, tanh_gelu
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -46,7 +45,7 @@ class BasicBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose q, k and v maps have no bias: (B, N, C) -> (B, N, C)."""
+    """Multi-head self-attention: (B, N, C) -> (B, N, C). The q, k and v maps have no bias."""
 
     heads: int
     dtype: Dtype = jnp.float32
@@ -100,7 +99,7 @@ class SFormer(nn.Module):
         return jnp.mean(x, axis=(1, 2))
 
     def _attend(self, x: Array) -> Array:
-        """One transformer layer over the positions of the map; called from ``__call__`` alone."""
+        """One transformer layer over the positions of the map. Only ``__call__`` may call it."""
         H, C = x.shape[1], x.shape[3]
         x = rearrange(x, "b h w c -> b (h w) c")
         x = x + self.param("pos_embedding", embedding_init, (1, x.shape[1], C)).astype(self.dtype)
@@ -109,7 +108,7 @@ class SFormer(nn.Module):
 
 
 class TFormer(nn.Module):
-    """Temporal encoder of a sub-clip's frame features: (B, F, C) -> (B, C), the class token after ``depth`` layers."""
+    """Temporal encoder of sub-clips: frame features (B, F, C) -> (B, C), the class token after ``depth`` layers."""
 
     depth: int = 3
     heads: int = 8
@@ -128,10 +127,10 @@ class TFormer(nn.Module):
 
 
 def scramble_as_released(frames: Array) -> Array:
-    """What the released code feeds its frame encoder: (B, F, H, W, 3) -> the same shape, with planes out of place.
+    """Frames (B, F, H, W, 3) as the released code feeds them to its encoder: the same shape, planes out of place.
 
-    There, clips arrive as (B, 3, F, H, W) and their memory is read as (B, F, 3, H, W): each "image" consists of
-    three consecutive frames of one colour.
+    The released code reads memory laid out as (B, 3, F, H, W) as if it were (B, F, 3, H, W), so each "image" is three
+    consecutive frames of one colour.
     """
     B, F, H, W, C = frames.shape
     planes = rearrange(frames, "b f h w c -> b c f h w").reshape(B, F, C, H, W)
@@ -139,16 +138,16 @@ def scramble_as_released(frames: Array) -> Array:
 
 
 class FormerDFER(nn.Module):
-    """Frames to one feature per sub-clip.
+    """Encodes frames to one feature per sub-clip.
 
     Attributes:
       widths: channels of the four ResNet stages.
       clip_length: frames in a sub-clip.
       spatial_heads, spatial_mlp_dim: transformer layer of the S-Former.
-      temporal_depth, temporal_heads, temporal_mlp_dim: the T-Former.
-      scrambled_frames: reproduce the released code's frame layout.
-      dtype: of the products, see ``layers``.
-      remat: recompute the residual blocks in the backward pass instead of keeping what is inside them.
+      temporal_depth, temporal_heads, temporal_mlp_dim: T-Former.
+      scrambled_frames: whether to reproduce the released code's frame layout.
+      dtype: type of the products, see ``layers``.
+      remat: whether to recompute the residual blocks in the backward pass instead of storing their activations.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -174,40 +173,33 @@ class FormerDFER(nn.Module):
 
         Args:
           frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, the K
-            distinct frames (B, K, H, W, 3) of each clip, which the spatial encoder then sees once; or (1, K, H, W, 3),
-            shared by all clips.
+            distinct frames of each clip (B, K, H, W, 3), each of which is encoded once; (1, K, H, W, 3) is shared by
+            all clips.
           train: whether batch statistics are used and updated.
-          frame_index: (B, F) which of its clip's distinct frames each frame is; None if ``frames`` has them all.
-          frame_features: (B, K, widths[3]) or (1, K, widths[3]), the output of the S-Former if it is known; replaces
-            ``frames``.
+          frame_index: (B, F), which of the distinct frames is at each place; None if ``frames`` has all F.
+          frame_features: (B, K, widths[3]) or (1, K, widths[3]) output of the S-Former; replaces ``frames`` if it is
+            known.
 
         Returns:
           Sub-clip features (B, F / clip_length, widths[3]), and the intermediate ``frame_features``
           (B, F, widths[3]).
         """
         if frame_features is None:
-            assert frames is not None, "the rgb stream needs frames or their features"
+            assert frames is not None, "the frame stream needs frames or their features"
             frame_features = self._encode_frames(frames, train, frame_index is not None)
         if frame_index is not None:
             B, (_, K, C) = len(frame_index), frame_features.shape
             frame_features = jnp.broadcast_to(frame_features, (B, K, C))
             frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
-        F = frame_features.shape[1]
-        if F % self.clip_length:
-            raise UserError(
-                "bad_option",
-                f"model.rgb.num_frames is {F}; it must be a multiple of model.rgb.clip_length={self.clip_length}",
-            )
         x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
         x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
-        x = rearrange(x, "(b s) c -> b s c", s=F // self.clip_length)
+        x = rearrange(x, "(b s) c -> b s c", b=len(frame_features))
         return x.astype(jnp.float32), {"frame_features": frame_features}
 
     def _encode_frames(self, frames: Array, train: bool, distinct: bool) -> Array:
-        """Frames (B, K, H, W, 3) -> features (B, K, widths[3]); called from ``__call__`` only."""
+        """Frames (B, K, H, W, 3) -> features (B, K, widths[3]). Only ``__call__`` may call it."""
         if self.scrambled_frames:
-            if distinct:
-                raise ValueError("frames scrambled as released mix neighbours: pass all of them, not the distinct ones")
+            assert not distinct, "scrambled_frames mixes neighbouring frames: pass all F frames, without frame_index"
             frames = scramble_as_released(frames)
         x = rearrange(frames, "b k h w c -> (b k) h w c").astype(self.dtype)
         x = SFormer(self.widths, self.spatial_heads, self.spatial_mlp_dim, self.dtype, self.remat, name="s_former")(

@@ -12,10 +12,10 @@ from tramp_jax.models.layers import Array, Dtype, Mlp, layer_norm
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of ``x`` (B, Q, C) to ``y`` (B, K, C) -> (B, Q, C); q, k, v maps without bias.
+    """Multi-head attention of ``x`` (B, Q, C) to ``y`` (B, K, C) -> (B, Q, C). The q, k and v maps have no bias.
 
-    With the published single key the softmax is 1: the q and k maps neither matter nor get a gradient, and are not
-    computed. They are kept because the published weights have them.
+    With a single key, as published, the softmax is 1, so the q and k maps have no effect and no gradient and are not
+    computed. The published weights include them, so the parameters stay.
     """
 
     heads: int
@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
 
 
 class TrampBlock(nn.Module):
-    """x + attention to the trajectory, then x + MLP. Only the RGB tokens ``x`` are updated."""
+    """Adds attention to the trajectory, then an MLP, to the RGB tokens ``x``. The trajectory stays as it is."""
 
     heads: int
     mlp_ratio: int

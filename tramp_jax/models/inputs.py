@@ -1,26 +1,25 @@
-"""``Inputs``: everything a model sees of a batch of clips, made by ``tramp_jax.batches`` and read by everyone else."""
+"""``Inputs``: what a model reads of a batch of clips. Made in ``tramp_jax.batches`` and used everywhere else."""
 
 from typing import Any
 
 import flax.struct
 
-Array = Any  # of NumPy on the host, of JAX on the device
+Array = Any  # NumPy on the host, JAX on the device
 
 
 class Inputs(flax.struct.PyTreeNode):
-    """The inputs of B clips. What the model does not read is None.
+    """The inputs of B clips. Anything that the model does not read is None.
 
-    Axes: F frames of the frame stream, K ≤ F distinct ones, H and W height and width, T trajectory length, V landmarks,
-    C channels. Arrays with a leading axis of 1 are shared by all clips.
+    Axes: F frames of the frame stream, K ≤ F distinct frames, H and W height and width, T trajectory length,
+    V landmarks, C channels. A leading axis of 1 is shared by all clips. Without the leading axis, one sample.
 
     Attributes:
-      frames: (B, K, H, W, 3) RGB: uint8 at the stored size on the host, float32 normalised and at the model's size
-        when the model reads them.
-      frame_features: (B, K, features) what the S-Former makes of the frames; replaces ``frames`` where it is known.
-      frame_index: (B, F) int32, which of the K frames each of the F is; None where K = F, in order.
-      frames_present: (B, K) bool, False where a frame is padding and its pixels are zeros of the model's input; None
-        where all are present.
-      trajectories: (B, T, V, C) float32: x, y relative to the nose tip in pixels, then r, g, b in 0-255.
+      frames: (B, K, H, W, 3) RGB. On the host, uint8 at the stored size; for the model, float32, normalised and at the
+        model's size.
+      frame_features: (B, K, features) output of the S-Former; replaces ``frames`` if it is known.
+      frame_index: (B, F) int32, which of the K distinct frames is at each place; None if K = F, in order.
+      frames_present: (B, K) bool, False for padding, which is zero after normalisation; None if all are present.
+      trajectories: (B, T, V, C) float32: x and y in pixels relative to the nose tip, then r, g, b in 0-255.
       index_t: (B, T) float32 positions of the trajectory's frames in [-1, 1).
     """
 

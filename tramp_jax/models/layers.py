@@ -1,7 +1,7 @@
 """Small layers shared by the encoders and the fusion.
 
-``dtype`` is the type that products are computed in (``config.precision``). Parameters, statistics, normalisation and
-softmax are float32 whatever it is.
+``dtype`` is the type of the products (``model.precision``). Parameters, statistics, normalisation and softmax are
+always float32.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ embedding_init = nn.initializers.truncated_normal(0.02)
 
 
 def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
-    """LayerNorm over the last axis, as PyTorch's (two-pass variance, eps 1e-5); its statistics are float32."""
+    """LayerNorm over the last axis as in PyTorch: two-pass variance, eps 1e-5, float32 statistics."""
     return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def exact_gelu(x: Array) -> Array:
-    """Written with erf, as PyTorch's; jax's own takes the slower erfc."""
+    """GELU with erf, as in PyTorch. JAX's own uses erfc, which is slower."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
@@ -38,9 +38,9 @@ def tanh_gelu(x: Array) -> Array:
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with PyTorch's conventions.
 
-    ``running <- (1 - momentum) * running + momentum * batch``, and the running variance takes the *unbiased* batch
-    variance while the batch itself is normalised by the biased one. Under ``jit`` over a mesh the statistics are
-    those of the global batch.
+    ``running <- (1 - momentum) * running + momentum * batch``. The batch is normalised by its biased variance, but the
+    running variance is updated with the *unbiased* one. Under ``jit`` over a mesh, statistics are those of the global
+    batch.
     """
 
     momentum: float = BATCH_NORM_MOMENTUM
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, activation, Linear; keeps the width of its input."""
+    """Linear, activation, linear: (..., C) -> (..., C)."""
 
     hidden: int
     activation: Callable[[Array], Array] = exact_gelu
@@ -84,9 +84,9 @@ class Mlp(nn.Module):
 class TemporalConv(nn.Module):
     """Convolution over time, the same for every joint: (B, T, V, C) -> (B, T / stride, V, features).
 
-    ``groups`` > 1 mixes channels only within groups, as PyTorch's grouped Conv2d of kernel (kernel, 1). Written as
-    one matrix product over the shifted copies of the input: gradients of grouped and of strided convolutions are
-    slow in XLA on CPUs, and a group is only a few channels wide.
+    With ``groups`` > 1, channels mix only within groups, as in PyTorch's grouped Conv2d of kernel (kernel, 1). Computed
+    as one matrix product over shifted copies of the input, because XLA is slow on CPUs at gradients of grouped and of
+    strided convolutions, and a group is only a few channels wide.
     """
 
     features: int
@@ -112,7 +112,7 @@ class TemporalConv(nn.Module):
 
 
 def _block_diagonal(kernel: Array, groups: int) -> Array:
-    """Grouped kernel (k, C / groups, features) -> the same map as a dense kernel (k, C, features)."""
+    """Turns a grouped kernel (k, C / groups, features) into the equivalent dense one (k, C, features)."""
     k, fan_in, features = kernel.shape
     per_group = kernel.reshape(k, fan_in, groups, features // groups)
     dense = jnp.einsum("kigo,gh->khigo", per_group, jnp.eye(groups, dtype=kernel.dtype))

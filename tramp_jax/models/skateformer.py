@@ -1,8 +1,8 @@
-"""SkateFormer: the trajectory encoder (paper, trajectory stream; first published for skeleton action recognition).
+"""SkateFormer, the trajectory encoder (paper, trajectory stream). First published for skeleton action recognition.
 
-Axes: B batch, T time, V joints (landmarks), C channels, H attention heads, D channels per head;
-g segments in time and j sets of joints that do *not* attend to each other, n and m frames, l and k joints that do;
-p and q tokens of a set, (n l) and (m k).
+Axes: B batch, T time, V joints (landmarks), C channels, H attention heads, D channels per head. Tokens attend to each
+other within a set: n and m are the frames of a set, l and k its joints, p = (n l) and q = (m k) its tokens. The clip
+has g segments in time and j groups of joints, so g · j sets.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ BiasOrder = Literal["tiled", "time"]
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """One of the four ways in which the (T, V) grid is cut into sets of tokens that attend to each other.
+    """One of the four ways to cut the (T, V) grid into sets of tokens that attend to each other.
 
     Attributes:
       frames: frames in a set.
       joints: joints in a set.
-      local: consecutive frames (else ``frames`` frames spread evenly over the clip).
-      neighbours: consecutive joints (else ``joints`` joints spread evenly, one per group).
+      local: whether the frames are consecutive; otherwise they are spread evenly over the clip.
+      neighbours: whether the joints are consecutive; otherwise they are spread evenly, one per group.
       table_rows: rows of the relative position table, at least 2 * frames - 1.
     """
 
@@ -52,11 +52,11 @@ class Partition:
 
     @property
     def axes(self) -> tuple[str, str]:
-        """einops patterns of time and joints: the attended axes are n and l."""
+        """einops patterns of time and joints; n and l are the axes of a set."""
         return ("(g n)" if self.local else "(n g)"), ("(j l)" if self.neighbours else "(l j)")
 
     def sets(self, num_frames: int, num_joints: int) -> int:
-        """How many sets a trajectory is cut into."""
+        """Number of sets in a trajectory."""
         return (num_frames // self.frames) * (num_joints // self.joints)
 
 
@@ -71,20 +71,24 @@ def partitions(
       distant: joints in a set of distant joints (K, 7 for faces).
       local_frames: frames in a local set (N = 8).
       global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
-      table_frames: frames that the tables of the global types are made for. TraMP-Former shares tables made for 32
-        frames (T = 256) between all lengths; None gives each its own size (the published skeleton model).
+      table_frames: global sets that the tables of the global types are for. TraMP-Former shares tables for 32 frames
+        (T = 256) between all lengths; None makes them fit ``global_frames``, as in the published skeleton model.
+
+    Raises:
+      UserError: bad_option, if the tables are too small or the length cannot be cut into sets.
     """
     rows = 2 * (table_frames or global_frames) - 1
     if rows < 2 * global_frames - 1:
         raise UserError(
-            "bad_option", f"tables for {table_frames} frames are too small for global sets of {global_frames} frames"
+            "bad_option",
+            f"model.trajectory.table_frames is {table_frames}, but global sets have {global_frames} frames; use at "
+            "least as many, or 0",
         )
     if num_frames % (8 * local_frames) or num_frames % (8 * global_frames):
         raise UserError(
             "bad_option",
-            f"trajectories of {num_frames} frames cannot be cut: the length must be a multiple of "
-            f"{8 * local_frames} and of {8 * global_frames} (three halvings, then sets of "
-            f"{local_frames} and {global_frames} frames)",
+            f"model.trajectory.length is {num_frames}; three halvings and sets of {local_frames} and {global_frames} "
+            f"frames need a multiple of {8 * local_frames} and of {8 * global_frames}, such as 64, 128 or 256",
         )
     return (
         Partition(local_frames, neighbours, True, True, 2 * local_frames - 1),
@@ -95,12 +99,12 @@ def partitions(
 
 
 class RelativePositionBias(nn.Module):
-    """Learned bias of every pair of tokens in a set: returns (H, n, l, m, k).
+    """Learned bias of every pair of tokens in a set: (H, n, l, m, k).
 
-    Rows of the table are distances in time. Sets of neighbours share one value between all pairs of joints; sets of
-    distant joints have one per pair. ``order="tiled"`` reproduces the published arrangement for neighbours: tokens
-    are time-major, but the table is laid out as if they were joint-major, so that token p takes the row of time
-    p mod n. All published weights were trained so. ``order="time"`` is the evident intention.
+    A row of the table is a distance in time. Sets of neighbours have one value per row for all pairs of joints; sets of
+    distant joints have one per pair. ``order="tiled"`` reproduces the published arrangement for neighbours: tokens are
+    time-major, but the table is laid out as if they were joint-major, so token p takes the row of time p mod n. All
+    published weights were trained that way. ``order="time"`` is the evident intention.
     """
 
     partition: Partition
@@ -124,8 +128,8 @@ class RelativePositionBias(nn.Module):
 class SkateAttention(nn.Module):
     """Self-attention within the sets of one partition: q, k, v side by side (B, T, V, 3C) -> (B, T, V, C).
 
-    On a CPU the sets are visited one after the other and recomputed in the backward pass, so that the attention
-    weights of a set stay in the cache; elsewhere they are batched (docs/performance.md has both).
+    A CPU computes one set after another and recomputes it in the backward pass: its attention weights then stay in the
+    cache. Other devices batch the sets. docs/performance.md compares both.
     """
 
     partition: Partition
@@ -134,7 +138,7 @@ class SkateAttention(nn.Module):
 
     @nn.compact
     def __call__(self, qkv: Array, keys: Array | None) -> Array:
-        """``keys`` are of the dropout, one for each of ``partition.sets``; None drops nothing."""
+        """``keys`` are dropout keys, one for each of ``partition.sets``; None drops nothing."""
         B, T, _, _ = qkv.shape
         time, joints = self.partition.axes
         sizes = {"n": self.partition.frames, "l": self.partition.joints}
@@ -142,12 +146,12 @@ class SkateAttention(nn.Module):
             qkv, f"b {time} {joints} (three h d) -> three (g j) b h (n l) d", three=3, h=HEADS_PER_PART, **sizes
         )
         bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
-        # Given to every clip here, its gradient is summed over the clips once, not in every set: XLA does that slowly.
+        # Repeating it here sums its gradient over the clips once, instead of in every set, which is slow in XLA.
         bias_bhpq = repeat(bias_hnlmk, "h n l m k -> b h (n l) (m k)", b=B)
 
         def attend(qkv_and_key: tuple[Array, Array, Array, Array | None]) -> Array:
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
-            # Scaled by the number of heads, not by their width: so it was published.
+            # Published with the number of heads in place of their width.
             logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2)
             weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_bhpq, axis=-1)
             if key is not None:
@@ -161,9 +165,9 @@ class SkateAttention(nn.Module):
 
 
 def drop_weights(weights_bhpq: Array, rate: float, key: Array) -> Array:
-    """Drops weights of 4 heads, rescaling those that stay; ``rate`` is rounded to a multiple of 1/256.
+    """Drops attention weights of 4 heads and rescales the rest. ``rate`` is rounded to a multiple of 1/256.
 
-    Random bits cost more than the rest of the attention: one 32-bit word serves a pair of tokens, a byte per head.
+    Random bits cost more than the rest of the attention, so one 32-bit word serves a pair of tokens: a byte per head.
     """
     B, H, P, Q = weights_bhpq.shape
     keep = max(1, round(256 * (1 - rate)))
@@ -173,7 +177,7 @@ def drop_weights(weights_bhpq: Array, rate: float, key: Array) -> Array:
 
 
 class JointConv(nn.Module):
-    """G-Conv: each of 8 channel groups is mixed over the joints by its own learned V×V matrix."""
+    """G-Conv: (B, T, V, C) -> the same shape. Each of 8 channel groups mixes joints by its own learned V×V matrix."""
 
     dtype: Dtype = jnp.float32
 
@@ -186,11 +190,11 @@ class JointConv(nn.Module):
 
 
 class Draws(NamedTuple):
-    """What is random in one block.
+    """The random draws of one block.
 
     Attributes:
-      keys: for each attention, see ``SkateAttention``.
-      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None where none is dropped.
+      keys: one entry for each attention, see ``SkateAttention``.
+      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None if none is dropped.
     """
 
     keys: tuple[Array | None, ...]
@@ -198,13 +202,13 @@ class Draws(NamedTuple):
 
 
 def draw_paths(key: Array, rates: Sequence[float], batch: int) -> Array:
-    """Stochastic depth: (blocks, 2, B) factors, 0 for a branch that is dropped and 1 / (1 - rate) for others."""
+    """Stochastic depth: (blocks, 2, B) factors, 0 for a dropped branch and 1 / (1 - rate) otherwise."""
     keep = 1.0 - jnp.asarray(rates)[:, None, None]
     return jax.random.bernoulli(key, keep, (len(rates), 2, batch)) / keep
 
 
 class SkateFormerBlock(nn.Module):
-    """Convolution over joints and over time beside attention of the four types, then an MLP: (B, T, V, C)."""
+    """Convolutions over joints and time in parallel with four types of attention, then an MLP: (B, T, V, C)."""
 
     partitions: tuple[Partition, ...]
     mlp_ratio: int
@@ -237,7 +241,7 @@ def _times(y: Array, paths: Array | None, branch: int) -> Array:
 
 
 class Downsample(nn.Module):
-    """Halves time and sets the width: 7×1 convolution of stride 2, then batch normalisation."""
+    """7×1 convolution of stride 2, then batch normalisation: (B, T, V, C) -> (B, T / 2, V, features)."""
 
     features: int
     dtype: Dtype = jnp.float32
@@ -248,29 +252,29 @@ class Downsample(nn.Module):
 
 
 def time_embedding(index_t: Array, width: int) -> Array:
-    """Sinusoids of frame positions: (B, T) -> (B, T, width), even channels sine, odd ones cosine."""
+    """Sinusoids of frame positions: (B, T) -> (B, T, width). Even channels are sines, odd ones cosines."""
     frequencies = jnp.exp(jnp.arange(0, width, 2) * (-np.log(10000.0) / width))
     angles = index_t[..., None] * frequencies
     return rearrange(jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1), "b t k two -> b t (k two)")
 
 
 class SkateFormer(nn.Module):
-    """Trajectories to one feature vector.
+    """Encodes trajectories to one feature vector per clip.
 
     Attributes:
       partitions: the four partition types, see ``partitions``.
-      widths: channels of the stages; each stage after the first halves time.
+      widths: channels of the stages. Each stage after the first halves time.
       blocks_per_stage: blocks in a stage.
-      embed_width: width of the stem and of the position embedding.
-      mlp_ratio: hidden width of the MLPs over their input's.
-      attention_dropout: rate of dropout on attention weights.
+      embed_width: channels of the stem and of the position embedding.
+      mlp_ratio: hidden width of the MLPs as a multiple of their input's.
+      attention_dropout: dropout rate of attention weights.
       drop_path: stochastic depth rate of the last block; it grows linearly from 0.
       bias_order: see ``RelativePositionBias``.
-      input_scale: factors on the channels, one for all or one each. The published weights take pixels and 0-255 as
-        they are; training a small model from scratch is faster with values of order one.
+      input_scale: factors on the channels, one for all or one each. Published weights expect pixels and 0-255; a small
+        model trains faster from scratch on values of order one.
       stem_channels: the stem's hidden widths are 2 and 3 times this; 0 for the number of channels, as published.
-      dtype: of the products, see ``layers``; the stem is float32 always, because pixels and 0-255 need its digits.
-      remat: recompute the blocks in the backward pass instead of keeping what is inside them.
+      dtype: type of the products, see ``layers``. The stem is always float32, because pixels and 0-255 need its digits.
+      remat: whether to recompute the blocks in the backward pass instead of storing their activations.
     """
 
     partitions: tuple[Partition, ...]
@@ -330,7 +334,7 @@ class SkateFormer(nn.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), out
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
-        """Of all blocks, for an input (B, T, V, C): drawn at once, because every draw is a loop for XLA to compile."""
+        """The draws of all blocks for an input (B, T, V, C). Drawn at once: XLA compiles every draw to a loop."""
         B, T, V, _ = shape
         stages = np.repeat(np.arange(len(self.widths)), self.blocks_per_stage).tolist()
         nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)

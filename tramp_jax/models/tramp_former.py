@@ -1,4 +1,4 @@
-"""TraMP-Former (paper, Figure 2): two encoders, a fusion and a head; and its encoders as published on their own."""
+"""TraMP-Former (paper, Figure 2): two encoders, a fusion and a head. Also each encoder alone, as first published."""
 
 from typing import Literal
 
@@ -15,11 +15,11 @@ Outputs = dict[str, Array]
 
 
 class Head(nn.Module):
-    """MLP with ReLU from features (B, C) to scores.
+    """MLP with ReLU from features (B, C) to scores (B,) or class logits (B, num_classes).
 
     Attributes:
       hidden: widths of the hidden layers; () for a linear head.
-      num_classes: 0 for a regression score (B,); else class logits (B, num_classes).
+      num_classes: 0 for a score.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -37,9 +37,9 @@ class TrampFormer(nn.Module):
     """The whole model.
 
     Attributes:
-      trajectory_encoder, rgb_encoder, fusion, head: the parts; an unused one may be None.
-      width: of the fused feature; the RGB feature is mapped to it, the trajectory feature has it already.
-      streams: which inputs are read. With one stream the head sits on that stream's feature.
+      trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
+      width: channels of the fused feature. The trajectory feature has as many; the RGB feature is projected to them.
+      streams: the inputs to read. With one stream, the head reads that stream's feature.
     """
 
     trajectory_encoder: SkateFormer | None
@@ -63,21 +63,20 @@ class TrampFormer(nn.Module):
         """Scores clips.
 
         Args:
-          frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation; with ``frame_index``, the
-            K distinct frames of each clip (B, K, H, W, 3), which give the same scores at the cost of K; or
-            (1, K, H, W, 3), shared by all.
-          trajectories: (B, T, V, C), x and y in pixels relative to the nose tip, then r, g, b in 0-255.
+          frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation. With ``frame_index``, only
+            the K distinct frames of each clip (B, K, H, W, 3), which gives the same scores at the cost of K frames;
+            (1, K, H, W, 3) is shared by all clips.
+          trajectories: (B, T, V, C): x and y in pixels relative to the nose tip, then r, g, b in 0-255.
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
-          frame_index: (B, F) which of its clip's distinct frames each frame is.
+          frame_index: (B, F), which of the distinct frames is at each place.
           dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
-          frame_features: (B, K, channels) or (1, K, channels), the output of the S-Former if it is known; replaces
-            ``frames``.
+          frame_features: (B, K, channels) or (1, K, channels) output of the S-Former; replaces ``frames`` if it is
+            known.
 
         Returns:
-          The score (B,) or class logits (B, num_classes); and named intermediates, of which
-          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width)
-          belong to the streams in use.
+          The score (B,) or class logits (B, num_classes), and named intermediates. Those of the streams in use include
+          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width).
         """
         out: Outputs = {}
         if self.trajectory_encoder is not None:
@@ -91,7 +90,7 @@ class TrampFormer(nn.Module):
             out |= stages | {"subclip_features": subclips, "rgb_features": rgb}
         if self.fusion is not None:
             trajectory = out["trajectory_features"]
-            rgb = jnp.broadcast_to(out["rgb_features"], trajectory.shape)  # one clip's frames, several trajectories
+            rgb = jnp.broadcast_to(out["rgb_features"], trajectory.shape)  # shared frames, several trajectories
             fused = self.fusion(rgb[:, None], trajectory[:, None])
             out["fused_features"] = fused[:, 0]
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
@@ -99,7 +98,7 @@ class TrampFormer(nn.Module):
 
 
 class SkateFormerClassifier(nn.Module):
-    """The trajectory encoder with a linear head, as published for skeleton actions and for pre-training."""
+    """The trajectory encoder with a linear head, as published for skeleton actions and used for pre-training."""
 
     trajectory_encoder: SkateFormer
     head: Head
@@ -114,13 +113,13 @@ class SkateFormerClassifier(nn.Module):
         dropout: bool = False,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """Like ``TrampFormer``, but reads no frames."""
+        """See ``TrampFormer``; reads no frames."""
         features, out = self.trajectory_encoder(trajectories, index_t, train, dropout)
         return self.head(features), out | {"trajectory_features": features}
 
 
 class FormerDFERClassifier(nn.Module):
-    """The frame encoder with a linear head on the mean sub-clip, as published for expression recognition."""
+    """The frame encoder with a linear head on the mean sub-clip feature, as published for expression recognition."""
 
     rgb_encoder: FormerDFER
     head: Head
@@ -135,6 +134,6 @@ class FormerDFERClassifier(nn.Module):
         dropout: bool = False,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """Like ``TrampFormer``, but reads no trajectories and has no dropout."""
+        """See ``TrampFormer``; reads no trajectories and has no dropout."""
         subclips, out = self.rgb_encoder(frames, train, frame_index, frame_features)
         return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}

@@ -1,13 +1,13 @@
-"""Which regions and moments of a clip moved its score: integrated gradients over trajectory and frames.
+"""Attributes a clip's score to regions and moments, by integrated gradients over trajectory and frames.
 
-The baseline is the same person not moving, the clip's first frame held; ``index_t`` stays. So an attribution answers
-"what did the motion change in the score?" and what never moves gets exactly nothing. The inputs go from the baseline
-to the clip on a straight line, and gradients are integrated along it (Sundararajan, Taly and Yan, "Axiomatic
-Attribution for Deep Networks", ICML 2017). Attributions add up to score − baseline score (completeness); how well they
-do is measured and reported with every attribution.
+The baseline is the same person not moving: the clip's first frame, held still, with the clip's ``index_t``. So an
+attribution says how the motion changed the score, and anything that never moves gets exactly zero. Gradients are
+integrated along a straight line from the baseline to the clip (Sundararajan, Taly and Yan, "Axiomatic Attribution for
+Deep Networks", ICML 2017). Attributions add up to score − baseline score (completeness); each attribution reports how
+closely.
 
-The integral is a sum over panels of the line, each by Gauss–Lobatto quadrature. Both ends of a panel are nodes, so
-the panel's true share of the score difference comes with its gradients, and only panels that miss theirs are halved.
+The line is cut into panels, each integrated by Gauss–Lobatto quadrature. Both ends of a panel are nodes, so its true
+share of the score difference is known along with its gradients, and only panels that miss their share are halved.
 """
 
 import dataclasses
@@ -30,33 +30,33 @@ from tramp_jax.errors import UserError
 from tramp_jax.models import Inputs, build_model, input_shapes, reads_frames, reads_trajectories
 from tramp_jax.report.motion import inter_ocular
 
-# The part of a picture that is near no landmark: cheeks, forehead, hair, room.
+# The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
 
-NODES = 6  # of a panel
-_NOISE = 2e-5  # of the score: differences below it are rounding of float32
+NODES = 6  # in a panel
+_NOISE = 2e-5  # share of the score; smaller differences are float32 rounding
 _MOST_PATCHES = 32  # along a side of the frames' heat map
-_NEAR = 0.3  # distances between the outer eye corners; patches farther from any landmark are ELSEWHERE
-_FLOATS_AT_ONCE = 4_000_000  # of inputs in one gradient; bounds the memory of the activations
+_NEAR = 0.3  # in units of the inter-ocular distance; patches farther from all landmarks are ELSEWHERE
+_FLOATS_AT_ONCE = 4_000_000  # input values in one gradient; bounds the memory of the activations
 
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """How much each input moved the score of a clip of n frames, in units of the score.
+    """How much each input changed the score of a clip of n frames, in units of the score.
 
     Attributes:
-      score: of the clip.
-      baseline_score: of the same person not moving.
-      trajectory: (n, 63, C) float64, by source frame, landmark and channel; frames that the model reads several
-        times, because a short clip loops, are added up. None where the model reads no trajectories.
-      channels: the names of C, one letter each, e.g. "xyrgb".
-      frames: (n, G, G) float64, by source frame and patch (row, column) of the picture, or None.
-      regions: (n, R) float64, both streams by source frame and region, in the order of ``region_names``.
-      region_names: ``landmarks.REGIONS``; and ELSEWHERE where the model reads frames.
-      read: (n,) whether the model read the source frame, in either stream.
+      score: the clip's score.
+      baseline_score: score of the same person not moving.
+      trajectory: (n, 63, C) float64, by frame, landmark and channel; None if the model reads no trajectories. If a
+        short clip loops, the attributions of all places of a frame are added up.
+      channels: names of the C channels, one letter each, such as "xyrgb".
+      frames: (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames.
+      regions: (n, R) float64, both streams by frame and region, in the order of ``region_names``.
+      region_names: ``landmarks.REGIONS``, and ELSEWHERE if the model reads frames.
+      read: (n,) bool, whether the model read the frame, in either stream.
       error: |sum of all attributions − (score − baseline score)|.
-      converged: the error is below the tolerance that was asked for.
-      evaluations: gradients that were taken.
+      converged: whether the error is below the requested tolerance.
+      evaluations: number of gradients computed.
     """
 
     score: float
@@ -73,34 +73,34 @@ class Attribution:
 
     @property
     def difference(self) -> float:
-        """What the motion changed in the score."""
+        """How much the motion changed the score."""
         return self.score - self.baseline_score
 
     @property
     def relative_error(self) -> float | None:
-        """``error`` as a share of the difference; None where the motion changed nothing to speak of."""
+        """``error`` as a share of the difference; None if the motion hardly changed the score."""
         if abs(self.difference) <= _negligible(self.score):
             return None
         return self.error / abs(self.difference)
 
     @property
     def by_region(self) -> dict[str, float]:
-        """Attribution of each region, all moments together."""
+        """Attribution of each region, over all moments."""
         return dict(zip(self.region_names, self.regions.sum(axis=0).tolist(), strict=True))
 
     @property
     def by_moment(self) -> np.ndarray:
-        """(n,) attribution of each source frame, all regions together."""
+        """(n,) attribution of each frame, over all regions."""
         return self.regions.sum(axis=1)
 
     @property
     def by_landmark(self) -> np.ndarray | None:
-        """(63,) attribution of each landmark's position and colour, all moments together."""
+        """(63,) attribution of each landmark, over all moments and channels."""
         return None if self.trajectory is None else self.trajectory.sum(axis=(0, 2))
 
     @property
     def by_input(self) -> dict[str, float]:
-        """Attribution of each kind of input: positions and colours of landmarks, frames."""
+        """Attribution of each kind of input: positions, colours, frames."""
         parts = {}
         if self.trajectory is not None:
             colour = np.array([channel in "rgb" for channel in self.channels])
@@ -119,26 +119,25 @@ def _negligible(score: float) -> float:
 
 
 class Explainer:
-    """Attributes scores of a model to what moved. Compiles once, whatever the number of clips and steps.
+    """Attributes scores of a model to the motion of a clip. Compiles only once.
 
     Args:
       config: the whole configuration.
-      tolerance: largest error of completeness as a share of the score difference.
-      max_evaluations: of the gradient for one clip; where they do not suffice, the attribution says so. Both can be
-        set later, too.
+      tolerance: largest error of completeness as a share of the score difference. Can be changed later.
+      max_evaluations: largest number of gradients for a clip, though one panel is always computed. If they are too few,
+        the attribution has not ``converged``. Can be changed later.
 
     Raises:
-      ValueError: the model gives class logits instead of a score, or the budget does not cover one panel.
+      UserError: classifier.
     """
 
     def __init__(self, config: ConfigDict, tolerance: float = 0.01, max_evaluations: int = 384):
         if config.model.head.num_classes:
             raise UserError(
-                "bad_option",
-                f"attributions explain a score, but model.head.num_classes is {config.model.head.num_classes}",
+                "classifier",
+                f"model.head.num_classes is {config.model.head.num_classes}, but only models that predict scores can "
+                "be explained",
             )
-        if max_evaluations < NODES:
-            raise UserError("bad_value", f"max_evaluations is {max_evaluations}; one panel takes {NODES}")
         self.tolerance, self.max_evaluations = tolerance, max_evaluations
         self._config = config
         self._still = config.copy_and_resolve_references()
@@ -146,11 +145,11 @@ class Explainer:
             self._still.data.still = True
         in_float32 = config.model.copy_and_resolve_references()
         with in_float32.unlocked():
-            in_float32.precision = "float32"  # steps along the line are too small for coarser products
+            in_float32.precision = "float32"  # steps along the line are small
         self._gradients = _build_gradients(in_float32)
 
     def __call__(self, variables: Any, clip: Clip) -> Attribution:
-        """Explains the score of ``clip`` by the model with these ``variables``."""
+        """Explains the score of a clip by the model with these ``variables``."""
         n, model = len(clip.landmarks), self._config.model
         sample, baseline = self.ends(clip)
         view = View.of(self._config, n)
@@ -189,9 +188,9 @@ class Explainer:
         )
 
     def ends(self, clip: Clip) -> tuple[Inputs, Inputs]:
-        """The inputs of ``clip`` and of the same person not moving, as ``integrate`` takes them, without a batch axis.
+        """The inputs of a clip and of the same person not moving, for ``integrate``, without a batch axis.
 
-        Only the clip's own frames differ: frames of zeros, which may pad a clip, are in both.
+        Padding by zeros is in both, so it gets no attribution.
         """
         sample, still = (all_frames(Sampler(config).test(clip).inputs) for config in (self._config, self._still))
         view = View.of(self._config, len(clip.landmarks))
@@ -201,20 +200,14 @@ class Explainer:
         )
 
     def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
-        """Integrated gradients of one sample's arrays.
-
-        Args:
-          variables: of the model.
-          sample: the end of the line, see ``ends``.
-          baseline: the start of the line.
-        """
+        """Integrates gradients along the line from ``baseline`` to ``sample``, see ``ends``."""
         panels = [self._panel(variables, sample, baseline, 0.0, 1.0)]
         baseline_score, score = panels[0].scores
         evaluations = NODES
         allowed = max(self.tolerance * abs(score - baseline_score), _NOISE * max(1.0, abs(score)))
         while True:
             errors = np.array([panel.error for panel in panels])
-            # Completeness alone would be met by errors that cancel and leave the attributions wrong, hence the norm.
+            # The norm, because errors that cancel would satisfy completeness and leave attributions wrong.
             error = max(abs(errors.sum()), np.linalg.norm(errors))
             if error <= allowed or evaluations + 2 * NODES > self.max_evaluations:
                 break
@@ -228,7 +221,7 @@ class Explainer:
         return Integral(score, baseline_score, parts, bool(error <= allowed), evaluations)
 
     def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "_Panel":
-        """Quadrature between two places of the line, 0 at the baseline and 1 at the clip."""
+        """Quadrature between two points of the line, which has the baseline at 0 and the clip at 1."""
         nodes, weights = _lobatto(NODES)
         nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
         at_once = self._at_once()
@@ -243,7 +236,7 @@ class Explainer:
         return _Panel(start, stop, (scores[0], scores[-1]), parts)
 
     def _at_once(self) -> int:
-        """How many nodes go through the model together: the most that its memory allows, evenly."""
+        """Number of nodes in one call of the model: the largest divisor of ``NODES`` that fits into memory."""
         shapes = [shape for shape in input_shapes(self._config.model, 1).values() if shape is not None]
         fitting = _FLOATS_AT_ONCE // sum(math.prod(shape) for shape in shapes)
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
@@ -251,13 +244,13 @@ class Explainer:
 
 @dataclasses.dataclass(frozen=True)
 class Integral:
-    """Attributions of one sample as the model reads it.
+    """Attributions of the inputs of one sample.
 
     Attributes:
-      score, baseline_score: at the ends of the line.
+      score, baseline_score: scores at the ends of the line.
       parts: "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64.
-      converged: the error is below the tolerance.
-      evaluations: gradients that were taken.
+      converged: whether the error is below the tolerance.
+      evaluations: number of gradients computed.
     """
 
     score: float
@@ -268,13 +261,13 @@ class Integral:
 
     @property
     def error(self) -> float:
-        """How far the attributions are from adding up to the score difference."""
+        """|sum of the attributions − score difference|."""
         return abs(_total(self.parts) - (self.score - self.baseline_score))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Panel:
-    """A piece of the line: its ends, the scores there, and the quadrature of the attributions between them."""
+    """A panel of the line: its ends, the scores there, and the attributions between them."""
 
     start: float
     stop: float
@@ -283,7 +276,7 @@ class _Panel:
 
     @property
     def error(self) -> float:
-        """Of the quadrature, with its sign."""
+        """Signed error of the quadrature."""
         return _total(self.parts) - (self.scores[1] - self.scores[0])
 
 
@@ -297,9 +290,9 @@ def patches_along_side(image_size: int) -> int:
 
 
 def _build_gradients(config: ConfigDict) -> Any:
-    """For a ``model`` group, a jitted (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
+    """The jitted (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts) of a ``model`` group.
 
-    ``parts`` are the attributions of ``Integral``, as far as these nodes with these weights contribute to them.
+    ``parts`` is the contribution of these nodes to ``Integral.parts``.
     """
     model, image_size = build_model(config), config.rgb.image_size
     G = patches_along_side(image_size)
@@ -310,7 +303,7 @@ def _build_gradients(config: ConfigDict) -> Any:
         origin, target = (_moving(jax.tree.map(lambda x: x[0], end)) for end in ends)
         change = jax.tree.map(jnp.subtract, target, origin)
         if "frames" in change:
-            # The compiler may round the two ends differently; a frame that is the same in both changes by exactly 0.
+            # The compiler may round the two ends differently, but equal frames must change by exactly 0.
             same = jnp.all(sample.frames == baseline.frames, axis=(1, 2, 3), keepdims=True)
             change["frames"] = jnp.where(same, 0, change["frames"])
         K = len(nodes)
@@ -319,7 +312,7 @@ def _build_gradients(config: ConfigDict) -> Any:
 
         def total(moving: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             scores, _ = models.apply(model, variables, Inputs(**moving, index_t=index_t))
-            return scores.sum(), scores  # no score depends on another row, so the sum has every row's gradient
+            return scores.sum(), scores  # rows are independent, so the sum has the gradient of each
 
         slopes, scores = jax.grad(total, has_aux=True)(at)
         parts = jax.tree.map(lambda slope, d: jnp.tensordot(weights, slope, 1) * d, slopes, change)
@@ -331,7 +324,7 @@ def _build_gradients(config: ConfigDict) -> Any:
 
 
 def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (n,), ends included, and weights (n,) of Gauss–Lobatto quadrature on [0, 1], exact to degree 2n − 3."""
+    """Nodes (n,), with both ends, and weights (n,) of Gauss–Lobatto quadrature on [0, 1], exact to degree 2n − 3."""
     last = np.polynomial.Legendre.basis(n - 1)
     nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
     weights = 2 / (n * (n - 1) * last(nodes) ** 2)
@@ -345,14 +338,14 @@ def _moving(inputs: Inputs) -> dict[str, jax.Array]:
 
 
 def _held(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
-    """``still`` with the places of ``moving`` that no frame of the clip fills."""
+    """``still``, but ``moving`` at the blank places of ``source``."""
     if moving is None or still is None:
         return None
     return np.where((source == BLANK).reshape(-1, *[1] * (still.ndim - 1)), moving, still)
 
 
 def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
-    """Values of the frames of a sample (count, ...) -> of the n frames of its clip, repetitions added up."""
+    """Adds up values of the places of a stream (count, ...) for each of the clip's n frames: (n, ...)."""
     folded = np.zeros((n, *values.shape[1:]))
     own = source != BLANK
     np.add.at(folded, source[own], values[own])
@@ -360,17 +353,17 @@ def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
 
 
 def patch_regions(clip: Clip, count: int) -> np.ndarray:
-    """The region that each patch of each frame belongs to.
+    """The region of each patch of each frame: that of the nearest landmark.
 
-    It is that of the nearest landmark, where that was at the start or where it is now: a lip that moves changes the
-    picture in both places. Patches far from all landmarks are ELSEWHERE.
+    Both the landmark's current place and its place in the first frame count, since a moving lip changes the picture in
+    both. Patches far from all landmarks are ELSEWHERE.
 
     Args:
-      clip: with frames.
+      clip: a clip with frames.
       count: G, patches along a side of a frame.
 
     Returns:
-      (n, G, G) int8 indices into ``landmarks.REGIONS``, or their number for ELSEWHERE.
+      (n, G, G) int8 indices into ``landmarks.REGIONS``; ``len(landmarks.REGIONS)`` for ELSEWHERE.
     """
     assert clip.frames is not None, "patches are parts of frames"
     G = count

@@ -1,4 +1,4 @@
-"""HTML pieces of the report. Everything that is not markup of this module is escaped here, on its way in."""
+"""Pieces of HTML for the report. This module escapes every text that it is given."""
 
 import base64
 import html
@@ -51,12 +51,12 @@ table.text tbody th { font-weight: 600; width: 15rem; max-width: 40vw; }
   figure, table, .score { break-inside: avoid; } h2, h3 { break-after: avoid; } figure img { min-width: 0; } }
 """
 
-# A browser fetches nothing for this page, whatever a text in it says.
+# Browsers fetch nothing for this page, whatever its texts contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """A whole document. ``title`` is text, ``body`` is markup."""
+    """The whole document. ``title`` is text; ``body`` is HTML from this module."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -69,7 +69,7 @@ def page(title: str, body: Sequence[str]) -> str:
 
 
 def text(value: object) -> str:
-    """Anything as text that no browser takes for markup."""
+    """Any value as escaped text."""
     return html.escape(str(value))
 
 
@@ -77,18 +77,23 @@ def paragraph(value: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
 
 
+def missing(what: str, reason: str) -> str:
+    """A line in place of something that the report cannot show."""
+    return paragraph(f"{what}: not available ({reason}).")
+
+
 def heading(level: int, value: str) -> str:
     return f"<h{level}>{text(value)}</h{level}>"
 
 
 def warnings(values: Sequence[str]) -> str:
-    """A box that lists warnings; there is always at least one item to show."""
+    """A box that lists at least one warning."""
     items = "".join(f"<li>{text(value)}</li>" for value in values)
     return f'<div class="warnings" role="note"><strong>Warnings</strong><ul>{items}</ul></div>'
 
 
 def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[object]], kind: str = "numbers") -> str:
-    """A table whose first column names its rows; wide ones scroll. ``kind`` is "numbers" or "text"."""
+    """A table whose first column names its rows. A wide table scrolls. ``kind`` is "numbers" or "text"."""
     head = "".join(f'<th scope="col">{text(h)}</th>' for h in headers)
     lines = "".join(
         f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(x)}</td>" for x in rest)}</tr>\n'
@@ -101,11 +106,11 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[object]]
 
 
 def figure(image: bytes, alternative: str, caption: str, narrow: bool = False) -> str:
-    """A picture inside the page. ``alternative`` says what it shows to whoever cannot see it."""
+    """A PNG or JPEG inside the page. ``alternative`` describes it to readers who cannot see it."""
     kind = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
     data = base64.b64encode(image).decode("ascii")
     return (
-        f"<figure{' class=' + chr(34) + 'narrow' + chr(34) if narrow else ''}>"
+        f'<figure class="{"narrow" if narrow else "wide"}">'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
         f'<img src="data:{kind};base64,{data}" alt="{text(alternative)}"></div>'
         f"<figcaption>{text(caption)}</figcaption></figure>"
@@ -113,7 +118,7 @@ def figure(image: bytes, alternative: str, caption: str, narrow: bool = False) -
 
 
 def scale(low: float, high: float, score: float, interval: tuple[float, float] | None, label: str) -> str:
-    """A picture of the scale with the score and its interval, which may lie outside it."""
+    """A drawing of the scale with the score and its interval. Both may lie outside the scale."""
     ends = [low, high, score, *(interval or ())]
     first, last = min(ends), max(ends)
 

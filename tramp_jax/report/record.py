@@ -1,7 +1,8 @@
-"""What a report is made of: a scored clip, its evidence, and where all of it comes from."""
+"""The contents of a report: a scored clip, the evidence for its score, and its provenance."""
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import pathlib
@@ -13,19 +14,20 @@ from ml_collections import ConfigDict
 
 from tramp_jax import __version__
 from tramp_jax.batches import view
+from tramp_jax.data import head_motion
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.source import RatingScale
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.report.attribution import Attribution
 
-# What must be known of a score to repeat it; the report shows every one, recorded or not.
+# What you need to repeat a score: key -> label. The report shows every one, recorded or not.
 PROVENANCE = {
     "file": "file",
     "sha256": "SHA-256 of the file",
     "frames_used": "frames used",
     "fps": "frames per second",
-    "missing_ratio": "share of frames without a detected face",
-    "landmark_source": "landmarks from",
+    "missing_ratio": "frames without a detected face",
+    "landmark_source": "landmark source",
     "model": "model",
     "checkpoint": "checkpoint",
     "config": "configuration",
@@ -36,21 +38,19 @@ PROVENANCE = {
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """All that a report shows. What is None is left out of it, and its reason is given in place.
+    """Everything that a report shows. For anything that is missing, the report gives the reason.
 
     Attributes:
-      clip: that was scored; ``frames`` and ``pixels`` may be None.
-      score: of the model.
-      scale: that the score is on.
-      interval: of the score, or None.
-      interval_note: what the interval is (level and method), or why there is none.
-      attribution: of the score, or None.
-      attribution_note: why there is none.
-      points: (n, 63, 2) points that motion is shown and measured on; None: relative to the tip of the nose, with the
-        head's rotation in the plane and its changes of size taken out.
-      interpolated: numbers of the frames whose landmarks were not measured but filled in.
-      warnings: what a reader must know before believing the score.
-      provenance: the keys of ``PROVENANCE``, see ``provenance``; others are shown after them under their own names.
+      clip: the scored clip; ``frames`` and ``pixels`` may be None.
+      score: the model's score.
+      scale: the scale of the score.
+      interval: low and high end of the score's interval, or None.
+      interval_note: level and method of the interval, or why there is none.
+      attribution: how movement changed the score, or None.
+      attribution_note: why there is no attribution.
+      interpolated: numbers of the frames whose landmarks were interpolated, not measured.
+      warnings: what a reader must know before trusting the score.
+      provenance: values by the keys of ``PROVENANCE``, see ``provenance``. Other keys follow under their own names.
     """
 
     clip: Clip
@@ -59,23 +59,27 @@ class Evidence:
     interval: tuple[float, float] | None = None
     interval_note: str = "the model was not calibrated"
     attribution: Attribution | None = None
-    attribution_note: str = "it was not asked for"
-    points: np.ndarray | None = None
+    attribution_note: str = "not requested"
     interpolated: Sequence[int] = ()
     warnings: Sequence[str] = ()
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def points(self) -> np.ndarray:
+        """(n, 63, 2) pixels from the nose tip, without the head's in-plane rotation and changes of size."""
+        return head_motion.positions(self.clip, head_motion.SIMILARITY)
 
 
 def provenance(
     clip: Clip, config: ConfigDict, *, source: pathlib.Path | None = None, **known: object
 ) -> dict[str, object]:
-    """What can be found out about where a score comes from, for ``Evidence.provenance``.
+    """Collects the provenance of a score for ``Evidence.provenance``.
 
     Args:
-      clip: that was scored.
-      config: of the model.
-      source: the file that the clip was made from; where it is one, its SHA-256 is taken.
-      **known: further keys of ``PROVENANCE`` ("model", "checkpoint", "landmark_source", "missing_ratio") or others.
+      clip: the scored clip.
+      config: the whole configuration of the model.
+      source: the file or folder that the clip was made from. A file is recorded with its SHA-256.
+      **known: values that only the caller knows ("model", "checkpoint", "landmark_source", "missing_ratio", or others).
     """
     found: dict[str, object] = {
         "file": str(source) if source is not None else clip.info.source or clip.info.id,
@@ -97,7 +101,7 @@ def provenance(
 
 
 def frames_used(config: ConfigDict, n: int) -> str:
-    """Which of a clip's n frames the model reads, in words."""
+    """The frames of a clip of n frames that the model reads, in words."""
     words = view.describe(config, n)
     parts = []
     if reads_trajectories(config.model):

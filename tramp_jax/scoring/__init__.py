@@ -1,4 +1,4 @@
-"""A person's video -> a score with its interval and evidence. See docs/scoring.md."""
+"""Scores videos of people, with intervals and the evidence for a report. See docs/scoring.md."""
 
 from tramp_jax.scoring.scorer import Scored, Scorer
 

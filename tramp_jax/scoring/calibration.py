@@ -1,10 +1,11 @@
 """Intervals around scores by split conformal prediction on validation subjects.
 
-The error of each validation clip is measured in units of its own spread (that of the ensemble's members, or of
-Monte-Carlo draws), and the interval of a new clip is so many of its spreads wide that it would have covered the chosen
-share of the validation clips (Romano, Patterson and Candès, "Conformalized Quantile Regression", NeurIPS 2019; the
-normalised score of Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). The promise holds
-for people like those of the validation split; clips of one person are not independent, so it is approximate.
+Each validation clip's error is measured in units of the clip's own spread: that of the ensemble's members, or of
+Monte-Carlo draws. The half width of a new interval is a fixed multiple of the new clip's spread, chosen to cover the
+requested share of the validation clips (Romano, Patterson and Candès, "Conformalized Quantile Regression", NeurIPS
+2019; the normalised score of Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). The
+coverage holds for people like those of the validation split. It is approximate, because clips of one person are not
+independent.
 """
 
 import dataclasses
@@ -22,19 +23,19 @@ from tramp_jax.files import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How wide intervals must be.
+    """The width of intervals.
 
     Attributes:
-      level: share of clips that an interval is to cover.
+      level: share of clips that intervals should cover.
       factor: half width in units of (spread + floor).
-      floor: added to every spread, in units of the score; the median spread of the validation clips.
-      low, high: ends of the scale of the scores; intervals stay within.
-      draws: Monte-Carlo draws that spreads are taken over.
+      floor: added to every spread, in units of the score: the median spread of the validation clips, or 1 if that is 0.
+      low, high: ends of the scale of the scores. Intervals stay within.
+      draws: number of Monte-Carlo draws in a spread.
       models: ids of the members that were calibrated together.
-      clips, subjects: of the validation split.
-      coverage: share of the clips of held-out test subjects that their intervals cover.
+      clips, subjects: numbers of validation clips and subjects.
+      coverage: share of the clips of held-out test subjects that intervals cover; None before the test.
       width: mean width of those intervals.
-      test_clips: how many there are.
+      test_clips: number of those clips.
     """
 
     level: float
@@ -53,15 +54,15 @@ class Calibration:
     def interval(self, score: float, spread: float) -> tuple[float, float]:
         """The interval around a score with this spread, within the scale.
 
-        A score outside the scale is drawn to its end first: what it says beyond the end cannot be true, and no
-        interval is empty. That only adds to what the interval covers.
+        A score outside the scale counts as the nearer end: no true score lies beyond it, so this loses no coverage, and
+        no interval is empty.
         """
         half, score = self.factor * (spread + self.floor), np.clip(score, self.low, self.high)
         low, high = np.clip([score - half, score + half], self.low, self.high)
         return float(low), float(high)
 
     def tested(self, scores: np.ndarray, spreads: np.ndarray, targets: np.ndarray) -> "Calibration":
-        """The calibration with its coverage of other clips: all (N,)."""
+        """The calibration with its coverage of N other clips; all arrays are (N,)."""
         intervals = np.array([self.interval(*pair) for pair in zip(scores, spreads, strict=True)])
         covered = (intervals[:, 0] <= targets) & (targets <= intervals[:, 1])
         return dataclasses.replace(
@@ -72,19 +73,19 @@ class Calibration:
         )
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
-        """Writes the file of these models and returns its path."""
+        """Writes the calibration of these models into a run's folder and returns its path."""
         path = run.calibration_file(folder, self.models)
         write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         return path
 
 
 def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
-    """The calibration in a run's folder for models of these ids, or None where ``tramp-jax calibrate`` was not run.
+    """The calibration in a run's folder for models with these ids; None before ``tramp-jax calibrate``.
 
-    That of a single model may be of another checkpoint of the run.
+    The calibration of a single model may belong to another checkpoint of the run.
 
     Raises:
-      UserError: a damaged file.
+      UserError: damaged_file.
     """
     path = run.calibration_file(folder, models)
     if not path.is_file():
@@ -93,9 +94,7 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
         values = json.loads(path.read_text())
         return Calibration(**values | {"models": tuple(values["models"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            "damaged_file", f"{path} is damaged ({error}); make it again with tramp-jax calibrate"
-        ) from error
+        raise UserError("damaged_file", f"{path} is damaged ({error}); run tramp-jax calibrate again") from error
 
 
 def calibrate(
@@ -109,17 +108,23 @@ def calibrate(
     models: Sequence[str],
     scale: tuple[float, float],
 ) -> Calibration:
-    """The calibration by validation clips: ``scores``, ``spreads`` and ``targets`` (N,).
+    """Calibrates on N validation clips.
+
+    Args:
+      scores, spreads, targets: (N,).
+      subjects: the N people.
+      level, draws, models: see ``Calibration``.
+      scale: lowest and highest score.
 
     Raises:
-      UserError: too few clips for this level.
+      UserError: too_few_clips for this level.
     """
     count = len(scores)
     rank = math.ceil((count + 1) * level - 1e-9)
     if rank > count:
         raise UserError(
-            "bad_option",
-            f"{count} validation clips cannot calibrate intervals of {level:.0%}: that takes at least "
+            "too_few_clips",
+            f"{count} validation clips are too few for intervals of {level:.0%}, which need at least "
             f"{math.ceil(level / (1 - level) - 1e-9)}; choose a smaller --level",
         )
     floor = float(np.median(spreads)) or 1.0

@@ -1,4 +1,4 @@
-"""Scoring in JAX."""
+"""Scores clips in JAX."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from tramp_jax.scoring.windows import sample_and_windows
 class JaxJudge:
     """A ``judges.Judge`` that computes in JAX.
 
-    Compiles once for each number of clips and of their distinct frames (rounded up, see ``frame_slots``).
+    Compiles once for each number of clips and of distinct frames (rounded up, see ``frame_slots``).
 
     Args:
       member: the model.
-      draws: how many windows of a clip are scored with dropout besides the clip itself.
+      draws: number of windows to score with dropout, besides the clip itself.
     """
 
     def __init__(self, member: Member, draws: int):
@@ -49,7 +49,7 @@ class JaxJudge:
 
 
 def _build(config: ConfigDict) -> Callable[..., Any]:
-    """The jitted (variables, samples, windows, keys) of B clips -> (scores (B,), scores of their windows (B, D))."""
+    """The jitted (variables, samples, windows, keys) -> (scores (B,), scores of windows (B, D)) of B clips."""
     model, image_size = build_model(config.model), config.model.rgb.image_size
 
     def judge(variables: Any, sample: Inputs, windows: Inputs, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,7 +58,7 @@ def _build(config: ConfigDict) -> Callable[..., Any]:
         count = max((len(x) for x in jax.tree.leaves(windows)), default=0)
         if not count:
             return score, score[None][:0]
-        # The compiler sees that both calls encode the same frames, and does so once.
+        # Both calls encode the same frames, which the compiler does once.
         windows = windows.replace(frames=sample.frames)
         drawn = models.apply(model, variables, windows, dropout=True, rngs={"dropout": key})[0]
         return score, drawn

@@ -1,4 +1,4 @@
-"""Judges: what scores clips by a trained model, in JAX or in ONNX Runtime, and draws what else it might have said."""
+"""Judges: they score clips and windows of them by a trained model, in JAX or in ONNX Runtime."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,27 +20,27 @@ class Judge(Protocol):
     """Scores clips with one model."""
 
     def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
-        """The score of each clip, and the scores (draws,) of its windows, which depend only on the clip's id.
+        """The score of each clip, and the scores (draws,) of its windows, whose choice depends only on the clip's id.
 
         Raises:
-          UserError: a clip lacks what the model reads.
+          UserError: a clip lacks something that the model reads.
         """
         ...
 
 
 def make_judge(member: Member, draws: int, runtime: str = AUTO) -> Judge:
-    """Returns what scores clips with this model.
+    """The judge for a model.
 
-    Both runtimes give the same scores to about 1e-5. "auto" is ONNX Runtime if float32 is computed on a CPU and the
-    extra ``onnx`` is installed, and JAX otherwise.
+    The scores of both runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra ``onnx``
+    is installed, and JAX otherwise.
 
     Args:
       member: the model.
-      draws: how many windows of a clip are scored with dropout besides the clip itself.
+      draws: number of windows to score with dropout, besides the clip itself.
       runtime: one of ``RUNTIMES``.
 
     Raises:
-      UserError: an unknown runtime, or "onnx" without its packages.
+      UserError: bad_option for an unknown runtime; missing_package for "onnx" without its packages.
     """
     if runtime not in RUNTIMES:
         raise UserError("bad_option", f"runtime is {runtime!r}; use one of: {', '.join(RUNTIMES)}")

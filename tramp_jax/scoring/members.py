@@ -1,4 +1,4 @@
-"""Trained models to score with, loaded from the folder of a run."""
+"""Loads trained models from the folders of runs, to score with them."""
 
 import dataclasses
 import hashlib
@@ -22,13 +22,13 @@ class Member:
     """One trained model.
 
     Attributes:
-      run: its folder, with its checkpoints.
-      fold: of the run's data, None where it has no folds.
-      config: it was trained with.
-      step: of the checkpoint.
-      variables: of the model.
-      trained_on: its data; None where an older run does not say.
-      id: short digest of configuration and variables: equal ids give equal scores.
+      run: folder of the run or fold, with the checkpoints.
+      fold: fold of the run's data; None without folds.
+      config: the whole configuration of the run.
+      step: step of the checkpoint.
+      variables: ``{"params", "batch_stats"}``.
+      trained_on: description of the training data; None for older runs, which have none.
+      id: short digest of the model's configuration and variables. Equal ids give equal scores.
     """
 
     run: pathlib.Path
@@ -44,15 +44,15 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
     """Loads the model of a run of train.py, or of one of its folds (``RUN/fold_0``).
 
     Args:
-      folder: of the run or fold.
+      folder: the run or fold.
       which: "best", "last" or a step number.
 
     Raises:
-      UserError: not a run, a run of several folds, a classifier, or no such checkpoint.
+      UserError: not_a_run, classifier, or missing_checkpoint, also for a run of several folds.
     """
     config = run.load_config(folder)
     if config.model.head.num_classes:
-        raise UserError("classifier", f"{folder} is a classifier; scoring needs a model that was trained on scores")
+        raise UserError("classifier", f"{folder} is a classifier; scoring needs a model that predicts scores")
     if not run.is_trained(folder):
         folds = run.trained_folds(folder)
         cure = f"name one or several of its folds: {folds[0]}" if folds else "train it first"

@@ -1,4 +1,4 @@
-"""Scoring in ONNX Runtime, which is faster than XLA on CPUs: see docs/export.md."""
+"""Scores clips in ONNX Runtime, which is faster than XLA on CPUs: see docs/export.md."""
 
 import importlib.util
 import os
@@ -28,13 +28,13 @@ def open_session(model: bytes | str | os.PathLike[str], threads: int = 0) -> Any
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-      model: serialised, or the path of a file.
-      threads: how many it computes with; 0 for as many as this process may use.
+      model: a serialised model, or the path of one.
+      threads: number of threads to compute with; 0 for all cores that this process may use.
     """
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
-    # By default the runtime pins threads to cores that a container may not have, and warns about it.
+    # By default, the runtime pins threads to cores that a container may not have, and warns about it.
     options.intra_op_num_threads = threads or _usable_cores()
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else os.fspath(model)
@@ -48,13 +48,13 @@ def _usable_cores() -> int:
 class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
-    The graph is cut in two behind the frame features, so that frames are encoded a few at a time: what lies between the
-    layers then stays in the processor's cache. The draws have dropout and are computed by JAX, from the same features:
-    no frame is encoded twice.
+    The graph is cut in two behind the frame features. Frames are then encoded a few at a time, so that activations stay
+    in the processor's cache. Windows are scored with dropout, in JAX and from the same features, so no frame is encoded
+    twice.
 
     Args:
       member: the model.
-      draws: how many windows of a clip are scored with dropout besides the clip itself.
+      draws: number of windows to score with dropout, besides the clip itself.
       threads: see ``open_session``.
     """
 
@@ -75,10 +75,10 @@ class OnnxJudge:
             model = Extractor(model).extract_model(inputs, [SCORE])
         self._rest = open_session(model.SerializeToString(), threads)
         self._inputs = inputs
-        self._draw = _build_draws(member.config)
+        self._score_windows = _build_windows(member.config)
 
     def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
-        """See ``judges.Judge``. One clip after the other, since a single one keeps a CPU busy."""
+        """See ``judges.Judge``. Scores one clip after another, since a single one keeps a CPU busy."""
         return [self._one(clip) for clip in clips]
 
     def _one(self, clip: Clip) -> tuple[float, np.ndarray]:
@@ -88,21 +88,20 @@ class OnnxJudge:
             features = self._encode(sample)
             sample = sample.replace(frames=None, frames_present=None, frame_features=features)
             windows = windows.replace(frame_features=_filled(features, config.model.rgb.num_frames))
-        (score,) = self._rest.run(
-            None, {name: x[None] if name != "frame_features" else x for name, x in _named(sample, self._inputs)}
-        )
+        batch = {name: x if name == "frame_features" else x[None] for name, x in _named(sample, self._inputs)}
+        (score,) = self._rest.run(None, batch)
         if not self.draws:
             return float(score[0]), np.zeros(0)
-        drawn = self._draw(self.member.variables, windows, jax.random.key(seed))
+        drawn = self._score_windows(self.member.variables, windows, jax.random.key(seed))
         return float(score[0]), np.asarray(drawn, np.float64)
 
     def _encode(self, sample: Inputs) -> np.ndarray:
-        """Features (K, C) of the frames of one sample."""
+        """Features (K, C) of the distinct frames of one sample."""
         assert self._encoder is not None
         names = [entry.name for entry in self._encoder.get_inputs()]
         assert sample.frames is not None
         count = len(sample.frames)
-        # Scrambled frames are mixed before they are encoded, so they stay together.
+        # Scrambling mixes frames before they are encoded, so they must stay together.
         at_once = count if self.member.config.model.rgb.scrambled_frames else _FRAMES_AT_ONCE
         parts = []
         for first in range(0, count, at_once):
@@ -116,16 +115,16 @@ def _named(inputs: Inputs, names: Sequence[str]) -> list[tuple[str, np.ndarray]]
 
 
 def _filled(features: np.ndarray, count: int) -> np.ndarray:
-    """Frame features (K, C) with zeros after them, (1, count, C): one shape and one compilation for all clips."""
+    """Frame features (K, C), padded with zeros to (1, count, C): one shape for all clips, so one compilation."""
     missing = np.zeros((max(0, count - len(features)), features.shape[1]), features.dtype)
     return np.concatenate([features, missing])[None]
 
 
-def _build_draws(config: ConfigDict) -> Callable[..., Any]:
-    """The jitted (variables, windows, key) -> scores of the windows (D,)."""
+def _build_windows(config: ConfigDict) -> Callable[..., Any]:
+    """The jitted (variables, windows, key) -> scores (D,) of windows, with dropout."""
     model = build_model(config.model)
 
-    def draw(variables: Any, windows: Inputs, key: jax.Array) -> jax.Array:
+    def score(variables: Any, windows: Inputs, key: jax.Array) -> jax.Array:
         return models.apply(model, variables, windows, dropout=True, rngs={"dropout": key})[0]
 
-    return jax.jit(draw)
+    return jax.jit(score)

@@ -1,4 +1,4 @@
-"""The calibration of a trained run by its own validation split, and its test on the test split."""
+"""Calibrates trained runs on their validation split, and tests the calibration on their test split."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ def calibrate_run(
     """Calibrates the models of these runs together and writes the calibration into the first one's folder.
 
     Args:
-      checkpoints: folders of runs, or of folds of them.
+      checkpoints: folders of runs or of their folds.
       which: "best", "last" or a step number.
-      level: share of clips that intervals are to cover, between 0 and 1.
-      draws: windows of a clip that are scored with dropout.
+      level: share of clips that intervals should cover, between 0 and 1.
+      draws: number of windows of a clip to score with dropout.
       data_root: where the data is now, if it has moved.
 
     Returns:
-      The calibration and its file.
+      The calibration and the path of its file.
 
     Raises:
-      UserError: impossible options, or models that were not trained on the same people.
+      UserError: bad_option; other_people, if the runs have different splits; too_few_clips; or see ``load_member``.
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")
@@ -49,14 +49,14 @@ def calibrate_run(
                 config.data.root = data_root
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.append(datasets.split(dataset, config, member.fold))
-    # A clip that one member was trained on must not tell how sure the ensemble is.
+    # The ensemble must not be calibrated on a clip that one of its members was trained on.
     for name in (VALIDATION, TEST):
         people = [{info.subject for info in split[name].infos} for split in splits]
         if any(each != people[0] for each in people):
             raise UserError(
-                "bad_option",
-                f"the {name} people of these runs differ, so that they cannot be calibrated together; train them on "
-                "the same split (data.split_seed, data.fold) with other values of --config.seed",
+                "other_people",
+                f"the {name} people of these runs differ, so the runs cannot be calibrated together; train them on the "
+                "same split (data.split_seed, data.fold) and with different --config.seed",
             )
     judges = [make_judge(member, draws) for member in members]
     split = splits[0]
@@ -75,7 +75,7 @@ def calibrate_run(
 
 
 def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, spreads and targets (N,) of the clips of a split."""
+    """Scores, spreads and targets, each (N,), of the clips of a split."""
     rows = []
     with tqdm(total=len(split), unit="clip", disable=None) as bar:
         for first in range(0, len(split), CLIPS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""``Scorer``: videos to scores."""
+"""``Scorer``: from videos to scores."""
 
 import dataclasses
 import difflib
@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import training_data
+from tramp_jax.batches.view import View, without_blanks
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
@@ -29,8 +30,8 @@ from tramp_jax.scoring.members import load_member
 
 DRAWS = 16
 CLIPS_AT_ONCE = 4
-_WIDE = 0.75  # of the scale: an interval that takes as much is warned of
-_OTHER_RATE = 0.1  # frame rates that differ by more than this share are not the same motion
+_WIDE = 0.75  # share of the scale; wider intervals get a warning
+_OTHER_RATE = 0.1  # frame rates that differ by more than this share show motion at another speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +39,19 @@ class Scored:
     """A scored clip.
 
     Attributes:
-      clip: that was scored; its arrays are what the model was given.
+      clip: the clip, with the arrays that the model read.
       score: mean of the members' scores.
-      interval: around it, at ``level``; None where ``note`` says why.
+      interval: interval around the score; None if there is none, see ``note``.
       level: share of clips that such intervals cover, or None.
-      note: what the interval is, or why there is none.
-      frames_used: how many of the clip's frames the model saw in the stream that sees the longest part of it.
-      spread: standard deviation of the members' scores, or of the draws of a single one.
+      note: the method of the interval, or the reason why there is none.
+      frames_used: number of the clip's frames in the trajectory stream, or in the frame stream if that is the only one.
+      spread: standard deviation of the members' scores; for a single model, of its draws.
       draws: (members, D) scores of the clip's windows.
       members: (members,) scores.
-      interpolated: numbers of frames without a detected face, whose landmarks were filled in.
-      missing_ratio: their share of the clip, NaN where it is not known.
-      landmark_source: name of the source of the landmarks, or of their layout.
-      warnings: what a reader must know before believing the score.
+      interpolated: numbers of frames without a detected face, whose landmarks were interpolated.
+      missing_ratio: their share of the clip; NaN if unknown.
+      landmark_source: name of the landmark source, or of the layout.
+      warnings: what a reader must know before relying on the score.
     """
 
     clip: Clip
@@ -69,20 +70,21 @@ class Scored:
 
 
 class Scorer:
-    """Scores videos and clips by one trained model or an ensemble of them.
+    """Scores videos and clips by one trained model or an ensemble.
 
     Args:
-      checkpoints: folders of runs of train.py, or of folds of them.
+      checkpoints: folders of runs of train.py or of their folds.
       which: "best", "last" or a step number.
-      landmarks: source of the landmarks of videos, see ``preprocess.SOURCES``; opened when first needed.
-      source_options: of the source.
-      options: how a video becomes a clip. Without a rate, a video whose own is more than 10 % away from that of the
-        clips that the model was trained on is brought to theirs.
-      draws: windows of a clip that are scored to see how sure a single model is; 0 for no interval.
-      runtime: "jax", "onnx", or "auto" for the faster one that is there; see ``judges.make_judge``.
+      landmarks: landmark source for videos, see ``preprocess.SOURCES``; opened when first needed.
+      source_options: options of the landmark source.
+      options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
+        clips if its own differs by more than 10 %.
+      draws: number of windows of a clip to score, which give the spread of a single model; 0 for no interval.
+      runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
 
     Raises:
-      UserError: a folder without a usable model, or models of different kinds.
+      UserError: see ``load_member`` and ``make_judge``; other_task, if the models of an ensemble have different tasks;
+        bad_option, if ``draws`` is negative.
     """
 
     def __init__(
@@ -96,15 +98,17 @@ class Scorer:
         runtime: str = AUTO,
     ):
         if not checkpoints:
-            raise UserError("bad_value", "a scorer needs the folder of a trained run")
+            raise TypeError("a scorer needs the folder of at least one trained run")
         self.members = [load_member(pathlib.Path(path), which) for path in checkpoints]
         kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
         if len(kinds) > 1:
             raise UserError(
-                "bad_value", f"the models of an ensemble must be trained on the same task, not on {sorted(kinds)}"
+                "other_task",
+                "models of an ensemble must have the same data.expression, data.target and data.name, not "
+                f"{sorted(kinds)}",
             )
         if draws < 0:
-            raise UserError("bad_value", f"draws is {draws}; it must be at least 0")
+            raise UserError("bad_option", f"draws is {draws}; it must be at least 0")
         self.landmarks, self._source_options = landmarks, source_options or SourceOptions()
         self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
@@ -120,7 +124,7 @@ class Scorer:
 
     @property
     def expressions(self) -> tuple[str, ...]:
-        """That the (first) model was trained on; none where an older run does not say."""
+        """Expressions that the (first) model was trained on; empty if an older run does not say."""
         data, single = self.members[0].trained_on, self.config.data.expression
         return data.expressions if data is not None else (single,) * bool(single)
 
@@ -128,14 +132,14 @@ class Scorer:
         """The landmark source of videos, opened when this is first called.
 
         Raises:
-          UserError: its package or its models are missing; the message says how to get them.
+          UserError: missing_package or missing_file; the message says how to get it.
         """
         if self._source is None:
             self._source = make(self.landmarks, self._source_options)
         return self._source
 
     def _options_of(self, path: pathlib.Path) -> PreprocessOptions:
-        """How this video becomes a clip; a rate that is nearly right stays, since resampling repeats frames."""
+        """Options for this video. A rate close to that of the training clips stays, since resampling repeats frames."""
         data = self.members[0].trained_on
         if self._options.fps is not None or data is None:
             return self._options
@@ -144,18 +148,18 @@ class Scorer:
         return self._options if near else dataclasses.replace(self._options, fps=data.fps)
 
     def check_expression(self, expression: str) -> None:
-        """Refuses what looks like a slip of the pen; other expressions are scored, with a warning.
+        """Refuses what looks like a misspelt expression. Other unknown expressions are scored with a warning.
 
         Raises:
-          UserError: an expression that is almost one that the model was trained on.
+          UserError: bad_option, for a name close to one that the model was trained on.
         """
         if not expression or expression in self.expressions:
             return
         same = [known for known in self.expressions if known.casefold() == expression.casefold()]
         if close := same or difflib.get_close_matches(expression, self.expressions, n=1, cutoff=0.75):
             raise UserError(
-                "bad_value",
-                f"the model was not trained on {expression!r}; did you mean {close[0]}? It knows: "
+                "bad_option",
+                f"the model was not trained on {expression!r}; did you mean {close[0]}? It was trained on: "
                 + ", ".join(self.expressions),
             )
 
@@ -164,7 +168,7 @@ class Scorer:
 
         Args:
           path: the file or folder.
-          expression: that the person was asked for; "" for the one that the model was trained on.
+          expression: the expression that the person was asked for; "" for that of the model.
           subject: name of the person, for the record.
 
         Raises:
@@ -209,14 +213,14 @@ class Scorer:
         landmark_source: str = "",
         warnings: Sequence[str] = (),
     ) -> Scored:
-        """Scores a clip that is at hand; see ``Scored`` for the arguments."""
+        """Scores a clip; see ``Scored`` for the arguments."""
         (outcomes,) = self._judged([clip])
         return self._scored(
             clip, outcomes, expression, tuple(interpolated), missing_ratio, landmark_source, tuple(warnings)
         )
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
-        """Scores clips that are at hand, several at once; on a GPU faster than one after the other."""
+        """Scores clips, several at once, which is faster on a GPU than one after another."""
         found = []
         for first in range(0, len(clips), CLIPS_AT_ONCE):
             some = clips[first : first + CLIPS_AT_ONCE]
@@ -225,7 +229,7 @@ class Scorer:
         return found
 
     def _judged(self, clips: Sequence[Clip]) -> list[list[tuple[float, np.ndarray]]]:
-        """Of each clip what each member says."""
+        """For each clip, the score and the draws of each member."""
         return [list(of_clip) for of_clip in zip(*(judge.many(clips) for judge in self._judges), strict=True)]
 
     def _scored(
@@ -265,16 +269,15 @@ class Scorer:
         )
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
-        """Short digest of all that a score of this input depends on besides the model: equal digests, equal outcomes.
+        """Short digest of everything besides the model that determines the score of an input.
 
-        That is the file or the files of the folder as they are now (names, sizes, times), the calibration, and the
-        options.
+        These are the names, sizes and times of the files, the calibration, and the options.
         """
         path = pathlib.Path(path)
         try:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             state = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
-        except OSError:  # scoring tells why it cannot be read
+        except OSError:  # scoring reports why it cannot be read
             state = []
         parts = [
             state,
@@ -285,7 +288,7 @@ class Scorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
-        """All that a report shows, see ``evidence.report.write_report``; attributions are of the first model."""
+        """The contents of a report, see ``report.writer.write_report``. Attributions are those of the first model."""
         first = self.members[0]
         attribution = None
         if attribute:
@@ -312,12 +315,12 @@ class Scorer:
         )
 
     def _load_calibration(self, draws: int, which: str) -> tuple[calibration.Calibration | None, str]:
-        """The members' calibration, or None and the reason."""
+        """The members' calibration, or None and the reason why there is none."""
         single, models = len(self.members) == 1, tuple(member.id for member in self.members)
         command = "tramp-jax calibrate " + " ".join(str(member.run) for member in self.members)
         command += f" --which {which}" * (which != BEST) + f" --draws {draws}" * (single and draws != DRAWS)
-        if single and draws < 2:  # of an ensemble the members tell the spread
-            return None, "no interval without draws" if draws else "no interval was asked for"
+        if single and draws < 2:  # an ensemble takes the spread of its members
+            return None, "an interval needs at least 2 draws" if draws else "no interval was requested"
         found = calibration.load(self.members[0].run, models)
         if found is None:
             return None, f"not calibrated: {command}"
@@ -336,26 +339,24 @@ class Scorer:
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _frames_used(self, n: int) -> int:
-        """Of a clip of n frames."""
-        model = self.config.model
-        if reads_trajectories(model):
-            return min(n, model.trajectory.length)
-        return min(n, model.rgb.num_frames)
+        view = View.of(self.config, n)
+        return len(without_blanks(view.trajectory if reads_trajectories(self.config.model) else view.frames))
 
     def _doubts(
         self, clip: Clip, expression: str, source: str, score: float, interval: tuple[float, float] | None
     ) -> list[str]:
         config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
         doubts = []
-        if reads_trajectories(config.model) and n > (length := config.model.trajectory.length):
+        used = self._frames_used(n)
+        if reads_trajectories(config.model) and used < n and not config.data.still:
             doubts.append(
-                f"of the trajectories the model sees the last {length} of {n} frames ({length / clip.fps:.1f} of "
+                f"the model reads trajectories of only the last {used} of {n} frames ({used / clip.fps:.1f} of "
                 f"{n / clip.fps:.1f} s): cut the video to the expression"
             )
         if data is not None and abs(clip.fps / data.fps - 1) > _OTHER_RATE:
             doubts.append(
-                f"the clip has {clip.fps:g} frames per second, and the model was trained on {data.fps:g}: motion "
-                "looks slower or faster to it than it is"
+                f"the clip has {clip.fps:g} frames per second, but the model was trained on {data.fps:g}: it sees "
+                "motion at the wrong speed"
             )
         known = self.expressions
         if known and expression and expression not in known:
@@ -386,11 +387,11 @@ class Scorer:
         if c is None or interval is None or interval[1] - interval[0] < _WIDE * (c.high - c.low):
             return []
         share = (interval[1] - interval[0]) / (c.high - c.low)
-        return [f"the interval takes {share:.0%} of the scale: the score tells little"]
+        return [f"the interval covers {share:.0%} of the scale, so the score says little"]
 
 
 def spread_of(scores: np.ndarray, draws: np.ndarray) -> float:
-    """Of the members' scores (M,) where there are several, else of the single one's draws (1, D)."""
+    """Spread of the members' scores (M,); for a single member, that of its draws (1, D)."""
     if len(scores) > 1:
         return float(np.std(scores, ddof=1))
     return float(np.std(draws[0], ddof=1)) if draws.shape[1] > 1 else 0.0

@@ -1,25 +1,25 @@
-"""Temporal windows of a clip: what the score could have been, had the recording begun or ended elsewhere."""
+"""Windows of a clip in time: how its score would vary if the recording had begun or ended elsewhere."""
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax.batches.pipeline import Sampler
+from tramp_jax.batches.pipeline import Sampler, with_frames_of
 from tramp_jax.batches.view import View
 from tramp_jax.data.clips import Clip
 from tramp_jax.models import Inputs
 
-SHORTEST = 0.75  # share of the clip that the shortest window shows
+SHORTEST = 0.75  # of the clip
 
 
 def sample_and_windows(clip: Clip, config: ConfigDict, count: int, rng: np.random.Generator) -> tuple[Inputs, Inputs]:
-    """A clip as the model is tested on it, and ``count`` random windows of it.
+    """The evaluation sample of a clip, and ``count`` random windows of it.
 
-    The windows show 75 to 100 % of the clip, and of its frames only those of the whole clip's view, so the spatial
-    encoder has nothing new to see. With ``data.still`` they are all the same.
+    A window shows 75 to 100 % of the clip, and only frames that the sample has, so no further frame has to be encoded.
+    With ``data.still``, all windows are alike.
 
     Returns:
-      The sample, without a batch axis; and the D = ``count`` windows without ``frames``, which are the sample's.
+      The sample, without a batch axis; and the D = ``count`` windows without ``frames``, which are those of the sample.
     """
     n = len(clip.landmarks)
     views = [View.of(config, n)]
@@ -28,6 +28,5 @@ def sample_and_windows(clip: Clip, config: ConfigDict, count: int, rng: np.rando
         start = int(rng.integers(n - length + 1))
         views.append(View.of(config, n, window=(start, start + length)))
     shared, rows = Sampler(config).views(clip, views)
-    whole: Inputs = jax.tree.map(lambda x: x[0], rows)
-    sample = whole.replace(frames=shared.frames, frames_present=shared.frames_present)
-    return sample, jax.tree.map(lambda x: x[1:], rows)
+    sample, windows = (jax.tree.map(lambda x, part=part: x[part], rows) for part in (0, slice(1, None)))
+    return with_frames_of(shared, sample), windows

@@ -1,18 +1,19 @@
-"""The geometry of a synthetic face: its 106 landmarks at rest, how facial actions move them, how a head turns.
+"""Anatomy of a drawn face: its 106 landmarks at rest, how facial actions move them, and how the head turns.
 
 Head coordinates: origin between the eyes, x to the right of the image, y down, z towards the camera, in pixels of
-the 256-pixel crop. Points 0-105 are InsightFace's landmarks; the points after them have no landmark and are only
-drawn (hair, ears, forehead, teeth). Tables hold the image-left half of the face with x counted outwards from the
-midline; the right half is its mirror image.
+the 256-pixel crop. Points 0-105 are InsightFace's landmarks. The points after them are only drawn (hair, ears,
+forehead, teeth). Tables hold the image-left half of the face, with x counted outwards from the midline; the right half
+is its mirror image.
 """
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
 IMAGE_SIZE = 256
-EYE_LINE = (128.0, 106.0)  # where the origin of an upright, unmoved head is seen
+EYE_LINE = (128.0, 106.0)  # image position of the origin of an upright head at rest
 
 # Left and right contour from temple to chin (point 0), then the other mirrored pairs.
 CONTOUR_LEFT = (1, *range(9, 17), *range(2, 9))
@@ -24,7 +25,7 @@ _PAIRS = {
     52: 61, 54: 57, 55: 58, 56: 59, 63: 67, 64: 68, 65: 69, 66: 70,
     75: 81, 76: 82, 77: 83, 78: 84, 79: 85,
 }
-# Half face at rest: image-left landmark, or landmark on the midline -> (outward x, y).
+# Half face at rest: landmark on the image-left or on the midline -> (outward x, y).
 _HALF = {
     33: (33, 5.2), 34: (33, -.6), 35: (46.5, -1), 36: (40, 3.9), 37: (26, 4.2), 38: (33, -.6), 39: (19.5, 1.6),
     40: (33, -6.6), 41: (40.3, -5.2), 42: (25.7, -4.4),
@@ -38,7 +39,7 @@ _HALF = {
 _JAW = ((72, -12), (73, 8), (71.5, 32), (66, 60), (54, 87), (33, 107), (0, 115))  # contour, temple to chin
 # fmt: on
 
-# Drawn points without a landmark, as (outward x, y, z); x of 0 gives a point on the midline (twice).
+# Points that are only drawn, as (outward x, y, z). A point on the midline (x = 0) exists twice.
 EXTRA = {
     "forehead": ((71, -36, 14), (60, -62, 22), (33, -77, 30), (0, -81, 33)),
     "hairline": ((75, -6, 4), (69, -36, 16), (54, -58, 25), (27, -68, 32), (0, -70, 34)),
@@ -54,8 +55,14 @@ LEFT = np.array([*CONTOUR_LEFT, *_PAIRS, *range(NUM_LANDMARKS, NUM_LANDMARKS + _
 RIGHT = np.array([*CONTOUR_RIGHT, *_PAIRS.values(), *range(NUM_LANDMARKS + _NUM_EXTRA, NUM_LANDMARKS + 2 * _NUM_EXTRA)])
 MIDLINE = np.array([0, *(i for i in _HALF if i not in _PAIRS)])
 NUM_POINTS = NUM_LANDMARKS + 2 * _NUM_EXTRA
+_FIRST = itertools.accumulate((len(rows) for rows in EXTRA.values()), initial=NUM_LANDMARKS)
+# Name in EXTRA -> (2, rows) indices of its points on the left and on the right.
+DRAWN_ONLY = {
+    name: first + np.arange(len(rows)) + [[0], [_NUM_EXTRA]]
+    for (name, rows), first in zip(EXTRA.items(), _FIRST, strict=False)
+}
 
-# What one unit of each facial action does to the image-left half: landmark -> (outward, down) in pixels.
+# Displacement of the image-left half by one unit of each facial action: landmark -> (outward, down) in pixels.
 # fmt: off
 _ACTIONS: dict[str, dict[int, tuple[float, float]]] = {
     "brow_raise": {43: (0, -3.5), 44: (0, -6), 45: (0, -7), 46: (0, -7), 47: (0, -7.5), 48: (0, -6), 49: (0, -7.5),
@@ -77,7 +84,7 @@ _ACTIONS: dict[str, dict[int, tuple[float, float]]] = {
                      71: (0, -1.2), 75: (-.4, 1)},
     "jaw": {0: (0, 10), 8: (0, 10), 7: (0, 9), 6: (0, 8), 5: (0, 6.5), 4: (0, 5), 3: (0, 3.5), 2: (0, 2), 60: (0, 8),
             54: (0, 7), 53: (0, 8.5), 56: (0, 8.5), 55: (0, 6.5), 52: (-.6, 3), 65: (-.5, 3), 62: (0, 1), 66: (0, 1)},
-    "close": {},  # not linear: the upper lid travels to wherever the lower lid is
+    "close": {},  # not linear: the upper lid moves to the lower lid, see ``express``
 }
 # fmt: on
 ACTIONS = tuple(_ACTIONS)
@@ -89,7 +96,7 @@ _NECK = np.array([0.0, 45.0, 0.0])  # the head turns about a point between the e
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """What a face does in a clip of n frames.
+    """The motion of a face in a clip of n frames.
 
     Attributes:
       actions: (n, len(ACTIONS), 2) strength of every action on the image-left and image-right side.
@@ -102,12 +109,12 @@ class Motion:
     pose: np.ndarray
 
     def strength(self, *names: str) -> np.ndarray:
-        """(n, 2) sum of the named actions on both sides, not below 0."""
+        """(n, 2) sum of the named actions on each side, at least 0."""
         return np.maximum(sum(self.actions[:, ACTIONS.index(name)] for name in names), 0)
 
 
 def _action_fields() -> np.ndarray:
-    """(len(ACTIONS), 2 sides, NUM_POINTS, 2) displacement per unit; a midline point is moved half by each side."""
+    """(len(ACTIONS), 2 sides, NUM_POINTS, 2) displacement per unit. Each side moves a midline point by half."""
     fields = np.zeros((len(ACTIONS), 2, NUM_POINTS, 2))
     mirror = dict(zip(LEFT.tolist(), RIGHT.tolist(), strict=True))
     for action, moves in enumerate(_ACTIONS.values()):
@@ -117,25 +124,14 @@ def _action_fields() -> np.ndarray:
                 fields[action, 1, mirror[point]] = outward, down
             else:
                 fields[action, :, point] = 0, down / 2
-    # The lower teeth go with the jaw; the upper ones stay with the skull.
-    teeth = drawn_only("teeth")
+    # The lower teeth move with the jaw; the upper teeth stay with the skull.
+    teeth = DRAWN_ONLY["teeth"]
     fields[ACTIONS.index("jaw"), :, [*teeth[0, [2, 5]], *teeth[1, [2, 5]]], 1] = 5
     return fields
 
 
-def drawn_only(name: str) -> np.ndarray:
-    """(2, rows) indices of the drawn-only points of ``EXTRA[name]`` on the left and on the right."""
-    start = NUM_LANDMARKS
-    for key, rows in EXTRA.items():
-        if key == name:
-            left = np.arange(start, start + len(rows))
-            return np.stack([left, left + _NUM_EXTRA])
-        start += len(rows)
-    raise KeyError(name)
-
-
 def _depth(points: np.ndarray) -> np.ndarray:
-    """z of landmarks (106, 2): an ellipsoidal head with eyes set back and nose and lips in front."""
+    """z of landmarks (106, 2): an ellipsoidal head, with the eyes set back and nose and lips in front."""
     x, y = points[:, 0], points[:, 1]
     z = 62 * np.sqrt(np.maximum(0.05, 1 - (x / 84) ** 2 - ((y - 15) / 135) ** 2))
     offset = np.zeros(NUM_LANDMARKS)
@@ -147,7 +143,7 @@ def _depth(points: np.ndarray) -> np.ndarray:
 
 
 def _contour(jaw_width: float, chin: float) -> np.ndarray:
-    """(17, 2) half contour, temple to chin: the control points resampled evenly along their length."""
+    """(17, 2) half contour from temple to chin: the control points, resampled at equal distances."""
     corners = np.array(_JAW, float)
     corners[3:6, 0] *= jaw_width
     corners[4:, 1] += chin * np.array([0.4, 0.8, 1.0])
@@ -158,7 +154,7 @@ def _contour(jaw_width: float, chin: float) -> np.ndarray:
 
 
 def draw_neutral(rng: np.random.Generator) -> np.ndarray:
-    """The resting face of a random person: (NUM_POINTS, 3) in head coordinates."""
+    """Draws the resting face of a random person: (NUM_POINTS, 3) in head coordinates."""
 
     def about(mean: float, sd: float) -> float:
         return mean + sd * float(np.clip(rng.normal(), -2, 2))
@@ -180,7 +176,7 @@ def draw_neutral(rng: np.random.Generator) -> np.ndarray:
     half[[52, 65], 1] += about(0, 0.8)
 
     drawn = np.array([row for rows in EXTRA.values() for row in rows], float)
-    drawn[drawn_only("hairline")[0] - NUM_LANDMARKS, 1] += about(0, 5) * np.array([0, 0.4, 0.8, 1, 1])
+    drawn[DRAWN_ONLY["hairline"][0] - NUM_LANDMARKS, 1] += about(0, 5) * np.array([0, 0.4, 0.8, 1, 1])
     neutral = np.zeros((NUM_POINTS, 3))
     neutral[:NUM_LANDMARKS, :2] = half[:NUM_LANDMARKS]
     neutral[LEFT[-_NUM_EXTRA:]] = drawn
@@ -194,7 +190,7 @@ def draw_neutral(rng: np.random.Generator) -> np.ndarray:
 
 
 def _asymmetry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smooth displacement (P, 2) of about half a pixel that differs between the sides, as in any real face."""
+    """Smooth displacement (P, 2) of about half a pixel. It differs between the sides, as in any real face."""
     wave = rng.normal(size=(3, 2)) / 45
     phase = rng.uniform(0, 2 * np.pi, 3)
     return np.sin(points @ wave.T + phase) @ rng.normal(0, 0.35, (3, 2))
@@ -204,7 +200,7 @@ _FIELDS = _action_fields()
 
 
 def express(neutral: np.ndarray, motion: Motion) -> np.ndarray:
-    """The face of every frame on a still head: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 3), head coordinates."""
+    """The face in every frame, in head coordinates: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 3)."""
     points = np.repeat(neutral[None], len(motion.actions), axis=0)
     points[..., :2] += np.tensordot(motion.actions, _FIELDS, axes=2)
     points[:, _PUPILS, :2] += motion.gaze[:, None]
@@ -222,18 +218,18 @@ def express(neutral: np.ndarray, motion: Motion) -> np.ndarray:
 
 
 def move(neutral: np.ndarray, motion: Motion) -> np.ndarray:
-    """Image points of every frame: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels of the crop."""
+    """Image points in every frame: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels of the crop."""
     return project(express(neutral, motion), motion.pose)
 
 
 def depth(neutral: np.ndarray, motion: Motion) -> np.ndarray:
-    """How far behind the point that the head turns about every point lies: (n, NUM_POINTS) in pixels of the crop."""
+    """Distance of each point behind the centre of rotation of the head: (n, NUM_POINTS) in pixels of the crop."""
     towards = _turned(motion.pose)[:, 2]
     return -((express(neutral, motion) - _NECK) @ towards[:, :, None])[..., 0]
 
 
 def affine(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pose (n, 6) -> linear part (n, 2, 3) and offset (n, 2) of the map from head to image coordinates."""
+    """Linear part (n, 2, 3) and offset (n, 2) of the map from head to image coordinates in pose (n, 6)."""
     *_, shift_x, shift_y = pose.T
     linear = _turned(pose)[:, :2]
     offset = np.stack([EYE_LINE[0] + shift_x, EYE_LINE[1] + shift_y], axis=-1) + _NECK[:2] - linear @ _NECK
@@ -241,7 +237,7 @@ def affine(pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turned(pose: np.ndarray) -> np.ndarray:
-    """Pose (n, 6) -> rotation times scale (n, 3, 3) of head coordinates."""
+    """Rotation times scale (n, 3, 3) of head coordinates in pose (n, 6)."""
     yaw, pitch, roll, log_scale, *_ = pose.T
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
 
@@ -255,14 +251,14 @@ def _turned(pose: np.ndarray) -> np.ndarray:
 
 
 def project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Head coordinates (n, P, 3) and pose (n, 6) -> image points (n, P, 2), without perspective."""
+    """Projects head coordinates (n, P, 3) in pose (n, 6) to image points (n, P, 2), without perspective."""
     linear, offset = affine(pose)
     return points @ linear.swapaxes(1, 2) + offset[:, None]
 
 
 @functools.cache
 def catmull_rom(count: int, steps: int, closed: bool = False) -> np.ndarray:
-    """Weights (m, count) of a smooth curve through ``count`` points with ``steps`` pieces between neighbours."""
+    """Weights (m, count) of a smooth curve through ``count`` points, with ``steps`` pieces between neighbours."""
     spans = count if closed else count - 1
     weights = np.zeros((spans * steps + (not closed), count))
     for row, at in enumerate(np.arange(len(weights)) / steps):

@@ -1,11 +1,11 @@
 """Synthetic faces: the data set that needs no download.
 
-Drawn people of different shape, skin, hair, room and camera make the five PFED5 expressions with a severity of 0-4,
-which takes from the motion what hypomimia takes: range, speed, promptness, balance, blinks; it adds tremor. Nothing
-else depends on the severity: every random choice comes from its own stream, seeded by (seed, purpose, subject,
-expression, clip), so a clip is a function of its seed and its place, in whatever order clips are read.
+Drawn people of different shape, skin, hair, room and camera make the five PFED5 expressions with a severity of 0-4.
+Like hypomimia, severity reduces the range, speed, promptness and symmetry of movements and the number of blinks, and
+adds tremor. Nothing else depends on it: each random choice has its own stream, seeded by (seed, purpose, subject,
+expression, clip). So a clip depends only on its seed and its place, in whatever order you read clips.
 
-The contact sheet of the documentation is made by
+This command draws the contact sheet of the documentation:
 
     python -m tramp_jax.synthetic.faces docs/images/synthetic_faces.jpg
 """
@@ -23,18 +23,19 @@ from tramp_jax.data import clips, landmarks
 from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
 from tramp_jax.synthetic import face, motion, render
+from tramp_jax.synthetic.look import Look, draw_look
 
 EXPRESSIONS = motion.EXPRESSIONS
 LAYOUT = "insightface106"
 NUM_SCORES = 5
 MIN_FRAMES, MAX_FRAMES = 45, 80
-DETECTOR_NOISE = 0.3  # pixels, the jitter of a landmark detector
-DEPTH_NOISE = 1.0  # pixels; detectors see depth less well
-_SPREAD = 0.4  # a score stands for a continuous severity within this distance of it
+DETECTOR_NOISE = 0.3  # pixels; the jitter of a landmark detector
+DEPTH_NOISE = 1.0  # pixels; detectors estimate depth less well
+_SPREAD = 0.4  # the continuous severity of a clip is within this distance of its score
 
 
 class Stream(enum.IntEnum):
-    """Purposes of random numbers. No two share a stream, so nothing else can follow the severity."""
+    """Purposes of random numbers. No two share a stream, so only motion can depend on the severity."""
 
     SHAPE = 0
     LOOK = 1
@@ -58,26 +59,27 @@ def _rng(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=32)
-def _look(seed: int, subject: int) -> render.Look:
-    """The appearance of one person, kept because neighbouring clips show the same person."""
-    return render.draw_look(_rng(seed, Stream.LOOK, subject))
+def _look(seed: int, subject: int) -> Look:
+    """The appearance of one person, cached because neighbouring clips show the same person."""
+    return draw_look(_rng(seed, Stream.LOOK, subject))
 
 
 class SyntheticFaces(ClipSource):
     """Clips of ``num_subjects`` × expressions × ``clips_per_subject`` clips.
 
-    Scores are drawn apart from the people: in every run of five subjects each score occurs once per expression, and
-    further clips of the same subject and expression may differ by one step. ``pixels`` are taken from the rendered
-    frame before its JPEG compression, under the landmarks as detected (with their noise).
+    Scores are independent of the people. In each run of five subjects, each score occurs once per expression; further
+    clips of the same subject and expression differ by at most one step. ``pixels`` come from the rendered frame before
+    JPEG compression, under the landmarks as detected (with their noise).
 
     Args:
-      num_subjects: people, called "s000" and so on.
+      num_subjects: number of people, named "s000" and so on.
       clips_per_subject: repetitions of each expression by each person.
-      expressions: some of ``EXPRESSIONS``; a clip does not depend on which others are asked for.
-      seed: of everything; not negative.
-      with_frames: False leaves out rendering: ``frames`` and ``pixels`` are None.
-      cache: keep the clips that were read (about 1 MB each with frames).
-      quality: of the JPEG frames, 1-100.
+      expressions: some of ``EXPRESSIONS``. The choice does not change a clip.
+      seed: seed of everything, at least 0.
+      with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
+      cache: keep clips once they are read (about 1 MB each with frames).
+      quality: JPEG quality of the frames, 1-100.
+      score: the same score for all clips, instead of drawn ones.
 
     Raises:
       UserError: no clips asked for, or an unknown expression.
@@ -92,6 +94,7 @@ class SyntheticFaces(ClipSource):
         with_frames: bool = True,
         cache: bool = True,
         quality: int = 95,
+        score: float | None = None,
     ):
         unknown = [name for name in expressions if name not in EXPRESSIONS]
         if unknown:
@@ -100,7 +103,7 @@ class SyntheticFaces(ClipSource):
             raise UserError(
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
-        self._seed, self._with_frames, self._quality = seed, with_frames, quality
+        self._seed, self._with_frames, self._quality, self._score = seed, with_frames, quality, score
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
             for subject in range(num_subjects)
@@ -114,7 +117,7 @@ class SyntheticFaces(ClipSource):
         index = range(len(self))[index]
         if self._cache is None:
             return self._make(index)
-        # Two reader threads may make one clip at the same time; both make the same, so no lock is needed.
+        # Two threads may draw the same clip at the same time. Both get the same result, so there is no lock.
         if index not in self._cache:
             self._cache[index] = self._make(index)
         return self._cache[index]
@@ -126,7 +129,7 @@ class SyntheticFaces(ClipSource):
         block, place = divmod(subject, NUM_SCORES)
         score = self._rng(Stream.SCORE, expression, block).permutation(NUM_SCORES)[place]
         if clip > 0:
-            # A walk that stays where it is at either end leaves the scores evenly spread.
+            # Clipping a step at either end keeps the scores evenly spread.
             direction = self._rng(Stream.STEP, subject, expression).choice((-1, 1))
             stepped = self._rng(Stream.STEP, subject, expression, clip).uniform() < 0.4
             score = np.clip(score + direction * stepped, 0, NUM_SCORES - 1)
@@ -135,12 +138,12 @@ class SyntheticFaces(ClipSource):
             id=f"synthetic-s{subject:03d}-{name}-{clip}",
             subject=f"s{subject:03d}",
             expression=name,
-            score=float(score),
+            score=float(score if self._score is None else self._score),
             num_frames=int(self._rng(Stream.LENGTH, subject, expression, clip).integers(MIN_FRAMES, MAX_FRAMES + 1)),
         )
 
     def motion(self, index: int) -> face.Motion:
-        """What the face of clip ``index`` does."""
+        """The motion of the face in clip ``index``."""
         key, info = self._keys[index], self.infos[index]
         severity = info.score + self._rng(Stream.SEVERITY, *key).uniform(-_SPREAD, _SPREAD)
         streams = {"timing": Stream.TIMING, "blink": Stream.BLINK, "tremor": Stream.TREMOR}
@@ -162,12 +165,12 @@ class SyntheticFaces(ClipSource):
         return face.draw_neutral(self._rng(Stream.SHAPE, self._keys[index][0]))
 
     def scene(self, index: int) -> tuple[face.Motion, np.ndarray]:
-        """What the face of clip ``index`` does, and its true image points (n, face.NUM_POINTS, 2), landmarks first."""
+        """The motion in clip ``index`` and its true image points (n, face.NUM_POINTS, 2), landmarks first."""
         movement = self.motion(index)
         return movement, face.move(self.neutral(index), movement)
 
     def painter(self, index: int, scene: tuple[face.Motion, np.ndarray] | None = None) -> render.Painter:
-        """The painter of the frames of clip ``index``; ``scene`` saves its computing, where it is at hand."""
+        """The painter of the frames of clip ``index``. Pass its ``scene`` if you have it, to save time."""
         movement, points = scene or self.scene(index)
         look = _look(self._seed, self._keys[index][0])
         return render.Painter(look, points, movement, self._rng(Stream.CAMERA, *self._keys[index]))
@@ -190,7 +193,7 @@ class SyntheticFaces(ClipSource):
 
 
 def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
-    """(H, W, 3) uint8: for each expression a row of frames at severity 0 (left) and at severity 4 (right)."""
+    """(H, W, 3) uint8 with a row of frames for each expression, at severity 0 (left) and 4 (right)."""
     source = SyntheticFaces(20, 1, seed=seed, cache=False)
     rows: list[np.ndarray] = []
     shown: set[str] = set()
@@ -213,18 +216,18 @@ def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
 
 
 def _titled(tile: np.ndarray, title: str) -> np.ndarray:
-    """The picture under a white strip with its title."""
+    """The picture below a white strip with its title."""
     strip = np.full((18, tile.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, title, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
     return np.vstack([strip, tile])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the contact sheet to the path that was given."""
-    parser = argparse.ArgumentParser(description="Write a contact sheet of synthetic faces.")
-    parser.add_argument("output", type=pathlib.Path, help="picture to write, .jpg or .png")
+    """Writes the contact sheet to a file."""
+    parser = argparse.ArgumentParser(description="Draws a contact sheet of synthetic faces.")
+    parser.add_argument("output", type=pathlib.Path, help="the .jpg or .png file to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=112, help="pixels of one face")
+    parser.add_argument("--size", type=int, default=112, help="width of one face in pixels")
     options = parser.parse_args(arguments)
     sheet = cv2.cvtColor(contact_sheet(options.seed, options.size), cv2.COLOR_RGB2BGR)
     settings = [] if options.output.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]

@@ -1,7 +1,10 @@
-"""How a synthetic face moves: five expressions over time, and what hypomimia of severity 0-4 takes from them.
+"""How a drawn face moves: its expressions over time, and how hypomimia of severity 0-4 impairs them.
 
-A severity acts on the motion alone. At time 0 every action is exactly 0, so a first frame shows the neutral face.
-Times are seconds from the start of the clip, rates per second.
+Severity affects only the motion. At time 0 every action is exactly 0, so the first frame shows the neutral face. Times
+are in seconds from the start of the clip, rates per second.
+
+To add an expression, append it to ``TARGETS``. To add a sign of severity, add it to ``Impairment`` and apply it in
+``draw_actions``; if it is random, give it a stream of its own in ``faces.Stream``.
 """
 
 import dataclasses
@@ -11,18 +14,18 @@ import numpy as np
 from tramp_jax.synthetic import face
 
 FPS = 25.0
-EXPRESSIONS = ("sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth")
 EARLIEST = 0.36  # nothing moves before this time
 
-# Strength of each action at the height of a healthy expression.
-_TARGETS: dict[str, dict[str, float]] = {
+# Strength of each action at the peak of each healthy expression. Clips are seeded by place: append, never insert.
+TARGETS: dict[str, dict[str, float]] = {
     "sit_at_rest": {},
     "smile": {"corner_pull": 1.0, "cheek": 0.7, "lips_part": 0.7},
     "frown": {"brow_lower": 1.0, "cheek": 0.25, "corner_depress": 0.4, "lip_press": 0.4},
     "squeeze_eyes": {"close": 1.5, "cheek": 0.9, "brow_lower": 0.7, "nose_wrinkle": 0.9, "corner_pull": 0.25},
     "clench_teeth": {"lip_stretch": 1.0, "lips_part": 1.3, "cheek": 0.35, "nose_wrinkle": 0.4},
 }
-# Small movements of a face at rest, one of which is made at a time.
+EXPRESSIONS = tuple(TARGETS)
+# Small movements of a face at rest, one at a time.
 _GESTURES = (
     {"brow_raise": 0.8},
     {"brow_lower": 0.6},
@@ -34,15 +37,15 @@ _GESTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Impairment:
-    """What a severity does to a movement.
+    """The effects of a severity on a movement.
 
     Attributes:
-      amplitude: share of the healthy range of motion that is left.
+      amplitude: remaining share of the healthy range of motion.
       speed: natural frequency of the movement, 1/s; higher is faster.
-      delay: extra time before the onset, s.
+      delay: additional time before the onset, s.
       imbalance: share of the amplitude that the weaker side loses.
       tremor: amplitude of jaw tremor, pixels.
-      blink_rate: spontaneous blinks, 1/s (several times the rate in life, since clips last 2-3 s).
+      blink_rate: spontaneous blinks, 1/s (several times the natural rate, since clips last 2-3 s).
     """
 
     amplitude: float
@@ -54,7 +57,7 @@ class Impairment:
 
 
 def impairment(severity: float) -> Impairment:
-    """Severity, continuous in about -0.5 to 4.5 -> its effects, each monotonic."""
+    """The effects of a severity (continuous, about -0.5 to 4.5). Each is monotonic."""
     severity = max(severity, 0.0)
     return Impairment(
         amplitude=max(1 - 0.21 * severity, 0.08),
@@ -68,7 +71,7 @@ def impairment(severity: float) -> Impairment:
 
 @dataclasses.dataclass(frozen=True)
 class Habit:
-    """How one person makes one expression, whatever the severity.
+    """How one person makes one expression, independent of severity.
 
     Attributes:
       amplitude: personal factor on the range of motion.
@@ -84,7 +87,7 @@ class Habit:
 
 
 def draw_habit(rng: np.random.Generator) -> Habit:
-    """A random person's way of making one expression."""
+    """Draws a random person's way of making one expression."""
     return Habit(
         amplitude=float(np.exp(rng.normal(0, 0.12))),
         mix=np.exp(rng.normal(0, 0.15, len(face.ACTIONS))),
@@ -94,7 +97,7 @@ def draw_habit(rng: np.random.Generator) -> Habit:
 
 
 def pulse(times: np.ndarray, start: float, stop: float, speed: float) -> np.ndarray:
-    """Critically damped response to a command that is 1 from start to stop: (n,) values in 0-1."""
+    """Critically damped response (n,), 0-1, to a command that is 1 from start to stop."""
 
     def step(since: np.ndarray) -> np.ndarray:
         phase = speed * np.maximum(since, 0)
@@ -109,13 +112,13 @@ def _row(actions: dict[str, float]) -> np.ndarray:
 
 
 def _expression(times: np.ndarray, name: str, effect: Impairment, onset: float, release: float) -> np.ndarray:
-    """(n, actions) of one expression: onset, hold, offset."""
+    """Actions (n, actions) of one expression: onset, hold, offset."""
     course = pulse(times, onset + effect.delay, times[-1] - release, effect.speed)
-    return course[:, None] * _row(_TARGETS[name])
+    return course[:, None] * _row(TARGETS[name])
 
 
 def _at_rest(times: np.ndarray, effect: Impairment, rng: np.random.Generator) -> np.ndarray:
-    """(n, actions) of a face at rest: three small spontaneous movements spread over the clip."""
+    """Actions (n, actions) of a face at rest: three small spontaneous movements spread over the clip."""
     actions = np.zeros((len(times), len(face.ACTIONS)))
     room = (times[-1] - EARLIEST) / 3
     for k, which in enumerate(rng.permutation(len(_GESTURES))[:3]):
@@ -126,9 +129,9 @@ def _at_rest(times: np.ndarray, effect: Impairment, rng: np.random.Generator) ->
 
 
 def _blinks(times: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """(n,) closure of the lids by spontaneous blinks at ``rate``; the first no earlier than 0.25 s after EARLIEST."""
+    """Closure of the lids (n,) by spontaneous blinks. The first comes at least 0.25 s after EARLIEST."""
     gaps = rng.gamma(4.0, 0.25, 32) / rate
-    gaps[0] *= rng.uniform()  # the clip starts anywhere between two blinks
+    gaps[0] *= rng.uniform()  # the clip starts at a random time between two blinks
     peaks = EARLIEST + 0.25 + np.cumsum(gaps + 0.2) - 0.2
     since = times[:, None] - peaks
     shape = np.exp(-((since / np.where(since < 0, 0.05, 0.09)) ** 2))
@@ -136,7 +139,7 @@ def _blinks(times: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndar
 
 
 def _tremor(times: np.ndarray, effect: Impairment, onset: float, rng: np.random.Generator) -> np.ndarray:
-    """(n, actions, 2) of a 4-6 Hz tremor of jaw, lips and lids that grows out of stillness after ``onset``."""
+    """Actions (n, actions, 2) of a 4-6 Hz tremor of jaw, lips and lids that builds up after ``onset``."""
     envelope = np.clip((times - onset) / 0.3, 0, 1) * (1 + 0.3 * np.sin(2 * np.pi * times / rng.uniform(0.8, 1.6)))
     angle = 2 * np.pi * rng.uniform(4, 6) * times
     phases = rng.uniform(0, 2 * np.pi, (3, 2))
@@ -152,9 +155,9 @@ def _tremor(times: np.ndarray, effect: Impairment, onset: float, rng: np.random.
 def draw_actions(
     num_frames: int, expression: str, severity: float, habit: Habit, rngs: dict[str, np.random.Generator]
 ) -> np.ndarray:
-    """Facial actions of one clip: (n, actions, 2 sides), all 0 in the first frame.
+    """Draws the facial actions of one clip: (n, actions, 2 sides), all 0 in the first frame.
 
-    ``rngs`` has one generator each for "timing", "blink" and "tremor"; none of them depends on the severity.
+    ``rngs`` has a generator for each of "timing", "blink" and "tremor". None of them depends on the severity.
     """
     times = np.arange(num_frames) / FPS
     effect = impairment(severity)
@@ -175,14 +178,14 @@ def draw_actions(
 
 
 def draw_gaze(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Pupil displacement (n, 2) in pixels: rest, with a few quick shifts."""
+    """Draws the displacement of the pupils (n, 2) in pixels: still, with a few quick shifts."""
     steps = np.sort(rng.uniform(0, num_frames, 2))
     targets = rng.normal(0, (1.4, 0.5), (3, 2))
     return targets[np.searchsorted(steps, np.arange(num_frames))]
 
 
 def draw_pose(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Head motion (n, 6), see ``face.Motion.pose``: an offset of the clip and slow swaying about it."""
+    """Draws head motion (n, 6), see ``face.Motion.pose``: an offset of the clip and slow swaying around it."""
     spread = np.array([0.09, 0.06, 0.04, 0.02, 3.0, 2.5])
     times = np.arange(num_frames)[:, None, None] / FPS
     frequency = rng.uniform(0.08, 0.5, (2, 6))
