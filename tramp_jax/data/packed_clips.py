@@ -82,7 +82,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
       UserError: bytes that are no such record, or a record of a newer version.
     """
     if len(record) < _PRELUDE.size or not record.startswith(_MAGIC):
-        raise UserError("bad_data", "it is no clip record")
+        raise UserError("bad_data", "it is not a clip record")
     _, version, length = _PRELUDE.unpack_from(record)
     check_version(version, "the record")
     try:
