@@ -191,7 +191,7 @@ def test_length_is_read_off_tables_of_their_own_size(tmp_path):
 def test_length_that_cannot_be_read_can_be_given(tmp_path):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     assert convert_weights.load_checkpoint(source, length=64).model_config.trajectory.length == 64
-    with user_error("unsupported_file", "a.pth", "100 frames"):
+    with user_error("unsupported_file", "a.pth", "model.trajectory.length", 100):
         convert_weights.load_checkpoint(source, length=100)
 
 
