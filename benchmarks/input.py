@@ -40,6 +40,7 @@ from tramp_jax.batches import augment, cache, device_cache, pipeline, trajectori
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.view import View, index_t
 from tramp_jax.data import clips, datasets, landmarks, packing
+from tramp_jax.data.source import Split
 from tramp_jax.models import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 

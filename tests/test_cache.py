@@ -17,7 +17,8 @@ from tramp_jax import config as defaults
 from tramp_jax import evaluation, models, sharding, trainer, training_step
 from tramp_jax.batches import cache, device_cache, pipeline, view
 from tramp_jax.batches.augment import for_training
-from tramp_jax.data import clips, datasets
+from tramp_jax.data import datasets
+from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 from tramp_jax.training_log import read_metrics
 
@@ -47,7 +48,7 @@ class _Watched:
 
 def _watched(split, **how):
     source = _Watched(split, **how)
-    return source, source_module.Split(source, range(len(split)))
+    return source, Split(source, range(len(split)))
 
 
 def _feed(config, kind, splits):
@@ -151,7 +152,7 @@ def test_training_has_the_same_losses_with_every_cache(config, splits, tmp_path,
 def test_each_clip_is_read_once_and_test_clips_never(config, splits):
     for kind in ("host", "device"):
         source, _ = _watched(splits["train"].source)
-        watched = {name: source_module.Split(source, splits[name].indices) for name in splits}
+        watched = {name: Split(source, splits[name].indices) for name in splits}
         feed = _feed(config, kind, watched)
         assert sorted(source.read) == (sorted(splits["train"].indices) if kind == "device" else [])
         iterator = iter(feed.batches(config))

@@ -1,5 +1,6 @@
 """Batches: contents, reproducibility, and augmentation on the device."""
 
+import dataclasses
 import itertools
 
 import grain
@@ -141,7 +142,7 @@ def test_folds_test_every_subject_once(config, dataset):
 def test_an_official_split_is_kept(config, dataset):
     everyone = sorted({info.subject for info in dataset.source.infos})
     official = {"train": frozenset(everyone[:10]), "test": frozenset(everyone[10:])}
-    with_official = datasets.Dataset(dataset.source, official)
+    with_official = dataclasses.replace(dataset, official=official)
     parts = datasets.split(with_official, config, None)
     assert {info.subject for info in parts["test"].infos} == official["test"]
     config.data.update(protocol="k_fold", num_folds=2)  # cross-validation never touches the official test list

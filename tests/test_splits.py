@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.raises import user_error
 from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo
 
@@ -92,20 +93,20 @@ def test_every_subject_can_be_held_out():
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.5, "test": 0.4}, {"train": 1.0, "test": 0.0}, {"a": 2, "b": -1}])
 def test_impossible_fractions_are_refused(fractions):
-    with pytest.raises(ValueError, match="positive and sum to 1"):
+    with user_error("bad_option"):
         splits.holdout(clips(), fractions, seed=0)
 
 
 def test_too_few_subjects_are_refused():
-    with pytest.raises(ValueError, match="2 subjects cannot fill the 3 parts"):
+    with user_error("too_few_subjects", 2, 3):
         splits.holdout(clips(2), seed=0)
-    with pytest.raises(ValueError, match="there are 4"):
+    with user_error("too_few_subjects", 4, 5):
         splits.k_fold(clips(4), 5, seed=0)
-    with pytest.raises(ValueError, match="k >= 2"):
+    with user_error("too_few_subjects"):
         splits.k_fold(clips(4), 1, seed=0)
 
 
-def test_score_that_is_no_number_is_refused():
+def test_a_score_that_is_not_a_number_is_refused():
     infos = [*clips(), ClipInfo("broken", "s0", "smile", float("nan"), 5)]
-    with pytest.raises(ValueError, match="clip broken has the score nan"):
+    with user_error("bad_score", "broken", "nan"):
         splits.k_fold(infos, 3, seed=0)
