@@ -294,12 +294,12 @@ def read_frames(
 
 
 def colours_under(
-    frames: Sequence[bytes] | np.ndarray, points: np.ndarray, layout: str, where: Path, clip: str, cure: str
+    frames: Sequence[bytes] | np.ndarray, points: np.ndarray, layout: str, folder: Path, clip: str, cure: str
 ) -> np.ndarray:
     """The colours under the 63 points: n frames of FRAME_SIZE and points (n, P, 2) -> (n, 63, 3) uint8 RGB.
 
     Raises:
-      DataError: a frame that cannot be decoded or has another size.
+      DataError: a frame that cannot be decoded or has another size. It names the image in ``folder``.
     """
     chosen = landmarks.select(points, layout)
     colours = []
@@ -308,6 +308,6 @@ def colours_under(
             image = images.decode(frame, FRAME_SIZE) if isinstance(frame, bytes) else frame
         except images.ImageFault as error:
             kind, what = error.args
-            Problems().add(kind, f"{where}, frame {i + 1}: {what}; {cure}", clip)
+            Problems().add(kind, f"{image_files(folder)[i]}: {what}; {cure}", clip)
         colours.append(landmarks.pixel_values(image, chosen[i]))
     return np.stack(colours)
