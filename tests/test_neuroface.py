@@ -15,18 +15,19 @@ from absl import flags
 
 from configs import neuroface as recipe
 from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
+from tests.raises import user_error
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment, models
 from tramp_jax.batches import pipeline
 from tramp_jax.data import clips, datasets, landmarks
-from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import neuroface, neuroface_lists
-from tramp_jax.data.readers.neuroface import NeuroFace
 from tramp_jax.data.readers.neuroface_lists import FOLDS
-from tramp_jax.errors import UserError
+from tramp_jax.data.source import ClipSource, Dataset, Wanted
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "neuroface_split.csv"
 FILE = "N002_02_NSM_OPEN_color"
+EVERYTHING = Wanted()
 
 
 @pytest.fixture
@@ -34,6 +35,20 @@ def root(tmp_path):
     """One video with two repetitions of 5 and 4 frames, in frames 2-6 and 7-10."""
     write_neuroface(tmp_path)
     return tmp_path
+
+
+def opened(root: Path, wanted: Wanted = EVERYTHING, problems: Problems | None = None, **options) -> Dataset:
+    return neuroface.open(root, neuroface.Options(**options), wanted, problems or Problems())
+
+
+def source_of(root: Path, wanted: Wanted = EVERYTHING) -> ClipSource:
+    return opened(root, wanted).source
+
+
+def collected(root: Path) -> tuple[ClipSource, Problems]:
+    """The clips that remain, and the problems with the lists."""
+    problems = Problems(collect=True)
+    return opened(root, problems=problems).source, problems
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -62,7 +77,7 @@ def split_list(path: Path, *rows: tuple) -> Path:
 @pytest.mark.parametrize("video_type", ["avi", "mp4"])
 def test_videos_are_cut_at_exactly_the_listed_frames(tmp_path, video_type):
     written = write_neuroface(tmp_path, ("N002", "OP03"), ("OPEN", "KISS"), (5, 9, 4), video_type=video_type)
-    source: clips.ClipSource = NeuroFace(tmp_path)
+    source = source_of(tmp_path)
     assert list(source.infos) == [one.info for one in written]
     for index in (0, 1, 2, len(written) - 1):
         clip, one = source[index], written[index]
@@ -81,8 +96,8 @@ def test_landmarks_lie_on_the_same_image_content_after_the_crop(tmp_path, points
     whole = [image.copy() for image in neuroface.read_video(tmp_path / f"Videos/{FILE}.avi", 2, 6)]
     for image, points in zip(whole, landmarks.select(written[0].points, layout), strict=True):
         cv2.circle(image, points[marked].astype(int).tolist(), 4, (255, 0, 255), -1)
-    write_video_of(tmp_path / f"Videos/{FILE}.avi", [whole[0], *whole])  # frame 1 is nobody's
-    clip = NeuroFace(tmp_path)[0]
+    write_video_of(tmp_path / f"Videos/{FILE}.avi", [whole[0], *whole])  # frame 1 is in no repetition
+    clip = source_of(tmp_path)[0]
     assert clip.layout == layout
     assert clip.landmarks.dtype == np.float32
     assert clip.landmarks.min() > 0
@@ -130,9 +145,9 @@ def test_crop_maps_points_as_it_maps_the_image():
     np.testing.assert_allclose(under, x / 4, atol=1)
 
 
-def test_cropped_form_is_read_as_it_is(tmp_path):
+def test_cropped_files_are_read_unchanged(tmp_path):
     written = write_neuroface(tmp_path, lengths=(12, 3), cropped=True)
-    source = NeuroFace(tmp_path)
+    source = source_of(tmp_path)
     for index, one in enumerate(written):
         clip = source[index]
         assert clip.info == one.info
@@ -146,12 +161,12 @@ def test_cropped_form_is_read_as_it_is(tmp_path):
         np.testing.assert_array_equal(clip.pixels[2], expected)
 
 
-def test_what_is_not_wanted_is_not_read(root):
+def test_only_the_wanted_parts_are_read(root):
     (root / f"Videos/{FILE}.avi").unlink()
-    clip = NeuroFace(root, with_frames=False, with_pixels=False)[1]
+    clip = source_of(root, Wanted(frames=False, pixels=False))[1]
     assert (clip.frames, clip.pixels, clip.landmarks.shape) == (None, None, (4, 73, 2))
-    with pytest.raises(DataError, match=r"the video of clip N002_02_NSM_OPEN_color_2 is missing"):
-        NeuroFace(root, with_frames=False)[1]
+    with user_error("missing_video", root / "Videos", FILE, f"clip {FILE}_2"):
+        source_of(root, Wanted(frames=False))[1]
 
 
 # Lists
@@ -162,7 +177,7 @@ def test_scores_are_means_of_the_raters(root):
     edit(root / "ratings.csv", 3, 3, "2.5")
     edit(root / "ratings.csv", 2, 4, "")  # one rater without symmetry
     edit(root / "ratings.csv", 3, 4, "4")
-    info = NeuroFace(root).infos[0]
+    info = source_of(root).infos[0]
     assert info.score == 1.75
     assert dict(info.targets)["symmetry"] == 4
 
@@ -170,16 +185,16 @@ def test_scores_are_means_of_the_raters(root):
 @pytest.mark.parametrize(
     ("subject", "group"), [("A002", "ALS"), ("S007", "stroke"), ("OP01", "stroke"), ("N019", "control")]
 )
-def test_the_id_tells_the_group(tmp_path, subject, group):
+def test_the_id_shows_the_group(tmp_path, subject, group):
     write_neuroface(tmp_path, (subject,))
-    assert NeuroFace(tmp_path).infos[0].group == group
+    assert source_of(tmp_path).infos[0].group == group
 
 
 def test_blanks_and_byte_order_marks_are_read(root):
     path = root / "neuroface_split.csv"
-    expected = list(NeuroFace(root).infos)
+    expected = list(source_of(root).infos)
     path.write_text("\ufeff" + path.read_text().replace(FILE, f" {FILE} ").replace(",5,", ", 5.0 ,"), encoding="utf-8")
-    assert list(NeuroFace(root).infos) == expected
+    assert list(source_of(root).infos) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,8 +208,8 @@ def test_blanks_and_byte_order_marks_are_read(root):
         ([(1, 10, 5, 20)], [(5, 14)]),
     ],
 )
-def test_the_number_of_frames_decides_where_start_and_end_span_more(tmp_path, rows, taken):
-    """The published rows of A015, A016, S003 and A002 that do so, in both orders of the file."""
+def test_the_number_of_frames_decides_if_start_and_end_span_more(tmp_path, rows, taken):
+    """The published rows of A015, A016, S003 and A002 span more, and are tested in both orders."""
     for order in (rows, rows[::-1]):
         problems = Problems()
         found = neuroface_lists.read_split_list(split_list(tmp_path / "list.csv", *order), problems)
@@ -206,151 +221,157 @@ def test_the_number_of_frames_decides_where_start_and_end_span_more(tmp_path, ro
         assert {x.severity for x in problems.found} == {"warning"}
 
 
-def test_unused_task_is_counted_and_left_out(tmp_path):
+def test_an_unused_task_is_counted_and_left_out(tmp_path):
     write_neuroface(tmp_path, tasks=("BIGSMILE", "OPEN"))
     problems = Problems()
-    source = NeuroFace(tmp_path, problems=problems)
+    source = opened(tmp_path, problems=problems).source
     assert {info.expression for info in source.infos} == {"OPEN"}
     assert [(x.kind, x.severity) for x in problems.found] == [("unused_task", "warning")]
-    assert "2 repetitions of BIGSMILE" in problems.found[0].message
+    for fact in (str(tmp_path / "neuroface_split.csv"), "2 repetitions", "BIGSMILE"):
+        assert fact in problems.found[0].message
 
 
 @pytest.mark.parametrize(
-    ("column", "text", "kind", "message"),
+    ("column", "text", "kind", "facts"),
     [
-        (0, "N002_02_NSM_SMILE_color", "malformed_row", "has none of the tasks"),
-        (0, "../N002_OPEN", "malformed_row", "is not SUBJECT"),
-        (0, "N0020_02_NSM_OPEN_color", "malformed_row", "subject N0020 is in none of the published folds"),
-        (0, "N002_OPEN_KISS", "malformed_row", "has none of the tasks"),
-        (1, "x", "malformed_row", "repid is 'x', not a whole number of at least 1"),
-        (1, "2", "duplicate_clip", "repetition 2 of N002_02_NSM_OPEN_color is also in row 2"),
-        (2, "6", "malformed_row", "frames 2 to 6 are not the 6 of Number of Frames"),
-        (3, "0", "malformed_row", "start is '0'"),
-        (4, "", "malformed_row", "end is ''"),
-        (4, "1", "malformed_row", "frames 2 to 1"),
+        (0, "N002_02_NSM_SMILE_color", "malformed_row", ("'N002_02_NSM_SMILE_color'", "BLOW, KISS, BROW")),
+        (0, "../N002_OPEN", "malformed_row", ("'../N002_OPEN'", "SUBJECT")),
+        (0, "N0020_02_NSM_OPEN_color", "malformed_row", ("subject N0020",)),
+        (0, "N002_OPEN_KISS", "malformed_row", ("'N002_OPEN_KISS'", "BLOW, KISS, BROW")),
+        (1, "x", "malformed_row", ("repid", "'x'", "at least 1")),
+        (1, "2", "duplicate_clip", (f"repetition 2 of {FILE}", "row 2")),
+        (2, "6", "malformed_row", ("frames 2 to 6", "6 of Number of Frames")),
+        (3, "0", "malformed_row", ("start", "'0'")),
+        (4, "", "malformed_row", ("end", "''")),
+        (4, "1", "malformed_row", ("frames 2 to 1",)),
     ],
 )
-def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, message):
-    edit(root / "neuroface_split.csv", 2, column, text)
+def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, facts):
+    path = root / "neuroface_split.csv"
+    edit(path, 2, column, text)
     row = 3 if kind == "duplicate_clip" else 2
-    with pytest.raises(DataError, match=rf"neuroface_split.csv, row {row}: .*{message}"):
-        NeuroFace(root)
-    problems = Problems(collect=True)
-    source = NeuroFace(root, problems=problems)
+    with user_error(kind, f"{path}, row {row}", *facts):
+        opened(root)
+    source, problems = collected(root)
     assert kind in {x.kind for x in problems.found}
     assert len(source) == 1
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "text", "kind", "message"),
+    ("row", "column", "text", "kind", "facts"),
     [
-        (2, 3, "high", "malformed_row", "row 2: overall is 'high'"),
-        (2, 3, "", "malformed_row", "row 2: overall is ''"),
-        (2, 3, "-1", "malformed_row", "row 2: overall is '-1'"),
-        (2, 5, "6", "malformed_row", "row 2: ROM is '6', not a number of 0 to 5"),
-        (2, 1, "first", "malformed_row", "row 2: needs a File Name, a repID"),
-        (3, 2, "rater1", "duplicate_rating", "row 3: rater rater1 has rated the repetition in row 2 already"),
+        (2, 3, "high", "malformed_row", ("overall", "'high'")),
+        (2, 3, "", "malformed_row", ("overall", "''")),
+        (2, 3, "-1", "malformed_row", ("overall", "'-1'")),
+        (2, 5, "6", "malformed_row", ("ROM", "'6'", "0 to 5")),
+        (2, 1, "first", "malformed_row", ("File Name", "repID")),
+        (3, 2, "rater1", "duplicate_rating", ("rater rater1", "row 2")),
     ],
 )
-def test_a_malformed_rating_is_named(root, row, column, text, kind, message):
-    edit(root / "ratings.csv", row, column, text)
-    with pytest.raises(DataError, match=f"ratings.csv, {message}"):
-        NeuroFace(root)
-    problems = Problems(collect=True)
-    assert len(NeuroFace(root, problems=problems)) == 2  # the other rater's is left
+def test_a_malformed_rating_is_named_and_left_out(root, row, column, text, kind, facts):
+    path = root / "ratings.csv"
+    edit(path, row, column, text)
+    with user_error(kind, f"{path}, row {row}", *facts):
+        opened(root)
+    source, problems = collected(root)
+    assert len(source) == 2  # the other rater's score is left
     assert [x.kind for x in problems.found] == [kind, "raters"]
 
 
-def test_a_repetition_without_rating_and_a_rating_without_repetition_are_told(root):
+def test_a_repetition_without_a_rating_and_a_rating_without_a_repetition_are_reported(root):
     for row in (2, 3):
         edit(root / "ratings.csv", row, 1, "9")
-    with pytest.raises(DataError, match=r"has no rating of .*neuroface_split.csv, row 2: N002_02_NSM_OPEN_color_1"):
-        NeuroFace(root)
-    problems = Problems(collect=True)
-    assert [info.id for info in NeuroFace(root, problems=problems).infos] == [f"{FILE}_2"]
+    with user_error("missing_rating", root / "ratings.csv", f"{root / 'neuroface_split.csv'}, row 2", f"{FILE}_1"):
+        opened(root)
+    source, problems = collected(root)
+    assert [info.id for info in source.infos] == [f"{FILE}_2"]
     assert {x.kind: x.severity for x in problems.found} == {"missing_rating": "error", "unknown_repetition": "warning"}
 
 
-def test_an_empty_list_is_refused(root):
-    split_list(root / "neuroface_split.csv")
-    with pytest.raises(DataError, match=r"neuroface_split.csv: lists no repetition of BLOW, KISS"):
-        NeuroFace(root)
+def test_an_empty_list_is_an_error(root):
+    path = split_list(root / "neuroface_split.csv")
+    with user_error("empty_list", path, "BLOW, KISS"):
+        opened(root)
 
 
-def test_a_missing_column_is_named(root):
+def test_the_error_names_a_missing_column(root):
     path = root / "ratings.csv"
     path.write_text(path.read_text().replace("overall", "score"))
-    with pytest.raises(DataError, match=r"ratings.csv: has no column 'overall'.* it names: file name, repid"):
-        NeuroFace(root)
+    with user_error("bad_columns", path, "'overall'", "file name, repid"):
+        opened(root)
 
 
-# Absent and broken files
+# Missing and broken files
 
 
-def test_absent_data_tells_what_to_obtain_and_where_to_put_it(tmp_path):
-    with pytest.raises(UserError) as caught:
-        NeuroFace(tmp_path / "no")
-    for part in ("on request", "slp.utoronto.ca", "ROOT/Videos/", "ratings.csv", "--config.data.root=ROOT"):
-        assert part in str(caught.value)
+def test_without_the_data_the_error_explains_how_to_get_it(tmp_path):
+    facts = "on request", "slp.utoronto.ca", "ROOT/Videos/", "ratings.csv", "--config.data.root=ROOT"
+    with user_error("missing_file", tmp_path / "no", "data.root", *facts):
+        opened(tmp_path / "no")
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("cropped", "name", "kind", "option"),
     [
-        ("Videos", r"Videos: no such folder; .*videos_root=FOLDER"),
-        ("video_landmarks", r"video_landmarks: no such folder; .*video_landmarks_root=FOLDER"),
-        ("neuroface_split.csv", r"neuroface_split.csv: no such file; .*split_list=FILE"),
-        ("ratings.csv", r"ratings.csv: no such file; .*ratings=FILE"),
+        (False, "Videos", "missing_folder", "videos_root=FOLDER"),
+        (False, "video_landmarks", "missing_folder", "video_landmarks_root=FOLDER"),
+        (True, "frames", "missing_folder", "frames_root=FOLDER"),
+        (False, "neuroface_split.csv", "missing_list", "split_list=FILE"),
+        (False, "ratings.csv", "missing_list", "ratings=FILE"),
     ],
 )
-def test_a_missing_part_is_named(root, name, message):
-    (root / name).rename(root / "gone")
-    with pytest.raises(UserError, match=message):
-        NeuroFace(root)
+def test_the_error_names_a_missing_part(tmp_path, cropped, name, kind, option):
+    write_neuroface(tmp_path, cropped=cropped)
+    (tmp_path / name).rename(tmp_path / "gone")
+    with user_error(kind, tmp_path, name, option, "slp.utoronto.ca"):
+        opened(tmp_path)
 
 
-def test_a_video_that_ends_too_early_is_told(root):
+def test_a_video_that_ends_too_early_is_reported(root):
     video = root / f"Videos/{FILE}.avi"
     write_video_of(video, list(neuroface.read_video(video, 1, 8)))
-    source = NeuroFace(root)
+    source = source_of(root)
     assert source[0].frames.shape == (5, 256, 256, 3)
-    with pytest.raises(DataError, match=r"color.avi: ends or cannot be decoded before frame 9, .*needs frames 7 to 10"):
+    assert source.check(0)[0] == []
+    with user_error("short_video", video, "frame 9", "frames 7 to 10"):
         source[1]
     video.write_bytes(b"no video")
-    assert [x.kind for x in source.problems(0)] == ["short_video"]
+    assert [x.kind for x in source.check(0)[0]] == ["short_video"]
 
 
-def test_landmarks_outside_the_video_frame_are_told(root):
+def test_landmarks_outside_the_video_frame_are_reported(root):
     path = root / f"video_landmarks/{FILE}_1.npy"
     np.save(path, np.load(path) + 2000)
-    with pytest.raises(DataError, match=r"_1.npy: the landmarks lie outside the 420×320 frames of .*avi"):
-        NeuroFace(root)[0]
+    with user_error("landmarks_out_of_frame", path, "420×320", root / f"Videos/{FILE}.avi"):
+        source_of(root)[0]
 
 
-def test_problems_lists_every_broken_part(tmp_path):
+def test_a_check_lists_every_broken_part(tmp_path):
     write_neuroface(tmp_path, cropped=True)
-    assert list(NeuroFace(tmp_path).problems(0)) == []
+    source = source_of(tmp_path)
+    assert source.check(0)[0] == []
     folder, points = tmp_path / f"frames/{FILE}_1", tmp_path / f"landmarks/{FILE}_1.npy"
     np.save(points, np.load(points)[:-1])
     (folder / "2.jpg").write_bytes((folder / "2.jpg").read_bytes()[:2000])
     (folder / "3.jpg").write_bytes(clips.encode_frame(np.zeros((64, 64, 3), np.uint8)))
     (folder / "5.jpg").unlink()
-    found = list(NeuroFace(tmp_path).problems(0))
-    assert [x.kind for x in found] == [
+    problems, clip = source.check(0)
+    assert clip is None
+    assert [x.kind for x in problems] == [
         "wrong_number_of_landmarks",
         "missing_frames",
         "truncated_image",
         "wrong_image_size",
     ]
-    assert all(x.clip == f"{FILE}_1" for x in found)
-    assert list(NeuroFace(tmp_path).problems(1)) == []
+    assert all(x.clip == f"{FILE}_1" for x in problems)
+    assert source.check(1)[0] == []
 
 
 # The published list
 
 
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"the published split list is not at {PUBLISHED}")
-def test_the_published_list_is_read_whole():
+def test_the_whole_published_list_is_read():
     problems = Problems()
     found = neuroface_lists.read_split_list(PUBLISHED, problems)
     rows = {f"{row[0]}_{row[1]}": row for row in rows_of(PUBLISHED)[1:]}
@@ -370,7 +391,8 @@ def test_the_published_list_is_read_whole():
     assert (kinds.count("unused_task"), kinds.count("frame_count"), len(kinds)) == (1, 22, 23)
 
 
-def test_published_folds_test_everyone_once():
+def test_published_folds_test_everyone_once(root):
+    assert opened(root).folds == FOLDS
     assert [len(fold) for fold in FOLDS] == [12, 12, 12]
     assert len(neuroface_lists.SUBJECTS) == 36
     assert "S007" in FOLDS[0]
@@ -442,7 +464,7 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
     config = shrink(recipe.get_config("classification"), tmp_path)
     config.data.target = "ROM"
     dataset = datasets.open_dataset(config)
-    plain = NeuroFace(tmp_path)
+    plain = source_of(tmp_path)
     expected = [math.floor(dict(info.targets)["ROM"] + 0.5) for info in plain.infos]
     assert [info.score for info in dataset.source.infos] == expected
     assert expected[:2] == [2, 5]
@@ -459,31 +481,31 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
 def test_target_is_a_mean_for_regression_and_must_exist(root):
     config = shrink(recipe.get_config("OPEN"), root)
     config.data.target = "ROM"
-    expected = [dict(info.targets)["ROM"] for info in NeuroFace(root).infos]
+    expected = [dict(info.targets)["ROM"] for info in source_of(root).infos]
     assert [info.score for info in datasets.open_dataset(config).source.infos] == expected
     config.data.target = "beauty"
-    with pytest.raises(ValueError, match=r"data.target is 'beauty'; this data set has: ROM, fatigue, speed, symmetry"):
+    with user_error("bad_option", "data.target", "'beauty'", "ROM, fatigue, speed, symmetry"):
         datasets.open_dataset(config)
 
 
-def test_clips_without_the_target_are_told(root):
+def test_clips_without_the_target_are_reported_and_left_out(root):
     for row in (2, 3):
         edit(root / "ratings.csv", row, 5, "")
     config = shrink(recipe.get_config("OPEN"), root)
     config.data.target = "ROM"
-    with pytest.raises(DataError, match=r"neuroface_split.csv, row 2: has no rating 'ROM'"):
+    with user_error("missing_target", f"{root / 'neuroface_split.csv'}, row 2", "'ROM'"):
         datasets.open_dataset(config)
     problems = Problems(collect=True)
     source = datasets.open_dataset(config, problems=problems).source
     assert [info.id for info in source.infos] == [f"{FILE}_2"]
-    assert source[0].info == dataclasses.replace(NeuroFace(root).infos[1], score=source.infos[0].score)
+    assert source[0].info == dataclasses.replace(source_of(root).infos[1], score=source.infos[0].score)
     assert [x.kind for x in problems.found] == ["missing_target"]
 
 
-def test_ratings_that_are_no_class_are_told(root):
+def test_ratings_that_are_not_a_class_are_errors(root):
     config = shrink(recipe.get_config("classification"), root)
     config.model.head.num_classes = 2
     config.data.target = ""
     edit(root / "ratings.csv", 2, 3, "7")
-    with pytest.raises(DataError, match=r"row 2: the score makes class \d, but model.head.num_classes=2"):
+    with user_error("class_out_of_range", "row 2", "score", "class 5", "model.head.num_classes=2"):
         datasets.open_dataset(config)
