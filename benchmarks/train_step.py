@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import costs, parts, timing, ways
 from benchmarks.ways import EAGER, HIGHEST, JAX_WAYS, TORCH_WAYS, WAYS, JaxWay, Work, torch
-from tramp_jax import models, optimizer, sharding, training_step
+from tramp_jax import losses, models, optimizer, sharding, training_step
 
 PARTS = ("encoder", "step", "compile")
 PRODUCT = "bfloat16 product"
@@ -155,13 +155,14 @@ def first_step(config: ConfigDict, way: JaxWay, batch: int) -> dict[str, float]:
     clock = time.perf_counter
     start = clock()
     inputs = ways.random_batch(config, batch)
-    sgd, mesh = optimizer.build_optimizer(config.optimizer, steps_per_epoch=1000), sharding.data_mesh()
+    sgd = optimizer.build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
+    loss, mesh = losses.build_loss(config), sharding.data_mesh()
     with way.context():
         variables = models.init_variables(config.model, jax.random.key(0))
         state = jax.block_until_ready(training_step.init_state(variables, sgd, mesh))
         on_device = jax.device_put(inputs, sharding.split_batch(mesh))
         initialised = clock()
-        step = training_step.build_train_step(config, sgd, mesh).lower(state, on_device, None).compile()  # type: ignore[attr-defined]
+        step = training_step.build_train_step(config, loss, sgd, mesh).lower(state, on_device, None).compile()  # type: ignore[attr-defined]
         compiled = clock()
         jax.block_until_ready(step(state, on_device, None))
     return {

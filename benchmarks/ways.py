@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import timing
-from tramp_jax import models, optimizer, sharding, training_step
+from tramp_jax import losses, models, optimizer, sharding, training_step
 from tramp_jax.batches import augment, view
 from tramp_jax.batches.pipeline import Batch
 from tramp_jax.models import Inputs
@@ -108,8 +108,9 @@ class JaxWay:
     def step(self, work: Work, mesh: Any = None) -> timing.Way:
         """The trainer's own step, repeated on one batch."""
         mesh = mesh or sharding.data_mesh()
-        sgd = optimizer.build_optimizer(work.config.optimizer, steps_per_epoch=1000)
-        step = training_step.build_train_step(self.configured(work.config), sgd, mesh)
+        sgd = optimizer.build_optimizer(work.config.optimizer, lambda step: work.config.optimizer.learning_rate)
+        config = self.configured(work.config)
+        step = training_step.build_train_step(config, losses.build_loss(config), sgd, mesh)
         state = training_step.init_state(jax.tree.map(np.asarray, work.variables), sgd, mesh)
         batch = jax.device_put(work.batch, sharding.split_batch(mesh))
 

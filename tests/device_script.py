@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tests import tiny
-from tramp_jax import optimizer, sharding, training_step
+from tramp_jax import losses, optimizer, sharding, training_step
 from tramp_jax.batches import pipeline
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
@@ -29,14 +29,14 @@ def first_batch(config):
 def main(folder: pathlib.Path) -> None:
     config = tiny.get_config().unlock()
     config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has batch statistics
-    config.optimizer.update(name="sgd", learning_rate=0.1)
+    config.optimizer.name = "sgd"
     batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
-    sgd = optimizer.build_optimizer(config.optimizer, 10)
+    sgd = optimizer.build_optimizer(config.optimizer, lambda step: 0.1)
     meshes = {count: Mesh(np.array(jax.devices()[:count]), ("data",)) for count in (1, 4, 8)}
 
     def step(count):
-        run = training_step.build_train_step(config, sgd, meshes[count])
+        run = training_step.build_train_step(config, losses.build_loss(config), sgd, meshes[count])
         state = training_step.init_state(variables, sgd, meshes[count])
         state, measured = run(state, sharding.put(batch, meshes[count]), None)
         return state, float(measured["loss"])

@@ -74,11 +74,12 @@ def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_con
     config, mesh = trajectory_config, sharding.data_mesh()
     batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
-    sgd = optimizer.build_optimizer(config.optimizer, 10)
+    sgd = optimizer.build_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate)
     outcomes = []
     for parts in (1, 4):
         config.train.accumulate = parts
-        step, start = training_step.build_train_step(config, sgd, mesh), training_step.init_state(variables, sgd, mesh)
+        step = training_step.build_train_step(config, losses.build_loss(config), sgd, mesh)
+        start = training_step.init_state(variables, sgd, mesh)
         outcomes.append(step(start, sharding.put(batch, mesh), None))
         assert all(x.is_deleted() for x in jax.tree.leaves(start.variables))  # its memory holds the new state
     (whole, measured), (in_parts, measured_in_parts) = outcomes

@@ -127,8 +127,11 @@ OPTIONS: dict[str, Any] = {
         "reverse_frames": False,  # also reverse the frames of a reversed clip
     },
     "loss": {
-        "name": _one_of("bmc", "mse", "cross_entropy"),
-        "sigma": 1.0,  # of bmc
+        # bmc: balanced MSE over the ratings of a batch, as published; balanced_mse: over all training ratings; gai:
+        # over a mixture of Gaussians that is fitted to them. See docs/scoring.md on which to take.
+        "name": _one_of("bmc", "balanced_mse", "gai", "mse", "cross_entropy"),
+        "sigma": 1.0,  # of the balanced losses: the noise of a rating
+        "components": _at_least(1, 8),  # of gai
         "swapped": False,  # of bmc, as the released code: exchange prediction and target
     },
     "optimizer": {
@@ -136,7 +139,8 @@ OPTIONS: dict[str, Any] = {
         "learning_rate": _at_least(0, 1e-3),
         "momentum": _share(0.9),
         "weight_decay": _at_least(0, 0.0),
-        "decay_every": 40,  # epochs
+        "schedule": _one_of("step", "cosine"),  # cosine falls to 0 at the last step
+        "decay_every": 40,  # epochs, of the steps
         "decay_factor": 0.1,
         "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0 for no limit
         "warmup_epochs": _at_least(0, 0.0),

@@ -1,18 +1,20 @@
-"""Training losses: batch Monte-Carlo balanced MSE (paper), MSE and cross-entropy.
+"""Training losses: balanced MSE in three forms, MSE and cross-entropy.
 
 Each takes the scores of the *global* batch, so that under ``jit`` over a mesh it is the mean over all devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from tramp_jax.errors import UserError
 
 Array = jax.Array
+Loss = Callable[[Array, Array], Array]  # of the model's output for a batch, and the targets (B,)
 
 
 def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) -> Array:
@@ -32,6 +34,52 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits, axis=1))) * (2 * sigma**2)
 
 
+def balanced_mse(score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0) -> Array:
+    """Balanced MSE against all training ratings, of scores (B,) and targets (B,).
+
+    The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: a rating is drawn from N(score, sigma²),
+    re-weighted by how often it occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, and so it
+    ties the score to the scale also in small batches.
+
+    Args:
+      score, target: (B,).
+      ratings: (R,) distinct ratings.
+      shares: (R,) of the training clips, which sum to 1.
+      sigma: noise scale in units of the score.
+    """
+    every = -jnp.square(score[:, None] - ratings) / (2 * sigma**2) + jnp.log(shares)
+    own = -jnp.square(score - target) / (2 * sigma**2)
+    return jnp.mean(jax.nn.logsumexp(every, axis=1) - own) * (2 * sigma**2)
+
+
+def gai(
+    score: Array, target: Array, means: np.ndarray, variances: np.ndarray, weights: np.ndarray, sigma: float = 1.0
+) -> Array:
+    """Balanced MSE in closed form for ratings that follow a mixture of Gaussians (GAI of Ren et al., CVPR 2022).
+
+    Args:
+      score, target: (B,).
+      means, variances, weights: (K,) of the mixture; the weights sum to 1.
+      sigma: noise scale in units of the score.
+    """
+    total = variances + sigma**2
+    every = -jnp.square(score[:, None] - means) / (2 * total) - jnp.log(total / sigma**2) / 2 + jnp.log(weights)
+    own = -jnp.square(score - target) / (2 * sigma**2)
+    return jnp.mean(jax.nn.logsumexp(every, axis=1) - own) * (2 * sigma**2)
+
+
+def mixture(ratings: np.ndarray, components: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fits a mixture of Gaussians to ratings (N,). Returns its means, variances and weights.
+
+    There are at most as many components as distinct ratings.
+    """
+    from sklearn.mixture import GaussianMixture  # type: ignore[import-untyped]
+
+    count = min(components, len(np.unique(ratings)))
+    fitted = GaussianMixture(count, covariance_type="diag", random_state=seed).fit(np.asarray(ratings)[:, None])
+    return fitted.means_[:, 0], fitted.covariances_[:, 0], fitted.weights_
+
+
 def mse(score: Array, target: Array) -> Array:
     """Mean squared error of scores (B,)."""
     return jnp.mean(jnp.square(score - target))
@@ -42,8 +90,12 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, target.astype(int)))
 
 
-def build_loss(config: ConfigDict) -> Callable[[Array, Array], Array]:
+def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss`` as a function of the model's output and the targets.
+
+    Args:
+      config: the whole configuration.
+      ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
 
     Raises:
       UserError: bad_option, if the loss does not fit ``config.model.head``.
@@ -57,4 +109,10 @@ def build_loss(config: ConfigDict) -> Callable[[Array, Array], Array]:
         )
     if name == "bmc":
         return lambda score, target: bmc(score, target, config.loss.sigma, config.loss.swapped)
+    if name == "balanced_mse":
+        distinct, counts = np.unique(ratings, return_counts=True)
+        return lambda score, target: balanced_mse(score, target, distinct, counts / counts.sum(), config.loss.sigma)
+    if name == "gai":
+        fitted = mixture(np.asarray(ratings), config.loss.components)
+        return lambda score, target: gai(score, target, *fitted, config.loss.sigma)
     return {"mse": mse, "cross_entropy": cross_entropy}[name]

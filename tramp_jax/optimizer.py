@@ -8,14 +8,17 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 
-def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate at each step: decay by epochs, after an optional linear warm-up."""
-    decay = optax.exponential_decay(
-        config.learning_rate,
-        transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
-        decay_rate=config.decay_factor,
-        staircase=True,
-    )
+def learning_rate(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    """The learning rate at each step: the ``optimizer.schedule`` over all epochs, after an optional linear warm-up."""
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(config.learning_rate, epochs * steps_per_epoch)
+    else:
+        decay = optax.exponential_decay(
+            config.learning_rate,
+            transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
+            decay_rate=config.decay_factor,
+            staircase=True,
+        )
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if not warmup_steps:
         return decay
@@ -32,7 +35,7 @@ def _adam(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransf
 
 
 def build_optimizer(
-    config: ConfigDict, steps_per_epoch: int, frozen: Collection[tuple[str, ...]] = ()
+    config: ConfigDict, rate: optax.Schedule, frozen: Collection[tuple[str, ...]] = ()
 ) -> optax.GradientTransformation:
     """The optimiser of the ``optimizer`` group.
 
@@ -41,10 +44,9 @@ def build_optimizer(
 
     Args:
       config: the ``optimizer`` group.
-      steps_per_epoch: steps in an epoch.
+      rate: the learning rate, see ``learning_rate``.
       frozen: paths of parameters that are never updated, and count neither in the clipped norm nor in the decay.
     """
-    rate = learning_rate(config, steps_per_epoch)
     parts = {"sgd": _sgd, "adam": _adam}[config.name](config, rate)
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))

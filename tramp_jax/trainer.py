@@ -24,6 +24,7 @@ from tramp_jax.data.source import Split
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
+from tramp_jax.losses import build_loss
 from tramp_jax.optimizer import build_optimizer, learning_rate
 from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
 
@@ -46,9 +47,10 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
     variables, origin = initial_variables(config, given=not resume)
     frozen = frozen_paths(variables, config.freeze)
-    optimizer = build_optimizer(config.optimizer, steps_per_epoch, frozen["params"])
-    rate = learning_rate(config.optimizer, steps_per_epoch)
-    train_step = build_train_step(config, optimizer, mesh, frozen["batch_stats"], rate)
+    rate = learning_rate(config.optimizer, steps_per_epoch, config.train.epochs)
+    optimizer = build_optimizer(config.optimizer, rate, frozen["params"])
+    loss = build_loss(config, [info.score for info in splits[TRAIN].infos])
+    train_step = build_train_step(config, loss, optimizer, mesh, frozen["batch_stats"], rate)
     state = init_state(variables, optimizer, mesh)
     if not resume:
         _report_origin(origin, variables, frozen["params"], workdir)

@@ -17,7 +17,7 @@ from tramp_jax.batches.augment import for_training
 from tramp_jax.batches.device_cache import Store
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.initial_weights import Path
-from tramp_jax.losses import build_loss
+from tramp_jax.losses import Loss
 from tramp_jax.models import Inputs, Model, build_model
 
 Metrics = dict[str, jax.Array]
@@ -39,7 +39,7 @@ class Objective:
     """The model and its loss of scores and targets, both of the whole batch."""
 
     model: Model
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: Loss
 
 
 def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -123,6 +123,7 @@ def update(
 
 def build_train_step(
     config: ConfigDict,
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     frozen: Collection[Path] = (),
@@ -135,12 +136,13 @@ def build_train_step(
 
     Args:
       config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``.
+      loss: see ``losses.build_loss``.
       optimizer: updates the parameters that are not frozen.
       mesh: the devices.
       frozen: paths of running statistics that stay as they are.
       rate: the learning rate of each step, for the metrics.
     """
-    objective = Objective(build_model(config.model), build_loss(config))
+    objective = Objective(build_model(config.model), loss)
     image_size, parts = config.model.rgb.image_size, config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch | ClipNumbers, store: Store | None) -> tuple[TrainState, Metrics]:
@@ -152,10 +154,10 @@ def build_train_step(
         batch = batch.replace(inputs=for_training(batch.inputs, config.augment, image_size, augment_key))
         start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
         found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
-        loss, batch_stats, gradients = found
+        value, batch_stats, gradients = found
         new = update(state, gradients, batch_stats, optimizer, frozen)
         metrics = {
-            "loss": loss,
+            "loss": value,
             "gradient_norm": _norm(gradients),
             "parameter_norm": _norm(new.variables["params"]),
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),

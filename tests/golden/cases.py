@@ -142,7 +142,6 @@ def train_step() -> Iterator[Row]:
     config.model.trajectory.update(length=64, attention_dropout=0.0, drop_path=0.0)
     config.model.rgb.num_frames = 16
     config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
-    config.optimizer.update(learning_rate=1e-4, decay_every=100)
     variables = to_variables(golden.state_dict(spec), config.model)
     frames, labels = _frames(spec, (4, 16, 3, 224, 224)), reference["labels"]
     inputs = {"trajectories": _trajectories(spec, 4, 64), "index_t": _index_t(4, 64)}
@@ -164,10 +163,10 @@ def train_step() -> Iterator[Row]:
     yield _per_parameter("gradient directions", probes, reference["eval_grad_probe"], norms)
 
     mesh = sharding.data_mesh()
-    sgd = optimizer.build_optimizer(config.optimizer, steps_per_epoch=1)
+    sgd = optimizer.build_optimizer(config.optimizer, lambda step: 1e-4)
     state = training_step.TrainState(jnp.int32(0), variables, sgd.init(variables["params"]))
     state = jax.device_put(jax.tree.map(jnp.array, state), sharding.replicated(mesh))
-    step = training_step.build_train_step(config, sgd, mesh)
+    step = training_step.build_train_step(config, loss_of, sgd, mesh)
     # The step normalises 0-255 itself: give it the frames that become the golden input.
     pixels = (frames * np.array(augment.IMAGENET_STD) + np.array(augment.IMAGENET_MEAN)).astype(np.float32) * 255
     batch = sharding.put(Batch(Inputs(frames=pixels, **inputs), labels), mesh)
