@@ -134,6 +134,13 @@ OPTIONS: dict[str, Any] = {
         "components": _at_least(1, 8),  # of gai
         "swapped": False,  # of bmc, as the released code: exchange prediction and target
     },
+    # From the model's raw value to a score on the rating scale, see ``output``.
+    "output": {
+        # training: the expected rating under the training ratings; balanced: under equally frequent ratings; clip: the
+        # raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode by, else training.
+        "decode": _one_of("auto", "training", "balanced", "clip"),
+        "fit": True,  # fit a line before the decoding on validation people, if there are enough
+    },
     "optimizer": {
         "name": _one_of("sgd", "adam"),
         "learning_rate": _at_least(0, 1e-3),

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -13,13 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import metrics, models, run, sharding, training_log
+from tramp_jax import agreement, metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
 from tramp_jax.models import Inputs, build_model
+from tramp_jax.output import Output
 
 Predictor = Callable[[Any, Inputs], jax.Array]
 
@@ -30,11 +32,18 @@ class Predictions:
 
     Attributes:
       infos: the clips.
-      score: (N,) scores, or (N, classes) logits.
+      raw: (N,) raw values, or (N, classes) logits.
+      output: turns raw values into scores; None for a classifier.
     """
 
     infos: Sequence[ClipInfo]
-    score: np.ndarray
+    raw: np.ndarray
+    output: Output | None = None
+
+    @functools.cached_property
+    def score(self) -> np.ndarray:
+        """(N,) scores on the rating scale, or (N, classes) logits."""
+        return self.raw if self.output is None else self.output.score(self.raw.astype(np.float64))
 
     @property
     def target(self) -> np.ndarray:
@@ -46,7 +55,7 @@ class Predictions:
 
 
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
-    """Returns the jitted (variables, inputs) -> scores, with the batch split over the devices."""
+    """Returns the jitted (variables, inputs) -> raw values, with the batch split over the devices."""
     model, image_size = build_model(config.model), config.model.rgb.image_size
 
     def predict(variables: Any, inputs: Inputs) -> jax.Array:
@@ -55,8 +64,10 @@ def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
 
-def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh) -> Predictions:
-    """Scores every clip of a split once."""
+def predict(
+    predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh, output: Output | None
+) -> Predictions:
+    """Scores every clip of a split once. ``output`` is None for a classifier."""
     batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
     # Sorted by length, because a batch costs as much as its longest clip.
     infos = split.infos
@@ -66,13 +77,16 @@ def predict(predictor: Predictor, variables: Any, split: Split, config: ConfigDi
         assert batch.mask is not None
         scores.append(np.asarray(predictor(variables, sharding.put(batch.inputs, mesh)))[batch.mask > 0])
     sorted_scores = np.concatenate(scores)
-    return Predictions(infos, sorted_scores[np.argsort(order)])
+    return Predictions(infos, sorted_scores[np.argsort(order)], output)
 
 
 def summary(predictions: Predictions) -> dict[str, float]:
     """The metrics of a split without intervals, to follow a training."""
-    table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
-    return {name: metric(predictions.score, predictions.target) for name, metric in table.items()}
+    return {
+        name: metric(score, predictions.target)
+        for score, table in _tables(predictions)
+        for name, metric in table.items()
+    }
 
 
 def selection_metric(config: ConfigDict) -> str:
@@ -81,7 +95,7 @@ def selection_metric(config: ConfigDict) -> str:
 
 
 def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
-    """Writes metrics.json, predictions.csv and scatter.png into ``folder``. Returns the contents of metrics.json.
+    """Writes metrics.json, predictions.csv and plots into ``folder``. Returns the contents of metrics.json.
 
     With several expressions, correlations are also computed within each and averaged, as in the paper.
     """
@@ -93,16 +107,24 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
         "subjects": len(set(predictions.subjects)),
         "all": _table(predictions, draws),
     }
+    if predictions.output is not None:
+        report["output"] = {"method": str(predictions.output)} | dataclasses.asdict(predictions.output)
     if len(expressions) > 1:
         report["expressions"] = {name: _table(_only(predictions, name), draws) for name in expressions}
         report["mean_over_expressions"] = _table(predictions, draws, [i.expression for i in predictions.infos])
+    if predictions.output is not None:
+        report["confusion"] = agreement.confusion(predictions.score, predictions.target)
+        report["risk_coverage"] = agreement.risk_coverage(
+            predictions.score, predictions.target, predictions.output.spread(predictions.raw)
+        )
     if not sharding.is_first_process():
         return report
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(predictions, folder / run.PREDICTIONS)
-    if predictions.score.ndim == 1:
+    if predictions.output is not None:
         groups = [info.expression for info in predictions.infos]
         training_log.plot_scatter(folder / run.SCATTER, predictions.score, predictions.target, groups, title)
+        agreement.plot(folder / run.AGREEMENT, predictions.score, predictions.target, report, title)
     write_atomically(folder / run.METRICS, json.dumps(report, indent=1) + "\n")  # last: it marks a complete report
     return report
 
@@ -110,6 +132,8 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
 def format_report(report: dict[str, Any]) -> str:
     """A report as text for the terminal."""
     lines = [f"{report['title']}: {report['clips']} clips of {report['subjects']} subjects"]
+    if "output" in report:
+        lines.append(f"  scores are {report['output']['method']}")
     lines += [_metric_line(name, entry) for name, entry in report["all"].items()]
     if "mean_over_expressions" in report:
         lines.append("  mean over expressions")
@@ -125,17 +149,30 @@ def _metric_line(name: str, entry: dict[str, Any]) -> str:
 
 def _only(predictions: Predictions, expression: str) -> Predictions:
     chosen = [i for i, info in enumerate(predictions.infos) if info.expression == expression]
-    return Predictions([predictions.infos[i] for i in chosen], predictions.score[chosen])
+    return Predictions([predictions.infos[i] for i in chosen], predictions.raw[chosen], predictions.output)
+
+
+def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
+    """The metrics to compute, and from what."""
+    if predictions.output is None:
+        return [(predictions.raw, metrics.CLASSIFICATION)]
+    of_ranks = {name: metric for name, metric in metrics.REGRESSION.items() if name in metrics.OF_RANKS}
+    others = {name: metric for name, metric in metrics.REGRESSION.items() if name not in metrics.OF_RANKS}
+    return [(predictions.raw, of_ranks), (predictions.score, others)]
 
 
 def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    table = metrics.CLASSIFICATION if predictions.score.ndim == 2 else metrics.REGRESSION
-    return metrics.with_intervals(table, predictions.score, predictions.target, predictions.subjects, draws, groups)
+    found: dict[str, Any] = {}
+    for score, table in _tables(predictions):
+        found |= metrics.with_intervals(table, score, predictions.target, predictions.subjects, draws, groups)
+    return found
 
 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:
-    outputs = predictions.score[:, None] if predictions.score.ndim == 1 else predictions.score
-    names = ["score"] if predictions.score.ndim == 1 else [f"logit_{i}" for i in range(outputs.shape[1])]
+    if predictions.output is None:
+        outputs, names = predictions.raw, [f"logit_{i}" for i in range(predictions.raw.shape[1])]
+    else:
+        outputs, names = np.stack([predictions.score, predictions.raw], axis=1), ["score", "raw"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["clip", "subject", "expression", "target", *names])

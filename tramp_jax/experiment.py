@@ -6,11 +6,13 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as options
 from tramp_jax import evaluation, run, sharding, trainer, training_data
+from tramp_jax import output as outputs
 from tramp_jax.batches import cache
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 from tramp_jax.data import datasets
@@ -19,11 +21,9 @@ from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.losses import build_loss
+from tramp_jax.losses import BALANCED, build_loss
 from tramp_jax.models import abstract_variables, build_model
-
-# Fewer validation people than this say next to nothing about the best checkpoint or the width of an interval.
-FEW_PEOPLE = 10
+from tramp_jax.output import FEW_PEOPLE, Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,28 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
     splits = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
     for parts in splits.values():
+        _check_ratings(config, parts[TRAIN])
         cache.check(config, parts[TRAIN], parts[VALIDATION])
     return Folds(splits, dataset.facts, report, dataset.summary())
+
+
+def _check_ratings(config: ConfigDict, training: Split) -> None:
+    """Refuses ratings and batches from which a balanced loss learns nothing."""
+    name = config.loss.name
+    if name not in BALANCED:
+        return
+    if len({info.score for info in training.infos}) < 2:
+        raise UserError(
+            "bad_data",
+            f"all {len(training)} training clips have the score {training.infos[0].score:g}, so loss.name={name} has no "
+            "gradient; add clips with other scores",
+        )
+    if name == "bmc" and config.train.batch_size < 2:
+        raise UserError(
+            "bad_option",
+            "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for a single "
+            "one; use a larger batch or --config.loss.name=balanced_mse",
+        )
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:
@@ -138,8 +158,17 @@ def train_fold(
                 f"warning: only {data.people[VALIDATION]} people choose the best checkpoint, so the choice is mostly "
                 "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
             )
-    trainer.fit(config, splits, folder, resume and run.is_trained(folder))
-    return [evaluate_split(config, splits, folder, which, TEST) for which in (BEST, LAST)]
+    output = None if config.model.head.num_classes else _decoding(config, splits, facts)
+    trainer.fit(config, splits, folder, output, resume and run.is_trained(folder))
+    return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]
+
+
+def _decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
+    """How raw values become scores, before a line is fitted."""
+    ratings = {name: [info.score for info in split.infos] for name, split in splits.items()}
+    every = [rating for part in ratings.values() for rating in part]
+    scale = training_data.scale_of(facts, config.data.target, (min(every), max(every)))
+    return outputs.of_training(config, outputs.histogram(ratings[TRAIN]), scale)
 
 
 def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") -> None:
@@ -161,20 +190,35 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
         config.data.root = data_root
     dataset, _ = open_sound(config, folder / run.SKIPPED)
     _print(
-        evaluate_split(config, datasets.split(dataset, config, fold), run.fold_folder(folder, fold), which, split)
+        evaluate_split(
+            config, datasets.split(dataset, config, fold), dataset.facts, run.fold_folder(folder, fold), which, split
+        )
         for fold in datasets.runs(dataset, config)
     )
 
 
 def evaluate_split(
-    config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path, which: str, split: str
+    config: ConfigDict, splits: Mapping[str, Split], facts: Facts, folder: pathlib.Path, which: str, split: str
 ) -> str:
-    """Scores a split by a checkpoint in ``folder``, of a run or fold; writes the report and returns its text."""
+    """Scores a split by a checkpoint in ``folder``, of a run or fold; writes the report and returns its text.
+
+    The first time, it also fits the checkpoint's output on the validation split and saves it.
+    """
     mesh = sharding.data_mesh()
     with Checkpoints(folder) as checkpoints:
         step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), mesh)
     predictor = evaluation.build_predictor(config, mesh)
-    predictions = evaluation.predict(predictor, variables, splits[split], config, mesh)
+    output = None
+    if not config.model.head.num_classes:
+        output = outputs.load(folder, step)
+        if output is None:
+            output = _decoding(config, splits, facts)
+            if config.output.fit:
+                found = evaluation.predict(predictor, variables, splits[VALIDATION], config, mesh, output)
+                output = output.fitted(found.raw.astype(np.float64), found.target, found.subjects)
+            if sharding.is_first_process():
+                output.save(folder, step)
+    predictions = evaluation.predict(predictor, variables, splits[split], config, mesh, output)
     chosen = {BEST: "chosen on validation subjects", LAST: "last epoch"}.get(which, "as asked")
     title = f"{split}, checkpoint of step {step} ({chosen})"
     report = evaluation.write_report(predictions, run.evaluation_folder(folder, split, which), config, title)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tramp_jax.errors import UserError
 
 Array = jax.Array
+BALANCED = ("bmc", "balanced_mse", "gai")
 Loss = Callable[[Array, Array], Array]  # of the model's output for a batch, and the targets (B,)
 
 
@@ -37,9 +38,9 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
 def balanced_mse(score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0) -> Array:
     """Balanced MSE against all training ratings, of scores (B,) and targets (B,).
 
-    The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: a rating is drawn from N(score, sigma²),
-    re-weighted by how often it occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, and so it
-    ties the score to the scale also in small batches.
+    The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: a rating is drawn from N(score,
+    sigma²), re-weighted by how often it occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, so
+    it ties the score to the scale also in small batches.
 
     Args:
       score, target: (B,).
@@ -73,7 +74,7 @@ def mixture(ratings: np.ndarray, components: int, seed: int = 0) -> tuple[np.nda
 
     There are at most as many components as distinct ratings.
     """
-    from sklearn.mixture import GaussianMixture  # type: ignore[import-untyped]
+    from sklearn.mixture import GaussianMixture
 
     count = min(components, len(np.unique(ratings)))
     fitted = GaussianMixture(count, covariance_type="diag", random_state=seed).fit(np.asarray(ratings)[:, None])

@@ -1,8 +1,8 @@
 """Regression and classification metrics in NumPy, each with a bootstrap interval over subjects.
 
-Conventions: ``score`` is the prediction and ``target`` the clinician's rating, both (N,). An undefined metric (constant
-scores or targets, a single class) is NaN, never zero. Clips of one subject are not independent, so the bootstrap draws
-subjects, not clips.
+Conventions: ``score`` is the prediction and ``target`` the clinician's rating, both (N,); agreement takes them as two
+raters of the same clips. An undefined metric (constant scores or targets, a single class) is NaN, never zero. Clips of
+one subject are not independent, so the bootstrap draws subjects, not clips.
 """
 
 import functools
@@ -51,6 +51,74 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
         return float("nan")
     pairs = np.sum(positive) * np.sum(~positive)
     return float(stats.mannwhitneyu(score[positive], score[~positive]).statistic / pairs)
+
+
+def icc(ratings: np.ndarray, absolute: bool) -> float:
+    """Intraclass correlation of a single rater, from (N, K) ratings of N clips by K raters.
+
+    ICC(A,1), absolute agreement, or ICC(C,1), consistency, of McGraw and Wong (Psychological Methods, 1996). They are
+    ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979).
+    """
+    n, k = ratings.shape
+    if n < 2:
+        return float("nan")
+    grand, clips, raters = ratings.mean(), ratings.mean(axis=1), ratings.mean(axis=0)
+    between_clips = k * np.sum(np.square(clips - grand)) / (n - 1)
+    between_raters = n * np.sum(np.square(raters - grand)) / (k - 1)
+    residual = np.sum(np.square(ratings - clips[:, None] - raters + grand)) / ((n - 1) * (k - 1))
+    whole = between_clips + (k - 1) * residual + absolute * k * (between_raters - residual) / n
+    return float("nan") if whole <= 0 else float((between_clips - residual) / whole)
+
+
+def icc_a1(score: np.ndarray, target: np.ndarray) -> float:
+    """ICC(A,1) of scores and ratings, see ``icc``."""
+    return icc(np.stack([score, target], axis=1), absolute=True)
+
+
+def icc_c1(score: np.ndarray, target: np.ndarray) -> float:
+    """ICC(C,1) of scores and ratings, see ``icc``. It ignores a constant difference."""
+    return icc(np.stack([score, target], axis=1), absolute=False)
+
+
+def rounded(score: np.ndarray) -> np.ndarray:
+    """Scores as whole ratings, half up."""
+    return np.floor(score + 0.5)
+
+
+def kappa(score: np.ndarray, target: np.ndarray) -> float:
+    """Cohen's kappa of whole ratings with quadratic weights."""
+    x, y = rounded(score), rounded(target)
+    by_chance = np.var(x) + np.var(y) + (np.mean(x) - np.mean(y)) ** 2  # mean (x − y)² if the two were independent
+    return float("nan") if by_chance == 0 else float(1 - np.mean(np.square(x - y)) / by_chance)
+
+
+def exact(score: np.ndarray, target: np.ndarray) -> float:
+    """Share of clips whose whole rating is that of the clinician."""
+    return float(np.mean(rounded(score) == rounded(target)))
+
+
+def within_one(score: np.ndarray, target: np.ndarray) -> float:
+    """Share of clips whose whole rating is at most one point off."""
+    return float(np.mean(np.abs(rounded(score) - rounded(target)) <= 1))
+
+
+def bias(score: np.ndarray, target: np.ndarray) -> float:
+    """Mean of score − rating (Bland and Altman, Lancet 1986)."""
+    return float(np.mean(score - target))
+
+
+def limit_low(score: np.ndarray, target: np.ndarray) -> float:
+    """Lower 95 % limit of agreement: bias − 1.96 standard deviations of the differences."""
+    return bias(score, target) - _half_width(score, target)
+
+
+def limit_high(score: np.ndarray, target: np.ndarray) -> float:
+    """Upper 95 % limit of agreement: bias + 1.96 standard deviations of the differences."""
+    return bias(score, target) + _half_width(score, target)
+
+
+def _half_width(score: np.ndarray, target: np.ndarray) -> float:
+    return float(1.96 * np.std(score - target, ddof=1)) if len(score) > 1 else float("nan")
 
 
 def accuracy(logits: np.ndarray, target: np.ndarray) -> float:
@@ -105,7 +173,18 @@ REGRESSION: dict[str, Metric] = {
     "rmse": rmse,
     "relative_l2": relative_l2,
     "auroc": auroc,
+    "icc_a1": icc_a1,
+    "icc_c1": icc_c1,
+    "kappa": kappa,
+    "exact": exact,
+    "within_one": within_one,
+    "bias": bias,
+    "limit_low": limit_low,
+    "limit_high": limit_high,
 }
+
+# These see only the order of the scores, so they are computed from raw values.
+OF_RANKS = ("spearman", "auroc")
 
 
 def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], draws: int, seed: int = 0) -> Interval:

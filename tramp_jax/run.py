@@ -9,7 +9,8 @@ RUN/fold_K/                             everything below, for each fold; in RUN 
     metrics.jsonl, tensorboard/         measurements during training
     curves.png                          the same as a plot
     checkpoints/{last,best}/STEP/       model and optimiser
-    evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and scatter.png of a split
+    evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and plots of a split
+    output-STEP.json                    from the raw values of a checkpoint to scores
     calibration.json                    widths of intervals, by `tramp-jax calibrate`
 """
 
@@ -36,6 +37,7 @@ DATA, INITIALISATION = "data.json", "initialisation.txt"
 MEASUREMENTS, TENSORBOARD, CURVES = "metrics.jsonl", "tensorboard", "curves.png"
 CHECKPOINTS = "checkpoints"
 METRICS, PREDICTIONS, SCATTER = "metrics.json", "predictions.csv", "scatter.png"
+AGREEMENT = "agreement.png"
 
 _FOLD = re.compile(r"fold_(\d+)")
 
@@ -72,6 +74,11 @@ def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
 def evaluation_folder(folder: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:
     """The folder of the report on a split by a checkpoint ("best", "last" or a step)."""
     return folder / "evaluation" / f"{split}-{checkpoint}"
+
+
+def output_file(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """How the checkpoint of ``step`` turns raw values into scores."""
+    return folder / f"output-{step}.json"
 
 
 def calibration_file(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:

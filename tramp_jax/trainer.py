@@ -26,16 +26,20 @@ from tramp_jax.files import write_atomically
 from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
 from tramp_jax.optimizer import build_optimizer, learning_rate
+from tramp_jax.output import Output
 from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
 
 AnyBatch = Batch | ClipNumbers
 
 
-def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, resume: bool = False) -> None:
+def fit(
+    config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, output: Output | None, resume: bool = False
+) -> None:
     """Trains, and writes checkpoints, metrics and plots into ``workdir``.
 
     After every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume``
-    continues from there with the same draws and batches, as if the run had never stopped.
+    continues from there with the same draws and batches, as if the run had never stopped. ``output`` gives the scores
+    of the validation subjects; None for a classifier.
 
     Raises:
       UserError: not_finite, if the loss or the parameters are not finite numbers; no_room, if ``train.cache`` does not
@@ -63,7 +67,7 @@ def fit(config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, res
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
         batches = iter(feed.batches(config, first=int(state.step)))
         with training_log.Reporter(workdir, resumed_step) as reporter, _StopSignal() as stop:
-            loop = _Loop(config, feed, steps_per_epoch, checkpoints, reporter, record)
+            loop = _Loop(config, feed, output, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, feed.put) as source:
                 state = loop.run(train_step, state, source, stop)
         if record["best_step"] is None:  # validation never ranked anything, so there is only the last checkpoint
@@ -90,13 +94,14 @@ class _Loop:
         self,
         config: ConfigDict,
         feed: Feed,
+        output: Output | None,
         steps_per_epoch: int,
         checkpoints: Checkpoints,
         reporter: training_log.Reporter,
         record: dict[str, Any],
     ):
         """``record`` holds the best value of the selection metric and its step. It is updated."""
-        self._config, self._feed, self._steps_per_epoch = config, feed, steps_per_epoch
+        self._config, self._feed, self._output, self._steps_per_epoch = config, feed, output, steps_per_epoch
         self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
         self._predictor = evaluation.build_predictor(config, feed.mesh)
         self._losses: list[float] = []  # since the last evaluation
@@ -169,7 +174,7 @@ class _Loop:
         waited = source.waited() / (time.perf_counter() - started)
         self._reporter.write(step, "input", {"waited": waited})
         validation, mesh = self._feed.validation, self._feed.mesh
-        predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh)
+        predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh, self._output)
         summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
         self._reporter.write(step, "validation", summary)
         value, best = summary[metric], self._record["best"]

@@ -15,6 +15,7 @@ from tramp_jax.data.datasets import TRAIN
 from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
+from tramp_jax.output import Histogram, histogram
 
 _SAMPLED = 5  # clips that are read, because most lists have neither rates nor layouts
 
@@ -32,6 +33,7 @@ class TrainingData:
       scale: of the scores; None in older runs, see ``scale_of``.
       landmark_source: the detector that found the landmarks; "" if unknown.
       caveat: a warning to attach to every score of the model; "" for none.
+      ratings: of the training clips; () in older runs.
     """
 
     clips: dict[str, int]
@@ -44,6 +46,7 @@ class TrainingData:
     scale: RatingScale | None = None
     landmark_source: str = ""
     caveat: str = ""
+    ratings: Histogram = ()
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
@@ -80,6 +83,7 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
         scale_of(facts, target, (low, high)),
         facts.landmark_source,
         facts.caveat,
+        histogram([info.score for info in infos[TRAIN]]),
     )
 
 
@@ -99,6 +103,7 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     try:
         values = json.loads(path.read_text())
         values |= {name: tuple(values[name]) for name in ("expressions", "layouts")}
+        values["ratings"] = tuple((float(rating), int(count)) for rating, count in values.get("ratings", ()))
         if values.get("scale"):
             return TrainingData(**values | {"scale": RatingScale(**values["scale"])})
         facts = datasets.facts(config.data.name)

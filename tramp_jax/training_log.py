@@ -89,7 +89,7 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
         right.plot(*best, "o", color="C3", label=f"chosen: epoch {best[0]:g}, {best[1]:.3f}")
         right.legend(frameon=False)
     right.set(xlabel="epoch", ylabel=f"{selection}, validation subjects")
-    _save(figure, folder / run.CURVES)
+    save_figure(figure, folder / run.CURVES)
 
 
 def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str) -> None:
@@ -106,7 +106,7 @@ def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, grou
     if len(names) > 1:
         axes.legend(frameon=False, fontsize="small")
     axes.set(xlabel="true score", ylabel="predicted score", title=title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -120,10 +120,10 @@ def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[fl
                 axes.plot([i - 0.25, i + 0.25], [np.nanmean(folds)] * 2, color="C0", linewidth=2)
         axes.set_xticks(range(len(methods)), list(methods))
         axes.set(ylabel=f"{metric}, held-out subjects", xlim=(-0.6, len(methods) - 0.4))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=130)
     write_atomically(path, image.getvalue())

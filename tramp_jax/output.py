@@ -1,0 +1,189 @@
+"""The output step: from a model's raw value to a score on the rating scale.
+
+Balanced MSE models the rating y of a clip as N(raw, sigma²), re-weighted by how often each rating occurs. The raw value
+therefore has no scale of its own. The score is the expected rating of the training distribution p:
+
+    score = Σ y·p(y)·exp(−(x − y)² / 2 sigma²) / Σ p(y)·exp(−(x − y)² / 2 sigma²),   x = slope · raw + offset
+
+It lies within the training ratings and increases strictly with the raw value, so ranks and rank correlations stay.
+Slope and offset are fitted on validation people, if there are enough of them. The standard deviation of the same
+distribution says how sure a single score is.
+
+Everything that reports a score uses this step: evaluation, scoring, calibration, attribution, export and the report.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tramp_jax import run
+from tramp_jax.data.source import RatingScale
+from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
+
+# Fewer people than this say next to nothing about a checkpoint, a line or the width of an interval.
+FEW_PEOPLE = 10
+
+Histogram = tuple[tuple[float, int], ...]
+
+_STEEPEST = 3.0  # of |log slope|
+_PARTS = 20  # most parts of the people in ``held_out``
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Turns raw values into scores.
+
+    Attributes:
+      ratings: (R,) distinct training ratings, increasing; () to limit raw values to the scale instead.
+      shares: (R,) weight of each rating, which sum to 1.
+      sigma: noise of a rating.
+      low, high: ends of the scale.
+      slope, offset: the line before the decoding.
+      people: number of validation people that the line was fitted on; 0 for none.
+    """
+
+    ratings: tuple[float, ...]
+    shares: tuple[float, ...]
+    sigma: float
+    low: float
+    high: float
+    slope: float = 1.0
+    offset: float = 0.0
+    people: int = 0
+
+    def __str__(self) -> str:
+        kind = "expected ratings" if self.ratings else "raw values, limited to the scale"
+        if self.people:
+            line = f"{self.slope:.3g} · raw {self.offset:+.3g}"
+            return f"{kind}, after the line {line} fitted on {self.people} validation people"
+        return f"{kind}, without a line: it takes {FEW_PEOPLE} validation people to fit one"
+
+    def score(self, raw: Any, xp: Any = np) -> Any:
+        """Scores (...,) of raw values (...,). ``xp`` is the array library, NumPy or jax.numpy."""
+        x = self.slope * raw + self.offset
+        if not self.ratings:
+            return xp.clip(x, self.low, self.high)
+        return (self._probabilities(x, xp) * xp.asarray(self.ratings)).sum(-1)
+
+    def spread(self, raw: np.ndarray) -> np.ndarray:
+        """Standard deviation (...,) of the rating, given raw values (...,); 1 if there is no decoding."""
+        x = self.slope * np.asarray(raw, float) + self.offset
+        if not self.ratings:
+            return np.ones_like(x)
+        distances = np.square(np.asarray(self.ratings) - np.asarray(self.score(raw))[..., None])
+        return np.sqrt((self._probabilities(x, np) * distances).sum(-1))
+
+    def logits(self) -> tuple[np.ndarray, np.ndarray]:
+        """(R,) factors and (R,) terms: the softmax of ``raw · factors + terms`` is the probability of each rating."""
+        ratings = np.asarray(self.ratings)
+        terms = np.log(self.shares) - np.square(ratings) / (2 * self.sigma**2) + self.offset * ratings / self.sigma**2
+        return self.slope * ratings / self.sigma**2, terms
+
+    def _probabilities(self, x: Any, xp: Any) -> Any:
+        logits = xp.log(xp.asarray(self.shares)) - xp.square(x[..., None] - xp.asarray(self.ratings)) / (
+            2 * self.sigma**2
+        )
+        weights = xp.exp(logits - logits.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+    def fitted(self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str]) -> "Output":
+        """The output with the line that has the least squared error on N clips of validation people.
+
+        Without a line if there are fewer than ``FEW_PEOPLE``, or if all raw values or all targets are the same.
+
+        Args:
+          raw, target: (N,).
+          subjects: the N people.
+        """
+        people = len(set(subjects))
+        if people < FEW_PEOPLE or np.ptp(raw) == 0 or np.ptp(target) == 0:
+            return dataclasses.replace(self, slope=1.0, offset=0.0, people=0)
+        from scipy.optimize import minimize
+
+        def error(line: np.ndarray) -> float:
+            chosen = dataclasses.replace(self, slope=float(np.exp(line[0])), offset=float(line[1]))
+            return float(np.mean(np.square(chosen.score(raw) - target)) + 1e3 * max(0.0, abs(line[0]) - _STEEPEST))
+
+        steep = float(np.clip(np.std(target) / np.std(raw), np.exp(-_STEEPEST), np.exp(_STEEPEST)))
+        starts = [(0.0, 0.0), (np.log(steep), float(np.mean(target) - steep * np.mean(raw)))]
+        found = min((minimize(error, start, method="Nelder-Mead") for start in starts), key=lambda each: each.fun)
+        return dataclasses.replace(self, slope=float(np.exp(found.x[0])), offset=float(found.x[1]), people=people)
+
+    def save(self, folder: pathlib.Path, step: int) -> None:
+        """Writes the output of the checkpoint of ``step`` into the folder of a run or fold."""
+        write_atomically(run.output_file(folder, step), json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> Output:
+    """The output of a model before its line is fitted.
+
+    Args:
+      config: the whole configuration.
+      ratings: of the training clips.
+      scale: of these ratings.
+    """
+    how = config.output.decode
+    if how == "auto":
+        how = "clip" if config.loss.name == "mse" else "training"
+    if how == "clip" or len(ratings) < 2:
+        return Output((), (), config.loss.sigma, scale.low, scale.high)
+    weights = [count if how == "training" else 1 for _, count in ratings]
+    shares = tuple(weight / sum(weights) for weight in weights)
+    return Output(tuple(rating for rating, _ in ratings), shares, config.loss.sigma, scale.low, scale.high)
+
+
+def histogram(ratings: Sequence[float]) -> Histogram:
+    """The distinct ratings, increasing, and how often each occurs."""
+    return tuple(sorted(collections.Counter(map(float, ratings)).items()))
+
+
+def held_out(
+    output: Output, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and spreads (N,) of validation clips, each by a line that is fitted on other people.
+
+    A score by a line that was fitted on the same clip is too close to its rating to measure errors with.
+
+    Args:
+      output: of the model.
+      raw, target: (N,).
+      subjects: the N people.
+    """
+    people = sorted(set(subjects))
+    part = {name: i % _PARTS for i, name in enumerate(people)}
+    parts = np.array([part[name] for name in subjects])
+    scores, spreads = np.zeros(len(raw)), np.zeros(len(raw))
+    for number in np.unique(parts):
+        held, kept = parts == number, parts != number
+        others = [name for name, keep in zip(subjects, kept, strict=True) if keep]
+        fitted = output.fitted(raw[kept], target[kept], others) if kept.any() else output
+        scores[held], spreads[held] = fitted.score(raw[held]), fitted.spread(raw[held])
+    return scores, spreads
+
+
+def load(folder: pathlib.Path, step: int) -> Output | None:
+    """The output of a checkpoint of a run or fold; None if none was saved.
+
+    Raises:
+      UserError: damaged_file.
+    """
+    path = run.output_file(folder, step)
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        found = Output(**values | {name: tuple(map(float, values[name])) for name in ("ratings", "shares")})
+        numbers = [found.sigma, found.low, found.high, found.slope, found.offset, *found.ratings, *found.shares]
+        if not np.isfinite(numbers).all() or len(found.ratings) != len(found.shares) or found.slope <= 0:
+            raise ValueError("its numbers are out of range")
+        return found
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        cure = "delete it and evaluate the run again with eval.py"
+        raise UserError("damaged_file", f"{path} is damaged ({error}); {cure}") from error
