@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as options
-from tramp_jax import evaluation, run, sharding, trainer, training_data
+from tramp_jax import evaluation, run, sharding, trainer, training_data, usual_motion
 from tramp_jax import output as outputs
 from tramp_jax.batches import cache
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
@@ -110,8 +110,8 @@ def _check_ratings(config: ConfigDict, training: Split) -> None:
     if len({info.score for info in training.infos}) < 2:
         raise UserError(
             "bad_data",
-            f"all {len(training)} training clips have the score {training.infos[0].score:g}, so loss.name={name} has no "
-            "gradient; add clips with other scores",
+            f"all {len(training)} training clips have the score {training.infos[0].score:g}, so loss.name={name} has "
+            "no gradient; add clips with other scores",
         )
     if name == "bmc" and config.train.batch_size < 2:
         raise UserError(
@@ -160,6 +160,8 @@ def train_fold(
             )
     output = None if config.model.head.num_classes else _decoding(config, splits, facts)
     trainer.fit(config, splits, folder, output, resume and run.is_trained(folder))
+    if output is not None:
+        usual_motion.describe(config, splits, folder)
     return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]
 
 

@@ -5,6 +5,7 @@ RUN/skipped.json                        clips left out, with data.skip_bad
 RUN/cross_validation.json, .png         the outcome over all folds
 RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
     data.json                           the data that the model was trained on
+    usual_motion.json                   how the faces of the training clips move
     initialisation.txt                  weights that were loaded or frozen
     metrics.jsonl, tensorboard/         measurements during training
     curves.png                          the same as a plot
@@ -33,7 +34,7 @@ from tramp_jax.files import write_atomically
 
 CONFIG, SKIPPED = "config.json", "skipped.json"
 CROSS_VALIDATION, CROSS_VALIDATION_PLOT = "cross_validation.json", "cross_validation.png"
-DATA, INITIALISATION = "data.json", "initialisation.txt"
+DATA, INITIALISATION, USUAL_MOTION = "data.json", "initialisation.txt", "usual_motion.json"
 MEASUREMENTS, TENSORBOARD, CURVES = "metrics.jsonl", "tensorboard", "curves.png"
 CHECKPOINTS = "checkpoints"
 METRICS, PREDICTIONS, SCATTER = "metrics.json", "predictions.csv", "scatter.png"

@@ -15,15 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
-    parser.add_argument(
-        "--draws", type=int, default=16, help="windows of each clip that show how certain the model is (default 16)"
-    )
     parser.add_argument("--data-root", default="", help="where the data is now, if it has moved since training")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.cli.scripts import keep_compiled
-    from tramp_jax.experiment import FEW_PEOPLE
+    from tramp_jax.output import FEW_PEOPLE
     from tramp_jax.scoring.run_calibration import calibrate_run
 
     keep_compiled()
@@ -31,7 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         which=arguments.which,
         level=arguments.level,
-        draws=arguments.draws,
         data_root=arguments.data_root,
     )
     sys.stdout.write(

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.scoring.members import load_member
 
     member = load_member(arguments.checkpoint, arguments.which)
-    model = build(member.config, member.variables, {"model": member.id, "step": str(member.step)})
+    model = build(member.config, member.variables, member.output, {"model": member.id, "step": str(member.step)})
     onnx.checker.check_model(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, model.SerializeToString())

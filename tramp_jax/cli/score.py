@@ -19,6 +19,7 @@ from tramp_jax.files import write_atomically
 if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
 
+WITHHELD = "withheld"
 COLUMNS = (
     "input",
     "status",
@@ -26,6 +27,8 @@ COLUMNS = (
     "low",
     "high",
     "level",
+    "ratings",
+    "raw",
     "expression",
     "frames",
     "frames_used",
@@ -71,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out of reports the regions and moments that moved the score",
     )
     parser.add_argument(
-        "--draws", type=int, default=16, help="windows scored for the interval (default 16); 0 for no interval"
+        "--max-width",
+        type=float,
+        metavar="W",
+        help="withhold a score whose interval is wider than this many points of the scale; needs a calibration",
     )
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: the best one available")
     parser.add_argument(
@@ -126,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         landmarks=arguments.landmarks,
         source_options=SourceOptions(models_dir=arguments.models_dir),
         options=options,
-        draws=arguments.draws,
+        max_width=arguments.max_width,
         runtime=arguments.runtime,
     )
     scorer.check_expression(arguments.expression)
@@ -248,9 +254,13 @@ class Table:
                 self._rows = {row["input"]: dict(row) for row in reader if row["settings"] is not None}
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
-        """The row of this input, if it has a score from these settings."""
+        """The row of this input, if it was scored, or its score withheld, with these settings."""
         row = self._rows.get(path)
-        return row if row is not None and (row["status"], row["settings"]) == ("ok", settings) else None
+        return (
+            row
+            if row is not None and (row["status"], row["settings"]) in (("ok", settings), (WITHHELD, settings))
+            else None
+        )
 
     def check_model(self, model: str) -> None:
         """Refuses to mix scores of two models in one table.
@@ -258,7 +268,7 @@ class Table:
         Raises:
           UserError: other_model.
         """
-        if others := {str(row["model"]) for row in self._rows.values() if row["status"] == "ok"} - {model}:
+        if others := {str(row["model"]) for row in self._rows.values() if row["status"] != "failed"} - {model}:
             raise UserError(
                 "other_model",
                 f"{self.path} has scores of another model ({sorted(others)[0]}, not {model}); name another table with "
@@ -317,8 +327,11 @@ class _Reports:
 def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
     low, high = scored.interval or ("", "")
     return {
-        "status": "ok",
-        "score": f"{scored.score:.4f}",
+        "status": WITHHELD if scored.withheld else "ok",
+        "reason": scored.withheld,
+        "score": "" if scored.withheld else f"{scored.score:.4f}",
+        "ratings": " ".join(f"{rating:g}" for rating in scored.ratings),
+        "raw": "" if scored.withheld else " ".join(f"{value:.4f}" for value in scored.raw),
         "low": f"{low:.4f}" if scored.interval else "",
         "high": f"{high:.4f}" if scored.interval else "",
         "level": scored.level or "",
@@ -339,5 +352,9 @@ def _model(scorer: "Scorer") -> str:
 
 
 def _line(path: str, scored: "Scored") -> str:
+    from tramp_jax.report.writer import either
+
     interval = f" [{scored.interval[0]:.2f}, {scored.interval[1]:.2f}]" if scored.interval else ""
-    return f"{path}: {scored.score:.2f}{interval}  ({scored.note})"
+    score = f"withheld, {scored.withheld}" if scored.withheld else f"{scored.score:.2f}"
+    ratings = f", rating {either(scored.ratings)}" if scored.ratings else ""
+    return f"{path}: {score}{interval}{ratings}  ({scored.note})"

@@ -24,22 +24,27 @@ from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_n
 from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import build_model, reads_frames, reads_trajectories
 from tramp_jax.models.tramp_former import FormerDFERClassifier
+from tramp_jax.output import Output
 
 IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
-SCORE, FRAME_FEATURES = "score", "frame_features"
+SCORE, RAW, FRAME_FEATURES = "score", "raw", "frame_features"
 
 
-def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+def build(
+    config: ConfigDict, variables: Any, output: Output, metadata: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
     """The ONNX graph of a trained model.
 
     The inputs are those of ``models.Inputs`` that the model reads: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored
     size S, for any K; ``frame_index`` (1, F) int32, but with ``scrambled_frames`` all F frames instead;
     ``frames_present`` (1, K) bool, if the padding has zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T)
-    float32. The outputs are ``score`` (1,) and, if the model reads frames, ``frame_features`` (K, C).
+    float32. The outputs are ``score`` (1,) on the rating scale, the model's ``raw`` value (1,) and, if the model reads
+    frames, ``frame_features`` (K, C).
 
     Args:
       config: the whole configuration.
       variables: ``{"params", "batch_stats"}``.
+      output: turns the raw value into the score.
       metadata: further metadata besides ``config`` (JSON) and ``tramp_jax`` (version).
 
     Raises:
@@ -53,7 +58,7 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
         )
     g = Graph()
     params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
-    inputs, outputs = [], [helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, [1])]
+    inputs, outputs = [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (SCORE, RAW)]
     features: list[Tensor] = []
     if reads_trajectories(config.model):
         inputs += _trajectory_inputs(config)
@@ -72,7 +77,8 @@ def build(config: ConfigDict, variables: Any, metadata: Mapping[str, str] | None
         rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
         features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
     feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)
-    g.output(g.op("Reshape", _head(g, params["head"], feature), [1]), SCORE)
+    raw = g.output(g.op("Reshape", _head(g, params["head"], feature), [1]), RAW)
+    g.output(_score(g, output, raw), SCORE)
     proto = helper.make_model(
         helper.make_graph(g.nodes, "tramp_former", inputs, outputs, g.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -113,6 +119,16 @@ def _fused(g: Graph, weights: Weights, trajectory: Tensor, rgb: Tensor) -> Tenso
         rgb = g.op("Add", rgb, dense(g, maps["proj"], value))
         rgb = g.op("Add", rgb, mlp(g, block["mlp"], layer_norm(g, block["norm_2"], rgb)))
     return rgb
+
+
+def _score(g: Graph, output: Output, raw: Tensor) -> Tensor:
+    """The score (1,) of a raw value (1,), see ``output``."""
+    if not output.ratings:
+        line = g.op("Add", g.op("Mul", raw, np.array(output.slope)), np.array(output.offset))
+        return g.op("Clip", line, np.array(output.low), np.array(output.high))
+    factors, terms = output.logits()
+    shares = g.op("Softmax", g.op("Add", g.op("Mul", raw, factors), terms), axis=-1)
+    return g.op("ReduceSum", g.op("Mul", shares, np.array(output.ratings)), [0], keepdims=1)
 
 
 def _head(g: Graph, weights: Weights, x: Tensor) -> Tensor:

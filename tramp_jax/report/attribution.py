@@ -28,6 +28,7 @@ from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.errors import UserError
 from tramp_jax.models import Inputs, build_model, input_shapes, reads_frames, reads_trajectories
+from tramp_jax.output import Output
 from tramp_jax.report.motion import inter_ocular
 
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
@@ -42,7 +43,7 @@ _FLOATS_AT_ONCE = 4_000_000  # input values in one gradient; bounds the memory o
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """How much each input changed the score of a clip of n frames, in units of the score.
+    """How much each input changed the score of a clip of n frames, in rating points.
 
     Attributes:
       score: the clip's score.
@@ -123,6 +124,7 @@ class Explainer:
 
     Args:
       config: the whole configuration.
+      output: turns raw values into scores; None explains raw values.
       tolerance: largest error of completeness as a share of the score difference. Can be changed later.
       max_evaluations: largest number of gradients for a clip, though one panel is always computed. If they are too few,
         the attribution has not ``converged``. Can be changed later.
@@ -131,7 +133,13 @@ class Explainer:
       UserError: classifier.
     """
 
-    def __init__(self, config: ConfigDict, tolerance: float = 0.01, max_evaluations: int = 384):
+    def __init__(
+        self,
+        config: ConfigDict,
+        output: Output | None = None,
+        tolerance: float = 0.01,
+        max_evaluations: int = 384,
+    ):
         if config.model.head.num_classes:
             raise UserError(
                 "classifier",
@@ -146,7 +154,7 @@ class Explainer:
         in_float32 = config.model.copy_and_resolve_references()
         with in_float32.unlocked():
             in_float32.precision = "float32"  # steps along the line are small
-        self._gradients = _build_gradients(in_float32)
+        self._gradients = _build_gradients(in_float32, output)
 
     def __call__(self, variables: Any, clip: Clip) -> Attribution:
         """Explains the score of a clip by the model with these ``variables``."""
@@ -289,7 +297,7 @@ def patches_along_side(image_size: int) -> int:
     return max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)
 
 
-def _build_gradients(config: ConfigDict) -> Any:
+def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     """The jitted (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts) of a ``model`` group.
 
     ``parts`` is the contribution of these nodes to ``Integral.parts``.
@@ -311,7 +319,8 @@ def _build_gradients(config: ConfigDict) -> Any:
         index_t = None if sample.index_t is None else jnp.tile(sample.index_t, (K, 1))
 
         def total(moving: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            scores, _ = models.apply(model, variables, Inputs(**moving, index_t=index_t))
+            raw, _ = models.apply(model, variables, Inputs(**moving, index_t=index_t))
+            scores = raw if output is None else output.score(raw, jnp)
             return scores.sum(), scores  # rows are independent, so the sum has the gradient of each
 
         slopes, scores = jax.grad(total, has_aux=True)(at)

@@ -45,6 +45,10 @@ class Evidence:
       score: the model's score.
       scale: the scale of the score.
       interval: low and high end of the score's interval, or None.
+      level: share of clips that such intervals cover, or None.
+      ratings: the ratings in the interval; () if unknown.
+      withheld: why the score must not be used; "" if it may.
+      outside: what makes the clip unlike the training clips; "" if nothing does.
       interval_note: level and method of the interval, or why there is none.
       attribution: how movement changed the score, or None.
       attribution_note: why there is no attribution.
@@ -57,6 +61,10 @@ class Evidence:
     score: float
     scale: RatingScale = dataclasses.field(default_factory=RatingScale)
     interval: tuple[float, float] | None = None
+    level: float | None = None
+    ratings: tuple[float, ...] = ()
+    withheld: str = ""
+    outside: str = ""
     interval_note: str = "the model was not calibrated"
     attribution: Attribution | None = None
     attribution_note: str = "not requested"

@@ -35,12 +35,19 @@ def write_report(path: pathlib.Path, evidence: Evidence) -> None:
 def render(evidence: Evidence) -> str:
     """The report on one clip as one HTML document."""
     expression = _expression(evidence)
-    title = f"{expression[:1].upper()}{expression[1:]}: {evidence.score:.2f} on {evidence.scale.name}"
+    title = f"{expression[:1].upper()}{expression[1:]}: {_headline_score(evidence)}"
     notice = page.paragraph(NOTICE, "research")
     body = [notice, page.heading(1, title), *(part(evidence) for part in SUMMARY)]
     for heading, parts in SECTIONS.items():
         body += [page.heading(2, heading), *dict.fromkeys(part(evidence) for part in parts)]
     return page.page(f"{title} – {evidence.clip.info.id}", [*body, notice])
+
+
+def _headline_score(evidence: Evidence) -> str:
+    if evidence.withheld:
+        return f"score withheld, {evidence.withheld}"
+    outside = ", but outside what the model was trained on" if evidence.outside else ""
+    return f"{evidence.score:.2f} on {evidence.scale.name}{outside}"
 
 
 def _expression(evidence: Evidence) -> str:
@@ -59,15 +66,24 @@ def _score(evidence: Evidence) -> str:
     note = f"No interval: {evidence.interval_note}."
     if interval is not None:
         note = f"Interval {interval[0]:.2f} to {interval[1]:.2f} ({evidence.interval_note})."
+        if evidence.ratings:
+            note = f"Rating {either(evidence.ratings)}, {evidence.level:.0%}. {note}"
+    if evidence.withheld:
+        words = f"The score is withheld: {evidence.withheld}."
+        return page.paragraph(words, "number") + page.paragraph(ends, "soft") + page.paragraph(note)
     drawing = page.scale(scale.low, scale.high, score, interval, f"Score {score:.2f} on {ends}. {note}")
     number = f'<div class="number">{score:.2f}</div>{page.paragraph(ends, "soft")}{page.paragraph(note)}'
     return f'<div class="score"><div>{number}</div>{drawing}</div>'
 
 
+def either(ratings: Sequence[float]) -> str:
+    """Ratings in words: "2", "2 or 3", "1, 2 or 3"."""
+    words = [f"{rating:g}" for rating in ratings]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
 def _warnings(evidence: Evidence) -> str:
-    scale, found = evidence.scale, list(evidence.warnings)
-    if not scale.low <= evidence.score <= scale.high:
-        found.append(f"The score is outside its scale of {scale.low:g} to {scale.high:g}.")
+    found = list(evidence.warnings)
     if evidence.attribution is not None and not evidence.attribution.converged:
         found.append("The effects of movement did not reach the requested accuracy; their error is given below.")
     return page.warnings(found) if found else page.paragraph("No warnings.")

@@ -1,17 +1,17 @@
-"""Intervals around scores by split conformal prediction on validation subjects.
+"""Intervals around scores by split conformal prediction on validation people.
 
-Each validation clip's error is measured in units of the clip's own spread: that of the ensemble's members, or of
-Monte-Carlo draws. The half width of a new interval is a fixed multiple of the new clip's spread, chosen to cover the
-requested share of the validation clips (Romano, Patterson and Candès, "Conformalized Quantile Regression", NeurIPS
-2019; the normalised score of Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). The
-coverage holds for people like those of the validation split. It is approximate, because clips of one person are not
-independent.
+The error of each validation clip is measured in units of the clip's own spread, see ``output``. The half width of a new
+interval is a fixed multiple of the new clip's spread (the normalised score of Lei et al., "Distribution-Free Predictive
+Inference for Regression", JASA 2018). Clips of one person are alike, so each person counts once: a clip has the weight
+1 / (clips of its person), as in the hierarchical conformal prediction of Lee, Barber and Willett (2023). The coverage
+then holds for a clip of a new person like those of the validation split.
 """
 
 import dataclasses
 import json
 import math
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,17 +20,19 @@ from tramp_jax import run
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
+_MOST_RATINGS = 15  # more are not worth listing
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """The width of intervals.
 
     Attributes:
-      level: share of clips that intervals should cover.
+      level: share of new people's clips that intervals should cover.
       factor: half width in units of (spread + floor).
-      floor: added to every spread, in units of the score: the median spread of the validation clips, or 1 if that is 0.
+      floor: added to every spread, in units of the score: the median spread of the validation clips.
       low, high: ends of the scale of the scores. Intervals stay within.
-      draws: number of Monte-Carlo draws in a spread.
+      ratings: the ratings that exist, to list those in an interval; () if there are many.
       models: ids of the members that were calibrated together.
       clips, subjects: numbers of validation clips and subjects.
       coverage: share of the clips of held-out test subjects that intervals cover; None before the test.
@@ -43,7 +45,7 @@ class Calibration:
     floor: float
     low: float
     high: float
-    draws: int
+    ratings: tuple[float, ...]
     models: tuple[str, ...]
     clips: int
     subjects: int
@@ -52,14 +54,18 @@ class Calibration:
     test_clips: int = 0
 
     def interval(self, score: float, spread: float) -> tuple[float, float]:
-        """The interval around a score with this spread, within the scale.
-
-        A score outside the scale counts as the nearer end: no true score lies beyond it, so this loses no coverage, and
-        no interval is empty.
-        """
-        half, score = self.factor * (spread + self.floor), np.clip(score, self.low, self.high)
+        """The interval around a score with this spread, within the scale."""
+        half = self.factor * (spread + self.floor)
         low, high = np.clip([score - half, score + half], self.low, self.high)
         return float(low), float(high)
+
+    def ratings_in(self, interval: tuple[float, float]) -> tuple[float, ...]:
+        """The ratings in an interval, which have its coverage; the nearest one if it lies between two."""
+        inside = tuple(rating for rating in self.ratings if interval[0] <= rating <= interval[1])
+        if inside or not self.ratings:
+            return inside
+        middle = (interval[0] + interval[1]) / 2
+        return (min(self.ratings, key=lambda rating: abs(rating - middle)),)
 
     def tested(self, scores: np.ndarray, spreads: np.ndarray, targets: np.ndarray) -> "Calibration":
         """The calibration with its coverage of N other clips; all arrays are (N,)."""
@@ -80,7 +86,7 @@ class Calibration:
 
 
 def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
-    """The calibration in a run's folder for models with these ids; None before ``tramp-jax calibrate``.
+    """The calibration in a run's folder for models with these ids; None without one of this version.
 
     The calibration of a single model may belong to another checkpoint of the run.
 
@@ -92,9 +98,16 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
         return None
     try:
         values = json.loads(path.read_text())
-        return Calibration(**values | {"models": tuple(values["models"])})
+        if "draws" in values:  # an earlier version, whose spread was another one
+            return None
+        found = Calibration(**values | {name: tuple(values[name]) for name in ("models", "ratings")})
+        numbers = np.array([found.level, found.factor, found.floor, found.low, found.high, *found.ratings], float)
+        if not np.isfinite(numbers).all() or found.factor < 0 or found.low >= found.high:
+            raise ValueError("its numbers are out of range")
+        return found
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError("damaged_file", f"{path} is damaged ({error}); run tramp-jax calibrate again") from error
+        cure = "run tramp-jax calibrate again"
+        raise UserError("damaged_file", f"{path} is damaged ({error}); {cure}") from error
 
 
 def calibrate(
@@ -104,39 +117,45 @@ def calibrate(
     subjects: Sequence[str],
     *,
     level: float,
-    draws: int,
     models: Sequence[str],
     scale: tuple[float, float],
+    ratings: Sequence[float] = (),
 ) -> Calibration:
     """Calibrates on N validation clips.
 
     Args:
-      scores, spreads, targets: (N,).
+      scores, spreads, targets: (N,); scores must not depend on the targets of the same people.
       subjects: the N people.
-      level, draws, models: see ``Calibration``.
+      level, models: see ``Calibration``.
       scale: lowest and highest score.
+      ratings: that exist.
 
     Raises:
-      UserError: too_few_clips for this level.
+      UserError: too_few_people for this level.
     """
-    count = len(scores)
-    rank = math.ceil((count + 1) * level - 1e-9)
-    if rank > count:
+    clips_of = Counter(subjects)
+    people = len(clips_of)
+    needed = math.ceil(level / (1 - level) - 1e-9)
+    if people < needed:
         raise UserError(
-            "too_few_clips",
-            f"{count} validation clips are too few for intervals of {level:.0%}, which need at least "
-            f"{math.ceil(level / (1 - level) - 1e-9)}; choose a smaller --level",
+            "too_few_people",
+            f"{people} validation people are too few for intervals of {level:.0%}, which need at least {needed}; "
+            "choose a smaller --level",
         )
     floor = float(np.median(spreads)) or 1.0
-    errors = np.sort(np.abs(scores - targets) / (spreads + floor))
+    errors = np.abs(scores - targets) / (spreads + floor)
+    order = np.argsort(errors, kind="stable")
+    # The new person is one more, whose error may be larger than all others.
+    weights = np.array([1 / ((people + 1) * clips_of[subject]) for subject in subjects])[order]
+    covering = int(np.searchsorted(np.cumsum(weights), level - 1e-9))
     return Calibration(
         level=level,
-        factor=float(errors[rank - 1]),
+        factor=float(errors[order][min(covering, len(errors) - 1)]),
         floor=floor,
         low=scale[0],
         high=scale[1],
-        draws=draws,
+        ratings=tuple(ratings) if len(ratings) <= _MOST_RATINGS else (),
         models=tuple(models),
-        clips=count,
-        subjects=len(set(subjects)),
+        clips=len(scores),
+        subjects=people,
     )

@@ -1,4 +1,4 @@
-"""Judges: they score clips and windows of them by a trained model, in JAX or in ONNX Runtime."""
+"""Judges: they compute the raw values of clips by a trained model, in JAX or in ONNX Runtime."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,10 +17,10 @@ RUNTIMES = (AUTO, JAX, ONNX)
 
 
 class Judge(Protocol):
-    """Scores clips with one model."""
+    """Computes the raw values of one model. ``member.output`` turns them into scores."""
 
-    def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
-        """The score of each clip, and the scores (draws,) of its windows, whose choice depends only on the clip's id.
+    def many(self, clips: Sequence[Clip]) -> np.ndarray:
+        """The raw values (N,) float64 of N clips.
 
         Raises:
           UserError: a clip lacks something that the model reads.
@@ -28,15 +28,14 @@ class Judge(Protocol):
         ...
 
 
-def make_judge(member: Member, draws: int, runtime: str = AUTO) -> Judge:
+def make_judge(member: Member, runtime: str = AUTO) -> Judge:
     """The judge for a model.
 
-    The scores of both runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra ``onnx``
+    Raw values of both runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra ``onnx``
     is installed, and JAX otherwise.
 
     Args:
       member: the model.
-      draws: number of windows to score with dropout, besides the clip itself.
       runtime: one of ``RUNTIMES``.
 
     Raises:
@@ -49,9 +48,9 @@ def make_judge(member: Member, draws: int, runtime: str = AUTO) -> Judge:
         suits = jax.default_backend() == "cpu" and member.config.model.precision == "float32"
         runtime = ONNX if suits and not missing else JAX
     if runtime == JAX:
-        return JaxJudge(member, draws)
+        return JaxJudge(member)
     if missing:
         raise UserError(
             "missing_package", f'the ONNX runtime needs {" and ".join(missing)}: pip install "tramp_jax[onnx]"'
         )
-    return onnx_judge.OnnxJudge(member, draws)
+    return onnx_judge.OnnxJudge(member)

@@ -1,6 +1,7 @@
 """Loads trained models from the folders of runs, to score with them."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -10,10 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tramp_jax import output as outputs
 from tramp_jax import run, sharding, training_data
 from tramp_jax.checkpoint import BEST, Checkpoints
+from tramp_jax.data import datasets
 from tramp_jax.errors import UserError
 from tramp_jax.models import abstract_variables
+from tramp_jax.output import Output
 from tramp_jax.training_data import TrainingData
 
 
@@ -28,7 +32,8 @@ class Member:
       step: step of the checkpoint.
       variables: ``{"params", "batch_stats"}``.
       trained_on: description of the training data; None for older runs, which have none.
-      id: short digest of the model's configuration and variables. Equal ids give equal scores.
+      output: turns its raw values into scores.
+      id: short digest of the model's configuration, variables and output. Equal ids give equal scores.
     """
 
     run: pathlib.Path
@@ -37,7 +42,16 @@ class Member:
     step: int
     variables: Any
     trained_on: TrainingData | None
-    id: str
+    output: Output
+
+    @functools.cached_property
+    def id(self) -> str:
+        digest = hashlib.sha256(json.dumps(json.loads(self.config.model.to_json()), sort_keys=True).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+        digest.update(json.dumps(dataclasses.asdict(self.output)).encode())
+        return digest.hexdigest()[:12]
 
 
 def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
@@ -59,9 +73,14 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
         raise UserError("missing_checkpoint", f"{folder} holds no checkpoints; {cure}")
     with Checkpoints(folder) as checkpoints:
         step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), sharding.data_mesh())
-    digest = hashlib.sha256(json.dumps(json.loads(config.model.to_json()), sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
     trained_on = training_data.load(folder, config)
-    return Member(folder, run.fold_of(folder), config, step, variables, trained_on, digest.hexdigest()[:12])
+    found = outputs.load(folder, step) or _decoding(config, trained_on)
+    return Member(folder, run.fold_of(folder), config, step, variables, trained_on, found)
+
+
+def _decoding(config: ConfigDict, data: TrainingData | None) -> Output:
+    """The output of a checkpoint for which none was fitted. A run that does not know its ratings is not decoded."""
+    if data is not None and data.scale is not None:
+        return outputs.of_training(config, data.ratings, data.scale)
+    facts = datasets.facts(config.data.name)
+    return outputs.of_training(config, (), training_data.scale_of(facts, config.data.target, None))

@@ -2,19 +2,15 @@
 
 import importlib.util
 import os
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from tramp_jax import models
+from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.data.clips import Clip
-from tramp_jax.models import Inputs, build_model
+from tramp_jax.models import Inputs
 from tramp_jax.scoring.members import Member
-from tramp_jax.scoring.windows import sample_and_windows
 
 _FRAMES_AT_ONCE = 16
 
@@ -49,22 +45,20 @@ class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
     The graph is cut in two behind the frame features. Frames are then encoded a few at a time, so that activations stay
-    in the processor's cache. Windows are scored with dropout, in JAX and from the same features, so no frame is encoded
-    twice.
+    in the processor's cache.
 
     Args:
       member: the model.
-      draws: number of windows to score with dropout, besides the clip itself.
-      threads: see ``open_session``.
+      threads: number of threads to compute with; 0 for all cores that this process may use.
     """
 
-    def __init__(self, member: Member, draws: int, threads: int = 0):
+    def __init__(self, member: Member, threads: int = 0):
         from onnx.utils import Extractor
 
-        from tramp_jax.export.onnx_graph import FRAME_FEATURES, SCORE, build
+        from tramp_jax.export.onnx_graph import FRAME_FEATURES, RAW, build
 
-        self.member, self.draws = member, draws
-        model = build(member.config, member.variables)
+        self.member = member
+        model = build(member.config, member.variables, member.output)
         inputs = [entry.name for entry in model.graph.input]
         self._encoder = None
         if "frames" in inputs:
@@ -72,28 +66,20 @@ class OnnxJudge:
             part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
             self._encoder = open_session(part.SerializeToString(), threads)
             inputs = [FRAME_FEATURES, *(name for name in inputs if name not in of_frames)]
-            model = Extractor(model).extract_model(inputs, [SCORE])
-        self._rest = open_session(model.SerializeToString(), threads)
+        self._rest = open_session(Extractor(model).extract_model(inputs, [RAW]).SerializeToString(), threads)
         self._inputs = inputs
-        self._score_windows = _build_windows(member.config)
 
-    def many(self, clips: Sequence[Clip]) -> list[tuple[float, np.ndarray]]:
+    def many(self, clips: Sequence[Clip]) -> np.ndarray:
         """See ``judges.Judge``. Scores one clip after another, since a single one keeps a CPU busy."""
-        return [self._one(clip) for clip in clips]
+        return np.array([self._one(clip) for clip in clips], np.float64)
 
-    def _one(self, clip: Clip) -> tuple[float, np.ndarray]:
-        config, seed = self.member.config, zlib.crc32(clip.info.id.encode())
-        sample, windows = sample_and_windows(clip, config, self.draws, np.random.default_rng(seed))
+    def _one(self, clip: Clip) -> float:
+        sample = Sampler(self.member.config).test(clip).inputs
         if self._encoder is not None:
-            features = self._encode(sample)
-            sample = sample.replace(frames=None, frames_present=None, frame_features=features)
-            windows = windows.replace(frame_features=_filled(features, config.model.rgb.num_frames))
+            sample = sample.replace(frames=None, frames_present=None, frame_features=self._encode(sample))
         batch = {name: x if name == "frame_features" else x[None] for name, x in _named(sample, self._inputs)}
-        (score,) = self._rest.run(None, batch)
-        if not self.draws:
-            return float(score[0]), np.zeros(0)
-        drawn = self._score_windows(self.member.variables, windows, jax.random.key(seed))
-        return float(score[0]), np.asarray(drawn, np.float64)
+        (raw,) = self._rest.run(None, batch)
+        return float(raw[0])
 
     def _encode(self, sample: Inputs) -> np.ndarray:
         """Features (K, C) of the distinct frames of one sample."""
@@ -112,19 +98,3 @@ class OnnxJudge:
 
 def _named(inputs: Inputs, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
     return [(name, getattr(inputs, name)) for name in names]
-
-
-def _filled(features: np.ndarray, count: int) -> np.ndarray:
-    """Frame features (K, C), padded with zeros to (1, count, C): one shape for all clips, so one compilation."""
-    missing = np.zeros((max(0, count - len(features)), features.shape[1]), features.dtype)
-    return np.concatenate([features, missing])[None]
-
-
-def _build_windows(config: ConfigDict) -> Callable[..., Any]:
-    """The jitted (variables, windows, key) -> scores (D,) of windows, with dropout."""
-    model = build_model(config.model)
-
-    def score(variables: Any, windows: Inputs, key: jax.Array) -> jax.Array:
-        return models.apply(model, variables, windows, dropout=True, rngs={"dropout": key})[0]
-
-    return jax.jit(score)

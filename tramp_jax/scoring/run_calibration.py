@@ -1,45 +1,46 @@
 """Calibrates trained runs on their validation split, and tests the calibration on their test split."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from tramp_jax import run, training_data
+from tramp_jax import output as outputs
+from tramp_jax import run, training_data, usual_motion
 from tramp_jax.data import datasets
-from tramp_jax.data.datasets import TEST, VALIDATION
+from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.errors import UserError
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import load_member
-from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, spread_of
+from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, combined
 
 
 def calibrate_run(
-    checkpoints: Sequence[pathlib.Path], *, which: str, level: float, draws: int, data_root: str = ""
+    checkpoints: Sequence[pathlib.Path], *, which: str, level: float, data_root: str = ""
 ) -> tuple[Calibration, pathlib.Path]:
     """Calibrates the models of these runs together and writes the calibration into the first one's folder.
+
+    A checkpoint of an older run without an output gets one, fitted on the validation people.
 
     Args:
       checkpoints: folders of runs or of their folds.
       which: "best", "last" or a step number.
       level: share of clips that intervals should cover, between 0 and 1.
-      draws: number of windows of a clip to score with dropout.
       data_root: where the data is now, if it has moved.
 
     Returns:
       The calibration and the path of its file.
 
     Raises:
-      UserError: bad_option; other_people, if the runs have different splits; too_few_clips; or see ``load_member``.
+      UserError: bad_option; other_people, if the runs have different splits; too_few_people; or see ``load_member``.
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")
-    if draws < 2:
-        raise UserError("bad_option", f"--draws is {draws}; a spread needs at least 2")
     members = [load_member(path, which) for path in checkpoints]
     splits = []
     for member in members:
@@ -49,6 +50,7 @@ def calibrate_run(
                 config.data.root = data_root
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.append(datasets.split(dataset, config, member.fold))
+        usual_motion.describe(config, splits[-1], member.run)
     # The ensemble must not be calibrated on a clip that one of its members was trained on.
     for name in (VALIDATION, TEST):
         people = [{info.subject for info in split[name].infos} for split in splits]
@@ -58,32 +60,46 @@ def calibrate_run(
                 f"the {name} people of these runs differ, so the runs cannot be calibrated together; train them on the "
                 "same split (data.split_seed, data.fold) and with different --config.seed",
             )
-    judges = [make_judge(member, draws) for member in members]
+    judges = [make_judge(member) for member in members]
     split = splits[0]
     data = members[0].trained_on or training_data.describe(split, dataset.facts, config.data.target)
     assert data.scale is not None
+    ratings = outputs.histogram([info.score for info in split[TRAIN].infos])
+    subjects = [info.subject for info in split[VALIDATION].infos]
+    raw, target = _judged(judges, split[VALIDATION])
+    held_out = []
+    for i, member in enumerate(members):
+        decoding = outputs.of_training(member.config, ratings, data.scale)
+        if outputs.load(member.run, member.step) is None:
+            fitted = decoding.fitted(raw[i], target, subjects) if member.config.output.fit else decoding
+            fitted.save(member.run, member.step)
+            members[i] = dataclasses.replace(member, output=fitted)
+        if members[i].output.people:
+            held_out.append(outputs.held_out(decoding, raw[i], target, subjects))
+        else:
+            held_out.append((members[i].output.score(raw[i]), members[i].output.spread(raw[i])))
     found = calibrate(
-        *_judged(judges, split[VALIDATION]),
-        [info.subject for info in split[VALIDATION].infos],
+        *combined(*np.stack(held_out, axis=1)),
+        target,
+        subjects,
         level=level,
-        draws=draws,
         models=[member.id for member in members],
         scale=(data.scale.low, data.scale.high),
+        ratings=[rating for rating, _ in ratings],
     )
-    found = found.tested(*_judged(judges, split[TEST]))
+    raw, target = _judged(judges, split[TEST])
+    scored = [(member.output.score(row), member.output.spread(row)) for member, row in zip(members, raw, strict=True)]
+    found = found.tested(*combined(*np.stack(scored, axis=1)), target)
     return found, found.save(members[0].run)
 
 
-def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, spreads and targets, each (N,), of the clips of a split."""
-    rows = []
+def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Raw values (members, N) and targets (N,) of the clips of a split."""
+    raw = np.zeros((len(judges), len(split)))
     with tqdm(total=len(split), unit="clip", disable=None) as bar:
         for first in range(0, len(split), CLIPS_AT_ONCE):
-            clips = [split[i] for i in range(first, min(first + CLIPS_AT_ONCE, len(split)))]
-            for clip, *outcomes in zip(clips, *(judge.many(clips) for judge in judges), strict=True):
-                scores = np.array([score for score, _ in outcomes])
-                spread = spread_of(scores, np.stack([drawn for _, drawn in outcomes]))
-                rows.append((scores.mean(), spread, clip.info.score))
+            some = range(first, min(first + CLIPS_AT_ONCE, len(split)))
+            clips = [split[i] for i in some]
+            raw[:, list(some)] = [judge.many(clips) for judge in judges]
             bar.update(len(clips))
-    scores, spreads, targets = np.array(rows).T
-    return scores, spreads, targets
+    return raw, np.array([info.score for info in split.infos])

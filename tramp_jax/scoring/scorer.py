@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import training_data
+from tramp_jax import training_data, usual_motion
 from tramp_jax.batches.view import View, without_blanks
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
@@ -28,7 +28,6 @@ from tramp_jax.scoring import calibration
 from tramp_jax.scoring.judges import AUTO, make_judge
 from tramp_jax.scoring.members import load_member
 
-DRAWS = 16
 CLIPS_AT_ONCE = 4
 _WIDE = 0.75  # share of the scale; wider intervals get a warning
 _OTHER_RATE = 0.1  # frame rates that differ by more than this share show motion at another speed
@@ -40,13 +39,16 @@ class Scored:
 
     Attributes:
       clip: the clip, with the arrays that the model read.
-      score: mean of the members' scores.
+      score: mean of the members' scores, on the rating scale.
+      raw: (members,) raw values, before the output step.
       interval: interval around the score; None if there is none, see ``note``.
       level: share of clips that such intervals cover, or None.
+      ratings: the ratings in the interval, which have its level; () if there are none or too many to list.
+      withheld: why the score must not be used; "" if it may.
+      outside: what makes the clip unlike the training clips; "" if nothing does.
       note: the method of the interval, or the reason why there is none.
       frames_used: number of the clip's frames in the trajectory stream, or in the frame stream if that is the only one.
-      spread: standard deviation of the members' scores; for a single model, of its draws.
-      draws: (members, D) scores of the clip's windows.
+      spread: standard deviation of the rating, see ``output``; for an ensemble also that of its members' scores.
       members: (members,) scores.
       interpolated: numbers of frames without a detected face, whose landmarks were interpolated.
       missing_ratio: their share of the clip; NaN if unknown.
@@ -56,12 +58,15 @@ class Scored:
 
     clip: Clip
     score: float
+    raw: np.ndarray
     interval: tuple[float, float] | None
     level: float | None
+    ratings: tuple[float, ...]
+    withheld: str
+    outside: str
     note: str
     frames_used: int
     spread: float
-    draws: np.ndarray
     members: np.ndarray
     interpolated: tuple[int, ...]
     missing_ratio: float
@@ -79,12 +84,12 @@ class Scorer:
       source_options: options of the landmark source.
       options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
         clips if its own differs by more than 10 %.
-      draws: number of windows of a clip to score, which give the spread of a single model; 0 for no interval.
+      max_width: withhold scores whose interval is wider; None to withhold none.
       runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
 
     Raises:
       UserError: see ``load_member`` and ``make_judge``; other_task, if the models of an ensemble have different tasks;
-        bad_option, if ``draws`` is negative.
+        bad_option for a negative ``max_width``, or not_calibrated if there are no intervals to compare with it.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class Scorer:
         landmarks: str = "mediapipe",
         source_options: SourceOptions | None = None,
         options: PreprocessOptions | None = None,
-        draws: int = DRAWS,
+        max_width: float | None = None,
         runtime: str = AUTO,
     ):
         if not checkpoints:
@@ -107,15 +112,18 @@ class Scorer:
                 "models of an ensemble must have the same data.expression, data.target and data.name, not "
                 f"{sorted(kinds)}",
             )
-        if draws < 0:
-            raise UserError("bad_option", f"draws is {draws}; it must be at least 0")
         self.landmarks, self._source_options = landmarks, source_options or SourceOptions()
         self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
-        self._draws = draws
-        self._judges = [make_judge(member, draws, runtime) for member in self.members]
+        self._judges = [make_judge(member, runtime) for member in self.members]
         self._explainer: Explainer | None = None
-        self.calibration, self._uncalibrated = self._load_calibration(draws, which)
+        self._usual = usual_motion.load(self.members[0].run)
+        self.calibration, self._uncalibrated = self._load_calibration(which)
+        self._max_width = max_width
+        if max_width is not None and not max_width >= 0:
+            raise UserError("bad_option", f"the largest width is {max_width}; it must be at least 0")
+        if max_width is not None and self.calibration is None:
+            raise UserError("not_calibrated", f"a largest width needs intervals; {self._uncalibrated}")
 
     @property
     def config(self) -> ConfigDict:
@@ -214,9 +222,14 @@ class Scorer:
         warnings: Sequence[str] = (),
     ) -> Scored:
         """Scores a clip; see ``Scored`` for the arguments."""
-        (outcomes,) = self._judged([clip])
         return self._scored(
-            clip, outcomes, expression, tuple(interpolated), missing_ratio, landmark_source, tuple(warnings)
+            clip,
+            self._judged([clip])[:, 0],
+            expression,
+            tuple(interpolated),
+            missing_ratio,
+            landmark_source,
+            tuple(warnings),
         )
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
@@ -224,48 +237,59 @@ class Scorer:
         found = []
         for first in range(0, len(clips), CLIPS_AT_ONCE):
             some = clips[first : first + CLIPS_AT_ONCE]
-            for clip, outcomes in zip(some, self._judged(some), strict=True):
-                found.append(self._scored(clip, outcomes, expression))
+            for clip, raw in zip(some, self._judged(some).T, strict=True):
+                found.append(self._scored(clip, raw, expression))
         return found
 
-    def _judged(self, clips: Sequence[Clip]) -> list[list[tuple[float, np.ndarray]]]:
-        """For each clip, the score and the draws of each member."""
-        return [list(of_clip) for of_clip in zip(*(judge.many(clips) for judge in self._judges), strict=True)]
+    def _judged(self, clips: Sequence[Clip]) -> np.ndarray:
+        """The raw values (members, N) of N clips."""
+        return np.stack([judge.many(clips) for judge in self._judges])
 
     def _scored(
         self,
         clip: Clip,
-        outcomes: list[tuple[float, np.ndarray]],
+        raw: np.ndarray,
         expression: str,
         interpolated: tuple[int, ...] = (),
         missing_ratio: float = float("nan"),
         landmark_source: str = "",
         warnings: tuple[str, ...] = (),
     ) -> Scored:
-        scores = np.array([score for score, _ in outcomes])
-        draws = np.stack([drawn for _, drawn in outcomes])
-        score, spread = float(scores.mean()), spread_of(scores, draws)
-        interval, level, note = None, None, self._uncalibrated
+        outputs = [member.output for member in self.members]
+        scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
+        spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
+        score, spread = (float(x[0]) for x in combined(scores[:, None], spreads[:, None]))
+        interval: tuple[float, float] | None = None
+        level: float | None = None
+        ratings: tuple[float, ...] = ()
+        withheld, note, outside = "", self._uncalibrated, self._outside(clip)
         if (c := self.calibration) is not None:
             interval, level = c.interval(score, spread), c.level
+            ratings, width = c.ratings_in(interval), interval[1] - interval[0]
+            if self._max_width is not None and width > self._max_width:
+                withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
             note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} validation people" + (
                 "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
             )
         source = landmark_source or f"layout {clip.layout}"
+        doubts = self._doubts(clip, expression or clip.info.expression, source, interval)
         return Scored(
             clip=clip,
             score=score,
+            raw=raw,
             interval=interval,
             level=level,
+            ratings=ratings,
+            withheld=withheld,
+            outside=outside,
             note=note,
             frames_used=self._frames_used(len(clip.landmarks)),
             spread=spread,
-            draws=draws,
             members=scores,
             interpolated=interpolated,
             missing_ratio=missing_ratio,
             landmark_source=source,
-            warnings=(*warnings, *self._doubts(clip, expression or clip.info.expression, source, score, interval)),
+            warnings=tuple(filter(None, [outside, *warnings, *doubts])),
         )
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
@@ -281,7 +305,7 @@ class Scorer:
             state = []
         parts = [
             state,
-            [expression, self.landmarks, self._draws, self._uncalibrated],
+            [expression, self.landmarks, self._max_width, self._uncalibrated],
             dataclasses.asdict(self._options),
             self.calibration and dataclasses.asdict(self.calibration),
         ]
@@ -292,7 +316,7 @@ class Scorer:
         first = self.members[0]
         attribution = None
         if attribute:
-            self._explainer = self._explainer or Explainer(first.config)
+            self._explainer = self._explainer or Explainer(first.config, first.output)
             attribution = self._explainer(first.variables, scored.clip)
         source = pathlib.Path(scored.clip.info.source) if scored.clip.info.source else None
         known: dict[str, object] = {
@@ -307,6 +331,10 @@ class Scorer:
             scored.score,
             scale=self._scale(scored.score),
             interval=scored.interval,
+            level=scored.level,
+            ratings=scored.ratings,
+            withheld=scored.withheld,
+            outside=scored.outside,
             interval_note=scored.note,
             attribution=attribution,
             interpolated=scored.interpolated,
@@ -314,20 +342,16 @@ class Scorer:
             provenance=provenance(scored.clip, first.config, source=source, **known),
         )
 
-    def _load_calibration(self, draws: int, which: str) -> tuple[calibration.Calibration | None, str]:
+    def _load_calibration(self, which: str) -> tuple[calibration.Calibration | None, str]:
         """The members' calibration, or None and the reason why there is none."""
-        single, models = len(self.members) == 1, tuple(member.id for member in self.members)
+        models = tuple(member.id for member in self.members)
         command = "tramp-jax calibrate " + " ".join(str(member.run) for member in self.members)
-        command += f" --which {which}" * (which != BEST) + f" --draws {draws}" * (single and draws != DRAWS)
-        if single and draws < 2:  # an ensemble takes the spread of its members
-            return None, "an interval needs at least 2 draws" if draws else "no interval was requested"
+        command += f" --which {which}" * (which != BEST)
         found = calibration.load(self.members[0].run, models)
         if found is None:
             return None, f"not calibrated: {command}"
         if found.models != models:
             return None, f"another checkpoint of this run was calibrated: {command}"
-        if single and found.draws != draws:
-            return None, f"calibrated with --draws {found.draws}, not {draws}: {command}"
         return found, ""
 
     def _scale(self, score: float) -> RatingScale:
@@ -338,13 +362,19 @@ class Scorer:
         facts = datasets.facts(self.config.data.name)
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
+    def _outside(self, clip: Clip) -> str:
+        if self._usual is None:
+            return ""
+        try:
+            return self._usual.unlike(clip)
+        except UserError:  # a clip that is too short to move
+            return ""
+
     def _frames_used(self, n: int) -> int:
         view = View.of(self.config, n)
         return len(without_blanks(view.trajectory if reads_trajectories(self.config.model) else view.frames))
 
-    def _doubts(
-        self, clip: Clip, expression: str, source: str, score: float, interval: tuple[float, float] | None
-    ) -> list[str]:
+    def _doubts(self, clip: Clip, expression: str, source: str, interval: tuple[float, float] | None) -> list[str]:
         config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
         doubts = []
         used = self._frames_used(n)
@@ -374,12 +404,6 @@ class Scorer:
                 f"the model was trained on landmarks in the layout {', '.join(data.layouts)}, and these are in "
                 f"{clip.layout}, of another source: they differ systematically (docs/preprocess.md)"
             )
-        scale = self._scale(score)
-        if not scale.low <= score <= scale.high:
-            doubts.append(
-                f"the score {score:.2f} lies outside the scale that the model was trained on, "
-                f"{scale.low:g} to {scale.high:g}"
-            )
         return doubts + self._wide(interval)
 
     def _wide(self, interval: tuple[float, float] | None) -> list[str]:
@@ -390,8 +414,9 @@ class Scorer:
         return [f"the interval covers {share:.0%} of the scale, so the score says little"]
 
 
-def spread_of(scores: np.ndarray, draws: np.ndarray) -> float:
-    """Spread of the members' scores (M,); for a single member, that of its draws (1, D)."""
-    if len(scores) > 1:
-        return float(np.std(scores, ddof=1))
-    return float(np.std(draws[0], ddof=1)) if draws.shape[1] > 1 else 0.0
+def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and spreads (N,) of an ensemble, from those of its members (M, N).
+
+    They are the mean and the standard deviation of the mixture of the members' distributions.
+    """
+    return scores.mean(axis=0), np.sqrt(np.square(spreads).mean(axis=0) + np.var(scores, axis=0))

@@ -1,0 +1,131 @@
+"""How the faces of the training clips move, to recognise a clip that is unlike anything the model was trained on.
+
+A score says nothing about such a clip, however sure the model is. A clip is described by its motion features, see
+``baselines``. Each is compared with its median over the training clips, in units of its interquartile range, on a
+logarithmic scale since features are skewed. The distance of a clip is the root mean square of these, each limited. A
+clip is unusual if it is farther away than nearly all validation clips.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from tramp_jax import run, sharding
+from tramp_jax.data import datasets, landmarks
+from tramp_jax.data.clips import Clip
+from tramp_jax.data.datasets import TRAIN, VALIDATION
+from tramp_jax.data.problems import DataError
+from tramp_jax.data.source import Split, Wanted
+from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
+from tramp_jax.models import reads_trajectories
+
+_USUAL = 0.95  # share of new people's clips that should count as usual
+_LARGEST = 10.0  # most interquartile ranges that a single feature counts
+_OFFSET = 0.01  # added before the logarithm
+
+
+@dataclasses.dataclass(frozen=True)
+class UsualMotion:
+    """The motion of the training clips.
+
+    Attributes:
+      medians, ranges: (D,) of the logarithms of the features of ``baselines.FEATURE_NAMES``.
+      threshold: the largest distance of a usual clip.
+    """
+
+    medians: tuple[float, ...]
+    ranges: tuple[float, ...]
+    threshold: float
+
+    def distance(self, clip: Clip) -> float:
+        """How far the motion of a clip is from that of the training clips."""
+        return _distance(_features(clip), np.array(self.medians), np.array(self.ranges))
+
+    def unlike(self, clip: Clip) -> str:
+        """What is unusual about the motion of a clip, in words; "" if nothing is."""
+        from tramp_jax.baselines import FEATURE_NAMES
+
+        distance = self.distance(clip)
+        if distance <= self.threshold:
+            return ""
+        off = np.abs(_features(clip) - np.array(self.medians)) / np.array(self.ranges)
+        largest = ", ".join(FEATURE_NAMES[i].replace("_", " ") for i in np.argsort(-off, kind="stable")[:3])
+        return (
+            f"the motion is outside what the model was trained on (distance {distance:.1f}, usual up to "
+            f"{self.threshold:.1f}; most of all: {largest})"
+        )
+
+
+def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
+    """Reads the landmarks of all training and validation clips, and writes the outcome into the folder of a run.
+
+    Does nothing if the file exists, or if the model reads no landmarks, since its data may then have none.
+
+    Args:
+      config: the whole configuration.
+      splits: of the data.
+      folder: of the run or fold.
+    """
+    path = folder / run.USUAL_MOTION
+    if path.exists() or not reads_trajectories(config.model) or not sharding.is_first_process():
+        return
+    source = datasets.open_dataset(config, Wanted(frames=False, pixels=False)).source
+    numbers = {info.id: i for i, info in enumerate(source.infos)}
+
+    def features(name: str) -> Iterator[np.ndarray]:
+        ids = [info.id for info in splits[name].infos]
+        for clip_id in tqdm(ids, desc=f"motion of {name} clips", unit="clip", disable=None, leave=False):
+            try:
+                yield _features(source[numbers[clip_id]])
+            except (DataError, UserError):  # too short, or unusable without its frames
+                continue
+
+    train = np.array(list(features(TRAIN)))
+    if len(train) < 2:
+        return
+    medians = np.median(train, axis=0)
+    ranges = np.maximum(np.subtract(*np.percentile(train, [75, 25], axis=0)), 0.05)
+    found = sorted(_distance(each, medians, ranges) for each in features(VALIDATION))
+    rank = min(math.ceil((len(found) + 1) * _USUAL), len(found))
+    threshold = found[rank - 1] if found else max(_distance(each, medians, ranges) for each in train)
+    content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold))
+    write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
+
+
+def load(folder: pathlib.Path) -> UsualMotion | None:
+    """Reads the outcome of ``describe``; None if there is none.
+
+    Raises:
+      UserError: damaged_file.
+    """
+    path = folder / run.USUAL_MOTION
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        found = UsualMotion(tuple(values["medians"]), tuple(values["ranges"]), float(values["threshold"]))
+        if not np.isfinite([*found.medians, *found.ranges, found.threshold]).all():
+            raise ValueError("its numbers are not finite")
+        return found
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError("damaged_file", f"{path} is damaged ({error}); run tramp-jax calibrate again") from error
+
+
+def _features(clip: Clip) -> np.ndarray:
+    from tramp_jax.baselines import motion_features  # imports scikit-learn, which takes seconds
+
+    points = landmarks.select(clip.landmarks, clip.layout)
+    centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
+    return np.log(np.maximum(motion_features(centred, clip.fps), 0) + _OFFSET)
+
+
+def _distance(features: np.ndarray, medians: np.ndarray, ranges: np.ndarray) -> float:
+    off = np.minimum(np.abs(features - medians) / ranges, _LARGEST)
+    return float(np.sqrt(np.mean(np.square(off))))
