@@ -28,6 +28,7 @@ from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, for_evaluatio
 from tramp_jax.batches.pipeline import Sampler, all_frames
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.models import Inputs, build_model
+from tramp_jax.output import Output
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.judges import Judge
 from tramp_jax.scoring.members import Member
@@ -59,7 +60,8 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
     torch.set_num_threads(threads)
     twin = build_twin(config.model).eval()
     variables = to_variables({name: x.numpy() for name, x in twin.state_dict().items()}, config.model)
-    member = Member(pathlib.Path(), None, config, 0, jax.device_put(variables), None, "random")
+    output = Output((), (), 1.0, 0.0, 4.0)
+    member = Member(pathlib.Path(), None, config, 0, jax.device_put(variables), None, output)
     sampler, model, size = Sampler(config), build_model(config.model), config.model.rgb.image_size
 
     def sampled(clip: Clip) -> Inputs:

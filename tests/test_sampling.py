@@ -90,14 +90,6 @@ def test_frames_of_a_short_clip_loop(recipe, draw):
     np.testing.assert_array_equal(View.of(recipe, 10, draw).frames, np.arange(16) % 10)
 
 
-def test_a_window_shows_only_its_own_frames_and_none_that_the_whole_clip_does_not(recipe):
-    whole = set(View.of(recipe, 200).frames)
-    shown = View.of(recipe, 200, window=(30, 180))
-    assert set(shown.frames) == {frame for frame in whole if 30 <= frame < 180}
-    np.testing.assert_array_equal(shown.trajectory, np.arange(116, 180))
-    np.testing.assert_array_equal(shown.numbers, shown.trajectory - 30)
-
-
 def test_every_padding_can_be_chosen():
     assert tuple(view.PADDINGS) == defaults.OPTIONS["data"]["padding"].known
     assert [name for name, mode in view.PADDINGS.items() if mode.blank] == ["zero"]

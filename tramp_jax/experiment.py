@@ -159,7 +159,7 @@ def train_fold(
                 "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
             )
     output = None if config.model.head.num_classes else _decoding(config, splits, facts)
-    trainer.fit(config, splits, folder, output, resume and run.is_trained(folder))
+    trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)
     if output is not None:
         usual_motion.describe(config, splits, folder)
     return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]

@@ -33,13 +33,17 @@ AnyBatch = Batch | ClipNumbers
 
 
 def fit(
-    config: ConfigDict, splits: dict[str, Split], workdir: pathlib.Path, output: Output | None, resume: bool = False
+    config: ConfigDict,
+    splits: dict[str, Split],
+    workdir: pathlib.Path,
+    resume: bool = False,
+    output: Output | None = None,
 ) -> None:
     """Trains, and writes checkpoints, metrics and plots into ``workdir``.
 
     After every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume``
-    continues from there with the same draws and batches, as if the run had never stopped. ``output`` gives the scores
-    of the validation subjects; None for a classifier.
+    continues from there with the same draws and batches, as if the run had never stopped. ``output`` turns the raw
+    values of the validation subjects into scores.
 
     Raises:
       UserError: not_finite, if the loss or the parameters are not finite numbers; no_room, if ``train.cache`` does not

@@ -73,40 +73,27 @@ class Sampler:
         """An evaluation sample. It holds a frame that is shown several times only once."""
         return Batch(self._sample(clip, View.of(self.config, len(clip.landmarks))), np.float32(clip.info.score))
 
-    def views(self, clip: Clip, views: Sequence[View]) -> tuple[Inputs, Inputs]:
-        """Several views of a clip, which share its frames.
-
-        ``scrambled_frames`` mixes neighbouring frames, so that they cannot be shared: all views then show those of the
-        first one, in order and without ``frame_index``.
-
-        Returns:
-          The distinct frames of all views, ``frames`` (K, S, S, 3) and ``frames_present`` (K,); and the D views,
-          ``frame_index`` (D, F), ``trajectories`` (D, T, V, C) and ``index_t`` (D, T).
-        """
-        shared, rows = Inputs(), Inputs()
-        if reads_frames(self.config.model):
-            if self.config.model.rgb.scrambled_frames:
-                shared = self._frames(clip, views[0].frames)
-            else:
-                distinct, where = np.unique(np.stack([view.frames for view in views]), return_inverse=True)
-                shared = self._frames(clip, distinct)
-                rows = rows.replace(frame_index=where.reshape(len(views), -1).astype(np.int32))
-        if reads_trajectories(self.config.model):
-            whole = self._whole_trajectory(clip)
-            length = self.config.model.trajectory.length
-            rows = rows.replace(
-                trajectories=np.stack([self._padded(whole[slice(*view.window)])[view.numbers] for view in views]),
-                index_t=np.stack([index_t(view.numbers, length) for view in views]),
-            )
-        return shared, rows
-
     def trajectory(self, clip: Clip) -> np.ndarray:
         """The whole trajectory (max(n, T), 63, C) float32 of a clip, padded if it is short; see ``view.extended``."""
-        return self._padded(self._whole_trajectory(clip))
+        model, head = self.config.model.trajectory, self.config.landmarks
+        whole = trajectory(clip, model.channels, head.normalise, head.frontalise)
+        return extended(whole, model.length, self.config.data.padding, model.channels)
 
     def _sample(self, clip: Clip, view: View) -> Inputs:
-        shared, rows = self.views(clip, [view])
-        return with_frames_of(shared, jax.tree.map(lambda x: x[0], rows))
+        """A sample whose ``frames`` (K, S, S, 3) are distinct; ``scrambled_frames`` needs all of them in order."""
+        inputs = Inputs()
+        if reads_frames(self.config.model):
+            if self.config.model.rgb.scrambled_frames:
+                inputs = self._frames(clip, view.frames)
+            else:
+                distinct, where = np.unique(view.frames, return_inverse=True)
+                inputs = self._frames(clip, distinct).replace(frame_index=where.astype(np.int32))
+        if reads_trajectories(self.config.model):
+            inputs = inputs.replace(
+                trajectories=self.trajectory(clip)[view.numbers],
+                index_t=index_t(view.numbers, self.config.model.trajectory.length),
+            )
+        return inputs
 
     def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
         """The frames (K, S, S, 3) of these numbers."""
@@ -114,19 +101,6 @@ class Sampler:
         # The device blanks frames after normalisation: zeros of the model's input are not black.
         present = numbers != BLANK if padding_of(self.config).blank else None
         return Inputs(frames=decoded(frames_of(clip), numbers, size), frames_present=present)
-
-    def _padded(self, whole: np.ndarray) -> np.ndarray:
-        model = self.config.model.trajectory
-        return extended(whole, model.length, self.config.data.padding, model.channels)
-
-    def _whole_trajectory(self, clip: Clip) -> np.ndarray:
-        head = self.config.landmarks
-        return trajectory(clip, self.config.model.trajectory.channels, head.normalise, head.frontalise)
-
-
-def with_frames_of(shared: Inputs, view: Inputs) -> Inputs:
-    """One view of ``Sampler.views`` with the frames that all views share."""
-    return view.replace(frames=shared.frames, frames_present=shared.frames_present)
 
 
 def all_frames(inputs: Inputs) -> Inputs:

@@ -1,4 +1,4 @@
-"""``View``: which frames of a clip the model sees, in which order. The one home of truncation, padding and windows.
+"""``View``: which frames of a clip the model sees, in which order. The one home of truncation and padding.
 
 A clip that is too short for a stream is padded, in both streams alike. These are the modes of ``data.padding`` (paper,
 Table VIII) for a clip of n frames and a stream of T:
@@ -76,7 +76,7 @@ def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.
     """A clip's trajectory, padded if it is shorter than the model's. Colours beyond 0-255 are clipped.
 
     Args:
-      whole: (n, V, C), every frame of the clip or of a window of it, see ``trajectories.trajectory``.
+      whole: (n, V, C), every frame of the clip, see ``trajectories.trajectory``.
       length: T.
       padding: a key of ``PADDINGS``.
       channels: names of the C channels, such as "xyrgb".
@@ -104,19 +104,17 @@ class View:
     """The frames of a clip that each stream sees.
 
     Attributes:
-      window: (first, end), the part of the clip that the trajectory is cut from.
-      numbers: (T,) int, frame numbers in the padded window, see ``extended``; they determine ``index_t``.
+      numbers: (T,) int, frame numbers in the padded clip, see ``extended``; they determine ``index_t``.
       trajectory: (T,) int, the clip's frame at each place of the trajectory stream, or ``BLANK``.
       frames: (F,) int, the clip's frame at each place of the frame stream, or ``BLANK``.
     """
 
-    window: tuple[int, int]
     numbers: np.ndarray
     trajectory: np.ndarray
     frames: np.ndarray
 
     @classmethod
-    def of(cls, config: ConfigDict, n: int, draw: Draw | None = None, window: tuple[int, int] | None = None) -> "View":
+    def of(cls, config: ConfigDict, n: int, draw: Draw | None = None) -> "View":
         """The view of a clip of ``n`` frames under a whole configuration.
 
         From a long clip, evaluation takes the last T frames of the trajectory and evenly spaced frames, both ends
@@ -126,26 +124,17 @@ class View:
           config: the whole configuration.
           n: number of frames.
           draw: the random choices of a training sample; None for evaluation.
-          window: (first, end) of the part of the clip to show. The frame stream shows only frames that it shows of the
-            whole clip, so no further frame has to be encoded.
         """
         T, F = config.model.trajectory.length, config.model.rgb.num_frames
         if config.data.still:
-            return cls((0, n), *(np.zeros(count, int) for count in (T, T, F)))
-        first, end = window or (0, n)
-        padding, length = config.data.padding, end - first
-        drawn = None if draw is None or length < T else drawn_run(config, draw, length)
-        numbers = trajectory_numbers(length, T, padding) if drawn is None else drawn
-        sources = trajectory_sources(numbers, length, T, padding)
+            return cls(*(np.zeros(count, int) for count in (T, T, F)))
+        padding = config.data.padding
+        drawn = None if draw is None or n < T else drawn_run(config, draw, n)
+        numbers = trajectory_numbers(n, T, padding) if drawn is None else drawn
+        sources = trajectory_sources(numbers, n, T, padding)
         drawn = None if draw is None or n < F else drawn_frames(config, draw, n, n)
         frames = frame_sources(n, F, padding) if drawn is None else drawn
-        if window is not None:
-            shown = without_blanks(frames)
-            inside = shown[(shown >= first) & (shown < end)]
-            inside = inside if len(inside) else shown
-            places = frame_sources(len(inside), F, padding)
-            frames = np.where(places == BLANK, BLANK, inside[places])
-        return cls((first, end), numbers, np.where(sources == BLANK, BLANK, first + sources), frames)
+        return cls(numbers, sources, frames)
 
 
 def without_blanks(places: np.ndarray) -> np.ndarray:

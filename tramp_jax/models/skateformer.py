@@ -291,16 +291,13 @@ class SkateFormer(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(
-        self, trajectories: Array, index_t: Array, train: bool, dropout: bool = False
-    ) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
         """Encodes trajectories.
 
         Args:
           trajectories: (B, T, V, C); with a person axis, (B, T, people, V, C).
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
-          dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
 
         Returns:
           Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]).
@@ -317,7 +314,7 @@ class SkateFormer(nn.Module):
 
         out = {}
         block_of = nn.remat(SkateFormerBlock) if self.remat else SkateFormerBlock
-        draws = iter(self._draws(x.shape, train or dropout))
+        draws = iter(self._draws(x.shape, train))
         for stage, width in enumerate(self.widths):
             if stage > 0:
                 x = Downsample(width, self.dtype, name=f"stage_{stage}_downsample")(x, train)

@@ -57,7 +57,6 @@ class TrampFormer(nn.Module):
         index_t: Array | None,
         train: bool = False,
         frame_index: Array | None = None,
-        dropout: bool = False,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
         """Scores clips.
@@ -70,7 +69,6 @@ class TrampFormer(nn.Module):
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
           frame_index: (B, F), which of the distinct frames is at each place.
-          dropout: whether dropout and stochastic depth are on without ``train``, for Monte-Carlo draws.
           frame_features: (B, K, channels) or (1, K, channels) output of the S-Former; replaces ``frames`` if it is
             known.
 
@@ -82,7 +80,7 @@ class TrampFormer(nn.Module):
         if self.trajectory_encoder is not None:
             assert trajectories is not None, "the trajectory stream needs trajectories and index_t"
             assert index_t is not None
-            features, stages = self.trajectory_encoder(trajectories, index_t, train, dropout)
+            features, stages = self.trajectory_encoder(trajectories, index_t, train)
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
             subclips, stages = self.rgb_encoder(frames, train, frame_index, frame_features)
@@ -110,11 +108,10 @@ class SkateFormerClassifier(nn.Module):
         index_t: Array,
         train: bool = False,
         frame_index: Array | None = None,
-        dropout: bool = False,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
         """See ``TrampFormer``; reads no frames."""
-        features, out = self.trajectory_encoder(trajectories, index_t, train, dropout)
+        features, out = self.trajectory_encoder(trajectories, index_t, train)
         return self.head(features), out | {"trajectory_features": features}
 
 
@@ -131,7 +128,6 @@ class FormerDFERClassifier(nn.Module):
         index_t: Array | None,
         train: bool = False,
         frame_index: Array | None = None,
-        dropout: bool = False,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
         """See ``TrampFormer``; reads no trajectories and has no dropout."""
