@@ -17,6 +17,7 @@ from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.models import Inputs, abstract_variables, apply, build_model
+from tramp_jax.output import Output
 from tramp_jax.scoring import judges
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.judges import make_judge
@@ -30,6 +31,7 @@ from tramp_jax.scoring import onnx_judge  # noqa: E402
 from tramp_jax.scoring.onnx_judge import OnnxJudge, open_session  # noqa: E402
 
 # These programs run once on small inputs, so optimising them would take most of the time.
+OUTPUT = Output((0.0, 1.0, 2.0, 3.0, 4.0), (0.1, 0.3, 0.2, 0.2, 0.2), sigma=1.0, low=0.0, high=4.0)
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -134,11 +136,12 @@ def test_the_graph_computes_the_same_as_the_model(config, source):
     clip = dataclasses.replace(clip, landmarks=clip.landmarks[:9], pixels=clip.pixels[:9], frames=clip.frames[:9])
     sample = sampled(config, clip)
     expected, out = by_model(config, variables, sample)
-    graph = build(config, variables)
+    graph = build(config, variables, OUTPUT)
     if "trajectories" in sample:
         graph = with_tokens(graph)
-    score, *others = by_graph(graph, sample)
-    assert error(expected, score) < 1e-4
+    score, raw, *others = by_graph(graph, sample)
+    assert error(expected, raw) < 1e-4
+    assert score == pytest.approx(OUTPUT.score(raw.astype(float)), abs=1e-5)
     if "frames" in sample:
         features = others.pop(0)[sample["frame_index"][0]] if "frame_index" in sample else others.pop(0)
         assert error(out["frame_features"][0], features) < 1e-5
@@ -152,27 +155,27 @@ def test_the_graph_computes_the_same_as_the_model(config, source):
 def test_the_comparison_detects_a_wrong_bias(source):
     configs = [changed(model={"streams": "trajectory", "trajectory": {"bias_order": x}}) for x in ("tiled", "time")]
     variables, sample = drawn_variables(configs[0]), sampled(configs[0], source[0])
-    tiled, time = (by_graph(with_tokens(build(config, variables)), sample)[-1] for config in configs)
+    tiled, time = (by_graph(with_tokens(build(config, variables, OUTPUT)), sample)[-1] for config in configs)
     assert error(tiled, time) > 1e-3
 
 
 def test_one_graph_takes_clips_of_any_length(source):
     config = changed(model={"streams": "rgb"})
     variables = drawn_variables(config)
-    session = open_session(build(config, variables).SerializeToString(), threads=1)
+    session = open_session(build(config, variables, OUTPUT).SerializeToString(), threads=1)
     found = []
     for count in (1, 5, 16):
         clip = dataclasses.replace(source[0], landmarks=source[0].landmarks[:count], frames=source[0].frames[:count])
-        score, features = session.run(None, sampled(config, clip))
+        _, raw, features = session.run(None, sampled(config, clip))
         assert features.shape == (count, config.model.rgb.widths[-1])
-        found.append(score[0])
+        found.append(raw[0])
     assert len(set(found)) == 3
 
 
 def test_a_classifier_is_refused():
     config = changed(model={"head": {"num_classes": 3}})
     with user_error("classifier", "model.head.num_classes", 3):
-        build(config, {})
+        build(config, {}, OUTPUT)
 
 
 @pytest.fixture(scope="module")
@@ -187,55 +190,51 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("padding", view.PADDINGS)
-def test_both_runtimes_give_the_same_scores_and_draws(run, source, padding):
+def test_both_runtimes_give_the_same_raw_values(run, source, padding):
     member = load_member(run)
     config = member.config.copy_and_resolve_references().unlock()
     config.data.padding = padding
     member = dataclasses.replace(member, config=config)
     short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
-    judges = JaxJudge(member, draws=3), OnnxJudge(member, draws=3)
-    for clip in (source[0], short):
-        ((score, drawn),), ((found, found_drawn),) = (judge.many([clip]) for judge in judges)
-        assert found == pytest.approx(score, rel=1e-4, abs=1e-4)
-        np.testing.assert_allclose(found_drawn, drawn, atol=0.01 * np.ptp(drawn))
-        assert np.ptp(drawn) > 1e-3
-    ((score, drawn),) = OnnxJudge(member, draws=0).many([source[0]])
-    assert np.isfinite(score)
-    assert drawn.shape == (0,)
+    clips = [source[0], short]
+    np.testing.assert_allclose(OnnxJudge(member).many(clips), JaxJudge(member).many(clips), rtol=1e-4, atol=1e-4)
 
 
-def test_windows_of_a_model_without_frames_are_scored(run, source):
-    config = load_member(run).config.copy_and_resolve_references().unlock()
-    config.model.streams = "trajectory"
-    member = dataclasses.replace(load_member(run), config=config, variables=drawn_variables(config))
-    ((score, drawn),) = OnnxJudge(member, 2).many([source[0]])
-    assert np.isfinite(score)
-    assert drawn.shape == (2,)
-    assert 0 < np.ptp(drawn) < 1
+@pytest.mark.parametrize("ratings", [(0.0, 1.0, 2.0, 4.0), ()])
+def test_the_file_gives_scores_on_the_rating_scale(source, ratings):
+    config = changed(model={"streams": "trajectory"})
+    shares = tuple(1 / len(ratings) for _ in ratings)
+    output = Output(ratings, shares, sigma=0.7, low=0.0, high=4.0, slope=1.4, offset=-0.3, people=12)
+    session = open_session(build(config, drawn_variables(config), output).SerializeToString(), threads=1)
+    for clip in (source[0], source[1]):
+        score, raw = session.run(["score", "raw"], sampled(config, clip))
+        assert score == pytest.approx(output.score(raw.astype(float)), abs=1e-5)
+        assert 0 <= score[0] <= 4
 
 
 def test_the_runtime_is_chosen(run, monkeypatch):
     member = load_member(run)
-    assert isinstance(make_judge(member, 0), OnnxJudge)
-    assert isinstance(make_judge(member, 0, "jax"), JaxJudge)
+    assert isinstance(make_judge(member), OnnxJudge)
+    assert isinstance(make_judge(member, "jax"), JaxJudge)
     low = tiny.get_config().unlock()
     low.model.precision = "bfloat16"
-    assert isinstance(make_judge(dataclasses.replace(member, config=low), 0), JaxJudge)
+    assert isinstance(make_judge(dataclasses.replace(member, config=low)), JaxJudge)
     with user_error("bad_option", "torch", "auto, jax, onnx"):
-        make_judge(member, 0, "torch")
+        make_judge(member, "torch")
     monkeypatch.setattr(judges.jax, "default_backend", lambda: "gpu")
-    assert isinstance(make_judge(member, 0), JaxJudge)
+    assert isinstance(make_judge(member), JaxJudge)
     monkeypatch.undo()
     found = types.SimpleNamespace(find_spec=lambda name: None)
     monkeypatch.setattr(onnx_judge.importlib, "util", found)
-    assert isinstance(make_judge(member, 0), JaxJudge)
+    assert isinstance(make_judge(member), JaxJudge)
     with user_error("missing_package", "onnx", "onnxruntime"):
-        make_judge(member, 0, "onnx")
+        make_judge(member, "onnx")
 
 
 def test_a_scorer_takes_a_runtime(run, source):
-    scored = Scorer(run, draws=0, runtime="onnx").score_clip(source[0])
-    assert scored.score == OnnxJudge(load_member(run), 0).many([source[0]])[0][0]
+    scored = Scorer(run, runtime="onnx").score_clip(source[0])
+    member = load_member(run)
+    assert scored.score == member.output.score(OnnxJudge(member).many([source[0]])[0])
 
 
 def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, tmp_path, capsys):
@@ -251,8 +250,9 @@ def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, 
     assert stored["model"] == member.id
     assert stored["step"] == "7"
     assert json.loads(stored["config"]) == json.loads(member.config.to_json())
-    score = session.run(["score"], sampled(member.config, source[0]))[0]
-    assert score[0] == pytest.approx(OnnxJudge(member, 0).many([source[0]])[0][0], rel=1e-5)
+    score, raw = session.run(["score", "raw"], sampled(member.config, source[0]))
+    expected = OnnxJudge(member).many([source[0]])[0]
+    assert (score[0], raw[0]) == pytest.approx((member.output.score(expected), expected), rel=1e-5)
 
     with pytest.raises(SystemExit):
         cli.main(command)

@@ -14,8 +14,6 @@ from tests import tiny
 from tests.raises import user_error
 from tramp_jax import Scorer, cli, training_data
 from tramp_jax import run as run_folder
-from tramp_jax.batches import view
-from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
@@ -25,7 +23,6 @@ from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member
-from tramp_jax.scoring.windows import sample_and_windows
 
 
 @pytest.fixture(scope="module")
@@ -58,58 +55,15 @@ def source():
 @pytest.fixture(scope="module")
 def calibrated(runs):
     """The first run after ``tramp-jax calibrate``."""
-    assert cli.main(["calibrate", str(runs[0]), "--level", "0.8", "--draws", "4"]) == 0
+    assert cli.main(["calibrate", str(runs[0]), "--level", "0.8"]) == 0
     return runs[0]
 
 
-def test_windows_show_most_of_the_clip_and_only_its_frames(config, source):
-    clip = source[0]
-    sample, windows = sample_and_windows(clip, config, 30, np.random.default_rng(0))
-    assert windows.frame_index.shape == (30, config.model.rgb.num_frames)
-    assert windows.frame_index.max() < len(sample.frames)
-    assert windows.frames is None
-    spans = np.ptp(windows.frame_index, axis=1) / (len(sample.frames) - 1)
-    assert spans.min() > 0.6
-    assert len(np.unique(windows.frame_index[:, 0])) > 1
-    whole, _ = sample_and_windows(clip, config, 0, np.random.default_rng(0))
-    np.testing.assert_array_equal(whole.trajectories, Sampler(config).test(clip).inputs.trajectories)
-
-
-@pytest.mark.parametrize("padding", view.PADDINGS)
-def test_windows_are_padded_like_clips(config, source, padding):
-    config.data.padding = padding
-    config.model.trajectory.length = 128  # clips, and so their windows, have at most 80 frames
-    config.model.rgb.num_frames = 64
-    clip = source[0]
-    _, windows = sample_and_windows(clip, config, 3, np.random.default_rng(0))
-    for i in range(3):
-        empty = np.all(windows.trajectories[i] == 0, axis=(1, 2))
-        assert empty.any() == (padding == "zero")
-        frames = np.diff(windows.frame_index[i])
-        if padding == "loop":
-            assert np.any(frames < 0)
-            assert np.any(np.diff(windows.index_t[i]) < 0)
-        elif padding != "zero":  # time never runs backwards
-            assert np.all(frames >= 0)
-
-
-def test_windows_of_a_still_clip_show_its_first_frame(config, source):
-    config.data.still = True
-    sample, windows = sample_and_windows(source[0], config, 3, np.random.default_rng(0))
-    assert len(sample.frames) == 1
-    np.testing.assert_array_equal(windows.frame_index, 0)
-    np.testing.assert_array_equal(windows.index_t, -1)
-    np.testing.assert_array_equal(windows.trajectories, np.broadcast_to(sample.trajectories[:1], (3, 64, 63, 5)))
-
-
-def test_a_clip_has_the_same_score_every_time_and_its_draws_differ(runs, source):
-    judge = JaxJudge(load_member(runs[0]), draws=4)
-    ((score, drawn),) = judge.many([source[0]])
-    ((again, drawn_again),) = judge.many([source[0]])
-    assert score == again
-    np.testing.assert_array_equal(drawn, drawn_again)
-    assert np.ptp(drawn) > 0
-    assert score != pytest.approx(judge.many([source[1]])[0][0], abs=1e-6)
+def test_a_clip_has_the_same_score_every_time_and_clips_differ(runs, source):
+    judge = JaxJudge(load_member(runs[0]))
+    first, again, other = (judge.many([source[i]])[0] for i in (0, 0, 1))
+    assert first == again
+    assert first != pytest.approx(other, abs=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"still": True}, {"padding": "zero"}])
@@ -120,61 +74,96 @@ def test_runs_with_still_clips_or_zero_padding_calibrate_and_score(runs, source,
     config["data"] |= change
     config["model"]["trajectory"] |= {"attention_dropout": 0.0, "drop_path": 0.0, "length": 128}
     (run / "config.json").write_text(json.dumps(config))
-    assert cli.main(["calibrate", str(run), "--level", "0.8", "--draws", "4"]) == 0
+    assert cli.main(["calibrate", str(run), "--level", "0.8"]) == 0
     for runtime in ("jax", "onnx"):
-        scored = Scorer(run, draws=4, runtime=runtime).score_clip(source[0])
+        scored = Scorer(run, runtime=runtime).score_clip(source[0])
         assert np.isfinite([scored.score, scored.spread, *scored.interval]).all()
-        assert (scored.spread == 0) == ("still" in change)
+        assert scored.spread > 0
 
 
-def test_intervals_cover_the_requested_share():
-    """For exchangeable numbers whose errors grow with the spread."""
+def test_intervals_cover_the_requested_share_of_new_people():
+    """People have their own error, and one of them has many clips. Errors grow with the spread."""
     rng = np.random.default_rng(0)
-    spreads = rng.uniform(0.1, 1.0, 4000)
-    targets = rng.uniform(0, 4, 4000)
-    scores = targets + spreads * rng.normal(size=4000)
-    options = {"level": 0.9, "draws": 8, "models": ["a"], "scale": (-9.0, 9.0)}
-    half = slice(0, 2000)
-    found = calibration.calibrate(scores[half], spreads[half], targets[half], ["s"] * 2000, **options)
-    tested = found.tested(scores[2000:], spreads[2000:], targets[2000:])
-    assert tested.coverage == pytest.approx(0.9, abs=0.02)
+
+    def clips(people):
+        counts = np.where(np.arange(people) % 10 == 0, 40, 2)
+        subject = np.repeat(np.arange(people), counts)
+        own = rng.normal(size=people) * np.where(np.arange(people) % 10 == 0, 3, 1)
+        spread = rng.uniform(0.1, 1.0, len(subject))
+        target = rng.uniform(0, 4, len(subject))
+        return target + spread * (own[subject] + 0.3 * rng.normal(size=len(subject))), spread, target, subject
+
+    options = {"level": 0.9, "models": ["a"], "scale": (-90.0, 90.0)}
+    found = calibration.calibrate(*clips(400), **options)
+    scores, spreads, targets, subjects = clips(400)
+    low, high = np.array([found.interval(*pair) for pair in zip(scores, spreads, strict=True)]).T
+    covered = (low <= targets) & (targets <= high)
+    assert np.mean([covered[subjects == person].mean() for person in range(400)]) == pytest.approx(0.9, abs=0.03)
+    assert covered.mean() < 0.85  # counted by clips, the few people with many clips would widen all intervals
     sure, unsure = (found.interval(2.0, spread) for spread in (0.1, 1.0))
     assert np.ptp(unsure) > 1.5 * np.ptp(sure)
 
 
-def test_an_interval_stays_on_the_scale_and_needs_enough_clips():
+def test_an_interval_stays_on_the_scale_lists_its_ratings_and_needs_enough_people():
     numbers = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.array([1.0, 2.5, 1.0])
-    options = {"draws": 2, "models": ["a"], "scale": (0.0, 4.0)}
-    found = calibration.calibrate(*numbers, ["s"] * 3, level=0.5, **options)
+    options = {"models": ["a"], "scale": (0.0, 4.0), "ratings": range(5)}
+    found = calibration.calibrate(*numbers, ["a", "b", "c"], level=0.5, **options)
     low, high = found.interval(3.9, 0.0)
     assert 3.0 < low < high == 4.0
-    assert found.interval(7.0, 0.0) == found.interval(4.0, 0.0)
-    assert found.interval(-3.0, 0.0) == found.interval(0.0, 0.0)
-    with user_error("too_few_clips", 3, "at least 9", "--level"):
-        calibration.calibrate(*numbers, ["s"] * 3, level=0.9, **options)
+    assert found.ratings_in((low, high)) == (4,)
+    assert found.ratings_in((0.9, 3.0)) == (1, 2, 3)
+    assert found.ratings_in((2.1, 2.4)) == (2,)
+    with user_error("too_few_people", 3, "at least 9", "--level"):
+        calibration.calibrate(*numbers, ["a", "b", "c"], level=0.9, **options)
+    with user_error("too_few_people", 1):  # however many clips a person has
+        calibration.calibrate(*(np.zeros(99) for _ in range(3)), ["a"] * 99, level=0.9, **options)
 
 
 def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, source):
-    found = Scorer(calibrated, draws=4).calibration
+    found = Scorer(calibrated).calibration
     assert found.level == 0.8
     assert 0 <= found.coverage <= 1
     assert found.test_clips > 0
-    scored = Scorer(calibrated, draws=4).score_clip(source[0])
+    scored = Scorer(calibrated).score_clip(source[0])
     low, high = scored.interval
     assert found.low <= low < high <= found.high
     assert "80% interval" in scored.note
-    other = Scorer(calibrated, draws=5).score_clip(source[0])  # calibrated with another number of draws
-    assert other.interval is None
-    assert other.note.endswith(f"tramp-jax calibrate {calibrated} --draws 5")
-    with user_error("bad_option", "draws", -1):
-        Scorer(calibrated, draws=-1)
+    assert scored.ratings
+    assert set(scored.ratings) <= set(range(5))
+
+
+def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys):
+    assert not Scorer(calibrated, max_width=4).score_clip(source[0]).withheld
+    assert "0.01" in Scorer(calibrated, max_width=0.01).score_clip(source[0]).withheld
+    with user_error("bad_option", -1):
+        Scorer(calibrated, max_width=-1)
+    with user_error("not_calibrated", "tramp-jax calibrate"):
+        Scorer(runs[1], max_width=2)
+    write_clip(tmp_path / "clip", source[0])
+    out, reports = tmp_path / "scores.csv", tmp_path / "reports"
+    command = ["score", str(tmp_path / "clip"), "--checkpoint", str(calibrated), "--out", str(out)]
+    command += ["--max-width", "0.01", "--report", str(reports), "--no-attribution"]
+    score = Scorer(calibrated).score_clip(source[0]).score
+    assert cli.main(command) == 0
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["status"], row["score"], row["raw"]) == ("withheld", "", "")
+    assert float(row["low"]) < float(row["high"])
+    assert "too wide" in row["reason"]
+    page = (reports / row["report"]).read_text()
+    assert "withheld" in page
+    assert f"{score:.2f}" not in capsys.readouterr().out
+    assert f">{score:.2f}<" not in page
+    assert cli.main(command) == 0
+    assert "1 were already in the table" in capsys.readouterr().out
 
 
 def test_the_score_and_spread_of_an_ensemble_are_those_of_its_members(runs, calibrated, source):
-    scored = Scorer(*runs, draws=2).score_clip(source[0])
-    assert scored.members[1] - scored.members[0] == pytest.approx(1.0, abs=1e-5)
+    scored = Scorer(*runs).score_clip(source[0])
+    assert scored.raw[1] - scored.raw[0] == pytest.approx(1.0, abs=1e-5)
     assert scored.score == pytest.approx(scored.members.mean())
-    assert scored.spread == pytest.approx(np.sqrt(0.5), abs=1e-5)
+    alone = [Scorer(run).score_clip(source[0]).spread for run in runs]
+    assert scored.spread == pytest.approx(np.sqrt(np.mean(np.square(alone)) + np.var(scored.members)))
     assert scored.interval is None  # only the first run was calibrated
     assert scored.note == f"not calibrated: tramp-jax calibrate {runs[0]} {runs[1]}"
 
@@ -183,22 +172,21 @@ def test_an_ensemble_has_its_own_calibration(runs, calibrated, source, tmp_path)
     folders = [tmp_path / run.name for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         shutil.copytree(run, folder)
-    alone = Scorer(folders[0], draws=4).calibration
-    assert cli.main(["calibrate", *map(str, folders), "--level", "0.7", "--draws", "2"]) == 0
-    together = Scorer(*folders, draws=3)  # the spread is that of the members, not of the draws
+    alone = Scorer(folders[0]).calibration
+    assert cli.main(["calibrate", *map(str, folders), "--level", "0.7"]) == 0
+    together = Scorer(*folders)
     assert together.calibration.level == 0.7
     assert together.score_clip(source[0]).interval is not None
-    assert Scorer(folders[0], draws=4).calibration == alone
+    assert Scorer(folders[0]).calibration == alone
 
 
 def test_clips_scored_together_have_the_same_scores_as_alone(runs, source):
-    scorer = Scorer(runs[0], draws=3, runtime="jax")
+    scorer = Scorer(runs[0], runtime="jax")
     clips = [source[i] for i in range(5)]  # one more than are scored at once
     for clip, scored in zip(clips, scorer.score_clips(clips), strict=True):
         alone = scorer.score_clip(clip)
         assert scored.clip is clip
         assert scored.score == pytest.approx(alone.score, abs=1e-5)
-        np.testing.assert_allclose(scored.draws, alone.draws, atol=1e-5)
 
 
 def test_the_command_skips_failures_and_inputs_already_in_the_table(runs, calibrated, source, tmp_path, capsys):
@@ -207,7 +195,7 @@ def test_the_command_skips_failures_and_inputs_already_in_the_table(runs, calibr
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     out, reports = tmp_path / "out" / "scores.csv", tmp_path / "reports"
     inputs = [str(tmp_path / "clips" / "*"), str(tmp_path / "broken.mp4")]
-    command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "4", "--out", str(out)]
+    command = ["score", *inputs, "--checkpoint", str(calibrated), "--out", str(out)]
     assert cli.main([*command, "--report", str(reports), "--no-attribution"]) == 1
     printed = capsys.readouterr()
     assert "2 scored, 1 failed" in printed.out
@@ -220,7 +208,7 @@ def test_the_command_skips_failures_and_inputs_already_in_the_table(runs, calibr
     assert "drawn faces" in good["warnings"]
     assert rows["broken.mp4"]["status"] == "failed"
     assert rows["broken.mp4"]["reason"]
-    expected = Scorer(calibrated, draws=4).score_clip(source[0])
+    expected = Scorer(calibrated).score_clip(source[0])
     found = [float(good[name]) for name in ("score", "low", "high")]
     assert found == pytest.approx([expected.score, *expected.interval], abs=2e-3)
     assert good["frames_used"] == str(min(int(good["frames"]), 64))
@@ -257,9 +245,9 @@ def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source,
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     out, reports = tmp_path / "scores.csv", tmp_path / "reports"
 
-    def score(*inputs, draws=2):
+    def score(*inputs, width=4.0):
         command = ["score", *(str(tmp_path / name) for name in inputs), "--checkpoint", str(calibrated)]
-        cli.main([*command, "--out", str(out), "--report", str(reports), "--no-attribution", "--draws", str(draws)])
+        cli.main([*command, "--out", str(out), "--report", str(reports), "--no-attribution", "--max-width", str(width)])
         with out.open() as file:
             rows = list(csv.DictReader(file))
         return {row["input"].removeprefix(f"{tmp_path}/"): row for row in rows}, capsys.readouterr().out, len(rows)
@@ -273,12 +261,12 @@ def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source,
     again, said, _ = score("anna/smile", "bert/smile")
     assert "0 scored, 0 failed, 2 were already in the table" in said
     assert again == rows
-    other, said, count = score("anna/smile", draws=4)  # what it was calibrated with
+    other, said, count = score("anna/smile", width=3.9)
     assert "1 scored, 0 failed, 0 were already in the table" in said
-    assert (count, rows["anna/smile"]["low"], other["bert/smile"]) == (3, "", rows["bert/smile"])
-    assert float(other["anna/smile"]["low"]) < float(other["anna/smile"]["high"])
+    assert (count, other["bert/smile"]) == (3, rows["bert/smile"])
+    assert other["anna/smile"]["settings"] != rows["anna/smile"]["settings"]
     write_clip(tmp_path / "anna" / "smile", source[3], overwrite=True)
-    replaced, said, _ = score("anna/smile", draws=4)
+    replaced, said, _ = score("anna/smile", width=3.9)
     assert "1 scored" in said
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
 
@@ -300,7 +288,7 @@ def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
 def test_a_folder_that_cannot_be_read_gets_a_row(runs, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").symlink_to(tmp_path / "nothing")
-    scorer = Scorer(runs[0], draws=0)
+    scorer = Scorer(runs[0])
     assert scorer.settings(tmp_path / "frames") == scorer.settings(tmp_path / "nothing")
 
 
@@ -310,10 +298,9 @@ def test_a_run_without_data_json_has_the_scale_of_its_calibration(calibrated, so
     config = json.loads((run / "config.json").read_text())
     config["data"]["name"] = "folder"
     (run / "config.json").write_text(json.dumps(config))
-    scorer = Scorer(run, draws=4)
+    scorer = Scorer(run)
     scale = scorer.evidence(scorer.score_clip(source[0]), attribute=False).scale
     assert (scale.low, scale.high) == (scorer.calibration.low, scorer.calibration.high)
-    assert any("99.00" in text for text in scorer._doubts(source[0], "", "", 99.0, None))
 
 
 def test_warnings_of_preprocessing_stay_with_the_clip(runs, source, tmp_path):
@@ -322,7 +309,7 @@ def test_warnings_of_preprocessing_stay_with_the_clip(runs, source, tmp_path):
     (tmp_path / "anna" / "evidence.json").write_text(
         json.dumps(made | {"interpolated": [False] * len(source[0].landmarks)})
     )
-    scored = Scorer(runs[0], draws=0).score(tmp_path / "anna")
+    scored = Scorer(runs[0]).score(tmp_path / "anna")
     assert scored.landmark_source == "lucas-kanade"
     assert "another person is in view" in scored.warnings
 
@@ -339,7 +326,7 @@ def test_a_failing_library_does_not_stop_other_inputs(calibrated, source, tmp_pa
 
     monkeypatch.setattr(Scorer, "score", score)
     inputs = [str(tmp_path / name) for name in ("a", "b")]
-    assert cli.main(["score", *inputs, "--checkpoint", str(calibrated), "--draws", "0", "--out", str(out)]) == 1
+    assert cli.main(["score", *inputs, "--checkpoint", str(calibrated), "--out", str(out)]) == 1
     with out.open() as file:
         rows = {row["input"]: row for row in csv.DictReader(file)}
     assert rows[inputs[0]]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
@@ -348,7 +335,7 @@ def test_a_failing_library_does_not_stop_other_inputs(calibrated, source, tmp_pa
     # If a report cannot be written, the score stays; if a source cannot be opened, earlier rows stay.
     monkeypatch.setattr(Scorer, "score", sound)
     monkeypatch.setattr(Scorer, "evidence", lambda *_: 1 / 0)
-    command = ["score", *inputs, "--checkpoint", str(calibrated), "--draws", "0", "--out", str(out)]
+    command = ["score", *inputs, "--checkpoint", str(calibrated), "--out", str(out)]
     assert cli.main([*command, "--report", str(tmp_path / "reports")]) == 1
     assert "no report" in capsys.readouterr().err
     table = out.read_text()
@@ -370,7 +357,7 @@ def test_a_missing_device_is_reported(calibrated, program, tmp_path):
 
 
 def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
-    scorer = Scorer(calibrated, draws=4)
+    scorer = Scorer(calibrated)
     c = scorer.calibration
     assert not scorer._wide((c.low, c.low + 0.5 * (c.high - c.low)))
     assert "90%" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
@@ -381,26 +368,26 @@ def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
 def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)
-    assert Scorer(run, draws=0).expressions == ("smile",)  # an older run: that of its configuration
+    assert Scorer(run).expressions == ("smile",)  # an older run: that of its configuration
     people = {"train": 3}
     data = training_data.TrainingData({"train": 9}, people, ("frown", "smile"), 0.5, 7.0, 50.0, ("points63",))
     data.save(run)
     config = json.loads((run / "config.json").read_text())
     config["data"].update(name="folder", expression="")
     (run / "config.json").write_text(json.dumps(config))
-    scorer = Scorer(run, draws=0)
+    scorer = Scorer(run)
     scored = scorer.score_clip(source[0], "pout")
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
     assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
     assert any("in the layout points63, and these are in" in text for text in scored.warnings)
     known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
-    assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", 1.0, None))
+    assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", None))
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))
     for rate, wanted in ((25.0, 50.0), (47.0, None)):  # a similar rate stays
         options = PreprocessOptions(images_fps=rate)
-        assert Scorer(run, draws=0, options=options)._options_of(frames).fps == wanted
+        assert Scorer(run, options=options)._options_of(frames).fps == wanted
     scale = scorer.evidence(scored, attribute=False).scale
     assert (scale.low, scale.high) == (0.5, 7.0)
     for given, meant in (("smiel", "smile"), ("Frown", "frown")):
@@ -415,7 +402,7 @@ def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, 
 
 def test_a_real_video_gives_a_score(calibrated, real_video):
     pytest.importorskip("ai_edge_litert", reason="the mediapipe extra is not installed")
-    scored = Scorer(calibrated, draws=2).score(real_video("single_face.mp4"), "smile")
+    scored = Scorer(calibrated).score(real_video("single_face.mp4"), "smile")
     assert np.isfinite(scored.score)
     assert scored.missing_ratio == 0
     assert len(scored.clip.frames) == 72

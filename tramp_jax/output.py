@@ -67,7 +67,7 @@ class Output:
 
     def score(self, raw: Any, xp: Any = np) -> Any:
         """Scores (...,) of raw values (...,). ``xp`` is the array library, NumPy or jax.numpy."""
-        x = self.slope * raw + self.offset
+        x = self.slope * xp.asarray(raw) + self.offset
         if not self.ratings:
             return xp.clip(x, self.low, self.high)
         return (self._probabilities(x, xp) * xp.asarray(self.ratings)).sum(-1)

@@ -1,0 +1,127 @@
+"""The output step: scores stay on the scale and keep their order, the line is honest, and the files are checked."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from tests.raises import user_error
+from tramp_jax import metrics, run
+from tramp_jax import output as outputs
+from tramp_jax.data.source import RatingScale
+
+MDS = RatingScale()
+RATINGS = ((0.0, 34), (1.0, 24), (2.0, 32), (3.0, 35), (4.0, 29))
+
+
+def people_of(clips):
+    return [f"p{i // 2}" for i in range(clips)]
+
+
+def test_the_score_is_the_expected_rating(config):
+    found = outputs.of_training(config, RATINGS, MDS)
+    raw, shares = 1.3, np.array([count for _, count in RATINGS]) / 154
+    weights = shares * np.exp(-((raw - np.arange(5)) ** 2) / 2)
+    assert found.score(raw) == pytest.approx(np.sum(np.arange(5) * weights) / weights.sum())
+    variance = np.sum((np.arange(5) - found.score(raw)) ** 2 * weights) / weights.sum()
+    assert found.spread(raw) == pytest.approx(np.sqrt(variance))
+    factors, terms = found.logits()
+    softmax = np.exp(raw * factors + terms) / np.exp(raw * factors + terms).sum()
+    np.testing.assert_allclose(softmax, weights / weights.sum())
+
+
+@pytest.mark.parametrize("decode", ["training", "balanced"])
+def test_decoding_stays_on_the_scale_and_keeps_every_rank(config, decode):
+    config.output.decode = decode
+    raw = np.random.default_rng(0).normal(2, 4, 500)
+    scores = outputs.of_training(config, RATINGS, MDS).score(raw)
+    assert 0 < scores.min() < scores.max() < 4
+    assert spearmanr(raw, scores)[0] == pytest.approx(1, abs=1e-9)
+    in_jax = outputs.of_training(config, RATINGS, MDS).score(jnp.array(raw, jnp.float32), jnp)
+    np.testing.assert_allclose(in_jax, scores, atol=1e-5)
+
+
+def test_balanced_decoding_does_not_know_how_often_ratings_occur(config):
+    rare = ((0.0, 1), (4.0, 99))
+    config.output.decode = "balanced"
+    balanced = outputs.of_training(config, rare, MDS).score(2.0)
+    config.output.decode = "training"
+    by_training = outputs.of_training(config, rare, MDS).score(2.0)
+    assert balanced == pytest.approx(2.0)
+    assert by_training > 3.9
+
+
+def test_mse_and_a_single_rating_are_limited_to_the_scale(config):
+    assert outputs.of_training(config, ((2.0, 9),), MDS).score(np.array([-3.0, 1.5, 9.0])).tolist() == [0, 1.5, 4]
+    config.loss.name = "mse"
+    assert outputs.of_training(config, RATINGS, MDS).ratings == ()
+
+
+def test_the_line_makes_the_error_smaller_and_keeps_the_order(config):
+    rng = np.random.default_rng(1)
+    target = rng.integers(0, 5, 400).astype(float)
+    raw = 2.5 * target - 7 + rng.normal(size=400)
+    found = outputs.of_training(config, RATINGS, MDS)
+    fitted = found.fitted(raw[:200], target[:200], people_of(200))
+    before, after = (metrics.mae(each.score(raw[200:]), target[200:]) for each in (found, fitted))
+    assert after < 0.5 < before
+    assert fitted.people == 100
+    assert fitted.slope > 0
+    assert spearmanr(raw, fitted.score(raw))[0] == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("raw", [np.zeros(40), -np.arange(40.0), np.arange(40.0) * 1e4])
+def test_a_hopeless_model_still_gets_scores_on_the_scale(config, raw):
+    target = np.repeat([0.0, 1.0, 2.0, 4.0], 10)
+    fitted = outputs.of_training(config, RATINGS, MDS).fitted(raw, target, people_of(40))
+    scores = fitted.score(raw)
+    assert np.isfinite(scores).all()
+    assert 0 <= scores.min() <= scores.max() <= 4
+
+
+def test_few_people_fit_no_line(config):
+    found = outputs.of_training(config, RATINGS, MDS)
+    raw, target = np.arange(40.0), np.arange(40.0) / 10
+    assert found.fitted(raw, target, people_of(18)) == found  # nine people
+    assert "10 validation people" in str(found)
+
+
+def test_held_out_scores_never_see_their_own_person(config):
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, 5, 60).astype(float)
+    raw, subjects = 1.5 * target + rng.normal(size=60), people_of(60)
+    found = outputs.of_training(config, RATINGS, MDS)
+    scores, spreads = outputs.held_out(found, raw, target, subjects)
+    changed = target.copy()
+    changed[:2] = 4 - changed[:2]  # the ratings of the first person
+    again, _ = outputs.held_out(found, raw, changed, subjects)
+    np.testing.assert_array_equal(scores[:2], again[:2])
+    assert not np.array_equal(scores, again)
+    assert (spreads > 0).all()
+
+
+def test_an_output_is_saved_with_its_checkpoint_and_damage_is_named(config, tmp_path):
+    found = outputs.of_training(config, RATINGS, MDS)
+    assert outputs.load(tmp_path, 7) is None
+    found.save(tmp_path, 7)
+    assert outputs.load(tmp_path, 7) == found
+    path = run.output_file(tmp_path, 7)
+    good = json.loads(path.read_text())
+    broken = (
+        {"slope": float("nan")},
+        {"slope": -1},
+        {"shares": [1]},
+        {"ratings": "abc"},
+        {"extra": 1},
+        {"sigma": None},
+    )
+    for change in broken:
+        path.write_text(json.dumps(good | change))
+        with user_error("damaged_file", path):
+            outputs.load(tmp_path, 7)
+    for text in ("", "[]", "{"):
+        path.write_text(text)
+        with user_error("damaged_file", path):
+            outputs.load(tmp_path, 7)
