@@ -8,12 +8,13 @@ import pytest
 
 from configs import dfew_rgb, dfew_trajectory, pfed5
 from tests.published_layouts import DFEW_UNDETECTED, write_dfew
+from tests.raises import user_error
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment, initial_weights, models
-from tramp_jax.data import clips, datasets
-from tramp_jax.data.problems import DataError, Problems
-from tramp_jax.data.readers.dfew import DFEW, EMOTIONS
-from tramp_jax.errors import UserError
+from tramp_jax.data import datasets
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import dfew
+from tramp_jax.data.source import Dataset, Wanted
 
 
 @pytest.fixture
@@ -21,6 +22,12 @@ def root(tmp_path):
     """Two clips to train and one to test."""
     write_dfew(tmp_path)
     return tmp_path
+
+
+def opened(
+    root: Path | str, wanted: Wanted | None = None, problems: Problems | None = None, **options: object
+) -> Dataset:
+    return dfew.open(root, dfew.Options(**options), wanted or Wanted(), problems or Problems())
 
 
 def edit(path: Path, line: int, old: str, new: str) -> None:
@@ -36,7 +43,7 @@ def edit(path: Path, line: int, old: str, new: str) -> None:
 @pytest.mark.parametrize("colours", [True, False])
 def test_reads_what_was_published(tmp_path, colours):
     written = write_dfew(tmp_path, 3, 2, colours=colours)
-    source: clips.ClipSource = DFEW(tmp_path)
+    source = opened(tmp_path).source
     assert list(source.infos) == [clip.info for clip in written]
     for index in (0, 4):
         read, expected = source[index], written[index]
@@ -48,71 +55,75 @@ def test_reads_what_was_published(tmp_path, colours):
 
 def test_official_split_is_that_of_the_set(tmp_path):
     write_dfew(tmp_path, number=4)
-    source = DFEW(tmp_path, number=4)
-    assert source.official_split() == {"train": {"00001", "00002"}, "test": {"00003"}}
-    assert [info.subject for info in source.infos] == ["00001", "00002", "00003"]
-    with pytest.raises(UserError, match=r"set_1_train.txt: no such list; .*train_list=FILE"):
-        DFEW(tmp_path)
-    with pytest.raises(ValueError, match=r"data.set is 6"):
-        DFEW(tmp_path, number=6)
+    dataset = opened(tmp_path, set=4)
+    assert dataset.official == {"train": {"00001", "00002"}, "test": {"00003"}}
+    assert [info.subject for info in dataset.source.infos] == ["00001", "00002", "00003"]
+    with user_error("missing_list", tmp_path / "set_1_train.txt", "train_list=FILE"):
+        opened(tmp_path)
+    with user_error("bad_option", "data.set", 6):
+        opened(tmp_path, set=6)
+
+
+def test_first_label_is_zero_or_one(root):
+    with user_error("bad_option", "data.first_label", 2):
+        opened(root, first_label=2)
 
 
 @pytest.mark.parametrize("first_label", [0, 1])
 def test_labels_of_both_releases_make_the_same_classes(tmp_path, first_label):
     write_dfew(tmp_path, 5, 2, first_label=first_label)
-    scores = [info.score for info in DFEW(tmp_path).infos]
+    scores = [info.score for info in opened(tmp_path).source.infos]
     assert scores == [6, 0, 1, 2, 3, 4, 5]
-    assert EMOTIONS[6] == "fear"
+    assert dfew.EMOTIONS[6] == "fear"
 
 
-def test_labels_that_tell_not_where_they_begin_are_asked_for(tmp_path):
-    write_dfew(tmp_path)
-    edit(tmp_path / "set_1_train.txt", 1, " 7", " 5")  # leaves 5, 1 and 2
-    with pytest.raises(DataError, match=r"labels are 1, 2, 5, which tells not .*first_label=0 or 1"):
-        DFEW(tmp_path)
-    assert [info.score for info in DFEW(tmp_path, first_label=1).infos] == [4, 0, 1]
-    assert [info.score for info in DFEW(tmp_path, first_label=0).infos] == [5, 1, 2]
+def test_labels_without_a_0_or_a_7_need_an_option(root):
+    edit(root / "set_1_train.txt", 1, " 7", " 5")  # leaves 5, 1 and 2
+    with user_error("ambiguous_labels", root / "set_1_train.txt", "1, 2, 5", "first_label=0 or 1"):
+        opened(root)
+    assert [info.score for info in opened(root, first_label=1).source.infos] == [4, 0, 1]
+    assert [info.score for info in opened(root, first_label=0).source.infos] == [5, 1, 2]
 
 
-def test_labels_from_zero_to_seven_contradict_each_other(tmp_path):
-    write_dfew(tmp_path)
-    edit(tmp_path / "set_1_test.txt", 1, " 2", " 0")
-    with pytest.raises(DataError, match=r"set_1_train.txt, line 1: label 7, but labels count from 0 to 6"):
-        DFEW(tmp_path)
+def test_labels_from_zero_to_seven_contradict_each_other(root):
+    edit(root / "set_1_test.txt", 1, " 2", " 0")
+    with user_error("bad_label", f"{root / 'set_1_train.txt'}, line 1", "label 7", "from 0 to 6"):
+        opened(root)
 
 
 def test_clips_with_an_undetected_face_are_left_out_and_counted(tmp_path):
     written = write_dfew(tmp_path, 5, 1, undetected=DFEW_UNDETECTED)
     problems = Problems()
-    source = DFEW(tmp_path, problems=problems)
-    assert list(source.infos) == [clip.info for clip in written]
-    assert source.left_out == ["00003", "00004", "00005"]
-    assert source.official_split()["train"] == {"00001", "00002"}
+    dataset = opened(tmp_path, problems=problems)
+    assert list(dataset.source.infos) == [clip.info for clip in written]
+    assert dataset.official == {"train": {"00001", "00002"}, "test": {"00006"}}
     assert [(x.kind, x.severity, x.clip) for x in problems.found] == [
-        ("undetected_face", "warning", name) for name in source.left_out
+        ("undetected_face", "warning", name) for name in ("00003", "00004", "00005")
     ]
-    assert "00003.npy: no such file" in problems.found[0].message
-    assert "1 of 5 frames, the first is frame 3" in problems.found[1].message
-    assert len(DFEW(tmp_path, with_landmarks=False)) == 6
+    for name, problem in zip(("00003", "00004", "00005"), problems.found, strict=True):
+        assert str(tmp_path / f"landmarks/{name}.npy") in problem.message
+    for fact in ("1 of 5 frames", "frame 3"):
+        assert fact in problems.found[1].message
+    assert len(opened(tmp_path, Wanted(landmarks=False)).source) == 6
 
 
-def test_frames_alone_need_no_landmarks(tmp_path):
+def test_frames_are_read_without_landmarks(tmp_path):
     written = write_dfew(tmp_path, colours=False)
     for file in (tmp_path / "landmarks").iterdir():
         file.unlink()
     (tmp_path / "landmarks").rmdir()
-    clip = DFEW(tmp_path, with_landmarks=False)[1]
+    clip = opened(tmp_path, Wanted(landmarks=False)).source[1]
     assert clip.frames == written[1].frames
     assert np.isnan(clip.landmarks).all()
     assert clip.pixels is None
-    with pytest.raises(UserError, match=r"landmarks: no such folder of landmarks.*landmarks_root=FOLDER"):
-        DFEW(tmp_path)
+    with user_error("missing_folder", tmp_path / "landmarks", "landmarks_root=FOLDER"):
+        opened(tmp_path)
 
 
 def test_trajectories_are_read_without_frames(root):
     for file in root.rglob("*.jpg"):
         file.unlink()
-    clip = DFEW(root, with_frames=False)[0]
+    clip = opened(root, Wanted(frames=False)).source[0]
     assert clip.frames is None
     assert clip.pixels.shape == (5, 63, 3)
 
@@ -120,87 +131,87 @@ def test_trajectories_are_read_without_frames(root):
 def test_short_clips_are_left_out(root):
     edit(root / "set_1_train.txt", 2, " 5 ", " 4 ")
     problems = Problems()
-    source = DFEW(root, min_frames=5, problems=problems)
+    source = opened(root, problems=problems, min_frames=5).source
     assert [info.id for info in source.infos] == ["00001", "00003"]
-    assert [(x.kind, x.severity) for x in problems.found] == [("short_clip", "warning")]
+    assert [(x.kind, x.severity, x.clip) for x in problems.found] == [("short_clip", "warning", "00002")]
 
 
-def test_nothing_usable_is_an_error(root):
+def test_a_data_set_without_usable_clips_is_an_error(root):
     for file in (root / "landmarks").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"landmarks: none of the 3 listed clips can be used"):
-        DFEW(root)
+    with user_error("no_clips", root / "landmarks", "3 listed clips", "00001"):
+        opened(root)
 
 
 # Lists
 
 
-def test_the_path_counts_by_its_last_part(root):
+def test_only_the_last_part_of_a_path_is_used(root):
     text = (root / "set_1_train.txt").read_text()
     (root / "set_1_train.txt").write_text(text.replace("your_dataset_path/DFEW/train/", "/home/a user/DFEW_Face/"))
     (root / "set_1_test.txt").write_text("00003\t5\t2\r\n\r\n")
-    assert [info.id for info in DFEW(root).infos] == ["00001", "00002", "00003"]
+    assert [info.id for info in opened(root).source.infos] == ["00001", "00002", "00003"]
 
 
 @pytest.mark.parametrize(
-    ("line", "kind", "message"),
+    ("line", "kind", "facts"),
     [
-        ("a/00002 5 8", "malformed_row", "line 2: 'a/00002 5 8' is not"),
-        ("a/00002 5", "malformed_row", "line 2: 'a/00002 5' is not"),
-        ("a/00002 0 1", "malformed_row", "line 2"),
-        ("a/00002 5 happy", "malformed_row", "line 2"),
-        ("a/.. 5 1", "malformed_row", "line 2"),
-        ("b/00001 5 1", "duplicate_clip", r"line 2: clip 00001 is also in .*set_1_train.txt, line 1"),
+        ("a/00002 5 8", "malformed_row", ["'a/00002 5 8'"]),
+        ("a/00002 5", "malformed_row", ["'a/00002 5'"]),
+        ("a/00002 0 1", "malformed_row", ["'a/00002 0 1'"]),
+        ("a/00002 5 happy", "malformed_row", ["'a/00002 5 happy'"]),
+        ("a/.. 5 1", "malformed_row", ["'a/.. 5 1'"]),
+        ("b/00001 5 1", "duplicate_clip", ["clip 00001", "set_1_train.txt, line 1"]),
     ],
 )
-def test_a_malformed_line_is_named_and_left_out(root, line, kind, message):
+def test_a_malformed_line_is_named_and_left_out(root, line, kind, facts):
     edit(root / "set_1_train.txt", 2, "your_dataset_path/DFEW/train/00002 5 1", line)
-    with pytest.raises(DataError, match=rf"set_1_train.txt, {message}"):
-        DFEW(root)
+    with user_error(kind, f"{root / 'set_1_train.txt'}, line 2", *facts):
+        opened(root)
     problems = Problems(collect=True)
-    assert [info.id for info in DFEW(root, problems=problems).infos] == ["00001", "00003"]
+    assert [info.id for info in opened(root, problems=problems).source.infos] == ["00001", "00003"]
     assert [x.kind for x in problems.found] == [kind]
 
 
-def test_a_clip_to_train_and_to_test_is_named(root):
+def test_a_clip_in_both_lists_is_named(root):
     edit(root / "set_1_test.txt", 1, "00003", "00001")
-    with pytest.raises(DataError, match=r"set_1_test.txt, line 1: clip 00001 is also in .*set_1_train.txt, line 1"):
-        DFEW(root)
+    places = f"{root / 'set_1_test.txt'}, line 1", f"{root / 'set_1_train.txt'}, line 1"
+    with user_error("duplicate_clip", "clip 00001", *places):
+        opened(root)
 
 
 def test_empty_lists_are_refused(root):
     for part in ("train", "test"):
         (root / f"set_1_{part}.txt").write_text("\n")
-    with pytest.raises(DataError, match="lists no clips"):
-        DFEW(root)
+    with user_error("empty_list", root / "set_1_train.txt"):
+        opened(root)
 
 
 # Absent and broken files
 
 
-def test_absent_data_tells_what_to_obtain_and_where_to_put_it():
-    with pytest.raises(UserError) as caught:
-        DFEW("")
-    for part in ("on request", "dfew-dataset.github.io", "Former-DFER", "ROOT/frames/00001/", "--config.data.root"):
-        assert part in str(caught.value)
+def test_the_message_for_absent_data_says_what_to_obtain_and_where_to_put_it():
+    facts = "on request", "dfew-dataset.github.io", "Former-DFER", "ROOT/frames/00001/", "--config.data.root"
+    with user_error("missing_file", *facts):
+        opened("")
 
 
-def test_problems_lists_every_broken_part(root):
-    assert list(DFEW(root).problems(1)) == []
-    source = DFEW(root)
+def test_check_lists_every_broken_part(root):
+    source = opened(root).source
+    assert source.check(1)[0] == []
     np.save(root / "landmarks/00002.npy", np.ones((5, 72, 2)))
     np.save(root / "colours/00002.npy", np.full((5, 71, 3), 300))
     folder = root / "frames/00002"
     (folder / "00002_00001.jpg").write_bytes(b"")
     (folder / "00002_00002.jpg").unlink()
-    kinds = ["wrong_shape", "colours_out_of_range", "missing_frames", "empty_file"]
-    found = list(source.problems(1))
-    assert [x.kind for x in found] == kinds
+    found, clip = source.check(1)
+    assert [x.kind for x in found] == ["wrong_shape", "colours_out_of_range", "missing_frames", "empty_file"]
     assert {x.clip for x in found} == {"00002"}
-    with pytest.raises(DataError) as caught:
+    assert clip is None
+    with user_error("wrong_shape") as caught:
         source[1]
-    assert caught.value.problem.kind == "missing_frames"
-    assert list(source.problems(0)) == []
+    assert caught.value.problem == found[0]
+    assert source.check(0)[0] == []
 
 
 # Recipes
@@ -220,7 +231,7 @@ def test_recipes_build_the_published_encoders():
 @pytest.mark.parametrize("recipe", [dfew_trajectory, dfew_rgb])
 def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
     write_dfew(tmp_path / "data", 17, 6, num_frames=6)
-    if recipe is dfew_rgb:  # which needs no landmarks
+    if recipe is dfew_rgb:  # needs no landmarks
         (tmp_path / "data/landmarks").rename(tmp_path / "elsewhere")
     config = shrink(recipe.get_config(), tmp_path / "data")
     config.data.min_frames = 1
@@ -240,7 +251,7 @@ def test_recipe_trains_an_encoder_that_pfed5_starts_from(tmp_path, recipe):
     assert f"{part}_encoder" in table
 
 
-def test_recipe_without_the_data_tells_what_to_obtain(monkeypatch, tmp_path):
+def test_recipe_without_the_data_says_what_to_obtain(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"'data/DFEW' \(data.root\): no such folder.\nDFEW"):
+    with user_error("missing_file", "'data/DFEW'", "data.root", "dfew-dataset.github.io"):
         datasets.open_dataset(dfew_rgb.get_config())

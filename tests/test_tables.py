@@ -1,4 +1,4 @@
-"""Lists as CSV files and as Excel workbooks: the same text from both, and what is no table at all."""
+"""Lists as CSV files and as Excel workbooks: the same text from both, and files that are not tables."""
 
 import zipfile
 
@@ -6,11 +6,11 @@ import pytest
 
 from tests import published_layouts
 from tests.published_layouts import as_workbook, write_workbook
+from tests.raises import user_error
 from tramp_jax.data import tables
-from tramp_jax.data.problems import DataError, Problems
-from tramp_jax.data.readers.folder import Folder
-from tramp_jax.data.readers.neuroface import NeuroFace
-from tramp_jax.data.readers.pfed5 import PFED5
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import folder, neuroface, pfed5
+from tramp_jax.data.source import Wanted
 
 ROWS = [["Path", "Score", "Note"], ["a", 3, None], [None, None, None], [" b ", 2.5, "1.50"], ["c", 4.0, True]]
 
@@ -24,7 +24,7 @@ def test_a_workbook_reads_as_its_csv_file_would(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_other_separators_are_noticed(tmp_path, separator):
+def test_other_separators_are_recognised(tmp_path, separator):
     text = 'Path,Score,Note\na,3,"x"\n'
     (tmp_path / "commas.csv").write_text(text)
     (tmp_path / "others.csv").write_text(text.replace(",", separator))
@@ -33,7 +33,7 @@ def test_other_separators_are_noticed(tmp_path, separator):
 
 
 @pytest.mark.parametrize("content", [b"", b"Path,Score\na,3\n", b"PK\x03\x04 and then nothing", None])
-def test_what_is_no_workbook_is_told(tmp_path, content):
+def test_a_file_that_is_not_a_workbook_is_named(tmp_path, content):
     path = tmp_path / "list.xlsx"
     if content is None:  # a ZIP archive of something else
         with zipfile.ZipFile(path, "w") as archive:
@@ -43,41 +43,44 @@ def test_what_is_no_workbook_is_told(tmp_path, content):
     problems = Problems(collect=True)
     assert tables.read_table(path, ("path",), problems) == ([], {})
     assert [problem.kind for problem in problems.found] == ["unreadable_table"]
-    with pytest.raises(DataError, match=r"list\.xlsx: is damaged, encrypted, or no Excel workbook .*as a CSV file"):
+    with user_error("unreadable_table", path, "Excel workbook", "CSV file"):
         tables.read_rows(path, Problems())
 
 
-def test_a_truncated_workbook_is_told(tmp_path):
+def test_a_truncated_workbook_is_named(tmp_path):
     path = tmp_path / "list.xlsx"
     write_workbook(path, ROWS)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"list\.xlsx: is damaged"):
+    with user_error("unreadable_table", path, "damaged"):
         tables.read_rows(path, Problems())
 
 
 def test_other_spreadsheets_are_refused_with_the_cure(tmp_path):
     (tmp_path / "list.xls").write_bytes(b"\xd0\xcf\x11\xe0")
-    with pytest.raises(DataError, match=r"list\.xls: save the table as a CSV file or an Excel workbook \(\.xlsx\)"):
+    with user_error("unreadable_table", tmp_path / "list.xls", "CSV file", "Excel workbook (.xlsx)"):
         tables.read_rows(tmp_path / "list.xls", Problems())
 
 
 @pytest.mark.parametrize(
     ("write", "lists", "reader"),
     [
-        (published_layouts.write_neuroface, ("neuroface_split.csv", "ratings.csv"), NeuroFace),
-        (lambda root: published_layouts.write_folder(root, 2), ("clips.csv",), Folder),
-        (lambda root: published_layouts.write_pfed5(root, 1, 1, ("smile",)), ("train_41.csv", "test_41.csv"), PFED5),
+        (published_layouts.write_neuroface, ("neuroface_split.csv", "ratings.csv"), neuroface),
+        (lambda root: published_layouts.write_folder(root, 2), ("clips.csv",), folder),
+        (lambda root: published_layouts.write_pfed5(root, 1, 1, ("smile",)), ("train_41.csv", "test_41.csv"), pfed5),
     ],
     ids=["neuroface", "folder", "pfed5"],
 )
 def test_readers_take_their_lists_as_workbooks(tmp_path, write, lists, reader):
+    def infos():
+        return reader.open(tmp_path, reader.Options(), Wanted(), Problems()).source.infos
+
     write(tmp_path)
-    expected = [(x.id, x.subject, x.score, x.targets) for x in reader(tmp_path).infos]
+    expected = [(x.id, x.subject, x.score, x.targets) for x in infos()]
     for name in lists:
         as_workbook(tmp_path / name)
-    found = reader(tmp_path)
-    assert [(x.id, x.subject, x.score, x.targets) for x in found.infos] == expected
-    assert ".xlsx, row 2" in found.infos[0].source
+    found = infos()
+    assert [(x.id, x.subject, x.score, x.targets) for x in found] == expected
+    assert ".xlsx, row 2" in found[0].source
     (tmp_path / lists[0]).write_text("")
-    with pytest.raises(DataError, match=r"both \w+\.csv and \w+\.xlsx are there; remove one, or choose"):
-        reader(tmp_path)
+    with user_error("ambiguous_list", tmp_path, lists[0], lists[0].replace(".csv", ".xlsx"), "=FILE"):
+        infos()

@@ -7,7 +7,6 @@ CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else take
 CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
 """
 
-import dataclasses
 import json
 import math
 import secrets
@@ -69,14 +68,15 @@ def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = 
 
 def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems) -> Clip | None:
     """Reads the wanted parts of a clip folder whose ``info`` comes from a list; see ``source.FileSource``."""
+    before = len(problems.found)
     described: dict[str, Any] = {}
     if wanted.landmarks or (folder / DESCRIPTION).is_file():  # frames need no description
         described = _described(folder, info.id, problems)
     layout = described.get("layout")
-    if wanted.landmarks and (not isinstance(layout, str) or layout not in landmarks.LAYOUTS):
+    layouts = tuple(name for name in landmarks.LAYOUTS if name == layout)
+    if wanted.landmarks and not layouts and len(problems.found) == before:
         message = f"{folder / DESCRIPTION}: layout is {layout!r}; known: {', '.join(landmarks.LAYOUTS)}"
         problems.add("bad_description", message, info.id)
-        wanted = dataclasses.replace(wanted, landmarks=False)
     fps = described.get("fps", DEFAULT_FPS)
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
         message = f"{folder / DESCRIPTION}: fps is {fps!r}, not a number above 0; {_AGAIN}"
@@ -86,13 +86,14 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
     files = clip_files.ClipFiles(
         frames=folder,
         landmarks=folder / LANDMARKS,
-        layouts=(str(layout),),
+        layouts=layouts or tuple(landmarks.LAYOUTS),  # with an unknown layout, a collector still checks the points
         fps=float(fps),
         cure=_AGAIN,
         colours=colours if colours.is_file() else None,
         depth=depth if depth.is_file() else None,
     )
-    return clip_files.read_clip(info, files, wanted, problems)
+    clip = clip_files.read_clip(info, files, wanted, problems)
+    return clip if layouts or not wanted.landmarks else None
 
 
 def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bool = True, place: str = "") -> int:
