@@ -155,6 +155,16 @@ def test_the_report_shows_what_it_must(document, evidence):
     assert evidence.clip.info.id in text
 
 
+def test_a_report_lists_the_ratings_and_says_what_cannot_be_trusted(evidence, undrawn):
+    shown = dataclasses.replace(evidence, level=0.9, ratings=(2.0, 3.0), outside="it shakes")
+    text = Read(writer.render(shown)).text
+    assert "Rating 2 or 3, 90%." in text
+    assert "2.50 on MDS-UPDRS, but outside what the model was trained on" in text
+    held = Read(writer.render(dataclasses.replace(shown, withheld="interval too wide"))).text
+    assert "withheld" in held
+    assert "2.50 on" not in held
+
+
 def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
     start, stop = writer.strongest_moment(attribution, 25.0)
     assert start <= 30 / 25 < stop
@@ -163,13 +173,12 @@ def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
 
 def test_a_reason_stands_where_something_is_missing(clip, evidence, undrawn):
     bare = dataclasses.replace(clip, frames=None, pixels=None)
-    shown = record.Evidence(bare, 5.2, interval_note="not calibrated", attribution_note="switched off")
+    shown = record.Evidence(bare, 3.2, interval_note="not calibrated", attribution_note="switched off")
     text = Read(writer.render(shown)).text
     assert "No interval: not calibrated." in text
     assert text.count("not available (switched off)") == 2  # in the summary, and once in its section of two parts
     assert "Pixel values: not available (the clip has no frames)." in text
     assert "No landmarks were interpolated." in text
-    assert "outside its scale of 0 to 4." in text
     assert text.count("not recorded") >= len(record.PROVENANCE)
     short = record.Evidence(dataclasses.replace(bare, landmarks=bare.landmarks[:3]), 1.0)
     assert "Movement: not available (the clip has 3 frames; at least 5 are needed)." in Read(writer.render(short)).text

@@ -261,12 +261,12 @@ def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source,
     again, said, _ = score("anna/smile", "bert/smile")
     assert "0 scored, 0 failed, 2 were already in the table" in said
     assert again == rows
-    other, said, count = score("anna/smile", width=3.9)
+    other, said, count = score("anna/smile", width=4.5)
     assert "1 scored, 0 failed, 0 were already in the table" in said
     assert (count, other["bert/smile"]) == (3, rows["bert/smile"])
     assert other["anna/smile"]["settings"] != rows["anna/smile"]["settings"]
     write_clip(tmp_path / "anna" / "smile", source[3], overwrite=True)
-    replaced, said, _ = score("anna/smile", width=3.9)
+    replaced, said, _ = score("anna/smile", width=4.5)
     assert "1 scored" in said
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
 
