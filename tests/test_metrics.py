@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tramp_jax import metrics
+from tramp_jax import agreement, metrics
 
 RNG = np.random.default_rng(0)
 TARGET = RNG.integers(0, 5, 60).astype(float)
@@ -125,3 +125,64 @@ def test_the_mean_over_groups_averages_the_values_within_each():
     shifted = SCORE + 10 * (np.arange(60) % 2)
     again = metrics.with_intervals({"spearman": metrics.spearman}, shifted, TARGET, SUBJECTS, 0, groups)["spearman"]
     assert again["value"] == pytest.approx(table["value"])
+
+
+# Agreement
+
+
+def test_intraclass_correlations_of_shrout_and_fleiss():
+    """Table 2 of Shrout and Fleiss (1979): ICC(2,1) is 0.29 and ICC(3,1) is 0.71."""
+    ratings = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
+    assert metrics.icc(ratings, absolute=True) == pytest.approx(0.29, abs=0.005)
+    assert metrics.icc(ratings, absolute=False) == pytest.approx(0.71, abs=0.005)
+
+
+def test_a_constant_difference_lowers_only_absolute_agreement():
+    target = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert metrics.icc_a1(target, target) == pytest.approx(1)
+    assert metrics.icc_c1(target + 1, target) == pytest.approx(1)
+    assert metrics.icc_a1(target + 1, target) < 0.9
+    assert metrics.bias(target + 1, target) == 1
+    assert metrics.limit_low(target + 1, target) == metrics.limit_high(target + 1, target) == 1
+    assert np.isnan(metrics.icc_a1(np.ones(3), np.ones(3)))
+
+
+def test_kappa_is_that_of_scikit_learn():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 5, 200).astype(float)
+    score = np.clip(target + rng.normal(0, 1, 200), 0, 4)
+    expected = sklearn_metrics.cohen_kappa_score(np.floor(score + 0.5), target, weights="quadratic")
+    assert metrics.kappa(score, target) == pytest.approx(expected)
+    assert np.isnan(metrics.kappa(np.ones(4), np.ones(4)))
+
+
+def test_whole_ratings_are_rounded_half_up():
+    score, target = np.array([0.5, 1.49, 2.5, 3.9]), np.array([1.0, 1.0, 4.0, 1.0])
+    assert metrics.exact(score, target) == 0.5
+    assert metrics.within_one(score, target) == 0.75
+
+
+def test_limits_of_agreement_hold_95_percent_of_normal_differences():
+    rng = np.random.default_rng(1)
+    target = rng.uniform(0, 4, 20_000)
+    score = target + rng.normal(0.3, 0.5, 20_000)
+    inside = (score - target > metrics.limit_low(score, target)) & (score - target < metrics.limit_high(score, target))
+    assert inside.mean() == pytest.approx(0.95, abs=0.005)
+
+
+def test_the_confusion_table_counts_every_clip_once():
+    table = agreement.confusion(np.array([0.2, 1.6, 3.9]), np.array([0.0, 1.0, 4.0]))
+    assert table["ratings"] == [0, 1, 2, 3, 4]
+    clips = np.array(table["clips"])
+    assert clips.sum() == 3
+    assert (clips[0, 0], clips[1, 2], clips[4, 4]) == (1, 1, 1)
+
+
+def test_leaving_out_unsure_clips_lowers_the_error():
+    rng = np.random.default_rng(2)
+    spread = rng.uniform(0.1, 2, 500)
+    target = np.zeros(500)
+    curve = agreement.risk_coverage(spread * rng.normal(size=500), target, spread)
+    assert curve["coverage"][-1] == 1
+    assert np.all(np.diff(curve["mae"]) > 0)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as options
-from tramp_jax import evaluation, run, sharding, trainer, training_data, usual_motion
+from tramp_jax import evaluation, losses, run, sharding, trainer, training_data, usual_motion
 from tramp_jax import output as outputs
 from tramp_jax.batches import cache
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
@@ -21,7 +21,6 @@ from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.losses import BALANCED, build_loss
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.output import FEW_PEOPLE, Output
 
@@ -85,7 +84,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     """
     options.check(config)
     build_model(config.model)
-    build_loss(config)
+    losses.check(config)
     devices = sharding.data_mesh().size
     sharding.check_batch_size(config.train.batch_size, sharding.data_mesh(), "train.batch_size")
     if config.train.batch_size % (config.train.accumulate * devices):
@@ -97,28 +96,9 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
     splits = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
     for parts in splits.values():
-        _check_ratings(config, parts[TRAIN])
+        losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])
     return Folds(splits, dataset.facts, report, dataset.summary())
-
-
-def _check_ratings(config: ConfigDict, training: Split) -> None:
-    """Refuses ratings and batches from which a balanced loss learns nothing."""
-    name = config.loss.name
-    if name not in BALANCED:
-        return
-    if len({info.score for info in training.infos}) < 2:
-        raise UserError(
-            "bad_data",
-            f"all {len(training)} training clips have the score {training.infos[0].score:g}, so loss.name={name} has "
-            "no gradient; add clips with other scores",
-        )
-    if name == "bmc" and config.train.batch_size < 2:
-        raise UserError(
-            "bad_option",
-            "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for a single "
-            "one; use a larger batch or --config.loss.name=balanced_mse",
-        )
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:

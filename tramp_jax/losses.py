@@ -91,15 +91,11 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, target.astype(int)))
 
 
-def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
-    """The loss of ``config.loss`` as a function of the model's output and the targets.
-
-    Args:
-      config: the whole configuration.
-      ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
+def check(config: ConfigDict) -> None:
+    """Refuses a loss that does not fit ``config.model.head``.
 
     Raises:
-      UserError: bad_option, if the loss does not fit ``config.model.head``.
+      UserError: bad_option.
     """
     name, classes = config.loss.name, config.model.head.num_classes
     if (name == "cross_entropy") != bool(classes):
@@ -108,12 +104,47 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
             f"loss.name={name} does not fit model.head.num_classes={classes}: cross_entropy needs classes, the other "
             "losses need 0 (regression)",
         )
+
+
+def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
+    """Refuses training ratings and batches from which a balanced loss learns nothing.
+
+    Raises:
+      UserError: bad_data for equal ratings; bad_option for batches of one clip.
+    """
+    name = config.loss.name
+    if name not in BALANCED:
+        return
+    if len(set(ratings)) < 2:
+        raise UserError(
+            "bad_data",
+            f"all {len(ratings)} training clips have the same score, so loss.name={name} has no gradient; add clips "
+            "with other scores",
+        )
+    if name == "bmc" and config.train.batch_size < 2:
+        raise UserError(
+            "bad_option",
+            "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for a single "
+            "one; use a larger batch or --config.loss.name=balanced_mse",
+        )
+
+
+def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
+    """The loss of ``config.loss`` as a function of the model's output and the targets.
+
+    Args:
+      config: the whole configuration.
+      ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
+    """
+    name, sigma = config.loss.name, config.loss.sigma
+    if name in ("balanced_mse", "gai") and not len(ratings):
+        raise ValueError(f"loss {name} needs the training ratings")
     if name == "bmc":
-        return lambda score, target: bmc(score, target, config.loss.sigma, config.loss.swapped)
+        return lambda score, target: bmc(score, target, sigma, config.loss.swapped)
     if name == "balanced_mse":
         distinct, counts = np.unique(ratings, return_counts=True)
-        return lambda score, target: balanced_mse(score, target, distinct, counts / counts.sum(), config.loss.sigma)
+        return lambda score, target: balanced_mse(score, target, distinct, counts / counts.sum(), sigma)
     if name == "gai":
         fitted = mixture(np.asarray(ratings), config.loss.components)
-        return lambda score, target: gai(score, target, *fitted, config.loss.sigma)
+        return lambda score, target: gai(score, target, *fitted, sigma)
     return {"mse": mse, "cross_entropy": cross_entropy}[name]

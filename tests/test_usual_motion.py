@@ -1,0 +1,73 @@
+"""A clip that moves unlike the training clips is recognised, and a new person's clip is not."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.raises import user_error
+from tramp_jax import run, usual_motion
+from tramp_jax.data import datasets
+from tramp_jax.data.source import Wanted
+
+
+@pytest.fixture(scope="module")
+def splits():
+    config = tiny.get_config().unlock()
+    config.data.update(num_subjects=120, clips_per_subject=2)
+    dataset = datasets.open_dataset(config, Wanted(frames=False, pixels=False))
+    return config, datasets.split(dataset, config, None)
+
+
+@pytest.fixture(scope="module")
+def usual(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    usual_motion.describe(*splits, folder)
+    return usual_motion.load(folder)
+
+
+def moved(clip, change):
+    return dataclasses.replace(clip, landmarks=change(clip.landmarks.astype(np.float64)).astype(np.float32))
+
+
+def shaking(points):
+    return points + np.random.default_rng(0).normal(0, 6, points.shape)
+
+
+def frozen(points):
+    return np.repeat(points[:1], len(points), axis=0)
+
+
+def exaggerated(points):
+    return points[:1] + 4 * (points - points[:1])
+
+
+def test_most_clips_of_new_people_are_usual(splits, usual):
+    test = splits[1]["test"]
+    strange = [usual.unlike(test[i]) for i in range(len(test))]
+    assert np.mean([bool(text) for text in strange]) <= 0.2
+
+
+@pytest.mark.parametrize("change", [shaking, frozen, exaggerated])
+def test_other_motion_is_recognised(splits, usual, change):
+    test = splits[1]["test"]
+    strange = [usual.unlike(moved(test[i], change)) for i in range(8)]
+    assert np.mean([bool(text) for text in strange]) >= 0.9
+    assert "usual up to" in strange[0]
+
+
+def test_a_model_of_frames_alone_has_no_usual_motion(splits, tmp_path):
+    config = splits[0].copy_and_resolve_references()
+    config.model.streams = "rgb"
+    usual_motion.describe(config, splits[1], tmp_path)
+    assert usual_motion.load(tmp_path) is None
+
+
+def test_a_damaged_file_is_named(usual, tmp_path):
+    path = tmp_path / run.USUAL_MOTION
+    for text in ("{", "[]", "{}", json.dumps(dataclasses.asdict(usual) | {"threshold": float("nan")})):
+        path.write_text(text)
+        with user_error("damaged_file", path):
+            usual_motion.load(tmp_path)
