@@ -4,7 +4,6 @@ import pathlib
 
 from absl import flags
 
-from tramp_jax import experiment
 from tramp_jax.cli import scripts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -14,6 +13,8 @@ DATA_ROOT = flags.DEFINE_string("data_root", "", "Where the data is now, if it h
 
 
 def main() -> None:
+    from tramp_jax import experiment  # here, so that --help answers at once
+
     experiment.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
 
 

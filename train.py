@@ -5,7 +5,6 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from tramp_jax import experiment, sharding
 from tramp_jax.cli import scripts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
@@ -21,6 +20,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, f
 
 
 def main() -> None:
+    from tramp_jax import experiment, sharding  # here, so that --help answers at once
+
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None

@@ -3,6 +3,9 @@
 import errno
 import os
 import pickle
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +73,31 @@ def test_a_missing_run_is_one_line_of_the_program(tmp_path, capsys):
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert str(tmp_path / "nothing") in message
+
+
+@pytest.mark.parametrize("reason", ["cannot open shared object file: No such file or directory", "file too short"])
+def test_a_missing_library_of_the_system_is_named_with_its_cure(reason, capsys):
+    error = ImportError(f"libGL.so.1: {reason}", name="cv2")
+    code, message = _end_of(error, capsys)
+    assert code == EXIT_ERROR
+    assert "libGL.so.1" in message
+    assert "opencv-python-headless==" in message
+    assert "libxyz.so.2" in str(as_user_error(ImportError(f"/usr/lib/libxyz.so.2: {reason}", name="other")))
+    assert as_user_error(ImportError("cannot import name 'x' from 'y'")) is None
+
+
+def test_no_library_of_a_desktop_is_needed(tmp_path):
+    """With empty files in place of libGL and its kind, OpenCV works, or one line says how to make it work."""
+    listed = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+    found = set(re.findall(r"=> (\S+/lib(?:GL|xcb|gthread-2\.0)\.so\S*)", listed))
+    if not found:
+        pytest.skip("none of these libraries is installed, so every other test shows it")
+    (tmp_path / "empty").touch()
+    hidden = "".join(f"mount --bind {tmp_path}/empty $(readlink -f {path}) && " for path in sorted(found))
+    command = f"{hidden} {sys.executable} -m tramp_jax view {tmp_path}/nothing --out {tmp_path}/x.png"
+    result = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=False)
+    if "unshare" in result.stderr or "mount" in result.stderr:
+        pytest.skip("this user may not hide files")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert f"{tmp_path}/nothing" in result.stderr or "opencv-python-headless==" in result.stderr

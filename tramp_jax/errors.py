@@ -1,6 +1,8 @@
 """``UserError`` is what a user can fix. Any other exception that escapes is our bug and keeps its traceback."""
 
 import errno
+import importlib.metadata
+import re
 
 
 class UserError(ValueError):
@@ -42,13 +44,25 @@ _FIXABLE = {
 }
 
 
+def _cure(package: str) -> str:
+    """How to go on if a package lacks a library of the system."""
+    if package != "cv2":
+        return f"{package} needs it: install it with your system's package manager"
+    # InsightFace brings a second OpenCV of the same version, which needs the libraries of a desktop. Ours needs none.
+    headless = f"opencv-python-headless=={importlib.metadata.version('opencv-python')}"
+    return f"the OpenCV that InsightFace brings needs it: pip install --force-reinstall --no-deps {headless}"
+
+
 def as_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` that an exception stands for, or None if it is a bug of ours.
 
-    An ``OSError`` stands for one if the user can fix its file: a missing file, permissions, a full disk.
+    An ``OSError`` stands for one if the user can fix its file: a missing file, permissions, a full disk. So does the
+    ``ImportError`` of a package that lacks a library of the system.
     """
     if isinstance(error, UserError):
         return error
+    if isinstance(error, ImportError) and (library := re.match(r"(?:\S*/)?(lib[^\s/]+\.so[\d.]*): ", str(error))):
+        return UserError("missing_library", f"{library[1]} of your system is missing; {_cure(error.name or '')}")
     if isinstance(error, OSError) and error.errno is not None:
         known = _FIXABLE.get(error.errno)
         if known is None or (error.filename is None and known != _DISK_FULL):
