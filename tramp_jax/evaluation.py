@@ -1,8 +1,6 @@
 """Scores a split by a checkpoint, and writes the reports."""
 
-import csv
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,6 +14,7 @@ from ml_collections import ConfigDict
 from tramp_jax import metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
+from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
@@ -136,9 +135,7 @@ def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:
     outputs = predictions.score[:, None] if predictions.score.ndim == 1 else predictions.score
     names = ["score"] if predictions.score.ndim == 1 else [f"logit_{i}" for i in range(outputs.shape[1])]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["clip", "subject", "expression", "target", *names])
+    rows = [["clip", "subject", "expression", "target", *names]]
     for info, row in zip(predictions.infos, outputs, strict=True):
-        writer.writerow([info.id, info.subject, info.expression, info.score, *(f"{x:.6f}" for x in row)])
-    write_atomically(path, text.getvalue())
+        rows.append([info.id, info.subject, info.expression, str(info.score), *(f"{x:.6f}" for x in row)])
+    write_atomically(path, tables.csv_text(rows))

@@ -167,7 +167,7 @@ def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
         ``problems`` collects them instead, the line is left out.
     """
     listed: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(tables.read_lines(path, problems), 1):
         fields = line.split()
         if not fields:
             continue
