@@ -37,15 +37,15 @@ def read(path: Path, cure: str) -> dict[str, Any]:
 
 
 def parse(text: str | bytes, name: str, cure: str) -> dict[str, Any]:
-    """The object in the text of a JSON file called ``name``. Its numbers are finite, and whole ones have 64 bits.
+    """The object in the text of a JSON file called ``name``. Whole numbers have 64 bits.
 
     Raises:
       UserError: damaged_file.
     """
     try:
-        content = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        content = json.loads(text, parse_int=_integer)
         if not isinstance(content, dict):
-            raise ValueError("not an object {...}")
+            raise ValueError("not a JSON object {...}")
     except (ValueError, RecursionError) as error:
         raise UserError("damaged_file", f"{name}: damaged, not the JSON expected ({error}); {cure}") from error
     return content
@@ -57,14 +57,8 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is not a finite number")
-    return value
-
-
 def record(kind: type[_Record], content: object) -> _Record:
-    """A dataclass from the object that JSON makes of it. Every field must have the type that the class declares.
+    """A dataclass from the object that JSON makes of it. Fields have the types that the class declares; no NaN.
 
     Raises:
       TypeError, ValueError: a field that is missing, unknown, or of another type or length.
@@ -94,6 +88,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return origin(_checked(name, each, inner[0]) for each in value)
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {key: _checked(name, each, inner[1]) for key, each in value.items()}
-    if kind is Any or type(value) is kind or (kind is float and type(value) is int):
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return value
+    if kind is Any or (type(value) is kind and kind is not float):
         return value
     raise TypeError(f"{name} is {value!r:.60}, not {getattr(kind, '__name__', kind)}")

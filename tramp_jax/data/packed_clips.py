@@ -264,7 +264,7 @@ class PackedClips(ClipSource):
         self.infos = self.manifest.infos
         self._wanted = wanted
         for part, is_wanted in (("landmarks", wanted.landmarks), ("frames", wanted.frames)):
-            if is_wanted and not self.manifest.request["wanted"][part]:
+            if is_wanted and not self.manifest.request["wanted"].get(part, True):
                 message = f"{self.root}: was packed without {part}, which this model needs; pack the data set with them"
                 raise UserError("bad_data", message)
         # With its number of records after its name, a shard is opened when first needed.
