@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests import published_layouts, tiny
 from tests.raises import user_error
-from tramp_jax import cli, config, json_files, run, training_data, training_log
+from tramp_jax import cli, config, cross_validation, json_files, run, training_data, training_log
 from tramp_jax.data import clip_files, clip_folder, clips, datasets, images, packed_clips, packing, validation
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
@@ -138,6 +138,13 @@ def test_an_image_file_of_gigabytes_is_not_read(tmp_path):
         file.truncate(8 << 30)
     with pytest.raises(VideoError, match=r"1\.png"):
         list(open_frames(tmp_path))
+
+
+def test_a_frame_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "000001.jpg").open("wb") as file:
+        file.truncate(8 << 30)
+    with user_error("oversized_file", tmp_path / "000001.jpg"):
+        clip_files.read_frames(tmp_path, clips.ClipInfo("c", "a", "smile", 1.0, 1), "make it again", Problems())
 
 
 # Arrays
@@ -373,6 +380,12 @@ def test_every_change_of_training_data_is_a_users_error(tmp_path):
 def test_every_change_of_a_configuration_is_a_users_error(tmp_path):
     folder = run.prepare(tiny.get_config(), tmp_path / "run", resume=False, overwrite=False)
     assert _only_user_errors(folder / run.CONFIG, lambda: run.load_config(folder)) > 500
+
+
+def test_every_change_of_metrics_is_a_users_error(tmp_path):
+    path = tmp_path / run.METRICS
+    path.write_text(json.dumps({"all": {"auroc": {"value": 0.5, "interval": None}, "spearman": {"value": None}}}))
+    assert _only_user_errors(path, lambda: cross_validation._read_metrics(tmp_path)) > 20
 
 
 def test_every_change_of_a_description_is_a_users_error(tmp_path):

@@ -69,7 +69,7 @@ def check_size(image: bytes) -> None:
     if shape is None:
         raise ImageFault("unreadable_image", "has no header that says its size")
     if shape[0] * shape[1] > MAX_PIXELS:
-        what = f"has {shape[1]}×{shape[0]} pixels, more than {MAX_PIXELS // 10**6} million; make it smaller"
+        what = f"has {shape[1]}×{shape[0]} pixels, more than {MAX_PIXELS // 10**6} million"
         raise ImageFault("oversized_file", what)
 
 

@@ -222,7 +222,7 @@ def _decode(file: Path) -> np.ndarray | None:
     except OSError as error:
         raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
     except images.ImageFault as error:
-        raise VideoError(f"{file}: {error.args[1]}; remove it or export it again") from error
+        raise VideoError(f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
     with _Quiet():
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
