@@ -133,6 +133,8 @@ def _npy_shape(file: IO[bytes], size: int) -> tuple[int, ...]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")  # as NumPy says
     numbers = math.prod(shape)
     if min(shape, default=1) < 0 or numbers > MAX_NUMBERS or numbers * dtype.itemsize > min(size, 8 * MAX_NUMBERS):
         raise ValueError(f"it declares {dtype} of shape {shape}, more than the file holds or {MAX_NUMBERS:,} numbers")
