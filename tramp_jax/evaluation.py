@@ -1,9 +1,7 @@
 """Scores a split by a checkpoint, and writes the reports."""
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ from ml_collections import ConfigDict
 from tramp_jax import agreement, metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
+from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
@@ -173,9 +172,7 @@ def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:
         outputs, names = predictions.raw, [f"logit_{i}" for i in range(predictions.raw.shape[1])]
     else:
         outputs, names = np.stack([predictions.score, predictions.raw], axis=1), ["score", "raw"]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["clip", "subject", "expression", "target", *names])
+    rows = [["clip", "subject", "expression", "target", *names]]
     for info, row in zip(predictions.infos, outputs, strict=True):
-        writer.writerow([info.id, info.subject, info.expression, info.score, *(f"{x:.6f}" for x in row)])
-    write_atomically(path, text.getvalue())
+        rows.append([info.id, info.subject, info.expression, str(info.score), *(f"{x:.6f}" for x in row)])
+    write_atomically(path, tables.csv_text(rows))

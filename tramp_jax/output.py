@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import run
+from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
@@ -177,13 +177,12 @@ def load(folder: pathlib.Path, step: int) -> Output | None:
     path = run.output_file(folder, step)
     if not path.is_file():
         return None
+    cure = "delete it and evaluate the run again with eval.py"
+    content = json_files.read(path, cure)
     try:
-        values = json.loads(path.read_text())
-        found = Output(**values | {name: tuple(map(float, values[name])) for name in ("ratings", "shares")})
-        numbers = [found.sigma, found.low, found.high, found.slope, found.offset, *found.ratings, *found.shares]
-        if not np.isfinite(numbers).all() or len(found.ratings) != len(found.shares) or found.slope <= 0:
-            raise ValueError("its numbers are out of range")
-        return found
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        cure = "delete it and evaluate the run again with eval.py"
-        raise UserError("damaged_file", f"{path} is damaged ({error}); {cure}") from error
+        found = json_files.record(Output, content)
+        if len(found.ratings) != len(found.shares) or min(found.sigma, found.slope, *found.shares, 1) <= 0:
+            raise ValueError("its numbers contradict each other")
+    except (ValueError, TypeError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    return found

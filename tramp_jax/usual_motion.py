@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import run, sharding
+from tramp_jax import json_files, run, sharding
 from tramp_jax.data import datasets, landmarks
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
@@ -108,14 +108,15 @@ def load(folder: pathlib.Path) -> UsualMotion | None:
     path = folder / run.USUAL_MOTION
     if not path.is_file():
         return None
+    cure = "run tramp-jax calibrate again"
+    content = json_files.read(path, cure)
     try:
-        values = json.loads(path.read_text())
-        found = UsualMotion(tuple(values["medians"]), tuple(values["ranges"]), float(values["threshold"]))
-        if not np.isfinite([*found.medians, *found.ranges, found.threshold]).all():
-            raise ValueError("its numbers are not finite")
-        return found
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError("damaged_file", f"{path} is damaged ({error}); run tramp-jax calibrate again") from error
+        found = json_files.record(UsualMotion, content)
+        if len(found.medians) != len(found.ranges) or min(found.ranges, default=0) <= 0:
+            raise ValueError("its numbers contradict each other")
+    except (ValueError, TypeError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    return found
 
 
 def _features(clip: Clip) -> np.ndarray:

@@ -4,7 +4,6 @@ import argparse
 import csv
 import glob
 import hashlib
-import io
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramp_jax.cli.exit_codes import BUG
+from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import write_atomically
 
@@ -245,13 +245,7 @@ class Table:
         self.path = path
         self._rows: dict[str, dict[str, object]] = {}
         if path.exists() and not overwrite:
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != COLUMNS:
-                    cure = "name another file with --out"
-                    raise UserError("not_scores", f"{path} is not a table of scores of this version; {cure}")
-                # A line that was cut short has no settings. The last row of an input is the newest.
-                self._rows = {row["input"]: dict(row) for row in reader if row["settings"] is not None}
+            self._rows = {str(row["input"]): row for row in _read(path)}  # the last row of an input is the newest
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The row of this input, if it was scored, or its score withheld, with these settings."""
@@ -286,17 +280,27 @@ class Table:
         self._write()  # without the rows that were replaced
 
     def _write(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(self._rows.values())
-        write_atomically(self.path, text.getvalue())
+        rows = ([row.get(column, "") for column in COLUMNS] for row in self._rows.values())
+        write_atomically(self.path, tables.csv_text([COLUMNS, *rows]))
 
     def add(self, row: dict[str, object]) -> None:
         """Appends one row; it is on disk when this returns."""
-        csv.DictWriter(self._file, COLUMNS, restval="").writerow(row)
+        self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
         self._rows[str(row["input"])] = row
+
+
+def _read(path: Path) -> list[dict[str, object]]:
+    """The rows of a table of scores, without one that was cut short: it has no settings."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (ValueError, csv.Error):  # another encoding, or empty
+        header, rows = [], []
+    if tuple(header) != COLUMNS:
+        raise UserError("not_scores", f"{path} is not a table of scores of this version; name another file with --out")
+    whole = (map(tables.unguarded, row) for row in rows if len(row) == len(COLUMNS))
+    return [dict(zip(COLUMNS, row, strict=True)) for row in whole]
 
 
 class _Reports:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tramp_jax.data import packed_clips, splits
+from tramp_jax.data import names, packed_clips, splits
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers import READERS
@@ -68,12 +68,33 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
         reader = _reader(data.name)
         given = {field.name: data[field.name] for field in dataclasses.fields(reader.Options) if field.name in data}
         dataset = reader.open(data.root, reader.Options(**given), wanted, problems)
+    _check_people(dataset, problems)
     warnings = [problem for problem in problems.found if problem.severity == WARNING]
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *warnings))
     target, classes = data.get("target", ""), config.model.head.num_classes
     if target or classes:
         dataset = dataclasses.replace(dataset, source=_targeted(dataset.source, target, classes, problems))
     return dataset
+
+
+def _check_people(dataset: Dataset, problems: Problems) -> None:
+    """Adds an error for each two spellings of one person, and for a name that two people may share."""
+    first: dict[str, ClipInfo] = {}
+    for info in dataset.source.infos:
+        first.setdefault(info.subject, info)
+    for name, info in first.items():
+        if names.is_rounded(name):
+            message = (
+                f"subject {name} is a number that a spreadsheet has rounded; format the column as text, enter it again"
+            )
+            problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
+    for one, other in names.alike(first):
+        where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))
+        message = (
+            f"{where}: subjects {one!a} and {other!a} look like one person in two spellings, who could be both trained "
+            "on and tested; spell them alike in the list, or give two people names that differ more"
+        )
+        problems.add("similar_names", message)
 
 
 def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:

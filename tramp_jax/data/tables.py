@@ -1,21 +1,40 @@
-"""Reads lists from CSV files and Excel workbooks, as the same text from both."""
+"""Lists as CSV files and Excel workbooks: reads the same text from both, and writes CSV files that are safe to open."""
 
 import csv
+import io
+import math
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tramp_jax.data.problems import Problems
 
 SUFFIXES = (".csv", ".xlsx")
+MAX_BYTES = 32 << 20  # of a CSV file, or of an unpacked workbook; a list of 16,000 clips has 2 MB
+MAX_CELLS = 2_000_000
+MAX_ROWS = 1_048_576  # of an Excel sheet
 _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
+_BYTE_ORDER_MARKS = (  # the longer ones first, because that of UTF-32 begins with that of UTF-16
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_LOST = re.compile("[\0\ufffd]")  # what another program has put in place of letters that it could not read
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+_WRITTEN_NUMBER = re.compile(rf"{_NUMBER.pattern}([eE][+-]?\d+)?", re.ASCII)
+# Where a spreadsheet would start a formula: at the start of a cell, and after what some of them take for a separator.
+_FORMULA = r"(?:^|(?<=[,;\t\r\n])){0}(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])|^{0}(?='*[\t\r])"
+_UNGUARDED, _GUARDED = re.compile(_FORMULA.format("")), re.compile(_FORMULA.format("'"))
 
 
 def number(text: str) -> float | None:
     """The value of a plain decimal number such as "3", "-1" or "2.5"; None for any other text."""
-    return float(text) if re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", text, re.ASCII) else None
+    value = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return value if math.isfinite(value) else None
 
 
 def whole(text: str) -> int | None:
@@ -50,58 +69,129 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) and stripped fields.
 
-    The separator of a CSV file is the most frequent in its first line: comma, semicolon or tab. A number in a workbook
-    becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last saved value.
+    A CSV file is UTF-8 or UTF-16. Its separator is the most frequent in its first line: comma, semicolon or tab. A
+    number in a workbook becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last
+    saved value. The apostrophe that ``csv_text`` puts before a formula is removed.
 
     Args:
       path: an existing file; .xlsx is a workbook, and anything else comma-separated values.
-      problems: takes ``unreadable_table`` if it is neither; then there are no rows.
+      problems: takes ``unreadable_table`` if it is neither, or ``oversized_file``; then there are no rows.
     """
     suffix = path.suffix.lower()
-    if suffix in _OTHER_SPREADSHEETS:
-        problems.add("unreadable_table", f"{path}: save the table as a CSV file or an Excel workbook (.xlsx)")
-        return {}
+    rows: dict[int, list[str]] = {}
+    cells = 0
     try:
-        rows = _workbook(path) if suffix == ".xlsx" else _comma_separated(path)
-    except csv.Error as error:
-        problems.add("unreadable_table", f"{path}: not a table of comma-separated values ({error})")
+        if suffix in _OTHER_SPREADSHEETS:
+            raise _TableFault("unreadable_table", "save the table as a CSV file or an Excel workbook (.xlsx)")
+        for number, row in enumerate(_workbook(path) if suffix == ".xlsx" else _comma_separated(path), 1):
+            cells += len(row)
+            if number > MAX_ROWS or cells > MAX_CELLS:
+                what = f"has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells, so it is not read; remove empty ones"
+                raise _TableFault("oversized_file", what, number)
+            if lost := next(filter(_LOST.search, row), ""):
+                what = f"{lost[:80]!r} has lost letters, so two names may have become one; restore the list"
+                raise _TableFault("unreadable_table", what, number)
+            if any(row):
+                rows[number] = [unguarded(field) for field in row]
+    except _TableFault as fault:
+        problems.add(fault.kind, f"{path}{f', row {fault.row}' if fault.row else ''}: {fault}")
         return {}
-    except _WorkbookError as error:
-        problems.add(
-            "unreadable_table",
-            f"{path}: damaged, encrypted, or not an Excel workbook ({error}); save the table as a CSV file",
+    return rows
+
+
+class _TableFault(Exception):  # noqa: N818 - caught, and reported as a problem
+    """The kind of a ``problems.Problem``, what is wrong with the table, and the row (0 for all of it)."""
+
+    def __init__(self, kind: str, what: str, row: int = 0):
+        super().__init__(what)
+        self.kind, self.row = kind, row
+
+
+def read_lines(path: Path, problems: Problems) -> list[str]:
+    """The lines of a list that is not a table, in UTF-8 or UTF-16; [] if ``problems`` took ``unreadable_table``."""
+    try:
+        return _read_text(path).splitlines()
+    except _TableFault as fault:
+        problems.add(fault.kind, f"{path}{f', line {fault.row}' if fault.row else ''}: {fault}")
+        return []
+
+
+def _read_text(path: Path) -> str:
+    """Spreadsheet programs write UTF-8 with or without a mark, UTF-16, or an older encoding.
+
+    Nothing tells the older ones apart, and a wrong guess turns one person into two or two into one: they are refused.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise _TableFault("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and 0 in content[:2]:  # the first letter is ASCII in all known lists
+        encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        row = max(before.count(b"\n"), before.count(b"\r")) + 1
+        wrong = content[max(0, error.start - 20) : error.start + 20].splitlines()
+        what = (
+            f"is not {encoding.upper()} text (byte {content[error.start]:#04x} in {b' '.join(wrong)!r}), so letters "
+            'beyond ASCII would be mistaken; save it in Excel as "CSV UTF-8", or as a workbook (.xlsx)'
         )
-        return {}
-    return {i: row for i, row in rows.items() if any(row)}
+        raise _TableFault("unreadable_table", what, row) from error
 
 
-class _WorkbookError(Exception):
-    pass
+def _comma_separated(path: Path) -> Iterator[list[str]]:
+    file = io.StringIO(_read_text(path), newline="")
+    first = re.sub(r'"[^"]*"', "", file.readline())
+    file.seek(0)
+    separator = max(",;\t", key=first.count)
+    number = columns = 0
+    try:
+        for number, row in enumerate(csv.reader(file, delimiter=separator, strict=True), 1):
+            columns = columns or len(row)
+            if any(_holds_rows(field, separator, columns) for field in row):
+                raise csv.Error("a quoted field holds what look like further rows")
+            yield [field.strip() for field in row]
+            number += 1  # an error is in the next row
+    except csv.Error as error:
+        what = (
+            f"not comma-separated values ({error}); a field that begins with a quotation mark must end with one: close "
+            "it, or remove it"
+        )
+        raise _TableFault("unreadable_table", what, max(number, 1)) from error
 
 
-def _comma_separated(path: Path) -> dict[int, list[str]]:
-    # Spreadsheet programs write a byte-order mark and, in some countries, semicolons.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = file.readline()
-        file.seek(0)
-        rows = csv.reader(file, delimiter=max(",;\t", key=first.count))
-        return {i: [field.strip() for field in row] for i, row in enumerate(rows, 1)}
+def _holds_rows(field: str, separator: str, columns: int) -> bool:
+    """Whether a field holds rows: lines with about as many separators as the table. An unclosed quotation mark does it.
+
+    A note of several lines has fewer.
+    """
+    breaks = len(re.findall(r"\r\n|\r|\n", field))
+    return breaks > 0 and field.count(separator) >= breaks * min(max(columns - 1, 1), 3)
 
 
-def _workbook(path: Path) -> dict[int, list[str]]:
+def _workbook(path: Path) -> Iterator[list[str]]:
     import openpyxl  # takes a third of a second, and most lists are CSV files
 
-    if not zipfile.is_zipfile(path):
-        raise _WorkbookError("not a ZIP archive")
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist() if not part.filename.startswith("xl/media/"))
+        if size > MAX_BYTES:
+            what = f"unpacks to {size >> 20} MB, more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?"
+            raise _TableFault("oversized_file", what)
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and menus
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # some programs write wrong ones
-            return {i: [_text(value) for value in row] for i, row in enumerate(sheet.iter_rows(values_only=True), 1)}
+            for row in sheet.iter_rows(values_only=True):
+                yield [_text(value) for value in row]
+    except _TableFault:
+        raise
     except Exception as error:  # a damaged workbook raises almost anything
-        raise _WorkbookError(str(error) or type(error).__name__) from error
+        reason = str(error) or type(error).__name__
+        what = f"damaged, encrypted, or not an Excel workbook ({reason}); save the table as a CSV file"
+        raise _TableFault("unreadable_table", what) from error
 
 
 def _text(value: object) -> str:
@@ -148,3 +238,24 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
         else:
             rows[i] = dict(zip(columns, fields + [""] * (len(columns) - len(fields)), strict=False))
     return columns, rows
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as the text of a CSV file in which no spreadsheet finds a formula.
+
+    A cell that begins with one of = + - @, a tab or a line break gets an apostrophe in front, which ``read_rows``
+    removes. Numbers stay numbers.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows([_guarded(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _guarded(cell: object) -> str:
+    text = "" if cell is None else str(cell)
+    return text if _WRITTEN_NUMBER.fullmatch(text) else _UNGUARDED.sub("'", text)
+
+
+def unguarded(cell: str) -> str:
+    """The text of a cell that ``csv_text`` wrote."""
+    return _GUARDED.sub("", cell)

@@ -16,7 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax.data import landmark_checks
+from tramp_jax import json_files
+from tramp_jax.data import landmark_checks, names
 from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.datasets import open_dataset, wanted_by
@@ -84,8 +85,11 @@ class Report:
         """The data set without its bad clips, and the indices of the clips that remain.
 
         Raises:
-          UserError: bad_data with all problems, if no clip remains, or none in one of the published parts.
+          UserError: bad_data with all problems, if no clip remains, or none in one of the published parts; or if a
+            person has two names, because no clip is to blame.
         """
+        if any(problem.kind == "similar_names" for problem in self.errors):
+            raise UserError("bad_data", "\n".join(self.lines()))
         source = self.dataset.source
         kept = [index for index in range(len(source)) if index not in self.bad]
         people = {source.infos[index].subject for index in kept}
@@ -149,14 +153,14 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
     if known is None or not known.is_file():
         report = check(config, workers=config.train.reader_threads)
         return report.sound()[0], report
-    dataset = open_dataset(config, problems=Problems(collect=True))
-    try:
-        named = set(json.loads(known.read_text())["bad_clips"])
-    except (ValueError, TypeError, KeyError) as error:
-        message = f"{known}: damaged ({error}); restore it, or start the run again"
-        raise UserError("damaged_file", message) from error
+    found = Problems(collect=True)
+    dataset = open_dataset(config, problems=found)
+    cure = "restore it, or start the run again"
+    named = json_files.read(known, cure).get("bad_clips")
+    if not isinstance(named, list):
+        raise UserError("damaged_file", f"{known}: has no list of bad_clips; {cure}")
     bad = frozenset(index for index, info in enumerate(dataset.source.infos) if info.id in named)
-    return Report(dataset, (), bad).sound()[0], None
+    return Report(dataset, tuple(found.found), bad).sound()[0], None
 
 
 def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
@@ -217,9 +221,12 @@ def _repeated(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what
 def _info_problems(info: ClipInfo) -> list[Problem]:
     problems = []
     for what, text in (("id", info.id), ("subject", info.subject)):
-        if not text or re.search(r"\s", text):
-            cure = "a name must not be empty or contain blanks, which turn one person into two: correct the list"
-            problems.append(Problem("blank_in_name", f"{place_of(info)}: the {what} is {text!r}; {cure}", info.id))
+        if not text or re.search(r"\s", text) or not text.isprintable():
+            cure = (
+                "blanks and invisible characters in a name turn one person into two, so it must have none and not be "
+            )
+            message = f"{place_of(info)}: the {what} is {text!a}; {cure}empty: correct the list"
+            problems.append(Problem("blank_in_name", message, info.id))
     if not math.isfinite(info.score):
         what = f"{place_of(info)}: the score is {info.score}; correct the list"
         problems.append(Problem("bad_score", what, info.id))
@@ -256,20 +263,9 @@ def _set_problems(dataset: Dataset) -> Iterator[Problem]:
         yield Problem("subject_in_both_lists", f"{what}; remove the rows of one of the two")
     yield from _fold_problems(_folds(dataset), {info.subject for info in infos})
     yield from _missing_classes(infos, _parts(dataset))
-    yield from _similar_names("subject", sorted({info.subject for info in infos}))
-    yield from _similar_names("expression", sorted({info.expression for info in infos}))
-
-
-def _similar_names(what: str, names: Sequence[str]) -> Iterator[Problem]:
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(name.casefold(), name)
-        if other != name:
-            message = (
-                f"{what}s {other!r} and {name!r} differ only in upper and lower case, but count as two: a person with "
-                "two names may be both trained on and tested; if they are the same, spell them alike in the list"
-            )
-            yield Problem("similar_names", message, severity=WARNING)
+    for one, other in names.alike(info.expression for info in infos):
+        message = f"expressions {one!a} and {other!a} count as two; if they are the same, spell them alike in the list"
+        yield Problem("similar_names", message, severity=WARNING)
 
 
 def _fold_problems(folds: Sequence[tuple[str, frozenset[str]]], everyone: set[str]) -> Iterator[Problem]:

@@ -1,21 +1,20 @@
 """Many videos -> a folder of clips and its list ``clips.csv``, which training reads; resumable."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tramp_jax.data import clip_folder, tables
+from tramp_jax import json_files
+from tramp_jax.data import clip_folder, names, tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 from tramp_jax.preprocess.clip import Preprocessed, without_blanks
 
 EVIDENCE = "evidence.json"
@@ -48,7 +47,7 @@ def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float)
       UserError: two videos would get the same name.
     """
     return [
-        Job(video, name, ClipInfo(name, subject or name, expression, score, 0))
+        Job(video, name, ClipInfo(name, names.clean(subject) or name, names.clean(expression), score, 0))
         for video, name in zip(videos, _names(videos), strict=True)
     ]
 
@@ -72,11 +71,12 @@ def read_jobs(path: Path) -> list[Job]:
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
-        if not row["path"] or not row["subject"] or score is None:
+        subject = names.clean(row["subject"])
+        if not row["path"] or not subject or score is None:
             raise UserError(
                 "bad_data", f"{path}, row {number}: needs a path, a subject, and as score a number or nothing"
             )
-        info = ClipInfo(name, row["subject"], row["expression"], score, 0, group=row.get("group", ""))
+        info = ClipInfo(name, subject, names.clean(row["expression"]), score, 0, group=row.get("group", ""))
         jobs.append(Job(video, name, info, {column: row[column] for column in further}))
     if not jobs:
         raise UserError("bad_data", f"{path}: lists no videos")
@@ -115,23 +115,19 @@ class ClipList:
         self.root = root
         self.path = root / LIST
         self._videos: dict[str, str] = {}
-        rows: list[dict[str, str]] = []
-        columns = [*_COLUMNS]
+        rows: list[list[str]] = []
+        header = [*_COLUMNS]
         if self.path.is_file():
-            columns, table = tables.read_table(self.path, _COLUMNS, Problems())
-            rows = list(table.values())
-            self._videos = {row["path"]: row[VIDEO] for row in rows}
-        self.columns = [*columns, *(name for name in further if name not in columns)]
+            _, table = tables.read_table(self.path, _COLUMNS, Problems())
+            self._videos = {row["path"]: row[VIDEO] for row in table.values()}
+            header, *rows = tables.read_rows(self.path, Problems()).values()  # with columns that have no name
+        self.columns = [name.lower() for name in header]
+        added = [name for name in further if name not in self.columns]
+        self.columns += added
         root.mkdir(parents=True, exist_ok=True)
-        # Written anew, so that it has all columns and a complete last line, whatever became of an earlier run.
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(self._lines([dict(zip(self.columns, self.columns, strict=True)), *rows]), encoding="utf-8")
-        os.replace(partial, self.path)
-
-    def _lines(self, rows: Sequence[Mapping[str, str]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n").writerows(rows)
-        return text.getvalue()
+        # Written again, so that it has all columns and a complete last line, whatever became of an earlier run.
+        filled = [row + [""] * (len(self.columns) - len(row)) for row in rows]
+        write_atomically(self.path, tables.csv_text([header + added, *filled]))
 
     def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
         """Whether the clip of this job is there and listed, and need not be made again.
@@ -204,16 +200,17 @@ class ClipList:
                 "score": score,
                 VIDEO: video,
             }
+            cells = {**job.columns, **row}
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._lines([{**job.columns, **row}]))
+                file.write(tables.csv_text([[cells.get(column, "") for column in self.columns]]))
         self._videos[job.name] = video
 
 
 def _made_of(description: Path) -> str:
     """The video that a clip.json names."""
     try:
-        return str(json.loads(description.read_text(encoding="utf-8")).get("source", ""))
-    except (ValueError, AttributeError):
+        return str(json_files.read(description, "").get("source", ""))
+    except UserError:
         return ""
 
 
@@ -262,16 +259,9 @@ def _evidence(clip_folder: Path) -> dict[str, Any]:
     """What evidence.json of a clip holds; {} where there is none."""
     path = clip_folder / EVIDENCE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path, "make the clip again")
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            "damaged_file", f"{path}: is not the evidence of a clip ({error}); make the clip again"
-        ) from error
-    if not isinstance(told, dict):
-        raise UserError("damaged_file", f"{path}: is not the evidence of a clip; make the clip again")
-    return told
 
 
 def _shown(value: object) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tramp_jax import run
+from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
@@ -96,18 +96,17 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
     path = run.calibration_file(folder, models)
     if not path.is_file():
         return None
+    cure = "run tramp-jax calibrate again"
+    content = json_files.read(path, cure)
     try:
-        values = json.loads(path.read_text())
-        if "draws" in values:  # an earlier version, whose spread was another one
+        if "draws" in content:  # an earlier version, whose spread was another one
             return None
-        found = Calibration(**values | {name: tuple(values[name]) for name in ("models", "ratings")})
-        numbers = np.array([found.level, found.factor, found.floor, found.low, found.high, *found.ratings], float)
-        if not np.isfinite(numbers).all() or found.factor < 0 or found.low >= found.high:
-            raise ValueError("its numbers are out of range")
-        return found
-    except (ValueError, TypeError, KeyError) as error:
-        cure = "run tramp-jax calibrate again"
-        raise UserError("damaged_file", f"{path} is damaged ({error}); {cure}") from error
+        found = json_files.record(Calibration, content)
+        if not (0 < found.level < 1 and found.factor >= 0 and found.floor >= 0 and found.low <= found.high):
+            raise ValueError("its numbers contradict each other")
+    except (TypeError, ValueError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    return found
 
 
 def calibrate(

@@ -148,7 +148,7 @@ def _read_lists(
     rows: list[tuple[str, str, str, int, int]] = []
     seen: dict[str, str] = {}
     for part, path in paths.items():
-        for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        for line, text in enumerate(tables.read_lines(path, problems), 1):
             where = f"{path}, line {line}"
             if not text.strip():
                 continue

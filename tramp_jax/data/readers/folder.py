@@ -5,16 +5,16 @@
 
 The list has the columns path (of a clip folder, relative to the list), subject, expression and score. Optional columns
 are id (else the path is the id), group, fps (else that of clip.json), and split ("train" or "test" in each row). Any
-other column with only numbers, such as a second score, is a target for ``data.target``; other columns are ignored.
+other column of numbers, such as a second score, is a target for ``data.target``; other columns are ignored.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tramp_jax.data import clip_folder, tables
+from tramp_jax.data import clip_folder, names, tables
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.problems import Problems
+from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import list_file, root_folder
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
 
@@ -24,6 +24,9 @@ LIST = "clips.csv"
 _REQUIRED = ("path", "subject", "expression", "score")
 _OPTIONAL = ("id", "group", "fps", "split")
 _SPLITS = ("train", "test")
+_NAMES = ("id", "subject", "expression", "group", "split")
+_MISSING = ("", "-", ".", "?", "na", "n/a", "#n/a", "nan", "nd", "none", "null", "missing", "unknown")
+_CODES = frozenset([-1.0, *(sign * x for sign in (-1.0, 1.0) for x in (77, 88, 99, 777, 888, 999, 9999)), -7, -8, -9])
 _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
@@ -72,18 +75,17 @@ def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[li
     """The rows of the list, and the subjects of each part of its split."""
     before = len(problems.found)
     columns, table = tables.read_table(path, _REQUIRED, problems)
-    targets = [
-        name
-        for name in columns
-        if name not in _REQUIRED + _OPTIONAL and name and _numeric([row[name] for row in table.values()])
-    ]
+    given = {name: [row[name] for row in table.values()] for name in columns if table}
+    targets = [name for name in given if name and name not in (*_REQUIRED, *_OPTIONAL) and _are_ratings(given[name])]
+    codes = {name: _missing_codes(given[name]) for name in (*targets, "score") if name in given}
     rows: list[_Row] = []
     seen: dict[str, int] = {}
     parts: dict[str, str] = {}  # subject -> split
     for number, fields in table.items():
         where = f"{path}, row {number}"
-        clip = fields.get("id") or fields["path"]
-        wrong = _row_fault(fields, "split" in columns)
+        fields |= {name: names.clean(fields[name]) for name in _NAMES if name in fields}
+        clip = fields.get("id") or names.clean(fields["path"])
+        wrong = _row_fault(fields, "split" in columns) or _code_fault(fields, codes)
         if wrong:
             problems.add("malformed_row", f"{where}: {wrong}; correct the row", clip)
             continue
@@ -101,6 +103,10 @@ def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[li
                 clip,
             )
             continue
+        for name in targets:
+            if tables.number(fields[name]) is None:
+                message = f"{where}: {name} is {fields[name][:80]!r}, not a number, so the clip has no such rating"
+                problems.add("missing_rating", f"{message}; correct the row if it has one", clip, WARNING)
         folder = path.parent / fields["path"]
         count = clip_folder.count_frames(folder, clip, problems, with_landmarks, f"{where}: ")
         if not count:
@@ -112,7 +118,7 @@ def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[li
             score=float(fields["score"]),
             num_frames=count,
             group=fields.get("group", ""),
-            targets=tuple((name, float(fields[name])) for name in targets if fields[name]),
+            targets=tuple((name, value) for name in targets if (value := tables.number(fields[name])) is not None),
             source=where,
         )
         rows.append(_Row(folder, info, float(fields.get("fps") or 0)))
@@ -122,9 +128,27 @@ def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[li
     return rows, {part: frozenset(s for s in listed if parts[s] == part) for part in _SPLITS}
 
 
-def _numeric(values: Sequence[str]) -> bool:
-    given = [value for value in values if value]
-    return bool(given) and all(tables.number(value) is not None for value in given)
+def _are_ratings(values: Sequence[str]) -> bool:
+    """Whether a column holds numbers, except for some cells."""
+    given = [value for value in values if value.lower() not in _MISSING]
+    return 2 * sum(tables.number(value) is not None for value in given) > len(given)
+
+
+def _missing_codes(values: Sequence[str]) -> frozenset[float]:
+    """The numbers in a column that stand for a missing rating: far above the ratings, or the only ones below 0."""
+    numbers = {value for text in values if (value := tables.number(text)) is not None}
+    ratings = numbers - _CODES
+    if not ratings or min(ratings) < 0 or max(ratings) < 2:  # -1, 0 and 1 can be ratings
+        return frozenset()
+    return frozenset(code for code in numbers & _CODES if code < 0 or code > 2 * max(ratings))
+
+
+def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:
+    for name, found in codes.items():
+        if tables.number(fields[name]) in found:
+            cure = "leave out the row" if name == "score" else "leave the cell empty"
+            return f"{name} is {fields[name]}, which stands for a missing rating among the others; {cure}"
+    return ""
 
 
 def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:

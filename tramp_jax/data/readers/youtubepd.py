@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tramp_jax.data import landmark_checks
+from tramp_jax.data import landmark_checks, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems
@@ -167,7 +167,7 @@ def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
         ``problems`` collects them instead, the line is left out.
     """
     listed: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(tables.read_lines(path, problems), 1):
         fields = line.split()
         if not fields:
             continue

@@ -1,0 +1,408 @@
+"""Lists as offices really save them: nothing in them is lost, merged or mistaken in silence."""
+
+import csv
+import unicodedata
+import zipfile
+
+import numpy as np
+import openpyxl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.published_layouts import write_workbook
+from tests.raises import user_error
+from tramp_jax import config, evaluation
+from tramp_jax.cli import score
+from tramp_jax.data import datasets, names, tables, validation
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.problems import WARNING, Problems
+from tramp_jax.data.source import Wanted
+from tramp_jax.preprocess import batch
+
+HEADER = ["path", "subject", "expression", "score"]
+PEOPLE = ["Müller", "Möller", "Miller", "Maler", "Zoé", "Zoë"]
+
+
+def _rows(people=PEOPLE, scores=range(6), **more):
+    """A list of a clip for each person, with further columns."""
+    rows = [[f"c{i}", name, "smile", str(mark)] for i, (name, mark) in enumerate(zip(people, scores, strict=False))]
+    return [[*HEADER, *more], *([*row, *(cells[i] for cells in more.values())] for i, row in enumerate(rows))]
+
+
+def _text(rows, separator=","):
+    return "\r\n".join(separator.join(row) for row in rows) + "\r\n"
+
+
+def _save(root, content):
+    """Writes the list, and the landmarks of its clips c0, c1, ... so that the rows can be read."""
+    (root / "clips.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    for i in range(8):
+        (root / f"c{i}").mkdir(exist_ok=True)
+        np.save(root / f"c{i}" / "landmarks.npy", np.zeros((5, 106, 2), np.float32))
+    made = config.base()
+    made.data.update(datasets.options("folder"), root=str(root))
+    return made
+
+
+def _open(root, content):
+    """What a report finds in a list, and the clips that are read from it."""
+    problems = Problems(collect=True)
+    dataset = datasets.open_dataset(_save(root, content), Wanted(), problems)
+    return problems.found, dataset.source.infos
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_unicode_lists_keep_every_name(tmp_path, encoding, separator):
+    found, infos = _open(tmp_path, _text(_rows(), separator).encode(encoding))
+    assert not found
+    assert [info.subject for info in infos] == PEOPLE
+
+
+@pytest.mark.parametrize("people", [PEOPLE, ["张伟", "王芳", "李娜"], ["Иван", "Ольга", "Пётр"]])
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b""])
+def test_lists_of_any_script_are_read_as_utf_16(tmp_path, people, mark):
+    _, infos = _open(tmp_path, mark + _text(_rows(people)).encode("utf-16-le"))
+    assert [info.subject for info in infos] == people
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp1250", "cp850", "mac-roman"])
+def test_older_encodings_are_refused_by_name(tmp_path, encoding):
+    text = _text(_rows(["Anna", "Müller", "Möller"]), ";")
+    with user_error("unreadable_table", tmp_path / "clips.csv", "row 3", "UTF-8"):
+        datasets.open_dataset(_save(tmp_path, text.encode(encoding)))
+    with user_error("unreadable_table", tmp_path / "clips.csv", "row 3", "UTF-8"):
+        batch.read_jobs(tmp_path / "clips.csv")
+    assert [problem.kind for problem in _open(tmp_path, text.encode(encoding))[0]] == ["unreadable_table"]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1251", "shift_jis"])
+def test_other_alphabets_are_refused_by_name(tmp_path, encoding):
+    text = _text(_rows(["Иван", "Ольга"]))
+    with user_error("unreadable_table", "clips.csv", "row 2", "UTF-8"):
+        datasets.open_dataset(_save(tmp_path, text.encode(encoding)))
+
+
+@pytest.mark.parametrize("content", [_text(_rows(["M\ufffdller", "Anna"])), _text(_rows(["M\0ller", "Anna"]))])
+def test_names_that_lost_letters_are_refused(tmp_path, content):
+    with user_error("unreadable_table", "clips.csv", "row 2"):
+        datasets.open_dataset(_save(tmp_path, content))
+    write_workbook(tmp_path / "list.xlsx", [["path"], ["M\ufffdller"]])
+    with user_error("unreadable_table", "list.xlsx", "row 2"):
+        tables.read_rows(tmp_path / "list.xlsx", Problems())
+
+
+def test_a_truncated_list_of_two_byte_letters_is_refused(tmp_path):
+    with user_error("unreadable_table", "clips.csv", "UTF-16"):
+        datasets.open_dataset(_save(tmp_path, _text(_rows()).encode("utf-16")[:-1]))
+
+
+def test_lists_that_are_not_tables_are_read_alike(tmp_path):
+    path = tmp_path / "list.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        path.write_bytes("Möller 5 1\r\nMüller 4 2\r\n".encode(encoding))
+        assert tables.read_lines(path, Problems()) == ["Möller 5 1", "Müller 4 2"]
+    path.write_bytes("Maler 3 1\nMöller 5 1\n".encode("cp1252"))
+    with user_error("unreadable_table", path, "line 2", "UTF-8"):
+        tables.read_lines(path, Problems())
+    with path.open("wb") as file:
+        file.truncate(8 << 30)
+    with user_error("oversized_file", path):
+        tables.read_lines(path, Problems())
+
+
+# Written back
+
+MADE = "path,subject,Expression,score,video,,\na,anna,smile,3,/v/a.mp4,seen by dr b,\nb,Müller,smile,2,/v/b.mp4,ask,re"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_list_that_is_written_back_keeps_columns_without_a_name(tmp_path, encoding):
+    (tmp_path / "clips.csv").write_bytes(MADE.encode(encoding))
+    for _ in range(2):
+        made = batch.ClipList(tmp_path, ["speed"])
+        with (tmp_path / "clips.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["path", "subject", "Expression", "score", "video", "", "", "speed"]
+        assert rows == [
+            ["a", "anna", "smile", "3", "/v/a.mp4", "seen by dr b", "", ""],
+            ["b", "Müller", "smile", "2", "/v/b.mp4", "ask", "re", ""],
+        ]
+        assert made.columns[5:] == ["", "", "speed"]
+
+
+@pytest.mark.parametrize("content", [MADE.encode("cp1252"), MADE.replace("ask", '"ask').encode(), b"a,b\n1,2\n"])
+def test_a_list_that_cannot_be_read_is_not_written_back(tmp_path, content):
+    (tmp_path / "clips.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"clips\.csv"):
+        batch.ClipList(tmp_path)
+    assert (tmp_path / "clips.csv").read_bytes() == content
+
+
+# Quotation marks
+
+
+def _noted(*notes):
+    return _text(_rows(["a", "b", "c", "d"], scores=(0, 1, 2, 3), notes=notes))
+
+
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        (_noted("ok", '"left side weak', "ok", "ok"), 3),
+        (_noted("ok", '"left side weak', "ok", 'weak"'), 3),  # the second mark ends the next-but-one note
+        (_noted("ok", '"left side weak', '"right"', "ok"), 3),
+        (_noted("ok", "ok", "ok", '"left'), 5),
+        (_noted("ok", '"left" side', "ok", "ok"), 3),
+        ("path;subject;expression;score\nc0;\"anna;smile;1\nc1;b;smile;2\nc2;c;smile;3\n", 2),
+        ('path,"subject,expression,score\nc0,a,smile,1\nc1,b,smile,2\n', 1),
+        ('path,subject,expression,score\nc0,"a,smile,1\nc1,b",smile,2\nc2,c,smile,3\n', 2),
+    ],
+)  # fmt: skip
+def test_an_unclosed_quotation_mark_is_named_with_its_row(tmp_path, content, row):
+    with user_error("unreadable_table", tmp_path / "clips.csv", f"row {row}:", "quotation mark"):
+        datasets.open_dataset(_save(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "note", ['"5"" nail"', '5" nail', '"a; b"', '"tired, shaky\r\nbetter later"', '""', '"x\n\ny"']
+)
+def test_sound_quotation_marks_lose_no_row(tmp_path, note):
+    found, infos = _open(tmp_path, _noted("ok", note, "ok", "ok"))
+    assert not found
+    assert [info.subject for info in infos] == ["a", "b", "c", "d"]
+
+
+# One person, one spelling
+
+
+def test_spellings_that_differ_only_in_invisible_ways_are_one_person(tmp_path):
+    people = ["Zoë", unicodedata.normalize("NFD", "Zoë"), "Zoë\u200b", "\ufeffZoë", "\u00a0Zoë\u202f", "Zo\u00adë"]
+    found, infos = _open(tmp_path, _text(_rows(people, scores=(0, 1, 2, 3, 4, 0))))
+    assert not found
+    assert {info.subject for info in infos} == {"Zoë"}
+    assert {job.info.subject for job in batch.read_jobs(tmp_path / "clips.csv")} == {"Zoë"}
+
+
+ALIKE = [
+    ("007", "7"), ("7.0", "7"), ("7,00", "7"), ("P-01", "P_01"), ("P-01", "p 1"), ("P01", "P-1"), ("Anna", "anna"),
+    ("STRASSE", "Straße"), ("Zoë", "ZOE\u0308"), ("P\u201301", "P-01"), ("\uff17", "7"), ("1-2", "1_02"), ("ﬁn", "fin"),
+]  # fmt: skip
+DIFFERENT = [
+    ("Müller", "Möller"), ("Zoé", "Zoë"), ("1-12", "11-2"), ("P1", "P10"), ("7", "7.5"), ("a", "b"), ("हिन्दी", "हन्द"),
+    ("N002", "OP02"), ("0", "00a"), ("1E5x", "1E6x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+@pytest.mark.parametrize("split", [None, ("train", "test"), ("train", "train")])
+def test_one_person_in_two_spellings_is_an_error(tmp_path, one, other, split):
+    rows = _rows([one, other], split=split) if split else _rows([one, other])
+    quoted = [[f'"{cell}"' for cell in row] for row in rows]
+    with user_error("similar_names", "row 2", "row 3"):
+        datasets.open_dataset(_save(tmp_path, _text(quoted)))
+    assert "similar_names" in [problem.kind for problem in _open(tmp_path, _text(quoted))[0]]
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_two_people_stay_two(one, other):
+    assert not list(names.alike([one, other, one]))
+
+
+@given(st.lists(st.text(max_size=6), max_size=4))
+def test_any_names_can_be_compared(found):
+    assert all(one != other for one, other in names.alike(found))
+    assert all(names.clean(names.clean(name)) == names.clean(name) for name in found)
+
+
+def test_training_without_bad_clips_does_not_split_a_person(tmp_path):
+    made = _save(tmp_path, _text(_rows(["007", "7", "8"])))
+    made.data.skip_bad = True
+    with user_error("bad_data", "similar_names", "007"):
+        validation.open_sound(made)
+    known = tmp_path / "skipped.json"
+    known.write_text('{"bad_clips": []}')
+    with user_error("bad_data", "similar_names", "007"):
+        validation.open_sound(made, known)
+
+
+def test_expressions_in_two_spellings_are_a_warning(tmp_path):
+    made = _save(tmp_path, _text(_rows(["a", "b"])).replace("smile,1", "Smile,1"))
+    report = validation.check(made, Wanted(frames=False))
+    assert [problem.kind for problem in report.problems if problem.severity == WARNING] == ["similar_names"]
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "1,2E+05", "3e11"])
+def test_a_number_that_a_spreadsheet_rounded_is_not_a_person(tmp_path, name):
+    with user_error("bad_id", "row 2", name):
+        datasets.open_dataset(_save(tmp_path, _text(_rows([f'"{name}"', "b"]))))
+
+
+# Ratings that are missing
+
+
+@pytest.mark.parametrize("code", ["99", "999", "-1", "-9", "-99", "9999", "88", "99.0"])
+@pytest.mark.parametrize("column", ["score", "speed"])
+def test_a_number_that_means_missing_is_named_in_each_row(tmp_path, code, column):
+    scores = ["0", code, "2", "3", code, "4"]
+    rows = _rows(scores=scores) if column == "score" else _rows(scores=[0, 1, 2, 3, 4, 0], speed=scores)
+    found, infos = _open(tmp_path, _text(rows))
+    assert [problem.kind for problem in found] == ["malformed_row"] * 2
+    for problem, row in zip(found, (3, 6), strict=True):
+        assert all(fact in problem.message for fact in ("clips.csv", f"row {row}:", column, code))
+    assert [info.id for info in infos] == ["c0", "c2", "c3", "c5"]
+
+
+@pytest.mark.parametrize("scores", [(0, 50, 99, 100), (-1, 0, 1), (-2, -1, 0, 4), (60, 77, 88), (99,), (9, 4, 3)])
+def test_ratings_of_other_scales_are_read(tmp_path, scores):
+    found, infos = _open(tmp_path, _text(_rows(scores=scores)))
+    assert not found
+    assert [info.score for info in infos] == list(scores)
+
+
+@pytest.mark.parametrize("cell", ["NA", "n/a", "", "missing", "3,5", "high", "9" * 400])
+def test_one_missing_cell_does_not_remove_a_rating(tmp_path, cell):
+    speed = ["1", "2", f'"{cell}"', "4", "0", "1"]
+    found, infos = _open(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], speed=speed)))
+    (problem,) = found
+    assert (problem.kind, problem.severity) == ("missing_rating", WARNING)
+    assert all(fact in problem.message for fact in ("clips.csv", "row 4:", "speed"))
+    assert [dict(info.targets).get("speed") for info in infos] == [1, 2, None, 4, 0, 1]
+    chosen = _save(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], speed=speed)))
+    chosen.data.target = "speed"
+    with user_error("missing_target", "row 4", "speed"):
+        datasets.open_dataset(chosen)
+
+
+def test_notes_are_not_ratings(tmp_path):
+    found, infos = _open(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], notes=["7", "see b", "ok", "", "", ""])))
+    assert not found
+    assert not any(info.targets for info in infos)
+
+
+@pytest.mark.parametrize("cell", ["NA", "", "missing"])
+def test_a_row_without_a_score_is_named(tmp_path, cell):
+    found, _ = _open(tmp_path, _text(_rows(scores=[0, cell, 2, 3, 4, 0])))
+    (problem,) = found
+    assert problem.kind == "malformed_row"
+    assert "row 3" in problem.message
+
+
+# Sizes
+
+
+def _sheet(path, rows):
+    """A workbook whose sheet has these rows, as XML."""
+    write_workbook(path, [HEADER, ["c0", "a", "smile", 1]])
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name] = parts[name].replace(b"</sheetData>", rows + b"</sheetData>")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (b'<row r="3000000000"><c r="A3000000000"><v>1</v></c></row>', "oversized_file"),
+        (b'<row r="1048577"><c r="A1048577"><v>1</v></c></row>', "oversized_file"),
+        (b"".join(b'<row r="%d"><c r="XFD%d"/></row>' % (i, i) for i in range(3, 30_000)), "oversized_file"),
+        (b"<row/>" + bytes(40 << 20).replace(b"\0", b" "), "oversized_file"),
+        (b'<row r="1' + b"0" * 5000 + b'"><c><v>1</v></c></row>', "unreadable_table"),
+    ],
+    ids=["far", "beyond the last", "wide", "unpacks to 40 MB", "a row number of 5001 digits"],
+)
+def test_a_workbook_that_would_fill_the_memory_is_refused(tmp_path, rows, kind):
+    _sheet(tmp_path / "list.xlsx", rows)
+    assert (tmp_path / "list.xlsx").stat().st_size < 1 << 20
+    with user_error(kind, tmp_path / "list.xlsx"):
+        tables.read_table(tmp_path / "list.xlsx", HEADER, Problems())
+
+
+def test_a_gap_between_rows_is_fine(tmp_path):
+    _sheet(tmp_path / "list.xlsx", b'<row r="90000"><c r="A90000" t="inlineStr"><is><t>c1</t></is></c></row>')
+    assert sorted(tables.read_rows(tmp_path / "list.xlsx", Problems())) == [1, 2, 90000]
+
+
+@pytest.mark.parametrize("content", [b",,,,,,,\n" * 300_000, b"a," * (17 << 20)])
+def test_a_list_that_would_fill_the_memory_is_refused(tmp_path, content):
+    (tmp_path / "list.csv").write_bytes(content)
+    with user_error("oversized_file", tmp_path / "list.csv"):
+        tables.read_rows(tmp_path / "list.csv", Problems())
+
+
+# Spreadsheets
+
+FORMULAS = [
+    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1+1", '=HYPERLINK("http://x","y")', "a;=1+1",
+    "a\n=1+1", "'=1", "''=1", "-inf", "-1_0",
+]  # fmt: skip
+_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+
+
+def _cells_that_run(text):
+    """Cells that a spreadsheet would take for a formula, whatever separator it uses."""
+    for separator in ",;\t":
+        for row in csv.reader(text.splitlines(keepends=True), delimiter=separator):
+            yield from (cell for cell in row if cell.startswith(_STARTS) and tables.number(cell) is None)
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_spreadsheet_runs_a_cell_and_it_reads_as_it_was(tmp_path, text):
+    written = tables.csv_text([["name", "x"], [text, -1.5], [None, "1e-05"]])
+    assert not [cell for cell in _cells_that_run(written) if cell != "1e-05"]
+    assert tables.unguarded(list(csv.reader(written.splitlines(keepends=True)))[1][0]).strip() == text.strip()
+    (tmp_path / "list.csv").write_text(written, newline="")
+    assert tables.read_rows(tmp_path / "list.csv", Problems())[2][1] == "-1.5"
+
+
+@given(st.lists(st.text("'=+-@\t\r\n,;\"a1", max_size=7), min_size=1, max_size=4))
+def test_every_cell_survives(cells):
+    written = tables.csv_text([["-x-", *cells]])
+    (row,) = csv.reader(written.splitlines(keepends=True) and [written])
+    assert [tables.unguarded(cell) for cell in row] == ["-x-", *cells]
+
+
+@pytest.mark.parametrize("number", ["-1", "-0.5", "+2", "-1.5e-05", "3"])
+def test_numbers_stay_numbers(number):
+    assert tables.csv_text([[number]]) == f"{number}\r\n"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "@me", "-x", "a;=1"])
+def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
+    info = ClipInfo(name, name, name, -1.0, 5)
+    evaluation._write_csv(evaluation.Predictions([info], np.array([-2.5])), tmp_path / "predictions.csv")
+    assert tables.read_rows(tmp_path / "predictions.csv", Problems())[2] == [name] * 3 + ["-1.0", "-2.500000"]
+
+    with score.Table(tmp_path / "scores.csv", overwrite=False) as table:
+        table.add({"input": name, "status": "ok", "score": "-1.5", "settings": "x"})
+    again = score.Table(tmp_path / "scores.csv", overwrite=False)
+    assert again.find(name, "x")["score"] == "-1.5"
+
+    (tmp_path / "clips.csv").write_text(tables.csv_text([[*HEADER, "video"], [name, name, name, "-1", name]]))
+    clips = batch.ClipList(tmp_path)
+    assert tables.read_rows(clips.path, Problems())[2] == [name, name, name, "-1", name]
+    for file in tmp_path.glob("*.csv"):
+        assert not list(_cells_that_run(file.read_text()))
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n", "input,stätus\n".encode("cp1252")])
+def test_another_table_is_not_taken_for_scores(tmp_path, content):
+    (tmp_path / "scores.csv").write_bytes(content)
+    with user_error("not_scores", tmp_path / "scores.csv"):
+        score.Table(tmp_path / "scores.csv", overwrite=False)
+
+
+def test_excel_shows_numbers_as_numbers(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["path", "subject"])
+    book.active.append(["a", 7])
+    book.active["B2"].number_format = "000"
+    book.save(tmp_path / "list.xlsx")
+    assert tables.read_rows(tmp_path / "list.xlsx", Problems())[2] == ["a", "7"]

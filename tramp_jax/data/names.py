@@ -1,0 +1,41 @@
+"""Names of people: one person must have one spelling, or may be both trained on and tested."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+_ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+", re.IGNORECASE | re.ASCII)
+
+
+def clean(text: str) -> str:
+    """A name without what cannot be seen: composed letters, no zero-width characters, ordinary blanks inside only."""
+    visible = (" " if unicodedata.category(x) == "Zs" else x for x in text if unicodedata.category(x) != "Cf")
+    return unicodedata.normalize("NFC", "".join(visible)).strip()
+
+
+def is_rounded(name: str) -> bool:
+    """Whether a spreadsheet has replaced a long number by a rounded one, such as 1.23E+11."""
+    return bool(_ROUNDED.fullmatch(name))
+
+
+def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields pairs of different names that people take for the same one.
+
+    They differ only in case, in their separators (P-01, P_01, P01), in zeros before a number (007, 7), in the number
+    format of a spreadsheet (7.0, 7), or in characters that look the same.
+    """
+    first: dict[object, str] = {}
+    for name in sorted(set(names)):
+        other = first.setdefault(_spelling(name), name)
+        if other != name:
+            yield other, name
+
+
+def _spelling(name: str) -> object:
+    plain = clean(unicodedata.normalize("NFKC", name)).casefold()
+    if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
+        plain = whole[1]
+    plain = "".join(" " if unicodedata.category(x)[0] in "PZ" else x for x in unicodedata.normalize("NFKC", plain))
+    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain)  # 1-12 is not 11-2
+    parts = re.findall(r"\d+|\D+", plain)
+    return tuple(part.lstrip("0") if part.isdecimal() else part for part in parts) or name
