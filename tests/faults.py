@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # a table reads best with a fault in each line
 
 import dataclasses
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,11 @@ def _lines(name: str, function: Callable[[list[str]], list[str]]):
     return make
 
 
+def _lines_of(name: str, function: Callable[[str], str], encoding: str = "utf-8"):
+    """Changes the text of a list."""
+    return lambda root: (root / name).write_bytes(function((root / name).read_text()).encode(encoding))
+
+
 def _pickled(content: object) -> bytes:
     return pickle.dumps(content, protocol=4)
 
@@ -183,6 +189,9 @@ def _first(pattern: str, breaking: Callable[[str], Callable[[Path], object]]):
 
 _IMAGE = f"{FRAMES}/img_00003.jpg"
 _SMALL = clips.encode_frame(np.zeros((64, 32, 3), np.uint8))
+_HEADER = io.BytesIO()
+np.lib.format.write_array_header_1_0(_HEADER, {"descr": "<f4", "fortran_order": False, "shape": (1 << 30, 106, 2)})
+_declared = _HEADER.getvalue()
 _P, _Y = "pfed5", "youtubepd"
 
 FAULTS = (
@@ -266,6 +275,16 @@ FAULTS = (
     Fault("a face not found (a warning)", "dfew", _array("landmarks/00001.npy", _frame(0)), "undetected_face", ("landmarks/00001.npy", "1", "5 frames"), WARNING),
     Fault("a number left out among the frames (a warning)", "dfew", _renumber("frames/00001/00001_00003.jpg", "frames/00001/00001_00009.jpg"), "gap_in_frames", ("frames/00001",), WARNING),
     Fault("no landmarks of a clip (a warning)", "dfew", _delete("landmarks/00001.npy"), "undetected_face", ("landmarks/00001.npy", "00001"), WARNING),
+    Fault("a list in Windows-1252", "folder", _lines_of("clips.csv", lambda x: x.replace("s000,", "M\u00fcller,"), "cp1252"), "unreadable_table", ("clips.csv", "row 2", "UTF-8")),
+    Fault("a name that has lost letters", "folder", _lines_of("clips.csv", lambda x: x.replace("s000,", "M\ufffdller,")), "unreadable_table", ("clips.csv", "row 2")),
+    Fault("a quotation mark that is not closed", "folder", _lines_of("clips.csv", lambda x: x.replace("s000,", '"s000,')), "unreadable_table", ("clips.csv", "row 2", "quotation mark")),
+    Fault("a list with more cells than a list can have", "folder", _write("clips.csv", b",,,,,,,,,\n" * 250_000), "oversized_file", ("clips.csv", "cells")),
+    Fault("a person in two spellings", "folder", _lines_of("clips.csv", lambda x: x.replace(",s001,", ",S_0,").replace(",s000,", ",s00,")), "similar_names", ("clips.csv", "row 2", "row 3", "'s00'", "'S_0'")),
+    Fault("a number that a spreadsheet rounded", "folder", _row("clips.csv", 3, (1, "1.23457E+11")), "bad_id", ("clips.csv", "row 3", "1.23457E+11")),
+    Fault("99 for a missing score", "folder", _lines("clips.csv", lambda x: [x[0], *(f"{row.rpartition(',')[0]},{mark}" for row, mark in zip(x[1:], (0, 99, 3), strict=True))]), "malformed_row", ("clips.csv", "row 3", "score is 99")),
+    Fault("a missing rating (a warning)", "folder", _lines("clips.csv", lambda x: [f"{row},{mark}" for row, mark in zip(x, ("speed", 1, "NA", 3), strict=True)]), "missing_rating", ("clips.csv", "row 3", "speed", "'NA'"), WARNING),
+    Fault("a description that is not JSON", "folder", _write("clips/s000/0/clip.json", b"[" * 100_000), "bad_description", ("clips/s000/0/clip.json",)),
+    Fault("an array that declares gigabytes", "folder", _write("clips/s000/0/landmarks.npy", _declared), "unreadable_array", ("clips/s000/0/landmarks.npy", "row 2")),
     Fault("a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "damaged_shard", ("clips-00000-of-00002.array_record",)),
     Fault("a record in a damaged shard", "packed", _flip("clips-00000-of-00002.array_record"), "unreadable_record", ("clips-00000-of-00002.array_record", "record 0")),
     Fault("a truncated shard", "packed", _cut("clips-00001-of-00002.array_record", 0.5), "damaged_shard", ("clips-00001-of-00002.array_record",)),

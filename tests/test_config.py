@@ -45,7 +45,7 @@ def test_an_option_that_does_not_exist_is_refused(config):
 def test_a_configuration_survives_its_file(config):
     config.model.precision = "bfloat16"
     config.landmarks.normalise = "first_frame"
-    assert options.from_json(config.to_json()).to_json() == config.to_json()
+    assert options.of_run(json.loads(config.to_json())).to_json() == config.to_json()
 
 
 OLDER = {  # options of an older run, and those that it has now
@@ -65,7 +65,7 @@ def test_an_older_run_has_todays_options(name, config):
     value, today = OLDER[name]
     written = json.loads(config.to_json())
     del written["evaluation"]  # an option that is newer than the run
-    loaded = options.from_json(json.dumps(written | {name: value}))
+    loaded = options.of_run(written | {name: value})
     config.evaluation.update(options.base().evaluation)
     config.update_from_flattened_dict(today)
     assert loaded.to_json(sort_keys=True) == config.to_json(sort_keys=True)

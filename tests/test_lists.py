@@ -101,6 +101,20 @@ def test_a_truncated_list_of_two_byte_letters_is_refused(tmp_path):
         datasets.open_dataset(_save(tmp_path, _text(_rows()).encode("utf-16")[:-1]))
 
 
+def test_lists_that_are_not_tables_are_read_alike(tmp_path):
+    path = tmp_path / "list.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
+        path.write_bytes("Möller 5 1\r\nMüller 4 2\r\n".encode(encoding))
+        assert tables.read_lines(path, Problems()) == ["Möller 5 1", "Müller 4 2"]
+    path.write_bytes("Maler 3 1\nMöller 5 1\n".encode("cp1252"))
+    with user_error("unreadable_table", path, "line 2", "UTF-8"):
+        tables.read_lines(path, Problems())
+    with path.open("wb") as file:
+        file.truncate(8 << 30)
+    with user_error("oversized_file", path):
+        tables.read_lines(path, Problems())
+
+
 # Written back
 
 MADE = "path,subject,Expression,score,video,,\na,anna,smile,3,/v/a.mp4,seen by dr b,\nb,Müller,smile,2,/v/b.mp4,ask,re"

@@ -20,6 +20,7 @@ from tests.preprocess_inputs import (
     write_images,
     write_video,
 )
+from tests.raises import user_error
 from tramp_jax import cli
 from tramp_jax.cli import preprocess as cli_preprocess
 from tramp_jax.data import clip_folder, landmarks
@@ -345,7 +346,7 @@ def test_the_evidence_tells_source_and_warnings(tmp_path):
     assert batch.read_made(tmp_path) == batch.Made()
     for text in ("[]", "no JSON", '{"warnings": 3}'):
         (clip / batch.EVIDENCE).write_text(text, "utf-8")
-        with pytest.raises(ValueError, match="not the evidence of a clip"):
+        with user_error("damaged_file", clip / batch.EVIDENCE, "make the clip again"):
             batch.read_made(clip)
 
 

@@ -1,7 +1,6 @@
 """Every option with its published value and its allowed values. Recipes in ``configs/`` change some of them."""
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -235,16 +234,37 @@ def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + name, value
 
 
-def from_json(text: str) -> ConfigDict:
-    """The configuration that a run was started with. Options that are newer than the run have their defaults."""
-    former = json.loads(text)
+def of_run(former: Mapping[str, Any]) -> ConfigDict:
+    """The configuration in a run's config.json. Options that are newer than the run have their defaults.
+
+    Raises:
+      TypeError: an option of another type.
+      UserError: bad_option, for a value of ``model`` that is not allowed.
+    """
     config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
     _fill(config, base())
     leaves = dict(_leaves(former))
     config.update_from_flattened_dict({new: leaves[old] for old, new in _MOVED.items() if old in leaves})
     if leaves.get("compat.first_frame_centring"):
         config.landmarks.normalise = "first_frame"
+    options, given = dict(_leaves(OPTIONS)), dict(_leaves(config.to_dict()))
+    for path, option in options.items():
+        default = option.default if isinstance(option, Option) else option
+        if path not in given or not _is_like(given[path], default):
+            raise TypeError(f"{path} is {given.get(path)!r:.80}, not such as {default!r}")
+        if path.startswith("model."):
+            _check_value(path, given[path], option)
     return config
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the type of an option's default."""
+    if isinstance(default, tuple):
+        one = default[0] if default else ""
+        return isinstance(value, list | tuple) and all(_is_like(each, one) for each in value)
+    if type(default) is float:
+        return type(value) in (int, float)
+    return type(value) is type(default)
 
 
 def _fill(config: ConfigDict, default: ConfigDict) -> None:

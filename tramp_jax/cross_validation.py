@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tramp_jax import baselines, run, training_log
+from tramp_jax import baselines, json_files, run, training_log
 from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data import landmarks
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
@@ -77,9 +78,18 @@ def _described(split: Split) -> Iterator[tuple[np.ndarray, float]]:
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
-    """The metrics of a report over all clips; NaN if undefined."""
-    table = json.loads((folder / run.METRICS).read_text())["all"]
-    return {name: float("nan") if entry["value"] is None else entry["value"] for name, entry in table.items()}
+    """The metrics of a report over all clips; NaN if undefined.
+
+    Raises:
+      UserError: damaged_file.
+    """
+    cure = "evaluate this checkpoint again"
+    table = json_files.read(folder / run.METRICS, cure)
+    try:
+        values = {name: entry["value"] for name, entry in table["all"].items()}
+        return {name: float("nan" if value is None else value) for name, value in values.items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError("damaged_file", f"{folder / run.METRICS}: damaged ({error!r}); {cure}") from error
 
 
 def _finite(values: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float | None]]]:

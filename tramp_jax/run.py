@@ -26,7 +26,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tramp_jax import config as options
-from tramp_jax import sharding
+from tramp_jax import json_files, sharding
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
@@ -92,10 +92,12 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     path = home(folder) / CONFIG
     if not path.is_file():
         raise UserError("not_a_run", f"{path}: no such file; name the folder of a run that train.py has made")
+    cure = "restore it or train again"
+    content = json_files.read(path, cure)
     try:
-        return options.from_json(path.read_text()).lock()
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError("damaged_file", f"{path}: is damaged ({error}); restore it or train again") from error
+        return options.of_run(content).lock()
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
 
 
 def prepare(config: ConfigDict, folder: pathlib.Path | None, resume: bool, overwrite: bool) -> pathlib.Path:
@@ -141,8 +143,8 @@ def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
 
 def _is_run(folder: pathlib.Path) -> bool:
     try:
-        return {"model", "train"} <= json.loads((folder / CONFIG).read_text()).keys()
-    except (OSError, ValueError, AttributeError):
+        return {"model", "train"} <= json_files.read(folder / CONFIG, "").keys()
+    except (OSError, UserError):
         return False
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import run
+from tramp_jax import json_files, run
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TRAIN
 from tramp_jax.data.source import Facts, RatingScale, Split
@@ -96,17 +96,17 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     path = folder / run.DATA
     if not path.is_file():
         return None
+    cure = "delete it: scoring works without"
+    content = json_files.read(path, cure)
     try:
-        values = json.loads(path.read_text())
-        values |= {name: tuple(values[name]) for name in ("expressions", "layouts")}
-        if values.get("scale"):
-            return TrainingData(**values | {"scale": RatingScale(**values["scale"])})
-        facts = datasets.facts(config.data.name)
-        scale = scale_of(facts, config.data.target, (values["low"], values["high"]))
-        former = {"scale": scale, "landmark_source": facts.landmark_source, "caveat": facts.caveat}
-        return TrainingData(**values | former)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError("damaged_file", f"{path} is damaged ({error}); delete it: scoring works without") from error
+        found = json_files.record(TrainingData, content)
+    except (ValueError, TypeError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    if found.scale:
+        return found
+    facts = datasets.facts(config.data.name)
+    scale = scale_of(facts, config.data.target, (found.low, found.high))
+    return dataclasses.replace(found, scale=scale, landmark_source=facts.landmark_source, caveat=facts.caveat)
 
 
 def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score: float = 0.0) -> RatingScale:

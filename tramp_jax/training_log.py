@@ -56,14 +56,17 @@ class Reporter:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl, up to a line that an interruption cut short."""
+    """Reads metrics.jsonl, up to a line that is not such a measurement: an interruption can cut it short."""
     path = folder / run.MEASUREMENTS
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int or "kind" not in row:
+            break
+        rows.append(row)
     return rows
 
 

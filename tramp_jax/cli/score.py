@@ -239,7 +239,7 @@ class Table:
         self.path = path
         self._rows: dict[str, dict[str, object]] = {}
         if path.exists() and not overwrite:
-            self._rows = {row["input"]: row for row in _read(path)}  # the last row of an input is the newest
+            self._rows = {str(row["input"]): row for row in _read(path)}  # the last row of an input is the newest
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The row of this input, if it has a score from these settings."""

@@ -6,11 +6,15 @@ from 1 in messages.
 
 import dataclasses
 import itertools
+import math
+import os
 import re
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -21,6 +25,8 @@ from tramp_jax.data.source import Wanted
 
 FRAME_SIZE = 256  # pixels, both sides of a face crop
 
+MAX_NUMBERS = 2**25  # in one array; landmarks of an hour of video have 20 million
+_MAX_IMAGE_BYTES = 64 << 20
 _MAX_GAPS = 5  # listed in a message
 
 _IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each kind of file
@@ -97,14 +103,51 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 def load_npy(path: Path) -> np.ndarray:
     """The array of a .npy file. A damaged file raises almost anything; nothing in it is executed."""
-    with path.open("rb") as file, _PARSING:
+    with path.open("rb") as file:
+        return _read_npy(file, path.stat().st_size)
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name. A damaged file raises almost anything; nothing in it is executed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [part for part in archive.infolist() if part.filename.endswith(".npy")]
+        if sum(part.file_size for part in parts) > 8 * MAX_NUMBERS:
+            raise ValueError(f"its arrays have more than {8 * MAX_NUMBERS >> 20} MB")
+        arrays = {}
+        for part in parts:
+            with archive.open(part) as file:
+                arrays[part.filename.removesuffix(".npy")] = _read_npy(file, part.file_size)
+        return arrays
+
+
+def _read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    _npy_shape(file, size)
+    file.seek(0)
+    with _PARSING:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _npy_shape(file: IO[bytes], size: int) -> tuple[int, ...]:
+    """Shape of the array in a .npy file of ``size`` bytes, which must be able to hold it."""
+    with _PARSING:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")  # as NumPy says
+    numbers = math.prod(shape)
+    if min(shape, default=1) < 0 or numbers > MAX_NUMBERS or numbers * dtype.itemsize > min(size, 8 * MAX_NUMBERS):
+        raise ValueError(f"it declares {dtype} of shape {shape}, more than the file holds or {MAX_NUMBERS:,} numbers")
+    return shape
 
 
 def npy_length(path: Path) -> int:
     """Length of the first axis of a .npy file, without reading its values."""
-    with _PARSING:
-        return len(np.lib.format.open_memmap(path, mode="r"))
+    with path.open("rb") as file:
+        shape = _npy_shape(file, path.stat().st_size)
+    if not math.prod(shape):
+        raise ValueError(f"it holds nothing: its shape is {shape}")
+    return shape[0]
 
 
 def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, ndim: int = 3) -> np.ndarray | None:
@@ -230,9 +273,18 @@ def _expected(info: ClipInfo) -> str:
 
 def image_files(folder: Path) -> list[Path]:
     """The images (.jpg, .jpeg, .png) in a folder in natural order of their names (2.jpg before 10.jpg)."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    chosen = [x for x in files if x.suffix.lower() in _IMAGES and not x.name.startswith(".")]
-    return sorted(chosen, key=lambda file: natural(file.name))
+    return files_in(folder, _IMAGES) if folder.is_dir() else []
+
+
+def files_in(folder: Path, endings: Collection[str]) -> list[Path]:
+    """The files of a folder with one of the endings, in natural order; no hidden ones, folders, pipes or devices.
+
+    Raises:
+      OSError: the folder cannot be opened.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    return [folder / name for name in sorted(names, key=natural) if Path(name).suffix.lower() in endings]
 
 
 def numbering_gaps(files: Sequence[Path]) -> str:
@@ -282,6 +334,10 @@ def read_frames(
             f"not match the landmarks; {cure}"
         )
         problems.add("gap_in_frames", message, info.id, ERROR if gapless else WARNING)
+    if large := next((file for file in files if file.stat().st_size > _MAX_IMAGE_BYTES), None):
+        message = f"{large}: has more than {_MAX_IMAGE_BYTES >> 20} MB, too much for a face crop; {cure}"
+        problems.add("oversized_file", message, info.id)
+        return ()
     frames = tuple(file.read_bytes() for file in files)
     for file, frame in zip(files, frames, strict=True):
         if problems.collect:

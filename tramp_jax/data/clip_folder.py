@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tramp_jax import json_files
 from tramp_jax.data import clip_files, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.data.problems import Problems
@@ -131,15 +132,12 @@ def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
     """The contents of clip.json; {} if it cannot be used."""
     path = folder / DESCRIPTION
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(described, dict):
-            return described
-        what = "not a JSON object {...}"
+        return json_files.read(path, _AGAIN)
     except FileNotFoundError:
-        what = 'no such file; it must name the layout of the landmarks: {"layout": NAME}'
-    except (ValueError, RecursionError) as error:
-        what = f"not JSON ({error})"
-    problems.add("bad_description", f"{path}: {what}; {_AGAIN}", clip)
+        message = f'{path}: no such file; it must name the layout of the landmarks: {{"layout": NAME}}; {_AGAIN}'
+    except UserError as error:
+        message = error.message
+    problems.add("bad_description", message, clip)
     return {}
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from tramp_jax.data import images
 from tramp_jax.errors import UserError
 
 
@@ -76,7 +77,12 @@ def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
     """
     if isinstance(frame, np.ndarray):
         return frame
-    image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        images.check_size(frame)
+        image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
+    except images.ImageFault as error:
+        kind, what = error.args
+        raise UserError(kind, f"a frame {what}; make its clip again") from error
     if image is None:
         raise UserError("bad_data", "a frame is not a readable image; make its clip again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,8 +1,14 @@
 """Strict decoding of image files. OpenCV silently fills in the missing part of a truncated file."""
 
+import io
+import warnings
+
 import cv2
 import numpy as np
+from PIL import Image
 
+MAX_BYTES = 256 << 20
+MAX_PIXELS = 2**26  # a frame of 8K has half as many; decoding takes 6 bytes for each
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15 without DHT, JPG and DAC
 _SCAN, _END = 0xDA, b"\xff\xd9"
@@ -35,10 +41,36 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
     # Read the header first: with a hostile one the decoder would reserve gigabytes.
     if size and shape and shape != (size, size):
         raise ImageFault("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
+    check_size(image)
     decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
         raise ImageFault("unreadable_image", f"cannot be decoded ({len(image)} bytes)")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def check_size(image: bytes) -> None:
+    """Refuses an image whose header declares more than ``MAX_PIXELS``. Its pixels are not decoded.
+
+    Raises:
+      ImageFault: too large, or not an image.
+    """
+    if image.startswith(_JPEG):
+        shape = _jpeg(image)[0]
+    elif image.startswith(_PNG):
+        shape = _png(image)[0]
+    else:
+        try:
+            with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(image)) as opened:
+                shape = (opened.height, opened.width)
+        except Image.DecompressionBombError as error:
+            raise ImageFault("oversized_file", f"is too large ({error})") from error
+        except Exception as error:  # a damaged file raises almost anything
+            raise ImageFault("unreadable_image", f"is not a readable image ({error})") from error
+    if shape is None:
+        raise ImageFault("unreadable_image", "has no header that says its size")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        what = f"has {shape[1]}×{shape[0]} pixels, more than {MAX_PIXELS // 10**6} million"
+        raise ImageFault("oversized_file", what)
 
 
 def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
+from tramp_jax import json_files
 from tramp_jax.data import clip_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
@@ -30,6 +32,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "pack.json"  # exists while a store is being written
 
+_SHARD = re.compile(r"[\w-]+\.array_record", re.ASCII)  # no path out of the folder
 _MAGIC = b"TRMP"
 _PRELUDE = struct.Struct("<4sHI")
 _ARRAYS = {"landmarks": "<f4", "pixels": "|u1", "depth": "<f4"}  # fields of Clip, in the order of a record
@@ -97,7 +100,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
             at += math.prod(shape) * np.dtype(_ARRAYS[name]).itemsize
         frames = _frames(record, at, header["frames"]) if with_frames and header["frames"] else None
         return Clip(info, layout=header["layout"], fps=header["fps"], frames=frames, **arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError("damaged_file", f"the record is damaged ({error!r})") from error
 
 
@@ -115,7 +118,11 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
 
 
 def check_version(version: int, what: str) -> None:
-    """Raises a ``UserError`` (newer_version) if a newer program wrote ``what`` with another schema."""
+    """Raises a ``UserError`` (newer_version) if a newer program wrote ``what`` with another schema.
+
+    Raises:
+      TypeError: not a version.
+    """
     if version > VERSION:
         raise UserError(
             "newer_version",
@@ -214,23 +221,21 @@ def read_manifest(root: str | epath.Path) -> Manifest:
       UserError: damaged_file, newer_version.
     """
     path = epath.Path(root).expanduser() / MANIFEST
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise UserError("damaged_file", f"{path}: not a file; {_AGAIN}")
+    if (size := path.stat().length) > json_files.MAX_BYTES:
+        raise UserError("oversized_file", f"{path}: has {size >> 20} MB, too many for a manifest; {_AGAIN}")
+    content = json_files.parse(path.read_bytes(), str(path), _AGAIN)
     try:
-        content = json.loads(path.read_text())
-        check_version(content["version"], str(path))
-        official = content["official"]
-        manifest = Manifest(
-            name=content["name"],
-            infos=tuple(map(_info, content["infos"])),
-            shards=tuple(Shard(**shard) for shard in content["shards"]),
-            official=official and {name: frozenset(people) for name, people in official.items()},
-            folds=tuple(map(frozenset, content["folds"])),
-            request=content["request"],
-            labels=content["labels"],
-            skipped=tuple(Problem(**problem) for problem in content["skipped"]),
-            warnings=tuple(Problem(**problem) for problem in content.get("warnings", ())),  # absent in older ones
-            tool=content["tool"],
-        )
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_version(content.pop("version"), str(path))
+        content.pop("num_clips")
+        manifest = json_files.record(Manifest, content)
+        json_files.record(Wanted, manifest.request["wanted"])
+        if wrong := [shard.file for shard in manifest.shards if not _SHARD.fullmatch(shard.file) or shard.records < 0]:
+            raise ValueError(f"{wrong[0]!r:.80} is not a shard of this folder")
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         message = f"{path}: not a manifest of packed clips ({error!r}); {_AGAIN}"
         raise UserError("damaged_file", message) from error
     records = sum(shard.records for shard in manifest.shards)
@@ -259,7 +264,7 @@ class PackedClips(ClipSource):
         self.infos = self.manifest.infos
         self._wanted = wanted
         for part, is_wanted in (("landmarks", wanted.landmarks), ("frames", wanted.frames)):
-            if is_wanted and not self.manifest.request["wanted"][part]:
+            if is_wanted and not self.manifest.request["wanted"].get(part, True):
                 message = f"{self.root}: was packed without {part}, which this model needs; pack the data set with them"
                 raise UserError("bad_data", message)
         # With its number of records after its name, a shard is opened when first needed.

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import tramp_jax
+from tramp_jax import json_files
 from tramp_jax.data import packed_clips
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.datasets import open_dataset, options
@@ -35,6 +36,7 @@ from tramp_jax.files import write_atomically
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _PROBED = 8  # clips to estimate from how many go into a shard
 _UNFINISHED = ".unfinished"
+_REMOVE = "remove the folder and pack again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class _Plan:
     request: dict[str, Any]
     kept: tuple[int, ...]
     ends: tuple[int, ...]
-    skipped: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
+    skipped: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 def pack(
@@ -187,11 +189,10 @@ def _make_plan(
 
 
 def _read_plan(out: pathlib.Path) -> _Plan:
-    content = json.loads((out / PLAN).read_text())
-    skipped, warnings = (
-        tuple(Problem(**problem) for problem in content.get(name, ())) for name in ("skipped", "warnings")
-    )
-    return _Plan(content["request"], tuple(content["kept"]), tuple(content["ends"]), skipped, warnings)
+    try:
+        return json_files.record(_Plan, json_files.read(out / PLAN, _REMOVE))
+    except (TypeError, ValueError) as error:
+        raise UserError("damaged_file", f"{out / PLAN}: damaged ({error}); {_REMOVE}") from error
 
 
 def _write_shards(
@@ -219,7 +220,10 @@ def _finished(path: pathlib.Path) -> Shard | None:
     note = path.with_suffix(".json")
     if not (note.is_file() and path.is_file()):
         return None
-    shard = Shard(**json.loads(note.read_text()))
+    try:
+        shard = json_files.record(Shard, json_files.read(note, ""))
+    except (TypeError, ValueError):  # of no use, so the shard is written again
+        return None
     return shard if packed_clips.checksum(epath.Path(path)) == shard.sha256 else None
 
 

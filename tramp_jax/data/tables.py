@@ -112,7 +112,7 @@ def read_lines(path: Path, problems: Problems) -> list[str]:
     try:
         return _read_text(path).splitlines()
     except _TableFault as fault:
-        problems.add(fault.kind, f"{path}, line {fault.row}: {fault}")
+        problems.add(fault.kind, f"{path}{f', line {fault.row}' if fault.row else ''}: {fault}")
         return []
 
 

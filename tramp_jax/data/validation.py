@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from tramp_jax import json_files
 from tramp_jax.data import landmark_checks, names
 from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
@@ -154,11 +155,10 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
         return report.sound()[0], report
     found = Problems(collect=True)
     dataset = open_dataset(config, problems=found)
-    try:
-        named = set(json.loads(known.read_text())["bad_clips"])
-    except (ValueError, TypeError, KeyError) as error:
-        message = f"{known}: damaged ({error}); restore it, or start the run again"
-        raise UserError("damaged_file", message) from error
+    cure = "restore it, or start the run again"
+    named = json_files.read(known, cure).get("bad_clips")
+    if not isinstance(named, list):
+        raise UserError("damaged_file", f"{known}: has no list of bad_clips; {cure}")
     bad = frozenset(index for index, info in enumerate(dataset.source.infos) if info.id in named)
     return Report(dataset, tuple(found.found), bad).sound()[0], None
 

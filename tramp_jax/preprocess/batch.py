@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tramp_jax import json_files
 from tramp_jax.data import clip_folder, names, tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
@@ -208,8 +209,8 @@ class ClipList:
 def _made_of(description: Path) -> str:
     """The video that a clip.json names."""
     try:
-        return str(json.loads(description.read_text(encoding="utf-8")).get("source", ""))
-    except (ValueError, AttributeError):
+        return str(json_files.read(description, "").get("source", ""))
+    except UserError:
         return ""
 
 
@@ -258,16 +259,9 @@ def _evidence(clip_folder: Path) -> dict[str, Any]:
     """What evidence.json of a clip holds; {} where there is none."""
     path = clip_folder / EVIDENCE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path, "make the clip again")
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            "damaged_file", f"{path}: is not the evidence of a clip ({error}); make the clip again"
-        ) from error
-    if not isinstance(told, dict):
-        raise UserError("damaged_file", f"{path}: is not the evidence of a clip; make the clip again")
-    return told
 
 
 def _shown(value: object) -> str:

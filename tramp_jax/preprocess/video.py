@@ -12,7 +12,8 @@ from typing import BinaryIO, Protocol
 import cv2
 import numpy as np
 
-from tramp_jax.data.clip_files import natural, numbering_gaps
+from tramp_jax.data import images
+from tramp_jax.data.clip_files import files_in, numbering_gaps
 from tramp_jax.data.clip_folder import DESCRIPTION
 from tramp_jax.errors import UserError
 
@@ -73,6 +74,8 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
         raise VideoError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
         return ImageFrames(path, images_fps)
+    if not path.is_file():
+        raise VideoError(f"{path}: not a file or folder but a pipe, socket or device; name a file")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes); copy it again from its origin")
     try:
@@ -95,7 +98,7 @@ def expand_input(path: str | Path) -> list[Path]:
     path = Path(path).expanduser()
     if not path.is_dir() or (path / DESCRIPTION).is_file():
         return [path]
-    videos = sorted(_files(path, VIDEOS), key=lambda file: natural(file.name))
+    videos = _files(path, VIDEOS)
     if not videos:
         return [path]
     if images := _files(path, IMAGES):
@@ -178,7 +181,7 @@ class ImageFrames:
                 f"{path}: the frame rate of a folder of images must be above 0, not {fps}; set --images-fps"
             )
         self.path, self.rate = path, float(fps)
-        self.files = [path] if path.is_file() else sorted(_files(path, IMAGES), key=lambda file: natural(file.name))
+        self.files = [path] if path.is_file() else _files(path, IMAGES)
         if not self.files:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
@@ -209,12 +212,20 @@ class ImageFrames:
 def _decode(file: Path) -> np.ndarray | None:
     """(H, W, 3) uint8 RGB, or None for a file that is no image."""
     try:
-        content = np.fromfile(file, np.uint8)
+        if file.stat().st_size > images.MAX_BYTES:
+            raise VideoError(
+                f"{file}: has more than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller"
+            )
+        content = file.read_bytes()
+        if content:
+            images.check_size(content)
     except OSError as error:
         raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
+    except images.ImageFault as error:
+        raise VideoError(f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
     with _Quiet():
         try:
-            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         except (cv2.error, MemoryError) as error:  # a size that cannot be held, true or not
             raise VideoError(
                 f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
@@ -223,9 +234,9 @@ def _decode(file: Path) -> np.ndarray | None:
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of the endings, without hidden ones."""
+    """The files of a folder with one of the endings, see ``files_in``."""
     try:
-        return [file for file in folder.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")]
+        return files_in(folder, endings)
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tramp_jax import run
+from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
@@ -90,11 +90,15 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
     path = run.calibration_file(folder, models)
     if not path.is_file():
         return None
+    cure = "run tramp-jax calibrate again"
+    content = json_files.read(path, cure)
     try:
-        values = json.loads(path.read_text())
-        return Calibration(**values | {"models": tuple(values["models"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError("damaged_file", f"{path} is damaged ({error}); run tramp-jax calibrate again") from error
+        found = json_files.record(Calibration, content)
+        if not (0 < found.level < 1 and found.factor >= 0 and found.floor >= 0 and found.low <= found.high):
+            raise ValueError("its numbers contradict each other")
+    except (TypeError, ValueError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    return found
 
 
 def calibrate(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tramp_jax.data import landmark_checks
+from tramp_jax.data import landmark_checks, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems

@@ -13,12 +13,12 @@ and 71 are InsightFace's.
 """
 
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
 from tramp_jax.preprocess.faces import Face, SourceError, enclosing
 
@@ -105,13 +105,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"tracks": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            is_npz = file.read(2) == b"PK"
+        arrays = load_npz(path) if is_npz else {"tracks": load_npy(path)}
+    except Exception as error:  # a damaged file raises almost anything
         raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
     name = next((name for name in _TRACKS if name in arrays), None)
     if name is None:
