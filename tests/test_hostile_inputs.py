@@ -343,7 +343,7 @@ def _only_user_errors(path, read):
 
 @pytest.fixture
 def calibrated(tmp_path):
-    made = calibration.Calibration(0.9, 1.5, 0.1, 0, 4, 16, ("a",), 20, 10)
+    made = calibration.Calibration(0.9, 1.5, 0.1, 0, 4, (0, 1, 2), ("a",), 20, 10)
     made.save(tmp_path)
     return tmp_path
 
@@ -361,7 +361,7 @@ def test_every_change_of_a_calibration_is_a_users_error(calibrated):
         ("low", 5),
         ("floor", "1"),
         ("models", "a"),
-        ("draws", 1.5),
+        ("ratings", [0, "1"]),
     ],
 )
 def test_a_calibration_with_senseless_numbers_is_named(calibrated, name, value):

@@ -18,6 +18,7 @@ from tramp_jax.data import datasets, names, tables, validation
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.source import Wanted
+from tramp_jax.output import Output
 from tramp_jax.preprocess import batch
 
 HEADER = ["path", "subject", "expression", "score"]
@@ -377,8 +378,11 @@ def test_numbers_stay_numbers(number):
 @pytest.mark.parametrize("name", ["=1+1", "@me", "-x", "a;=1"])
 def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
     info = ClipInfo(name, name, name, -1.0, 5)
-    evaluation._write_csv(evaluation.Predictions([info], np.array([-2.5])), tmp_path / "predictions.csv")
-    assert tables.read_rows(tmp_path / "predictions.csv", Problems())[2] == [name] * 3 + ["-1.0", "-2.500000"]
+    output = Output((), (), 1.0, low=-4.0, high=4.0)
+    predictions = evaluation.Predictions([info], np.array([-2.5]), output)
+    evaluation._write_csv(predictions, tmp_path / "predictions.csv")
+    row = tables.read_rows(tmp_path / "predictions.csv", Problems())[2]
+    assert row == [name] * 3 + ["-1.0", "-2.500000", "-2.500000"]
 
     with score.Table(tmp_path / "scores.csv", overwrite=False) as table:
         table.add({"input": name, "status": "ok", "score": "-1.5", "settings": "x"})

@@ -383,6 +383,7 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
     skipping.train.batch_size = 2
+    skipping.loss.name = "mse"  # a single training clip is left
     folds = experiment.open_folds(skipping)
     trained = []
     monkeypatch.setattr(experiment, "train_fold", lambda config, splits, *rest: trained.append(splits) or [])
