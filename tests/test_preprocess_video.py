@@ -312,7 +312,7 @@ def test_pixels_become_square(tmp_path, aspect, coded, shown, name):
 
 
 def test_an_absurd_shape_of_the_pixels_is_warned_of(tmp_path):
-    path = encode(tmp_path / "a.mp4", grey(4), aspect="1/200")
+    path = encode(tmp_path / "a.mp4", grey(4), aspect="1/9")
     frames = open_frames(path)
     assert {image.shape for _, image in frames} == {(64, 96, 3)}
     assert "1/9" in frames.warnings[0]
