@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.preprocess_inputs import VIDEOS, encode, grey, real_video, square, woven, write_images, write_video
 from tests.raises import user_error
@@ -452,6 +453,42 @@ def test_a_playlist_opens_no_connection(tmp_path):
             read(path)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+# Animated images
+
+
+@pytest.mark.parametrize("name", ["a.webp", "lossy.webp", "a.png", "a.gif", "a.avif"])
+def test_an_animated_image_is_many_frames(tmp_path, name):
+    lossless = {"lossless": True} if name == "a.webp" else {}
+    first, *others = (Image.fromarray(image) for image in moving(12))
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=40, **lossless)
+    frames = open_frames(tmp_path / name)
+    seconds, images = zip(*frames, strict=True)
+    np.testing.assert_allclose(seconds, np.arange(12) / 25, atol=1e-6)
+    assert frames.rate == pytest.approx(25)
+    for image, expected in zip(images, moving(12), strict=True):
+        assert np.abs(image.astype(int) - expected).mean() < 4
+    assert len(list(frames)) == 12
+
+
+def test_an_animation_among_the_images_of_a_folder_is_named(tmp_path):
+    folder = write_images(tmp_path / "frames", grey(3))
+    first, *others = (Image.fromarray(image) for image in grey(3))
+    first.save(folder / "2.png", save_all=True, append_images=others)
+    with user_error("unusable_video", folder / "2.png", "animated PNG"):
+        read(folder)
+
+
+def test_a_damaged_animation_is_named(tmp_path):
+    path = tmp_path / "a.webp"
+    first, *others = (Image.fromarray(image) for image in moving(12))
+    first.save(path, save_all=True, append_images=others, duration=40)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:40], whole[:200] + bytes(len(whole) - 200)):
+        path.write_bytes(content)
+        with user_error("unusable_video", path):
+            read(path)
 
 
 # A constant rate

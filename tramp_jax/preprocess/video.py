@@ -9,10 +9,11 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tramp_jax.data.clip_files import natural, numbering_gaps
 from tramp_jax.data.clip_folder import DESCRIPTION
-from tramp_jax.data.video_file import VideoError, VideoFile
+from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -42,7 +43,7 @@ class Frames(Protocol):
 
 
 def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
-    """The frames of a video file, of the images in a folder, or of one image.
+    """The frames of a video file, of the images in a folder, of one image, or of an animated PNG or WebP image.
 
     Args:
       path: names with blanks and of any script are fine.
@@ -63,7 +64,12 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
             pass
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    return ImageFrames(path, images_fps) if path.suffix.lower() in IMAGES else VideoFile(path)
+    if path.suffix.lower() not in IMAGES:
+        return VideoFile(path)
+    kind = _animation(path)
+    if kind == "WebP":
+        return AnimatedWebP(path)
+    return VideoFile(path) if kind else ImageFrames(path, images_fps)
 
 
 def expand_input(path: str | Path) -> list[Path]:
@@ -119,6 +125,8 @@ class ImageFrames:
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         size: tuple[int, ...] | None = None
         for number, file in enumerate(self.files):
+            if kind := _animation(file):
+                raise VideoError(f"{file}: is an animated {kind} image, a video of its own; name it by itself")
             image = _decode(file)
             if image is None:
                 raise VideoError(f"{file}: not a readable image; remove it or export it again")
@@ -129,6 +137,52 @@ class ImageFrames:
                     f"{size[0]}; the frames of one clip have one size: keep each video's frames in a folder of its own"
                 )
             yield number / self.rate, image
+
+
+class AnimatedWebP:
+    """Frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.warnings: tuple[str, ...] = ()
+        self._steps = _webp_durations(path.read_bytes())
+        self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        seconds = 0.0
+        try:
+            with Image.open(self.path, formats=["WEBP"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise VideoError(f"{self.path}: {image.width}×{image.height} pixels are too large; make it smaller")
+                for number, step in enumerate(self._steps):
+                    image.seek(number)
+                    yield seconds, np.array(image.convert("RGB"))
+                    seconds += step
+        except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VideoError(f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4") from error
+
+
+def _animation(path: Path) -> str:
+    """ "PNG" or "WebP" for an image file of several frames; "" for all others."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError:
+        return ""  # reported when it is decoded
+    if start.startswith(b"\x89PNG") and b"acTL" in start.partition(b"IDAT")[0]:
+        return "PNG"
+    return "WebP" if start[8:16] == b"WEBPVP8X" and start[20] & 2 else ""
+
+
+def _webp_durations(content: bytes) -> list[float]:
+    """Seconds that each frame of an animated WebP image is shown."""
+    durations, position = [], 12
+    while position + 24 <= len(content):
+        length = int.from_bytes(content[position + 4 : position + 8], "little")
+        if content[position : position + 4] == b"ANMF":
+            durations.append(int.from_bytes(content[position + 20 : position + 23], "little") / 1000)
+        position += 8 + length + length % 2
+    return durations
 
 
 def _decode(file: Path) -> np.ndarray | None:
