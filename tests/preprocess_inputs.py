@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import matplotlib.cbook
 import numpy as np
 import pytest
+from av.codec.context import Flags
+from av.filter import Graph
 
 from tramp_jax.data.landmarks import LAYOUTS
 from tramp_jax.preprocess.faces import Face, enclosing
@@ -50,6 +55,78 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0) -> 
     assert writer is not None
     writer.release()
     return path
+
+
+def encode(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    codec: str = "libx264",
+    fps: int = 25,
+    *,
+    pixels: str = "yuv420p",
+    field: str = "",
+    aspect: str = "",
+    matrix: Sequence[float] = (),
+    clock: int = 0,
+    times: Sequence[int] = (),
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+    **stream_settings: Any,
+) -> Path:
+    """Writes RGB frames as cameras do.
+
+    Args:
+      field: "tff" or "bff" marks the frames as interlaced.
+      aspect: width / height of a pixel.
+      matrix: (a, b, c, d) of the display matrix.
+      clock: ticks a second in which ``times`` count; without times, frames come evenly.
+      stream_settings: attributes of the codec's context.
+    """
+    tick = Fraction(1, clock or fps)
+    with av.open(str(path), "w", container_options=container or {}) as output:
+        stream = output.add_stream(codec, rate=fps, options={"threads": "1", **(options or {})})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        stream.codec_context.time_base = tick
+        if codec == "libx264":
+            stream.options |= {"x264-params": "log-level=none"}
+        if field:
+            stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        if matrix:
+            a, b, c, d = (round(value * (1 << 16)) for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        for name, value in stream_settings.items():
+            setattr(stream.codec_context, name, value)
+        for number, image in enumerate(frames):
+            frame = _marked(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels), field)
+            frame.pts, frame.time_base = times[number] if times else round(number / fps / tick), tick
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def _marked(frame: av.VideoFrame, field: str) -> av.VideoFrame:
+    """The frame, marked as interlaced with the "tff" or "bff" order of fields."""
+    if not field:
+        return frame
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("setfield", field), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
+
+
+def woven(frames: Sequence[np.ndarray], field: str) -> list[np.ndarray]:
+    """Two pictures become the fields of one interlaced frame, the first as the upper ("tff") or the lower field."""
+    first = int(field == "bff")
+    pairs = []
+    for before, after in zip(frames[::2], frames[1::2], strict=True):
+        pair = after.copy()
+        pair[first::2] = before[first::2]
+        pairs.append(pair)
+    return pairs
 
 
 def write_images(folder: Path, frames: Sequence[np.ndarray]) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 
 from configs import neuroface as recipe
+from tests.preprocess_inputs import encode, square, woven
 from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
@@ -336,7 +337,17 @@ def test_a_video_that_ends_too_early_is_reported(root):
     with user_error("short_video", video, "frame 9", "frames 7 to 10"):
         source[1]
     video.write_bytes(b"no video")
-    assert [x.kind for x in source.check(0)[0]] == ["short_video"]
+    assert [x.kind for x in source.check(0)[0]] == ["unusable_video"]
+
+
+def test_an_interlaced_video_of_non_square_pixels_is_read_as_a_player_shows_it(tmp_path):
+    """The reader of OpenCV gave what the file before had left in memory."""
+    pictures = [np.maximum(square(40 + 8 * t, 60, 120), 30) for t in range(16)]
+    path = encode(tmp_path / "a.avi", woven(pictures, "tff"), "mpeg4", field="tff", aspect="4/3")
+    images = list(neuroface.read_video(path, 3, 5))
+    assert [image.shape for image in images] == [(240, 427, 3)] * 3
+    for image, picture in zip(images, pictures[4:10:2], strict=True):
+        assert np.abs(cv2.resize(image, (320, 240)).astype(int) - picture).mean() < 4
 
 
 def test_landmarks_outside_the_video_frame_are_reported(root):

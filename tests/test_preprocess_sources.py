@@ -1,15 +1,19 @@
 """Landmark sources: MediaPipe on real faces, Lucas-Kanade on synthetic faces with known points, tracks, InsightFace."""
 
 import hashlib
+import itertools
+import re
 
+import cv2
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from tests.preprocess_inputs import moved, photograph, real_video
+from tests.preprocess_inputs import VIDEOS, encode, moved, photograph, real_video
+from tests.raises import user_error
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, LAYOUTS, MIRROR
-from tramp_jax.preprocess import SourceOptions, make
+from tramp_jax.preprocess import SourceOptions, make, preprocess_video, upright
 from tramp_jax.preprocess.faces import Face, SourceError, enclosing, overlap
 from tramp_jax.preprocess.sources.blazeface import Detector
 from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade, step
@@ -338,6 +342,58 @@ def test_query_points_are_in_the_order_of_each_tracker(tmp_path):
     np.testing.assert_array_equal(saved["tapir"], np.column_stack([np.full(64, 7), points[:, 1], points[:, 0]]))
     np.testing.assert_array_equal(saved["cotracker"][0], np.column_stack([np.full(64, 7), points]))
     np.testing.assert_array_equal(saved["size"], (320, 240))
+
+
+# Faces that are not upright
+
+
+TURNED = {"on the left side": 1, "on the head": 2, "on the right side": 3}
+
+
+@pytest.mark.parametrize("turn", TURNED)
+@pytest.mark.parametrize("person", ["photograph", "single_face.mp4", "WolfgangLanger_Pexels.mp4"])
+def test_a_face_on_its_side_or_head_is_refused(mediapipe, tmp_path, turn, person):
+    pictures = pictures_of(person)
+    path = encode(tmp_path / "a.mp4", [np.rot90(picture, TURNED[turn]) for picture in pictures])
+    words = "head" if TURNED[turn] == 2 else "side"
+    with user_error("unusable_video", path, words, "ffmpeg") as caught:
+        preprocess_video(path, mediapipe)
+    # What the message advises makes the clip that the upright video makes.
+    cure = re.search(r"-vf (\S+)", str(caught.value))[1]
+    back = {"transpose=1": -1, "transpose=2": 1, "hflip,vflip": 2}[cure]
+    again = encode(tmp_path / "b.mp4", [np.rot90(np.rot90(p, TURNED[turn]), back) for p in pictures])
+    assert not any("tilted" in warning for warning in preprocess_video(again, mediapipe).warnings)
+
+
+@pytest.mark.parametrize("person", ["photograph", "single_face.mp4", "WolfgangLanger_Pexels.mp4"])
+@pytest.mark.parametrize("degrees", [-45, -20, 20, 45])
+def test_a_tilted_head_is_a_clip_with_a_warning_from_35_degrees_on(mediapipe, tmp_path, person, degrees):
+    pictures = pictures_of(person)
+    height, width = pictures[0].shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 0.8)
+    path = encode(tmp_path / "a.mp4", [cv2.warpAffine(picture, turn, (width, height)) for picture in pictures])
+    made = preprocess_video(path, mediapipe)
+    assert upright.tilt(made.clip.landmarks, "points63") == pytest.approx(degrees, abs=12)
+    assert any("tilted" in warning for warning in made.warnings) == (abs(degrees) > 35)
+
+
+@pytest.mark.parametrize("name", ["hflip_flag.mp4", "sideways_no_flag.mp4", "upside_down_no_flag.mp4"])
+def test_the_videos_on_which_it_was_seen(mediapipe, name):
+    path = VIDEOS.with_name("cases") / "not_upright" / name
+    if not path.is_file():
+        pytest.skip("no cases there")
+    if name == "hflip_flag.mp4":
+        assert not preprocess_video(path, mediapipe).warnings
+        return
+    with user_error("unusable_video", path, "lie"):
+        preprocess_video(path, mediapipe)
+
+
+def pictures_of(person):
+    """Twelve frames of even size."""
+    if person == "photograph":
+        return moved(photograph(), [(2.0 * t, 0) for t in range(12)])
+    return [image for _, image in itertools.islice(open_frames(real_video(person)), 0, 72, 6)]
 
 
 def test_the_models_are_those_of_the_notice():

@@ -1,4 +1,5 @@
 import os
+import socket
 import struct
 import wave
 import zlib
@@ -6,10 +7,14 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.preprocess_inputs import grey, real_video, write_images, write_video
+from tests.preprocess_inputs import VIDEOS, encode, grey, real_video, square, woven, write_images, write_video
+from tests.raises import user_error
 from tramp_jax.preprocess import rate
 from tramp_jax.preprocess.video import VideoError, open_frames
+
+CASES = VIDEOS.with_name("cases")
 
 
 def read(path, **options):
@@ -24,13 +29,12 @@ def fail(path, **options):
     return str(caught.value)
 
 
-def rotate_flag(path):
-    """Sets the rotation of the only track of an MP4 to a quarter turn clockwise."""
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40
-    turned = [0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30]
-    data[matrix : matrix + 36] = struct.pack(">9i", *turned)
-    path.write_bytes(data)
+def case(folder, name):
+    """A file on which the program was once seen to do wrong; skips the test if it is not there."""
+    path = CASES / folder / name
+    if not path.is_file():
+        pytest.skip(f"no cases at {CASES}")
+    return path
 
 
 def test_frames_times_and_rate_of_a_video(tmp_path):
@@ -45,20 +49,9 @@ def test_frames_times_and_rate_of_a_video(tmp_path):
 
 
 def test_colours_are_rgb(tmp_path):
-    red = [np.full((64, 96, 3), (200, 30, 30), np.uint8)] * 3
+    red = [np.full((64, 96, 3), (200, 30 + 4 * t, 30), np.uint8) for t in range(3)]
     for path in (write_video(tmp_path / "a.mp4", red), write_images(tmp_path / "frames", red)):
         np.testing.assert_allclose(read(path)[0][1].mean(axis=(0, 1)), (200, 30, 30), atol=6)
-
-
-def test_the_rotation_flag_is_honoured(tmp_path):
-    half = np.zeros((64, 96, 3), np.uint8)
-    half[:, :48] = 255  # bright on the left: after a quarter turn clockwise, above
-    path = write_video(tmp_path / "a.mp4", [half] * 3)
-    rotate_flag(path)
-    image = read(path)[0][1]
-    assert image.shape == (96, 64, 3)
-    assert image[:40].mean() > 240
-    assert image[-40:].mean() < 15
 
 
 def test_odd_sizes_and_names_of_any_script(tmp_path):
@@ -217,6 +210,287 @@ def test_the_rate_of_images_must_be_positive(tmp_path):
     assert [seconds for seconds, _ in read(folder, images_fps=50)] == [0, 0.02]
 
 
+# Interlaced video
+
+
+def moving(count, size=(320, 240)):
+    """A bright square that moves 8 pixels to the right in each frame."""
+    return [np.maximum(square(40 + 8 * t, 60, 120, size), 30) for t in range(count)]
+
+
+INTERLACED = {
+    "tff.mp4": {"codec": "libx264", "field": "tff"},
+    "bff.mkv": {"codec": "libx264", "field": "bff"},
+    "b-frames.avi": {"codec": "libx264", "field": "tff"},
+    "camcorder.ts": {"codec": "libx264", "field": "tff"},
+    "dvd.mpg": {"codec": "mpeg2video", "field": "tff"},
+    "bff.mpg": {"codec": "mpeg2video", "field": "bff"},
+    "divx.avi": {"codec": "mpeg4", "field": "tff"},
+    "dv.avi": {"codec": "dvvideo", "field": "bff", "size": (720, 576)},
+    "dv.mov": {"codec": "dvvideo", "field": "bff", "size": (720, 576)},
+    "prores.mov": {"codec": "prores_ks", "field": "tff", "pixels": "yuv422p10le"},
+    "ffv1.mkv": {"codec": "ffv1", "field": "tff"},
+}
+
+
+@pytest.mark.parametrize("name", INTERLACED)
+def test_interlaced_frames_are_those_of_their_first_field(tmp_path, name):
+    """A decoder that leaves the fields woven shows a comb at the edges of what moves: odd rows lag by 8 pixels."""
+    options = dict(INTERLACED[name])
+    pictures = moving(16, options.pop("size", (320, 240)))
+    path = encode(tmp_path / name, woven(pictures, options["field"]), **options)
+    images = [image for _, image in read(path)]
+    assert len(images) == 8
+    for image, expected in zip(images, pictures[::2], strict=True):
+        wide = image.shape[1] / expected.shape[1]  # DV has pixels of 16:15
+        seen = (image[70:170].min(axis=2) > 120).sum(axis=1) / wide
+        np.testing.assert_allclose(seen, 120, atol=4)  # each row is as wide as the square
+        left = (image[70:170].min(axis=2) > 120).argmax(axis=1) / wide
+        np.testing.assert_allclose(left, (expected[100, :, 0] > 120).argmax(), atol=4)
+
+
+def test_what_was_read_before_does_not_show_in_an_interlaced_video(tmp_path):
+    """Memory of the frames before was handed out as the picture."""
+    person = encode(tmp_path / "person.mp4", moving(16, (640, 352)))
+    bars = [np.full((352, 640, 3), 60 + t, np.uint8) for t in range(16)]
+    for file in (
+        encode(tmp_path / "bars.mp4", bars, field="tff"),
+        encode(tmp_path / "bars.mpg", bars, "mpeg2video", field="tff"),
+    ):
+        assert len(read(person)) == 16
+        for number, (_, image) in enumerate(read(file)):
+            np.testing.assert_allclose(image.astype(int), 60 + number, atol=4)
+
+
+def test_progressive_frames_are_left_as_they_are(tmp_path):
+    fine = [np.tile(np.uint8([[[40]], [[200]]]), (60, 160, 3)) + np.uint8(t) for t in range(6)]  # rows alternate
+    path = encode(tmp_path / "a.mkv", fine, "ffv1", pixels="yuv444p")
+    np.testing.assert_allclose([image for _, image in read(path)], fine, atol=2)
+
+
+def test_interlaced_hevc_is_refused_by_name(tmp_path):
+    """Its fields come as frames of half the height."""
+    options = {"x265-params": "interlace=tff:log-level=none"}
+    path = encode(tmp_path / "a.mp4", woven(moving(16), "tff"), "libx265", options=options)
+    with user_error("unusable_video", path, "interlaced HEVC"):
+        read(path)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+def test_a_file_of_one_picture_over_and_over_is_refused(tmp_path, codec):
+    path = encode(tmp_path / "a.mkv", [square(40, 60, 120)] * 8, codec)
+    with user_error("unusable_video", path, "8 frames"):
+        read(path)
+
+
+# Pixels that are not square
+
+
+@pytest.mark.parametrize(
+    ("aspect", "coded", "shown"),
+    [
+        ("4/3", (360, 270), (480, 270)),  # HDV
+        ("16/15", (720, 576), (768, 576)),  # DV
+        ("64/45", (720, 576), (1024, 576)),
+        ("8/9", (720, 480), (720, 540)),
+        ("1/2", (320, 120), (320, 240)),
+        ("1/1", (320, 240), (320, 240)),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts"])
+def test_pixels_become_square(tmp_path, aspect, coded, shown, name):
+    """The side that is too short grows, and a round thing is round."""
+    centre = (coded[0] // 2, coded[1] // 2)
+    axes = tuple(round(80 * c / s) for c, s in zip(coded, shown, strict=True))
+    dark = np.full((coded[1], coded[0], 3), 20, np.uint8)
+    round_thing = [cv2.ellipse(dark.copy(), centre, axes, 0, 0, 360, (210 + t,) * 3, -1) for t in range(4)]
+    path = encode(tmp_path / name, round_thing, aspect=aspect)
+    image = read(path)[0][1]
+    assert image.shape == (shown[1], shown[0], 3)
+    bright = image.min(axis=2) > 110
+    assert bright.any(axis=0).sum() == pytest.approx(160, abs=4)
+    assert bright.any(axis=1).sum() == pytest.approx(160, abs=4)
+
+
+def test_an_absurd_shape_of_the_pixels_is_warned_of(tmp_path):
+    path = encode(tmp_path / "a.mp4", grey(4), aspect="1/9")
+    frames = open_frames(path)
+    assert {image.shape for _, image in frames} == {(64, 96, 3)}
+    assert "1/9" in frames.warnings[0]
+
+
+def test_interlaced_turned_frames_of_non_square_pixels(tmp_path):
+    """Fields, then pixels, then the turn: the order in which they came about."""
+    pictures = moving(12)
+    path = encode(tmp_path / "a.mp4", woven(pictures, "tff"), field="tff", aspect="4/3", matrix=(0, 1, -1, 0))
+    for (_, image), expected in zip(read(path), pictures[::2], strict=True):
+        wanted = cv2.rotate(cv2.resize(expected, (427, 240)), cv2.ROTATE_90_CLOCKWISE)
+        assert image.shape == wanted.shape
+        assert np.abs(image.astype(int) - wanted).mean() < 4
+
+
+# Upright
+
+
+# (a, b, c, d) of the display matrix -> what a player makes of the frame
+TURNS = {
+    "rotated by 90": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    "rotated by 180": ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    "rotated by 270": ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+    "mirrored": ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda image: image[::-1]),
+    "transposed": ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+    "transposed the other way": ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    "twice as wide": ((2, 0, 0, 1), lambda image: image.repeat(2, 1)),  # how some editors write non-square pixels
+    "without a meaning": ((0, 0, 0, 0), lambda image: image),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_flags_that_turn_or_mirror_are_honoured(tmp_path, turn, name):
+    matrix, expected = TURNS[turn]
+    corner = [np.maximum(square(0, 0, 30, (96, 64)), 20 + 4 * t) for t in range(3)]
+    frames = open_frames(encode(tmp_path / name, corner, matrix=matrix))
+    for (_, image), whole in zip(frames, corner, strict=True):
+        assert image.shape == expected(whole).shape
+        assert np.abs(image.astype(int) - expected(whole)).mean() < 6
+    assert not frames.warnings
+
+
+def test_a_flag_between_two_quarter_turns_is_warned_of(tmp_path):
+    frames = open_frames(encode(tmp_path / "a.mp4", grey(4), matrix=(0.94, 0.34, -0.34, 0.94)))
+    assert {image.shape for _, image in frames} == {(64, 96, 3)}
+    assert "multiple of 90°" in frames.warnings[0]
+
+
+# Sound files that look as if frames were missing
+
+
+@pytest.mark.parametrize("name", ["trimmed.mp4", "trimmed.mov"])
+def test_a_video_trimmed_without_encoding_is_whole(name):
+    frames = open_frames(case("trimmed_on_phone", name))
+    seconds = [seconds for seconds, _ in frames]
+    assert len(seconds) == 45
+    np.testing.assert_allclose(seconds, np.arange(45) / 30, atol=1e-6)
+    assert not frames.warnings
+
+
+def trim(path, start, stop):
+    """Writes an edit list into an MP4 of one track, as phones do: ``start`` and ``stop`` in seconds."""
+    data = path.read_bytes()
+    entry = data.index(b"elst") + 12
+    scale = struct.unpack(">I", data[data.index(b"mvhd") + 16 :][:4])[0]
+    ticks = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])[0]
+    _, before = struct.unpack(">Ii", data[entry : entry + 8])
+    edit = struct.pack(">Ii", round((stop - start) * scale), before + round(start * ticks))
+    path.write_bytes(data[:entry] + edit + data[entry + 8 :])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.8, 1.6), (0, 0.4), (0.4, 0.8), (1.2, 1.6)])
+def test_an_edit_list_hides_frames(tmp_path, start, stop):
+    pictures = moving(40)
+    path = encode(tmp_path / "a.mp4", pictures, options={"g": "12"})
+    trim(path, start, stop)
+    frames = open_frames(path)
+    images = [image for _, image in frames]
+    expected = pictures[round(25 * start) : round(25 * stop)]
+    assert len(images) == len(expected)
+    for image, whole in zip(images, expected, strict=True):
+        assert np.abs(image.astype(int) - whole).mean() < 4
+    assert not frames.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.avi", "libx264"), ("b.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.flv", "libx264")]
+)
+def test_frames_out_of_order_are_whole_and_even(tmp_path, name, codec):
+    """B-frames are stored after the frames that they come before; an AVI file does not say when they are shown."""
+    frames = open_frames(encode(tmp_path / name, grey(40), codec, options={"bf": "2", "g": "12", "b": "4000000"}))
+    seconds, images = zip(*frames, strict=True)
+    np.testing.assert_allclose(seconds, np.arange(40) / 25, atol=1.1e-3)
+    brightness = [image.mean() for image in images]
+    np.testing.assert_allclose(np.array(brightness) - brightness[0], 5 * np.arange(40), atol=3)
+    timing = rate.constant(np.array(seconds), frames.rate)
+    assert (timing.fps, timing.warnings, frames.warnings) == (25, (), ())
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_a_whole_video_of_variable_rate_is_not_called_cut_off(tmp_path, name):
+    """A phone in the dark: 30 frames a second, then 5."""
+    times = [*range(0, 990, 33), *range(1000, 3000, 200)]
+    frames = open_frames(encode(tmp_path / name, grey(40), fps=30, clock=1000, times=times))
+    seconds = [seconds for seconds, _ in frames]
+    np.testing.assert_allclose(seconds, np.array(times) / 1000, atol=1.1e-3)
+    assert not frames.warnings
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.flv", "a.mov"])
+def test_a_short_copy_of_any_container_is_refused(tmp_path, name):
+    codec = "libvpx" if name == "a.webm" else "libx264"
+    path = encode(tmp_path / name, moving(40), codec, container={"movflags": "faststart"} if name == "a.mov" else None)
+    path.write_bytes(path.read_bytes()[: int(0.7 * path.stat().st_size)])
+    with user_error("unusable_video", path, "cut off"):
+        read(path)
+
+
+def test_a_file_with_a_damaged_half_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    whole = real_video("WolfgangLanger_Pexels.mp4").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    with user_error("unusable_video", path, "of 472 frames are damaged"):
+        read(path)
+
+
+def test_a_playlist_opens_no_connection(tmp_path):
+    """Only the file that was named is read, whatever it holds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path = tmp_path / "a.m3u8"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{address}\n#EXT-X-ENDLIST\n")
+        with user_error("unusable_video", path):
+            read(path)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+# Animated images
+
+
+@pytest.mark.parametrize("name", ["a.webp", "lossy.webp", "a.png", "a.gif", "a.avif"])
+def test_an_animated_image_is_many_frames(tmp_path, name):
+    lossless = {"lossless": True} if name == "a.webp" else {}
+    first, *others = (Image.fromarray(image) for image in moving(12))
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=40, **lossless)
+    frames = open_frames(tmp_path / name)
+    seconds, images = zip(*frames, strict=True)
+    np.testing.assert_allclose(seconds, np.arange(12) / 25, atol=1e-6)
+    assert frames.rate == pytest.approx(25)
+    for image, expected in zip(images, moving(12), strict=True):
+        assert np.abs(image.astype(int) - expected).mean() < 4
+    assert len(list(frames)) == 12
+
+
+def test_an_animation_among_the_images_of_a_folder_is_named(tmp_path):
+    folder = write_images(tmp_path / "frames", grey(3))
+    first, *others = (Image.fromarray(image) for image in grey(3))
+    first.save(folder / "2.png", save_all=True, append_images=others)
+    with user_error("unusable_video", folder / "2.png", "animated PNG"):
+        read(folder)
+
+
+def test_a_damaged_animation_is_named(tmp_path):
+    path = tmp_path / "a.webp"
+    first, *others = (Image.fromarray(image) for image in moving(12))
+    first.save(path, save_all=True, append_images=others, duration=40)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:40], whole[:200] + bytes(len(whole) - 200)):
+        path.write_bytes(content)
+        with user_error("unusable_video", path):
+            read(path)
+
+
 # A constant rate
 
 
@@ -226,6 +500,46 @@ def test_a_constant_rate_is_left_alone():
     np.testing.assert_array_equal(timing.chosen, np.arange(100))
     assert timing.fps == pytest.approx(29.97, rel=2e-2)
     assert not timing.warnings
+
+
+@pytest.mark.parametrize("clock", [1000, 600, 100])
+@pytest.mark.parametrize("fps", [24, 25, 30000 / 1001, 30, 50, 60, 90, 100, 120, 240])
+@pytest.mark.parametrize("rounded", [np.floor, np.round])
+def test_a_coarse_clock_does_not_change_a_constant_rate(clock, fps, rounded):
+    """Of Matroska and WebM, QuickTime, GIF; with and without the container's own word."""
+    if fps > 0.8 * clock:
+        pytest.skip("several frames at one time")
+    seconds = rounded(np.arange(60) * clock / fps) / clock
+    timing = rate.constant(seconds, fps)
+    assert timing.fps == pytest.approx(fps, rel=1e-9)
+    np.testing.assert_array_equal(timing.chosen, np.arange(60))
+    unknown = rate.constant(seconds, 0)
+    assert unknown.fps == pytest.approx(fps, rel=fps / clock / 59 + 1e-3)
+    assert not timing.warnings + unknown.warnings
+
+
+@pytest.mark.parametrize(("fps", "name"), [(30, "a.mkv"), (60, "a.webm"), (120, "a.mkv"), (30, "a.flv"), (50, "a.gif")])
+def test_the_rate_of_files_that_count_in_milliseconds(tmp_path, fps, name):
+    codec, pixels = {"a.webm": ("libvpx", "yuv420p"), "a.gif": ("gif", "rgb8")}.get(name, ("libx264", "yuv420p"))
+    frames = open_frames(encode(tmp_path / name, moving(24), codec, fps, pixels=pixels))
+    timing = rate.constant(np.array([seconds for seconds, _ in frames]), frames.rate)
+    assert (timing.fps, len(timing.chosen), timing.warnings) == (fps, 24, ())
+
+
+def test_a_frame_that_is_missing_shows_on_a_coarse_clock():
+    for fps in (30, 60, 120, 240):
+        seconds = np.delete(np.round(np.arange(100) * 1000 / fps) / 1000, 40)
+        timing = rate.constant(seconds, fps)
+        assert timing.fps == fps
+        np.testing.assert_array_equal(timing.chosen, [*range(40), timing.chosen[40], *range(40, 99)])
+        assert "1 of 98 steps" in timing.warnings[0]
+
+
+def test_a_rate_that_drifts_is_variable():
+    seconds = np.concatenate([np.arange(50) / 25, 2 + np.arange(50) / 26.5])
+    timing = rate.constant(seconds, 25.7)
+    assert "drifts" in timing.warnings[0]
+    assert np.abs(seconds[timing.chosen] - np.arange(len(timing.chosen)) / timing.fps).max() < 0.025
 
 
 def test_a_variable_rate_becomes_constant_by_the_nearest_time():

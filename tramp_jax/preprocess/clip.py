@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
-from tramp_jax.preprocess import appearance, crop, rate, tracking
+from tramp_jax.errors import UserError
+from tramp_jax.preprocess import appearance, crop, rate, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
 from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
@@ -121,6 +122,7 @@ def preprocess_video(
         track = tracking.follow(faces, options.max_gap, options.keep, cuts)
         seconds = np.array(first_pass.times[track.first : track.first + len(track.faces)])
         timing = rate.constant(seconds, frames.rate, options.fps)
+        tilt_warnings = upright.check_tilt(track.faces, source.layout)
     except ValueError as error:
         raise VideoError(f"{path}: {error}") from error
     if len(timing.chosen) < options.min_frames:
@@ -135,6 +137,11 @@ def preprocess_video(
     selected = landmarks.select(points, source.layout)
     source_frames = track.first + timing.chosen
     images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)
+    stages = {"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]}
+    try:
+        upright.check_not_upside_down(images, source)
+    except UserError as error:
+        raise VideoError(f"{path}: {error}") from error
     depths = [track.faces[i].depth for i in timing.chosen]
     depth = np.stack([d for d in depths if d is not None]) if all(d is not None for d in depths) else None
     name = without_blanks(path.name if path.is_dir() else path.stem)
@@ -157,8 +164,8 @@ def preprocess_video(
         frame_size=first_pass.size,
         frames_read=count,
         source=source.name,
-        warnings=(*doubts, *track.warnings, *timing.warnings, *box_warnings),
-        seconds={"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]},
+        warnings=(*doubts, *track.warnings, *timing.warnings, *tilt_warnings, *box_warnings),
+        seconds=stages,
     )
 
 

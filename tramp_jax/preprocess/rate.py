@@ -7,6 +7,7 @@ import numpy as np
 from tramp_jax.errors import UserError
 
 VARIABLE = 0.1  # of the median step between two frames; a step that differs by more makes the rate variable
+_CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # seconds that containers count in (GIF; QuickTime; Matroska, WebM, Flash, WMV)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Timing:
 def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -> Timing:
     """Chooses frames so that they are equally far apart in time.
 
-    The rate is one over the median step. Frames of a video of variable rate, and of any video where another rate is
+    The rate is that of the usual step. Frames of a video of variable rate, and of any video where another rate is
     asked for, are chosen by the nearest time: repeated or left out, never mixed, so that a frame stays what the
     camera saw and landmarks and colours stay those of one frame.
 
     Args:
       seconds: (n,) when each frame is shown.
-      nominal: the container's frames per second, used where the times make no sense.
+      nominal: the container's frames per second, used if the times make no sense or agree with it; 0 if unknown.
       target: frames per second that are wanted; None keeps the video's own rate.
 
     Raises:
@@ -54,26 +55,50 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
             )
         warnings.append(f"the times of the frames make no sense; taken as {nominal:.4g} frames per second")
         seconds = np.arange(count) / nominal
-        steps = np.diff(seconds)
-    step = float(np.median(steps))
-    own = round(1 / step, 3)
-    odd = int((np.abs(steps - step) > VARIABLE * step).sum())
+    own, odd = _own_rate(seconds, nominal)
     fps = target or own
-    # Containers round times to their clock, and NTSC rates to decimals; so small a difference is none.
-    same_rate = abs(fps * step - 1) < 1e-3
-    if odd == 0 and same_rate:
+    # NTSC rates are rounded to decimals; so small a difference is none.
+    same_rate = abs(fps / own - 1) < 1e-3
+    off = (seconds - seconds[0]) * own - np.arange(count)  # in steps
+    if odd == 0 and same_rate and np.ptp(off) < 1:  # the nearest frames would be these
         return Timing(fps, np.arange(count), tuple(warnings))
-    total = int((seconds[-1] - seconds[0]) * fps + 0.1) + 1  # up to the last frame, whose time may be rounded
+    late = min(max(0.1, 1.01 * _tick(seconds) * fps), 0.5)  # part of a step: the last frame's time may be rounded
+    total = int((seconds[-1] - seconds[0]) * fps + late) + 1
     wanted = seconds[0] + np.arange(total) / fps
     later = np.searchsorted(seconds, wanted).clip(1, count - 1)
     earlier = later - 1
     nearest = np.where(wanted - seconds[earlier] <= seconds[later] - wanted, earlier, later)
     repeated, left_out = total - len(np.unique(nearest)), count - len(np.unique(nearest))
-    reason = (
-        f"variable frame rate ({odd} of {len(steps)} steps differ from {1000 * step:.1f} ms)" if odd else "resampled"
-    )
+    if odd:
+        reason = f"variable frame rate ({odd} of {count - 1} steps differ from {1000 / own:.1f} ms)"
+    else:
+        reason = "variable frame rate (it drifts)" if same_rate else "resampled"
     warnings.append(
         f"{reason}: {count} frames at about {own:.4g} per second became {total} at {fps:.4g} by the nearest time; "
         f"{repeated} repeated, {left_out} left out"
     )
     return Timing(fps, nearest, tuple(warnings))
+
+
+def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
+    """Frames per second of the usual steps between increasing times (n,), and how many steps differ from those.
+
+    A container's clock rounds each time, so that the steps of 30 frames a second are 33, 33 and 34 ms: each may be off
+    by one tick, their mean by far less. Within that error, the container's nominal rate is the exact one.
+    """
+    steps = np.diff(seconds)
+    tick = _tick(seconds)
+    median = float(np.median(steps))
+    usual = np.abs(steps - median) <= max(VARIABLE * median, 1.01 * tick)
+    step = float(steps[usual].mean())
+    odd = int((~usual).sum())
+    error = max(1e-3, (1 + odd) * tick / (usual.sum() * step))
+    if nominal > 0 and abs(nominal * step - 1) <= error:
+        return nominal, odd
+    return round(1 / step, 3), odd
+
+
+def _tick(seconds: np.ndarray) -> float:
+    """The coarsest usual clock whose ticks all times (n,) fall on; 0 if none is."""
+    since = seconds - seconds[0]
+    return next((tick for tick in _CLOCKS if np.abs(since / tick - np.round(since / tick)).max() < 1e-3), 0.0)

@@ -3,37 +3,21 @@
 Only one frame is held at a time. Whatever cannot be read is told as a ``VideoError`` that names the file and the cure.
 """
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps
 from tramp_jax.data.clip_folder import DESCRIPTION
-from tramp_jax.errors import UserError
-
-# FFmpeg's remarks on files that it cannot read become a VideoError. OpenCV reads this when it first uses FFmpeg.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-_PROMISED = 0.9  # share of its frames and of its time that a complete file delivers; containers round
-_SLACK = 3  # frames that a whole file may promise and not hold: of what an editor cut off, the count remains
-_MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
-
-_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
-
-
-class VideoError(UserError):
-    """A video that cannot be made into a clip; the message names the file and the cure."""
-
-    def __init__(self, message: str):
-        super().__init__("unusable_video", message)
 
 
 class Frames(Protocol):
@@ -60,7 +44,7 @@ class Frames(Protocol):
 
 
 def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
-    """The frames of a video file, of the images in a folder, or of one image.
+    """The frames of a video file, of the images in a folder, of one image, or of an animated PNG or WebP image.
 
     Args:
       path: names with blanks and of any script are fine.
@@ -83,7 +67,12 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
             pass
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    return ImageFrames(path, images_fps) if path.suffix.lower() in IMAGES else VideoFile(path)
+    if path.suffix.lower() not in IMAGES:
+        return VideoFile(path)
+    kind = _animation(path)
+    if kind == "WebP":
+        return AnimatedWebP(path)
+    return VideoFile(path) if kind else ImageFrames(path, images_fps)
 
 
 def expand_input(path: str | Path) -> list[Path]:
@@ -107,64 +96,6 @@ def expand_input(path: str | Path) -> list[Path]:
             "it may be a folder of videos or one of frames; name the videos, or keep the two in folders of their own"
         )
     return videos
-
-
-class VideoFile:
-    """Frames of a video file, turned upright as its rotation flag says.
-
-    Iterating raises ``VideoError`` for a file without a video stream that can be decoded, and for one that delivers
-    clearly less than its index promises (a copy that was cut off). Where a little is missing, a warning tells.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.warnings: tuple[str, ...] = ()
-        capture = self._open()
-        self.rate = float(capture.get(cv2.CAP_PROP_FPS))
-        capture.release()
-
-    def _open(self) -> cv2.VideoCapture:
-        with _Quiet():
-            # Naming the backend keeps OpenCV from taking "img%02d.mp4" for a pattern of file names.
-            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise VideoError(f"{self.path}: {_diagnosis(self.path)}")
-        return capture
-
-    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        capture = self._open()
-        try:
-            promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            count, seconds = 0, 0.0
-            while True:
-                try:
-                    ok, image = capture.read()
-                except cv2.error as error:
-                    raise VideoError(f"{self.path}: frame {count} cannot be decoded ({_reason(error)})") from error
-                if not ok:
-                    break
-                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                yield seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                count += 1
-        finally:
-            capture.release()
-        if count == 0:
-            raise VideoError(
-                f"{self.path}: no frame can be decoded; the file is damaged or its codec is unknown; "
-                "convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-            )
-        # Both must fall short: of some containers the count, of others the time is only an estimate.
-        late = self.rate > 0 and (seconds + 1 / self.rate) < _PROMISED * promised / self.rate
-        if promised > 0 and count < _PROMISED * promised and late:
-            raise VideoError(
-                f"{self.path}: the file promises {promised:.0f} frames, but only {count} can be read; it is cut off: "
-                "copy it again, or keep what is there with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-            )
-        if count < promised - (0 if _is_cut_off(self.path) else _SLACK):
-            self.warnings = (
-                f"the file promises {promised:.0f} frames, but only {count} can be read: it is probably cut off at its "
-                "end; copy it again",
-            )
 
 
 class ImageFrames:
@@ -197,6 +128,8 @@ class ImageFrames:
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         size: tuple[int, ...] | None = None
         for number, file in enumerate(self.files):
+            if kind := _animation(file):
+                raise VideoError(f"{file}: is an animated {kind} image, a video of its own; name it by itself")
             image = _decode(file)
             if image is None:
                 raise VideoError(f"{file}: not a readable image; remove it or export it again")
@@ -207,6 +140,52 @@ class ImageFrames:
                     f"{size[0]}; the frames of one clip have one size: keep each video's frames in a folder of its own"
                 )
             yield number / self.rate, image
+
+
+class AnimatedWebP:
+    """Frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.warnings: tuple[str, ...] = ()
+        self._steps = _webp_durations(path.read_bytes())
+        self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        seconds = 0.0
+        try:
+            with Image.open(self.path, formats=["WEBP"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise VideoError(f"{self.path}: {image.width}×{image.height} pixels are too large; make it smaller")
+                for number, step in enumerate(self._steps):
+                    image.seek(number)
+                    yield seconds, np.array(image.convert("RGB"))
+                    seconds += step
+        except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VideoError(f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4") from error
+
+
+def _animation(path: Path) -> str:
+    """ "PNG" or "WebP" for an image file of several frames; "" for all others."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError:
+        return ""  # reported when it is decoded
+    if start.startswith(b"\x89PNG") and b"acTL" in start.partition(b"IDAT")[0]:
+        return "PNG"
+    return "WebP" if start[8:16] == b"WEBPVP8X" and start[20] & 2 else ""
+
+
+def _webp_durations(content: bytes) -> list[float]:
+    """Seconds that each frame of an animated WebP image is shown."""
+    durations, position = [], 12
+    while position + 24 <= len(content):
+        length = int.from_bytes(content[position + 4 : position + 8], "little")
+        if content[position : position + 4] == b"ANMF":
+            durations.append(int.from_bytes(content[position + 20 : position + 23], "little") / 1000)
+        position += 8 + length + length % 2
+    return durations
 
 
 def _decode(file: Path) -> np.ndarray | None:
@@ -254,63 +233,3 @@ class _Quiet:
 
     def __exit__(self, *_: object) -> None:
         cv2.utils.logging.setLogLevel(self._level)
-
-
-def _diagnosis(path: Path) -> str:
-    """Why FFmpeg cannot open a file, and the cure."""
-    with path.open("rb") as file:
-        start = file.read(12)
-        kinds = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
-    if kinds is not None:
-        if not kinds:
-            return (
-                "its index (moov) is missing: the file is cut off, or its recording was interrupted; copy it again, or "
-                "try a repair tool such as untrunc"
-            )
-        if b"vide" not in kinds:
-            return "holds sound but no video; name the video file"
-    if start.startswith((b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf1")) or start[8:12] == b"WAVE":
-        return "looks like a sound file without video; name the video file"
-    return (
-        "is not a video that can be decoded; if it plays elsewhere, convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-    )
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a part of an MP4, MOV or AVI file reaches beyond its end."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        position, end = 0, file.seek(0, os.SEEK_END)
-        if start.startswith(b"RIFF"):
-            return end < 8 + int.from_bytes(start[4:], "little")
-        if start[4:] not in _MP4_STARTS:
-            return False
-        while position + 8 <= end:
-            file.seek(position)
-            length = int.from_bytes(file.read(4), "big")
-            if length == 1:  # it follows in 64 bits, after the kind
-                length = int.from_bytes(file.read(12)[4:], "big")
-            if length < 8:  # the last box, which reaches to the end, or damage
-                return False
-            position += length
-    return position > end
-
-
-def _mp4_index(file: BinaryIO) -> set[bytes]:
-    """Kinds of the tracks (b"vide", b"soun") that the index of an MP4 or MOV file names; empty without an index."""
-    position, end = 0, file.seek(0, os.SEEK_END)
-    while position + 8 <= end:
-        file.seek(position)
-        length = int.from_bytes(file.read(4), "big")
-        kind = file.read(4)
-        header = 8
-        if length == 1:  # the length follows in 64 bits
-            length, header = int.from_bytes(file.read(8), "big"), 16
-        if kind == b"moov":
-            content = file.read(min(length or end, _MAX_INDEX))
-            # A track names its kind 8 bytes after the letters of its handler box.
-            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
-        if length < header:  # the last box, which reaches to the end, or damage
-            break
-        position += length
-    return set()

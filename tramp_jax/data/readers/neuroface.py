@@ -17,6 +17,7 @@ If ROOT/landmarks exists, it is used, else the videos are.
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ from tramp_jax.data.readers.neuroface_lists import (
     task_of,
 )
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
+from tramp_jax.data.video_file import VideoError, VideoFile
 
 FACTS = Facts(landmark_source="insightface", layouts=("insightface73", "insightface106"), fps=50.0)
 
@@ -190,7 +192,15 @@ def _cut(
         problems.add("missing_video", message, repetition.id)
         return
     count = 0
-    for image in read_video(path, repetition.first, repetition.last):
+    images = read_video(path, repetition.first, repetition.last)
+    while True:
+        try:
+            image = next(images, None)
+        except VideoError as error:
+            problems.add(error.kind, str(error), repetition.id)
+            return
+        if image is None:
+            break
         height, width = image.shape[:2]
         if box is not None and not box.fits(width, height):
             message = (
@@ -259,16 +269,9 @@ def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:
 
     The video is decoded from its beginning: seeking is not exact in every format, and the frame count in a video's
     header is not always true.
+
+    Raises:
+      VideoError: the file cannot be decoded.
     """
-    capture = cv2.VideoCapture(str(path))
-    try:
-        for frame in range(1, last + 1):
-            if not capture.grab():
-                return
-            if frame >= first:
-                ok, image = capture.retrieve()
-                if not ok:
-                    return
-                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
+    for _, image in itertools.islice(VideoFile(path), first - 1, last):
+        yield image

@@ -55,6 +55,7 @@ class InsightFace:
     """
 
     name, layout, max_side = "insightface", "insightface106", MAX_SIDE
+    finds_faces = True  # in any picture
 
     def __init__(self, models_dir: Path | None = None, fetch: bool = False):
         folder = find_models(models_dir, fetch)

@@ -76,6 +76,7 @@ class MediaPipe:
     """
 
     name, layout, max_side = "mediapipe", "points63", MAX_SIDE
+    finds_faces = True  # in any picture
 
     def __init__(self, models_dir: Path | None = None):
         folder = Path(models_dir).expanduser() if models_dir else MODELS

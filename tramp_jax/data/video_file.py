@@ -1,0 +1,423 @@
+"""Decodes a video file frame by frame: upright, progressive, with square pixels, and with the time of each frame.
+
+FFmpeg decodes, through PyAV. Only one frame is held at a time. A file that cannot be read raises a ``VideoError`` that
+names the file and the cure.
+"""
+
+import collections
+import os
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.filter import Graph
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from tramp_jax.errors import UserError
+
+MAX_PIXELS = 1 << 26  # in one frame; 8K has half as many
+_PROMISED = 0.9  # share of its frames that a damaged file must deliver to be used
+_MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)  # width / height of a pixel; cameras stay between 1/2 and 2.2
+_SAME_SHAPE = 0.01  # relative difference of two shapes of the picture that is due to rounding
+_SKEW = 0.05  # sine of the angle by which a display matrix may miss a quarter turn
+# These decoders mark each frame as interlaced or not; for the rest, the container's mark counts.
+_MARK_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
+# FFmpeg's AVFieldOrder: up to 1 is unknown or progressive; the top field is shown first in 2 and 5, not in 3 and 4.
+_PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
+_MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
+_CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
+
+_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
+
+
+class VideoError(UserError):
+    """A video that cannot be made into a clip; the message names the file and the cure."""
+
+    def __init__(self, message: str):
+        super().__init__("unusable_video", message)
+
+
+class VideoFile:
+    """Frames of a video file as a player shows them.
+
+    Interlaced frames are deinterlaced (one frame for two fields), non-square pixels are made square, rotation and
+    mirror flags are applied, and frames that an edit list hides are left out.
+
+    Attributes:
+      path: the file.
+      rate: nominal frames per second; 0 if the container does not say.
+      warnings: what is doubtful about the file; complete once all frames were read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.warnings: tuple[str, ...] = ()
+        with self._open() as container:
+            self.rate = float(_stream(container, path).guessed_rate or 0)
+
+    def _open(self) -> InputContainer:
+        # "file:" and the whitelist keep a playlist or an odd name from opening a connection.
+        options = {"protocol_whitelist": "file"}
+        try:
+            return av.open(f"file:{self.path}", container_options=options, metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"{self.path}: {_diagnosis(self.path)}") from error
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yields (seconds since the first frame, (H, W, 3) uint8 RGB).
+
+        Raises:
+          VideoError: no frame can be decoded, clearly fewer than the file promises, or all are the same picture.
+        """
+        with self._open() as container:
+            stream = _stream(container, self.path)
+            stream.thread_type = "AUTO"
+            packets = _Packets(container, stream)
+            picture = _Picture(self.path, stream)
+            first: np.ndarray | None = None
+            count, still = 0, True
+            try:
+                for frame in _progressive(self.path, stream, packets.frames()):
+                    image = picture.show(frame, count)
+                    if first is None:
+                        first = image.copy()
+                    still = still and np.array_equal(first, image)
+                    count += 1
+                    yield packets.seconds(frame), image
+            except (av.FFmpegError, MemoryError) as error:
+                raise VideoError(
+                    f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
+                ) from error
+            warnings = [*_rivals(container, stream), *picture.warnings, *_losses(self.path, count, packets)]
+        if count > 1 and still:
+            raise VideoError(
+                f"{self.path}: all {count} frames are the same picture, bit by bit, so that no face can move; record "
+                "the person again, or export one frame as an image"
+            )
+        self.warnings = tuple(warnings)
+
+
+class _Packets:
+    """Decodes the packets of a stream and counts those that are hidden or damaged."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream):
+        self._container, self._stream = container, stream
+        self._start: float | None = None
+        # An AVI file numbers its frames in the order of decoding; frame k is shown at the k-th number.
+        self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
+        self.read = self.hidden = self.damaged = 0
+        self.broken_end = False
+
+    def frames(self) -> Iterator[VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                self.broken_end = True
+                return
+            if packet is None:
+                return
+            if packet.size:
+                self.read += 1
+                self.hidden += packet.is_discard
+                self.broken_end = packet.is_corrupt
+                if self._order is not None and packet.dts is not None:
+                    self._order.append(packet.dts)
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:
+                self.damaged += 1
+                self.broken_end = True
+                continue
+            yield from decoded
+
+    def seconds(self, frame: VideoFrame) -> float:
+        """When a frame is shown, counted from the first; NaN if the file does not say. Call it once for each frame."""
+        time = frame.time
+        if self._order and self._stream.time_base:
+            time = float(self._order.popleft() * self._stream.time_base)
+        if time is None:
+            return float("nan")
+        if self._start is None:
+            self._start = time
+        return time - self._start
+
+    def promised(self) -> int:
+        """Frames that the container announces, without those that its edit list hides; 0 if it does not say."""
+        stream, told = self._stream, []
+        if stream.frames:
+            told.append(stream.frames - self.hidden)
+        if not stream.frames or "mp4" in self._container.format.name:  # an edit list shortens the time, not the count
+            length = self._container.duration / av.time_base if self._container.duration else 0.0
+            if stream.duration is not None and stream.time_base:
+                length = float(stream.duration * stream.time_base)
+            if length and stream.average_rate:
+                told.append(round(length * stream.average_rate))
+        return max(min(told, default=0), 0)
+
+
+class _Picture:
+    """Converts decoded frames to upright RGB pictures with square pixels, all of one size."""
+
+    def __init__(self, path: Path, stream: VideoStream):
+        self._path = path
+        self._aspect = stream.sample_aspect_ratio or Fraction(1)
+        self._coded: tuple[int, int] | None = None  # size of the frames as decoded
+        self._size = (0, 0)  # with square pixels
+        self._skewed = False
+        self.warnings: list[str] = []
+        if not _MIN_ASPECT <= self._aspect <= _MAX_ASPECT:
+            self.warnings.append(f"the file says that a pixel is {self._aspect} times as wide as high; taken as square")
+            self._aspect = Fraction(1)
+
+    def show(self, frame: VideoFrame, number: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        coded = (frame.width, frame.height)
+        if self._coded is None:
+            self._size = self._square(coded)
+        elif coded != self._coded:
+            self._check_shape(coded, number)
+        self._coded = coded
+        width, height = self._size
+        how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, it concerns the colours only
+        # More threads for the conversion only cost time at the sizes that faces are filmed in.
+        image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how, threads=1)
+        return self._upright(image, frame)
+
+    def _square(self, coded: tuple[int, int]) -> tuple[int, int]:
+        """The size with square pixels; the side that is too short grows, so that no detail is lost."""
+        width, height = coded
+        if self._aspect > 1:
+            width = round(width * self._aspect)
+        else:
+            height = round(height / self._aspect)
+        _check_size(self._path, width, height)
+        return width, height
+
+    def _check_shape(self, coded: tuple[int, int], number: int) -> None:
+        (width, height), (before_width, before_height) = self._square(coded), self._size
+        if abs(width * before_height / (height * before_width) - 1) > _SAME_SHAPE:
+            raise VideoError(
+                f"{self._path}: the picture changes its shape at frame {number}, from {before_width}×{before_height} "
+                f"to {width}×{height} pixels; cut the video there"
+            )
+
+    def _upright(self, image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+        data: Mapping[str, Any] = cast(Any, frame.side_data)
+        if (matrix := data.get("DISPLAYMATRIX")) is None:
+            return image
+        # (x, y) of the frame is shown at (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+        turned = abs(b) + abs(c) > abs(a) + abs(d)
+        right, down = (c, b) if turned else (a, d)  # where the picture's own axes point, forwards or backwards
+        if not (right and down):
+            return image  # not the matrix of any turn
+        off = max(abs(a), abs(d)) if turned else max(abs(b), abs(c))
+        if off > _SKEW * min(abs(right), abs(down)) and not self._skewed:
+            self._skewed = True
+            self.warnings.append("the file's rotation flag is not a multiple of 90°; taken as the nearest")
+        if turned:
+            image = cv2.transpose(image)
+        if right < 0 or down < 0:
+            image = cv2.flip(image, -1 if right < 0 and down < 0 else int(right < 0))
+        return image
+
+
+def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """The frames, deinterlaced from the first interlaced one on."""
+    graph: Graph | None = None
+    shape: tuple[int, int, str] | None = None
+    order = 0 if stream.codec_context.name in _MARK_FRAMES else stream.codec_context.field_order
+    for frame in frames:
+        if graph is None and not (frame.interlaced_frame or order > _PROGRESSIVE):
+            yield frame
+            continue
+        if stream.codec_context.codec.name == "hevc":  # FFmpeg gives each field as a frame of half the height
+            raise VideoError(
+                f"{path}: is interlaced HEVC, of which fields cannot be read as frames; convert it with "
+                "`ffmpeg -i IN -vf weave,bwdif OUT.mp4`"
+            )
+        if shape != (frame.width, frame.height, frame.format.name):
+            if graph is not None:
+                yield from _through(graph, None)
+            shape = (frame.width, frame.height, frame.format.name)
+            graph = _deinterlacer(frame, order)
+        assert graph is not None
+        yield from _through(graph, frame)
+    if graph is not None:
+        yield from _through(graph, None)
+
+
+def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
+    """One frame for two fields; ``order`` is that of the container, up to 1 if the frames are marked themselves."""
+    parity = "auto" if order <= _PROGRESSIVE else "tff" if order in _TOP_FIRST else "bff"
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+        graph.add("bwdif", mode="send_frame", parity=parity, deint="interlaced" if parity == "auto" else "all"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
+def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Frames that the filter has ready after one more; None ends the video."""
+    graph.vpush(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+
+
+def _stream(container: InputContainer, path: Path) -> VideoStream:
+    """The video stream that a player shows."""
+    moving = _moving(container)
+    if not moving:
+        raise VideoError(f"{path}: {_diagnosis(path)}")
+    best = container.streams.best("video")
+    stream = best if best in moving else moving[0]
+    _check_size(path, stream.codec_context.width, stream.codec_context.height)
+    return stream
+
+
+def _moving(container: InputContainer) -> list[VideoStream]:
+    """The video streams, without covers of sound files and the stills of picture files."""
+    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    return [each for each in streams if each.frames != 1] or streams
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise VideoError(
+            f"{path}: frames of {width}×{height} pixels are too large; make them smaller with "
+            "`ffmpeg -i IN -vf scale=1920:-2 OUT.mp4`"
+        )
+
+
+def _rivals(container: InputContainer, stream: VideoStream) -> list[str]:
+    """A warning if the file holds several videos."""
+    count = len(_moving(container))
+    if count == 1:
+        return []
+    return [f"the file holds {count} videos; number {stream.index} of {stream.width}×{stream.height} pixels was read"]
+
+
+def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
+    """A warning if a little of the file is missing or damaged.
+
+    What a container promises is compared only if the file is damaged: sound files with edit lists, of variable rate
+    or with sound that outlasts the picture also hold fewer frames than it seems.
+
+    Raises:
+      VideoError: much is missing or damaged.
+    """
+    if count == 0:
+        raise VideoError(
+            f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}"
+        )
+    cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
+    if packets.damaged > (1 - _PROMISED) * packets.read:
+        raise VideoError(
+            f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again from its origin"
+        )
+    if cut_off and count < _PROMISED * promised:
+        raise VideoError(
+            f"{path}: the file promises {promised} frames, but only {count} can be read; it is cut off: "
+            f"copy it again, or keep what is there with {_CONVERT}"
+        )
+    if cut_off and count < promised:
+        return [
+            f"the file promises {promised} frames, but only {count} can be read: it is probably cut off at its end; "
+            "copy it again"
+        ]
+    if cut_off and not promised:
+        return [f"the file is cut off after {count} frames; copy it again"]
+    if packets.damaged:
+        return [f"{packets.damaged} of {packets.read} frames are damaged and left out; copy the file again"]
+    return []
+
+
+def _diagnosis(path: Path) -> str:
+    """Why FFmpeg cannot open a file, and the cure."""
+    with path.open("rb") as file:
+        start = file.read(12)
+        kinds = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
+    if kinds is not None:
+        if not kinds:
+            return (
+                "its index (moov) is missing: the file is cut off, or its recording was interrupted; copy it again, or "
+                "try a repair tool such as untrunc"
+            )
+        if b"vide" not in kinds:
+            return "holds sound but no video; name the video file"
+    if start.startswith((b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf1")) or start[8:12] == b"WAVE":
+        return "looks like a sound file without video; name the video file"
+    return (
+        "is not a video that can be decoded; if it plays elsewhere, convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
+    )
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a part of an MP4, MOV, AVI, Matroska or WebM file reaches beyond its end."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        position, end = 0, file.seek(0, os.SEEK_END)
+        if start.startswith(b"RIFF"):
+            return end < 8 + int.from_bytes(start[4:], "little")
+        if start.startswith(_EBML):
+            return end < _end_of_segment(file)
+        if start[4:] not in _MP4_STARTS:
+            return False
+        while position + 8 <= end:
+            file.seek(position)
+            length = int.from_bytes(file.read(4), "big")
+            if length == 1:  # it follows in 64 bits, after the kind
+                length = int.from_bytes(file.read(12)[4:], "big")
+            if length < 8:  # the last box, which reaches to the end, or damage
+                return False
+            position += length
+    return position > end
+
+
+def _end_of_segment(file: BinaryIO) -> int:
+    """Where the only segment of a Matroska file ends, as it says itself; 0 if it does not."""
+    file.seek(0)
+    start = file.read(4096)
+    position = start.find(_SEGMENT) + len(_SEGMENT)
+    if position < len(_SEGMENT) or position == len(start) or not start[position]:
+        return 0
+    # The zeros before the first bit that is set tell how many bytes follow; all ones mean an unknown length.
+    length = 9 - start[position].bit_length()
+    value = int.from_bytes(start[position : position + length], "big") - (1 << 7 * length)
+    return 0 if value == (1 << 7 * length) - 1 else position + length + value
+
+
+def _mp4_index(file: BinaryIO) -> set[bytes]:
+    """Kinds of the tracks (b"vide", b"soun") that the index of an MP4 or MOV file names; empty without an index."""
+    position, end = 0, file.seek(0, os.SEEK_END)
+    while position + 8 <= end:
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "big")
+        kind = file.read(4)
+        header = 8
+        if length == 1:  # the length follows in 64 bits
+            length, header = int.from_bytes(file.read(8), "big"), 16
+        if kind == b"moov":
+            content = file.read(min(length or end, _MAX_INDEX))
+            # A track names its kind 8 bytes after the letters of its handler box.
+            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
+        if length < header:  # the last box, which reaches to the end, or damage
+            break
+        position += length
+    return set()
