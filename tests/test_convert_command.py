@@ -144,13 +144,20 @@ def test_damaged_folder_is_refused(tmp_path):
         ({k: v for k, v in report.items() if k != "fresh"}, "damaged_file"),
         (report | {"fresh": ["params/head/layer1/bias"]}, "damaged_file"),
         (report | {"model_config": other_head}, "damaged_file"),
+        (report | {"model_config": report["model_config"] | {"name": "resnet"}}, "damaged_file"),
+        (report | {"kind": "resnet"}, "damaged_file"),
+        (report | {"fresh": 3}, "damaged_file"),
+        (report | {"naming": {"container": ["a"], "prefix": "", "encoder": "", "head": ""}}, "damaged_file"),
+        (report | {"warnings": [None]}, "damaged_file"),
+        (["not", "an", "object"], "damaged_file"),
     ):
         (out / store.REPORT).write_text(json.dumps(changed))
         with user_error(kind, out):
             convert_weights.load_checkpoint(out)
-    (out / store.REPORT).write_text("{")
-    with user_error("damaged_file", out / store.REPORT):
-        convert_weights.load_checkpoint(out)
+    for text in ("{", "[" * 100_000, '{"format": 1' + "0" * 5000 + "}"):
+        (out / store.REPORT).write_text(text)
+        with user_error("damaged_file", out / store.REPORT):
+            convert_weights.load_checkpoint(out)
 
 
 # --- training runs ---------------------------------------------------------------------------------------------------
