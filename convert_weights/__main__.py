@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from convert_weights import store
 from convert_weights.kinds import KINDS
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from convert_weights.state_dict import ON_PURPOSE, OUTSIDE
+from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
+
+_LISTED = 40  # most dropped tensors that are shown; the report lists all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Runs the command; returns the exit code. Exits with another one after an error, see ``exit_codes``."""
     flags = _parser().parse_args(arguments)
     if not (flags.out or flags.to_pytorch or flags.verify):
         _parser().error("nothing to do: give --out DIR, --to-pytorch OUT.pth or --verify")
-    try:
+    with exit_codes():
         _run(flags)
-    except UserError as error:  # anything else is a bug and keeps its traceback
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     return 0
 
 
@@ -35,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fresh", metavar="PATTERN", action="append", default=[], help="parameters that SRC may lack: params/head"
     )
+    parser.add_argument(
+        "--drop", metavar="PATTERN", action="append", default=[], help="tensors of SRC to leave out: s_former.extra.*"
+    )
+    parser.add_argument("--container", metavar="KEY", help="which state dict of SRC to read: state_dict, ckpt.model")
     parser.add_argument("--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="write a PyTorch state dict there")
     parser.add_argument("--checkpoint", default="", help="which of a run's checkpoints: best, last or a step")
     parser.add_argument("--verify", action="store_true", help="compare with a PyTorch model of the same weights")
@@ -48,7 +53,13 @@ def _run(flags: argparse.Namespace) -> None:
     if flags.to_pytorch:
         store.check_free(flags.to_pytorch.absolute(), flags.overwrite)
     checkpoint = load_checkpoint(
-        flags.source, flags.kind, length=flags.length, fresh=flags.fresh, checkpoint=flags.checkpoint
+        flags.source,
+        flags.kind,
+        length=flags.length,
+        fresh=flags.fresh,
+        checkpoint=flags.checkpoint,
+        container=flags.container,
+        drop=flags.drop,
     )
     _say(_summary(flags.source, checkpoint))
     for warning in checkpoint.report["warnings"]:
@@ -78,7 +89,10 @@ def _summary(source: pathlib.Path, checkpoint: LoadedCheckpoint) -> list[str]:
         f"{len(report['fresh'])} parameters left fresh"
     ]
     lines += [f"assumed: {option} = {why}" for option, why in report["assumed"].items()]
-    return lines + [f"fresh: {path}" for path in report["fresh"]]
+    lines += [f"fresh: {path}" for path in report["fresh"]]
+    unusual = [r for r in report["dropped"] if r["reason"].startswith((ON_PURPOSE, OUTSIDE))]
+    lines += [f"dropped: {r['source']}: {r['reason']}" for r in unusual[:_LISTED]]
+    return lines + [f"… and {len(unusual) - _LISTED} more dropped"] * (len(unusual) > _LISTED)
 
 
 def _say(lines: Sequence[str]) -> None:

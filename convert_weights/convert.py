@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 import functools
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def convert(
     assert sorted(pair.target for pair in pairs) == sorted(shapes), "the name map does not cover the model"
     by_source = {pair.source: pair for pair in pairs}
     dropped = {name: _buffer(name, tensors[name]) for name in buffers(pairs) if name in tensors}
-    problems = _Problems(names or {})
+    problems = _Problems(names or {name: name for name in tensors})
     for name, x in tensors.items():
         if name in by_source:
             problems.check(name, x, _in_torch(by_source[name], shapes))
@@ -178,7 +179,7 @@ class _Problems:
         self.misshapen: list[str] = []
 
     def shown(self, name: str) -> str:
-        return printable(self.names.get(name, name), 120)
+        return printable(self.names[name], 120)
 
     def check(self, name: str, x: np.ndarray, expected: Shape) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -203,8 +204,21 @@ class _Problems:
             + _section("without a place in the model", unplaced, len(self.unplaced))
             + _section("missing in the checkpoint", lacking, len(missing))
             + _section("of another shape or type", self.misshapen[:_LISTED], len(self.misshapen))
-            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if only_head else ""),
+            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if only_head else "")
+            + ("" if self.missing or not self.unplaced else self._how_to_drop()),
         )
+
+    def _how_to_drop(self) -> str:
+        """The patterns that fit these tensors and no other: the largest modules that have no place."""
+        placed = (name.split(".") for released, name in self.names.items() if released not in self.unplaced)
+        modules = {tuple(parts[:depth]) for parts in placed for depth in range(len(parts))}
+        patterns: dict[str, None] = {}
+        for parts in (self.names[name].split(".") for name in self.unplaced):
+            depth = next((n for n in range(1, len(parts)) if tuple(parts[:n]) not in modules), len(parts))
+            patterns[".".join([*parts[:depth], *(["*"] if depth < len(parts) else [])])] = None
+        known = [pattern for pattern in list(patterns)[:4] if re.fullmatch(r"[\w.]+\*?", pattern)] or ["PATTERN"]
+        options = " ".join(f"--drop '{pattern}'" for pattern in known)
+        return f"\nif their publisher's code does not use them, leave them out: python -m convert_weights SRC {options}"
 
     @staticmethod
     def _first(items: Mapping[str, Shape]) -> list[tuple[str, Shape]]:

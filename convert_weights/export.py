@@ -11,7 +11,7 @@ from convert_weights.convert import Path, channel_scale, distances, flattened
 from convert_weights.kinds import KINDS
 from convert_weights.layouts import COUNTER, TRANSFORMS, buffers
 from convert_weights.load import LoadedCheckpoint
-from convert_weights.state_dict import file_name
+from convert_weights.state_dict import bare_name, file_name
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
 
@@ -21,15 +21,16 @@ STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 def to_state_dict(checkpoint: LoadedCheckpoint) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint in PyTorch's layout, buffers included, by the names of the class that wrote it.
 
-    Names, shapes, types and bits are those of the source file, without ``module.``; for a run, those of the released
-    code. Tensors that the source lacks are left out.
+    Names, shapes, types and bits are those of the source file, without wrappers such as ``module.``; for a run, those
+    of the released code. Tensors that the source lacks are left out.
 
     Raises:
       UserError: the model has no counterpart in the released code.
     """
     flat = _unscaled(checkpoint)
     report, naming = checkpoint.report, checkpoint.report["naming"]
-    known = {r["source"].removeprefix(naming["prefix"]): r for r in report["tensors"] + report["dropped"]}
+    records = [r for r in report["tensors"] + report["dropped"] if "dtype" in r]
+    known = {bare_name(r["source"], naming["prefix"]): r for r in records}
     pairs = [pair for pair in KINDS[checkpoint.kind].name_map(checkpoint.model_config) if pair.target in flat]
     tensors = {}
     for pair in pairs:
@@ -79,9 +80,11 @@ def write_pth(checkpoint: LoadedCheckpoint, path: pathlib.Path, overwrite: bool)
     store.check_free(path, overwrite)
     torch = import_torch(f"writing {path}")
     tensors = {name: _to_torch(x, torch) for name, x in to_state_dict(checkpoint).items()}
-    container = checkpoint.report["naming"]["container"]
+    content: dict[str, Any] = tensors
+    for key in reversed(checkpoint.report["naming"]["container"].split(".")):
+        content = {key: content} if key else content
     with store.written_whole(path) as new:
-        torch.save({container: tensors} if container else tensors, new)
+        torch.save(content, new)
     return len(tensors)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from convert_weights import reader, store
+from convert_weights import reader, state_dict, store
 from convert_weights.convert import Conversion, Variables, convert, nested, target_shapes
 from convert_weights.kinds import KINDS, recognise
 from convert_weights.kinds.kind import Architecture, Kind
 from convert_weights.safe_globals import bad_file, printable
-from convert_weights.state_dict import StateDict, find_state_dict, released_names, without_module
+from convert_weights.state_dict import StateDict
 from tramp_jax.errors import UserError
 
 
@@ -42,6 +42,8 @@ def load_checkpoint(
     length: int | None = None,
     fresh: Sequence[str] = (),
     checkpoint: str = "",
+    container: str | None = None,
+    drop: Sequence[str] = (),
 ) -> LoadedCheckpoint:
     """Loads weights. Nothing in a file is run, and PyTorch is not needed.
 
@@ -52,6 +54,9 @@ def load_checkpoint(
       length: T, if the tables of a file do not show it (TraMP-Former's always have the size for T = 256).
       fresh: patterns of parameters that a file may lack, e.g. ``params/head`` for an encoder without a head.
       checkpoint: of a run: "best", "last" or a step; by default the best, or the last if there is no best.
+      container: of a file that holds several state dicts: which to read, keys joined by dots; "" is the top level.
+      drop: patterns of names in a file: tensors without a place in the model, to be left out on purpose. A pattern
+        that fits no tensor is an error.
 
     Raises:
       UserError: the file cannot be read, or (kind "mismatch") tensors and parameters do not fit together; names the
@@ -59,16 +64,24 @@ def load_checkpoint(
     """
     path = pathlib.Path(path)
     if path.is_dir():
+        if drop or container is not None:
+            raise UserError("bad_option", f"{path}: is a folder; --drop and --container are for files, leave them out")
         return LoadedCheckpoint(*store.load_folder(path, checkpoint))
     if kind not in ("auto", *KINDS):
         raise UserError("bad_option", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
     content = reader.read(path)
     try:
-        container, tensors, rest = find_state_dict(content.tree)
-        prefix, tensors = without_module(tensors)
-        chosen, hint = _choose(kind, tensors)
-        found = released_names(container, prefix, tensors, chosen)
-        architecture = chosen.read({name: x.shape for name, x in found.tensors.items()}, length)
+        container, tensors, rest = state_dict.find_state_dict(content.tree, container)
+        tensors, dropped, on_purpose = state_dict.drop(tensors, drop)
+        prefix = state_dict.shared_prefix(list(tensors))
+        tensors, counter = state_dict.without_counter(tensors, prefix)
+        chosen, hint = _choose(kind, {state_dict.bare_name(name, prefix): x for name, x in tensors.items()})
+        found = state_dict.released_names(container, prefix, tensors, chosen)
+        # Dropping layers must not turn the model into another one: they show its architecture, too.
+        shapes = {
+            state_dict.released_name(state_dict.bare_name(n, prefix), found.naming): x.shape for n, x in dropped.items()
+        }
+        architecture = chosen.read(shapes | {name: x.shape for name, x in found.tensors.items()}, length)
         _check_buildable(architecture.config)
         pairs = chosen.name_map(architecture.config)
         conversion = convert(found.tensors, architecture.config, pairs, fresh, found.names)
@@ -76,7 +89,7 @@ def load_checkpoint(
         if error.kind == "mismatch":
             raise UserError(error.kind, f"{path}: read as {chosen.name}, {error}{hint}") from None
         raise UserError(error.kind, f"{path}: {error}") from error
-    report = _report(path, content, chosen, architecture, found, conversion, rest)
+    report = _report(path, content, chosen, architecture, found, conversion, on_purpose + counter + rest)
     return LoadedCheckpoint(chosen.name, nested(conversion.flat), architecture.config, report)
 
 
@@ -100,7 +113,7 @@ def _check_buildable(config: ConfigDict) -> None:
     """Raises UserError if the options read off the shapes contradict each other."""
     try:
         target_shapes(config)
-    except ValueError as error:
+    except UserError as error:
         what = f"{error}; its shapes describe no model that can be built"
         raise UserError("unsupported_file", what) from error
 
@@ -135,13 +148,17 @@ def _report(
         "tensors": tensors,
         "dropped": buffers + rest,
         "fresh": ["/".join(target) for target in conversion.fresh],
-        "warnings": _warnings(found, conversion, content),
+        "warnings": _warnings(found, conversion, content, rest),
         "model_config": architecture.config.to_dict(),
     }
 
 
-def _warnings(found: StateDict, conversion: Conversion, content: reader.Checkpoint) -> list[str]:
+def _warnings(
+    found: StateDict, conversion: Conversion, content: reader.Checkpoint, rest: list[dict[str, Any]]
+) -> list[str]:
     flat = {found.names[name]: conversion.flat[pair.target] for name, pair in conversion.used.items()}
     warnings = reader.nonfinite_warnings(flat)
+    if any(r["reason"] == state_dict.AVERAGE and r["value"] == 0 for r in rest):
+        warnings.append("n_averaged is 0: the average holds no model yet, only the weights that it began with")
     warnings += [f"float64 rounded to float32 in {found.names[name]}" for name in conversion.rounded]
     return warnings + [f"not loaded: {place}" for place in content.placeholders]

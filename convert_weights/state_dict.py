@@ -1,17 +1,27 @@
 """Finds the state dict in a checkpoint file, brings it into the released names, and lists what else the file holds."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from convert_weights.kinds import KINDS
+from convert_weights.kinds import recognise
 from convert_weights.kinds.kind import Kind
 from convert_weights.safe_globals import Placeholder, bad_file, printable
+from tramp_jax.errors import UserError
 
-_OPTIMISER = ("optimizer", "optimizer_state_dict", "optimizers", "scheduler", "lr_scheduler", "scaler")
+_OPTIMISER = re.compile("optimi[sz]er|optim(_|$)|sched|scaler", re.IGNORECASE)  # in the key of a training state
 _SAVE_STATE_DICT = "save only the model's state_dict with torch.save"
+_WRAPPERS = ("module", "_orig_mod")  # what DataParallel, DDP and AveragedModel, and torch.compile add to names
+OUTSIDE, ON_PURPOSE = "tensor outside the state dict", "dropped on purpose"  # reasons of records
+AVERAGE = "counter of averaged models, not read by the model"
+_AVERAGED = "n_averaged"  # AveragedModel's counter of the models in its average
+
+Tensors = dict[str, np.ndarray]
+Records = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,88 +40,124 @@ class StateDict:
     naming: dict[str, str]
 
 
-def find_state_dict(tree: object) -> tuple[str, dict[str, np.ndarray], list[dict[str, Any]]]:
-    """(container, tensors by the file's names, records of everything else: name, reason, and value or shape).
+def find_state_dict(tree: object, container: str | None = None) -> tuple[str, Tensors, Records]:
+    """Finds the only group of tensors with names of a known kind; without one, the only group of tensors.
+
+    Args:
+      tree: the contents of a file.
+      container: the place to look in, keys joined by dots; "" is the top level. None searches everywhere.
+
+    Returns:
+      The container, its tensors by the file's names, and a record of everything else: name, reason, and value or shape.
 
     Raises:
-      UserError: no state dict or several; one of its entries is not a tensor; tensors outside it that are not those of
-        an optimiser.
+      UserError: no state dict, or several; one of its entries is not a tensor.
     """
     if not isinstance(tree, dict):
         raise bad_file(f"holds a {type(tree).__name__}, not a state dict", _SAVE_STATE_DICT)
-    container = _container(tree)
-    entries = tree[container] if container else tree
-    dropped: list[dict[str, Any]] = []
-    tensors = {}
+    container, entries = _chosen(list(_groups(tree, "")), container)
+    tensors = {name: x for name, x in entries.items() if isinstance(x, np.ndarray) and isinstance(name, str)}
     for name, value in entries.items():
-        if isinstance(value, np.ndarray) and isinstance(name, str):
-            tensors[name] = value
-        elif container or isinstance(value, Placeholder):
-            what = f"'{printable(name)}' is {_described(value)}, not a tensor that can be read"
+        if name not in tensors and (container or isinstance(value, Placeholder | np.ndarray)):
+            what = f"'{printable(name)}' is {_described(name, value)}, not a tensor that can be read"
             raise bad_file(what, _SAVE_STATE_DICT)
-        else:
-            dropped += _dropped(str(name), value)
-    if container:
-        for name, value in tree.items():
-            if name != container:
-                dropped += _dropped(str(name), value)
-    return container, tensors, dropped
+    return container, tensors, list(_others(tree, "", entries))
 
 
-def _container(tree: Mapping[Any, Any]) -> str:
-    """The key whose value is the state dict; "" if the tree is one itself."""
-    known = [kind.container for kind in KINDS.values() if kind.container]  # a file may have that of another kind
-    holders = [key for key in known if isinstance(tree.get(key), dict) and _arrays(tree[key])]
-    if _arrays(tree):
-        if holders:
-            raise bad_file(f"holds tensors beside '{holders[0]}' and in it", _SAVE_STATE_DICT)
-        return ""
-    if len(holders) == 1:
-        return holders[0]
-    keys = ", ".join(printable(key, 30) for key in list(tree)[:8])
-    if holders:
-        raise bad_file(f"holds two state dicts ({keys})", _SAVE_STATE_DICT)
-    places = " or ".join(f"'{key}'" for key in known)
-    raise bad_file(f"is not a state dict and has none under {places} (it has: {keys})", _SAVE_STATE_DICT)
+_Group = tuple[str, dict[Any, Any]]
 
 
-def _arrays(entries: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, np.ndarray) for value in entries.values())
+def _groups(node: object, place: str) -> Iterator[_Group]:
+    """Every dictionary that holds tensors itself, with its place. An optimiser's are left out."""
+    if isinstance(node, dict) and any(isinstance(value, np.ndarray) for value in node.values()):
+        yield place, node
+    for key, value in _items(node):
+        if not _OPTIMISER.search(key):
+            yield from _groups(value, _joined(place, key))
 
 
-def _described(value: object) -> str:
+def _items(node: object) -> Iterator[tuple[str, object]]:
+    """Contents of a dictionary or list. The reader has limited their depth and number."""
+    if isinstance(node, dict):
+        yield from ((printable(key, 60), value) for key, value in node.items())
+    elif isinstance(node, list | tuple):
+        yield from ((str(i), value) for i, value in enumerate(node))
+
+
+def _joined(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _chosen(groups: list[_Group], container: str | None) -> _Group:
+    if container is not None:
+        asked = [group for group in groups if group[0] == container]
+        if len(asked) == 1:
+            return asked[0]
+        raise UserError(
+            "bad_option", f"--container {container!r} is not one of its groups of tensors: {_listed(groups)}"
+        )
+    if not groups:
+        raise bad_file("has tensors only in its optimiser or in lists, not in a state dict", _SAVE_STATE_DICT)
+    known = [group for group in groups if recognise(_bare_names(group[1]))]
+    if len(known) == 1:
+        names = _bare_names(known[0][1])
+        known = [group for group in groups if not names.isdisjoint(_bare_names(group[1]))]
+    candidates = sorted(known or groups, key=lambda group: -len(group[1]))
+    if len(candidates) > 1:
+        what = f"holds {len(candidates)} groups of tensors that may be the state dict: {_listed(candidates)}"
+        raise bad_file(what, f"choose one, such as --container '{candidates[0][0]}'")
+    return candidates[0]
+
+
+def _bare_names(entries: Mapping[Any, Any]) -> set[str]:
+    names = [name for name, x in entries.items() if isinstance(x, np.ndarray) and isinstance(name, str)]
+    prefix = shared_prefix(names)
+    return {bare_name(name, prefix) for name in names}
+
+
+def _listed(groups: Sequence[_Group]) -> str:
+    shown = []
+    for place, entries in groups[:8]:
+        tensors = sum(isinstance(value, np.ndarray) for value in entries.values())
+        shown.append(f"'{printable(place)}'{'' if place else ' (the top level)'} with {tensors}")
+    return ", ".join(shown) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
+
+
+def _described(name: object, value: object) -> str:
+    if not isinstance(name, str):
+        return f"named by a {type(name).__name__}"
     return f"an object ({printable(value.name)})" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
 
 
-def _dropped(key: str, value: object) -> list[dict[str, Any]]:
-    """Records of everything under a key outside the state dict. Only an optimiser may hold tensors there."""
-    optimiser = key in _OPTIMISER
-    records: list[dict[str, Any]] = []
-    for place, leaf in _leaves(value, key):
-        if isinstance(leaf, np.ndarray):
-            if not optimiser:
-                raise bad_file(f"holds tensors outside the state dict ('{printable(place)}')", _SAVE_STATE_DICT)
-            records.append({"source": place, "reason": "optimiser state", "shape": list(leaf.shape)})
-        elif isinstance(leaf, Placeholder):
-            reason = f"object of a class that is not loaded ({printable(leaf.name)})"
-            records.append({"source": place, "reason": reason})
-        elif not optimiser:
-            records.append({"source": place, "reason": "training record", "value": _plain(leaf)})
-    if optimiser and not records:
-        records.append({"source": key, "reason": "optimiser state"})
-    return records
+def _others(node: object, place: str, state_dict: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
+    """Records of everything in a file except the tensors of its state dict."""
+    for key, value in _items(node):
+        inner = _joined(place, key)
+        if _OPTIMISER.search(key) and isinstance(value, dict | list | tuple):
+            tensors = [(at, x) for at, x in _leaves(value, inner) if isinstance(x, np.ndarray | Placeholder)]
+            yield from (_record(at, x, "optimiser state") for at, x in tensors)
+            if not tensors:
+                yield {"source": inner, "reason": "optimiser state"}
+        elif isinstance(value, dict | list | tuple):
+            yield from _others(value, inner, state_dict)
+        elif not (node is state_dict and isinstance(value, np.ndarray)):
+            yield _record(inner, value, OUTSIDE)
 
 
-def _leaves(value: object, place: str) -> Iterator[tuple[str, object]]:
-    """The leaves of dictionaries and lists, whose depth and number the reader has limited."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{place}.{printable(key, 60)}")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _leaves(item, f"{place}.{i}")
-    else:
-        yield place, value
+def _leaves(node: object, place: str) -> Iterator[tuple[str, object]]:
+    if not isinstance(node, dict | list | tuple):
+        yield place, node
+    for key, value in _items(node):
+        yield from _leaves(value, _joined(place, key))
+
+
+def _record(place: str, value: object, tensor_reason: str) -> dict[str, Any]:
+    if isinstance(value, Placeholder):
+        return {"source": place, "reason": f"object of a class that is not loaded ({printable(value.name)})"}
+    if not isinstance(value, np.ndarray):
+        return {"source": place, "reason": "training record", "value": _plain(value)}
+    record = {"source": place, "reason": tensor_reason, "shape": list(value.shape)}
+    return record | ({"value": _plain(value.flat[0])} if value.size == 1 else {})
 
 
 def _plain(value: object) -> object:
@@ -123,20 +169,80 @@ def _plain(value: object) -> object:
     return printable(value, 200)
 
 
-def without_module(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """(prefix, tensors without it): DataParallel puts ``module.`` before every name."""
-    if all(name.startswith("module.") for name in tensors):
-        return "module.", {name.removeprefix("module."): x for name, x in tensors.items()}
-    return "", dict(tensors)
+def shared_prefix(names: Sequence[str]) -> str:
+    """The wrappers in front of every name, such as ``module._orig_mod.``; AveragedModel's counter has fewer."""
+    wrapped = [name.split(".")[:-1] for name in names if name.split(".")[-1] != _AVERAGED]
+    depth = 0
+    while wrapped and all(parts[depth : depth + 1] == wrapped[0][depth : depth + 1] for parts in wrapped):
+        if wrapped[0][depth : depth + 1] not in ([wrapper] for wrapper in _WRAPPERS):
+            break
+        depth += 1
+    return "".join(f"{part}." for part in wrapped[0][:depth]) if wrapped else ""
 
 
-def released_names(container: str, prefix: str, tensors: Mapping[str, np.ndarray], kind: Kind) -> StateDict:
-    """The state dict in the names of the kind's own release; ``tensors`` are without ``prefix``."""
-    naming = {"container": container, "prefix": prefix} | kind.naming({name.split(".")[0] for name in tensors})
-    renamed = {released_name(name, naming): x for name, x in tensors.items()}
-    if len(renamed) < len(tensors):
-        raise bad_file(f"has two names for one tensor, with and without '{naming['encoder']}'", _SAVE_STATE_DICT)
-    return StateDict(renamed, {released_name(name, naming): prefix + name for name in tensors}, naming)
+def bare_name(name: str, prefix: str) -> str:
+    """A tensor's name without ``prefix`` (see ``shared_prefix``) and without the wrappers of modules inside it."""
+    first, dot, inner = name.removeprefix(prefix).partition(".")
+    return first + dot + ".".join(_unwrapped(inner))
+
+
+def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, Records]:
+    """(tensors that are kept, tensors that the user drops on purpose, a record of each of those).
+
+    Patterns are those of ``fnmatch``, for names in the file with or without ``shared_prefix``.
+
+    Raises:
+      UserError: a pattern fits no tensor, or all tensors are dropped.
+    """
+    prefix = shared_prefix(list(tensors))
+    reasons: dict[str, str] = {}
+    for pattern in patterns:
+        fits = re.compile(fnmatch.translate(pattern)).match
+        found = [name for name in tensors if fits(name) or fits(name.removeprefix(prefix))]
+        if not found:
+            raise UserError("bad_option", f"--drop {pattern!r} fits none of its {len(tensors)} tensors; correct it")
+        reasons |= dict.fromkeys(found, f"{ON_PURPOSE} (--drop {pattern!r})")
+    kept = {name: x for name, x in tensors.items() if name not in reasons}
+    if not kept:
+        raise UserError("bad_option", f"--drop fits all of its {len(tensors)} tensors; keep some")
+    dropped = {name: tensors[name] for name in reasons}
+    return kept, dropped, [_record(name, tensors[name], reason) for name, reason in reasons.items()]
+
+
+def without_counter(tensors: Tensors, prefix: str) -> tuple[Tensors, Records]:
+    """The tensors without AveragedModel's counter, which stands before its ``module.``; and a record of it."""
+    places = {prefix[: match.start()] + _AVERAGED for match in re.finditer(r"module\.", prefix)}
+    counters = {name: x for name, x in tensors.items() if name in places and x.dtype.kind in "iu" and x.size == 1}
+    records = [_record(name, x, AVERAGE) for name, x in counters.items()]
+    return {name: x for name, x in tensors.items() if name not in counters}, records
+
+
+def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) -> StateDict:
+    """The state dict in the names of the kind's own release.
+
+    Args:
+      container: see ``find_state_dict``.
+      prefix: see ``shared_prefix``.
+      tensors: by the file's names.
+      kind: of the tensors.
+
+    Raises:
+      UserError: two tensors have the same name without their wrappers.
+    """
+    tops = {bare_name(name, prefix).split(".")[0] for name in tensors}
+    naming = {"container": container, "prefix": prefix} | kind.naming(tops)
+    seen: dict[str, str] = {}
+    for name in tensors:
+        other = seen.setdefault(released_name(".".join(_unwrapped(name)), naming), name)
+        if other != name:
+            what = f"has two names for one tensor, '{printable(other)}' and '{printable(name)}'"
+            raise bad_file(what, "drop one of them, and the tensors like it, with --drop 'PATTERN'")
+    names = {released_name(bare_name(name, prefix), naming): name for name in tensors}
+    return StateDict({released: tensors[name] for released, name in names.items()}, names, naming)
+
+
+def _unwrapped(name: str) -> list[str]:
+    return [part for part in name.split(".") if part not in _WRAPPERS]
 
 
 def released_name(name: str, naming: Mapping[str, str]) -> str:

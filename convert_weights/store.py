@@ -4,6 +4,7 @@ A converted folder holds ``variables/``, an Orbax checkpoint of ``{"params", "ba
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ from convert_weights.kinds import KINDS
 from convert_weights.kinds.kind import model_config
 from convert_weights.layouts import TensorPair
 from convert_weights.reader import nonfinite_warnings
-from tramp_jax import run
+from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
 
 VARIABLES, REPORT = "variables", "conversion.json"
@@ -100,12 +101,39 @@ def load_folder(path: pathlib.Path, checkpoint: str) -> Loaded:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Naming:
+    container: str
+    prefix: str
+    encoder: str
+    head: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """The types in conversion.json; docs/weights.md says what its fields hold."""
+
+    format: int
+    source: dict[str, Any]
+    kind: str
+    naming: _Naming
+    architecture: dict[str, Any]
+    assumed: dict[str, str]
+    tensors: tuple[dict[str, Any], ...]
+    dropped: tuple[dict[str, Any], ...]
+    fresh: tuple[str, ...]
+    warnings: tuple[str, ...]
+    model_config: dict[str, Any]
+
+
 def _load_converted(path: pathlib.Path) -> Loaded:
-    report = _json(path / REPORT)
+    report = json_files.read(path / REPORT, _CONVERT_AGAIN)
+    if report.get("format") != FORMAT:
+        what = f"{path}: has format {report.get('format')!r:.40}, known is {FORMAT}; {_CONVERT_AGAIN}"
+        raise UserError("unsupported_file", what)
     try:
-        if report["format"] != FORMAT:
-            what = f"{path}: has format {report['format']}, known is {FORMAT}; {_CONVERT_AGAIN}"
-            raise UserError("unsupported_file", what)
+        json_files.record(_Report, report)
+        KINDS[report["kind"]]
         config = model_config(report["model_config"])
         shapes = target_shapes(config)
         for target in report["fresh"]:
@@ -116,8 +144,6 @@ def _load_converted(path: pathlib.Path) -> Loaded:
                 (path / VARIABLES).absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args)
             )
         flat = flattened(variables)
-    except UserError:
-        raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
     if {target: x.shape for target, x in flat.items()} != shapes:
@@ -170,13 +196,6 @@ def _released_tensors(config: ConfigDict) -> list[TensorPair]:
         return KINDS[config.name].name_map(config)
     except UserError:
         return []
-
-
-def _json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError("damaged_file", f"{path}: cannot be read ({_first_line(error)}); restore the file") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -12,11 +12,10 @@ import pytest
 
 import convert_weights
 from convert_weights import export, store
-from convert_weights.__main__ import main
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from tests import hostile_files
 from tests.raises import user_error
-from tests.state_dicts import BROKEN, assert_same, random_state_dict, small, write
+from tests.state_dicts import BROKEN, assert_same, random_state_dict, run_command, small, write
 
 
 def entries_of(path):
@@ -32,7 +31,7 @@ def test_rounded_and_non_finite_values_give_warnings(tmp_path, capsys):
     tensors["s_former.bn1.running_var"][1] = np.inf
     tensors["fc.bias"] = np.full(7, 0.1)
     source = write(tmp_path / "a.pth", {"state_dict": {f"module.{n}": x for n, x in tensors.items()}})
-    assert main([str(source), "--out", str(tmp_path / "out")]) == 0
+    assert run_command([str(source), "--out", str(tmp_path / "out")]) == 0
     assert sorted(capsys.readouterr().err.splitlines()) == [
         f"warning: {source}: float64 rounded to float32 in module.fc.bias",
         f"warning: {source}: not a finite number (NaN or infinity) in module.fc.weight",
@@ -43,7 +42,7 @@ def test_rounded_and_non_finite_values_give_warnings(tmp_path, capsys):
 @pytest.mark.parametrize("case", BROKEN, ids=[case.what for case in BROKEN])
 def test_broken_state_dict_is_refused_and_nothing_is_written(case, tmp_path, capsys):
     source = write(tmp_path / "a.pth", case.tree())
-    assert main([str(source), "--out", str(tmp_path / "out"), "--kind", case.kind]) == 1
+    assert run_command([str(source), "--out", str(tmp_path / "out"), "--kind", case.kind]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {source}: ")
     for fact in case.facts:
@@ -70,7 +69,7 @@ def test_misuse_is_one_line(arguments, facts, tmp_path, monkeypatch, capsys):
     write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("x")
-    assert main(arguments) == 1
+    assert run_command(arguments) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert all(fact in err for fact in facts)
@@ -93,7 +92,7 @@ def test_invented_sizes_and_names_do_no_harm(name, shape, tmp_path, capsys):
     expanded = np.broadcast_to(np.float32(1), shape)
     source = write(tmp_path / "a.pth", tensors | {name: expanded})
     started = time.perf_counter()
-    assert main([str(source), "--out", str(tmp_path / "out")]) == 1
+    assert run_command([str(source), "--out", str(tmp_path / "out")]) == 1
     assert time.perf_counter() - started < 10
     err = capsys.readouterr().err
     assert str(max(shape)) in err
@@ -112,7 +111,7 @@ def test_folder_holds_what_was_loaded_and_is_replaced_as_a_whole(tmp_path, monke
     first = write(tmp_path / "a.pth", random_state_dict(small("skateformer"), seed=1))
     second = write(tmp_path / "b.pth", random_state_dict(small("skateformer"), seed=2))
     out = tmp_path / "out"
-    assert main([str(first), "--out", str(out)]) == 0
+    assert run_command([str(first), "--out", str(out)]) == 0
     again, loaded = convert_weights.load_checkpoint(out), convert_weights.load_checkpoint(first)
     assert_same(flattened(again.variables), flattened(loaded.variables))
     assert again.model_config.to_dict() == loaded.model_config.to_dict()
@@ -124,12 +123,12 @@ def test_folder_holds_what_was_loaded_and_is_replaced_as_a_whole(tmp_path, monke
 
     with monkeypatch.context() as patch:  # full after the arrays
         patch.setattr(store, "json", types.SimpleNamespace(dumps=full_disk))
-        assert main([str(second), "--out", str(out), "--overwrite"]) == 1
+        assert run_command([str(second), "--out", str(out), "--overwrite"]) == 1
     assert f"error: {out}: " in capsys.readouterr().err
     assert entries_of(tmp_path) == ["a.pth", "b.pth", "out"]
     assert convert_weights.load_checkpoint(out).report["source"]["file"] == "a.pth"
 
-    assert main([str(second), "--out", str(out), "--overwrite"]) == 0
+    assert run_command([str(second), "--out", str(out), "--overwrite"]) == 0
     assert entries_of(tmp_path) == ["a.pth", "b.pth", "out"]
     assert convert_weights.load_checkpoint(out).report["source"]["file"] == "b.pth"
 
@@ -137,7 +136,7 @@ def test_folder_holds_what_was_loaded_and_is_replaced_as_a_whole(tmp_path, monke
 def test_damaged_folder_is_refused(tmp_path):
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
     out = tmp_path / "out"
-    assert main([str(source), "--out", str(out)]) == 0
+    assert run_command([str(source), "--out", str(out)]) == 0
     report = json.loads((out / store.REPORT).read_text())
     other_head = report["model_config"] | {"head": {"hidden": [], "num_classes": 9}}
     for changed, kind in (
@@ -145,13 +144,20 @@ def test_damaged_folder_is_refused(tmp_path):
         ({k: v for k, v in report.items() if k != "fresh"}, "damaged_file"),
         (report | {"fresh": ["params/head/layer1/bias"]}, "damaged_file"),
         (report | {"model_config": other_head}, "damaged_file"),
+        (report | {"model_config": report["model_config"] | {"name": "resnet"}}, "damaged_file"),
+        (report | {"kind": "resnet"}, "damaged_file"),
+        (report | {"fresh": 3}, "damaged_file"),
+        (report | {"naming": {"container": ["a"], "prefix": "", "encoder": "", "head": ""}}, "damaged_file"),
+        (report | {"warnings": [None]}, "damaged_file"),
+        (["not", "an", "object"], "damaged_file"),
     ):
         (out / store.REPORT).write_text(json.dumps(changed))
         with user_error(kind, out):
             convert_weights.load_checkpoint(out)
-    (out / store.REPORT).write_text("{")
-    with user_error("damaged_file", out / store.REPORT):
-        convert_weights.load_checkpoint(out)
+    for text in ("{", "[" * 100_000, '{"format": 1' + "0" * 5000 + "}"):
+        (out / store.REPORT).write_text(text)
+        with user_error("damaged_file", out / store.REPORT):
+            convert_weights.load_checkpoint(out)
 
 
 # --- training runs ---------------------------------------------------------------------------------------------------
@@ -169,7 +175,7 @@ def test_run_is_exported_with_its_input_scale_in_the_stem(tmp_path, config):
     (folds / "config.json").write_text(config.to_json())
     with Checkpoints(run) as checkpoints:
         checkpoints.save_best(7, jax.tree.map(jax.numpy.array, nested(flat)))
-    assert main([str(run), "--to-pytorch", str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")]) == 0
+    assert run_command([str(run), "--to-pytorch", str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")]) == 0
     tensors = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert not any(build_twin(config.model).load_state_dict(tensors, strict=True))
     assert tensors["rgb_encoder.s_former.bn1.num_batches_tracked"] == 7
@@ -201,12 +207,12 @@ def test_head_without_a_counterpart_in_pytorch_is_refused(tmp_path, capsys):
 def test_only_writing_needs_pytorch(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     source = write(tmp_path / "a.pth", random_state_dict(small("skateformer")))
-    assert main([str(source), "--out", str(tmp_path / "out")]) == 0
-    assert main([str(tmp_path / "out"), "--to-pytorch", str(tmp_path / "b.pth")]) == 1
+    assert run_command([str(source), "--out", str(tmp_path / "out")]) == 0
+    assert run_command([str(tmp_path / "out"), "--to-pytorch", str(tmp_path / "b.pth")]) == 1
     err = capsys.readouterr().err
     assert "b.pth" in err
     assert "pip install 'tramp_jax[torch]'" in err
-    assert main([str(tmp_path / "out"), "--verify"]) == 1
+    assert run_command([str(tmp_path / "out"), "--verify"]) == 1
     assert "pip install 'tramp_jax[torch]'" in capsys.readouterr().err
 
 
@@ -215,7 +221,7 @@ def test_verify_compares_every_stage_with_pytorch(tmp_path, capsys):
     config = small("tramp_former")
     config.trajectory.widths = (32, 32)  # half as long to compile
     source = write(tmp_path / "a.pth", {"model": random_state_dict(config)})
-    assert main([str(source), "--verify", "--length", "64"]) == 0
+    assert run_command([str(source), "--verify", "--length", "64"]) == 0
     table = capsys.readouterr().out
     for stage in ("trajectory_stage_1", "trajectory_features", "frame_features", "fused_features", "score"):
         assert f"\n{stage} " in table
@@ -232,7 +238,7 @@ def test_verify_sees_a_difference(tmp_path, monkeypatch, capsys):
 
     source = write(tmp_path / "a.pth", random_state_dict(small("former_dfer")))
     monkeypatch.setattr(torch_twin, "build_twin", other_twin)
-    assert main([str(source), "--verify"]) == 1
+    assert run_command([str(source), "--verify"]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {source}: ")
     assert "0.0002" in err
@@ -253,7 +259,7 @@ def test_hostile_file_runs_nothing_and_writes_nothing(row, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / row.name).write_bytes(row.content("canary"))
     hostile_files.FIRED.clear()
-    assert main([row.name, "--out", "out", "--to-pytorch", "out.pth", "--verify"]) == 1
+    assert run_command([row.name, "--out", "out", "--to-pytorch", "out.pth", "--verify"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: {row.name}: ")
