@@ -24,6 +24,7 @@ from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
 from tramp_jax.errors import UserError
+from tramp_jax.files import locked
 from tramp_jax.training_log import read_metrics
 
 FAST = {"model__streams": "rgb"}  # compiles in a third of the time
@@ -121,6 +122,21 @@ def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path, 
         (step, ours), (reference_step, reference) = _arrays(workdir, which), _arrays(finished_run, which)
         assert step == reference_step
         assert _equal(ours, reference)
+
+
+def test_a_second_trainer_on_a_run_is_refused(finished_run, program, tmp_path, monkeypatch):
+    """Neither --resume nor --overwrite touches a run that trains. Only the first of several processes locks it."""
+    files = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    with locked(finished_run):
+        for resume in (True, False):
+            with user_error("in_use", finished_run, f"process {os.getpid()} "):
+                experiment.train(tiny.get_config(), finished_run, resume, overwrite=not resume)
+        result = program("train.py", "--workdir", finished_run, "--resume")
+        assert (result.returncode, result.stdout) == (EXIT_ERROR, "")
+        assert result.stderr.startswith("error: ")
+        monkeypatch.setattr(sharding, "is_first_process", lambda: False)
+        _train(finished_run, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == files
 
 
 def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, capsys):

@@ -21,6 +21,7 @@ from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
+from tramp_jax.files import locked
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
@@ -132,6 +133,16 @@ def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, sou
     assert "80% interval" in scored.note
     assert scored.ratings
     assert set(scored.ratings) <= set(range(5))
+
+
+def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
+    path = calibrated / "calibration.json"
+    before = path.read_bytes()
+    with locked(path), pytest.raises(SystemExit) as stopped:
+        cli.main(["calibrate", str(calibrated), "--level", "0.7"])
+    assert (stopped.value.code, stopped.value.__context__.kind) == (1, "in_use")
+    assert str(path) in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys):

@@ -92,7 +92,7 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
         except BlockingIOError as error:
             holder = os.read(file, 300).decode(errors="replace") or "another program"
             os.close(file)
-            raise UserError("in_use", f"{path} is in use by {holder}; wait until it ends, or name another") from error
+            raise UserError("in_use", f"{path} is in use by {holder}; wait until it has ended") from error
         except BaseException:
             os.close(file)
             raise
