@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from configs import pfed5, youtubepd
 from tests import tiny
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax import experiment, sharding, training_data
+from tramp_jax import evaluation, experiment, sharding, trainer, training_data
 from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
@@ -158,6 +159,29 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
     _train(workdir, resume=True)
     assert _losses(workdir) == _losses(finished_run)
     assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+
+
+@pytest.mark.parametrize("when", ["training", "the final evaluation"])
+def test_a_run_that_is_deleted_meanwhile_is_an_error(when, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    place, name, needed = (
+        (trainer, "_time_of", "metrics.jsonl") if when == "training" else (evaluation, "write_report", "evaluation")
+    )
+    original = getattr(place, name)
+
+    def delete(*arguments):
+        if (workdir / needed).exists():
+            shutil.rmtree(workdir)
+        return original(*arguments)
+
+    monkeypatch.setattr(place, name, delete)
+    with pytest.raises(SystemExit) as stopped, exit_codes():
+        _train(workdir, **FAST)
+    assert (stopped.value.code, stopped.value.__context__.kind) == (EXIT_ERROR, "not_a_run")
+    printed = capsys.readouterr()
+    assert str(workdir) in printed.err
+    assert "checkpoints, metrics and plots" not in printed.out
+    assert os.listdir(tmp_path) in ([], ["run"])  # no lock stays
 
 
 @pytest.mark.slow

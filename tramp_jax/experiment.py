@@ -73,6 +73,7 @@ def train(
         except Interrupted as stopped:
             command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
             raise Interrupted(f"{stopped}\ncontinue with: {command}") from stopped
+    run.check_complete(folder, list(folds.splits))
     _print([*lines, f"checkpoints, metrics and plots: {folder}"])
 
 

@@ -144,6 +144,18 @@ def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: b
     sharding.wait_for_all("the folder of the run")
 
 
+def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
+    """Refuses a finished run that somebody deleted, in whole or in part, while it was being written.
+
+    Raises:
+      UserError: not_a_run.
+    """
+    parts = [fold_folder(folder, fold) for fold in folds]
+    missing = [path for path in (folder / CONFIG, *(part / CHECKPOINTS for part in parts)) if not path.exists()]
+    if missing:
+        raise UserError("not_a_run", f"{missing[0]} was deleted while the run trained; train it again")
+
+
 def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
