@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -19,11 +20,12 @@ from configs import pfed5, youtubepd
 from tests import tiny
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax import experiment, sharding, training_data
+from tramp_jax import evaluation, experiment, sharding, trainer, training_data
 from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
 from tramp_jax.errors import UserError
+from tramp_jax.files import locked
 from tramp_jax.training_log import read_metrics
 
 FAST = {"model__streams": "rgb"}  # compiles in a third of the time
@@ -123,6 +125,21 @@ def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path, 
         assert _equal(ours, reference)
 
 
+def test_a_second_trainer_on_a_run_is_refused(finished_run, program, tmp_path, monkeypatch):
+    """Neither --resume nor --overwrite touches a run that trains. Only the first of several processes locks it."""
+    files = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    with locked(finished_run):
+        for resume in (True, False):
+            with user_error("in_use", finished_run, f"process {os.getpid()} "):
+                experiment.train(tiny.get_config(), finished_run, resume, overwrite=not resume)
+        result = program("train.py", "--workdir", finished_run, "--resume")
+        assert (result.returncode, result.stdout) == (EXIT_ERROR, "")
+        assert result.stderr.startswith("error: ")
+        monkeypatch.setattr(sharding, "is_first_process", lambda: False)
+        _train(finished_run, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == files
+
+
 def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, capsys):
     workdir = tmp_path / "interrupted"
 
@@ -142,6 +159,29 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
     _train(workdir, resume=True)
     assert _losses(workdir) == _losses(finished_run)
     assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+
+
+@pytest.mark.parametrize("when", ["training", "the final evaluation"])
+def test_a_run_that_is_deleted_meanwhile_is_an_error(when, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    place, name, needed = (
+        (trainer, "_time_of", "metrics.jsonl") if when == "training" else (evaluation, "write_report", "evaluation")
+    )
+    original = getattr(place, name)
+
+    def delete(*arguments):
+        if (workdir / needed).exists():
+            shutil.rmtree(workdir)
+        return original(*arguments)
+
+    monkeypatch.setattr(place, name, delete)
+    with pytest.raises(SystemExit) as stopped, exit_codes():
+        _train(workdir, **FAST)
+    assert (stopped.value.code, stopped.value.__context__.kind) == (EXIT_ERROR, "not_a_run")
+    printed = capsys.readouterr()
+    assert str(workdir) in printed.err
+    assert "checkpoints, metrics and plots" not in printed.out
+    assert os.listdir(tmp_path) in ([], ["run"])  # no lock stays
 
 
 @pytest.mark.slow

@@ -378,7 +378,8 @@ def test_every_change_of_training_data_is_a_users_error(tmp_path):
 
 
 def test_every_change_of_a_configuration_is_a_users_error(tmp_path):
-    folder = run.prepare(tiny.get_config(), tmp_path / "run", resume=False, overwrite=False)
+    folder = tmp_path / "run"
+    run.prepare(tiny.get_config(), folder, resume=False, overwrite=False)
     assert _only_user_errors(folder / run.CONFIG, lambda: run.load_config(folder)) > 500
 
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pathlib
 import time
 
@@ -279,6 +280,25 @@ def _pack_slowly(root: pathlib.Path, out: pathlib.Path, size: float, signal: pat
     made = config.base()
     made.data.update(datasets.options("pfed5"), root=str(root))
     packing.pack(made, Wanted(), out, round(size * 2**20), workers=1)
+
+
+def test_a_second_pack_into_one_folder_is_refused(published, shard_mb, tmp_path, monkeypatch, capsys):
+    out, write, refused = tmp_path / "out", packing._write_shard, []
+
+    def write_while_another_starts(*arguments):
+        if not refused:
+            refused.append(out)
+            with user_error("in_use", out, f"process {os.getpid()} "):
+                packing.pack(made, Wanted(), out, 1 << 20)
+        return write(*arguments)
+
+    made = config.base()
+    made.data.update(datasets.options("pfed5"), root=str(published))
+    monkeypatch.setattr(packing, "_write_shard", write_while_another_starts)
+    assert _pack(published, out, "--shard-size-mb", shard_mb) == 0
+    assert refused
+    assert "6 clips in 3 shards" in capsys.readouterr().out
+    assert not (out / packed_clips.PLAN).exists()
 
 
 def test_a_killed_pack_goes_on_where_it_was(packed, published, shard_mb, tmp_path, capsys):

@@ -28,6 +28,7 @@ from tramp_jax.data.clips import ClipInfo, decode_frame
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder
 from tramp_jax.data.source import Wanted
+from tramp_jax.files import locked
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
@@ -230,6 +231,14 @@ def test_the_command_makes_clips_reports_bad_videos_and_resumes(tmp_path, portra
 
 
 @pytest.mark.usefixtures("mediapipe")
+def test_a_second_preprocess_into_one_folder_is_refused(tmp_path, portrait, capsys):
+    with locked(tmp_path / "clips"), pytest.raises(SystemExit) as stopped:
+        cli.main(["preprocess", str(portrait), "--out", str(tmp_path / "clips")])
+    assert (stopped.value.code, stopped.value.__context__.kind) == (1, "in_use")
+    assert str(tmp_path / "clips") in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
 def test_the_command_takes_a_list(tmp_path, portrait):
     listed = tmp_path / "videos.csv"
     listed.write_text(f"path,subject,expression,score,symmetry,group\n{portrait},anna,smile,2,1.5,patients\n", "utf-8")

@@ -13,7 +13,8 @@ from tramp_jax.files import write_atomically
 
 @pytest.fixture
 def folder(tmp_path):
-    return run.prepare(tiny.get_config(), tmp_path / "run", resume=False, overwrite=False)
+    run.prepare(tiny.get_config(), tmp_path / "run", resume=False, overwrite=False)
+    return tmp_path / "run"
 
 
 def test_a_run_and_its_folds_share_the_configuration(folder):
@@ -34,7 +35,8 @@ def test_a_fold_is_found_from_inside(folder, monkeypatch):
 
 
 def test_a_run_may_be_called_like_a_fold(tmp_path):
-    folder = run.prepare(tiny.get_config(), tmp_path / "fold_1", resume=False, overwrite=False)
+    folder = tmp_path / "fold_1"
+    run.prepare(tiny.get_config(), folder, resume=False, overwrite=False)
     assert (run.fold_of(folder), run.home(folder)) == (None, folder)
 
 
@@ -79,7 +81,7 @@ def test_only_a_run_is_overwritten(folder, tmp_path):
 def test_a_run_resumes_elsewhere_but_not_with_other_options(folder):
     config = tiny.get_config()
     config.data.root, config.train.cache = "elsewhere", "host"
-    assert run.prepare(config, folder, resume=True, overwrite=False) == folder
+    run.prepare(config, folder, resume=True, overwrite=False)
     config.seed = 7
     with user_error("changed_options", folder, "seed"):
         run.prepare(config, folder, resume=True, overwrite=False)

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import cv2
 import jax
@@ -19,6 +21,7 @@ from tramp_jax.cli.score import expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
+from tramp_jax.files import locked
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
@@ -130,6 +133,16 @@ def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, sou
     assert "80% interval" in scored.note
     assert scored.ratings
     assert set(scored.ratings) <= set(range(5))
+
+
+def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
+    path = calibrated / "calibration.json"
+    before = path.read_bytes()
+    with locked(path), pytest.raises(SystemExit) as stopped:
+        cli.main(["calibrate", str(calibrated), "--level", "0.7"])
+    assert (stopped.value.code, stopped.value.__context__.kind) == (1, "in_use")
+    assert str(path) in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys):
@@ -269,6 +282,32 @@ def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source,
     replaced, said, _ = score("anna/smile", width=4.5)
     assert "1 scored" in said
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
+
+
+def test_a_second_score_on_one_table_is_refused_and_no_row_is_lost(calibrated, source, tmp_path, monkeypatch, capsys):
+    for name in ("anna", "bert", "carl"):
+        write_clip(tmp_path / name, source[0])
+    out, score = tmp_path / "new" / "scores.csv", Scorer.score
+    command = ["score", "--checkpoint", str(calibrated), "--out", str(out)]
+    refused = []
+
+    def score_while_another_starts(scorer, path, expression):
+        if not refused:
+            with pytest.raises(SystemExit) as stopped:
+                cli.main([*command, str(tmp_path / "carl")])
+            refused.append((stopped.value.code, stopped.value.__context__.kind, capsys.readouterr().err))
+        return score(scorer, path, expression)
+
+    monkeypatch.setattr(Scorer, "score", score_while_another_starts)
+    assert cli.main([*command, str(tmp_path / "anna"), str(tmp_path / "bert")]) == 0
+    ((code, kind, message),) = refused
+    assert (code, kind, message.count("\n")) == (1, "in_use", 1)
+    assert str(out) in message
+    assert f"process {os.getpid()} " in message
+    assert cli.main([*command, str(tmp_path / "carl")]) == 0  # the first has ended
+    with out.open() as file:
+        assert [Path(row["input"]).name for row in csv.DictReader(file)] == ["anna", "bert", "carl"]
+    assert os.listdir(out.parent) == [out.name]
 
 
 def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):

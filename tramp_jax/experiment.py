@@ -1,5 +1,6 @@
 """Runs from their configuration to their reports: the work of train.py and eval.py."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shlex
@@ -20,7 +21,7 @@ from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import locked, write_atomically
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.output import FEW_PEOPLE, Output
 
@@ -54,7 +55,8 @@ def train(
       overwrite: replace the run in ``folder``.
 
     Raises:
-      UserError: a bad option, data that cannot be used, or a folder that is taken.
+      UserError: a bad option, data that cannot be used, or a folder that is taken (in_use if another program trains
+        there).
       Interrupted: the user stopped the training.
     """
     if config is None:
@@ -63,12 +65,15 @@ def train(
             raise UserError("missing_option", f"--config is missing; {cure}")
         config = run.load_config(folder)
     folds = open_folds(config, folder if resume else None)
-    folder = run.prepare(config, folder, resume, overwrite)
-    try:
-        lines = train_folds(config, folds, folder, resume)
-    except Interrupted as stopped:
-        command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
-        raise Interrupted(f"{stopped}\ncontinue with: {command}") from stopped
+    folder = run.named(config, folder, resume)
+    with locked(folder) if sharding.is_first_process() else contextlib.nullcontext():
+        run.prepare(config, folder, resume, overwrite)
+        try:
+            lines = train_folds(config, folds, folder, resume)
+        except Interrupted as stopped:
+            command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
+            raise Interrupted(f"{stopped}\ncontinue with: {command}") from stopped
+    run.check_complete(folder, list(folds.splits))
     _print([*lines, f"checkpoints, metrics and plots: {folder}"])
 
 

@@ -1,8 +1,23 @@
-"""Writes files whole or not at all."""
+"""Writes files whole or not at all, and keeps two programs from writing the same ones."""
 
 import contextlib
+import datetime
+import errno
 import os
 import pathlib
+import socket
+import sys
+from collections.abc import Iterator
+
+from tramp_jax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Disks that cannot lock, and folders in which no lock file can be created.
+_CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -26,3 +41,59 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other programs that lock the same file or folder out, until the block or this process ends.
+
+    The lock is on a file ``.NAME.lock`` beside ``path``, which says who holds it and is removed at the end. If the disk
+    cannot lock, a warning says so and the block runs without a lock.
+
+    Args:
+      path: a file or folder, which need not exist.
+
+    Raises:
+      UserError: in_use, if another program holds the lock.
+    """
+    target = path.expanduser().resolve()
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        held = _acquire(lock, path)
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        sys.stderr.write(f"warning: {path} cannot be locked ({error.strerror}); let only one program write it\n")
+        held = None
+    try:
+        yield
+    finally:
+        if held is not None:
+            lock.unlink(missing_ok=True)
+            os.close(held)
+
+
+def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
+    """Returns the open and locked file ``lock``."""
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "this system has no file locks")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and os.path.samestat(os.fstat(file), lock.stat()):  # else its last holder just removed it
+                now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
+                with contextlib.suppress(OSError):
+                    os.fchmod(file, 0o666)  # or only we could lock it after a crash
+                return file
+        except BlockingIOError as error:
+            holder = os.read(file, 300).decode(errors="replace") or "another program"
+            os.close(file)
+            raise UserError("in_use", f"{path} is in use by {holder}; wait until it has ended") from error
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)

@@ -108,12 +108,27 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
         raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
 
 
-def prepare(config: ConfigDict, folder: pathlib.Path | None, resume: bool, overwrite: bool) -> pathlib.Path:
-    """Creates the folder of a run with its config.json, or finds the one to resume. Returns the folder.
+def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> pathlib.Path:
+    """The folder of a run: ``folder``, or a new one in ``runs/NAME``.
+
+    Raises:
+      UserError: missing_option, if only the user can name it.
+    """
+    if folder is not None:
+        return folder
+    if resume:
+        raise UserError("missing_option", "--resume needs --workdir, the folder of the run to continue")
+    if jax.process_count() > 1:
+        raise UserError("missing_option", "several processes need one --workdir, a folder that all of them share")
+    return pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+
+
+def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: bool) -> None:
+    """Creates the folder of a run with its config.json, or checks the one to resume.
 
     Args:
       config: the whole configuration.
-      folder: the folder; None for a new one in ``runs/NAME``.
+      folder: the folder.
       resume: continue the run in ``folder``.
       overwrite: replace the run in ``folder``.
 
@@ -121,19 +136,24 @@ def prepare(config: ConfigDict, folder: pathlib.Path | None, resume: bool, overw
       UserError: the folder exists and neither ``resume`` nor ``overwrite`` is given; or the run to resume has
         another configuration (the differences are listed).
     """
-    if folder is None:
-        if resume:
-            raise UserError("missing_option", "--resume needs --workdir, the folder of the run to continue")
-        if jax.process_count() > 1:
-            raise UserError("missing_option", "several processes need one --workdir, a folder that all of them share")
-        folder = pathlib.Path("runs") / config.name / datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     if resume:
         _check_same(folder, config)
-        return folder
+        return
     if sharding.is_first_process():
         _create(folder, config, overwrite)
     sharding.wait_for_all("the folder of the run")
-    return folder
+
+
+def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
+    """Refuses a finished run that somebody deleted, in whole or in part, while it was being written.
+
+    Raises:
+      UserError: not_a_run.
+    """
+    parts = [fold_folder(folder, fold) for fold in folds]
+    missing = [path for path in (folder / CONFIG, *(part / CHECKPOINTS for part in parts)) if not path.exists()]
+    if missing:
+        raise UserError("not_a_run", f"{missing[0]} was deleted while the run trained; train it again")
 
 
 def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:

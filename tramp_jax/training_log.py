@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tramp_jax import run, sharding
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
 
@@ -33,7 +35,7 @@ class Reporter:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
         purge = None if after_step is None else after_step + 1
         self._events = tensorboardX.SummaryWriter(str(folder / run.TENSORBOARD), purge_step=purge)
-        self._file = path.open("a")
+        self._path, self._file = path, path.open("a")
 
     def __enter__(self) -> "Reporter":
         return self
@@ -44,9 +46,17 @@ class Reporter:
             self._events.close()
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Writes measurements of one ``kind`` ("train", "validation", "input") at ``step``."""
+        """Writes measurements of one ``kind`` ("train", "validation", "input") at ``step``.
+
+        Raises:
+          UserError: not_a_run, if the folder was deleted or replaced: what is written there is lost.
+        """
         if not self._writing:
             return
+        if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+            raise UserError(
+                "not_a_run", f"{self._path.parent} was deleted or replaced while it trained; train it again"
+            )
         finite = {k: (v if np.isfinite(v) else None) for k, v in values.items()}
         self._file.write(json.dumps({"step": step, "kind": kind} | finite) + "\n")
         self._file.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import locked
 
 if TYPE_CHECKING:
     from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions
@@ -104,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _write_queries(arguments.queries, jobs, options, source_of)
     if not arguments.out:
         raise UserError("bad_option", "--out is missing: name a folder for the clips")
-    return _make_clips(arguments, jobs, options, source_of)
+    with locked(arguments.out):
+        return _make_clips(arguments, jobs, options, source_of)
 
 
 def _source_maker(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import write_atomically
+from tramp_jax.files import locked, write_atomically
 
 if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
@@ -111,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    with locked(arguments.out):  # from before the table is read until it is written for the last time
+        return _score(arguments)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    """Scores what the table lacks; returns the exit code."""
     from tqdm import tqdm
 
     from tramp_jax.cli.scripts import keep_compiled

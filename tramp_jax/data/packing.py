@@ -30,7 +30,7 @@ from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.source import ClipSource, Dataset, Wanted
 from tramp_jax.data.validation import check, in_order
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import locked, write_atomically
 
 # Groups of one record make random reading cheap. Frames are already compressed, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -77,10 +77,25 @@ def pack(
       One line on what was done.
 
     Raises:
-      UserError: bad_data with all faults in the data; file_exists if ``out`` holds something else.
+      UserError: bad_data with all faults in the data; file_exists if ``out`` holds something else; in_use if another
+        program packs into it.
     """
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
+    with locked(out):
+        return _pack(config, dataset, wanted, out, shard_bytes, workers, skip_bad)
+
+
+def _pack(
+    config: ConfigDict,
+    dataset: Dataset,
+    wanted: Wanted,
+    out: pathlib.Path,
+    shard_bytes: int,
+    workers: int,
+    skip_bad: bool,
+) -> str:
+    """Packs into ``out``, which no other program writes, see ``pack``."""
     request = _request(config, dataset, wanted, shard_bytes, skip_bad)
     if (out / MANIFEST).is_file():
         manifest = packed_clips.read_manifest(out)

@@ -14,9 +14,10 @@ from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.errors import UserError
+from tramp_jax.files import locked
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
-from tramp_jax.scoring.members import load_member
+from tramp_jax.scoring.members import Member, load_member
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, combined
 
 
@@ -37,11 +38,17 @@ def calibrate_run(
       The calibration and the path of its file.
 
     Raises:
-      UserError: bad_option; other_people, if the runs have different splits; too_few_people; or see ``load_member``.
+      UserError: bad_option; other_people, if the runs have different splits; too_few_people; in_use, if
+        another program calibrates them; or see ``load_member``.
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")
     members = [load_member(path, which) for path in checkpoints]
+    with locked(run.calibration_file(members[0].run, [member.id for member in members])):
+        return _calibrate(members, level, data_root)
+
+
+def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Calibration, pathlib.Path]:
     splits = []
     for member in members:
         config = member.config.copy_and_resolve_references()
