@@ -39,10 +39,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.fusion.heads = 4
     config.model.fusion.depth = 2
 
-    config.loss.name = "balanced_mse"  # ties scores to the scale in small batches, unlike the published "bmc"
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_every = 8
+    config.optimizer.decay_factor = 0.3
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 8
     config.train.epochs = 14

@@ -15,8 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
     config.model.fusion.update(width=32, depth=1, heads=2)
     config.model.head.hidden = (16, 8)
-    config.loss.name = "bmc"
-    config.optimizer.update(learning_rate=2e-3, schedule="step", decay_every=7)
+    config.optimizer.update(learning_rate=2e-3, decay_every=7)
     config.train.update(batch_size=8, epochs=3, passes_per_epoch=2)
     config.evaluation.update(batch_size=8, bootstrap=50)
     return config.lock()
