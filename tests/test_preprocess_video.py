@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import struct
@@ -479,6 +480,42 @@ def test_a_playlist_opens_no_connection(tmp_path):
             read(path)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+CONTAINERS = {
+    "a.mp4": {"aspect": "4/3", "matrix": (0, 1, -1, 0)},
+    "a.avi": {"codec": "mpeg4"},
+    "a.mkv": {},
+    "a.webm": {"codec": "libvpx"},
+    "a.mpg": {"codec": "mpeg2video", "field": "tff"},
+    "a.flv": {},
+    "a.wmv": {"codec": "wmv2"},
+    "a.ts": {},
+    "a.mov": {"codec": "prores_ks", "pixels": "yuv422p10le", "field": "tff"},
+    "a.webp": {},
+    "a.png": {},
+    "a.gif": {},
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_damage_of_any_kind_ends_in_frames_or_in_our_own_error(tmp_path, name):
+    path = tmp_path / name
+    pictures = moving(12, (96, 64))
+    if CONTAINERS[name] or name in ("a.mkv", "a.flv", "a.ts"):
+        encode(path, pictures, **CONTAINERS[name])
+    else:
+        first, *others = (Image.fromarray(picture) for picture in pictures)
+        first.save(path, save_all=True, append_images=others, duration=40)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for number in range(40):
+        damaged = bytearray(whole)
+        reach = min(600, len(whole)) if number % 2 else len(whole)
+        for _ in range(random.integers(1, 12)):
+            damaged[random.integers(reach)] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, len(whole))] if number % 4 == 0 else damaged)
+        with contextlib.suppress(VideoError):
+            read(path)
 
 
 # Animated images

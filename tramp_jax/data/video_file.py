@@ -329,6 +329,8 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
         raise VideoError(f"{path}: {_diagnosis(path)}")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
+    if stream.codec_context is None:  # of a codec that FFmpeg does not know
+        raise VideoError(f"{path}: {_diagnosis(path)}")
     _check_size(path, stream.codec_context.width, stream.codec_context.height)
     return stream
 

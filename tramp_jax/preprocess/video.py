@@ -148,20 +148,22 @@ class AnimatedWebP:
     def __init__(self, path: Path):
         self.path = path
         self.warnings: tuple[str, ...] = ()
-        self._steps = _webp_durations(path.read_bytes())
+        content = path.read_bytes()
+        width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
+        if width * height > MAX_PIXELS:
+            raise VideoError(f"{path}: {width}×{height} pixels are too large; make it smaller")
+        self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         seconds = 0.0
         try:
             with Image.open(self.path, formats=["WEBP"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise VideoError(f"{self.path}: {image.width}×{image.height} pixels are too large; make it smaller")
                 for number, step in enumerate(self._steps):
                     image.seek(number)
                     yield seconds, np.array(image.convert("RGB"))
                     seconds += step
-        except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, EOFError, SyntaxError) as error:
             raise VideoError(f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4") from error
 
 
@@ -174,7 +176,7 @@ def _animation(path: Path) -> str:
         return ""  # reported when it is decoded
     if start.startswith(b"\x89PNG") and b"acTL" in start.partition(b"IDAT")[0]:
         return "PNG"
-    return "WebP" if start[8:16] == b"WEBPVP8X" and start[20] & 2 else ""
+    return "WebP" if start[8:16] == b"WEBPVP8X" and len(start) > 30 and start[20] & 2 else ""
 
 
 def _webp_durations(content: bytes) -> list[float]:
