@@ -202,7 +202,7 @@ def test_command_runs_in_a_process_of_its_own(command, recipe, tmp_path):
     if name == "scaling":
         assert set(measured["training step of 2 clips"]["seconds"]) == {"1", "2"}
     elif name == "score":
-        assert len(measured["a clip of 40 frames"]["seconds"]) == 6
+        assert len(measured["a clip of 40 frames"]["seconds"]) == 4
     elif "--caches" in flags:
         assert measured["in training"]["losses_apart"] == 0
         assert "37×37" in next((tmp_path / "out").glob("*.md")).read_text()

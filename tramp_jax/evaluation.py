@@ -32,7 +32,7 @@ class Predictions:
     Attributes:
       infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
-      output: turns raw values into scores; None for a classifier.
+      output: turns raw values into scores; None if they are what is wanted, as for a classifier.
     """
 
     infos: Sequence[ClipInfo]
@@ -41,7 +41,7 @@ class Predictions:
 
     @functools.cached_property
     def score(self) -> np.ndarray:
-        """(N,) scores on the rating scale, or (N, classes) logits."""
+        """(N,) scores on the rating scale, or ``raw``."""
         return self.raw if self.output is None else self.output.score(self.raw.astype(np.float64))
 
     @property
@@ -153,7 +153,7 @@ def _only(predictions: Predictions, expression: str) -> Predictions:
 
 def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
     """The metrics to compute, and from what."""
-    if predictions.output is None:
+    if predictions.raw.ndim == 2:
         return [(predictions.raw, metrics.CLASSIFICATION)]
     of_ranks = {name: metric for name, metric in metrics.REGRESSION.items() if name in metrics.OF_RANKS}
     others = {name: metric for name, metric in metrics.REGRESSION.items() if name not in metrics.OF_RANKS}
