@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -159,6 +161,63 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
     _train(workdir, resume=True)
     assert _losses(workdir) == _losses(finished_run)
     assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+
+
+def test_sigterm_outside_of_the_training_steps_says_how_to_continue(tmp_path, monkeypatch, capsys):
+    """Before the folder is there, before the first step, in the last step's evaluation and in the final one."""
+    workdir = tmp_path / "run"
+
+    def terminated(place, name, resume):
+        original = getattr(place, name)
+
+        def terminate(*arguments, **options):
+            if not signals:
+                signals.append(os.kill(os.getpid(), signal.SIGTERM))
+            return original(*arguments, **options)
+
+        signals = []
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, terminate)
+            with pytest.raises(SystemExit) as stopped, exit_codes():
+                _train(workdir, resume, **FAST, train__evaluate_every=3)
+        assert stopped.value.code == EXIT_INTERRUPTED
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        return capsys.readouterr().err
+
+    assert "run the same command again" in terminated(experiment, "open_folds", False)
+    assert not workdir.exists()
+    command = f"--workdir {workdir} --resume"
+    assert command in terminated(trainer, "build_feed", False)
+    assert command in (message := terminated(evaluation, "summary", True))
+    assert f"step {STEPS} of {STEPS}; the state is saved" in message
+    assert command in terminated(evaluation, "write_report", True)
+    _train(workdir, resume=True, **FAST, train__evaluate_every=3)
+    assert (workdir / "evaluation/test-last/metrics.json").exists()
+    assert len(_losses(workdir)) == STEPS
+
+
+_DAMAGED_CACHE = """
+import pathlib, sys, jax
+from tramp_jax.cli import scripts
+scripts.keep_compiled()
+scripts.keep_compiled()
+work = jax.jit(lambda x: x * 3 + 1)
+work(2.0)
+files = sorted(pathlib.Path(sys.argv[1]).glob("*-cache"))
+for number, file in enumerate(files):
+    file.write_bytes(file.read_bytes()[: number % 2 * 100])
+jax.clear_caches()
+print(work(2.0), bool(files), all(file.stat().st_size > 100 for file in files))
+"""
+
+
+def test_a_damaged_compiled_program_is_compiled_and_written_again(tmp_path):
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, "-c", _DAMAGED_CACHE, str(tmp_path)]
+    result = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert (result.stdout, result.stderr) == ("7.0 True True\n", "")
 
 
 @pytest.mark.parametrize("when", ["training", "the final evaluation"])

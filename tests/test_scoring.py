@@ -310,6 +310,27 @@ def test_a_second_score_on_one_table_is_refused_and_no_row_is_lost(calibrated, s
     assert os.listdir(out.parent) == [out.name]
 
 
+def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tmp_path, monkeypatch, capsys):
+    write_clip(tmp_path / "clips" / "smile", source[0])
+    (tmp_path / "link").symlink_to(tmp_path / "clips" / "smile")
+    monkeypatch.chdir(tmp_path)
+    spellings = ["clips/smile", "./clips/smile", str(tmp_path / "clips" / "smile"), "link", "clips/../clips/smile"]
+    command = ["--checkpoint", str(calibrated), "--out", "scores.csv", "--report", "reports", "--no-attribution"]
+    assert expand([*spellings[1:], str(tmp_path / "other.mp4"), spellings[0]]) == [
+        spellings[1],
+        str(tmp_path / "other.mp4"),
+    ]
+    for spelling in spellings:
+        assert cli.main(["score", spelling, *command]) == 0
+    assert capsys.readouterr().out.count("0 scored, 0 failed, 1 were already in the table") == len(spellings) - 1
+    with open("scores.csv") as file:
+        assert [row["input"] for row in csv.DictReader(file)] == spellings[:1]
+    assert len(os.listdir("reports")) == 1
+    assert cli.main(["score", spellings[3], *command[:-3], "--max-width", "4.5"]) == 0
+    with open("scores.csv") as file:
+        assert [row["input"] for row in csv.DictReader(file)] == ["link"]  # scored again, in place of its row
+
+
 def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
     for name in ("b 2.mp4", "b 10.mov", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

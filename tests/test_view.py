@@ -1,3 +1,7 @@
+import dataclasses
+import errno
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -92,3 +96,44 @@ def test_what_cannot_be_shown_is_explained(clip_folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             cli.main(["view", str(clip_folder), "--out", str(tmp_path / "x.png")])
         assert "evidence.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.mp4"])
+def test_what_cannot_be_drawn_to_its_end_leaves_the_old_file(name, clip_folder, tmp_path, monkeypatch):
+    drawn = iter(range(4))
+
+    def picture(clip, number, interpolated):
+        if next(drawn, None) is None:
+            raise MemoryError
+        return np.zeros((512, 512, 3), np.uint8)
+
+    out = tmp_path / "pictures" / name
+    out.parent.mkdir()
+    out.write_text("old")
+    monkeypatch.setattr(overlay, "picture", picture)
+    with pytest.raises(MemoryError):
+        cli.main(["view", str(clip_folder), "--out", str(out)])
+    assert out.read_text() == "old"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_full_disk_leaves_the_list_and_the_evidence_as_they_were(clip_folder, tmp_path, monkeypatch):
+    clips = clip_folder.parent
+    jobs = batch.jobs_of([tmp_path / "frames"], "anna", "smile", 3.0)
+    made = preprocess_video(jobs[0].video, SquareSource(), PreprocessOptions(), jobs[0].info)
+    other = dataclasses.replace(jobs[0], name="other")
+    clip_list = batch.ClipList(clips)
+    before = (clips / "clips.csv").read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"evidence\.json"):
+            clip_list.add(other, made)
+    assert (clips / "clips.csv").read_bytes() == before
+    assert not (clips / "other" / batch.EVIDENCE).exists()
+    clip_list.add(other, made)  # once there is room
+    assert (clips / "clips.csv").read_bytes().startswith(before)
+    assert len((clips / "clips.csv").read_text().splitlines()) == 3

@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 
 class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked for it
-    """Training stopped because the user asked for it, and saved its state."""
+    """Training stopped because the user asked for it; the message says how to continue."""
 
 
 _NO_PERMISSION = ("no_permission", "permission denied; change the permissions or choose another place")

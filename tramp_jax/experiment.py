@@ -70,9 +70,10 @@ def train(
         run.prepare(config, folder, resume, overwrite)
         try:
             lines = train_folds(config, folds, folder, resume)
-        except Interrupted as stopped:
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            what = str(stopped) if isinstance(stopped, Interrupted) else "interrupted outside of the training steps"
             command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
-            raise Interrupted(f"{stopped}\ncontinue with: {command}") from stopped
+            raise Interrupted(f"{what}\ncontinue with: {command}") from stopped
     run.check_complete(folder, list(folds.splits))
     _print([*lines, f"checkpoints, metrics and plots: {folder}"])
 

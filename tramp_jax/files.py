@@ -56,7 +56,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: in_use, if another program holds the lock.
     """
-    target = path.expanduser().resolve()
+    target = pathlib.Path(os.path.realpath(path.expanduser()))
     lock = target.with_name(f".{target.name}.lock")
     try:
         held = _acquire(lock, path)

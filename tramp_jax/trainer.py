@@ -141,8 +141,9 @@ class _Loop:
                     started = time.perf_counter()
                 if stopping:
                     self._save(step, state)
-                    by = stop.name or "another process"
-                    raise Interrupted(f"stopped by {by} after step {step} of {total}; the state is saved")
+                    raise stop.interrupted(step, total)
+        if sharding.any_process(bool(stop.name)):  # during the last step or its evaluation, which saved the state
+            raise stop.interrupted(total, total)
         return state
 
     def _add(self, step: int, measured: Metrics) -> None:
@@ -210,6 +211,10 @@ class _StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def interrupted(self, step: int, total: int) -> Interrupted:
+        by = self.name or "another process"
+        return Interrupted(f"stopped by {by} after step {step} of {total}; the state is saved")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name

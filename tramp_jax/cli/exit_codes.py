@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 from tramp_jax import __version__
@@ -16,14 +18,16 @@ BUG = f"This is a bug in tramp_jax {__version__}. Please report it with the line
 def exit_codes() -> Iterator[None]:
     """Ends the program with a message and exit code 1 after a user's mistake, 130 after an interruption.
 
-    Any other exception passes through, with a note that asks the user to report it below its traceback.
+    SIGTERM interrupts like SIGINT. Any other exception passes through, with a note that asks the user to report it
+    below its traceback.
     """
     try:
-        yield
+        with _terminated_like_interrupted():
+            yield
     except Interrupted as stopped:
         _end(str(stopped), EXIT_INTERRUPTED)
-    except KeyboardInterrupt:  # outside of training steps, with nothing to save
-        _end("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _end("interrupted; to continue, run the same command again", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
@@ -33,6 +37,20 @@ def exit_codes() -> Iterator[None]:
             error.add_note(BUG)
             raise
         _end(f"error: {mistake}", EXIT_ERROR)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt, unless something else handles or ignores it."""
+    main = threading.current_thread() is threading.main_thread()  # no other thread may change signals
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(message: str, code: int) -> None:

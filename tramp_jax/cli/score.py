@@ -207,7 +207,7 @@ def _choose_device(name: str) -> None:
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """Expands names and patterns to inputs, without repetitions. A name that exists is never a pattern.
+    """Expands names and patterns to inputs, each once. A name that exists is never a pattern.
 
     A folder of videos, or of clips of ``tramp-jax preprocess``, expands to these.
 
@@ -234,14 +234,22 @@ def expand(patterns: Sequence[str]) -> list[str]:
         else:
             videos = expand_input(name)
             inputs += [name] if len(videos) == 1 and videos[0] == Path(name).expanduser() else map(str, videos)
-    return list(dict.fromkeys(inputs))
+    first: dict[str, str] = {}
+    for name in inputs:
+        first.setdefault(_identity(name), name)
+    return list(first.values())
+
+
+def _identity(path: object) -> str:
+    """The same for all spellings of a path: absolute, relative, and through links."""
+    return os.path.realpath(str(path))
 
 
 class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row, which is replaced when the input is scored again: because it failed, or because the file, the
-    model's calibration or an option has changed.
+    An input has one row, however its path is spelt. The row is replaced when the input is scored again: because it
+    failed, or because the file, the model's calibration or an option has changed.
 
     Raises:
       UserError: not_scores, if the file exists and is another table.
@@ -251,11 +259,12 @@ class Table:
         self.path = path
         self._rows: dict[str, dict[str, object]] = {}
         if path.exists() and not overwrite:
-            self._rows = {str(row["input"]): row for row in _read(path)}  # the last row of an input is the newest
+            # The last row of an input is the newest.
+            self._rows = {_identity(row["input"]): row for row in _read(path)}
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The row of this input, if it was scored, or its score withheld, with these settings."""
-        row = self._rows.get(path)
+        row = self._rows.get(_identity(path))
         return (
             row
             if row is not None and (row["status"], row["settings"]) in (("ok", settings), (WITHHELD, settings))
@@ -293,7 +302,7 @@ class Table:
         """Appends one row; it is on disk when this returns."""
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
-        self._rows[str(row["input"])] = row
+        self._rows[_identity(row["input"])] = row
 
 
 def _read(path: Path) -> list[dict[str, object]]:
@@ -318,13 +327,15 @@ class _Reports:
 
     def path(self, path: str) -> Path:
         """The report of an input, named after its file and a digest of its path: many videos are called smile.mp4."""
-        where = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:6]
-        return self._folder / f"{Path(path).stem or 'clip'}-{where}.html"
+        return self._folder / f"{Path(path).stem or 'clip'}{self._ending(path)}"
+
+    def _ending(self, path: str) -> str:
+        return f"-{hashlib.sha256(_identity(path).encode()).hexdigest()[:6]}.html"
 
     def has(self, path: str, row: dict[str, object]) -> bool:
         """Whether the report of an input exists and belongs to its row."""
-        file = self.path(path)
-        return row["report"] == file.name and file.exists()
+        name = str(row["report"])
+        return name.endswith(self._ending(path)) and (self._folder / name).exists()
 
     def write(self, path: str, scorer: "Scorer", scored: "Scored") -> str:
         """Writes the report and returns its file name."""

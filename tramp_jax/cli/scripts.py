@@ -1,6 +1,7 @@
 """How train.py and eval.py start: their flags, the recipe, the logging and the compilation cache."""
 
 import ast
+import contextlib
 import difflib
 import itertools
 import os
@@ -8,9 +9,12 @@ import pathlib
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
+from etils import epath
+from jax._src import compilation_cache
 
 from tramp_jax import config as options
 from tramp_jax.cli.exit_codes import exit_codes
@@ -40,6 +44,28 @@ def keep_compiled() -> None:
     """Keeps compiled programs on disk, so that folds, resumed runs and later calls compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    read = getattr(compilation_cache, "get_executable_and_time", None)  # JAX may rename it; then it only warns again
+    if read is not None and not isinstance(read, _Mending):
+        setattr(compilation_cache, read.__name__, _Mending(read))
+
+
+class _Mending:
+    """Reads compiled programs, and deletes one that cannot be read, so that it is compiled and written again.
+
+    A kill or a full disk cuts such a file short. JAX itself then warns at every start and never replaces it.
+    """
+
+    def __init__(self, read: Callable[..., Any]):
+        self._read = read
+
+    def __call__(self, key: str, *arguments: Any) -> Any:
+        try:
+            return self._read(key, *arguments)
+        except Exception:
+            folder = jax.config.values["jax_compilation_cache_dir"]
+            with contextlib.suppress(OSError):
+                (epath.Path(folder) / f"{key}-cache").unlink(missing_ok=True)
+            return None, None
 
 
 def parse_flags(arguments: Sequence[str]) -> Sequence[str]:

@@ -6,6 +6,7 @@ import sys
 
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
     config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)
     if arguments.json:
-        arguments.json.write_text(report.to_json())
+        write_atomically(arguments.json, report.to_json())
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 1 if report.errors else 0

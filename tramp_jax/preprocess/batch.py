@@ -190,7 +190,7 @@ class ClipList:
         clip_folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
         known = {**made.evidence(), "options": dict(options or {})}
         evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
-        (target / EVIDENCE).write_text(evidence + "\n", encoding="utf-8")
+        write_atomically(target / EVIDENCE, evidence + "\n")
         if job.name not in self._videos:
             score = "" if math.isnan(info.score) else f"{info.score:g}"
             row = {
@@ -201,8 +201,8 @@ class ClipList:
                 VIDEO: video,
             }
             cells = {**job.columns, **row}
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(tables.csv_text([[cells.get(column, "") for column in self.columns]]))
+            added = tables.csv_text([[cells.get(column, "") for column in self.columns]])
+            write_atomically(self.path, self.path.read_bytes() + added.encode())
         self._videos[job.name] = video
 
 

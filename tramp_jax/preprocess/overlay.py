@@ -1,5 +1,6 @@
 """Landmarks drawn over a clip's frames, for a person to judge them: a video, or a sheet of some frames."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
 SCALE = 2  # crops are shown enlarged, so that 63 points stay apart
 # One colour a group, in the order of landmarks.GROUPS; the tip of the nose is white.
@@ -85,7 +87,7 @@ def write_sheet(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
         raise UserError(
             "bad_path", f"{path}: cannot be encoded as {path.suffix or 'a file without an ending'}; name a .png or .jpg"
         )
-    path.write_bytes(data.tobytes())
+    write_atomically(path, data.tobytes())
 
 
 def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> None:
@@ -96,11 +98,15 @@ def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     """
     first = picture(clip, 0, interpolated)
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, clip.fps, (first.shape[1], first.shape[0]))
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, clip.fps, (first.shape[1], first.shape[0]))
     try:
         if not writer.isOpened():
             raise UserError("cannot_write", f"{path}: no video can be written there; check the folder")
         for number in range(len(clip.landmarks)):
             writer.write(cv2.cvtColor(picture(clip, number, interpolated), cv2.COLOR_RGB2BGR))
+        writer.release()
+        os.replace(partial, path)
     finally:
         writer.release()
+        partial.unlink(missing_ok=True)

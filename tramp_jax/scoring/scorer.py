@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -297,7 +298,7 @@ class Scorer:
 
         These are the names, sizes and times of the files, the calibration, and the options.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(os.path.realpath(path))  # the same for every spelling
         try:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             state = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]

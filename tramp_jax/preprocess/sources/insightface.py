@@ -8,7 +8,6 @@ unless asked for.
 """
 
 import hashlib
-import os
 import tempfile
 import time
 import zipfile
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+from tramp_jax.files import write_atomically
 from tramp_jax.preprocess import download
 from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError
 
@@ -149,9 +149,7 @@ def install(address: str, folder: Path, sha256: dict[str, str] | None = None) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
-            partial = folder / f".{file}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, folder / file)
+            write_atomically(folder / file, content)
     except OSError as error:
         raise SourceError(f"{folder}: cannot be written ({error.strerror}); choose another --models-dir") from error
 

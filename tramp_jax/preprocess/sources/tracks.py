@@ -12,6 +12,7 @@ N tells the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_
 and 71 are InsightFace's.
 """
 
+import io
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
+from tramp_jax.files import write_atomically
 from tramp_jax.preprocess.faces import Face, SourceError, enclosing
 
 LAYOUT_OF = {
@@ -183,4 +185,6 @@ def write_queries(path: Path, points: np.ndarray, frame: int, size: tuple[int, i
     time_of = np.full((len(points), 1), float(frame))
     tapir = np.concatenate([time_of, points[:, ::-1]], axis=1).astype(np.float32)
     cotracker = np.concatenate([time_of, points], axis=1).astype(np.float32)[None]
-    np.savez(path, tapir=tapir, cotracker=cotracker, size=np.array(size))
+    file = io.BytesIO()
+    np.savez(file, tapir=tapir, cotracker=cotracker, size=np.array(size))
+    write_atomically(path, file.getvalue())
