@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from etils import epath
-from jax._src import compilation_cache
 
 from tramp_jax import config as options
 from tramp_jax.cli.exit_codes import exit_codes
@@ -44,7 +43,11 @@ def keep_compiled() -> None:
     """Keeps compiled programs on disk, so that folds, resumed runs and later calls compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    read = getattr(compilation_cache, "get_executable_and_time", None)  # JAX may rename it; then it only warns again
+    try:
+        from jax._src import compilation_cache
+    except ImportError:  # no public name, so it may move; JAX then only warns of a damaged program
+        return
+    read = getattr(compilation_cache, "get_executable_and_time", None)
     if read is not None and not isinstance(read, _Mending):
         setattr(compilation_cache, read.__name__, _Mending(read))
 
