@@ -6,7 +6,9 @@ import pytest
 from tests import youtubepd_layout
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import FACEPP_106, GROUP_SIZE, GROUPS, LAYOUTS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
-from tramp_jax.data.readers.youtubepd import YouTubePD
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import youtubepd
+from tramp_jax.data.source import Wanted
 
 INSIGHTFACE = ("insightface106", "insightface73", "insightface71")
 
@@ -139,7 +141,8 @@ def test_pixel_values_are_those_of_the_containing_pixel():
 @pytest.fixture(scope="module")
 def mean_face(tmp_path_factory):
     """(63, 2) and (2,): mean slots and nose tip of twelve real videos, in units of the distance of the pupils."""
-    source = YouTubePD(youtubepd_layout.real_root(tmp_path_factory))
+    root = youtubepd_layout.real_root(tmp_path_factory)
+    source = youtubepd.open(root, youtubepd.Options(), Wanted(frames=False, pixels=False), Problems()).source
     clips = [source[i].landmarks for i in range(0, 72, 6)]
     face = np.mean([clip.mean(axis=0) for clip in clips], axis=0, keepdims=True)
     slots, nose = landmarks.select(face, "facepp106")[0], landmarks.nose_tip(face, "facepp106")[0, 0]
