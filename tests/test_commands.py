@@ -22,7 +22,7 @@ from configs import pfed5, youtubepd
 from tests import tiny
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax import evaluation, experiment, sharding, trainer, training_data
+from tramp_jax import evaluation, experiment, metrics, sharding, trainer, training_data
 from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
@@ -75,10 +75,12 @@ def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
     assert len(_losses(finished_run)) == STEPS
     assert _arrays(finished_run)[0] == STEPS
     files = "config.json", "curves.png", "evaluation/test-best/scatter.png", "evaluation/test-last/predictions.csv"
+    files += "evaluation/test-best/agreement.png", "usual_motion.json"
     for name in files:
         assert (finished_run / name).stat().st_size > 0, name
     report = json.loads((finished_run / "evaluation/test-best/metrics.json").read_text())
-    assert set(report["all"]) == {"spearman", "pearson", "mae", "rmse", "relative_l2", "auroc"}
+    assert set(report["all"]) == set(metrics.REGRESSION)
+    assert np.sum(report["confusion"]["clips"]) == report["clips"]
     assert "chosen on validation subjects" in report["title"]
     data = training_data.load(finished_run, tiny.get_config())
     assert (data.clips["train"], data.expressions) == (10, ("smile",))

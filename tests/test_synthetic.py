@@ -26,7 +26,7 @@ def moving():
 
 def with_scores(source: SyntheticFaces, score: float) -> SyntheticFaces:
     """The same people, rooms, cameras and timing, all with one score."""
-    source._infos = tuple(dataclasses.replace(info, score=score) for info in source.infos)
+    source.infos = tuple(dataclasses.replace(info, score=score) for info in source.infos)
     return source
 
 
