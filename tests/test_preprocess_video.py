@@ -569,7 +569,7 @@ def test_a_constant_rate_is_left_alone():
 @pytest.mark.parametrize("fps", [24, 25, 30000 / 1001, 30, 50, 60, 90, 100, 120, 240])
 @pytest.mark.parametrize("rounded", [np.floor, np.round])
 def test_a_coarse_clock_does_not_change_a_constant_rate(clock, fps, rounded):
-    """Of Matroska and WebM, QuickTime, GIF; with and without the container's own word."""
+    """Clocks of Matroska, WebM, QuickTime and GIF, with and without the rate that the container states."""
     if fps > 0.8 * clock:
         pytest.skip("several frames at one time")
     seconds = rounded(np.arange(60) * clock / fps) / clock

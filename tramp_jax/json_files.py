@@ -6,7 +6,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,30 @@ def record(kind: type[_Record], content: object) -> _Record:
     if unknown := content.keys() - types_of.keys():
         raise TypeError(f"unknown field {min(unknown)!r:.60}")
     return kind(**{name: _checked(name, value, types_of[name]) for name, value in content.items()})
+
+
+def checked_record(
+    kind: type[_Record], content: object, name: object, cure: str, sound: Callable[[_Record], bool] = lambda _: True
+) -> _Record:
+    """A dataclass from the content of a JSON file called ``name``, see ``record``.
+
+    Args:
+      kind: the dataclass.
+      content: see ``read``.
+      name: of the file.
+      cure: ends the message of an error.
+      sound: whether the fields agree with each other.
+
+    Raises:
+      UserError: damaged_file.
+    """
+    try:
+        found = record(kind, content)
+        if not sound(found):
+            raise ValueError("its numbers contradict each other")
+    except (TypeError, ValueError) as error:
+        raise UserError("damaged_file", f"{name}: damaged ({error}); {cure}") from error
+    return found
 
 
 @functools.cache

@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 
 from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
-from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
 # Fewer people than this say next to nothing about a checkpoint, a line or the width of an interval.
@@ -178,11 +177,10 @@ def load(folder: pathlib.Path, step: int) -> Output | None:
     if not path.is_file():
         return None
     cure = "delete it and evaluate the run again with eval.py"
-    content = json_files.read(path, cure)
-    try:
-        found = json_files.record(Output, content)
-        if len(found.ratings) != len(found.shares) or min(found.sigma, found.slope, *found.shares, 1) <= 0:
-            raise ValueError("its numbers contradict each other")
-    except (ValueError, TypeError) as error:
-        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
-    return found
+    return json_files.checked_record(
+        Output,
+        json_files.read(path, cure),
+        path,
+        cure,
+        lambda found: len(found.ratings) == len(found.shares) and min(found.sigma, found.slope, *found.shares, 1) > 0,
+    )

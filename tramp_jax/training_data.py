@@ -13,7 +13,6 @@ from tramp_jax import json_files, run
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TRAIN
 from tramp_jax.data.source import Facts, RatingScale, Split
-from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
 
@@ -101,11 +100,7 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     if not path.is_file():
         return None
     cure = "delete it: scoring works without"
-    content = json_files.read(path, cure)
-    try:
-        found = json_files.record(TrainingData, content)
-    except (ValueError, TypeError) as error:
-        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
+    found = json_files.checked_record(TrainingData, json_files.read(path, cure), path, cure)
     if found.scale:
         return found
     facts = datasets.facts(config.data.name)

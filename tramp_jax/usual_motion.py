@@ -109,14 +109,13 @@ def load(folder: pathlib.Path) -> UsualMotion | None:
     if not path.is_file():
         return None
     cure = "run tramp-jax calibrate again"
-    content = json_files.read(path, cure)
-    try:
-        found = json_files.record(UsualMotion, content)
-        if len(found.medians) != len(found.ranges) or min(found.ranges, default=0) <= 0:
-            raise ValueError("its numbers contradict each other")
-    except (ValueError, TypeError) as error:
-        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
-    return found
+    return json_files.checked_record(
+        UsualMotion,
+        json_files.read(path, cure),
+        path,
+        cure,
+        lambda found: len(found.medians) == len(found.ranges) and min(found.ranges, default=0) > 0,
+    )
 
 
 def _features(clip: Clip) -> np.ndarray:

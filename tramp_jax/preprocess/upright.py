@@ -70,7 +70,7 @@ def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> No
 
 
 def _confidence(image: np.ndarray, source: LandmarkSource) -> float:
-    """Of the surest face in a picture (H, W, 3); 0 without a face."""
+    """The detector's confidence in the surest face of a picture (H, W, 3); 0 without a face."""
     (found,) = source([np.ascontiguousarray(image)])
     return max((face.score for face in found), default=0.0)
 

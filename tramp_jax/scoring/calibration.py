@@ -98,15 +98,15 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
         return None
     cure = "run tramp-jax calibrate again"
     content = json_files.read(path, cure)
-    try:
-        if "draws" in content:  # an earlier version, whose spread was another one
-            return None
-        found = json_files.record(Calibration, content)
-        if not (0 < found.level < 1 and found.factor >= 0 and found.floor >= 0 and found.low <= found.high):
-            raise ValueError("its numbers contradict each other")
-    except (TypeError, ValueError) as error:
-        raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
-    return found
+    if "draws" in content:  # an earlier version, whose spread was another one
+        return None
+    return json_files.checked_record(
+        Calibration,
+        content,
+        path,
+        cure,
+        lambda c: 0 < c.level < 1 and c.factor >= 0 and c.floor >= 0 and c.low <= c.high,
+    )
 
 
 def calibrate(
