@@ -1,4 +1,4 @@
-"""Small videos for the tests of preprocessing: written on the spot, or of a real face that comes with Matplotlib."""
+"""Small videos for the preprocessing tests: drawn ones, and a photograph that comes with Matplotlib."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,20 +21,20 @@ VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 
 
 def real_video(name: str) -> Path:
-    """A video of a real person; skips the test where it is not there."""
+    """A video of a real person; skips the test if it is missing."""
     if not (VIDEOS / name).is_file():
         pytest.skip(f"no real videos at {VIDEOS}")
     return VIDEOS / name
 
 
 def photograph() -> np.ndarray:
-    """(600, 512, 3) uint8 RGB: one face, of Grace Hopper (public domain)."""
+    """A photograph (600, 512, 3) uint8 RGB with one face, Grace Hopper (public domain)."""
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
         return cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def moved(picture: np.ndarray, shifts: Sequence[tuple[float, float]]) -> list[np.ndarray]:
-    """The picture displaced by each (x, y), its border repeated."""
+    """Shifts the picture by each (x, y), repeating its border."""
     size = (picture.shape[1], picture.shape[0])
     return [
         cv2.warpAffine(picture, np.array([[1, 0, x], [0, 1, y]], float), size, borderMode=cv2.BORDER_REPLICATE)
@@ -73,13 +73,13 @@ def encode(
     container: dict[str, str] | None = None,
     **stream_settings: Any,
 ) -> Path:
-    """Writes RGB frames as cameras do.
+    """Writes RGB frames the way cameras do.
 
     Args:
       field: "tff" or "bff" marks the frames as interlaced.
       aspect: width / height of a pixel.
       matrix: (a, b, c, d) of the display matrix.
-      clock: ticks a second in which ``times`` count; without times, frames come evenly.
+      clock: ticks per second, the unit of ``times``; without times, frames are evenly spaced.
       stream_settings: attributes of the codec's context.
     """
     tick = Fraction(1, clock or fps)
@@ -108,7 +108,7 @@ def encode(
 
 
 def _marked(frame: av.VideoFrame, field: str) -> av.VideoFrame:
-    """The frame, marked as interlaced with the "tff" or "bff" order of fields."""
+    """Marks a frame as interlaced, with field order "tff" or "bff"."""
     if not field:
         return frame
     graph = Graph()
@@ -119,7 +119,7 @@ def _marked(frame: av.VideoFrame, field: str) -> av.VideoFrame:
 
 
 def woven(frames: Sequence[np.ndarray], field: str) -> list[np.ndarray]:
-    """Two pictures become the fields of one interlaced frame, the first as the upper ("tff") or the lower field."""
+    """Weaves each two pictures into one interlaced frame, the first as its upper ("tff") or lower ("bff") field."""
     first = int(field == "bff")
     pairs = []
     for before, after in zip(frames[::2], frames[1::2], strict=True):
@@ -140,12 +140,12 @@ def write_images(folder: Path, frames: Sequence[np.ndarray]) -> Path:
 
 
 def grey(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
-    """Frames (height, width, 3), each a little brighter than the last."""
+    """Grey frames (height, width, 3), each a little brighter than the last."""
     return [np.full((size[1], size[0], 3), 40 + 5 * number, np.uint8) for number in range(count)]
 
 
 def square(left: int, top: int, side: int, size: tuple[int, int] = (320, 240)) -> np.ndarray:
-    """A black frame with a bright square that ``SquareSource`` takes for a face; side 0 for none."""
+    """A black frame with a bright square, a face to ``SquareSource``; side 0 draws none."""
     frame = np.zeros((size[1], size[0], 3), np.uint8)
     frame[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 220
     return frame
@@ -153,8 +153,7 @@ def square(left: int, top: int, side: int, size: tuple[int, int] = (320, 240)) -
 
 @dataclasses.dataclass
 class SquareSource:
-    """Finds bright squares by their brightness; the 64 points are a grid of 8×8 in the square, half a side
-    behind the picture. For tests only."""
+    """Finds bright squares. Their 64 points are an 8×8 grid, half a side behind the picture."""
 
     max_side: int | None = None
     name: str = "square"
@@ -176,7 +175,7 @@ class SquareSource:
 
 @dataclasses.dataclass
 class GivenSource:
-    """Tells points that are known, one face a frame; None for no face. For tests only."""
+    """Returns given points, one face per frame; None for no face."""
 
     points: Sequence[np.ndarray | None]
     layout: str = "insightface106"
@@ -190,7 +189,7 @@ class GivenSource:
 
 
 def grid(box: np.ndarray) -> np.ndarray:
-    """(64, 2): the centres of 8×8 cells of a box (4,), row by row."""
+    """The centres (64, 2) of 8×8 cells of a box (4,), row by row."""
     at = (np.arange(8) + 0.5) / 8
     x, y = np.meshgrid(box[0] + at * (box[2] - box[0]), box[1] + at * (box[3] - box[1]))
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)

@@ -402,7 +402,7 @@ def test_every_change_of_the_evidence_is_a_users_error(tmp_path):
     (tmp_path / batch.EVIDENCE).write_text(json.dumps({"landmarks": "a", "warnings": ["b"], "interpolated": [True]}))
 
     def read():
-        batch.read_made(tmp_path)
+        batch.read_origin(tmp_path)
         batch.read_interpolated(tmp_path, 1)
 
     assert _only_user_errors(tmp_path / batch.EVIDENCE, read) > 20

@@ -1,4 +1,4 @@
-"""A switch of person in the same place is noticed; expressions, blinks and turns of the head are none."""
+"""A change of person in the same place is noticed; expressions, blinks and head turns are not mistaken for one."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.preprocess_inputs import GivenSource, moved, photograph, real_video, write_video
-from tramp_jax.preprocess import PreprocessOptions, SourceOptions, VideoError, appearance, make, preprocess_video
+from tests.raises import user_error
+from tramp_jax.preprocess import PreprocessOptions, SourceOptions, appearance, open_landmark_source, preprocess_video
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.synthetic import face
 from tramp_jax.synthetic.faces import SyntheticFaces
@@ -18,7 +19,7 @@ PEOPLE = SyntheticFaces(8, 1, expressions=("smile", "squeeze_eyes"), seed=5)
 
 
 def room():
-    """(480, 800, 3): a background with some texture, which stays when the face changes."""
+    """A textured background (480, 800, 3) that stays when the face changes."""
     noise = np.random.default_rng(1).normal(128, 400, (480, 800, 3))
     return np.clip(cv2.GaussianBlur(noise, (0, 0), 9), 0, 255).astype(np.uint8)
 
@@ -33,7 +34,7 @@ def pasted(crops):
 
 
 def drawn(index, count, motion=None):
-    """Frames of a drawn person in the room, and the points in them."""
+    """Frames of a drawn person in the room, and their points."""
     movement = motion or PEOPLE.motion(index)
     points = face.move(PEOPLE.neutral(index), movement)
     painter = PEOPLE.painter(index, (movement, points))
@@ -42,7 +43,7 @@ def drawn(index, count, motion=None):
 
 
 def joined(*parts):
-    """One video of parts (frames, points), and its source."""
+    """Joins parts (frames, points) into one video. Returns its frames and a source for it."""
     frames, points = (list(itertools.chain(*each)) for each in zip(*parts, strict=True))
     return frames, GivenSource(points)
 
@@ -55,40 +56,41 @@ def nobody(count):
 def test_another_drawn_person_in_the_same_place_is_refused(tmp_path, first, second):
     frames, source = joined(drawn(first, 14), drawn(second, 16))
     video = write_video(tmp_path / "video.mp4", frames)
-    with pytest.raises(VideoError, match="from frame 14 on another face is in the place of the followed one"):
+    with user_error("unusable_video", video, "frame 14", "another face"):
         preprocess_video(video, source)
     made = preprocess_video(video, source, PreprocessOptions(keep="longest"))
     np.testing.assert_array_equal(made.source_frames, range(14, 30))
-    assert "from frame 14 on another face" in made.warnings[0]
+    assert "frame 14" in made.warnings[0]
 
 
 def test_another_person_after_a_gap_is_not_interpolated_into_the_first(tmp_path):
     frames, source = joined(drawn(0, 12), nobody(4), drawn(6, 12))
-    with pytest.raises(VideoError, match=r"from frame 16 on another face .* last seen in frame 11"):
-        preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
+    video = write_video(tmp_path / "video.mp4", frames)
+    with user_error("unusable_video", video, "frame 16", "another face", "frame 11"):
+        preprocess_video(video, source)
 
 
-def test_another_person_for_a_moment_is_bridged_and_told(tmp_path):
+def test_another_person_for_a_moment_is_bridged_with_a_warning(tmp_path):
     first, second = drawn(0, 24), drawn(6, 3)
     frames, source = joined([part[:10] for part in first], second, [part[13:] for part in first])
     made = preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
     np.testing.assert_array_equal(np.flatnonzero(made.interpolated), [10, 11, 12])
-    assert any("in the place of the followed one: frames 10-12 (3)" in warning for warning in made.warnings)
+    assert any("another face" in warning and "frames 10-12 (3)" in warning for warning in made.warnings)
 
 
-def test_one_person_dissolving_into_another_within_a_moment_is_told(tmp_path):
-    """It looks like a quick turn of the head, which is no reason to refuse the video."""
+def test_a_quick_dissolve_into_another_person_gives_a_warning(tmp_path):
+    """It looks like a quick turn of the head, so the video is not refused."""
     frames, source = joined(drawn(0, 12), drawn(8, 14))
     for t, share in ((12, 1 / 3), (13, 2 / 3)):
         frames[t] = cv2.addWeighted(frames[t - 2], 1 - share, frames[t], share, 0)
     video = write_video(tmp_path / "video.mp4", frames)
-    assert any("changes fast up to frames 1" in warning for warning in preprocess_video(video, source).warnings)
+    assert any("dissolves" in warning and "frames 1" in warning for warning in preprocess_video(video, source).warnings)
 
 
 @pytest.mark.parametrize("index", range(1, 16, 4))
 @pytest.mark.parametrize("turn", [0.0, 0.9])
-def test_strong_expressions_blinks_and_quick_turns_are_no_other_person(tmp_path, index, turn):
-    """Half as strong again as the strongest, and a turn of 50 degrees in a quarter of a second and back."""
+def test_strong_expressions_blinks_and_quick_turns_keep_the_person(tmp_path, index, turn):
+    """Half as strong again as the strongest, with a turn by 50 degrees and back, each in a quarter of a second."""
     motion = PEOPLE.motion(index)
     actions = 1.5 * motion.actions
     actions[20::8, face.ACTIONS.index("close")] += 1.2
@@ -107,11 +109,11 @@ def test_strong_expressions_blinks_and_quick_turns_are_no_other_person(tmp_path,
 @pytest.fixture(scope="module")
 def mediapipe():
     pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
-    return make("mediapipe", SourceOptions())
+    return open_landmark_source("mediapipe", SourceOptions())
 
 
 def crops(name, first, count, mediapipe):
-    """200×200 around the face of a real video from frame ``first`` on."""
+    """Crops of 200×200 around the face of a real video, from frame ``first`` on."""
     if name == "photograph":
         frames = moved(photograph(), [(2 * np.sin(t / 3), 0) for t in range(count)])
     else:
@@ -131,14 +133,14 @@ REAL = [("single_face.mp4", 0), ("WolfgangLanger_Pexels.mp4", 300), ("photograph
 def test_another_real_person_in_the_same_place_is_refused(tmp_path, mediapipe, first, second, gap):
     frames = pasted([*crops(*first, 20, mediapipe), *[None] * gap, *crops(*second, 20, mediapipe)])
     video = write_video(tmp_path / "video.mp4", frames)
-    with pytest.raises(VideoError, match=f"from frame {20 + gap} on another face is in the place"):
+    with user_error("unusable_video", video, f"frame {20 + gap}", "another face"):
         preprocess_video(video, mediapipe)
 
 
 @pytest.mark.parametrize("name", ["single_face.mp4", "WolfgangLanger_Pexels.mp4"])
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_real_person_is_followed_throughout(tmp_path, mediapipe, name, every):
-    """Also where only every third frame is there, so that all goes three times as fast."""
+    """Also with only every third frame, so everything moves three times as fast."""
     video = real_video(name)
     if every > 1:
         frames = [frame for _, frame in itertools.islice(open_frames(video), 0, None, every)]
@@ -149,10 +151,10 @@ def test_a_real_person_is_followed_throughout(tmp_path, mediapipe, name, every):
     assert every > 1 or not made.warnings
 
 
-# The measure
+# The look and its differences
 
 
-def test_a_look_does_not_depend_on_place_size_or_light():
+def test_a_look_does_not_depend_on_position_size_or_light():
     frames, points = drawn(0, 1)
     look = appearance.look(frames[0], points[0], "insightface106")
     assert look.shape == (appearance.SIZE, appearance.SIZE)
@@ -164,7 +166,7 @@ def test_a_look_does_not_depend_on_place_size_or_light():
     assert appearance.difference(look, darker) < 0.005
 
 
-def test_where_nothing_can_be_compared_nothing_differs():
+def test_looks_that_cannot_be_compared_do_not_differ():
     flat = np.full((appearance.SIZE, appearance.SIZE), 80, np.uint8)
     look = np.random.default_rng(0).integers(0, 255, flat.shape).astype(np.uint8)
     assert appearance.difference(None, look) == appearance.difference(flat, look) == 0

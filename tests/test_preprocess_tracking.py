@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.preprocess_inputs import grid
+from tests.raises import user_error
 from tramp_jax.preprocess import crop, tracking
 from tramp_jax.preprocess.faces import Face, overlap
-from tramp_jax.preprocess.tracking import TrackingError
 
 
 def face(x, y=100.0, side=80.0, score=0.9):
@@ -26,14 +26,14 @@ def test_the_largest_face_is_followed_by_overlap():
     frames = [faces[:: -1 if t % 2 else 1] for t, faces in enumerate(frames)]  # the detector's order does not matter
     track = tracking.follow(frames)
     assert [each.box[0] for each in track.faces] == [10 + 8 * t for t in range(20)]
-    assert "several faces in 20 of 20 frames" in track.warnings[0]
+    assert "20 of 20 frames" in track.warnings[0]
     assert "x 50, y 140" in track.warnings[0]
 
 
-def test_a_bystander_that_is_larger_raises_doubt():
+def test_a_larger_bystander_gives_a_warning():
     frames = [[face(10)] + ([face(300, side=150)] if t > 10 else []) for t in range(20)]
     track = tracking.follow(frames)
-    assert "the smaller one in frames 11-19 (9)" in track.warnings[0]
+    assert "frames 11-19 (9)" in track.warnings[0]
 
 
 def test_short_gaps_are_bridged_by_interpolation_and_marked():
@@ -49,19 +49,19 @@ def test_short_gaps_are_bridged_by_interpolation_and_marked():
     assert "frames 7-9, 15 (4)" in track.warnings[0]
 
 
-def test_a_longer_gap_is_refused_with_its_frames_or_cut():
+def test_a_longer_gap_is_refused_with_its_frames_or_cut_off():
     frames = [[face(10)] if not 12 <= t < 16 else [] for t in range(30)]
-    with pytest.raises(TrackingError, match=r"no face from frame 12 on for more than 3 frames.*frames 16-29 \(14\)"):
+    with user_error("no_single_face", "frame 12", "3 frames", "frames 16-29 (14)", "--keep longest"):
         tracking.follow(frames, max_gap=3, min_share=0)
     track = tracking.follow(frames, max_gap=3, keep="longest")
     assert (track.first, len(track.faces)) == (16, 14)
-    assert "the longest part was taken" in track.warnings[0]
-    assert "cut off: frames 0-15 (16)" in track.warnings[1]
+    assert "frame 12" in track.warnings[0]
+    assert "frames 0-15 (16)" in track.warnings[1]
 
 
 def test_another_person_is_never_followed_silently():
     frames = [[face(10)] if t < 12 else [face(300)] for t in range(30)]
-    with pytest.raises(TrackingError, match="from frame 12 on another face is in view"):
+    with user_error("no_single_face", "frame 12", "another face"):
         tracking.follow(frames, min_share=0)
     track = tracking.follow(frames, keep="longest")
     assert (track.first, len(track.faces)) == (12, 18)
@@ -70,7 +70,7 @@ def test_another_person_is_never_followed_silently():
 
 def test_a_cut_to_another_shot_ends_the_track_though_the_boxes_overlap():
     frames = [[face(10)] for _ in range(30)]
-    with pytest.raises(TrackingError, match="cuts to another shot at frame 20"):
+    with user_error("no_single_face", "shot", "frame 20"):
         tracking.follow(frames, cuts=[20])
     track = tracking.follow(frames, cuts=[20], keep="longest")
     assert (track.first, len(track.faces)) == (0, 20)
@@ -80,25 +80,26 @@ def test_ends_without_a_face_are_cut_off():
     frames = [[face(10)] if 5 <= t < 25 else [] for t in range(30)]
     track = tracking.follow(frames)
     assert (track.first, len(track.faces)) == (5, 20)
-    assert track.warnings == ("cut off: frames 0-4, 25-29 (10) of 30, before and after the face that is followed",)
-    with pytest.raises(TrackingError, match=r"only 20 of the 60 frames show the face \(frames 5-24 \(20\)\)"):
+    (warning,) = track.warnings
+    assert "frames 0-4, 25-29 (10) of 30" in warning
+    with user_error("no_single_face", "20 of the 60 frames", "frames 5-24 (20)"):
         tracking.follow([*frames, *[[]] * 30])
     assert len(tracking.follow([*frames, *[[]] * 30], keep="longest").faces) == 20
 
 
-def test_a_flicker_of_the_detector_before_or_after_is_cut_off():
+def test_brief_false_detections_at_either_end_are_cut_off():
     frames = [[face(300)] if t in (0, 1, 58) else [face(10)] if 10 <= t < 50 else [] for t in range(60)]
     track = tracking.follow(frames)
     assert (track.first, len(track.faces)) == (10, 40)
-    assert "cut off: frames 0-9, 50-59 (20)" in track.warnings[0]
+    assert "frames 0-9, 50-59 (20)" in track.warnings[0]
 
 
-def test_no_face_and_settings_that_make_no_sense():
-    with pytest.raises(TrackingError, match="no face in any of the 9 frames"):
+def test_no_face_and_wrong_options_are_refused():
+    with user_error("no_single_face", "9 frames"):
         tracking.follow([[]] * 9)
-    with pytest.raises(ValueError, match="unknown --keep"):
+    with user_error("bad_option", "--keep", "'shortest'", *tracking.KEEP):
         tracking.follow([[face(1)]], keep="shortest")
-    with pytest.raises(ValueError, match="--max-gap must not be negative"):
+    with user_error("bad_option", "--max-gap", -1):
         tracking.follow([[face(1)]], max_gap=-1)
 
 
@@ -112,9 +113,7 @@ def test_cuts_are_found_where_the_whole_picture_changes_at_once():
     noise = rng.normal(0, 3, (40, 18, 32))
     pictures = np.clip(rooms[[0] * 15 + [1] * 25] + noise, 0, 255).astype(np.uint8)
     assert tracking.scene_cuts(changes(pictures)) == [15]
-    wild = [
-        rng.integers(0, 255, (18, 32)).astype(np.uint8) for _ in range(40)
-    ]  # changes all the time: no cut stands out
+    wild = list(rng.integers(0, 255, (40, 18, 32)).astype(np.uint8))  # changes all the time, so no cut stands out
     assert tracking.scene_cuts(changes(wild)) == []
     assert tracking.scene_cuts([]) == []
 
@@ -126,20 +125,21 @@ def test_one_square_for_all_frames():
     boxes = [face(x).box for x in (98.0, 100, 100, 100, 102)]
     box, warnings = crop.choose(boxes, (640, 480))
     assert (box.x, box.y, box.side) == (88, 88, 104)  # 1.3 · 80 around (140, 140)
-    assert warnings == ("the face is small: its crop of 104 pixels was enlarged to 256",)
+    (warning,) = warnings
+    assert "104 pixels" in warning
     np.testing.assert_allclose(
         box.to_crop(np.array([[88.0, 88], [192, 192], [140, 140]])), [[0, 0], [256, 256], [128, 128]]
     )
 
 
 @pytest.mark.parametrize("lefts", [(100.0, 100, 100, 400), (400.0, 400, 400, 100)])
-def test_the_square_grows_where_the_face_leaves_it(lefts):
+def test_the_square_grows_if_the_face_leaves_it(lefts):
     boxes = [face(x, side=200.0).box for x in lefts]
     box, warnings = crop.choose(boxes, (1280, 720))
     assert box.x <= 100
     assert box.x + box.side >= 600
-    assert box.side <= 530  # no more than both the usual square, of 260, and all boxes need
-    assert warnings[0].startswith("the head moves so much")
+    assert box.side <= 530  # no larger than the usual square of 260 and all boxes need
+    assert "the head moves" in warnings[0]
 
 
 def test_a_square_that_fits_is_moved_into_the_frame():
@@ -150,8 +150,8 @@ def test_a_square_that_fits_is_moved_into_the_frame():
 
 
 @pytest.mark.parametrize(("x", "y", "side"), [(20, 30, 128), (37, 11, 300), (-40, -25, 200), (250, 180, 200)])
-def test_points_and_pixels_go_together(x, y, side):
-    """Coloured dots of the frame are found again in the crop where ``to_crop`` says."""
+def test_points_and_pixels_are_cropped_alike(x, y, side):
+    """Coloured dots of the frame appear in the crop where ``to_crop`` puts them."""
     box = crop.CropBox(x, y, side)
     at = np.stack(np.meshgrid(np.arange(24, 300, 24), np.arange(24, 220, 24)), axis=-1).reshape(-1, 2)
     points = at[((at > (x + 8, y + 8)) & (at < (x + side - 8, y + side - 8))).all(axis=1)]
@@ -162,7 +162,7 @@ def test_points_and_pixels_go_together(x, y, side):
     cut = box.cut(frame)
     assert cut.shape == (256, 256, 3)
     for i, corner in enumerate(points):
-        # Just inside every corner of the dot and at its centre: a shift by 2 pixels would show.
+        # Just inside each corner of the dot and at its centre, so a shift by 2 pixels would show.
         for shift in ((-4, -4), (4, -4), (0, 0), (-4, 4), (4, 4)):
             px, py = box.to_crop(corner + np.array(shift)).astype(int)
             np.testing.assert_allclose(cut[py, px].astype(int), (55 + i, 255 - i, 128), atol=3)

@@ -137,8 +137,8 @@ class View:
         return cls(numbers, sources, frames)
 
 
-def without_blanks(places: np.ndarray) -> np.ndarray:
-    """The distinct frames of a stream (F,), in order."""
+def distinct_frames(places: np.ndarray) -> np.ndarray:
+    """The distinct frames of a stream (F,) in order, without blanks."""
     return np.unique(places[places != BLANK])
 
 

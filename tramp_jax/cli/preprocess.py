@@ -1,4 +1,4 @@
-"""``tramp-jax preprocess``: videos and folders of images -> clips with landmarks, and the list that training reads."""
+"""``tramp-jax preprocess``: turns videos and folders of images into clips with landmarks and a list for training."""
 
 import argparse
 import math
@@ -24,15 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="INPUT",
-        help="a video, a folder of videos, a folder of images, an image",
+        help="a video, a folder of videos, a folder of images, or an image",
     )
     parser.add_argument(
-        "--list", type=Path, help="CSV or Excel file of videos: path, subject, expression, score, and more if you like"
+        "--list",
+        type=Path,
+        help="CSV or Excel file of videos with columns path, subject, expression, score, and others",
     )
     parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
-    parser.add_argument("--overwrite", action="store_true", help="make clips again that are there already")
-    parser.add_argument("--subject", default="", help="the person in all INPUTs; default: each file is its own")
-    parser.add_argument("--expression", default="", help="what is shown in all INPUTs, such as smile")
+    parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
+    parser.add_argument("--subject", default="", help="the person in all INPUTs; default: another one in each file")
+    parser.add_argument("--expression", default="", help="the expression in all INPUTs, such as smile")
     parser.add_argument("--score", type=float, default=float("nan"), help="the rating of all INPUTs")
 
     landmarks = parser.add_argument_group("landmarks")
@@ -40,15 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--landmarks",
         choices=_SOURCES,
         default="mediapipe",
-        help="mediapipe (default) needs no download; insightface is the paper's, its models are for non-commercial "
-        "research; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks",
+        help="mediapipe (default) needs no download; insightface is the paper's, with models for non-commercial "
+        "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks",
     )
     landmarks.add_argument("--models-dir", type=Path, help="folder with the model files of the source")
     landmarks.add_argument(
-        "--download", action="store_true", help="download InsightFace's models where missing (289 MB)"
+        "--download", action="store_true", help="download InsightFace's models if they are missing (289 MB)"
     )
     landmarks.add_argument(
-        "--detector", choices=_SOURCES[:2], default="mediapipe", help="where lucas-kanade starts from"
+        "--detector", choices=_SOURCES[:2], default="mediapipe", help="source that finds the face for lucas-kanade"
     )
     landmarks.add_argument("--tracks", type=Path, help="tracks of the one INPUT, or a folder with NAME.npz for each")
     landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the frames that were tracked")
@@ -56,19 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queries",
         type=Path,
         metavar="FILE",
-        help="make no clip, but save the points of the first frame with a face as query points for a point tracker",
+        help="save the points of the first frame with a face as query points for a point tracker; makes no clip",
     )
 
     video = parser.add_argument_group("video")
     video.add_argument("--fps", type=float, help="frames per second of the clips; default: the video's own")
-    video.add_argument("--images-fps", type=float, default=25.0, help="rate of a folder of images (default 25)")
-    video.add_argument("--min-frames", type=int, default=7, help="shorter clips are refused (default 7)")
-    video.add_argument("--max-gap", type=int, default=5, help="frames without a face that are bridged (default 5)")
+    video.add_argument(
+        "--images-fps", type=float, default=25.0, help="frames per second of a folder of images (default 25)"
+    )
+    video.add_argument("--min-frames", type=int, default=7, help="refuse shorter clips (default 7)")
+    video.add_argument("--max-gap", type=int, default=5, help="longest gap without the face, in frames (default 5)")
     video.add_argument(
         "--keep",
         choices=("error", "longest"),
         default="error",
-        help="a face that cannot be followed throughout: refuse the video (default) or keep the longest part",
+        help="if the face cannot be followed to the end, refuse the video (default) or keep the longest part",
     )
 
 
@@ -76,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch, expand_input
 
     if bool(arguments.inputs) == bool(arguments.list):
-        raise UserError("bad_option", "name either INPUTs or a --list of videos (and not both)")
+        raise UserError("bad_option", "name either INPUTs or a --list of videos, not both")
     jobs = (
         batch.read_jobs(arguments.list)
         if arguments.list
@@ -104,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.queries:
         return _write_queries(arguments.queries, jobs, options, source_of)
     if not arguments.out:
-        raise UserError("bad_option", "--out is missing: name a folder for the clips")
+        raise UserError("bad_option", "--out is missing; name a folder for the clips")
     with locked(arguments.out):
         return _make_clips(arguments, jobs, options, source_of)
 
@@ -112,17 +116,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _source_maker(
     arguments: argparse.Namespace, options: "SourceOptions", count: int
 ) -> Callable[["Job"], "LandmarkSource"]:
-    """What gives the landmark source for a video: one for all, or for tracks one for each."""
+    """Returns a function that gives a job's landmark source: the same for all, or with tracks one for each."""
     import dataclasses
 
     from tramp_jax import preprocess
 
     if arguments.landmarks != "tracks":
-        source = preprocess.make(arguments.landmarks, options)
+        source = preprocess.open_landmark_source(arguments.landmarks, options)
         return lambda job: source
     if arguments.tracks is None or (count > 1 and not arguments.tracks.is_dir()):
         raise UserError(
-            "bad_option", "--landmarks tracks needs --tracks FILE, or of several videos a folder with NAME.npz for each"
+            "bad_option",
+            "--landmarks tracks needs --tracks FILE, or for several videos a folder with NAME.npz for each",
         )
 
     def tracks_of(job: "Job") -> "LandmarkSource":
@@ -130,27 +135,27 @@ def _source_maker(
         if file.is_dir():
             names = [f"{name}.{ending}" for name in (job.name, job.video.stem) for ending in ("npz", "npy")]
             file = next((file / name for name in names if (file / name).is_file()), file / names[0])
-        return preprocess.make("tracks", dataclasses.replace(options, tracks=file))
+        return preprocess.open_landmark_source("tracks", dataclasses.replace(options, tracks=file))
 
     return tracks_of
 
 
-def _told(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
-    """By their flags the options that the clip of a job depends on."""
-    told: dict[str, object] = {
+def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
+    """The options that the clip of a job depends on, by their flags."""
+    options: dict[str, object] = {
         "--landmarks": arguments.landmarks,
         "--fps": arguments.fps,
         "--max-gap": arguments.max_gap,
         "--keep": arguments.keep,
     }
     if job.video.is_dir():
-        told["--images-fps"] = arguments.images_fps
+        options["--images-fps"] = arguments.images_fps
     if arguments.landmarks == "lucas-kanade":
-        told["--detector"] = arguments.detector
+        options["--detector"] = arguments.detector
     if arguments.landmarks == "tracks":
-        told["--tracks"] = str(arguments.tracks.expanduser().resolve())
-        told["--tracks-size"] = arguments.tracks_size and "{}x{}".format(*arguments.tracks_size)
-    return told
+        options["--tracks"] = str(arguments.tracks.expanduser().resolve())
+        options["--tracks-size"] = arguments.tracks_size and "{}x{}".format(*arguments.tracks_size)
+    return options
 
 
 def _make_clips(
@@ -159,7 +164,7 @@ def _make_clips(
     options: "PreprocessOptions",
     source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
-    """Makes what is not there yet; a video that cannot be used is told and left out."""
+    """Makes the missing clips. Reports a video that cannot be used and goes on."""
     import tqdm
 
     from tramp_jax.preprocess import batch, preprocess_video
@@ -169,30 +174,30 @@ def _make_clips(
     for job in tqdm.tqdm(jobs, unit="video", disable=None):
         started = time.perf_counter()
         try:
-            told = _told(arguments, job)
-            if clip_list.done(job, told, arguments.overwrite):
+            recorded = _options_of(arguments, job)
+            if clip_list.done(job, recorded, arguments.overwrite):
                 skipped += 1
                 continue
             made = preprocess_video(job.video, source_of(job), options, job.info)
-            clip_list.add(job, made, told)
-        except (ValueError, OSError) as error:
+            clip_list.add(job, made, recorded)
+        except (UserError, OSError) as error:
             failed += 1
             tqdm.tqdm.write(f"error: {error}", file=sys.stderr)
             continue
         without_score += math.isnan(made.clip.info.score)
         tqdm.tqdm.write(
             f"{job.name}: {len(made.clip.landmarks)} frames at {made.clip.fps:g} per second, crop of {made.crop.side} "
-            f"pixels, {made.frames_read / (time.perf_counter() - started):.0f} frames a second",
+            f"pixels, processed at {made.frames_read / (time.perf_counter() - started):.0f} frames per second",
             file=sys.stdout,
         )
         for warning in made.warnings:
             tqdm.tqdm.write(f"  warning: {warning}", file=sys.stdout)
     total = len(jobs) - failed - skipped
-    sys.stdout.write(f"{total} clips made, {skipped} were there already, {failed} failed: {clip_list.path}\n")
+    sys.stdout.write(f"clips: {total} made, {skipped} already there, {failed} failed; listed in {clip_list.path}\n")
     if without_score:
         sys.stdout.write(
-            f"{without_score} of them have no score yet: before training, write into {clip_list.path} the score, the "
-            "expression, and who is shown (two clips of one person must name the same subject)\n"
+            f"{without_score} of them have no score yet; before training, add the score, the expression and the "
+            f"subject to {clip_list.path} (all clips of a person need the same subject)\n"
         )
     return 1 if failed else 0
 

@@ -1,8 +1,8 @@
-"""A person's video -> a clip: decoding, landmarks, one face followed, face crops. See docs/preprocess.md."""
+"""Turns a video of a person into a clip with landmarks and crops of one face. See docs/preprocess.md."""
 
 from tramp_jax.preprocess.clip import Preprocessed, PreprocessOptions, preprocess_video
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError
-from tramp_jax.preprocess.sources import SOURCES, SourceOptions, make
+from tramp_jax.preprocess.sources import SOURCES, SourceOptions, open_landmark_source
 from tramp_jax.preprocess.video import VideoError, expand_input
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "SourceOptions",
     "VideoError",
     "expand_input",
-    "make",
+    "open_landmark_source",
     "preprocess_video",
 ]

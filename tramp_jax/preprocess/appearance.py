@@ -1,8 +1,8 @@
-"""Whether the face at a place is still the same one: the look of a face, and how much it changes.
+"""Decides whether two frames show the same face by comparing its look.
 
-The look is a small grey picture of the face and its hair, placed by the eyes and the nose. From frame to frame a face
-changes little, whatever it expresses; another face in its place changes everything at once. The shape that the
-landmarks make tells the two apart far worse: an expression moves them as much as another person does.
+The look is a small grey picture of the face and its hair, aligned by the eyes and the nose. From frame to frame it
+changes little, whatever the face expresses. If another face takes its place, everything changes at once. The shape of
+the landmarks separates the two cases far worse: an expression moves them as much as a change of person.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ import numpy as np
 from tramp_jax.data import landmarks
 
 SIZE = 32  # pixels
-# See docs/preprocess.md for what was measured.
-USUAL = 0.12  # difference of two looks of a face in neighbouring frames; n frames apart, √n times as much
-RATIO, MOST = 6.0, 0.3  # a restless or slow clip's is so many times its own 90th percentile, but never more than this
-TURNING, MOST_TURNING = 4.0, 0.8  # the same for the steps around one step, while the head turns
-_EYES = 0.3  # distance of the eyes, in sides of the picture: hair and ears are inside
-_OVERSAMPLED = 4  # samples of the frame along a pixel's side, whose mean it is
-_FLAT = 3.0  # grey levels; a picture that varies less shows nothing to compare
+# See docs/preprocess.md for the measurements.
+USUAL = 0.12  # allowed difference between neighbouring frames; √n times as much for frames n apart
+RATIO, MOST = 6.0, 0.3  # a restless clip may differ by RATIO times its own 90th percentile, but never by more than MOST
+TURNING, MOST_TURNING = 4.0, 0.8  # the same for a turning head, relative to the neighbouring steps
+_EYES = 0.3  # distance between the eyes, as a share of the picture's side; leaves room for hair and ears
+_OVERSAMPLED = 4  # samples along the side of each pixel, averaged
+_FLAT = 3.0  # grey levels; a picture with a smaller spread has nothing to compare
 
-# Where the eyes and the nose come to lie.
+# Target positions of the eyes and the nose.
 _PLACES = SIZE * np.array([[0.5 - _EYES / 2, 0.39], [0.5 + _EYES / 2, 0.39], [0.5, 0.54]])
 
 
 def look(frame: np.ndarray, points: np.ndarray, layout: str) -> np.ndarray | None:
-    """(32, 32) uint8: a face of a frame (H, W, 3), its eyes level; None where the points (P, 2) have no extent."""
+    """Returns the look (32, 32) uint8 of a face in a frame (H, W, 3); None if its points (P, 2) coincide."""
     groups = landmarks.select(points[None], layout)[0].reshape(len(landmarks.GROUPS), landmarks.GROUP_SIZE, 2)
     left, right, nose = (
         groups[landmarks.GROUPS.index(name)].mean(axis=0) for name in ("left_eye", "right_eye", "nose")
     )
     source = np.stack([left, right, nose]).astype(np.float64)
-    # The similarity that takes eyes and nose to their places, by least squares, with points as complex numbers.
+    # Least-squares similarity from the eyes and nose to their target positions, with points as complex numbers.
     around, target = source.mean(axis=0), _OVERSAMPLED * _PLACES
     a, b = source - around, target - target.mean(axis=0)
     a, b = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
@@ -48,7 +48,7 @@ def look(frame: np.ndarray, points: np.ndarray, layout: str) -> np.ndarray | Non
 
 
 def difference(before: np.ndarray | None, after: np.ndarray | None) -> float:
-    """1 - the correlation of two looks, which brightness and contrast leave alone; 0 where nothing can be told."""
+    """1 - correlation of two looks, independent of brightness and contrast; 0 if they cannot be compared."""
     if before is None or after is None:
         return 0.0
     a, b = (picture.astype(np.float64) - picture.mean() for picture in (before, after))
@@ -58,19 +58,19 @@ def difference(before: np.ndarray | None, after: np.ndarray | None) -> float:
 
 
 def limit(frames: int, usual: float) -> float:
-    """The difference up to which two looks are taken for the same face.
+    """The largest difference at which two looks still count as the same face.
 
     Args:
-      frames: from the one to the other.
-      usual: what nine of ten differences of neighbouring frames of the clip stay below.
+      frames: distance between the two, in frames.
+      usual: 90th percentile of the differences between neighbouring frames of the clip.
     """
     return float(min(max(USUAL, RATIO * usual) * np.sqrt(frames), MOST))
 
 
 def turning(around: Sequence[float]) -> float:
-    """The difference up to which a face may just be turning, from the differences of the steps before and after.
+    """The largest difference that a turning head explains, given the differences of the steps around it.
 
-    A head that turns fast changes its look as much as another person would, but takes several steps; a switch takes
-    one, or two where the pictures were blended. So two steps around it must be large as well.
+    A fast turn changes the look as much as another person would, but over several steps. A switch takes one step, or
+    two if the pictures were blended. So two of the steps around it must be large as well.
     """
     return float(min(TURNING * sorted(around)[-2], MOST_TURNING)) if len(around) > 1 else 0.0

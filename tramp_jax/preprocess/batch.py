@@ -1,4 +1,4 @@
-"""Many videos -> a folder of clips and its list ``clips.csv``, which training reads; resumable."""
+"""Turns many videos into a folder of clips and its list ``clips.csv`` for training; resumable."""
 
 import dataclasses
 import json
@@ -15,21 +15,21 @@ from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.preprocess.clip import Preprocessed, without_blanks
+from tramp_jax.preprocess.clip import Preprocessed, clip_id
 
 EVIDENCE = "evidence.json"
-VIDEO = "video"  # column of clips.csv: the file that the clip was made of
+VIDEO = "video"  # column of clips.csv: the file that the clip was made from
 _COLUMNS = ("path", "subject", "expression", "score", VIDEO)
-_TAKEN = ("id", "fps")  # columns of the list of videos that mean something else in the list of clips
+_TAKEN = ("id", "fps")  # columns with another meaning in the list of clips
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to be made into a clip.
+    """One video to turn into a clip.
 
     Attributes:
       video: the file or folder.
-      name: of the clip and its folder, unique.
+      name: unique name of the clip and its folder.
       info: identity and score.
       columns: further columns for the list, such as the subject's group or a second score.
     """
@@ -41,7 +41,7 @@ class Job:
 
 
 def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float) -> list[Job]:
-    """A job for each video, all with the same expression and score; the subject is the clip's name where none is given.
+    """Returns a job for each video, all with the same expression and score. Without a subject, each clip is its own.
 
     Raises:
       UserError: two videos would get the same name.
@@ -53,9 +53,9 @@ def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float)
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """The videos of a CSV or Excel file with the columns path (relative to the file), subject, expression and score.
+    """Reads a CSV or Excel file with the columns path (relative to the file), subject, expression and score.
 
-    A score may be missing; further columns go into the list of clips.
+    A score may be missing. Further columns are copied to the list of clips.
 
     Raises:
       UserError: the file is missing or malformed, or two videos would get the same name.
@@ -63,7 +63,7 @@ def read_jobs(path: Path) -> list[Job]:
     if not path.is_file():
         raise UserError(
             "missing_file",
-            f"{path}: no such list; it is a CSV or Excel file with the columns path, subject, expression, score",
+            f"{path}: no such file; name a CSV or Excel file with the columns path, subject, expression, score",
         )
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
     videos = [path.parent / Path(row["path"]).expanduser() for row in table.values()]
@@ -74,7 +74,7 @@ def read_jobs(path: Path) -> list[Job]:
         subject = names.clean(row["subject"])
         if not row["path"] or not subject or score is None:
             raise UserError(
-                "bad_data", f"{path}, row {number}: needs a path, a subject, and as score a number or nothing"
+                "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
             )
         info = ClipInfo(name, subject, names.clean(row["expression"]), score, 0, group=row.get("group", ""))
         jobs.append(Job(video, name, info, {column: row[column] for column in further}))
@@ -84,9 +84,9 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _names(videos: Sequence[Path]) -> list[str]:
-    """A name for each video: its own without the ending, with that of its folder in front where two are the same.
+    """Names each video after its file, without the ending. If two are equal, the folder's name comes first.
 
-    Blanks become "_", since the id of a clip has none; where that makes two the same, a number follows.
+    Spaces become "_", because the id of a clip has none. If that makes two names equal, a number is added.
     """
     paths = [video.resolve() for video in videos]
     short = [path.name if path.is_dir() else path.stem for path in paths]
@@ -94,21 +94,21 @@ def _names(videos: Sequence[Path]) -> list[str]:
     own = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
     twice = [str(videos[i]) for i, name in enumerate(own) if own.count(name) > 1]
     if twice:
-        raise UserError("bad_data", f"{' and '.join(twice)} would become clips of the same name; rename one")
+        raise UserError("bad_data", f"{' and '.join(twice)} would become clips with the same name; rename one")
     names: dict[str, str] = {}
-    for name in sorted(own, key=lambda name: (name != without_blanks(name), name)):
-        wanted, number = without_blanks(name), 2
+    for name in sorted(own, key=lambda name: (name != clip_id(name), name)):
+        wanted, number = clip_id(name), 2
         while wanted in names.values():
-            wanted, number = f"{without_blanks(name)}-{number}", number + 1
+            wanted, number = f"{clip_id(name)}-{number}", number + 1
         names[name] = wanted
     return [names[name] for name in own]
 
 
 class ClipList:
-    """``clips.csv`` of an output folder: what is done already, and a row more for every clip.
+    """``clips.csv`` of an output folder: knows which clips are done and adds a row for each new one.
 
     Raises:
-      UserError: the list is there, but is not one that this program wrote.
+      UserError: the list exists, but this program did not write it.
     """
 
     def __init__(self, root: Path, further: Sequence[str] = ()):
@@ -125,18 +125,18 @@ class ClipList:
         added = [name for name in further if name not in self.columns]
         self.columns += added
         root.mkdir(parents=True, exist_ok=True)
-        # Written again, so that it has all columns and a complete last line, whatever became of an earlier run.
+        # Rewrite it with all columns and a complete last line, even if an earlier run was interrupted.
         filled = [row + [""] * (len(self.columns) - len(row)) for row in rows]
         write_atomically(self.path, tables.csv_text([header + added, *filled]))
 
     def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
-        """Whether the clip of this job is there and listed, and need not be made again.
+        """Whether the clip of this job exists and is listed, and does not need to be made again.
 
         Args:
-          job: of the clip.
-          options: that it would be made with, by their flags; None for any. Those that a clip of an earlier version
-            does not tell are not compared.
-          overwrite: it is to be made again in any case.
+          job: the job.
+          options: the options it would be made with, by their flags; None for any. Options that the clip's evidence
+            does not record, because an earlier version wrote it, are not compared.
+          overwrite: make it again in any case.
 
         Raises:
           UserError: a clip of that name was made from another video or with other options, or the video is listed
@@ -149,22 +149,22 @@ class ClipList:
             if others := [name for name, of in self._videos.items() if of == video]:
                 raise UserError(
                     "file_exists",
-                    f"{self.path}: lists a clip of {job.video} already, as {others[0]!r}; remove that row and its "
+                    f"{self.path}: already lists a clip of {job.video}, as {others[0]!r}; remove that row and its "
                     "folder, or choose another --out",
                 )
             return False
-        # A clip that is not listed was left by a run that was interrupted, or put there by somebody.
-        made_of = self._videos[job.name] if listed else _made_of(description)
-        if made_of != video:
+        # A clip that is not listed was left by an interrupted run, or somebody put it there.
+        made_from = self._videos[job.name] if listed else _video_of(description)
+        if made_from != video:
             raise UserError(
                 "bad_data",
-                f"{self.root / job.name}: holds a clip of {made_of or 'another origin'}, so that {job.video} cannot "
-                "have the same name; rename it, or choose another --out",
+                f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot have "
+                "the same name; rename it, or choose another --out",
             )
         if overwrite or not (listed and there):
             return False
-        told = _evidence(self.root / job.name).get("options")
-        made_with = told if isinstance(told, dict) else {}
+        recorded = _evidence(self.root / job.name).get("options")
+        made_with = recorded if isinstance(recorded, dict) else {}
         differing = [
             f"{flag} {_shown(made_with[flag])}, not {_shown(value)}"
             for flag, value in (options or {}).items()
@@ -179,14 +179,14 @@ class ClipList:
         return True
 
     def add(self, job: Job, made: Preprocessed, options: Mapping[str, object] | None = None) -> None:
-        """Writes the clip, its evidence with the ``options`` it was made with, and its row; a row that is there stays.
+        """Writes the clip, its evidence and its row in the list; an existing row is kept.
 
-        ``options`` are plain values for a JSON file, by their flags.
+        The evidence records ``options``: plain values for a JSON file, by their flags.
         """
         target = self.root / job.name
         video = str(job.video.resolve())
         info = dataclasses.replace(made.clip.info, source=video)
-        # ``done`` has made sure that a folder that is there is an earlier clip of the same video.
+        # ``done`` has checked that an existing folder is an earlier clip of the same video.
         clip_folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
         known = {**made.evidence(), "options": dict(options or {})}
         evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
@@ -206,8 +206,8 @@ class ClipList:
         self._videos[job.name] = video
 
 
-def _made_of(description: Path) -> str:
-    """The video that a clip.json names."""
+def _video_of(description: Path) -> str:
+    """The video that a clip.json names; "" if it names none."""
     try:
         return str(json_files.read(description, "").get("source", ""))
     except UserError:
@@ -215,48 +215,48 @@ def _made_of(description: Path) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """What the evidence of a clip tells of its making.
+class ClipOrigin:
+    """How a clip was made, from its evidence.
 
     Attributes:
-      landmarks: name of the landmark source; "" where it is not known.
-      warnings: of ``preprocess``.
+      landmarks: name of the landmark source; "" if unknown.
+      warnings: the warnings of ``preprocess``.
     """
 
     landmarks: str = ""
     warnings: tuple[str, ...] = ()
 
 
-def read_made(clip_folder: Path) -> Made:
-    """The landmark source and the warnings of a clip, as its evidence tells; empty where there is none.
+def read_origin(clip_folder: Path) -> ClipOrigin:
+    """Reads the landmark source and the warnings from a clip's evidence; both empty without evidence.
 
     Raises:
-      UserError: a file that is not the evidence of a clip.
+      UserError: the file is not the evidence of a clip.
     """
-    told = _evidence(clip_folder)
-    source, warnings = told.get("landmarks", ""), told.get("warnings", [])
+    evidence = _evidence(clip_folder)
+    source, warnings = evidence.get("landmarks", ""), evidence.get("warnings", [])
     if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
-        raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: is not the evidence of a clip; make the clip again")
-    return Made(source, tuple(warnings))
+        raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: not the evidence of a clip; make the clip again")
+    return ClipOrigin(source, tuple(warnings))
 
 
 def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
-    """Which of a clip's ``count`` frames have interpolated landmarks, as its evidence tells; [] where there is none.
+    """Reads which of a clip's ``count`` frames have interpolated landmarks; [] without evidence.
 
     Raises:
-      UserError: a file that is not the evidence of this clip.
+      UserError: the file is not the evidence of this clip.
     """
     path = clip_folder / EVIDENCE
     if not path.is_file():
         return []
-    told = _evidence(clip_folder).get("interpolated")
-    if not isinstance(told, list) or len(told) != count:
+    interpolated = _evidence(clip_folder).get("interpolated")
+    if not isinstance(interpolated, list) or len(interpolated) != count:
         raise UserError("damaged_file", f"{path}: does not fit the clip's {count} frames; make the clip again")
-    return [bool(each) for each in told]
+    return [bool(each) for each in interpolated]
 
 
 def _evidence(clip_folder: Path) -> dict[str, Any]:
-    """What evidence.json of a clip holds; {} where there is none."""
+    """The contents of a clip's evidence.json; {} if there is none."""
     path = clip_folder / EVIDENCE
     try:
         return json_files.read(path, "make the clip again")

@@ -1,4 +1,4 @@
-"""A video of a person -> a clip, with the evidence of how it was made."""
+"""Turns a video of a person into a clip, with evidence of how it was made."""
 
 import collections
 import dataclasses
@@ -25,11 +25,11 @@ class PreprocessOptions:
 
     Attributes:
       fps: frames per second of the clip; None keeps the video's own (nominal) rate.
-      images_fps: rate of a folder of images, which cannot say.
-      min_frames: a shorter clip is refused.
-      max_gap: frames without a face that are bridged by interpolation.
+      images_fps: frames per second of a folder of images, which does not record it.
+      min_frames: shorter clips are refused.
+      max_gap: longest run of frames without a face that is interpolated.
       keep: see ``tracking.follow``.
-      quality: of the JPEG frames, 1-100.
+      quality: JPEG quality of the frames, 1-100.
     """
 
     fps: float | None = None
@@ -42,18 +42,18 @@ class PreprocessOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed:
-    """A clip of n frames and how it came about.
+    """A clip of n frames and how it was made.
 
     Attributes:
       clip: landmarks in pixels of the crop, 256×256 JPEG frames, colours under the points.
-      source_frames: (n,) numbers of the video's frames, from 0; a resampled clip may repeat or leave out some.
-      scores: (n,) confidence of the landmark source; NaN where interpolated.
+      source_frames: (n,) numbers of the video's frames, from 0; a resampled clip may repeat or skip some.
+      scores: (n,) confidence of the landmark source; NaN for interpolated frames.
       interpolated: (n,) bool.
       crop: the square of the video's frame that the crop shows.
       frame_size: (width, height) of the video.
       frames_read: frames in the video.
       source: name of the landmark source.
-      warnings: whatever a person should know before using the clip.
+      warnings: what you should know before you use the clip.
       seconds: time spent by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (with encoding).
     """
 
@@ -69,7 +69,7 @@ class Preprocessed:
     seconds: dict[str, float]
 
     def evidence(self) -> dict[str, object]:
-        """Everything but the clip, as plain values for a JSON file."""
+        """Everything except the clip, as plain values for a JSON file."""
         return {
             "video": self.clip.info.source,
             "frame_size": list(self.frame_size),
@@ -92,29 +92,29 @@ def preprocess_video(
     options: PreprocessOptions | None = None,
     info: clips.ClipInfo | None = None,
 ) -> Preprocessed:
-    """Reads a video twice, first for the landmarks, then for the crops; it never holds more than one frame.
+    """Reads a video twice, first for the landmarks, then for the crops. Holds one frame at a time.
 
     Args:
       path: a video file, a folder of images, or an image.
-      source: where the landmarks come from; see ``sources.make``.
+      source: the landmark source; see ``sources.open_landmark_source``.
       options: None for the defaults.
-      info: identity and score of the clip; number of frames and source are filled in. None names it after the file,
-        with score NaN.
+      info: identity and score of the clip; the number of frames and the source are filled in. None names the clip
+        after the file, with score NaN.
 
     Raises:
-      VideoError: the video cannot be read, no single face can be followed, or too little is left; the message names
-        the file, the frames and the cure.
+      VideoError: the video cannot be read, no single face can be followed, or too few frames remain. The message names
+        the file and the frames and says what to do.
       SourceError: the landmark source cannot be used with this video.
     """
     path, options = Path(path), options or PreprocessOptions()
     frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
     faces = first_pass.run(frames, source)
-    doubts = frames.warnings  # complete after this reading; the second may end early
+    doubts = frames.warnings  # complete now; the second reading may end early
     count = len(faces)
     if count < options.min_frames:
         raise VideoError(
-            f"{path}: {count} frame{'s' * (count != 1)}, where a clip needs at least {options.min_frames}; use a "
+            f"{path}: has {count} frame{'s' * (count != 1)}, but a clip needs at least {options.min_frames}; use a "
             f"longer video, or make a clip with tramp-jax preprocess --min-frames {count}"
         )
     try:
@@ -123,13 +123,13 @@ def preprocess_video(
         seconds = np.array(first_pass.times[track.first : track.first + len(track.faces)])
         timing = rate.constant(seconds, frames.rate, options.fps)
         tilt_warnings = upright.check_tilt(track.faces, source.layout)
-    except ValueError as error:
+    except UserError as error:
         raise VideoError(f"{path}: {error}") from error
     if len(timing.chosen) < options.min_frames:
         raise VideoError(
-            f"{path}: the face is followed for {len(timing.chosen)} frames only, from frame {track.first} on, where a "
-            f"clip needs at least {options.min_frames}; use a longer "
-            f"video, or make a clip with tramp-jax preprocess --min-frames {len(timing.chosen)}"
+            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from frame {track.first} on, but "
+            f"a clip needs at least {options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess "
+            f"--min-frames {len(timing.chosen)}"
         )
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 
@@ -144,7 +144,7 @@ def preprocess_video(
         raise VideoError(f"{path}: {error}") from error
     depths = [track.faces[i].depth for i in timing.chosen]
     depth = np.stack([d for d in depths if d is not None]) if all(d is not None for d in depths) else None
-    name = without_blanks(path.name if path.is_dir() else path.stem)
+    name = clip_id(path.name if path.is_dir() else path.stem)
     info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
     clip = clips.Clip(
         info=dataclasses.replace(info, num_frames=len(points), source=str(path)),
@@ -169,15 +169,15 @@ def preprocess_video(
     )
 
 
-def without_blanks(name: str) -> str:
-    """A name as the id of a clip: its blanks become "_", since lists of ids are separated by blanks."""
+def clip_id(name: str) -> str:
+    """Turns a name into the id of a clip: spaces become "_", because lists of ids are separated by spaces."""
     return "_".join(name.split()) or "clip"
 
 
 def first_face(
     path: str | Path, source: LandmarkSource, options: PreprocessOptions | None = None
 ) -> tuple[int, Face, tuple[int, int]]:
-    """Number of the first frame with a face, its largest face in pixels of the video, and the video's (width, height).
+    """Finds the first frame with a face. Returns its number, its largest face, and the video's (width, height).
 
     Raises:
       VideoError: the video cannot be read or shows no face.
@@ -192,7 +192,7 @@ def first_face(
 
 
 class _FirstPass:
-    """Shows the video to the landmark source and notes times, size and changes of the picture on the way."""
+    """Passes the video to the landmark source and records times, frame size and changes of the picture."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -201,8 +201,8 @@ class _FirstPass:
         self.decode = 0.0
 
     def run(self, frames: Frames, source: LandmarkSource) -> list[list[Face]]:
-        """The faces of every frame, in pixels of the video's own frames."""
-        shown: collections.deque[np.ndarray] = collections.deque()  # frames whose faces the source did not tell yet
+        """Returns the faces of every frame, in pixels of the video's own frames."""
+        shown: collections.deque[np.ndarray] = collections.deque()  # frames that wait for the source's faces
 
         def show() -> Iterator[np.ndarray]:
             for image in self.watch(frames, source.max_side):
@@ -212,13 +212,15 @@ class _FirstPass:
         faces: list[list[Face]] = []
         for found in source(show()):
             if not shown:
-                raise SourceError(f"{frames.path}: {source.name} told of more frames than it was shown")
+                raise SourceError(f"{frames.path}: {source.name} returned faces for more frames than the video has")
             image = shown.popleft()
             faces.append(
                 [dataclasses.replace(face, look=appearance.look(image, face.points, source.layout)) for face in found]
             )
         if len(faces) != len(self.times):
-            raise SourceError(f"{frames.path}: {source.name} told of {len(faces)} of {len(self.times)} frames")
+            raise SourceError(
+                f"{frames.path}: {source.name} returned faces for {len(faces)} of {len(self.times)} frames"
+            )
         factor = _reduction(self.size, source.max_side)
         if factor == 1:
             return faces
@@ -233,7 +235,7 @@ class _FirstPass:
             factor = _reduction(self.size, max_side)
             if factor < 1:
                 image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-            step = max(min(image.shape[:2]) // 180, 1)  # averaging over every pixel would take longer than decoding
+            step = max(min(image.shape[:2]) // 180, 1)  # averaging all pixels would take longer than decoding
             small = cv2.resize(image[::step, ::step], _THUMBNAIL, interpolation=cv2.INTER_AREA)
             after = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
             if before is not None:
@@ -257,9 +259,9 @@ def _scaled(face: Face, factor: float) -> Face:
 def _second_pass(
     frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: crop.CropBox, quality: int
 ) -> tuple[tuple[bytes, ...], np.ndarray, dict[str, float]]:
-    """Crops of the ``wanted`` (n,) frames as JPEG, colours (n, 63, 3) under ``selected`` (n, 63, 2), time by stage.
+    """Crops the ``wanted`` (n,) frames. Returns JPEGs, colours (n, 63, 3) at ``selected`` (n, 63, 2), seconds by stage.
 
-    Colours are taken before the compression, as the landmarks were found.
+    Colours are read before compression, like the landmarks.
     """
     spent = {"decode": 0.0, "crop": 0.0}
     images: list[bytes] = []
@@ -271,7 +273,7 @@ def _second_pass(
         if len(images) < len(wanted) and wanted[len(images)] == number:
             cut = box.cut(image)
             encoded = clips.encode_frame(cut, quality)
-            while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame that is repeated
+            while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame may be repeated
                 colours.append(landmarks.pixel_values(cut, selected[len(images)]))
                 images.append(encoded)
             spent["crop"] += time.perf_counter() - decoded
@@ -279,5 +281,5 @@ def _second_pass(
             break
         started = time.perf_counter()
     if len(images) < len(wanted):
-        raise VideoError(f"{frames.path}: changed while it was read; start again")
+        raise VideoError(f"{frames.path}: changed while it was being read; start again")
     return tuple(images), np.stack(colours), spent

@@ -1,8 +1,8 @@
-"""The square of the frame that becomes the face crop of a clip.
+"""Chooses the square of the frame that becomes the face crop of a clip.
 
-One square serves a whole clip: the crop then neither jitters with the detector's boxes nor hides the motion of the
-head, and a pixel is the same length in every frame, as the trajectory stream takes for granted. Whether the published
-crops were made per frame or per clip is not known.
+All frames of a clip share one square. The crop then does not jitter with the detector's boxes, head motion stays
+visible, and a pixel has the same length in every frame, as the trajectory stream assumes. It is not known whether the
+published crops were made per frame or per clip.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 
 SIZE = 256  # pixels of the published face crops
-# Side of the square in longer sides of the face's box. A random or central crop of 224 out of 256, which the frame
-# stream makes, then loses at most a sliver of the face; the synthetic faces have the same size in their crops.
+# Side of the square relative to the longer side of the face's box. The frame stream crops 224 out of 256 pixels; with
+# this margin it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
 MARGIN = 1.3
 
 
 @dataclasses.dataclass(frozen=True)
 class CropBox:
-    """A square in pixels of the frame; it may reach beyond the frame, where the crop is black."""
+    """A square in pixels of the frame. It may extend beyond the frame; the crop is black there."""
 
     x: int
     y: int
@@ -27,15 +27,15 @@ class CropBox:
 
     @property
     def scale(self) -> float:
-        """Pixels of the crop in one pixel of the frame."""
+        """Pixels of the crop per pixel of the frame."""
         return SIZE / self.side
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) in pixels of the frame -> float32 in pixels of the crop."""
+        """Converts points (..., 2) from pixels of the frame to float32 pixels of the crop."""
         return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
 
     def cut(self, frame: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (256, 256, 3) uint8."""
+        """Crops a frame (H, W, 3) uint8 and resizes it to (256, 256, 3) uint8."""
         height, width = frame.shape[:2]
         left, top = max(self.x, 0), max(self.y, 0)
         right, bottom = min(self.x + self.side, width), min(self.y + self.side, height)
@@ -49,11 +49,11 @@ class CropBox:
 
 
 def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[CropBox, tuple[str, ...]]:
-    """One square for the face's boxes (4,) of all frames, and warnings.
+    """Chooses one square for the face's boxes (4,) of all frames. Returns it with warnings.
 
-    The square around the median box, ``MARGIN`` times its longer side; where the face leaves that square in some
-    frame, the smallest square that holds both it and every box. A square that sticks out of the frame (width, height)
-    but would fit into it is moved inside.
+    The square lies around the median box, with ``MARGIN`` times its longer side. If the face leaves that square in any
+    frame, it grows until it also holds every box. If it sticks out of the frame (width, height) but would fit, it is
+    moved inside.
     """
     edges = np.stack(boxes).astype(np.float64)
     centre = np.median((edges[:, :2] + edges[:, 2:]) / 2, axis=0)
@@ -62,7 +62,7 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Cr
     high = np.maximum(centre + usual / 2, edges[:, 2:].max(axis=0))
     side = float((high - low).max())
     corner = (low + high) / 2 - side / 2
-    # The allowance keeps a square that is a whole number of pixels already from growing by rounding errors.
+    # The tolerance keeps rounding errors from enlarging a square that already has a whole number of pixels.
     whole = max(int(np.ceil(side - 1e-6)), 1)
     x, y = (
         min(max(int(np.floor(start + 1e-6)), 0), length - whole) if whole <= length else int(np.floor(start + 1e-6))
@@ -72,8 +72,8 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Cr
     warnings = []
     if side > 1.5 * usual:
         warnings.append(
-            f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual and the face that much "
-            "smaller in it"
+            f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual, so the face is that "
+            "much smaller in it"
         )
     if box.side < SIZE / 2:
         warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {SIZE}")

@@ -1,4 +1,4 @@
-"""Fetching one file: with a time limit, its size and progress, a checksum, and nothing left where it fails."""
+"""Downloads one file with a time limit, a progress bar and a checksum. A failed download leaves nothing behind."""
 
 import hashlib
 import os
@@ -21,18 +21,19 @@ def fetch(address: str, target: Path, sha256: str | None = None, timeout: float 
     """Downloads ``address`` to ``target``, which appears only once it is complete and checked.
 
     Args:
-      address: https; plain http from this machine alone.
-      target: the file to write; its folder is made.
-      sha256: expected checksum in hexadecimal; None checks the length alone.
+      address: https; plain http only from this machine.
+      target: the file to write; its folder is created.
+      sha256: expected checksum in hexadecimal; None checks only the length.
       timeout: seconds to wait for the server at each step.
 
     Raises:
-      SourceError: no connection, a refusal, a file that is cut off or has another checksum, no room.
+      SourceError: the server cannot be reached or refuses, the file is cut off or has the wrong checksum, or it cannot
+        be written.
     """
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
-        raise SourceError(f"{address}: only https addresses are downloaded")
-    by_hand = f"get it in another way and put it at {target}"
+        raise SourceError(f"{address}: only https addresses are supported")
+    by_hand = f"download it yourself and put it at {target}"
     partial = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +55,16 @@ def fetch(address: str, target: Path, sha256: str | None = None, timeout: float 
             raise SourceError(f"{address}: the download broke off after {received} of {promised} bytes; try again")
         if sha256 is not None and checksum.hexdigest() != sha256:
             raise SourceError(
-                f"{address}: has checksum {checksum.hexdigest()} where {sha256} is expected; not used. "
-                f"Try again, or {by_hand}"
+                f"{address}: has checksum {checksum.hexdigest()}, expected {sha256}, so it is not used; try again, or "
+                f"{by_hand}"
             )
         os.replace(partial, target)
         partial = None
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, SourceError):
             raise
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = getattr(error, "reason", None) or error
         raise SourceError(f"{address}: the download failed ({reason}); {by_hand}") from error
     finally:

@@ -1,7 +1,7 @@
-"""What a landmark source tells of one frame, and the interface of all sources.
+"""``Face``, one face in one frame, and ``LandmarkSource``, the interface of all landmark sources.
 
-Points and boxes are (x, y) in pixels of the frame, x to the right, y down, (0, 0) at its upper left corner, so that
-the pixel that contains a point is found by rounding down.
+Points and boxes are (x, y) in pixels of the frame, x to the right, y down, with (0, 0) at its upper left corner. Round
+down to find the pixel that contains a point.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
-MAX_SIDE = 1920  # pixels; finding a face needs no more, and an 8K frame would take seconds
+MAX_SIDE = 1920  # pixels; enough to find a face, and an 8K frame would take seconds
 
 
 class SourceError(UserError):
-    """A landmark source cannot be used; the message says what is missing and how to get it."""
+    """A landmark source cannot be used. The message says what is missing and how to get it."""
 
     def __init__(self, message: str):
         super().__init__("unusable_source", message)
@@ -30,8 +30,8 @@ class Face:
       box: (4,) float32, left, top, right, bottom.
       score: the source's confidence, 0 to 1.
       points: (P, 2) float32 in the source's layout.
-      depth: (P,) float32, how far behind the image plane each point lies, in pixels; None where the source gives none.
-      look: small picture by which a change of person is noticed (``appearance.look``); sources leave it out.
+      depth: (P,) float32, distance of each point behind the image plane in pixels; None if the source has no depth.
+      look: small picture that reveals a change of person (``appearance.look``); sources leave it out.
     """
 
     box: np.ndarray
@@ -44,14 +44,14 @@ class Face:
 class LandmarkSource(Protocol):
     """Finds the faces of every frame of one video.
 
-    Called with the frames of a video in order, (H, W, 3) uint8 RGB, it yields the faces of each frame, one list a
-    frame, possibly empty. It may carry what it saw from frame to frame, but nothing from one call to the next.
+    A call takes the frames of a video in order, (H, W, 3) uint8 RGB, and yields one list of faces, possibly empty, per
+    frame. A source may keep state from frame to frame, but not from call to call.
 
     Attributes:
-      name: of the source, for messages and provenance.
+      name: name of the source, for messages and provenance.
       layout: a key of ``landmarks.LAYOUTS``.
-      max_side: longest side in pixels of the frames it wants to see; larger ones are reduced. None: as they are.
-      seconds: time spent in the last call by stage ("detect", "landmarks").
+      max_side: longest side in pixels of the frames it accepts; larger ones are reduced first. None for any size.
+      seconds: time spent in the last call, by stage ("detect", "landmarks").
     """
 
     @property

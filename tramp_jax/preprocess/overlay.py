@@ -1,4 +1,4 @@
-"""Landmarks drawn over a clip's frames, for a person to judge them: a video, or a sheet of some frames."""
+"""Draws landmarks over a clip's frames, so you can judge them: as a video, or as a sheet of some frames."""
 
 import os
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
-SCALE = 2  # crops are shown enlarged, so that 63 points stay apart
-# One colour a group, in the order of landmarks.GROUPS; the tip of the nose is white.
+SCALE = 2  # crops are enlarged to keep 63 points apart
+# One colour per group, in the order of landmarks.GROUPS; the tip of the nose is white.
 COLOURS = ((255, 196, 0), (255, 110, 0), (0, 200, 255), (0, 110, 255), (80, 230, 80), (255, 70, 160), (200, 90, 255))
-_MARK = (255, 40, 40)  # frames whose landmarks are interpolated
-_BLANK = 256  # pixels of the black picture where a clip has no frames
+_MARK = (255, 40, 40)  # border of frames with interpolated landmarks
+_BLANK = 256  # side in pixels of the black picture for a clip without frames
 SHEET = 12  # tiles
 _COLUMNS = 4
 
 
 def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", marked: bool = False) -> np.ndarray:
-    """One frame, enlarged, with its landmarks.
+    """Enlarges a frame and draws its landmarks.
 
     Args:
       frame: (H, W, 3) uint8 RGB.
       points: (P, 2) in pixels of the frame, in ``layout``.
       layout: a key of ``landmarks.LAYOUTS``.
-      note: written at the top left.
-      marked: framed in red, as interpolated.
+      note: text for the top left corner.
+      marked: draw a red border, which marks interpolated frames.
 
     Returns:
       (2H, 2W, 3) uint8 RGB.
@@ -40,7 +40,7 @@ def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", mar
         _dot(picture, point, COLOURS[slot // landmarks.GROUP_SIZE])
     _dot(picture, landmarks.nose_tip(points[None], layout)[0, 0], (255, 255, 255))
     if note:
-        # An outline of shifted copies: the letters of a thicker stroke would also be wider.
+        # The outline is shifted copies, because a thicker stroke would also widen the letters.
         places = [(8 + x, 20 + y, (0, 0, 0)) for x in (-1, 0, 1) for y in (-1, 0, 1)] + [(8, 20, (255, 255, 255))]
         for x, y, colour in places:
             cv2.putText(picture, note, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
@@ -50,14 +50,14 @@ def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", mar
 
 
 def _dot(picture: np.ndarray, point: np.ndarray, colour: tuple[int, int, int]) -> None:
-    # Points count from the corner of a pixel, OpenCV's drawing from its centre; 4 bits of it are fractions.
+    # Points count from the corner of a pixel, OpenCV from its centre, in 1/16 pixels (4 fractional bits).
     x, y = np.round((point * SCALE - 0.5) * 16).astype(int).tolist()
     cv2.circle(picture, (x, y), 2 * 16 + 8, (0, 0, 0), -1, cv2.LINE_AA, shift=4)
     cv2.circle(picture, (x, y), 2 * 16, colour, -1, cv2.LINE_AA, shift=4)
 
 
 def picture(clip: Clip, number: int, interpolated: Sequence[bool] = ()) -> np.ndarray:
-    """Frame ``number`` of a clip, drawn; black behind the landmarks of a clip without frames."""
+    """Draws frame ``number`` of a clip. If the clip has no frames, the background is black."""
     frame = np.zeros((_BLANK, _BLANK, 3), np.uint8) if clip.frames is None else decode_frame(clip.frames[number])
     marked = bool(interpolated[number]) if len(interpolated) else False
     note = f"{number}  {number / clip.fps:.2f} s" + ("  interpolated" if marked else "")
@@ -65,7 +65,7 @@ def picture(clip: Clip, number: int, interpolated: Sequence[bool] = ()) -> np.nd
 
 
 def sheet(clip: Clip, interpolated: Sequence[bool] = (), tiles: int = SHEET) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: up to ``tiles`` frames, evenly spaced and including both ends."""
+    """Draws up to ``tiles`` evenly spaced frames, both ends included, on one sheet (H, W, 3) uint8 RGB."""
     count = min(tiles, len(clip.landmarks))
     shown = [picture(clip, int(i), interpolated) for i in np.linspace(0, len(clip.landmarks) - 1, count)]
     columns = min(_COLUMNS, count)
@@ -77,7 +77,8 @@ def write_sheet(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     """Writes ``sheet`` as .png or .jpg.
 
     Raises:
-      OSError: it cannot be written.
+      UserError: the ending is not an image format.
+      OSError: the file cannot be written.
     """
     try:
         ok, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet(clip, interpolated), cv2.COLOR_RGB2BGR))
@@ -85,16 +86,16 @@ def write_sheet(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
         ok = False
     if not ok:
         raise UserError(
-            "bad_path", f"{path}: cannot be encoded as {path.suffix or 'a file without an ending'}; name a .png or .jpg"
+            "bad_path", f"{path}: {path.suffix or 'a name without an ending'} is not an image format; use .png or .jpg"
         )
     write_atomically(path, data.tobytes())
 
 
 def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> None:
-    """Writes every frame, drawn, as an .mp4 at the clip's frame rate.
+    """Writes all frames with their landmarks as an .mp4 at the clip's frame rate.
 
     Raises:
-      OSError: it cannot be written.
+      UserError: no video can be written there.
     """
     first = picture(clip, 0, interpolated)
     code = cv2.VideoWriter.fourcc(*"mp4v")
@@ -102,7 +103,7 @@ def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, clip.fps, (first.shape[1], first.shape[0]))
     try:
         if not writer.isOpened():
-            raise UserError("cannot_write", f"{path}: no video can be written there; check the folder")
+            raise UserError("cannot_write", f"{path}: cannot write a video there; check the folder")
         for number in range(len(clip.landmarks)):
             writer.write(cv2.cvtColor(picture(clip, number, interpolated), cv2.COLOR_RGB2BGR))
         writer.release()

@@ -1,4 +1,4 @@
-"""A constant frame rate: the trajectory model takes neighbouring frames for equally far apart in time."""
+"""Makes the frame rate constant: the trajectory model assumes that frames are equally spaced in time."""
 
 import dataclasses
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
-VARIABLE = 0.1  # of the median step between two frames; a step that differs by more makes the rate variable
-_CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # seconds that containers count in (GIF; QuickTime; Matroska, WebM, Flash, WMV)
+VARIABLE = 0.1  # share of the median step between frames; a step that differs by more makes the rate variable
+_CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # clock ticks in seconds (GIF; QuickTime; Matroska, WebM, Flash, WMV)
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """A constant rate.
+    """Frames at a constant rate.
 
     Attributes:
       fps: frames per second.
-      chosen: (m,) int, the frame shown at times 0, 1/fps, 2/fps, ... after the first: numbers of source frames.
-      warnings: what had to be done to reach it.
+      chosen: (m,) int, the source frame shown at times 0, 1/fps, 2/fps, ... after the first.
+      warnings: the changes that were needed.
     """
 
     fps: float
@@ -26,16 +26,16 @@ class Timing:
 
 
 def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -> Timing:
-    """Chooses frames so that they are equally far apart in time.
+    """Chooses frames that are equally spaced in time.
 
-    The rate is that of the usual step. Frames of a video of variable rate, and of any video where another rate is
-    asked for, are chosen by the nearest time: repeated or left out, never mixed, so that a frame stays what the
-    camera saw and landmarks and colours stay those of one frame.
+    The usual step between frames sets the rate. If the rate varies, or ``target`` is another rate, each frame is the
+    one nearest in time. Frames are repeated or left out but never blended: each stays as the camera saw it, and its
+    landmarks and colours belong to one frame.
 
     Args:
       seconds: (n,) when each frame is shown.
-      nominal: the container's frames per second, used if the times make no sense or agree with it; 0 if unknown.
-      target: frames per second that are wanted; None keeps the video's own rate.
+      nominal: the container's frames per second, used if the times are invalid or agree with it; 0 if unknown.
+      target: wanted frames per second; None keeps the video's own rate.
 
     Raises:
       UserError: ``target`` is not above 0, or no rate is known.
@@ -51,16 +51,16 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
         if not nominal > 0:
             raise UserError(
                 "bad_data",
-                "the video tells neither times nor a frame rate; convert it with `ffmpeg -i IN -r 25 OUT.mp4`",
+                "the video has neither frame times nor a frame rate; convert it with `ffmpeg -i IN -r 25 OUT.mp4`",
             )
-        warnings.append(f"the times of the frames make no sense; taken as {nominal:.4g} frames per second")
+        warnings.append(f"the times of the frames are invalid; assuming {nominal:.4g} frames per second")
         seconds = np.arange(count) / nominal
     own, odd = _own_rate(seconds, nominal)
     fps = target or own
-    # NTSC rates are rounded to decimals; so small a difference is none.
+    # NTSC rates are rounded to decimals, so ignore tiny differences.
     same_rate = abs(fps / own - 1) < 1e-3
     off = (seconds - seconds[0]) * own - np.arange(count)  # in steps
-    if odd == 0 and same_rate and np.ptp(off) < 1:  # the nearest frames would be these
+    if odd == 0 and same_rate and np.ptp(off) < 1:  # every frame is already the nearest
         return Timing(fps, np.arange(count), tuple(warnings))
     late = min(max(0.1, 1.01 * _tick(seconds) * fps), 0.5)  # part of a step: the last frame's time may be rounded
     total = int((seconds[-1] - seconds[0]) * fps + late) + 1
@@ -74,17 +74,17 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
     else:
         reason = "variable frame rate (it drifts)" if same_rate else "resampled"
     warnings.append(
-        f"{reason}: {count} frames at about {own:.4g} per second became {total} at {fps:.4g} by the nearest time; "
-        f"{repeated} repeated, {left_out} left out"
+        f"{reason}: {count} frames at about {own:.4g} per second became {total} at {fps:.4g}, each the nearest in "
+        f"time; {repeated} repeated, {left_out} left out"
     )
     return Timing(fps, nearest, tuple(warnings))
 
 
 def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
-    """Frames per second of the usual steps between increasing times (n,), and how many steps differ from those.
+    """Frames per second of the usual steps between increasing times (n,), and the number of unusual steps.
 
-    A container's clock rounds each time, so that the steps of 30 frames a second are 33, 33 and 34 ms: each may be off
-    by one tick, their mean by far less. Within that error, the container's nominal rate is the exact one.
+    A container's clock rounds each time: at 30 frames per second, the steps are 33, 33 and 34 ms. Each may be off by
+    one tick, but their mean by far less. If the nominal rate lies within that error, it is the exact one.
     """
     steps = np.diff(seconds)
     tick = _tick(seconds)
@@ -99,6 +99,6 @@ def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
 
 
 def _tick(seconds: np.ndarray) -> float:
-    """The coarsest usual clock whose ticks all times (n,) fall on; 0 if none is."""
+    """The coarsest known clock that has a tick at each of the times (n,); 0 if none fits."""
     since = seconds - seconds[0]
     return next((tick for tick in _CLOCKS if np.abs(since / tick - np.round(since / tick)).max() < 1e-3), 0.0)

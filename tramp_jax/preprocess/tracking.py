@@ -1,4 +1,4 @@
-"""One face followed through a video: gaps are bridged or refused, a change of person is never silent."""
+"""Follows one face through a video: bridges or refuses gaps, and never hides a change of person."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
 
-MIN_OVERLAP = 0.3  # with the followed face's last box; below it a face is somebody else
+MIN_OVERLAP = 0.3  # with the followed face's last box; a face that overlaps less is somebody else
 KEEP = ("error", "longest")
-_CUT, _CUT_RATIO = 20.0, 5.0  # grey levels by which the whole picture changes at a cut, and times what is usual
-_MOMENT = 5  # frames within which a face does not come to look like another one, unless it turns
-_LARGER = 1.5  # area of another face, in areas of the followed one, from which the choice is doubted
+_CUT, _CUT_RATIO = 20.0, 5.0  # a cut changes the picture by this many grey levels, and this many times the usual change
+_MOMENT = 5  # frames; a face that does not turn changes its look little within them
+_LARGER = 1.5  # another face this many times larger than the followed one casts doubt on the choice
 
 
 class TrackingError(UserError):
-    """No single face can be followed; the message names the frames."""
+    """No single face can be followed. The message names the frames."""
 
     def __init__(self, message: str):
         super().__init__("no_single_face", message)
@@ -26,13 +26,13 @@ class TrackingError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """The followed face in ``count`` consecutive frames from ``first`` on.
+    """The followed face in n consecutive frames.
 
     Attributes:
       first: number of the first frame, from 0.
-      faces: a face for every frame; where it was bridged, interpolated linearly and with score NaN.
+      faces: one face per frame; in gaps, interpolated linearly with score NaN.
       interpolated: (n,) bool.
-      warnings: what was cut off, bridged, or doubtful.
+      warnings: what was cut off, interpolated or doubtful.
     """
 
     first: int
@@ -43,9 +43,9 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """Frames in which one face was followed, in order, and why it ended.
+    """Frames in which one face was followed, in order, and why they ended.
 
-    ``changed`` are frames with another face in its place, ``doubtful`` those in which it may just have turned.
+    ``changed`` lists frames with another face in its place, ``doubtful`` those in which it may only have turned.
     """
 
     found: dict[int, Face]
@@ -72,36 +72,36 @@ def follow(
     cuts: Sequence[int] = (),
     min_share: float = 0.5,
 ) -> Track:
-    """Follows one face: the largest where it begins, then the one that overlaps its last box the most.
+    """Follows one face: the largest one at first, then the one that overlaps its last box most.
 
-    Where another face comes to that place, which its ``look`` tells, the followed one is not seen: for a few frames
-    that is a gap, for more of them the track ends.
+    A face in that place with another ``look`` does not count as the followed one. Up to ``max_gap`` such frames are a
+    gap; more end the track.
 
     Args:
-      faces: those of every frame.
-      max_gap: frames without the face that are bridged; more end the track.
-      keep: what becomes of a video in which the track ends and another begins, or of which less than ``min_share``
-        shows the face: "error" refuses it, "longest" keeps the longest track.
+      faces: the faces of every frame.
+      max_gap: longest gap that is bridged.
+      keep: how to treat a video with several tracks, or one in which the track spans less than ``min_share`` of the
+        frames: "error" refuses it, "longest" keeps the longest track.
       cuts: frames that begin a new shot.
-      min_share: of the video's frames that the track must span; the rest before and after it is cut off with a warning.
+      min_share: share of the frames that the track must span; the frames outside it are cut off with a warning.
 
     Raises:
-      TrackingError: no face at all, or see ``keep``.
-      UserError: ``keep`` is unknown or ``max_gap`` negative.
+      TrackingError: the video shows no face, or ``keep`` refuses it.
+      UserError: ``keep`` is unknown or ``max_gap`` is negative.
     """
     if keep not in KEEP:
-        raise UserError("bad_option", f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")
+        raise UserError("bad_option", f"unknown --keep {keep!r}; choose from {', '.join(KEEP)}")
     if max_gap < 0:
-        raise UserError("bad_option", f"--max-gap must not be negative, not {max_gap}")
+        raise UserError("bad_option", f"--max-gap must be at least 0, not {max_gap}")
     count = len(faces)
     segments = _segments(faces, max_gap, frozenset(cuts))
     if not segments:
         raise TrackingError(
-            f"no face in any of the {count} frames; check that a face is well visible and large, or try another "
+            f"no face in any of the {count} frames; check that the face is clearly visible and large, or try another "
             "--landmarks source"
         )
     longest = max(segments, key=len)
-    # A detection of a few frames before or after the rest is a mistake of the detector rather than a person.
+    # A short detection at either end is more likely a detector's mistake than a person.
     while len(segments[0]) <= max_gap and segments[0] is not longest:
         segments = segments[1:]
     while len(segments[-1]) <= max_gap and segments[-1] is not longest:
@@ -111,10 +111,10 @@ def follow(
         breaks = "; ".join(segment.ending for segment in segments[:-1])
         if keep == "error":
             raise TrackingError(
-                f"the face cannot be followed throughout: {breaks}; cut the video there, or take the longest part "
+                f"the face cannot be followed to the end: {breaks}; cut the video there, or take the longest part "
                 f"({spell(range(longest.first, longest.last + 1))}) with --keep longest"
             )
-        warnings.append(f"the longest part was taken; the face could not be followed throughout: {breaks}")
+        warnings.append(f"only the longest part was kept; the face could not be followed to the end: {breaks}")
     if len(longest) < min_share * count and keep == "error":
         raise TrackingError(
             f"only {len(longest)} of the {count} frames show the face ({spell(range(longest.first, longest.last + 1))})"
@@ -122,34 +122,34 @@ def follow(
         )
     cut_off = [number for number in range(count) if not longest.first <= number <= longest.last]
     if cut_off:
-        warnings.append(f"cut off: {spell(cut_off)} of {count}, before and after the face that is followed")
+        warnings.append(f"cut off: {spell(cut_off)} of {count}, before or after the followed face")
     track, interpolated = _bridge(longest)
     if interpolated.any():
         warnings.append(f"interpolated: {spell(np.flatnonzero(interpolated) + longest.first)}, where the face was lost")
     hidden = [number for number in longest.changed if number < longest.last]
     if hidden:
         warnings.append(
-            f"another face, or something in front of it, in the place of the followed one: {spell(hidden)}, bridged; "
+            f"another face in place of the followed one, or something covers it: {spell(hidden)}, interpolated; "
             "look at these frames"
         )
-    if doubtful := _fast(longest):
+    if doubtful := _fast_changes(longest):
         warnings.append(
-            f"the look of the face changes fast up to {spell(doubtful)}: a quick turn of the head, or one person "
-            "who dissolves into another; look at these frames"
+            f"the look of the face changes fast up to {spell(doubtful)}: the head turns quickly, or one person "
+            "dissolves into another; look at these frames"
         )
-    warnings += _company(faces, longest)
+    warnings += _others_in_view(faces, longest)
     return Track(longest.first, track, interpolated, tuple(warnings))
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean difference in grey levels of two small grey pictures (h, w) uint8 of neighbouring frames."""
+    """Mean difference in grey levels between two small grey pictures (h, w) uint8 of neighbouring frames."""
     return float(np.abs(after.astype(np.float32) - before).mean())
 
 
 def scene_cuts(changes: Sequence[float]) -> list[int]:
-    """Numbers of the frames at which a new shot begins, from the n - 1 changes between n neighbouring frames.
+    """Finds the frames that begin a new shot, from the n - 1 changes between n neighbouring frames.
 
-    A cut changes the whole picture at once, and far more than the frames around it do.
+    A cut changes the whole picture at once, far more than the frames around it.
     """
     change = np.asarray(changes)
     found = []
@@ -186,21 +186,21 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
         if number in cuts:
             ending = f"the picture cuts to another shot at frame {number}"
         elif (nearest := _in_place(faces[number], current.found[last].box)) is not None:
-            # Only while no face is seen may the followed one change the more, the longer that lasts: another face
-            # would otherwise pass for it after some frames.
+            # The allowed change grows only with frames that show no face. If frames with another face also counted,
+            # that face would soon pass as the followed one.
             unseen = number - last - sum(i > last for i in current.changed)
             change = appearance.difference(current.found[last].look, nearest.look)
             same = change <= appearance.limit(unseen, usual)
-            if same or change <= appearance.turning(_around(faces, current, number, nearest)):
+            if same or change <= appearance.turning(_differences_around(faces, current, number, nearest)):
                 current.found[number] = nearest
                 if not same:
                     current.doubtful.append(number)
             else:
                 current.changed.append(number)
         if not ending and number - current.last > max_gap:
-            ending = _loss(faces, current, number, max_gap)
+            ending = _why_lost(faces, current, number, max_gap)
         if ending:
-            # The frames since the face was last seen may hold the beginning of the next track.
+            # The next track may begin in the frames since the face was last seen.
             current.ending, current, number = ending, None, last + 1
             cuts = frozenset(cut for cut in cuts if cut > number)
             continue
@@ -209,13 +209,13 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
 
 
 def _in_place(faces: list[Face], box: np.ndarray) -> Face | None:
-    """The face that overlaps a box the most, if any does."""
+    """The face that overlaps a box most; None if none overlaps enough."""
     nearest = max(faces, key=lambda face: overlap(face.box, box), default=None)
     return nearest if nearest is not None and overlap(nearest.box, box) >= MIN_OVERLAP else None
 
 
 def _usual(faces: Sequence[list[Face]]) -> float:
-    """What nine of ten differences between the looks of a face in neighbouring frames stay below."""
+    """90th percentile of the differences between the looks of a face in neighbouring frames."""
     changes = []
     for before, after in pairwise(faces):
         if after and (earlier := _in_place(before, largest(after).box)) is not None:
@@ -223,8 +223,8 @@ def _usual(faces: Sequence[list[Face]]) -> float:
     return float(np.percentile(changes, 90)) if changes else 0.0
 
 
-def _around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: Face) -> list[float]:
-    """Differences between neighbouring looks in the three frames before frame ``number`` and the three from it on."""
+def _differences_around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: Face) -> list[float]:
+    """Differences between neighbouring looks: within the three frames before ``number``, and the three from it on."""
     before = [segment.found[i] for i in range(segment.last - 2, segment.last + 1) if i in segment.found]
     after: list[Face | None] = [face]
     for later in faces[number + 1 : number + 3]:
@@ -233,8 +233,8 @@ def _around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: F
     return [appearance.difference(a.look, b.look) for part in (before, known) for a, b in pairwise(part)]
 
 
-def _fast(segment: _Segment) -> list[int]:
-    """Frames before which the look changed fast: within one step while turning, or much within a few frames."""
+def _fast_changes(segment: _Segment) -> list[int]:
+    """Frames up to which the look changed fast: in one step of a turn, or strongly within a few frames."""
     known = segment.found
     pairs = [
         (number, known[number - _MOMENT].look, known[number].look) for number in known if number - _MOMENT in known
@@ -243,17 +243,17 @@ def _fast(segment: _Segment) -> list[int]:
     return sorted({*segment.doubtful, *slower})
 
 
-def _loss(faces: Sequence[list[Face]], segment: _Segment, number: int, max_gap: int) -> str:
-    """Why the face of the segment is not followed on to frame ``number``."""
+def _why_lost(faces: Sequence[list[Face]], segment: _Segment, number: int, max_gap: int) -> str:
+    """Says why the face of the segment cannot be followed to frame ``number``."""
     lost = segment.last + 1
     if replaced := [i for i in segment.changed if i >= lost]:
         return (
-            f"from frame {replaced[0]} on another face is in the place of the followed one, last seen in frame "
+            f"from frame {replaced[0]} on, another face is in the place of the followed one, last seen in frame "
             f"{segment.last}"
         )
     if others := [i for i in range(lost, number + 1) if faces[i]]:
-        return f"from frame {others[0]} on another face is in view, but not the followed one"
-    return f"no face from frame {lost} on for more than {max_gap} frames"
+        return f"from frame {others[0]} on, another face is in view, but not the followed one"
+    return f"no face for more than {max_gap} frames from frame {lost} on"
 
 
 def _bridge(segment: _Segment) -> tuple[tuple[Face, ...], np.ndarray]:
@@ -282,15 +282,15 @@ def _between(a: np.ndarray, b: np.ndarray, part: float) -> np.ndarray:
     return ((1 - part) * a + part * b).astype(np.float32)
 
 
-def _company(faces: Sequence[list[Face]], segment: _Segment) -> list[str]:
-    """A warning where others are in view while the face is followed."""
+def _others_in_view(faces: Sequence[list[Face]], segment: _Segment) -> list[str]:
+    """Warns if other faces are in view while this one is followed."""
     crowded = [number for number in segment.found if len(faces[number]) > 1]
     if not crowded:
         return []
     smaller = [i for i in crowded if area(largest(faces[i]).box) > _LARGER * area(segment.found[i].box)]
     x, y = np.mean(segment.found[crowded[0]].box.reshape(2, 2), axis=0)
-    doubt = f"; it is clearly the smaller one in {spell(smaller)}: check that it is the right person" if smaller else ""
+    doubt = f"; another is much larger in {spell(smaller)}: check that this is the right person" if smaller else ""
     return [
-        f"several faces in {len(crowded)} of {len(segment)} frames; followed is the one around x {x:.0f}, y {y:.0f} in "
-        f"frame {crowded[0]}{doubt}"
+        f"several faces in {len(crowded)} of {len(segment)} frames; the followed one is around x {x:.0f}, y {y:.0f} "
+        f"in frame {crowded[0]}{doubt}"
     ]

@@ -1,4 +1,4 @@
-"""Whether a face is the right way up: a face on its side or its head becomes a clip unlike any that was trained on."""
+"""Checks that a face is the right way up. A sideways or upside-down face gives a clip unlike any in training."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from tramp_jax.data import clips, landmarks
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess.faces import Face, LandmarkSource
 
-TILTED, LYING = 35.0, 60.0  # degrees from upright: warned of, refused
-_LOOKS = 8  # frames in which a face is compared with itself upside down
-_BETTER = 0.75  # share of them in which it is found with more confidence if it is turned
+TILTED, LYING = 35.0, 60.0  # degrees from upright: above the first a warning, above the second an error
+_LOOKS = 8  # frames that are compared with themselves upside down
+_BETTER = 0.75  # a video is upside down if the detector prefers at least this share of them turned
 _CURES = {90: "transpose=1", -90: "transpose=2", 180: "hflip,vflip"}
 
 
 def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
-    """A warning if the face that is followed is tilted on average.
+    """Returns a warning if the followed face is tilted on average.
 
     Raises:
-      UserError: it lies on its side or its head.
+      UserError: the face is sideways or upside down.
     """
     degrees = tilt(np.stack([face.points for face in faces]), layout)
     if abs(degrees) <= TILTED:
@@ -28,15 +28,14 @@ def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
     turn = 180 if abs(degrees) > 135 else 90 if degrees > 0 else -90
     raise UserError(
         "not_upright",
-        f"the face lies on its {'head' if turn == 180 else 'side'}, turned by {degrees:.0f}° from its eyes to its "
-        f"mouth; {_cure(turn)}",
+        f"the face is {'upside down' if turn == 180 else 'sideways'}, turned by {degrees:.0f}°; {_cure(turn)}",
     )
 
 
 def tilt(points: np.ndarray, layout: str) -> float:
-    """Degrees between the direction from the eyes to the mouth and straight down, of points (n, P, 2) of n frames.
+    """Angle in degrees between straight down and the direction from the eyes to the mouth, over points (n, P, 2).
 
-    Positive if the mouth is to the right of the eyes in the picture; ±180 for a face on its head.
+    Positive if the mouth is to the right of the eyes in the picture; ±180 for an upside-down face.
     """
     centres = landmarks.select(points, layout).reshape(-1, len(landmarks.GROUPS), landmarks.GROUP_SIZE, 2).mean(axis=2)
     left, right, lower, upper = (
@@ -47,13 +46,13 @@ def tilt(points: np.ndarray, layout: str) -> float:
 
 
 def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> None:
-    """Compares some of a clip's face crops (JPEG) with themselves upside down.
+    """Compares some of a clip's face crops (JPEG) with the same crops upside down.
 
-    A detector often takes a face on its head for an upright one, with landmarks of noise that point down, but is surer
-    of the face if the picture is turned. Sources without ``finds_faces`` are left out: they only follow points.
+    A detector often takes an upside-down face for an upright one, with noise for landmarks, but is more confident if
+    the picture is turned. Sources without ``finds_faces`` are not checked: they only follow points.
 
     Raises:
-      UserError: most faces are found with more confidence upside down.
+      UserError: most crops have a more confident face upside down.
     """
     if not getattr(source, "finds_faces", False):
         return
@@ -64,13 +63,12 @@ def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> No
     if np.mean(better) >= _BETTER:
         raise UserError(
             "not_upright",
-            "the face seems to lie on its head: it is found with more confidence if the picture is turned; "
-            + _cure(180),
+            f"the face seems to be upside down: the detector is more confident if the picture is turned; {_cure(180)}",
         )
 
 
 def _confidence(image: np.ndarray, source: LandmarkSource) -> float:
-    """The detector's confidence in the surest face of a picture (H, W, 3); 0 without a face."""
+    """The highest confidence of a face in a picture (H, W, 3); 0 without a face."""
     (found,) = source([np.ascontiguousarray(image)])
     return max((face.score for face in found), default=0.0)
 

@@ -1,6 +1,6 @@
-"""Frames of a video file, of a folder of images or of one image: streamed, with the time at which each is shown.
+"""Streams the frames of a video file, a folder of images or one image, with the time at which each is shown.
 
-Only one frame is held at a time. Whatever cannot be read is told as a ``VideoError`` that names the file and the cure.
+Only one frame is held at a time. If an input cannot be read, a ``VideoError`` names the file and says what to do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +21,12 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wm
 
 
 class Frames(Protocol):
-    """Frames in order; iterating a second time reads them again.
+    """Frames in order. Iterating again reads them again.
 
     Attributes:
       path: the file or folder.
-      rate: nominal frames per second; of a container that does not tell, 0.
-      warnings: what is doubtful about the file; complete once all frames were read.
+      rate: nominal frames per second; 0 if the container does not state it.
+      warnings: doubts about the file; complete once all frames have been read.
     """
 
     @property
@@ -44,14 +44,14 @@ class Frames(Protocol):
 
 
 def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
-    """The frames of a video file, of the images in a folder, of one image, or of an animated PNG or WebP image.
+    """Opens a video file, a folder of images, one image, or an animated PNG or WebP image.
 
     Args:
-      path: names with blanks and of any script are fine.
-      images_fps: frames per second of a folder of images, which cannot say.
+      path: the file or folder; its name may have spaces and any script.
+      images_fps: frames per second of a folder of images, which does not record it.
 
     Raises:
-      VideoError: nothing is there, or it is empty or unreadable.
+      VideoError: the path does not exist, is empty or cannot be read.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -59,9 +59,9 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
     if path.is_dir():
         return ImageFrames(path, images_fps)
     if not path.is_file():
-        raise VideoError(f"{path}: not a file or folder but a pipe, socket or device; name a file")
+        raise VideoError(f"{path}: a pipe, socket or device, not a file or folder; name a file")
     if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes); copy it again from its origin")
+        raise VideoError(f"{path}: the file is empty (0 bytes); copy it again")
     try:
         with path.open("rb"):
             pass
@@ -76,13 +76,13 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
 
 
 def expand_input(path: str | Path) -> list[Path]:
-    """The videos that a name stands for: those of a folder of videos in natural order, else itself.
+    """Expands a folder of videos to its videos in natural order; any other path stands for itself.
 
-    A folder of images and a clip that ``tramp-jax preprocess`` made are one input each. Whatever cannot be read is
-    left to ``open_frames``.
+    A folder of images and a clip made by ``tramp-jax preprocess`` are one input each. Unreadable paths are left to
+    ``open_frames``.
 
     Raises:
-      VideoError: a folder that cannot be opened, or that holds both videos and images.
+      VideoError: the folder cannot be opened, or holds both videos and images.
     """
     path = Path(path).expanduser()
     if not path.is_dir() or (path / DESCRIPTION).is_file():
@@ -92,24 +92,23 @@ def expand_input(path: str | Path) -> list[Path]:
         return [path]
     if images := _files(path, IMAGES):
         raise VideoError(
-            f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so that "
-            "it may be a folder of videos or one of frames; name the videos, or keep the two in folders of their own"
+            f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so it "
+            "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders"
         )
     return videos
 
 
 class ImageFrames:
-    """The images of a folder in natural order (2.png before 10.png), or one image.
+    """The images of a folder in natural order (2.png before 10.png), or one image, evenly spaced in time.
 
     Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
-    ``VideoError`` for an unreadable image and for images of different sizes. Of numbers that are missing from the
-    names a warning tells: time goes on evenly from image to image.
+    ``VideoError`` for an unreadable image and for images of different sizes. Gaps in the numbering give a warning.
     """
 
     def __init__(self, path: Path, fps: float):
         if not fps > 0:
             raise VideoError(
-                f"{path}: the frame rate of a folder of images must be above 0, not {fps}; set --images-fps"
+                f"{path}: the frame rate of a folder of images must be above 0, not {fps}; change --images-fps"
             )
         self.path, self.rate = path, float(fps)
         self.files = [path] if path.is_file() else _files(path, IMAGES)
@@ -121,29 +120,29 @@ class ImageFrames:
         self.warnings: tuple[str, ...] = ()
         if missing:
             self.warnings = (
-                f"the numbers of the images are not consecutive: missing {missing}; these frames are taken for "
-                "neighbours, so that the face jumps there",
+                f"the numbers of the images are not consecutive: missing {missing}; the images around each gap count "
+                "as neighbours, so the face jumps there",
             )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         size: tuple[int, ...] | None = None
         for number, file in enumerate(self.files):
             if kind := _animation(file):
-                raise VideoError(f"{file}: is an animated {kind} image, a video of its own; name it by itself")
+                raise VideoError(f"{file}: an animated {kind} image is a video of its own; name that file as the input")
             image = _decode(file)
             if image is None:
                 raise VideoError(f"{file}: not a readable image; remove it or export it again")
             size = size or image.shape[:2]
             if image.shape[:2] != size:
                 raise VideoError(
-                    f"{file}: is {image.shape[1]}×{image.shape[0]} pixels where {self.files[0].name} is {size[1]}×"
-                    f"{size[0]}; the frames of one clip have one size: keep each video's frames in a folder of its own"
+                    f"{file}: has {image.shape[1]}×{image.shape[0]} pixels, but {self.files[0].name} has {size[1]}×"
+                    f"{size[0]}; all frames of a clip need the same size: use one folder for each video's frames"
                 )
             yield number / self.rate, image
 
 
 class AnimatedWebP:
-    """Frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
+    """The frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -168,19 +167,19 @@ class AnimatedWebP:
 
 
 def _animation(path: Path) -> str:
-    """ "PNG" or "WebP" for an image file of several frames; "" for all others."""
+    """Returns "PNG" or "WebP" for an image file with several frames, else ""."""
     try:
         with path.open("rb") as file:
             start = file.read(1 << 16)
     except OSError:
-        return ""  # reported when it is decoded
+        return ""  # decoding reports it
     if start.startswith(b"\x89PNG") and b"acTL" in start.partition(b"IDAT")[0]:
         return "PNG"
     return "WebP" if start[8:16] == b"WEBPVP8X" and len(start) > 30 and start[20] & 2 else ""
 
 
 def _webp_durations(content: bytes) -> list[float]:
-    """Seconds that each frame of an animated WebP image is shown."""
+    """How many seconds each frame of an animated WebP image is shown."""
     durations, position = [], 12
     while position + 24 <= len(content):
         length = int.from_bytes(content[position + 4 : position + 8], "little")
@@ -191,12 +190,10 @@ def _webp_durations(content: bytes) -> list[float]:
 
 
 def _decode(file: Path) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB, or None for a file that is no image."""
+    """Decodes an image to (H, W, 3) uint8 RGB; None if the file is not an image."""
     try:
         if file.stat().st_size > images.MAX_BYTES:
-            raise VideoError(
-                f"{file}: has more than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller"
-            )
+            raise VideoError(f"{file}: larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller")
         content = file.read_bytes()
         if content:
             images.check_size(content)
@@ -207,7 +204,7 @@ def _decode(file: Path) -> np.ndarray | None:
     with _Quiet():
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-        except (cv2.error, MemoryError) as error:  # a size that cannot be held, true or not
+        except (cv2.error, MemoryError) as error:  # the header states a huge size, rightly or wrongly
             raise VideoError(
                 f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
             ) from error
@@ -215,7 +212,7 @@ def _decode(file: Path) -> np.ndarray | None:
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of the endings, see ``files_in``."""
+    """The files of a folder with one of the endings; see ``files_in``."""
     try:
         return files_in(folder, endings)
     except OSError as error:
@@ -223,12 +220,12 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def _reason(error: BaseException) -> str:
-    """What OpenCV found wrong, without its version and source lines."""
+    """OpenCV's reason without its version and source lines."""
     return str(getattr(error, "err", "") or error or type(error).__name__).strip()
 
 
 class _Quiet:
-    """Silences OpenCV's own remarks on files that it cannot read: they become a ``VideoError``."""
+    """Silences OpenCV's log: a file that it cannot read becomes a ``VideoError``."""
 
     def __enter__(self) -> None:
         self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

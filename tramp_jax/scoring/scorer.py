@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import training_data, usual_motion
-from tramp_jax.batches.view import View, without_blanks
+from tramp_jax.batches.view import View, distinct_frames
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
@@ -20,8 +20,14 @@ from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
-from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions, make, preprocess_video
-from tramp_jax.preprocess.batch import read_interpolated, read_made
+from tramp_jax.preprocess import (
+    LandmarkSource,
+    PreprocessOptions,
+    SourceOptions,
+    open_landmark_source,
+    preprocess_video,
+)
+from tramp_jax.preprocess.batch import read_interpolated, read_origin
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report.attribution import Explainer
 from tramp_jax.report.record import Evidence, provenance
@@ -144,7 +150,7 @@ class Scorer:
           UserError: missing_package or missing_file; the message says how to get it.
         """
         if self._source is None:
-            self._source = make(self.landmarks, self._source_options)
+            self._source = open_landmark_source(self.landmarks, self._source_options)
         return self._source
 
     def _options_of(self, path: pathlib.Path) -> PreprocessOptions:
@@ -190,14 +196,14 @@ class Scorer:
             interpolated = read_interpolated(path, len(clip.landmarks))
             frames = tuple(np.flatnonzero(interpolated).tolist())
             missing = len(frames) / len(clip.landmarks) if interpolated else float("nan")
-            made = read_made(path)
+            origin = read_origin(path)
             return self.score_clip(
                 clip,
                 asked,
                 interpolated=frames,
                 missing_ratio=missing,
-                landmark_source=made.landmarks,
-                warnings=made.warnings,
+                landmark_source=origin.landmarks,
+                warnings=origin.warnings,
             )
         source = self.open_source()
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
@@ -373,7 +379,7 @@ class Scorer:
 
     def _frames_used(self, n: int) -> int:
         view = View.of(self.config, n)
-        return len(without_blanks(view.trajectory if reads_trajectories(self.config.model) else view.frames))
+        return len(distinct_frames(view.trajectory if reads_trajectories(self.config.model) else view.frames))
 
     def _doubts(self, clip: Clip, expression: str, source: str, interval: tuple[float, float] | None) -> list[str]:
         config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)

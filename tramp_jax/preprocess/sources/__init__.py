@@ -1,4 +1,4 @@
-"""Landmark sources, a module each; ``make`` builds one by name. Only the module of the one in use is imported."""
+"""Landmark sources, one module each. ``open_landmark_source`` imports only the module it needs."""
 
 import dataclasses
 from pathlib import Path
@@ -11,14 +11,14 @@ DETECTORS = ("mediapipe", "insightface")
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """Settings of the sources; each reads what concerns it.
+    """Settings of all sources; each reads its own.
 
     Attributes:
-      models_dir: folder with the model files; None for the source's usual place.
-      download: fetch missing model files (insightface).
-      detector: source of the frame that lucas-kanade starts from.
+      models_dir: folder with the model files; None for the source's usual folder.
+      download: download missing model files (insightface).
+      detector: source that finds the first face for lucas-kanade.
       tracks: file of saved point tracks.
-      tracks_size: (width, height) of the frames that the tracks were computed on; None for the video's own.
+      tracks_size: (width, height) of the frames that were tracked; None for the video's own.
     """
 
     models_dir: Path | None = None
@@ -28,11 +28,11 @@ class SourceOptions:
     tracks_size: tuple[int, int] | None = None
 
 
-def make(name: str, options: SourceOptions) -> LandmarkSource:
-    """The source called ``name``, one of ``SOURCES``.
+def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
+    """Opens the source called ``name``, one of ``SOURCES``.
 
     Raises:
-      SourceError: an unknown name, a package or model files that are missing, tracks that cannot be read.
+      SourceError: the name is unknown, a package or model file is missing, or the tracks cannot be read.
     """
     if name == "mediapipe":
         from tramp_jax.preprocess.sources.mediapipe import MediaPipe
@@ -46,12 +46,12 @@ def make(name: str, options: SourceOptions) -> LandmarkSource:
         from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade
 
         if options.detector not in DETECTORS:
-            raise SourceError(f"unknown --detector {options.detector!r}; known: {', '.join(DETECTORS)}")
-        return LucasKanade(make(options.detector, options))
+            raise SourceError(f"unknown --detector {options.detector!r}; choose from {', '.join(DETECTORS)}")
+        return LucasKanade(open_landmark_source(options.detector, options))
     if name == "tracks":
         from tramp_jax.preprocess.sources.tracks import Tracks
 
         if options.tracks is None:
             raise SourceError("--landmarks tracks needs --tracks FILE, the point tracks of this video (.npz or .npy)")
         return Tracks(options.tracks, options.tracks_size)
-    raise SourceError(f"unknown landmark source {name!r}; known: {', '.join(SOURCES)}")
+    raise SourceError(f"unknown landmark source {name!r}; choose from {', '.join(SOURCES)}")

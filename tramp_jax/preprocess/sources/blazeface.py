@@ -1,6 +1,6 @@
-"""MediaPipe's short-range face detector (BlazeFace) with LiteRT: anchors, decoding, suppression in NumPy.
+"""MediaPipe's short-range face detector (BlazeFace), run with LiteRT. Anchors, decoding and suppression are in NumPy.
 
-The constants are those of MediaPipe's graph ``face_detection_short_range``.
+The constants come from MediaPipe's graph ``face_detection_short_range``.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ import numpy as np
 
 from tramp_jax.preprocess.faces import SourceError, area, overlap
 
-SIZE = 128  # pixels of the network's square input
+SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
-_MIN_SCORE_PART = 0.8  # in a part of the frame, where folds of cloth and the like reach 0.73
+_MIN_SCORE_PART = 0.8  # within a part of the frame, where folds of cloth and the like reach 0.73
 _MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6
 _GRIDS = ((16, 2), (8, 6))  # cells per side, anchors per cell
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """A detected face in pixels of the frame: box (4,), keypoints (6, 2) with the two eyes first, score."""
+    """A detected face: box (4,) and keypoints (6, 2) in pixels of the frame, the two eyes first, and its score."""
 
     box: np.ndarray
     keypoints: np.ndarray
@@ -29,10 +29,10 @@ class Detection:
 
 
 def interpreter(model: Path) -> Any:
-    """A LiteRT interpreter of a model file, on one thread.
+    """Opens a model file with LiteRT, on one thread.
 
     Raises:
-      SourceError: the package is not installed or the file is no model.
+      SourceError: the package is not installed, or the file is not a model.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -41,15 +41,15 @@ def interpreter(model: Path) -> Any:
             f'--landmarks mediapipe needs the package ai-edge-litert ({error}): pip install "tramp_jax[mediapipe]"'
         ) from error
     try:
-        made = Interpreter(model_path=str(model), num_threads=1)
-        made.allocate_tensors()
+        opened = Interpreter(model_path=str(model), num_threads=1)
+        opened.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise SourceError(f"{model}: not a TensorFlow Lite model that LiteRT can run ({error})") from error
-    return made
+    return opened
 
 
 class Detector:
-    """Finds faces that are large in the picture (within about two metres of a camera)."""
+    """Finds faces that are large in the picture, up to about two metres from the camera."""
 
     def __init__(self, model: Path):
         self._interpreter = interpreter(model)
@@ -64,10 +64,10 @@ class Detector:
         self._anchors = _anchors()
 
     def __call__(self, frame: np.ndarray) -> list[Detection]:
-        """Faces in a frame (H, W, 3) uint8 RGB, the best first.
+        """Finds the faces in a frame (H, W, 3) uint8 RGB, best first.
 
-        The network was made for faces of a fifth of the picture and more; of smaller ones it finds boxes that lie
-        between two people. So overlapping squares of the frame are searched like the whole.
+        The network was made for faces at least a fifth as wide as the picture. For smaller ones it finds boxes between
+        two people, so overlapping squares of the frame are searched as well.
         """
         height, width = frame.shape[:2]
         scale = 2 * SIZE / max(height, width)
@@ -86,7 +86,7 @@ class Detector:
         return [Detection(each.box * np.tile(per_pixel, 2), each.keypoints * per_pixel, each.score) for each in kept]
 
     def _search(self, picture: np.ndarray, min_score: float) -> list[Detection]:
-        """Faces in one picture, reduced to the network's input where it is larger."""
+        """Finds the faces in one picture, resized to the network's input."""
         height, width = picture.shape[:2]
         scale = SIZE / max(height, width)
         square = np.zeros((SIZE, SIZE, 3), np.uint8)
@@ -111,7 +111,7 @@ class Detector:
 
 
 def _corners(height: int, width: int) -> list[tuple[int, int]]:
-    """Upper left corners (left, top) of squares of SIZE in a picture of 2·SIZE: their neighbours overlap by half."""
+    """Upper left corners (left, top) of half-overlapping squares of side SIZE in a picture of side 2·SIZE."""
 
     def starts(length: int) -> list[int]:
         room = max(length - SIZE, 0)
@@ -121,13 +121,13 @@ def _corners(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _same_face(box: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two boxes overlap, or one lies mostly in the other."""
+    """Whether two boxes overlap, or one lies mostly inside the other."""
     sides = np.maximum(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0)
     return overlap(box, other) > _MIN_OVERLAP or float(np.prod(sides)) > _MAX_INSIDE * min(area(box), area(other))
 
 
 def _anchors() -> np.ndarray:
-    """(896, 2) centres of the anchors in pixels of the input."""
+    """The centres (896, 2) of the anchors in pixels of the input."""
     rows = []
     for cells, repeats in _GRIDS:
         y, x = np.mgrid[:cells, :cells]

@@ -1,10 +1,10 @@
-"""InsightFace's 106 points, as in the paper: the model package buffalo_l, detector input 640×640.
+"""InsightFace's 106 points, as in the paper: model package buffalo_l, detector input 640×640.
 
-Where the package's model of 68 points in space lies beside the other two, the points have depth as well, which
-``landmarks.frontalise`` needs: that of the 68 points, interpolated between them.
+If the package's model of 68 points in space is present too, the 106 points get depth, interpolated from the 68.
+``landmarks.frontalise`` needs it.
 
-The code of InsightFace is MIT; its models may be used for non-commercial research only. They are never downloaded
-unless asked for.
+InsightFace's code is under the MIT licence; its models are for non-commercial research only. They are downloaded only
+if you ask for it.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from tramp_jax.preprocess import download
 from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError
 
 PACKAGE = "buffalo_l"
-FOLDER = Path("~/.insightface/models") / PACKAGE  # where InsightFace itself keeps it
+FOLDER = Path("~/.insightface/models") / PACKAGE  # InsightFace's own folder
 ADDRESS = f"https://github.com/deepinsight/insightface/releases/download/model-zoo/{PACKAGE}.zip"
 MEGABYTES = 289
 LICENCE = "InsightFace's models are for non-commercial research only (https://www.insightface.ai)"
-# The files of the package that are used, with their checksums; the last one for depth alone.
+# The files we use from the package, with their checksums. The last one is only for depth.
 DETECTOR, LANDMARKS, SPACE = "det_10g.onnx", "2d106det.onnx", "1k3d68.onnx"
 REQUIRED = (DETECTOR, LANDMARKS)
 SHA256 = {
@@ -36,19 +36,19 @@ SHA256 = {
     LANDMARKS: "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
     SPACE: "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc",
 }
-# Of the 68 points: the tip of the nose, and the ends of the jaw by the ears, which lie behind it.
+# Among the 68 points: the tip of the nose, and the ends of the jaw at the ears, which lie behind it.
 _NOSE, _EARS = 30, [0, 16]
 DETECTOR_INPUT = (640, 640)
 MIN_SCORE = 0.5
 
 
 class InsightFace:
-    """Detection and 106 landmarks in every frame, each for itself.
+    """Detects faces and their 106 landmarks in every frame independently.
 
     Args:
-      models_dir: folder that holds the model files, or an InsightFace root with models/buffalo_l in it; None for
+      models_dir: folder with the model files, or an InsightFace root that contains models/buffalo_l; None for
         ~/.insightface/models/buffalo_l.
-      fetch: download the models where they are missing.
+      fetch: download the models if they are missing.
 
     Raises:
       SourceError: the package or its models are missing, or cannot be loaded.
@@ -73,13 +73,13 @@ class InsightFace:
             ) from error
         if "landmark_2d_106" not in self._app.models:
             raise SourceError(f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}")
-        # InsightFace's own default size is another since its version 2.
+        # Set explicitly: InsightFace has changed its default size in version 2.
         self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
         self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
-        # One call of InsightFace does both; its detector takes nearly all of the time.
+        # One call does both; the detector takes nearly all of the time.
         self.seconds = {"detect": 0.0}
         for frame in frames:
             started = time.perf_counter()
@@ -95,21 +95,21 @@ def _face(found: Any) -> Face:
 
 
 def _depth(points: np.ndarray, space: np.ndarray) -> np.ndarray:
-    """How far behind the image plane the points (P, 2) lie, by points of the same face in space (68, 3), in pixels.
+    """Interpolates the depth of points (P, 2) from points of the same face in space (68, 3), in pixels.
 
-    Between them goes a thin plate, bent no more than needed to keep the noise of close points out.
+    The thin-plate spline is smoothed, because nearby points are noisy.
     """
     height = RBFInterpolator(space[:, :2], space[:, 2], smoothing=1.0, kernel="thin_plate_spline")(points)
-    # The nose is before the ears, whichever way the model counts.
+    # The nose is in front of the ears, whatever the sign of the model's depth.
     towards_camera = space[_NOSE, 2] > space[_EARS, 2].mean()
     return (-height if towards_camera else height).astype(np.float32)
 
 
 def find_models(models_dir: Path | None, fetch: bool) -> Path:
-    """The folder with the model files, downloaded there first if asked for.
+    """Returns the folder with the model files; with ``fetch``, downloads them first if they are missing.
 
     Raises:
-      SourceError: they are not there, or the download failed; the message says how to get them.
+      SourceError: the files are missing, or the download failed. The message says how to get them.
     """
     root = Path(models_dir if models_dir else FOLDER).expanduser()
     for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
@@ -123,10 +123,10 @@ def find_models(models_dir: Path | None, fetch: bool) -> Path:
 
 
 def install(address: str, folder: Path, sha256: dict[str, str] | None = None) -> None:
-    """Downloads the model package and puts the files that are used, checked, into ``folder``.
+    """Downloads the model package, checks the files we use and puts them into ``folder``.
 
     Raises:
-      SourceError: see ``download.fetch``; or the package lacks a file, or holds another one under its name.
+      SourceError: see ``download.fetch``; or a file of the package is missing or has the wrong checksum.
     """
     expected = SHA256 if sha256 is None else sha256
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,12 +140,10 @@ def install(address: str, folder: Path, sha256: dict[str, str] | None = None) ->
                 members = {Path(name).name: name for name in archive.namelist()}
                 contents = {file: archive.read(members[file]) for file in expected}
         except (zipfile.BadZipFile, KeyError) as error:
-            raise SourceError(
-                f"{address}: not the model package that is expected ({error}); {_how_to_get(folder)}"
-            ) from error
+            raise SourceError(f"{address}: not the expected model package ({error}); {_how_to_get(folder)}") from error
     for file, content in contents.items():
         if hashlib.sha256(content).hexdigest() != expected[file]:
-            raise SourceError(f"{address}: its {file} is not the known one (checksum); not used. {_how_to_get(folder)}")
+            raise SourceError(f"{address}: its {file} has the wrong checksum, so it is not used. {_how_to_get(folder)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
@@ -155,13 +153,12 @@ def install(address: str, folder: Path, sha256: dict[str, str] | None = None) ->
 
 
 def _cause(error: SourceError, address: str) -> str:
-    """What ``download.fetch`` said, without its own address and advice, which concern a file in passing."""
+    """The reason in an error of ``download.fetch``, without its address and its advice on a temporary file."""
     return str(error).removeprefix(f"{address}: ").split(";")[0]
 
 
 def _how_to_get(folder: Path) -> str:
     return (
         f"Download {ADDRESS} ({MEGABYTES} MB), unpack {DETECTOR} and {LANDMARKS} (and {SPACE} for depth) into "
-        f"{folder}, or name the folder that holds them with --models-dir, or have them downloaded by tramp-jax "
-        f"preprocess --download. {LICENCE}"
+        f"{folder}, or name their folder with --models-dir, or let tramp-jax preprocess --download do it. {LICENCE}"
     )

@@ -1,7 +1,7 @@
-"""Points carried from frame to frame by optical flow (pyramidal Lucas-Kanade), started from one detected frame.
+"""Carries points from frame to frame by optical flow (pyramidal Lucas-Kanade), starting from one detected frame.
 
-Smoother than a detector that looks at every frame for itself, but small errors add up over a long clip, and skin
-without texture slides: for comparisons, and where a detector jitters.
+Smoother than detecting every frame independently, but small errors add up over a long clip, and points on smooth skin
+slide. Use it for comparisons, and if a detector jitters.
 """
 
 import time
@@ -12,19 +12,19 @@ import numpy as np
 
 from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing, largest
 
-WINDOW = 1 / 8  # side of the window in which a point's surroundings are compared, in sides of the face's box
+WINDOW = 1 / 8  # side of the window compared around a point, as a share of the face box's side
 LEVELS = 3
-# A point that, tracked there and back, misses its start by more than this (in sides of the face's box) is lost.
+# A point is lost if tracking it there and back misses its start by more than this share of the face box's side.
 MAX_ERROR = 0.01
-MIN_KEPT = 0.6  # share of the points that must hold; with fewer the face is lost and is detected anew
+MIN_KEPT = 0.6  # share of the points that must be found; with fewer, the face is detected again
 _MIN_PAIRS = 3
 
 
 class LucasKanade:
     """Follows the largest face that ``detector`` finds.
 
-    A point that is lost (covered, or out of the picture) is put where the motion of the others, a similarity, takes
-    it. ``Face.score`` is the share of points that held.
+    A lost point (covered, or out of the picture) moves with the similarity that fits the motion of the other points.
+    ``Face.score`` is the share of points that were found.
     """
 
     name = "lucas-kanade"
@@ -56,12 +56,12 @@ class LucasKanade:
 
 
 def step(before: np.ndarray, after: np.ndarray, face: Face) -> Face | None:
-    """The face one frame on, or None where too few points hold.
+    """Moves a face to the next frame; None if too few points are found.
 
     Args:
-      before: (H, W) uint8 grey, in which ``face`` is known.
+      before: (H, W) uint8 grey, the frame of ``face``.
       after: the next frame.
-      face: with points (P, 2); its depth is dropped, as flow in the picture cannot tell it.
+      face: a face with points (P, 2); its depth is dropped, because flow in the picture does not show it.
     """
     side = float(np.max(face.box[2:] - face.box[:2]))
     window = max(int(WINDOW * side) | 1, 7)
@@ -85,7 +85,7 @@ def step(before: np.ndarray, after: np.ndarray, face: Face) -> Face | None:
 
 
 def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where points (P, 1, 2) went, and whether (P,) they were found."""
+    """The new positions of points (P, 1, 2), and whether (P,) they were found."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
     moved, status, _ = cv2.calcOpticalFlowPyrLK(
         before, after, points, np.empty(0, np.float32), winSize=(window, window), maxLevel=LEVELS, criteria=criteria
@@ -94,7 +94,7 @@ def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray, window: int
 
 
 def _same_frame(face: Face, points: np.ndarray) -> np.ndarray:
-    """The box around the moved points that stands off from them as the face's box did, in proportion."""
+    """A box around the moved points, with margins in proportion to those of the face's box."""
     old, new = enclosing(face.points), enclosing(points)
     growth = np.maximum(new[2:] - new[:2], 1) / np.maximum(old[2:] - old[:2], 1)
     return np.concatenate(

@@ -1,11 +1,11 @@
 """The 63 points from MediaPipe's face mesh, run with LiteRT.
 
-Both models come with this package (``tramp_jax/preprocess/models``, Apache-2.0). The mesh of 468 points has no iris;
-a pupil is the mean of the middles of its two eyelids, so that it follows the gaze sideways not at all and the lids.
-The mesh and InsightFace mark brows and the bridge of the nose at slightly different places: a network trained on the
-one should not be expected to read the other without loss.
+Both models come with this package (``tramp_jax/preprocess/models``, Apache-2.0). The mesh of 468 points has no iris. A
+pupil is the mean of the middles of its two eyelids, so it follows the lids and does not follow sideways gaze. The mesh
+and InsightFace place brows and the bridge of the nose slightly differently, so expect a loss if you train on one and
+score with the other.
 
-The table of indices was made by comparing the mesh with InsightFace's mark-up drawing and with its own output on
+The table of indices was made by comparing the mesh with InsightFace's mark-up drawing and with InsightFace's output on
 photographs.
 """
 
@@ -24,15 +24,15 @@ from tramp_jax.preprocess.sources import blazeface
 MODELS = Path(__file__).parents[1] / "models"
 DETECTOR, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
 NUM_VERTICES = 468
-SIZE = 192  # pixels of the mesh network's square input
-DETECT_EVERY = 10  # frames; a face that comes into view is noticed that soon
+SIZE = 192  # side of the mesh network's square input, in pixels
+DETECT_EVERY = 10  # frames; a new face is noticed within them
 MAX_FACES = 4
 MIN_PRESENCE = 0.5
-_MARGIN = 1.5  # side of the region given to the mesh, in sides of the face's box
-_SAME = 0.3  # overlap from which a detection is a face that is being followed already
+_MARGIN = 1.5  # side of the region given to the mesh, relative to the face's box
+_SAME = 0.3  # a detection that overlaps a followed face at least this much is that face
 _EYES = (33, 263)  # outer corners, image-left and image-right
 
-# Vertices whose mean is each of the 63 points, in the order of SLOT_NAMES, and the tip of the nose as the 64th.
+# Each of the 63 points, in the order of SLOT_NAMES, is a vertex or the mean of two; the 64th is the tip of the nose.
 _LEFT_PUPIL, _RIGHT_PUPIL = (159, 145), (386, 374)
 # fmt: off
 VERTICES: tuple[int | tuple[int, int], ...] = (
@@ -52,13 +52,13 @@ _SECOND = np.array([v if isinstance(v, int) else v[1] for v in VERTICES])
 
 
 def points63(mesh: np.ndarray) -> np.ndarray:
-    """(468, D) vertices -> (64, D) in the layout "points63"."""
+    """Converts vertices (468, D) to points (64, D) in the layout "points63"."""
     return (mesh[_FIRST] + mesh[_SECOND]) / 2
 
 
 @dataclasses.dataclass(frozen=True)
 class _Region:
-    """A square of the frame given to the mesh: centre (2,), side in pixels, angle in radians."""
+    """A square of the frame that is given to the mesh: centre (2,), side in pixels, angle in radians."""
 
     centre: np.ndarray
     side: float
@@ -66,7 +66,7 @@ class _Region:
 
 
 class MediaPipe:
-    """Detector on the first frame, every tenth, and whenever a face is lost; between, each mesh tells where to look.
+    """Detects faces in the first frame, in every tenth and if one is lost; else looks where the last mesh was.
 
     Args:
       models_dir: folder with the two model files; None for those of this package.
@@ -83,7 +83,7 @@ class MediaPipe:
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
                 raise SourceError(
-                    f"{folder / file}: no such model; leave --models-dir out to use the one of this package"
+                    f"{folder / file}: no such model; leave out --models-dir to use the one of this package"
                 )
         self._detector = blazeface.Detector(folder / DETECTOR)
         self._mesh = blazeface.interpreter(folder / MESH)
@@ -107,7 +107,7 @@ class MediaPipe:
                     for detection in self._detect(frame)
                     if all(overlap(detection.box, face.box) < _SAME for face, _ in found)
                 ]
-                unknown.sort(key=lambda detection: -area(detection.box))  # the largest is the likeliest to be wanted
+                unknown.sort(key=lambda detection: -area(detection.box))  # the largest is most likely the right one
                 new = [_region_of_detection(detection) for detection in unknown]
                 found += self._look(frame, new[: MAX_FACES - len(found)])
                 found = _distinct(found)
@@ -121,7 +121,7 @@ class MediaPipe:
         return detections
 
     def _look(self, frame: np.ndarray, regions: list[_Region]) -> list[tuple[Face, _Region]]:
-        """The faces in the regions, each with the region to look at in the next frame."""
+        """Finds the faces in the regions, each with the region to look at in the next frame."""
         started = time.perf_counter()
         found = []
         for region in regions:
@@ -134,7 +134,7 @@ class MediaPipe:
         return found
 
     def _run(self, frame: np.ndarray, region: _Region) -> tuple[np.ndarray, float]:
-        """The mesh (468, 3) in pixels of the frame and the probability that the region shows a face."""
+        """Returns the mesh (468, 3) in pixels of the frame and the probability that the region shows a face."""
         scale = SIZE / region.side
         turn = scale * np.array(
             [[np.cos(region.angle), np.sin(region.angle)], [-np.sin(region.angle), np.cos(region.angle)]]
@@ -167,7 +167,7 @@ def _region(box: np.ndarray, eye_line: np.ndarray) -> _Region:
 
 
 def _distinct(found: list[tuple[Face, _Region]]) -> list[tuple[Face, _Region]]:
-    """Without meshes that came to lie on the same face: of each pair the larger stays."""
+    """Drops meshes that moved onto the same face, keeping the larger."""
     kept: list[tuple[Face, _Region]] = []
     for candidate in sorted(found, key=lambda pair: -area(pair[0].box)):
         if all(overlap(candidate[0].box, face.box) < _SAME for face, _ in kept):

@@ -1,15 +1,15 @@
-"""Point tracks that another program computed and saved: TAPIR, BootsTAPIR, CoTracker, or any in their layouts.
+"""Reads point tracks that another program saved: TAPIR, BootsTAPIR, CoTracker, or any with the same layouts.
 
 | file from | arrays | order |
 |---|---|---|
 | TAPIR, BootsTAPIR | ``tracks`` (N, T, 2), ``visibles`` (N, T) or ``occluded``, ``occlusions`` | points first |
 | CoTracker | ``tracks`` (B, T, N, 2), ``visibility`` (B, T, N); B = 1, with or without that axis | time first |
 
-Coordinates are (x, y) in all of them; only TAPIR's *query* points are (t, y, x), and CoTracker's (t, x, y). TAPIR works
-on resized frames, commonly 256×256: unless the tracks were scaled back before saving, their size must be given.
+Coordinates are always (x, y). *Query* points are (t, y, x) for TAPIR and (t, x, y) for CoTracker. TAPIR works on
+resized frames, usually 256×256: unless you scale the tracks back before saving, you must give that size.
 
-N tells the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_NAMES`` and the tip of the nose; 106, 73
-and 71 are InsightFace's.
+N determines the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_NAMES`` and the tip of the nose;
+106, 73 and 71 are InsightFace's.
 """
 
 import io
@@ -27,11 +27,11 @@ from tramp_jax.preprocess.faces import Face, SourceError, enclosing
 LAYOUT_OF = {
     LAYOUTS[name].num_points: name for name in ("points63", "insightface106", "insightface73", "insightface71")
 }
-MIN_VISIBLE = 0.5  # share of the points; a frame with fewer has no face
-# How far a face's box reaches beyond its 63 points (left, top, right, bottom), in sides of the box around the points:
-# the mean over the frames of two videos of MediaPipe's mesh, whose outline is that of a face box.
+MIN_VISIBLE = 0.5  # a frame that shows a smaller share of the points has no face
+# Margins of a face's box around its 63 points (left, top, right, bottom), as shares of the sides of the points' own
+# box: means over two videos with MediaPipe's mesh, whose outline matches a face box.
 BOX_MARGINS = (0.15, 0.25, 0.15, 0.33)
-_TIME_FIRST = "pred_tracks"  # as CoTracker calls them
+_TIME_FIRST = "pred_tracks"  # CoTracker's name
 _TRACKS = ("tracks", _TIME_FIRST, "points", "trajectories")
 _VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
 _HIDDEN = ("occluded", "occlusion", "occlusions")
@@ -40,28 +40,28 @@ _HIDDEN = ("occluded", "occlusion", "occlusions")
 class Tracks:
     """Saved point tracks of one video.
 
-    Where a point is hidden its position is interpolated in time from the frames around that show it.
+    The positions of hidden points are interpolated in time from the frames that show them.
 
     Args:
-      path: .npz, or .npy with the tracks alone (all visible).
-      size: (width, height) of the frames that the tracks were computed on; None for the video's own.
+      path: .npz, or .npy with only the tracks (all visible).
+      size: (width, height) of the frames that were tracked; None for the video's own.
 
     Raises:
-      SourceError: a file that cannot be read, or arrays of another layout.
+      SourceError: the file cannot be read, or its arrays have another layout.
     """
 
-    name, max_side = "tracks", None  # coordinates are those of the whole frame
+    name, max_side = "tracks", None  # frames are not reduced: coordinates refer to full-size frames
 
     def __init__(self, path: Path, size: tuple[int, int] | None = None):
         self.path = Path(path).expanduser()
         self._size = size
         if size is not None and min(size) < 1:
-            raise SourceError(f"--tracks-size is {size[0]}x{size[1]}; both must be above 0")
+            raise SourceError(f"--tracks-size {size[0]}x{size[1]}: both numbers must be above 0")
         points, visible = _read(self.path)
         self.layout = LAYOUT_OF[points.shape[1]]
         never = np.flatnonzero(~visible.any(axis=0))
         if len(never):
-            raise SourceError(f"{self.path}: points {never[:10].tolist()} are visible in no frame; track them again")
+            raise SourceError(f"{self.path}: no frame shows points {never[:10].tolist()}; track them again")
         times = np.arange(len(points))
         for point in np.flatnonzero(~visible.all(axis=0)):
             seen = visible[:, point]
@@ -74,7 +74,7 @@ class Tracks:
         """See ``LandmarkSource``.
 
         Raises:
-          SourceError: the video has another number of frames than the tracks.
+          SourceError: the tracks have more or fewer frames than the video.
         """
         self.seconds = {"landmarks": 0.0}
         count = 0
@@ -91,8 +91,8 @@ class Tracks:
             yield [] if score < MIN_VISIBLE else [Face(_box(points), score, points)]
         if count != len(self._points):
             raise SourceError(
-                f"{self.path}: holds tracks of {len(self._points)} frames, but the video has {count}; track this very "
-                "video, without leaving out frames"
+                f"{self.path}: has tracks for {len(self._points)} frames, but the video has {count}; track all frames "
+                "of this video"
             )
 
 
@@ -103,7 +103,7 @@ def _box(points: np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Points (T, P, 2) float64 and visibility (T, P) bool."""
+    """Reads points (T, P, 2) float64 and visibility (T, P) bool."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
     try:
@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
     name = next((name for name in _TRACKS if name in arrays), None)
     if name is None:
-        raise SourceError(f"{path}: holds {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
+        raise SourceError(f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
     points = arrays[name]
     points_first = _is_points_first(path, name, points)
     if points.ndim == 4:
@@ -127,60 +127,60 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
-    """Whether tracks are (N, T, 2) rather than (T, N, 2); both with a batch axis of 1 in front or without.
+    """Whether tracks are (N, T, 2), not (T, N, 2); either may have a batch axis of 1 in front.
 
-    The number of points tells, unless there are as many frames; then the name does, of which CoTracker's is clear.
+    The number of points decides. If the number of frames could be one too, CoTracker's name decides.
     """
     shape = points.shape[1:] if points.ndim == 4 and points.shape[0] == 1 else points.shape
     if len(shape) == 3 and shape[2] == 2 and np.issubdtype(points.dtype, np.number):
         firsts, seconds = shape[0] in LAYOUT_OF, shape[1] in LAYOUT_OF
         if firsts and seconds and name != _TIME_FIRST:
             raise SourceError(
-                f"{path}: {name} of shape {points.shape} may be read in two ways, since there are as many frames as a "
-                f"layout has points; save them as (frames, points, 2) under the name {_TIME_FIRST}"
+                f"{path}: {name} of shape {points.shape} can be read in two ways, because the number of frames could "
+                f"be a number of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}"
             )
         if firsts or seconds:
             return not seconds
         if NUM_LANDMARKS in shape[:2]:
             raise SourceError(
-                f"{path}: tracks of shape {points.shape} have the 63 points, but the tip of the nose is needed as the "
-                "64th, to centre them on"
+                f"{path}: tracks of shape {points.shape} have the 63 points, but not the tip of the nose, on which "
+                "they are centred; add it as the 64th"
             )
     raise SourceError(
-        f"{path}: tracks of shape {points.shape} are neither (points, frames, 2) as TAPIR saves them nor (1, frames, "
-        f"points, 2) as CoTracker does, with {', '.join(map(str, LAYOUT_OF))} points"
+        f"{path}: tracks of shape {points.shape} are neither (points, frames, 2), as TAPIR saves them, nor (1, frames, "
+        f"points, 2), as CoTracker does, with {', '.join(map(str, LAYOUT_OF))} points"
     )
 
 
 def _visibility(path: Path, arrays: dict[str, np.ndarray], points_first: bool, shape: tuple[int, ...]) -> np.ndarray:
-    """(T, P) bool: what the file says of visibility, everything visible where it says nothing."""
+    """Reads the visibility (T, P) bool; all True if the file has none."""
     name = next((name for name in (*_VISIBLE, *_HIDDEN) if name in arrays), None)
     if name is None:
         return np.ones(shape, bool)
-    told = arrays[name]
-    if told.ndim == 4 and told.shape[-1] == 1:
-        told = told[..., 0]
-    if told.ndim == 3 and told.shape[0] == 1:
-        told = told[0]
-    told = told.T if points_first else told
-    if told.shape != shape:
+    values = arrays[name]
+    if values.ndim == 4 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    values = values.T if points_first else values
+    if values.shape != shape:
         raise SourceError(f"{path}: {name} has shape {arrays[name].shape}, which does not fit the tracks")
-    if told.dtype != bool:
-        if np.isfinite(told).all() and ((told >= 0) & (told <= 1)).all():
-            told = told > 0.5
+    if values.dtype != bool:
+        if np.isfinite(values).all() and ((values >= 0) & (values <= 1)).all():
+            values = values > 0.5
         else:
             raise SourceError(
-                f"{path}: {name} holds values outside 0 to 1; save TAPIR's visibles after postprocess_occlusions, not "
+                f"{path}: {name} has values outside 0 to 1; save TAPIR's visibles after postprocess_occlusions, not "
                 "its logits"
             )
-    return ~told if name in _HIDDEN else told
+    return ~values if name in _HIDDEN else values
 
 
 def write_queries(path: Path, points: np.ndarray, frame: int, size: tuple[int, int]) -> None:
-    """Saves points (P, 2) of one frame as the query points of a tracker.
+    """Saves points (P, 2) of one frame as query points for a tracker.
 
-    The file holds "tapir" (P, 3) (t, y, x), "cotracker" (1, P, 3) (t, x, y), both in pixels of the video, and "size",
-    (width, height) of the video.
+    The file holds "tapir" (P, 3) with (t, y, x), "cotracker" (1, P, 3) with (t, x, y), both in pixels of the video, and
+    "size", the video's (width, height).
     """
     time_of = np.full((len(points), 1), float(frame))
     tapir = np.concatenate([time_of, points[:, ::-1]], axis=1).astype(np.float32)
