@@ -9,7 +9,7 @@ from tramp_jax.cli import scripts
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "last, best (by validation subjects) or a step number.")
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-DATA_ROOT = flags.DEFINE_string("data_root", "", "Where the data is now, if it has moved since training.")
+DATA_ROOT = flags.DEFINE_string("data_root", "", "New folder of the data, if it has moved since training.")
 
 
 def main() -> None:

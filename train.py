@@ -8,13 +8,11 @@ from ml_collections import config_flags
 from tramp_jax.cli import scripts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>/<time>.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>/<time>.")
 RESUME = flags.DEFINE_bool("resume", False, "Continue the run in --workdir from its last checkpoint.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one of several processes that SLURM or a TPU pod starts."
-)
-COORDINATOR = flags.DEFINE_string("coordinator", None, "This is one of several processes: HOST:PORT of the first.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that SLURM or a TPU pod started.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Join several processes: HOST:PORT of the first one.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0, with --coordinator.")
 

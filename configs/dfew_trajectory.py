@@ -1,4 +1,4 @@
-"""DFEW: pre-trains the trajectory encoder on seven emotions from landmark trajectories of T = 256.
+"""DFEW: pre-trains the trajectory encoder to tell seven emotions from landmark trajectories with T = 256.
 
     python train.py --config configs/dfew_trajectory.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.trajectory=runs/dfew_trajectory/TIME

@@ -7,8 +7,8 @@
 TASK is BLOW, KISS, BROW, OPEN (the default) or SPREAD. FOLD is 1, 2 or 3; without it, all are run in turn. ROOT is the
 folder of the data (tramp_jax/data/readers/neuroface.py). --config.data.target=symmetry, ROM, speed, variability or
 fatigue learns this sub-score instead of the overall score. With "classification", the sub-score (symmetry by default)
-is one of the classes 0 to 5, the raters' mean rounded half up. It is learned by cross-entropy on one split of 80 % and
-20 % of the people.
+is a class from 0 to 5, the raters' mean rounded half up. It is learned by cross-entropy on one split into 80 % and 20 %
+of the people.
 
 Reproduces the row TraMP-Former of the paper's NeuroFace table (T = 128), Spearman's ρ × 100 over three folds of 24
 people to train on and 12 to test on:
@@ -16,7 +16,7 @@ people to train on and 12 to test on:
     BLOW   KISS   BROW   OPEN  SPREAD   mean
     44.92  30.28  75.23  60.22  58.53   53.84
 
-Clips have 33 to 490 frames at about 50 frames per second, 90 in the median. Our own results and the cost are not
+Clips have 33 to 490 frames, with a median of 90, at about 50 frames per second. Our own results and the cost are not
 measured yet.
 """
 

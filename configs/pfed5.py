@@ -9,15 +9,15 @@ Reproduces the row TraMP-Former of the paper's PFED5 table, Spearman's ρ × 100
     0 sit_at_rest   1 smile   2 frown   3 squeeze_eyes   4 clench_teeth   mean
         73.30        72.25     79.01        67.57            67.17        71.86
 
-These numbers start from encoders pre-trained on DFEW. Give their released weights by
+These results start from encoders pre-trained on DFEW. To use their released weights, add
 
     --config.init.rgb=FormerDFER_DFEW.pth --config.init.trajectory=SkateFormer_256_rgb1x1.pth
 
-Without them this recipe starts from random weights. The released code chooses the epoch on the test split; here, a
+Without them, this recipe starts from random weights. The released code chooses the epoch on the test split; here, a
 fifth of the training subjects chooses it. Our own results on PFED5 are not measured yet.
 
-Cost: not measured yet. According to the published sizes, one expression has about 2811 / 5 × 30 / 41 × 0.8 = 330
-training clips, which makes about 410 steps of 4 clips per epoch and 41,000 steps in total.
+Cost: not measured yet. By the published sizes, one expression has about 2811 / 5 × 30 / 41 × 0.8 = 330 training clips,
+so about 410 steps of 4 clips per epoch and 41,000 steps in total.
 """
 
 import ml_collections

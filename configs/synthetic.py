@@ -1,9 +1,9 @@
-"""A small model on synthetic faces: the whole pipeline in minutes on two CPU cores, nothing to download.
+"""A small model on synthetic faces: runs the whole pipeline in minutes on two CPU cores, with nothing to download.
 
     python train.py --config configs/synthetic.py
 
-Reproduces nothing of the paper. It shows that the whole pipeline learns to score a motion of people it has not seen.
-In these minutes the model learns from trajectories. To learn from frames, it would need more clips and epochs, or
+Reproduces no result of the paper. It shows that the pipeline learns to score the motion of people it has not seen. In
+these minutes, the model learns from trajectories. To learn from frames, it would need more clips and epochs, or
 pre-trained weights (README, "Measured").
 """
 

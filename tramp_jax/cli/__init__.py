@@ -1,7 +1,7 @@
 """The program ``tramp-jax``: each subcommand is a module with ``add_arguments(parser)`` and ``run(arguments)``.
 
-``run`` returns the exit code. Only the module of the chosen command is imported, and it imports jax when it runs, so
-that ``--help`` answers at once.
+``run`` returns the exit code. Only the module of the chosen command is imported, and ``run`` imports jax, so ``--help``
+answers at once.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from tramp_jax.cli.exit_codes import exit_codes
 # In the order of the help.
 COMMANDS: dict[str, str] = {
     "score": "score videos with a trained model: a table with intervals, and a report for each video",
-    "calibrate": "set the width of score intervals from a run's validation people",
+    "calibrate": "set the width of score intervals from a run's validation subjects",
     "export": "write a trained model as an ONNX file",
     "preprocess": "turn videos, folders of images or images into clips with landmarks",
-    "validate": "list everything that is wrong with a data set, or verify a packed one",
+    "validate": "list all problems of a data set, or verify a packed one",
     "pack": "write a data set into a few large files that are fast to read in any order",
     "view": "draw a clip's landmarks over its frames, as a video or a sheet of frames",
 }

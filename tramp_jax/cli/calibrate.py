@@ -1,4 +1,4 @@
-"""``tramp-jax calibrate``: sets the width of intervals from a run's validation people."""
+"""``tramp-jax calibrate``: sets the width of score intervals from a run's validation subjects."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
-    parser.add_argument("--data-root", default="", help="where the data is now, if it has moved since training")
+    parser.add_argument("--data-root", default="", help="new folder of the data, if it has moved since training")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
-            f"warning: {found.subjects} people are few for a calibration. Clips of one person are alike, so the "
+            f"warning: {found.subjects} people are few for a calibration; clips of one person are alike, so the "
             "intervals may cover a smaller share of other people's clips than stated\n"
         )
     return 0

@@ -1,6 +1,6 @@
-"""What ``pack`` and ``validate`` have in common on the command line: which data set, where, with which options.
+"""Command-line arguments that ``pack`` and ``validate`` share: the data set, its folder and its options.
 
-Like the subcommands it imports the rest of the package when it runs: asking for help must not wait for jax.
+Imports the rest of the package only when it runs, so ``--help`` does not wait for jax.
 """
 
 import argparse
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds them to the parser of a subcommand."""
-    parser.add_argument("--dataset", default="", metavar="NAME", help="such as pfed5; a packed data set knows its own")
-    parser.add_argument("--root", default="", metavar="DIR", help="where the data set is, as for --config.data.root")
+    """Adds the shared arguments to the parser of a subcommand."""
+    parser.add_argument("--dataset", default="", metavar="NAME", help="such as pfed5; not needed for a packed data set")
+    parser.add_argument("--root", default="", metavar="DIR", help="folder of the data set, as for --config.data.root")
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
-        help="options of the data set, as after --config.data.; values of a list are separated by commas",
+        help="options of the data set, as in --config.data.KEY=VALUE; separate the values of a list by commas",
     )  # fmt: skip
-    parser.add_argument("--no-frames", action="store_true", help="landmarks and colours alone")
-    parser.add_argument("--no-landmarks", action="store_true", help="frames alone, for models that look at no more")
+    parser.add_argument("--no-frames", action="store_true", help="only landmarks and colours")
+    parser.add_argument("--no-landmarks", action="store_true", help="only frames, for models that read nothing else")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
     )
 
 
 def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
-    """The configuration that the arguments make, and what is wanted of each clip.
+    """Returns the configuration for the arguments, and the parts of each clip to read.
 
     Raises:
-      UserError: no data set is named, an unknown option (with the closest name), or a value of a wrong kind.
+      UserError: no data set is named, an option is unknown (the message has the closest name), or a value has the wrong
+        type.
     """
     from tramp_jax import config as defaults
     from tramp_jax.data import datasets, packed_clips
@@ -43,7 +44,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     name = arguments.dataset
     frames, marks = not arguments.no_frames, not arguments.no_landmarks
     if not (frames or marks):
-        raise UserError("bad_option", "--no-frames and --no-landmarks leave nothing of a clip; give one of them")
+        raise UserError("bad_option", "--no-frames and --no-landmarks leave nothing of a clip; use only one of them")
     if arguments.root and packed_clips.is_packed(arguments.root):
         manifest = packed_clips.read_manifest(arguments.root)
         name = name or manifest.name
@@ -52,7 +53,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
             marks and manifest.request["wanted"]["landmarks"],
         )
     if not name:
-        raise UserError("bad_option", f"--dataset is missing; known: {', '.join(datasets.READERS)}")
+        raise UserError("bad_option", f"--dataset is missing; choose from {', '.join(datasets.READERS)}")
     known = {key: value for key, value in datasets.options(name).items() if key != "name"}
     config = defaults.base()
     config.data.update(datasets.options(name), root=arguments.root)
@@ -63,8 +64,8 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
         if key == "target":
             raise UserError(
                 "bad_option",
-                f"--set {setting}: which rating is learnt is said when training (--config.data.target={text}); "
-                f"`tramp-jax validate --target {text}` checks it",
+                f"--set {setting}: the rating to learn is an option of training (--config.data.target={text}); check "
+                f"it with `tramp-jax validate --target {text}`",
             )
         if key not in known:
             close = difflib.get_close_matches(key, known, 1, cutoff=0)
@@ -77,12 +78,12 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
 
 
 def _value(setting: str, text: str, default: Any) -> Any:
-    """``text`` as a value of the kind of ``default``."""
+    """Converts ``text`` to the type of ``default``."""
     try:
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, int | float):
             return type(default)(text)
     except (KeyError, ValueError):
-        raise UserError("bad_option", f"--set {setting}: the value must be of the kind of {default!r}") from None
+        raise UserError("bad_option", f"--set {setting}: the value must have the type of {default!r}") from None
     return tuple(filter(None, text.split(","))) if isinstance(default, tuple) else text

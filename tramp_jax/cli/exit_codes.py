@@ -1,4 +1,4 @@
-"""How programs end: a user's mistake in one line, an interruption, or a bug with its traceback."""
+"""Ends programs: one line for a user's mistake or an interruption, a traceback for a bug."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ BUG = f"This is a bug in tramp_jax {__version__}. Please report it with the line
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends the program with a message and exit code 1 after a user's mistake, 130 after an interruption.
+    """Ends the program with one line and exit code 1 after a user's mistake, or 130 after an interruption.
 
-    SIGTERM interrupts like SIGINT. Any other exception passes through, with a note that asks the user to report it
-    below its traceback.
+    SIGTERM interrupts like SIGINT. Any other exception passes through with a note, printed below its traceback, that
+    asks the user to report it.
     """
     try:
         with _terminated_like_interrupted():
@@ -28,7 +28,7 @@ def exit_codes() -> Iterator[None]:
         _end(str(stopped), EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         _end("interrupted; to continue, run the same command again", EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output has exited, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
     except Exception as error:
@@ -42,7 +42,7 @@ def exit_codes() -> Iterator[None]:
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """Turns SIGTERM into KeyboardInterrupt, unless something else handles or ignores it."""
-    main = threading.current_thread() is threading.main_thread()  # no other thread may change signals
+    main = threading.current_thread() is threading.main_thread()  # only this thread may change signals
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

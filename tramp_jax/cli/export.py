@@ -1,4 +1,4 @@
-"""``tramp-jax export``: a trained model as an ONNX file."""
+"""``tramp-jax export``: writes a trained model as an ONNX file."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--out", type=Path, default=Path("model.onnx"), help="file to write (default model.onnx)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if member.config.model.precision != "float32":
         precision = member.config.model.precision
-        sys.stdout.write(f"the model computes in {precision}, the file in float32: their scores differ slightly\n")
+        sys.stdout.write(f"the model computes in {precision} and the file in float32, so scores differ slightly\n")
     return 0

@@ -1,4 +1,4 @@
-"""``tramp-jax pack``: a data set into few large files that are read quickly in any order."""
+"""``tramp-jax pack``: writes a data set into a few large files that are fast to read in any order."""
 
 import argparse
 import pathlib
@@ -12,23 +12,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the subcommand."""
     data_arguments.add_arguments(parser)
     parser.add_argument(
-        "--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write; an interrupted pack goes on"
+        "--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write; an interrupted pack continues"
     )
     parser.add_argument(
-        "--shard-size-mb", type=float, default=256, metavar="N", help="about, in MiB (default: %(default)s)"
+        "--shard-size-mb",
+        type=float,
+        default=256,
+        metavar="N",
+        help="approximate size of a file (default: %(default)s)",
     )
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out clips with a fault instead of stopping; the manifest says so"
+        "--skip-bad", action="store_true", help="leave out faulty clips instead of stopping; the manifest lists them"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks the data set, packs it, and says what was done."""
+    """Checks the data set, packs it and reports the result."""
     from tramp_jax.data import packing
 
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
-        raise UserError("bad_option", f"--shard-size-mb is {arguments.shard_size_mb:g}; it must be positive")
+        raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")
     out = arguments.out.expanduser()
     size = round(arguments.shard_size_mb * 2**20)
     done = packing.pack(config, wanted, out, size, arguments.workers, arguments.skip_bad)

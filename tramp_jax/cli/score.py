@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expression",
         default="",
-        help="the expression that the person was asked for; default: the one that the model knows",
+        help="the expression that the person was asked to show; default: the model's",
     )
     parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
     parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-attribution",
         action="store_true",
-        help="leave out of reports the regions and moments that moved the score",
+        help="write reports without the regions and moments that moved the score",
     )
     parser.add_argument(
         "--max-width",
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("auto", "jax", "onnx"),
         default="auto",
-        help="library that computes scores; auto (default): onnx on a CPU if installed, which is faster, else jax",
+        help="library that computes scores; auto (default): on a CPU onnx, which is faster, if installed; else jax",
     )
     parser.add_argument(
         "--landmarks",
@@ -106,17 +106,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep",
         choices=("error", "longest"),
         default="error",
-        help="if a face cannot be followed throughout: refuse the video (default) or keep the longest part",
+        help="if the face cannot be followed to the end, refuse the video (default) or keep the longest part",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with locked(arguments.out):  # from before the table is read until it is written for the last time
+    with locked(arguments.out):  # from the first reading of the table to its last writing
         return _score(arguments)
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    """Scores what the table lacks; returns the exit code."""
+    """Scores the inputs that the table lacks; returns the exit code."""
     from tqdm import tqdm
 
     from tramp_jax.cli.scripts import keep_compiled
@@ -152,14 +152,14 @@ def _score(arguments: argparse.Namespace) -> int:
         if (there := table.find(path, settings[path])) is None or (reports and not reports.has(path, there))
     ]
     if not all((Path(path) / DESCRIPTION).is_file() for path in todo):
-        scorer.open_source()  # if a model file is missing, fail before rows of an earlier call are replaced
+        scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     failed = 0
     with table:
         for path in tqdm(todo, unit="clip", disable=None):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
-            except Exception as error:  # the other inputs are scored all the same
+            except Exception as error:  # still score the other inputs
                 failed += 1
                 reason, message = _failure(path, error)
                 table.add(row | {"status": "failed", "reason": reason})
@@ -178,7 +178,7 @@ def _score(arguments: argparse.Namespace) -> int:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
     skipped = len(inputs) - len(todo)
     sys.stdout.write(
-        f"{len(todo) - failed} scored, {failed} failed, {skipped} were already in the table: {arguments.out}"
+        f"inputs: {len(todo) - failed} scored, {failed} failed, {skipped} already in the table {arguments.out}"
         + (f"; reports in {arguments.report}" if arguments.report else "")
         + "\n"
     )
@@ -186,7 +186,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:
-    """The reason for the table, and the message for the terminal: a bug of ours also shows its traceback."""
+    """The reason for the table, and the message for the terminal, which adds a traceback if it is our bug."""
     mistake = as_user_error(error)
     if mistake is not None:
         return str(mistake), str(mistake)
@@ -203,7 +203,7 @@ def _choose_device(name: str) -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter has no message
         hint = ' or its JAX is not installed (pip install "jax[cuda13]")' if name == "gpu" else ""
-        raise UserError("missing_device", f"--device {name}: there is none here{hint}; omit the option") from error
+        raise UserError("missing_device", f"--device {name}: this machine has none{hint}; omit the option") from error
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -212,7 +212,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     A folder of videos, or of clips of ``tramp-jax preprocess``, expands to these.
 
     Raises:
-      UserError: a pattern that nothing matches, or a folder that holds both videos and images.
+      UserError: nothing matches a pattern, or a folder holds both videos and images.
     """
     from tramp_jax.data.clip_folder import DESCRIPTION
     from tramp_jax.preprocess import expand_input
@@ -224,7 +224,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
             continue
         matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
         if not matches:
-            raise UserError("missing_file", f"{pattern}: nothing matches this pattern")
+            raise UserError("missing_file", f"{pattern}: nothing matches this pattern; check it")
         found += matches
     inputs: list[str] = []
     for name in found:
@@ -241,18 +241,18 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _identity(path: object) -> str:
-    """The same for all spellings of a path: absolute, relative, and through links."""
+    """One form for all spellings of a path: absolute, relative, and through links."""
     return os.path.realpath(str(path))
 
 
 class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row, however its path is spelt. The row is replaced when the input is scored again: because it
+    An input has one row, however its path is spelt. The row is replaced if the input is scored again: because it
     failed, or because the file, the model's calibration or an option has changed.
 
     Raises:
-      UserError: not_scores, if the file exists and is another table.
+      UserError: not_scores, if the file exists but is not a table of scores.
     """
 
     def __init__(self, path: Path, overwrite: bool):
@@ -263,7 +263,7 @@ class Table:
             self._rows = {_identity(row["input"]): row for row in _read(path)}
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
-        """The row of this input, if it was scored, or its score withheld, with these settings."""
+        """The row of this input, if its score was computed or withheld with these settings."""
         row = self._rows.get(_identity(path))
         return (
             row
@@ -306,14 +306,14 @@ class Table:
 
 
 def _read(path: Path) -> list[dict[str, object]]:
-    """The rows of a table of scores, without one that was cut short: it has no settings."""
+    """Reads the rows of a table of scores. Leaves out a row that was cut short."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
     except (ValueError, csv.Error):  # another encoding, or empty
         header, rows = [], []
     if tuple(header) != COLUMNS:
-        raise UserError("not_scores", f"{path} is not a table of scores of this version; name another file with --out")
+        raise UserError("not_scores", f"{path} is not a table that this version wrote; name another file with --out")
     whole = (map(tables.unguarded, row) for row in rows if len(row) == len(COLUMNS))
     return [dict(zip(COLUMNS, row, strict=True)) for row in whole]
 
@@ -326,7 +326,7 @@ class _Reports:
         self._folder, self._attribute = folder, attribute
 
     def path(self, path: str) -> Path:
-        """The report of an input, named after its file and a digest of its path: many videos are called smile.mp4."""
+        """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
         return self._folder / f"{Path(path).stem or 'clip'}{self._ending(path)}"
 
     def _ending(self, path: str) -> str:

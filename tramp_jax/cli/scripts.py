@@ -1,4 +1,4 @@
-"""How train.py and eval.py start: their flags, the recipe, the logging and the compilation cache."""
+"""Starts train.py and eval.py: parses flags, finds the recipe, sets up logging and the compilation cache."""
 
 import ast
 import contextlib
@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
 
     def call(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # of libraries
+            logging.set_verbosity(logging.WARNING)  # only libraries log
         keep_compiled()
         with exit_codes():
             main()
@@ -40,12 +40,12 @@ def run(main: Callable[[], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs on disk, so that folds, resumed runs and later calls compile nothing twice."""
+    """Keeps compiled programs on disk, so folds, resumed runs and later calls compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     try:
         from jax._src import compilation_cache
-    except ImportError:  # no public name, so it may move; JAX then only warns of a damaged program
+    except ImportError:  # a private name that may move; without it, JAX only warns of a damaged program
         return
     read = getattr(compilation_cache, "get_executable_and_time", None)
     if read is not None and not isinstance(read, _Mending):
@@ -53,9 +53,9 @@ def keep_compiled() -> None:
 
 
 class _Mending:
-    """Reads compiled programs, and deletes one that cannot be read, so that it is compiled and written again.
+    """Reads compiled programs. Deletes one that cannot be read, so JAX compiles and writes it again.
 
-    A kill or a full disk cuts such a file short. JAX itself then warns at every start and never replaces it.
+    A kill or a full disk cuts such a file short. JAX alone would warn at every start and never replace it.
     """
 
     def __init__(self, read: Callable[..., Any]):
@@ -72,7 +72,7 @@ class _Mending:
 
 
 def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
-    """Parses the command line, with the recipe of ``--config`` and its options.
+    """Parses the command line, including the recipe of ``--config`` and its options.
 
     Raises:
       UserError: unknown_option, bad_option, or an error of ``check_recipe``.
@@ -83,7 +83,7 @@ def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     except flags.Error as error:
         raise UserError("bad_option", f"{plain_message(str(error))}\nsee {arguments[0]} --help") from error
     except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections raises these for an option that does not exist. A bug in the recipe keeps its traceback.
+        # ml_collections raises these for an unknown option. A bug in the recipe keeps its traceback.
         frames = traceback.extract_tb(error.__traceback__)
         if recipe and any(pathlib.Path(frame.filename).resolve() == recipe.resolve() for frame in frames):
             raise
@@ -92,14 +92,14 @@ def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _innermost(error: object) -> str:
-    """The text of an error that ml_collections wraps in others."""
+    """The text of the innermost error; ml_collections wraps errors in others."""
     while isinstance(error, AttributeError | KeyError) and error.args:
         error = error.args[0]
     return str(error)
 
 
 def plain_message(message: str) -> str:
-    """A message of absl about a flag's value, in plain words."""
+    """Rewrites absl's message about a flag's value in plain words."""
     for words, kind in (
         (": invalid literal for int", "a whole number"),
         (": could not convert string to float", "a number"),
@@ -113,15 +113,15 @@ def plain_message(message: str) -> str:
 
 
 def recipes() -> list[str]:
-    """The recipes that ``--config`` can name."""
+    """The recipes in the working directory."""
     return sorted(str(path) for path in pathlib.Path("configs").glob("[!_]*.py"))
 
 
 def check_recipe(arguments: Sequence[str]) -> pathlib.Path | None:
-    """Finds the file of ``--config`` before it is run; returns it, or None without ``--config``.
+    """Finds the file of ``--config`` before it runs; returns it, or None without ``--config``.
 
     Raises:
-      UserError: missing_recipe, with the closest one; or bad_option, if the recipe takes no arguments.
+      UserError: missing_recipe, naming the closest one; or bad_option, if the recipe takes no arguments.
     """
     given = [text.removeprefix("--config=") for text in arguments if text.startswith("--config=")]
     given += [text for flag, text in itertools.pairwise(arguments) if flag == "--config"]

@@ -1,4 +1,4 @@
-"""``tramp-jax validate``: everything that is wrong with a data set, at once."""
+"""``tramp-jax validate``: lists all problems of a data set."""
 
 import argparse
 import pathlib
@@ -22,12 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lists every problem; returns 0 where none is an error, else 1."""
+    """Lists every problem; returns 1 if any is an error, else 0."""
     from tramp_jax.data import validation
 
     config, wanted = data_arguments.config_of(arguments)
     if arguments.classes < 0:
-        raise UserError("bad_option", f"--classes is {arguments.classes}; give the number of classes")
+        raise UserError("bad_option", f"--classes must be the number of classes, not {arguments.classes}")
     config.data.target = arguments.target
     config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)

@@ -1,4 +1,4 @@
-"""``tramp-jax view``: a clip with its landmarks drawn, as a video or a sheet of frames."""
+"""``tramp-jax view``: draws a clip's landmarks over its frames, as a video or a sheet of frames."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clip", type=Path, help="folder of a clip, as tramp-jax preprocess makes it")
+    parser.add_argument("clip", type=Path, help="folder of a clip made by tramp-jax preprocess")
     parser.add_argument(
         "--out", type=Path, required=True, help="X.mp4 for a video; X.png or X.jpg for a sheet of frames"
     )
