@@ -199,32 +199,32 @@ def memory(split: Split, config: ConfigDict) -> list[str]:
 
 def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
     """Measures reading with each value of ``train.cache``; returns the lines of the report."""
-    feeds: dict[str, tuple[ConfigDict, cache.Feed, float]] = {}
+    caches: dict[str, tuple[ConfigDict, cache.RunClips, float]] = {}
     for kind in _CACHES:
         config = recipe(base, packed, threads)
         config.train.cache = kind
         splits = datasets.split(datasets.open_dataset(config), config, None)
         start = time.perf_counter()
-        feed = cache.build_feed(config, splits[datasets.TRAIN], splits[datasets.VALIDATION], sharding.data_mesh())
+        clips = cache.build_run_clips(config, splits[datasets.TRAIN], splits[datasets.VALIDATION], sharding.data_mesh())
         if kind == "host":
             with futures.ThreadPoolExecutor(threads) as readers:
-                list(readers.map(feed.train.__getitem__, range(len(feed.train))))
-        feeds[kind] = config, feed, time.perf_counter() - start
-    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in feeds}
+                list(readers.map(clips.train.__getitem__, range(len(clips.train))))
+        caches[kind] = config, clips, time.perf_counter() - start
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in caches}
 
     in_step = jax.jit(functools.partial(device_cache.sample, config=recipe(base, packed, threads)))
 
-    def made(feed: cache.Feed, batch: pipeline.Batch) -> pipeline.Batch:
+    def made(clips: cache.RunClips, batch: pipeline.Batch) -> pipeline.Batch:
         """The samples on the device, made by the training step's own code if the clips are there already."""
-        batch = feed.put(batch)
-        return batch if feed.store is None else in_step(feed.store, batch)
+        batch = clips.put(batch)
+        return batch if clips.store is None else in_step(clips.store, batch)
 
     for _ in range(rounds):
-        for kind, (config, feed, _) in feeds.items():
-            host = iter(feed.batches(config))
-            device = (jax.block_until_ready(made(feed, batch)) for batch in host)
+        for kind, (config, clips, _) in caches.items():
+            host = iter(clips.batches(config))
+            device = (jax.block_until_ready(made(clips, batch)) for batch in host)
             # Once the read-ahead is full, one batch is made for each that is taken.
-            ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=feed.store is not None)
+            ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=clips.store is not None)
             for _ in range(1 + ahead):
                 next(device)
             rates[kind].append(rate(device, batches + ahead, config.train.batch_size))
@@ -232,7 +232,7 @@ def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int
     lines = ["| train.cache | filled in, s | clips/s, median (range) | CPU ms a clip |", "|---|---|---|---|"]
     for kind, pairs in rates.items():
         found, busy = zip(*pairs, strict=True)
-        filled = f"{feeds[kind][2]:.1f}" if kind != "none" else ""
+        filled = f"{caches[kind][2]:.1f}" if kind != "none" else ""
         lines.append(f"| {kind} | {filled} | {timing.spread(found):.1f} | {statistics.median(busy):.1f} |")
     return lines
 

@@ -51,20 +51,20 @@ def _watched(split, **how):
     return source, Split(source, range(len(split)))
 
 
-def _feed(config, kind, splits):
+def _run_clips(config, kind, splits):
     config.train.cache = kind
-    return cache.build_feed(config, splits["train"], splits["validation"], sharding.data_mesh())
+    return cache.build_run_clips(config, splits["train"], splits["validation"], sharding.data_mesh())
 
 
 def _batches(config, kind, splits, count):
     """Batches as the training step sees them."""
-    feed = _feed(config, kind, splits)
-    iterator = iter(feed.batches(config))
-    batches = [feed.put(batch) for batch in itertools.islice(iterator, count)]
+    clips = _run_clips(config, kind, splits)
+    iterator = iter(clips.batches(config))
+    batches = [clips.put(batch) for batch in itertools.islice(iterator, count)]
     iterator.close()
-    if feed.store is not None:
+    if clips.store is not None:
         sample = jax.jit(lambda store, batch: device_cache.sample(store, batch, config))
-        batches = [sample(feed.store, batch) for batch in batches]
+        batches = [sample(clips.store, batch) for batch in batches]
     return jax.device_get(batches)
 
 
@@ -100,7 +100,7 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
 
 
 def test_a_batch_of_cached_clips_on_the_device_is_their_numbers(config, splits):
-    iterator = iter(_feed(config, "device", splits).batches(config))
+    iterator = iter(_run_clips(config, "device", splits).batches(config))
     batches = list(itertools.islice(iterator, 3))
     iterator.close()
     for batch in batches:
@@ -153,28 +153,28 @@ def test_each_clip_is_read_once_and_test_clips_never(config, splits):
     for kind in ("host", "device"):
         source, _ = _watched(splits["train"].source)
         watched = {name: Split(source, splits[name].indices) for name in splits}
-        feed = _feed(config, kind, watched)
+        clips = _run_clips(config, kind, watched)
         assert sorted(source.read) == (sorted(splits["train"].indices) if kind == "device" else [])
-        iterator = iter(feed.batches(config))
+        iterator = iter(clips.batches(config))
         for _ in range(4):  # two passes and more
             next(iterator)
         iterator.close()
         for _ in range(2):
-            list(pipeline.evaluation_batches(feed.validation, config, 4))
+            list(pipeline.evaluation_batches(clips.validation, config, 4))
         assert sorted(source.read) == sorted([*splits["train"].indices, *splits["validation"].indices])
 
 
 def test_a_stream_that_the_model_does_not_read_is_not_cached(config, splits):
     config.model.streams = "trajectory"  # with colours, so the synthetic source renders frames
     assert splits["train"][0].frames is not None
-    feed = _feed(config, "host", splits)
-    assert feed.train[0].frames is None
-    np.testing.assert_array_equal(feed.train[0].pixels, splits["train"][0].pixels)
-    store = _feed(config, "device", splits).store
+    clips = _run_clips(config, "host", splits)
+    assert clips.train[0].frames is None
+    np.testing.assert_array_equal(clips.train[0].pixels, splits["train"][0].pixels)
+    store = _run_clips(config, "device", splits).store
     assert store.frames is None
     assert store.trajectories is not None
     config.model.streams = "rgb"
-    store = _feed(config, "device", splits).store
+    store = _run_clips(config, "device", splits).store
     assert store.trajectories is None
     assert store.frames is not None
     config.train.cache = "host"
@@ -200,24 +200,24 @@ def test_a_cache_that_does_not_fit_is_refused(config, splits, monkeypatch):
     needed = sum(frames) * (3 * 37**2 + cache._POINT_BYTES)
     enough = int(needed / cache.HOST_SHARE) + 1
     monkeypatch.setattr(cache, "free_host_memory", lambda: enough)
-    _feed(config, "host", splits)
+    _run_clips(config, "host", splits)
     monkeypatch.setattr(cache, "free_host_memory", lambda: enough - 2)
     with user_error("no_room", 'train.cache="host"', f"{sum(frames):,} frames", "host's memory", "70%", '"none"'):
-        _feed(config, "host", splits)
-    _feed(config, "none", splits)
+        _run_clips(config, "host", splits)
+    _run_clips(config, "none", splits)
 
     # The devices of a CPU use the same memory.
     monkeypatch.setattr(cache, "free_host_memory", lambda: enough)
     with user_error("no_room", 'train.cache="device"', "host's memory"):
-        _feed(config, "device", splits)
+        _run_clips(config, "device", splits)
     # Other devices have their own.
     trajectories = 63 * 5 * 4 * sum(max(info.num_frames, 64) for info in splits["train"].infos)
     enough_there = int((frames[0] * 3 * 37**2 + trajectories) / cache.DEVICE_SHARE) + 1
     monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there)
-    _feed(config, "device", splits)
+    _run_clips(config, "device", splits)
     monkeypatch.setattr(cache, "free_device_memory", lambda device: enough_there - 2)
     with user_error("no_room", 'train.cache="device"', "each device's memory", "50%", '"host" or "none"'):
-        _feed(config, "device", splits)
+        _run_clips(config, "device", splits)
 
 
 def test_the_memory_of_this_machine_is_found():

@@ -189,7 +189,7 @@ def test_sigterm_outside_of_the_training_steps_says_how_to_continue(tmp_path, mo
     assert "run the same command again" in terminated(experiment, "open_folds", False)
     assert not workdir.exists()
     command = f"--workdir {workdir} --resume"
-    assert command in terminated(trainer, "build_feed", False)
+    assert command in terminated(trainer, "build_run_clips", False)
     assert command in (message := terminated(evaluation, "summary", True))
     assert f"step {STEPS} of {STEPS}; the state is saved" in message
     assert command in terminated(evaluation, "write_report", True)

@@ -141,19 +141,21 @@ def test_an_existing_clip_is_replaced_only_with_overwrite(tmp_path, clip):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"layout": "insightface73"}, "has points of shape"),
-        ({"landmarks": np.full((4, 106, 2), np.nan)}, "finite landmarks"),
-        ({"frames": (b"", b"")}, "landmarks of 4 frames and frames of 2"),
-        ({"frames": np.zeros((4, 64, 64, 3), np.uint8)}, r"frames must be \(n, 256, 256, 3\)"),
-        ({"pixels": np.zeros((4, 71, 3), np.uint8)}, r"pixels must be \(n, 63, 3\)"),
-        ({"depth": np.zeros((4, 63))}, r"depth must be \(n, P\)"),
-        ({"fps": 0.0}, "fps is 0.0"),
+        {"layout": "insightface73"},
+        {"landmarks": np.full((4, 106, 2), np.nan)},
+        {"frames": (b"", b"")},
+        {"frames": np.zeros((4, 64, 64, 3), np.uint8)},
+        {"pixels": np.zeros((4, 71, 3), np.uint8)},
+        {"depth": np.zeros((4, 63))},
+        {"fps": 0.0},
     ],
+    ids=str,
 )
-def test_a_clip_that_could_not_be_read_back_is_not_written(tmp_path, clip, change, message):
-    with pytest.raises(ValueError, match=message):  # a programmer's error, so it has no kind
+def test_a_clip_that_could_not_be_read_back_is_not_written(tmp_path, clip, change):
+    (part,) = change
+    with pytest.raises(ValueError, match=part):  # a programmer's error, so it has no kind
         write_clip(tmp_path / "clip", dataclasses.replace(clip, **change))
     assert list(tmp_path.iterdir()) == []
 

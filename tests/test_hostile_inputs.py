@@ -27,7 +27,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.preprocess import batch
 from tramp_jax.preprocess.faces import SourceError
 from tramp_jax.preprocess.sources.tracks import Tracks
-from tramp_jax.preprocess.video import VideoError, expand_input, open_frames
+from tramp_jax.preprocess.video import expand_input, open_frames
 from tramp_jax.scoring import calibration
 
 HUGE = 30_000
@@ -112,7 +112,7 @@ BOMBS = {".png": _png(HUGE, HUGE), ".jpg": _jpeg(), ".bmp": _bmp(), ".tif": _tif
 def test_an_image_that_declares_a_huge_size_is_refused(tmp_path, suffix):
     (tmp_path / f"1{suffix}").write_bytes(BOMBS[suffix])
     for path in (tmp_path, tmp_path / f"1{suffix}"):
-        with pytest.raises(VideoError, match=rf"1{suffix}: (has|is too large)"):
+        with user_error("unusable_video", tmp_path / f"1{suffix}"):
             list(open_frames(path))
 
 
@@ -136,7 +136,7 @@ def test_images_of_ordinary_size_are_read(tmp_path, suffix):
 def test_an_image_file_of_gigabytes_is_not_read(tmp_path):
     with (tmp_path / "1.png").open("wb") as file:
         file.truncate(8 << 30)
-    with pytest.raises(VideoError, match=r"1\.png"):
+    with user_error("unusable_video", tmp_path / "1.png"):
         list(open_frames(tmp_path))
 
 
@@ -170,7 +170,7 @@ def test_an_array_that_declares_more_than_its_file_holds_is_refused(tmp_path, sh
     assert clip_folder.count_frames(tmp_path, "c", problems) == 0
     assert {problem.kind for problem in problems.found} <= {"unreadable_array", "wrong_shape"}
     assert all(str(path) in problem.message for problem in problems.found)
-    with pytest.raises(SourceError, match=r"landmarks\.npy"):
+    with user_error("unusable_source", path):
         Tracks(path)
 
 
@@ -195,7 +195,7 @@ def _npz(path, **contents):
 def test_tracks_that_unpack_to_gigabytes_are_refused(tmp_path, content):
     _npz(tmp_path / "a.npz", tracks=content)
     assert (tmp_path / "a.npz").stat().st_size < 1 << 20
-    with pytest.raises(SourceError, match=r"a\.npz"):
+    with user_error("unusable_source", tmp_path / "a.npz"):
         Tracks(tmp_path / "a.npz")
 
 
@@ -224,10 +224,10 @@ def test_a_batch_goes_on_after_damaged_tracks(tmp_path, capsys):
     (tmp_path / "tracks" / "a.npz").write_bytes(damaged)
     arguments = [str(tmp_path / "videos"), "--landmarks", "tracks", "--tracks", str(tmp_path / "tracks")]
     assert cli.main(["preprocess", *arguments, "--out", str(tmp_path / "out")]) == 1
-    told = capsys.readouterr()
-    assert "a.npz" in told.err
-    assert "b.mp4" in told.err
-    assert "2 failed" in told.out
+    output = capsys.readouterr()
+    assert "a.npz" in output.err
+    assert "b.mp4" in output.err
+    assert "2 failed" in output.out
 
 
 # Pipes, sockets and devices
@@ -260,7 +260,7 @@ def test_what_is_not_a_file_is_not_an_image(tmp_path, special):
     assert [path.name for path in clip_files.image_files(tmp_path)] == ["1.png"]
     special(tmp_path / "a.mp4")
     assert expand_input(tmp_path) == [tmp_path]
-    with pytest.raises(VideoError, match=r"a\.mp4|2\.png"):
+    with user_error("unusable_video", tmp_path / "2.png"):
         list(open_frames(tmp_path / "2.png"))
 
 

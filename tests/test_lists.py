@@ -136,10 +136,17 @@ def test_a_list_that_is_written_back_keeps_columns_without_a_name(tmp_path, enco
         assert made.columns[5:] == ["", "", "speed"]
 
 
-@pytest.mark.parametrize("content", [MADE.encode("cp1252"), MADE.replace("ask", '"ask').encode(), b"a,b\n1,2\n"])
-def test_a_list_that_cannot_be_read_is_not_written_back(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (MADE.encode("cp1252"), "unreadable_table"),
+        (MADE.replace("ask", '"ask').encode(), "unreadable_table"),
+        (b"a,b\n1,2\n", "bad_columns"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_not_written_back(tmp_path, content, kind):
     (tmp_path / "clips.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"clips\.csv"):
+    with user_error(kind, tmp_path / "clips.csv"):
         batch.ClipList(tmp_path)
     assert (tmp_path / "clips.csv").read_bytes() == content
 

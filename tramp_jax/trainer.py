@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import evaluation, run, sharding, training_log
-from tramp_jax.batches.cache import Feed, build_feed
+from tramp_jax.batches.cache import RunClips, build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data.datasets import TRAIN, VALIDATION
@@ -51,7 +51,7 @@ def fit(
       Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     mesh = sharding.data_mesh()
-    feed = build_feed(config, splits[TRAIN], splits[VALIDATION], mesh)
+    clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
     variables, origin = initial_variables(config, given=not resume)
     frozen = frozen_paths(variables, config.freeze)
@@ -69,10 +69,10 @@ def fit(
         if resumed_step is not None:
             step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
             state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
-        batches = iter(feed.batches(config, first=int(state.step)))
+        batches = iter(clips.batches(config, first=int(state.step)))
         with training_log.Reporter(workdir, resumed_step) as reporter, _StopSignal() as stop:
-            loop = _Loop(config, feed, output, steps_per_epoch, checkpoints, reporter, record)
-            with _Input(batches, feed.put) as source:
+            loop = _Loop(config, clips, output, steps_per_epoch, checkpoints, reporter, record)
+            with _Input(batches, clips.put) as source:
                 state = loop.run(train_step, state, source, stop)
         if record["best_step"] is None:  # validation never ranked anything, so there is only the last checkpoint
             checkpoints.save_best(int(state.step), state.variables)
@@ -97,7 +97,7 @@ class _Loop:
     def __init__(
         self,
         config: ConfigDict,
-        feed: Feed,
+        clips: RunClips,
         output: Output | None,
         steps_per_epoch: int,
         checkpoints: Checkpoints,
@@ -105,9 +105,9 @@ class _Loop:
         record: dict[str, Any],
     ):
         """``record`` holds the best value of the selection metric and its step. It is updated."""
-        self._config, self._feed, self._output, self._steps_per_epoch = config, feed, output, steps_per_epoch
+        self._config, self._clips, self._output, self._steps_per_epoch = config, clips, output, steps_per_epoch
         self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
-        self._predictor = evaluation.build_predictor(config, feed.mesh)
+        self._predictor = evaluation.build_predictor(config, clips.mesh)
         self._losses: list[float] = []  # since the last evaluation
         self._running: tuple[int, Metrics] | None = None  # the last step, which is not recorded yet
 
@@ -121,7 +121,7 @@ class _Loop:
             batch = source.next() if first < total else None
             for step in range(first + 1, total + 1):
                 assert batch is not None
-                state, measured = train_step(state, batch, self._feed.store)
+                state, measured = train_step(state, batch, self._clips.store)
                 try:
                     batch = source.next(measured) if step < total else None  # sent while the step runs
                 except Exception:  # if a clip cannot be read, keep the steps before it
@@ -178,7 +178,7 @@ class _Loop:
         self._settle()
         waited = source.waited() / (time.perf_counter() - started)
         self._reporter.write(step, "input", {"waited": waited})
-        validation, mesh = self._feed.validation, self._feed.mesh
+        validation, mesh = self._clips.validation, self._clips.mesh
         predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh, self._output)
         summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
         self._reporter.write(step, "validation", summary)

@@ -126,8 +126,8 @@ class ClipCache(ClipSource):
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
-    """The cached clips of a run, and their way to the devices.
+class RunClips:
+    """A run's training and validation clips behind their cache, and the training batches made from them.
 
     Attributes:
       train: training clips.
@@ -150,7 +150,7 @@ class Feed:
         return sharding.put(batch, self.mesh)
 
 
-def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> Feed:
+def build_run_clips(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> RunClips:
     """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns.
 
     Raises:
@@ -158,14 +158,14 @@ def build_feed(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) 
     """
     check(config, train, validation)
     if config.train.cache == "none":
-        return Feed(train, validation, None, mesh)
+        return RunClips(train, validation, None, mesh)
     size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
     cached, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
     if config.train.cache == "host":
-        return Feed(_all_of(cached), validation, None, mesh)
+        return RunClips(_all_of(cached), validation, None, mesh)
     cached.fill(config.train.reader_threads)
     clips = [cached[index] for index in range(len(cached))] if reads_trajectories(config.model) else None
-    return Feed(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh), mesh)
+    return RunClips(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh), mesh)
 
 
 def _all_of(cache: ClipCache) -> Split:
