@@ -390,7 +390,7 @@ def test_a_rotation_between_two_quarter_turns_gives_a_warning(tmp_path):
     assert "multiple of 90°" in frames.warnings[0]
 
 
-# Sound files that seem to lack frames
+# Intact files that seem to lack frames
 
 
 @pytest.mark.parametrize("name", ["trimmed.mp4", "trimmed.mov"])

@@ -143,15 +143,15 @@ def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
 
 
 def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
-    """Writes a clip folder whole or not at all: under another name, which is then changed.
+    """Writes a clip folder whole or not at all: under a temporary name first.
 
-    Frames that are image files are stored as they are, arrays as JPEG of quality 95. A killed process leaves a folder
-    whose name begins with a dot, which no reader uses.
+    Frames that are image files are stored unchanged, arrays as JPEG of quality 95. If the process is killed, it leaves
+    a folder whose name begins with a dot; readers ignore it.
 
     Args:
-      folder: to make, with its parents.
+      folder: the folder to create, with its parents.
       clip: the clip. ``read_clip(folder)`` returns the same.
-      overwrite: whether to replace a clip that is there.
+      overwrite: whether to replace an existing clip.
 
     Raises:
       UserError: file_exists if the folder exists and ``overwrite`` is False, or the folder is not a clip's.

@@ -1,21 +1,20 @@
-"""What is left of head motion in the trajectories: centring, a similarity fit, and turning the face to the front.
+"""Removes head motion from the trajectories: centres them, fits a similarity, and turns the face to the front.
 
-A face carries its expression through space on a head that shifts, tilts, nods and turns, and the trajectory of a
-landmark is the sum of both. ``landmarks.normalise`` says what is taken out in the image plane:
+The trajectory of a landmark is the sum of facial expression and head motion. ``landmarks.normalise`` selects the motion
+to remove in the image plane:
 
-- "nose" (the paper): every frame's nose tip goes to the origin. Translation is gone.
-- "first_frame" (the released code): the first frame's nose tip goes to the origin. Nothing else changes.
-- "similarity": every frame is shifted, rotated in the plane and scaled so that its stable points fit the clip's own
-  mean of them best (least squares; Umeyama 1991), then every nose tip goes to the origin.
+- "nose" (the paper): moves every frame's nose tip to the origin, which removes translation.
+- "first_frame" (the released code): moves the first frame's nose tip to the origin. Nothing else changes.
+- "similarity": shifts, rotates and scales every frame in the plane to fit its stable points to their mean over the
+  clip (least squares; Umeyama 1991), then moves every nose tip to the origin.
 
-``landmarks.frontalise`` comes before that, for clips with depth: every frame is turned in space so that its stable
-points fit the clip's mean of them, the mean is turned to face the camera, and depth is dropped. The head is taken as
-rigid and the camera as orthographic.
+``landmarks.frontalise`` comes first, for clips with depth: it turns every frame in space to fit its stable points to
+their mean over the clip, turns the mean to face the camera, and drops depth. It assumes a rigid head and an
+orthographic camera.
 
-Stable points are those that no expression moves much, the corners of the eyes and the bridge of the nose. The clip's
-mean of them (generalised Procrustes; Gower 1975) keeps the clip's mean size and, without ``frontalise``, its mean
-tilt: what is taken out is motion, and a clip without head motion passes unchanged but for the origin.
-What each option removes and what it costs: docs/head_motion.md.
+Stable points are those that expressions hardly move: the corners of the eyes and the bridge of the nose. Their mean
+(generalised Procrustes; Gower 1975) keeps the clip's mean size and, without ``frontalise``, its mean tilt. So only
+motion is removed: a clip without head motion changes only its origin. docs/head_motion.md compares the options.
 """
 
 import numpy as np
@@ -33,20 +32,20 @@ _MOUTH_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"mouth_{side}_corner") for si
 STABLE = (*_LEFT_CORNERS, *_RIGHT_CORNERS, *(landmarks.SLOT_NAMES.index(f"nose_bridge{k}") for k in (1, 3)))
 
 _ROUNDS = 20  # of the Procrustes mean; it has converged after three or four
-_SMALLEST = 1e-6  # pixels; stable points closer together than this say nothing of a pose
+_SMALLEST = 1e-6  # pixels; stable points closer together than this do not define a pose
 
 
 def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np.ndarray:
     """The 63 points of every frame relative to the nose: (n, 63, 2) float32, in pixels of the crop.
 
     Args:
-      clip: of n frames; all of them count for its mean, whichever a model is shown.
+      clip: a clip of n frames; all count for its mean, whichever frames a model reads.
       normalise: one of ``NORMALISATIONS``.
       frontalise: turn every frame to the front first.
 
     Raises:
-      UserError: unknown ``normalise``; a clip without the depth that ``frontalise`` needs, or with depth of another
-        shape; a frame whose stable points coincide.
+      UserError: ``normalise`` is unknown, the depth that ``frontalise`` needs is missing or has the wrong shape, or the
+        stable points of a frame coincide.
     """
     if normalise not in NORMALISATIONS:
         raise UserError("bad_option", f"landmarks.normalise is {normalise!r}; use one of: {', '.join(NORMALISATIONS)}")
@@ -63,7 +62,7 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
 
 
 def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:
-    """Points (n, 64, 2) with shift, rotation and scale of their stable ones those of the clip's mean."""
+    """Fits points (n, 64, 2) to the clip's mean: shift, rotation and scale, by their stable points."""
     points = points.astype(np.float64)
     origin, stable, size = _stable(clip, points)
     rotation, mean = _fit(stable / size)
@@ -74,12 +73,12 @@ def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:
 
 
 def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
-    """Points (n, 64, 2) of the clip's heads turned to the front; the mean of the stable points stays where it is."""
+    """Turns the points (n, 64, 2) of a clip to the front. The mean of the stable points keeps its position."""
     if clip.depth is None:
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id} has no depth of its landmarks, which landmarks.frontalise needs; take its "
-            "landmarks from a detector that gives points in space, or set landmarks.frontalise to False",
+            f"clip {clip.info.id}: landmarks.frontalise needs landmarks with depth, but it has none; use a detector "
+            "that gives points in space, or set landmarks.frontalise to False",
         )
     if clip.depth.shape != clip.landmarks.shape[:2]:
         raise UserError(
@@ -93,7 +92,7 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     origin, stable, size = _stable(clip, space)
     rotation, _ = _fit(stable / size)
     aligned = (space - origin) @ rotation
-    # Of the whole face in space the median over time: an expression that passes does not turn it.
+    # The median face over time, which a passing expression does not turn.
     axes = _frontal_axes(np.median(aligned / size, axis=0), clip)
     return (aligned @ axes)[..., :2] + origin[..., :2]
 
@@ -101,8 +100,8 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
 def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     """Directions of a face (64, 3), as columns (3, 3): to the right, down, and away from the camera.
 
-    A face is frontal where the line between its eyes is level and the plane through the corners of eyes and mouth
-    is parallel to the image.
+    A face is frontal if the line between its eyes is level and the plane through the corners of eyes and mouth is
+    parallel to the image.
     """
     left, right, mouth = (face[list(slots)].mean(axis=0) for slots in (_LEFT_CORNERS, _RIGHT_CORNERS, _MOUTH_CORNERS))
     across = right - left
@@ -110,15 +109,15 @@ def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     if np.linalg.norm(away) < _SMALLEST:
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id}: its eyes and its mouth lie on one line, so that its front cannot be told; "
-            "look at its landmarks, or set landmarks.frontalise to False",
+            f"clip {clip.info.id}: its eyes and mouth lie on one line, so its front is undefined; check its landmarks, "
+            "or set landmarks.frontalise to False",
         )
     across, away = across / np.linalg.norm(across), away / np.linalg.norm(away)
     return np.stack([across, np.cross(away, across), away], axis=1)
 
 
 def _stable(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of points (n, 64, D): the mean (n, 1, D) of the stable ones, these about it, and their size (n, 1, 1)."""
+    """Picks the stable points out of (n, 64, D). Returns their mean (n, 1, D), offsets from it, and size (n, 1, 1)."""
     chosen = points[:, list(STABLE)]
     origin = chosen.mean(axis=1, keepdims=True)
     stable = chosen - origin
@@ -127,18 +126,18 @@ def _stable(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     if len(broken):
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id}: in frame {broken[0]} the corners of the eyes and the bridge of the nose are one "
-            'point or not numbers; repair its landmarks, or use landmarks.normalise="nose" without frontalise',
+            f"clip {clip.info.id}: in frame {broken[0]}, the corners of the eyes and the bridge of the nose coincide "
+            'or are not numbers; repair its landmarks, or use landmarks.normalise="nose" without frontalise',
         )
     return origin, stable, size
 
 
 def _fit(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Generalised Procrustes: shapes (n, S, D), centred and of unit size, to rotations onto their mean, and the mean.
+    """Generalised Procrustes analysis of shapes (n, S, D), which are centred and have unit size.
 
     Returns:
-      rotations (n, D, D), so that ``shapes @ rotations`` is closest to the mean, and the mean (S, D), of unit size and
-      turned as the shapes are on average.
+      rotations (n, D, D) that bring ``shapes @ rotations`` closest to the mean, and the mean (S, D), which has unit
+      size and the shapes' average orientation.
     """
     mean = shapes[0]
     for _ in range(_ROUNDS):
@@ -154,5 +153,5 @@ def _fit(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _rotations(shapes: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The proper rotation (n, D, D) of each shape (n, S, D) that brings it closest to target (S, D) (Kabsch 1976)."""
     u, _, vt = np.linalg.svd(shapes.swapaxes(1, 2) @ target)
-    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]  # a mirror image is no rotation
+    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]  # exclude reflections
     return u @ vt

@@ -69,9 +69,9 @@ def _must_be(size: int | None) -> str:
 
 
 def doubt(points: np.ndarray) -> str:
-    """What is rarely true of a sound clip: a face far smaller than its crop, or far from its middle. "" for no doubt.
+    """Describes what is rare in an intact clip: a face far smaller than its crop, or far from its middle; else "".
 
-    Landmarks in pixels of a crop of another size look like this.
+    Landmarks in pixels of a crop with another size look like this.
 
     Args:
       points: (n, P, 2) landmarks in pixels of the crop; frames with a NaN are skipped.

@@ -117,9 +117,10 @@ def read_lines(path: Path, problems: Problems) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    """Spreadsheet programs write UTF-8 with or without a mark, UTF-16, or an older encoding.
+    """Reads UTF-8, with or without a byte order mark, and UTF-16.
 
-    Nothing tells the older ones apart, and a wrong guess turns one person into two or two into one: they are refused.
+    Spreadsheet programs also write older encodings. They are refused, because they cannot be told apart, and a wrong
+    guess would turn one person into two or two into one.
     """
     if path.stat().st_size > MAX_BYTES:
         raise _TableFault("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")
@@ -162,9 +163,9 @@ def _comma_separated(path: Path) -> Iterator[list[str]]:
 
 
 def _holds_rows(field: str, separator: str, columns: int) -> bool:
-    """Whether a field holds rows: lines with about as many separators as the table. An unclosed quotation mark does it.
+    """Whether a field has swallowed rows after an unclosed quotation mark.
 
-    A note of several lines has fewer.
+    It then has lines with about as many separators as the table. A note of several lines has fewer.
     """
     breaks = len(re.findall(r"\r\n|\r|\n", field))
     return breaks > 0 and field.count(separator) >= breaks * min(max(columns - 1, 1), 3)

@@ -33,10 +33,10 @@ _SKEW = 0.05  # sine of the angle by which a display matrix may miss a quarter t
 _MARK_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
 # FFmpeg's AVFieldOrder: up to 1 is unknown or progressive; the top field is shown first in 2 and 5, not in 3 and 4.
 _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
-# Combs are looked for in every so many frames, in every so many columns; a step counts from so many grey levels on.
-# Of pixels that move, 1 % at most are part of a comb in progressive videos, 15 to 25 % in woven ones (measured).
+# Searches every 8th frame and every 4th column for combs, with steps of at least 10 grey levels. Combs hold at most 1 %
+# of the moving pixels in progressive videos, and 15 to 25 % in woven ones (measured).
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
-_MAX_INDEX = 64 * 1024 * 1024  # bytes of a container's index that are searched for a video stream
+_MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
 _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
@@ -44,7 +44,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and We
 
 
 class VideoError(UserError):
-    """A video that cannot be made into a clip; the message names the file and the cure."""
+    """A video cannot be made into a clip. The message names the file and says what to do."""
 
     def __init__(self, message: str):
         super().__init__("unusable_video", message)
@@ -59,7 +59,7 @@ class VideoFile:
     Attributes:
       path: the file.
       rate: nominal frames per second; 0 if the container does not say.
-      warnings: what is doubtful about the file; complete once all frames were read.
+      warnings: doubts about the file; complete once all frames have been read.
     """
 
     def __init__(self, path: Path):
@@ -80,7 +80,7 @@ class VideoFile:
         """Yields (seconds since the first frame, (H, W, 3) uint8 RGB).
 
         Raises:
-          VideoError: no frame can be decoded, clearly fewer than the file promises, or all are the same picture.
+          VideoError: no frame can be decoded, many are missing or damaged, or all are the same picture.
         """
         with self._open() as container:
             stream = _stream(container, self.path)
@@ -107,8 +107,8 @@ class VideoFile:
             warnings += _losses(self.path, count, packets)
         if count > 1 and still:
             raise VideoError(
-                f"{self.path}: all {count} frames are the same picture, bit by bit, so that no face can move; record "
-                "the person again, or export one frame as an image"
+                f"{self.path}: all {count} frames are identical, so no face moves; record the person again, or export "
+                "one frame as an image"
             )
         self.warnings = tuple(warnings)
 
@@ -149,7 +149,7 @@ class _Packets:
             yield from decoded
 
     def seconds(self, frame: VideoFrame) -> float:
-        """When a frame is shown, counted from the first; NaN if the file does not say. Call it once for each frame."""
+        """Seconds from the first frame to this one; NaN if the file does not say. Call it once for each frame."""
         time = frame.time
         if self._order and self._stream.time_base:
             time = float(self._order.popleft() * self._stream.time_base)
@@ -160,21 +160,21 @@ class _Packets:
         return time - self._start
 
     def promised(self) -> int:
-        """Frames that the container announces, without those that its edit list hides; 0 if it does not say."""
-        stream, told = self._stream, []
+        """Number of frames that the container states, without those that its edit list hides; 0 if it does not say."""
+        stream, counts = self._stream, []
         if stream.frames:
-            told.append(stream.frames - self.hidden)
+            counts.append(stream.frames - self.hidden)
         if not stream.frames or "mp4" in self._container.format.name:  # an edit list shortens the time, not the count
             length = self._container.duration / av.time_base if self._container.duration else 0.0
             if stream.duration is not None and stream.time_base:
                 length = float(stream.duration * stream.time_base)
             if length and stream.average_rate:
-                told.append(round(length * stream.average_rate))
-        return max(min(told, default=0), 0)
+                counts.append(round(length * stream.average_rate))
+        return max(min(counts, default=0), 0)
 
 
 class _Combs:
-    """Notices fields that were woven into frames without a mark: what moves then has combs for edges."""
+    """Notices unmarked interlaced video, in which moving edges look like combs."""
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
@@ -219,11 +219,11 @@ class _Picture:
         self._converter = VideoReformatter()
         self.warnings: list[str] = []
         if not _MIN_ASPECT <= self._aspect <= _MAX_ASPECT:
-            self.warnings.append(f"the file says that a pixel is {self._aspect} times as wide as high; taken as square")
+            self.warnings.append(f"by the file, a pixel is {self._aspect} times as wide as high; assuming square ones")
             self._aspect = Fraction(1)
 
     def show(self, frame: VideoFrame, number: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB."""
+        """Converts a frame to (H, W, 3) uint8 RGB."""
         coded = (frame.width, frame.height)
         if self._coded is None:
             self._size = self._square(coded)
@@ -231,13 +231,13 @@ class _Picture:
             self._check_shape(coded, number)
         self._coded = coded
         width, height = self._size
-        how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, it concerns the colours only
-        # More threads for the conversion only cost time at the sizes that faces are filmed in.
+        how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, it affects only the colours
+        # At usual frame sizes, more threads only cost time.
         image = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
         return self._upright(image, frame)
 
     def _square(self, coded: tuple[int, int]) -> tuple[int, int]:
-        """The size with square pixels; the side that is too short grows, so that no detail is lost."""
+        """The size with square pixels. The side that is too short grows, so no detail is lost."""
         width, height = coded
         if self._aspect > 1:
             width = round(width * self._aspect)
@@ -250,7 +250,7 @@ class _Picture:
         (width, height), (before_width, before_height) = self._square(coded), self._size
         if abs(width * before_height / (height * before_width) - 1) > _SAME_SHAPE:
             raise VideoError(
-                f"{self._path}: the picture changes its shape at frame {number}, from {before_width}×{before_height} "
+                f"{self._path}: the picture changes shape at frame {number}, from {before_width}×{before_height} "
                 f"to {width}×{height} pixels; cut the video there"
             )
 
@@ -284,10 +284,9 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
         if graph is None and not (frame.interlaced_frame or order > _PROGRESSIVE):
             yield frame
             continue
-        if stream.codec_context.codec.name == "hevc":  # FFmpeg gives each field as a frame of half the height
+        if stream.codec_context.codec.name == "hevc":  # FFmpeg returns each field as a frame of half the height
             raise VideoError(
-                f"{path}: is interlaced HEVC, of which fields cannot be read as frames; convert it with "
-                "`ffmpeg -i IN -vf weave,bwdif OUT.mp4`"
+                f"{path}: interlaced HEVC cannot be read; convert it with `ffmpeg -i IN -vf weave,bwdif OUT.mp4`"
             )
         if shape != (frame.width, frame.height, frame.format.name):
             if graph is not None:
@@ -301,7 +300,7 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
 
 
 def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
-    """One frame for two fields; ``order`` is that of the container, up to 1 if the frames are marked themselves."""
+    """Makes one frame from two fields. ``order`` is the container's; up to 1, the marks of the frames count."""
     parity = "auto" if order <= _PROGRESSIVE else "tff" if order in _TOP_FIRST else "bff"
     graph = Graph()
     graph.link_nodes(
@@ -313,7 +312,7 @@ def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
 
 
 def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
-    """Frames that the filter has ready after one more; None ends the video."""
+    """Passes a frame to the filter, None at the end of the video. Yields the frames that are ready."""
     graph.vpush(frame)
     while True:
         try:
@@ -329,14 +328,14 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
         raise VideoError(f"{path}: {_diagnosis(path)}")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
-    if stream.codec_context is None:  # of a codec that FFmpeg does not know
+    if stream.codec_context is None:  # FFmpeg does not know the codec
         raise VideoError(f"{path}: {_diagnosis(path)}")
     _check_size(path, stream.codec_context.width, stream.codec_context.height)
     return stream
 
 
 def _moving(container: InputContainer) -> list[VideoStream]:
-    """The video streams, without covers of sound files and the stills of picture files."""
+    """The video streams, without cover pictures and stills."""
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     return [each for each in streams if each.frames != 1] or streams
 
@@ -350,18 +349,18 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _rivals(container: InputContainer, stream: VideoStream) -> list[str]:
-    """A warning if the file holds several videos."""
+    """Warns if the file holds several videos."""
     count = len(_moving(container))
     if count == 1:
         return []
-    return [f"the file holds {count} videos; number {stream.index} of {stream.width}×{stream.height} pixels was read"]
+    return [f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"]
 
 
 def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
-    """A warning if a little of the file is missing or damaged.
+    """Warns if a little of the file is missing or damaged.
 
-    What a container promises is compared only if the file is damaged: sound files with edit lists, of variable rate
-    or with sound that outlasts the picture also hold fewer frames than it seems.
+    The number of frames that the container states is compared only if the file is damaged. Intact files with edit
+    lists, a variable rate, or sound that outlasts the picture also have fewer frames than stated.
 
     Raises:
       VideoError: much is missing or damaged.
@@ -372,36 +371,33 @@ def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
         )
     cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
     if packets.damaged > (1 - _PROMISED) * packets.read:
-        raise VideoError(
-            f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again from its origin"
-        )
+        raise VideoError(f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again")
     if cut_off and count < _PROMISED * promised:
         raise VideoError(
-            f"{path}: the file promises {promised} frames, but only {count} can be read; it is cut off: "
-            f"copy it again, or keep what is there with {_CONVERT}"
+            f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
+            f"{_CONVERT}"
         )
     if cut_off and count < promised:
         return [
-            f"the file promises {promised} frames, but only {count} can be read: it is probably cut off at its end; "
-            "copy it again"
+            f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
         ]
     if cut_off and not promised:
         return [f"the file is cut off after {count} frames; copy it again"]
     if packets.damaged:
-        return [f"{packets.damaged} of {packets.read} frames are damaged and left out; copy the file again"]
+        return [f"{packets.damaged} of {packets.read} frames are damaged, so they are left out; copy the file again"]
     return []
 
 
 def _diagnosis(path: Path) -> str:
-    """Why FFmpeg cannot open a file, and the cure."""
+    """Says why FFmpeg cannot open a file, and what to do."""
     with path.open("rb") as file:
         start = file.read(12)
         kinds = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
     if kinds is not None:
         if not kinds:
             return (
-                "its index (moov) is missing: the file is cut off, or its recording was interrupted; copy it again, or "
-                "try a repair tool such as untrunc"
+                "the index (moov) is missing because the file is cut off or its recording was interrupted; copy it "
+                "again, or try a repair tool such as untrunc"
             )
         if b"vide" not in kinds:
             return "holds sound but no video; name the video file"
@@ -446,13 +442,13 @@ def _ends_with_a_tag(file: BinaryIO, end: int) -> bool:
 
 
 def _end_of_segment(file: BinaryIO) -> int:
-    """Where the only segment of a Matroska file ends, as it says itself; 0 if it does not."""
+    """Where the only segment of a Matroska file ends, by its own header; 0 if that does not say."""
     file.seek(0)
     start = file.read(4096)
     position = start.find(_SEGMENT) + len(_SEGMENT)
     if position < len(_SEGMENT) or position == len(start) or not start[position]:
         return 0
-    # The zeros before the first bit that is set tell how many bytes follow; all ones mean an unknown length.
+    # The number of leading zero bits is the number of bytes that follow; all ones mean an unknown length.
     length = 9 - start[position].bit_length()
     value = int.from_bytes(start[position : position + length], "big") - (1 << 7 * length)
     return 0 if value == (1 << 7 * length) - 1 else position + length + value

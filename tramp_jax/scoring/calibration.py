@@ -98,7 +98,7 @@ def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
         return None
     cure = "run tramp-jax calibrate again"
     content = json_files.read(path, cure)
-    if "draws" in content:  # an earlier version, whose spread was another one
+    if "draws" in content:  # an earlier version, which defined the spread differently
         return None
     return json_files.checked_record(
         Calibration,
@@ -144,7 +144,7 @@ def calibrate(
     floor = float(np.median(spreads)) or 1.0
     errors = np.abs(scores - targets) / (spreads + floor)
     order = np.argsort(errors, kind="stable")
-    # The new person is one more, whose error may be larger than all others.
+    # Count the new person too, whose error may be larger than all others.
     weights = np.array([1 / ((people + 1) * clips_of[subject]) for subject in subjects])[order]
     covering = int(np.searchsorted(np.cumsum(weights), level - 1e-9))
     return Calibration(
