@@ -79,7 +79,7 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
 
     @jax.jit
     def apply(sample: Inputs) -> jax.Array:
-        return models.apply(model, member.variables, for_evaluation(sample, size))[0]
+        return models.apply(model, member.variables, for_evaluation(sample, member.config.model))[0]
 
     judges: dict[str, Judge] = {
         JAX_DISTINCT: JaxJudge(member),

@@ -126,11 +126,10 @@ class JaxWay:
         """The scores of the batch, without dropout."""
         model = models.build_model(self.configured(work.config).model)
         variables, inputs = jax.device_put((work.variables, work.batch.inputs))
-        size = work.config.model.rgb.image_size
 
         @jax.jit
         def forward(variables: Any, inputs: Inputs) -> jax.Array:
-            return models.apply(model, variables, augment.for_evaluation(inputs, size))[0]
+            return models.apply(model, variables, augment.for_evaluation(inputs, work.config.model))[0]
 
         def way() -> np.ndarray:
             with self.context():

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from convert_weights.convert import Path, Variables, channel_scale, flattened, nested, target_shapes
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from tramp_jax import channels
 from tramp_jax.errors import UserError
 
 Part = Literal["all", "rgb", "trajectory"]
@@ -21,7 +22,7 @@ TableRule = Literal["released", "centred"]
 _MODULES = {"rgb": "rgb_encoder", "trajectory": "trajectory_encoder"}
 # Options that change what weights mean but not their shapes.
 _UNSEEN = {
-    "trajectory_encoder": ("trajectory.neighbours", "trajectory.bias_order"),
+    "trajectory_encoder": ("trajectory.neighbours", "trajectory.bias_order", "trajectory.patch"),
     "rgb_encoder": ("rgb.spatial_heads", "rgb.temporal_heads"),
     "fusion": ("fusion.heads",),
 }
@@ -163,9 +164,10 @@ class _Fitter:
     def _stem(self, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
         theirs, ours = self.theirs.trajectory, self.ours.trajectory
         notes = []
-        scale = dict(zip(theirs.channels, channel_scale(theirs), strict=True))
-        if theirs.channels != ours.channels:
-            absent = set(ours.channels) - set(theirs.channels)
+        given, wanted = channels.names(theirs.channels), channels.names(ours.channels)
+        scale = dict(zip(given, channel_scale(theirs), strict=True))
+        if given != wanted:
+            absent = set(wanted) - set(given)
             if absent:
                 raise _mismatch(f"has channels {theirs.channels}, the model also takes {' and '.join(sorted(absent))}")
             if x.shape[1] != shape[1]:
@@ -173,9 +175,9 @@ class _Fitter:
                     f"has {x.shape[1]} hidden channels, which cannot be fewer without loss; "
                     f"keep them with --config.model.trajectory.stem_channels={x.shape[1] // 2}"
                 )
-            x = x[[theirs.channels.index(channel) for channel in ours.channels]]
+            x = x[[given.index(channel) for channel in wanted]]
             notes.append(f"channels {ours.channels} of {theirs.channels}")
-        factors = np.array([scale[channel] for channel in ours.channels]) / channel_scale(ours)
+        factors = np.array([scale[channel] for channel in wanted]) / channel_scale(ours)
         if x.shape == shape and np.any(factors != 1):
             x = x * factors[:, None].astype(np.float32)
             notes.append(f"scaled for input_scale {tuple(ours.input_scale)} instead of {tuple(theirs.input_scale)}")

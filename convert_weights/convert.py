@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from convert_weights.kinds import name_map
 from convert_weights.layouts import COUNTER, INDEX, TRANSFORMS, TensorPair, buffers
 from convert_weights.safe_globals import printable
+from tramp_jax import channels
 from tramp_jax.errors import UserError
 from tramp_jax.models import abstract_variables
 
@@ -59,7 +60,7 @@ def _target_shapes(config_json: str) -> dict[Path, Shape]:
 
 def channel_scale(trajectory: ConfigDict) -> np.ndarray:
     """Factors of the input channels (C,), also where the option holds one factor for all."""
-    return np.broadcast_to(np.asarray(trajectory.input_scale, np.float32), len(trajectory.channels))
+    return np.broadcast_to(np.asarray(trajectory.input_scale, np.float32), len(channels.names(trajectory.channels)))
 
 
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:

@@ -13,6 +13,7 @@ import pytest
 
 from tests import tiny
 from tests.raises import user_error
+from tests.tiny import sized
 from tramp_jax import config as defaults
 from tramp_jax import evaluation, models, sharding, trainer, training_step
 from tramp_jax.batches import cache, device_cache, pipeline, view
@@ -76,9 +77,15 @@ def _batches(config, kind, splits, count):
         {"truncation": "last", "frame_choice": "consecutive"},
         {"frame_choice": "uniform"},
         *({"padding": padding} for padding in view.PADDINGS),
+        {"padding": "loop", "channels": "energy"},
+        {"padding": "spline", "channels": "xyrgb+speed"},
+        {"padding": "reflect", "channels": "rgb+asymmetry"},
     ],
 )
 def test_every_cache_gives_the_same_batches(config, splits, change):
+    change = dict(change)
+    config.model.trajectory.channels = change.pop("channels", "xyrgb")
+    config.model.trajectory.input_scale = (1.0,)
     config.data.update(change)
     config.train.reader_threads = 4
     if "padding" in change:
@@ -96,7 +103,7 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
         missing = [batch.inputs.frames[~batch.inputs.frames_present] for batch in on_device]
         assert sum(map(len, missing)) > 0
         assert not any(map(np.any, missing))
-        for_training(on_device[0].inputs, config.augment, 32, jax.random.key(0))
+        for_training(on_device[0].inputs, sized(config, 32), jax.random.key(0))
 
 
 def test_a_batch_of_cached_clips_on_the_device_is_their_numbers(config, splits):

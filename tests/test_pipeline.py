@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.raises import user_error
+from tests.tiny import sized
 from tramp_jax.batches import augment, pipeline
 from tramp_jax.data import datasets
 from tramp_jax.models import Inputs
@@ -162,7 +163,7 @@ def batch():
 
 def test_training_crops_are_normalised_windows_of_the_frames(config, batch):
     config.augment.update(crop=True, flip=0.0, reverse_time=0.0)
-    out = augment.for_training(batch, config.augment, 35, jax.random.key(0))
+    out = augment.for_training(batch, sized(config, 35), jax.random.key(0))
     normal = np.asarray(augment.normalise(batch.frames))
     corners = set()
     for i in range(64):
@@ -180,7 +181,7 @@ def test_training_crops_are_normalised_windows_of_the_frames(config, batch):
 
 def test_half_of_the_clips_are_flipped_and_half_reversed(config, batch):
     config.augment.update(crop=False, flip=0.5, reverse_time=0.5)
-    out = augment.for_training(batch, config.augment, 40, jax.random.key(0))
+    out = augment.for_training(batch, sized(config, 40), jax.random.key(0))
     plain = np.asarray(augment.normalise(batch.frames))
     flipped = [np.allclose(out.frames[i], plain[i, :, :, ::-1], atol=1e-5) for i in range(64)]
     kept = [np.allclose(out.frames[i], plain[i], atol=1e-5) for i in range(64)]
@@ -191,8 +192,8 @@ def test_half_of_the_clips_are_flipped_and_half_reversed(config, batch):
     assert flipped != reversed_  # independent draws
 
 
-def test_evaluation_resizes_the_whole_frame(batch):
-    out = augment.for_evaluation(batch, 20)
+def test_evaluation_resizes_the_whole_frame(config, batch):
+    out = augment.for_evaluation(batch, sized(config, 20).model)
     assert out.frames.shape == (64, 2, 20, 20, 3)
     whole = np.asarray(augment.normalise(batch.frames)).mean((2, 3))
     np.testing.assert_allclose(out.frames.mean((2, 3)), whole, atol=0.05)

@@ -111,6 +111,23 @@ def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_var
     check_complete(found, 0.01)
 
 
+def test_motion_is_explained_by_its_kinds(source):
+    config = tiny.get_config().unlock()
+    config.model.streams = "trajectory"
+    config.model.trajectory.update(channels="xy+energy+asymmetry", input_scale=(1.0,), patch=2, widths=(32,))
+    found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
+    assert found.converged
+    assert found.trajectory.shape == (TIMES, 63, 12)
+    assert found.by_moment.sum() == pytest.approx(found.difference, abs=0.01 * abs(found.difference))
+    assert list(found.by_input) == [
+        "positions of the landmarks",
+        "how fast the landmarks move",
+        "how far the landmarks move",
+        "differences between left and right",
+    ]
+    assert all(found.by_input.values())
+
+
 @pytest.mark.slow
 def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
     """On whole clips of people that it was not trained on."""

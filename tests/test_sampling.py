@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from tests.raises import user_error
+from tests.tiny import sized
+from tramp_jax import channels
 from tramp_jax import config as defaults
 from tramp_jax.batches import augment, pipeline, trajectories, view
 from tramp_jax.batches.draws import Draw
@@ -17,7 +19,6 @@ from tramp_jax.models import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 FACE = SyntheticFaces(1, 1, ("smile",), with_frames=False)
-CHANNELS = defaults.MODEL["trajectory"]["channels"].known
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +221,9 @@ def stacked(config, *several: clips.Clip) -> Inputs:
 def test_clips_of_a_batch_do_not_depend_on_each_other(recipe, padding):
     recipe.data.padding = padding
     several = [drawn_clip(n, seed) for seed, n in enumerate((9, 45, 1, 12))]
-    together = augment.for_evaluation(stacked(recipe, *several), 35)
+    together = augment.for_evaluation(stacked(recipe, *several), sized(recipe, 35).model)
     for i, clip in enumerate(several):
-        alone = augment.for_evaluation(stacked(recipe, clip), 35)
+        alone = augment.for_evaluation(stacked(recipe, clip), sized(recipe, 35).model)
         for name in ("frames", "trajectories", "index_t"):
             assert getattr(together, name).dtype == np.float32
             np.testing.assert_array_equal(getattr(together, name)[i], getattr(alone, name)[0])
@@ -234,8 +235,8 @@ def test_only_zero_padding_is_zero_in_the_input_of_the_model(recipe, padding):
     recipe.augment.update(flip=0.5, crop=True, reverse_time=0.0)
     clip = drawn_clip(12)
     for batch in (
-        augment.for_evaluation(stacked(recipe, clip), 35),
-        augment.for_training(stacked(recipe, clip), recipe.augment, 35, jax.random.key(0)),
+        augment.for_evaluation(stacked(recipe, clip), sized(recipe, 35).model),
+        augment.for_training(stacked(recipe, clip), sized(recipe, 35), jax.random.key(0)),
     ):
         blank = np.all(batch.frames == 0, axis=(0, 2, 3, 4))
         np.testing.assert_array_equal(blank, np.arange(16) >= (12 if padding == "zero" else 16))
@@ -250,7 +251,7 @@ def test_a_still_clip_does_not_reveal_its_length(recipe, padding):
     short = dataclasses.replace(
         long, landmarks=long.landmarks[:9], depth=long.depth[:9], pixels=long.pixels[:9], frames=long.frames[:9]
     )
-    batch = augment.for_evaluation(stacked(recipe, short, long), 35)
+    batch = augment.for_evaluation(stacked(recipe, short, long), sized(recipe, 35).model)
     for name in ("frames", "trajectories", "index_t"):
         np.testing.assert_array_equal(getattr(batch, name)[0], getattr(batch, name)[1])
 
@@ -301,11 +302,11 @@ def with_colours(clip: clips.Clip) -> clips.Clip:
 
 @pytest.mark.parametrize("frontalise", [False, True])
 @pytest.mark.parametrize("normalise", head_motion.NORMALISATIONS)
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_a_mirrored_trajectory_is_that_of_flipped_images(channels, normalise, frontalise):
+@pytest.mark.parametrize("read", channels.STORED)
+def test_a_mirrored_trajectory_is_that_of_flipped_images(read, normalise, frontalise):
     clip = with_colours(drawn_clip(9, side=256))
-    flipped = trajectories.trajectory(photographed_in_a_mirror(clip), channels, normalise, frontalise)
-    straight = trajectories.trajectory(clip, channels, normalise, frontalise)
+    flipped = trajectories.trajectory(photographed_in_a_mirror(clip), read, normalise, frontalise)
+    straight = trajectories.trajectory(clip, read, normalise, frontalise)
     np.testing.assert_allclose(trajectories.mirror(straight), flipped, atol=1e-3)
     assert np.abs(straight - flipped).max() > 3
     np.testing.assert_array_equal(trajectories.mirror(trajectories.mirror(straight)), straight)
@@ -332,14 +333,14 @@ def found(changed: np.ndarray, plain: np.ndarray, change, atol: float = 1e-5) ->
 @pytest.mark.parametrize("consistent", [False, True])
 def test_flip_trajectory_mirrors_the_trajectories_of_flipped_clips(recipe, both, consistent):
     recipe.augment.update(crop=False, flip=0.5, reverse_time=0.0, flip_trajectory=consistent)
-    out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
+    out = augment.for_training(both, sized(recipe, 8), jax.random.key(0))
     plain = np.asarray(augment.normalise(both.frames))
     flipped = found(out.frames, plain, lambda frames: frames[:, :, ::-1])
     assert 16 < sum(flipped) < 48
     if consistent:
         assert found(out.trajectories, both.trajectories, trajectories.mirror) == flipped
         alone = Inputs(trajectories=both.trajectories)
-        out = augment.for_training(alone, recipe.augment, 8, jax.random.key(0))
+        out = augment.for_training(alone, sized(recipe, 8), jax.random.key(0))
         assert found(out.trajectories, both.trajectories, trajectories.mirror) == flipped
     else:
         np.testing.assert_array_equal(out.trajectories, both.trajectories)
@@ -348,7 +349,7 @@ def test_flip_trajectory_mirrors_the_trajectories_of_flipped_clips(recipe, both,
 @pytest.mark.parametrize("consistent", [False, True])
 def test_reverse_frames_reverses_the_frames_of_reversed_clips(recipe, both, consistent):
     recipe.augment.update(crop=False, flip=0.0, reverse_time=0.5, reverse_frames=consistent)
-    out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
+    out = augment.for_training(both, sized(recipe, 8), jax.random.key(0))
     plain = np.asarray(augment.normalise(both.frames))
     reversed_ = found(out.trajectories, both.trajectories, lambda trajectory: trajectory[::-1])
     assert 16 < sum(reversed_) < 48
@@ -361,7 +362,7 @@ def test_reverse_frames_reverses_the_frames_of_reversed_clips(recipe, both, cons
 
 def test_flips_and_reversals_are_drawn_independently(recipe, both):
     recipe.augment.update(crop=False, flip_trajectory=True, reverse_frames=True)
-    out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
+    out = augment.for_training(both, sized(recipe, 8), jax.random.key(0))
     seen = set()
     for i in range(64):
         for flip, reverse in itertools.product((1, -1), repeat=2):
@@ -377,7 +378,7 @@ def test_flips_and_reversals_are_drawn_independently(recipe, both):
 def test_padding_is_reversed_with_its_frames(recipe, both):
     recipe.augment.update(crop=False, flip=0.0, reverse_time=1.0, reverse_frames=True)
     both = both.replace(frames_present=np.tile(np.arange(3) < 2, (64, 1)))
-    out = augment.for_training(both, recipe.augment, 8, jax.random.key(0))
+    out = augment.for_training(both, sized(recipe, 8), jax.random.key(0))
     assert out.frames_present is None
     np.testing.assert_array_equal(np.all(out.frames == 0, axis=(2, 3, 4)), np.tile([True, False, False], (64, 1)))
 
@@ -388,7 +389,7 @@ def test_augmentation_of_a_clip_does_not_depend_on_its_batch(recipe, both):
     other = both.replace(
         **{name: np.concatenate([getattr(both, name)[:32], getattr(both, name)[32:][::-1]]) for name in names}
     )
-    out = [augment.for_training(batch, recipe.augment, 7, jax.random.key(5)) for batch in (both, other)]
+    out = [augment.for_training(batch, sized(recipe, 7), jax.random.key(5)) for batch in (both, other)]
     for one, two in ((getattr(batch, name) for batch in out) for name in names):
         np.testing.assert_array_equal(one[:32], two[:32])
         assert np.any(one[32:] != two[32:])

@@ -19,3 +19,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.update(batch_size=8, epochs=3, passes_per_epoch=2)
     config.evaluation.update(batch_size=8, bootstrap=50)
     return config.lock()
+
+
+def sized(config: ml_collections.ConfigDict, image_size: int) -> ml_collections.ConfigDict:
+    """The configuration with another side of the model's frames."""
+    config = config.copy_and_resolve_references().unlock()
+    config.model.rgb.image_size = image_size
+    return config

@@ -8,14 +8,19 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from tramp_jax import channels
 from tramp_jax.errors import UserError
 
 
 class Option(NamedTuple):
-    """An option's default and what else it may be: one of ``known``, or a number from ``low`` to ``high``."""
+    """An option's default and what else it may be: one of ``known``, or a number from ``low`` to ``high``.
+
+    With ``joined``, it may also be several of ``known`` with + between them.
+    """
 
     default: Any
     known: tuple[str, ...] = ()
+    joined: bool = False
     low: float = -math.inf
     high: float = math.inf
 
@@ -42,7 +47,10 @@ MODEL: dict[str, Any] = {
     "streams": _one_of("both", "rgb", "trajectory"),
     "trajectory": {
         "length": 128,  # T: 64, 128 or 256
-        "channels": _one_of("xyrgb", "xy", "rgb"),
+        # What is read of each landmark: its place and colour as published, or how it moves, or both, such as
+        # "xy+energy"; see tramp_jax.batches.motion.
+        "channels": Option("xyrgb", known=(*channels.STORED, *channels.MOTION), joined=True),
+        "patch": _at_least(1, 1),  # frames whose mean is one step of the encoder
         # Hidden widths of the stem are 2 and 3 times this; 0 for the number of channels. 5 lets "xy" or "rgb" start
         # from weights for "xyrgb".
         "stem_channels": _at_least(0, 0),
@@ -89,7 +97,7 @@ OPTIONS: dict[str, Any] = {
         "skip_bad": False,  # check every clip first and train on those without a fault
         "still": False,  # control: repeat the first frame of every clip, which leaves only identity
         "truncation": _one_of("random", "last"),  # the run of frames that training takes of clips longer than T
-        "padding": _one_of("loop", "zero", "repeat", "spline"),  # of clips too short for a stream
+        "padding": _one_of("loop", "zero", "repeat", "spline", "reflect"),  # of clips too short for a stream
         # The frames that training takes of clips longer than the frame stream: random ones in order, a random run of
         # consecutive ones, or evenly spaced ones as in testing.
         "frame_choice": _one_of("random", "consecutive", "uniform"),
@@ -224,9 +232,10 @@ def check_names(paths: Iterable[str]) -> None:
 def _check_value(path: str, value: Any, option: Any) -> None:
     if not isinstance(option, Option):
         return
-    if option.known and value not in option.known:
-        hint = _hint(str(value), option.known)
-        raise UserError("bad_option", f"{path} is {value!r}{hint}; known: {', '.join(option.known)}")
+    unknown = [part for part in (str(value).split("+") if option.joined else [value]) if part not in option.known]
+    if option.known and unknown:
+        known = ", ".join(option.known) + (", or several of them with + in between" if option.joined else "")
+        raise UserError("bad_option", f"{path} is {value!r}{_hint(str(unknown[0]), option.known)}; known: {known}")
     if not option.known and not option.low <= value <= option.high:
         most = f" and at most {option.high:g}" if math.isfinite(option.high) else ""
         raise UserError("bad_option", f"{path} is {value}; it must be at least {option.low:g}{most}")

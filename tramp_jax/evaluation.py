@@ -55,10 +55,10 @@ class Predictions:
 
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
     """Returns the jitted (variables, inputs) -> raw values, with the batch split over the devices."""
-    model, image_size = build_model(config.model), config.model.rgb.image_size
+    model = build_model(config.model)
 
     def predict(variables: Any, inputs: Inputs) -> jax.Array:
-        return models.apply(model, variables, for_evaluation(inputs, image_size))[0]
+        return models.apply(model, variables, for_evaluation(inputs, config.model))[0]
 
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 

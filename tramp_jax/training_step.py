@@ -143,7 +143,7 @@ def build_train_step(
       rate: the learning rate of each step, for the metrics.
     """
     objective = Objective(build_model(config.model), loss)
-    image_size, parts = config.model.rgb.image_size, config.train.accumulate
+    parts = config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch | ClipNumbers, store: Store | None) -> tuple[TrainState, Metrics]:
         if isinstance(batch, ClipNumbers):
@@ -151,7 +151,7 @@ def build_train_step(
             batch = device_cache.sample(store, batch, config)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
-        batch = batch.replace(inputs=for_training(batch.inputs, config.augment, image_size, augment_key))
+        batch = batch.replace(inputs=for_training(batch.inputs, config, augment_key))
         start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
         found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
         value, batch_stats, gradients = found

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tramp_jax.batches.motion import for_encoder
 from tramp_jax.batches.trajectories import mirror
 from tramp_jax.models.inputs import Inputs
 
@@ -27,41 +28,48 @@ def normalise(frames: jax.Array) -> jax.Array:
     return (frames.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def for_training(inputs: Inputs, config: ConfigDict, image_size: int, key: jax.Array) -> Inputs:
+def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     """The model's inputs in training: augmented and normalised.
 
     Each clip is flipped or reversed by its own draws. Reversal leaves ``index_t`` as it is, as published.
 
     Args:
       inputs: B clips with all F frames in order, uint8 at the stored size.
-      config: the ``augment`` group.
-      image_size: side of the model's frames.
+      config: the whole configuration.
       key: the step's key.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
-    frames, trajectories = inputs.frames, inputs.trajectories
+    augment, image_size = config.augment, config.model.rgb.image_size
+    frames, trajectories, seconds = inputs.frames, inputs.trajectories, inputs.seconds
     if frames is not None:
-        frames = _random_crop(frames, image_size, crop_key) if config.crop else _resize(frames, image_size)
-        flipped = jax.random.bernoulli(flip_key, config.flip, (len(frames),))
+        frames = _random_crop(frames, image_size, crop_key) if augment.crop else _resize(frames, image_size)
+        flipped = jax.random.bernoulli(flip_key, augment.flip, (len(frames),))
         frames = _where(flipped, frames[:, :, :, ::-1], frames)
         frames = _blanked(normalise(frames), inputs.frames_present)
-        if config.reverse_frames:
-            reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(frames),))
+        if augment.reverse_frames:
+            reversed_ = jax.random.bernoulli(reverse_key, augment.reverse_time, (len(frames),))
             frames = _where(reversed_, frames[:, ::-1], frames)
     if trajectories is not None:
-        if config.flip_trajectory:
-            flipped = jax.random.bernoulli(flip_key, config.flip, (len(trajectories),))  # the same draw
+        if augment.flip_trajectory:
+            flipped = jax.random.bernoulli(flip_key, augment.flip, (len(trajectories),))  # the same draw
             trajectories = _where(flipped, mirror(trajectories), trajectories)
-        reversed_ = jax.random.bernoulli(reverse_key, config.reverse_time, (len(trajectories),))
+        reversed_ = jax.random.bernoulli(reverse_key, augment.reverse_time, (len(trajectories),))
         trajectories = _where(reversed_, trajectories[:, ::-1], trajectories)
-    return inputs.replace(frames=frames, trajectories=trajectories, frames_present=None)
+        if seconds is not None:  # the step into a frame becomes the step out of it
+            seconds = _where(reversed_, jnp.roll(seconds[:, ::-1], 1, axis=1), seconds)
+    inputs = inputs.replace(frames=frames, trajectories=trajectories, seconds=seconds, frames_present=None)
+    return for_encoder(inputs, config.model.trajectory)
 
 
-def for_evaluation(inputs: Inputs, image_size: int) -> Inputs:
-    """The model's inputs in evaluation: whole frames, resized and normalised."""
+def for_evaluation(inputs: Inputs, config: ConfigDict) -> Inputs:
+    """The model's inputs in evaluation: whole frames, resized and normalised, and the encoder's channels.
+
+    ``config`` is the ``model`` group.
+    """
+    inputs = for_encoder(inputs, config.trajectory)
     if inputs.frames is None:
         return inputs
-    frames = normalise(_resize(inputs.frames, image_size))
+    frames = normalise(_resize(inputs.frames, config.rgb.image_size))
     return inputs.replace(frames=_blanked(frames, inputs.frames_present), frames_present=None)
 
 

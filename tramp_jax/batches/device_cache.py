@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import sharding
+from tramp_jax import channels, sharding
 from tramp_jax.batches import view
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler
@@ -59,12 +59,14 @@ class Store(flax.struct.PyTreeNode):
     Attributes:
       target: (C,) float32.
       index_t: float32, ``index_t`` of each frame number.
+      times: float32, one per row of ``trajectories``, see ``view.frame_times``; None if no channel describes motion.
       trajectories: rows (V·channels,) float32 of padded clips.
       frames: rows (S·S·3,) uint8.
     """
 
     target: jax.Array
     index_t: jax.Array | None
+    times: jax.Array | None
     trajectories: Stream | None
     frames: Stream | None
 
@@ -72,7 +74,8 @@ class Store(flax.struct.PyTreeNode):
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
     """Size of the clips' trajectories in bytes."""
     model = config.model.trajectory
-    return 4 * model.num_points * len(model.channels) * sum(max(info.num_frames, model.length) for info in infos)
+    values = model.num_points * len(channels.stored(model.channels)) + channels.reads_motion(model.channels)
+    return 4 * values * sum(max(info.num_frames, model.length) for info in infos)
 
 
 def build(
@@ -104,7 +107,7 @@ def build(
         return Stream(put(rows), put(first), put(count), put(table), limit=max(counts))
 
     target = put(np.array([info.score for info in infos], np.float32))
-    positions = trajectories = images = None
+    positions = times = trajectories = images = None
     if clips is not None:
         counts = [len(clip.landmarks) for clip in clips]
         whole = [sampler.trajectory(clip) for clip in clips]
@@ -113,11 +116,13 @@ def build(
         trajectories = stream(rows, [len(each) for each in whole], counts, fixed)
         length = config.model.trajectory.length
         positions = put(view.index_t(np.arange(max(*counts, length)), length))
+        if channels.reads_motion(config.model.trajectory.channels):
+            times = put(np.concatenate([sampler.times(clip) for clip in clips]))
     if frames is not None:
         counts = [info.num_frames for info in infos]
         # Flat rows, because some devices pad short innermost axes.
         images = stream(frames.reshape(len(frames), -1), counts, counts, [View.of(config, n).frames for n in counts])
-    return Store(target, positions, trajectories, images)
+    return Store(target, positions, times, trajectories, images)
 
 
 def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
@@ -129,6 +134,8 @@ def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
         places = stream.places(clip, view.drawn_run(config, draw, stream.count[clip]))
         values = stream.show(clip, places).reshape(*places.shape, config.model.trajectory.num_points, -1)
         inputs = inputs.replace(trajectories=values, index_t=store.index_t[places])
+        if store.times is not None:
+            inputs = inputs.replace(seconds=view.step_times(store.times[stream.first[clip][:, None] + places], places))
     if store.frames is not None:
         stream = store.frames
         places = stream.places(clip, view.drawn_frames(config, draw, stream.count[clip], stream.limit))

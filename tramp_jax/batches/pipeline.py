@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tramp_jax import channels
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.trajectories import trajectory
-from tramp_jax.batches.view import BLANK, View, extended, index_t, padding_of
+from tramp_jax.batches.view import BLANK, View, extended, frame_times, index_t, padding_of, step_times
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
@@ -76,8 +77,13 @@ class Sampler:
     def trajectory(self, clip: Clip) -> np.ndarray:
         """The whole trajectory (max(n, T), 63, C) float32 of a clip, padded if it is short; see ``view.extended``."""
         model, head = self.config.model.trajectory, self.config.landmarks
-        whole = trajectory(clip, model.channels, head.normalise, head.frontalise)
-        return extended(whole, model.length, self.config.data.padding, model.channels)
+        read = channels.stored(model.channels)
+        whole = trajectory(clip, read, head.normalise, head.frontalise)
+        return extended(whole, model.length, self.config.data.padding, read)
+
+    def times(self, clip: Clip) -> np.ndarray:
+        """The time (max(n, T),) of each frame of ``trajectory`` in seconds; see ``view.frame_times``."""
+        return frame_times(len(clip.landmarks), self.config.model.trajectory.length, self.config.data.padding, clip.fps)
 
     def _sample(self, clip: Clip, view: View) -> Inputs:
         """A sample whose ``frames`` (K, S, S, 3) are distinct; ``scrambled_frames`` needs all of them in order."""
@@ -93,6 +99,8 @@ class Sampler:
                 trajectories=self.trajectory(clip)[view.numbers],
                 index_t=index_t(view.numbers, self.config.model.trajectory.length),
             )
+            if channels.reads_motion(self.config.model.trajectory.channels):
+                inputs = inputs.replace(seconds=step_times(self.times(clip)[view.numbers], view.numbers))
         return inputs
 
     def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
@@ -196,7 +204,7 @@ def batch_bytes(config: ConfigDict, batch_size: int) -> int:
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
-        size += 4 * length * (points * len(model.trajectory.channels) + 1)
+        size += 4 * length * (points * len(channels.stored(model.trajectory.channels)) + 2)
     if reads_frames(model):
         size += 3 * model.rgb.num_frames * stored_size(model.rgb.image_size) ** 2
     return batch_size * size

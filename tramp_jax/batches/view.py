@@ -9,6 +9,7 @@ Table VIII) for a clip of n frames and a stream of T:
 | "zero" | i; from i = n on, zeros of the model's input | i |
 | "repeat" | i; from i = n on, the last frame | i |
 | "spline" | a cubic spline through the clip at time i·(n − 1)/(T − 1); for images, the nearest frame | i |
+| "reflect" | forwards, then backwards, and so on | that of the frame |
 
 To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``data.padding`` in ``tramp_jax.config``.
 """
@@ -17,6 +18,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from scipy.interpolate import CubicSpline
@@ -55,6 +58,12 @@ def _spline(whole: np.ndarray, length: int) -> np.ndarray:
     return CubicSpline(np.arange(n), whole)(np.linspace(0, n - 1, length)).astype(whole.dtype)
 
 
+def _reflected(n: int, length: int) -> np.ndarray:
+    period = max(2 * (n - 1), 1)
+    place = np.arange(length) % period
+    return np.minimum(place, period - place) if n > 1 else np.zeros(length, int)
+
+
 PADDINGS = {
     "loop": Padding(lambda n, length: np.arange(length) % n, "repeated", repeats_numbers=True),
     "zero": Padding(
@@ -64,6 +73,7 @@ PADDINGS = {
     "spline": Padding(
         lambda n, length: np.rint(np.arange(length) * (n - 1) / (length - 1)).astype(int), "stretched", _spline
     ),
+    "reflect": Padding(_reflected, "played back and forth", repeats_numbers=True),
 }
 
 
@@ -163,6 +173,42 @@ def describe(config: ConfigDict, n: int) -> dict[str, str]:
 def index_t(numbers: np.ndarray, length: int) -> np.ndarray:
     """``index_t`` (T,) float32: frame numbers scaled so that 0..T-1 covers [-1, 1)."""
     return (2.0 * numbers / length - 1.0).astype(np.float32)
+
+
+def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
+    """The time of each frame of a padded clip, see ``extended``, in seconds from its start.
+
+    Args:
+      n: frames in the clip.
+      length: T.
+      padding: a key of ``PADDINGS``.
+      fps: frames per second.
+
+    Returns:
+      (max(n, T),) float32; (n,) if the padding repeats frame numbers. Frames that only fill up have the time of the
+      last one.
+    """
+    mode = PADDINGS[padding]
+    frames: np.ndarray = np.arange(n)
+    if n < length and not mode.repeats_numbers:
+        places = np.arange(length)
+        frames = places * ((n - 1) / (length - 1)) if mode.interpolate else np.minimum(places, n - 1)
+    return (frames / fps).astype(np.float32)
+
+
+def step_times(times: Any, numbers: Any) -> Any:
+    """``Inputs.seconds`` of trajectories, in NumPy or JAX.
+
+    Args:
+      times: (..., T) time of the frame at each place, see ``frame_times``.
+      numbers: (..., T) frame numbers at each place.
+
+    Returns:
+      (..., T) time between neighbouring frames; 0 where a place and the one before do not show neighbours.
+    """
+    xp: Any = jnp if isinstance(numbers, jax.Array) else np
+    steps = xp.where(abs(xp.diff(numbers)) == 1, abs(xp.diff(times)), 0)
+    return xp.concatenate([xp.zeros_like(times[..., :1]), steps.astype(times.dtype)], axis=-1)
 
 
 def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray:

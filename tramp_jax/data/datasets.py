@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tramp_jax import channels
 from tramp_jax.data import names, packed_clips, splits
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
@@ -47,7 +48,9 @@ def facts(name: str) -> Facts:
 def wanted_by(model: ConfigDict) -> Wanted:
     """The parts of a clip that a model reads."""
     trajectories = reads_trajectories(model)
-    return Wanted(reads_frames(model), trajectories and "rgb" in model.trajectory.channels, trajectories)
+    return Wanted(
+        reads_frames(model), trajectories and "rgb" in channels.stored(model.trajectory.channels), trajectories
+    )
 
 
 def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:

@@ -16,11 +16,13 @@ from ml_collections import ConfigDict
 from onnx import TensorProto, helper
 
 import tramp_jax
+from tramp_jax import channels
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.view import padding_of
 from tramp_jax.errors import UserError
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
+from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import build_model, reads_frames, reads_trajectories
 from tramp_jax.models.tramp_former import FormerDFERClassifier
@@ -37,9 +39,9 @@ def build(
 
     The inputs are those of ``models.Inputs`` that the model reads: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored
     size S, for any K; ``frame_index`` (1, F) int32, but with ``scrambled_frames`` all F frames instead;
-    ``frames_present`` (1, K) bool, if the padding has zeros; ``trajectories`` (1, T, V, C) and ``index_t`` (1, T)
-    float32. The outputs are ``score`` (1,) on the rating scale, the model's ``raw`` value (1,) and, if the model reads
-    frames, ``frame_features`` (K, C).
+    ``frames_present`` (1, K) bool, if the padding has zeros; ``trajectories`` (1, T, V, C), ``index_t`` (1, T) and, if
+    some channels describe motion, ``seconds`` (1, T), all float32. The outputs are ``score`` (1,) on the rating scale,
+    the model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
 
     Args:
       config: the whole configuration.
@@ -66,7 +68,8 @@ def build(
         assert not isinstance(model, FormerDFERClassifier)
         assert model.trajectory_encoder is not None
         moments = statistics.get("trajectory_encoder", {})
-        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments))
+        read = for_encoder(g, config.model.trajectory)
+        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read))
     if reads_frames(config.model):
         inputs += _frame_inputs(config)
         c = config.model.rgb
@@ -93,9 +96,11 @@ def build(
 
 def _trajectory_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
     c = config.model.trajectory
+    shape = [1, c.length, c.num_points, len(channels.stored(c.channels))]
+    times = ["index_t", "seconds"] if channels.reads_motion(c.channels) else ["index_t"]
     return [
-        helper.make_tensor_value_info("trajectories", TensorProto.FLOAT, [1, c.length, c.num_points, len(c.channels)]),
-        helper.make_tensor_value_info("index_t", TensorProto.FLOAT, [1, c.length]),
+        helper.make_tensor_value_info("trajectories", TensorProto.FLOAT, shape),
+        *(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c.length]) for name in times),
     ]
 
 

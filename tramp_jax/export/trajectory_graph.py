@@ -11,15 +11,17 @@ from tramp_jax.export.graph import Graph, Tensor, Weights, attention, conv_with_
 from tramp_jax.models.skateformer import CONV_GROUPS, HEADS_PER_PART, Partition, RelativePositionBias, SkateFormer
 
 
-def skateformer(g: Graph, encoder: SkateFormer, weights: Weights, statistics: Weights) -> Tensor:
-    """Trajectories (1, T, V, C) -> features (1, C)."""
+def skateformer(
+    g: Graph, encoder: SkateFormer, weights: Weights, statistics: Weights, trajectories: Tensor, index_t: Tensor
+) -> Tensor:
+    """Trajectories (T, V, C) and ``index_t`` (T,) -> features (1, C)."""
     V, E = weights["joint_embedding"].shape[1], encoder.embed_width
     kernel = weights["stem_0"]["kernel"] * np.array(encoder.input_scale, np.float32)[:, None]
-    x = g.op("Reshape", "trajectories", [-1, len(kernel)])
+    x = g.op("Reshape", trajectories, [-1, len(kernel)])
     x = dense(g, {"kernel": kernel, "bias": weights["stem_0"]["bias"]}, x)
     for i in (1, 2):
         x = dense(g, weights[f"stem_{i}"], g.op("Gelu", x))
-    place = g.op("Mul", _time_embedding(g, E), weights["joint_embedding"].T)
+    place = g.op("Mul", _time_embedding(g, index_t, E), weights["joint_embedding"].T)
     x = g.op("Reshape", g.op("Add", g.op("Reshape", x, [-1, V, E]), place), [-1, E])
     for stage, width in enumerate(encoder.widths):
         if stage:
@@ -30,10 +32,10 @@ def skateformer(g: Graph, encoder: SkateFormer, weights: Weights, statistics: We
     return g.op("ReduceMean", x, [0], keepdims=1)
 
 
-def _time_embedding(g: Graph, width: int) -> Tensor:
+def _time_embedding(g: Graph, index_t: Tensor, width: int) -> Tensor:
     """Sinusoids of ``index_t``: (T, 1, width)."""
     frequencies = np.exp(np.arange(0, width, 2) * (-np.log(10000.0) / width))
-    angles = g.op("Mul", g.op("Reshape", "index_t", [-1, 1, 1]), frequencies[:, None])
+    angles = g.op("Mul", g.op("Reshape", index_t, [-1, 1, 1]), frequencies[:, None])
     pairs = g.op("Concat", g.op("Sin", angles), g.op("Cos", angles), axis=2)
     return g.op("Reshape", pairs, [-1, 1, width])
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from tramp_jax import channels
 from tramp_jax.errors import UserError
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import TrampFusion
 from tramp_jax.models.inputs import Inputs
-from tramp_jax.models.skateformer import SkateFormer, partitions
+from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
 Model = TrampFormer | SkateFormerClassifier | FormerDFERClassifier
@@ -72,11 +73,12 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
 
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     c = config.trajectory
-    if len(c.input_scale) not in (1, len(c.channels)):
+    names = channels.names(c.channels)
+    if len(c.input_scale) not in (1, len(names)):
         raise UserError(
             "bad_option",
-            f"model.trajectory.input_scale has {len(c.input_scale)} factors for {len(c.channels)} channels "
-            f"({c.channels}); give one for all or one each",
+            f"model.trajectory.input_scale has {len(c.input_scale)} factors for {len(names)} channels "
+            f"({', '.join(names)}); give one for all or one each",
         )
     if c.embed_width != c.widths[0]:
         raise UserError(
@@ -86,7 +88,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         )
     _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
-        partitions(c.length, c.neighbours, c.distant, c.local_frames, c.length // 8, c.table_frames or None),
+        _partitions(c),
         widths=tuple(c.widths),
         blocks_per_stage=c.blocks_per_stage,
         embed_width=c.embed_width,
@@ -98,6 +100,25 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         input_scale=tuple(c.input_scale),
         dtype=jnp.dtype(config.precision),
         remat=config.remat,
+    )
+
+
+def _partitions(config: ml_collections.ConfigDict) -> tuple[Partition, ...]:
+    places = config.length // config.patch
+    if config.length % config.patch:
+        raise UserError(
+            "bad_option",
+            f"model.trajectory.patch is {config.patch}, which does not divide model.trajectory.length={config.length}",
+        )
+    halvings = len(config.widths) - 1
+    return partitions(
+        places,
+        config.neighbours,
+        config.distant,
+        config.local_frames,
+        places // 8,
+        config.table_frames or None,
+        halvings,
     )
 
 
@@ -158,8 +179,9 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
     if reads_frames(config):
         shapes["frames"] = (batch, rgb.num_frames, rgb.image_size, rgb.image_size, 3)
     if reads_trajectories(config):
-        shapes["trajectories"] = (batch, trajectory.length, trajectory.num_points, len(trajectory.channels))
-        shapes["index_t"] = (batch, trajectory.length)
+        places = trajectory.length // trajectory.patch
+        shapes["trajectories"] = (batch, places, trajectory.num_points, len(channels.names(trajectory.channels)))
+        shapes["index_t"] = (batch, places)
     return shapes
 
 

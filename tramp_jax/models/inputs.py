@@ -19,8 +19,12 @@ class Inputs(flax.struct.PyTreeNode):
       frame_features: (B, K, features) output of the S-Former; replaces ``frames`` if it is known.
       frame_index: (B, F) int32, which of the K distinct frames is at each place; None if K = F, in order.
       frames_present: (B, K) bool, False for padding, which is zero after normalisation; None if all are present.
-      trajectories: (B, T, V, C) float32: x and y in pixels relative to the nose tip, then r, g, b in 0-255.
+      trajectories: (B, T, V, C) float32: x and y in pixels relative to the nose tip, then r, g, b in 0-255; for the
+        model, the channels of ``model.trajectory.channels``.
       index_t: (B, T) float32 positions of the trajectory's frames in [-1, 1).
+      seconds: (B, T) float32, time between each place of the trajectory and the one before; 0 if they do not show
+        neighbouring frames, as at the start, where a short clip starts again, and in blanks. Only for channels that
+        describe motion, and used up by ``batches.motion``.
     """
 
     frames: Array | None = None
@@ -29,3 +33,4 @@ class Inputs(flax.struct.PyTreeNode):
     frames_present: Array | None = None
     trajectories: Array | None = None
     index_t: Array | None = None
+    seconds: Array | None = None

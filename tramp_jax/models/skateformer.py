@@ -61,7 +61,13 @@ class Partition:
 
 
 def partitions(
-    num_frames: int, neighbours: int, distant: int, local_frames: int, global_frames: int, table_frames: int | None
+    num_frames: int,
+    neighbours: int,
+    distant: int,
+    local_frames: int,
+    global_frames: int,
+    table_frames: int | None,
+    halvings: int = 3,
 ) -> tuple[Partition, ...]:
     """The four partition types of a model.
 
@@ -73,6 +79,7 @@ def partitions(
       global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
       table_frames: global sets that the tables of the global types are for. TraMP-Former shares tables for 32 frames
         (T = 256) between all lengths; None makes them fit ``global_frames``, as in the published skeleton model.
+      halvings: how often the stages halve time.
 
     Raises:
       UserError: bad_option, if the tables are too small or the length cannot be cut into sets.
@@ -84,11 +91,12 @@ def partitions(
             f"model.trajectory.table_frames is {table_frames}, but global sets have {global_frames} frames; use at "
             "least as many, or 0",
         )
-    if num_frames % (8 * local_frames) or num_frames % (8 * global_frames):
+    shares = [2**halvings * frames for frames in (local_frames, global_frames)]
+    if not global_frames or any(num_frames % share for share in shares):
         raise UserError(
             "bad_option",
-            f"model.trajectory.length is {num_frames}; three halvings and sets of {local_frames} and {global_frames} "
-            f"frames need a multiple of {8 * local_frames} and of {8 * global_frames}, such as 64, 128 or 256",
+            f"model.trajectory.length / patch is {num_frames}; {halvings} halvings and sets of {local_frames} and "
+            f"{global_frames} frames need a multiple of {shares[0]} and of {shares[1]}, such as 64, 128 or 256",
         )
     return (
         Partition(local_frames, neighbours, True, True, 2 * local_frames - 1),

@@ -20,7 +20,7 @@ import numpy as np
 from einops import reduce
 from ml_collections import ConfigDict
 
-from tramp_jax import models
+from tramp_jax import channels, models
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler, all_frames
 from tramp_jax.batches.view import BLANK, View
@@ -33,6 +33,16 @@ from tramp_jax.report.motion import inter_ocular
 
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
+
+# The kinds of input, by the first letters of their channels. The first that fits counts.
+_INPUTS = {
+    "speed_energy": "how fast the landmarks move",
+    "range_energy": "how far the landmarks move",
+    "speed": "direction and speed of the landmarks",
+    "asymmetry": "differences between left and right",
+    **dict.fromkeys("xy", "positions of the landmarks"),
+    **dict.fromkeys("rgb", "colours under the landmarks"),
+}
 
 NODES = 6  # in a panel
 _NOISE = 2e-5  # share of the score; smaller differences are float32 rounding
@@ -50,7 +60,7 @@ class Attribution:
       baseline_score: score of the same person not moving.
       trajectory: (n, 63, C) float64, by frame, landmark and channel; None if the model reads no trajectories. If a
         short clip loops, the attributions of all places of a frame are added up.
-      channels: names of the C channels, one letter each, such as "xyrgb".
+      channels: names of the C channels, see ``tramp_jax.channels``.
       frames: (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames.
       regions: (n, R) float64, both streams by frame and region, in the order of ``region_names``.
       region_names: ``landmarks.REGIONS``, and ELSEWHERE if the model reads frames.
@@ -63,7 +73,7 @@ class Attribution:
     score: float
     baseline_score: float
     trajectory: np.ndarray | None
-    channels: str
+    channels: tuple[str, ...]
     frames: np.ndarray | None
     regions: np.ndarray
     region_names: tuple[str, ...]
@@ -101,15 +111,12 @@ class Attribution:
 
     @property
     def by_input(self) -> dict[str, float]:
-        """Attribution of each kind of input: positions, colours, frames."""
-        parts = {}
+        """Attribution of each kind of input, such as positions, colours and frames."""
+        parts: dict[str, float] = {}
         if self.trajectory is not None:
-            colour = np.array([channel in "rgb" for channel in self.channels])
-            per_channel = self.trajectory.sum(axis=(0, 1))
-            if not colour.all():
-                parts["positions of the landmarks"] = float(per_channel[~colour].sum())
-            if colour.any():
-                parts["colours under the landmarks"] = float(per_channel[colour].sum())
+            for channel, effect in zip(self.channels, self.trajectory.sum(axis=(0, 1)).tolist(), strict=True):
+                words = next(words for start, words in _INPUTS.items() if channel.startswith(start))
+                parts[words] = parts.get(words, 0.0) + effect
         if self.frames is not None:
             parts["frames"] = float(self.frames.sum())
         return parts
@@ -185,7 +192,7 @@ class Explainer:
             score=found.score,
             baseline_score=found.baseline_score,
             trajectory=trajectory,
-            channels="" if trajectory is None else model.trajectory.channels,
+            channels=() if trajectory is None else channels.names(model.trajectory.channels),
             frames=patches,
             regions=regions,
             region_names=names,
@@ -306,7 +313,7 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     G = patches_along_side(image_size)
 
     def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
-        ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), image_size) for inputs in (baseline, sample)]
+        ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), config) for inputs in (baseline, sample)]
         # Only pixels and trajectories move along the line; index_t stays.
         origin, target = (_moving(jax.tree.map(lambda x: x[0], end)) for end in ends)
         change = jax.tree.map(jnp.subtract, target, origin)
@@ -316,7 +323,7 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
             change["frames"] = jnp.where(same, 0, change["frames"])
         K = len(nodes)
         at = jax.tree.map(lambda x, d: x + nodes.reshape(K, *[1] * d.ndim) * d, origin, change)
-        index_t = None if sample.index_t is None else jnp.tile(sample.index_t, (K, 1))
+        index_t = None if ends[1].index_t is None else jnp.tile(ends[1].index_t, (K, 1))
 
         def total(moving: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             raw, _ = models.apply(model, variables, Inputs(**moving, index_t=index_t))
@@ -325,6 +332,9 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
 
         slopes, scores = jax.grad(total, has_aux=True)(at)
         parts = jax.tree.map(lambda slope, d: jnp.tensordot(weights, slope, 1) * d, slopes, change)
+        if "trajectories" in parts:  # each step of the encoder is the mean of several frames
+            n = config.trajectory.patch
+            parts["trajectories"] = jnp.repeat(parts["trajectories"], n, axis=0) / n
         if "frames" in parts:
             parts["frames"] = reduce(parts["frames"], "f (gy y) (gx x) c -> f gy gx", "sum", gy=G, gx=G)
         return scores, parts

@@ -37,9 +37,9 @@ class JaxJudge:
 
 def _build(config: ConfigDict) -> Callable[..., Any]:
     """The jitted (variables, inputs of B clips) -> raw values (B,)."""
-    model, image_size = build_model(config.model), config.model.rgb.image_size
+    model = build_model(config.model)
 
     def judge(variables: Any, inputs: Inputs) -> jax.Array:
-        return models.apply(model, variables, for_evaluation(inputs, image_size))[0]
+        return models.apply(model, variables, for_evaluation(inputs, config.model))[0]
 
     return jax.jit(judge)

@@ -1,0 +1,166 @@
+"""Motion as an input of the trajectory stream: what its channels measure, and what they do not depend on."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.raises import user_error
+from tramp_jax import channels
+from tramp_jax import config as options
+from tramp_jax.batches import augment, pipeline
+from tramp_jax.data import landmarks
+from tramp_jax.models import build_model
+from tramp_jax.models.inputs import Inputs
+from tramp_jax.synthetic.faces import SyntheticFaces
+
+EVERYTHING = "xyrgb+speed+energy+asymmetry"
+
+
+def configured(option=EVERYTHING, **data):
+    config = tiny.get_config().unlock()
+    config.data.update(data)
+    config.model.trajectory.update(channels=option, input_scale=(1.0,))
+    config.model.streams = "trajectory"
+    return config
+
+
+@pytest.fixture(scope="module")
+def clip():
+    source = SyntheticFaces(4, 2, seed=5)
+    return next(source[i] for i, info in enumerate(source.infos) if info.num_frames >= 66)
+
+
+def cut(clip, n):
+    return dataclasses.replace(clip, landmarks=clip.landmarks[:n], pixels=clip.pixels[:n], frames=clip.frames[:n])
+
+
+def read(clip, config) -> dict[str, np.ndarray]:
+    """Each channel (T, 63) that the encoder reads of a clip in evaluation."""
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
+    values = np.asarray(augment.for_evaluation(inputs, config.model).trajectories)[0]
+    names = channels.names(config.model.trajectory.channels)
+    assert values.shape[-1] == len(names)
+    return {name: values[..., i] for i, name in enumerate(names)}
+
+
+def test_energies_are_those_of_their_definition(clip):
+    found = read(cut(clip, 64), configured())
+    points = landmarks.select(clip.landmarks, clip.layout) - landmarks.nose_tip(clip.landmarks, clip.layout)
+    points = points[:64].astype(np.float64)
+    left, right = (points[:, landmarks.SLOT_NAMES.index(f"{side}_eye_pupil")] for side in ("left", "right"))
+    points /= np.linalg.norm(left - right, axis=-1).mean()
+    speed = np.diff(points, axis=0, prepend=points[:1]) * clip.fps
+    window = slice(16, 24)
+    expected = 0.5 * np.log(((speed[window] ** 2).mean(0) + 0.04**2) / 0.2**2)
+    away = points[window] - points[window].mean(0)
+    expected_range = 0.5 * np.log(((away**2).mean(0) + 0.008**2) / 0.05**2)
+    for i, axis in enumerate("xy"):
+        np.testing.assert_allclose(found[f"speed_{axis}"], speed[..., i], atol=2e-3)
+        np.testing.assert_allclose(found[f"speed_energy_{axis}"][16:24], np.tile(expected[:, i], (8, 1)), atol=1e-3)
+        np.testing.assert_allclose(
+            found[f"range_energy_{axis}"][16:24], np.tile(expected_range[:, i], (8, 1)), atol=1e-3
+        )
+
+
+def test_neither_the_size_of_the_face_nor_the_frame_rate_matters(clip):
+    config = configured("speed+energy+asymmetry")
+    slow = read(clip, config)
+    large = read(dataclasses.replace(clip, landmarks=clip.landmarks * 1.7), config)
+    for name, values in slow.items():
+        np.testing.assert_allclose(values, large[name], atol=2e-3, err_msg=name)
+    twice = dataclasses.replace(clip, fps=clip.fps * 2)
+    np.testing.assert_allclose(read(twice, config)["speed_y"], 2 * slow["speed_y"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(read(twice, config)["range_energy_y"], slow["range_energy_y"])
+
+
+def test_a_still_face_has_the_least_energy_and_no_speed(clip):
+    found = read(clip, configured("speed+energy", still=True))
+    assert not np.any(found["speed_x"])
+    np.testing.assert_allclose(found["speed_energy_x"], np.log(0.04 / 0.2), rtol=1e-5)
+    np.testing.assert_allclose(found["range_energy_y"], np.log(0.008 / 0.05), rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["loop", "zero", "repeat", "reflect"])
+def test_padding_adds_no_motion(clip, padding):
+    """The jump where a clip starts again, or where blanks begin, is not a movement of the face."""
+    short = cut(clip, 30)
+    whole = read(cut(clip, 64), configured("speed"))
+    padded = read(short, configured("speed", padding=padding))
+    for axis in "xy":
+        np.testing.assert_allclose(padded[f"speed_{axis}"][:30], whole[f"speed_{axis}"][:30], atol=0.02)
+        assert np.abs(padded[f"speed_{axis}"]).max() <= np.abs(whole[f"speed_{axis}"][:30]).max() + 0.02
+    if padding in ("zero", "repeat"):
+        assert not np.any(padded["speed_x"][30:])
+
+
+def test_a_mirrored_clip_has_mirrored_channels(clip):
+    config = configured()
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
+    mirrored = inputs.replace(trajectories=augment.mirror(inputs.trajectories))
+    names = channels.names(EVERYTHING)
+    one, other = (np.asarray(augment.for_evaluation(x, config.model).trajectories)[0] for x in (inputs, mirrored))
+    for i, name in enumerate(names):
+        sign = -1 if name in ("x", "speed_x", "asymmetry_x") else 1
+        np.testing.assert_allclose(other[:, landmarks.MIRROR, i], sign * one[..., i], atol=1e-4, err_msg=name)
+
+
+def test_a_symmetric_face_has_no_asymmetry(clip):
+    config = configured("asymmetry")
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
+    even = inputs.replace(trajectories=(inputs.trajectories + augment.mirror(inputs.trajectories)) / 2)
+    assert np.abs(augment.for_evaluation(even, config.model).trajectories).max() < 1e-3
+    assert np.abs(augment.for_evaluation(inputs, config.model).trajectories).max() > 0.05
+
+
+def test_a_reversed_clip_moves_backwards(clip):
+    config = configured("speed+energy")
+    config.augment.update(flip=0.0, reverse_time=1.0)
+    short = cut(clip, 40)  # which starts again at place 40
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(short).inputs])
+    forwards = np.asarray(augment.for_evaluation(inputs, config.model).trajectories)[0]
+    backwards = np.asarray(augment.for_training(inputs, config, jax.random.key(0)).trajectories)[0]
+    np.testing.assert_allclose(backwards[1:, :, :2], -forwards[:0:-1, :, :2], atol=1e-5)
+    assert not np.any(backwards[24, :, :2])  # the jump, which was at place 40
+    np.testing.assert_allclose(backwards[8:16, :, 4:], forwards[48:56, :, 4:], atol=1e-4)
+
+
+def test_patches_are_means(clip):
+    whole, config = read(clip, configured("xy+energy")), configured("xy+energy")
+    config.model.trajectory.patch = 4
+    config.model.trajectory.widths = (32,)
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
+    found = augment.for_evaluation(inputs, config.model)
+    assert found.trajectories.shape == (1, 16, 63, 6)
+    np.testing.assert_allclose(found.trajectories[0, :, :, 0], whole["x"].reshape(16, 4, 63).mean(1), atol=1e-4)
+    np.testing.assert_allclose(found.index_t[0], inputs.index_t[0].reshape(16, 4).mean(1), atol=1e-6)
+    assert found.seconds is None
+
+
+@pytest.mark.parametrize("option", ["xyrgb", "xy", "rgb"])
+def test_published_channels_are_read_as_they_are(clip, option):
+    config = configured(option)
+    inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
+    assert inputs.seconds is None
+    assert augment.for_evaluation(inputs, config.model).trajectories is inputs.trajectories
+    assert isinstance(inputs, Inputs)
+
+
+def test_channels_in_another_order(clip):
+    one, other = read(clip, configured("rgb+xy")), read(clip, configured("xyrgb"))
+    assert list(one) == list("rgbxy")
+    for name in "xyrgb":
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_unknown_channels_and_unfitting_patches_are_refused():
+    for wrong in ("xy+energi", "xyz", "", "xy energy"):
+        config = configured(wrong)
+        with user_error("bad_option", "model.trajectory.channels", "energy"):
+            options.check(config)
+    config = configured()
+    config.model.trajectory.patch = 3
+    with user_error("bad_option", "model.trajectory.patch", 3):
+        build_model(config.model)

@@ -1,0 +1,109 @@
+"""How landmarks move, as channels of the trajectory stream (``model.trajectory.channels``), on the device.
+
+speed: velocity in x and y.
+energy: the log of two root mean squares over ``WINDOW`` frames, in x and y: of the speed, and of the distance from the
+    mean place.
+asymmetry: the difference from the mirrored landmark of the other side: of the place in x and y, and of the energies.
+
+Lengths are in units of the distance between the pupils and times in seconds, so neither the size of a face nor the
+frame rate matters. The logarithms bring faces that hardly move and faces that move a lot onto one scale.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from ml_collections import ConfigDict
+
+from tramp_jax import channels
+from tramp_jax.data import landmarks
+from tramp_jax.models.inputs import Inputs
+
+WINDOW = 8  # frames
+
+# The smallest motion that counts, about the noise of a detector; and a common one, whose log energy is 0.
+SPEED_FLOOR, SPEED_UNIT = 0.04, 0.2  # pupil distances per second
+RANGE_FLOOR, RANGE_UNIT = 0.008, 0.05  # pupil distances
+
+LEFT_PUPIL, RIGHT_PUPIL = (landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
+SMALLEST = 1e-3  # pixels; pupils closer together than this give no unit
+
+
+def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
+    """Turns trajectories of positions and colours (B, T, V, C) into the channels that the encoder reads.
+
+    With ``patch`` > 1, the encoder reads the means of runs of that many frames: (B, T / patch, V, channels).
+
+    Args:
+      inputs: B clips; unchanged if the model reads positions and colours frame by frame, as published.
+      config: the ``model.trajectory`` group.
+    """
+    trajectories, index_t, patch = inputs.trajectories, inputs.index_t, config.patch
+    if trajectories is None:
+        return inputs
+    if channels.names(config.channels) != tuple(channels.stored(config.channels)):
+        trajectories = with_motion(trajectories, inputs.seconds, config.channels)
+    if patch > 1:
+        trajectories = reduce(trajectories, "b (t n) v c -> b t v c", "mean", n=patch)
+        index_t = reduce(index_t, "b (t n) -> b t", "mean", n=patch)
+    return inputs.replace(trajectories=trajectories, index_t=index_t, seconds=None)
+
+
+def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str) -> jax.Array:
+    """The channels (B, T, V, channels) that ``option`` names.
+
+    Args:
+      trajectories: (B, T, V, C) of the stored channels, positions in pixels relative to the nose tip.
+      seconds: (B, T) time since the frame at the place before, see ``Inputs``.
+      option: ``model.trajectory.channels``, with motion.
+    """
+    if not channels.reads_motion(option):
+        return trajectories[..., ["xyrgb".index(name) for name in channels.names(option)]]
+    assert seconds is not None, "channels that describe motion need the times between frames"
+    positions = trajectories[..., :2]
+    points = positions / _pupil_distance(positions)
+    speed = _speed(points, seconds)
+    energy = _energies(points, speed, seconds)
+    mirrored = points[..., landmarks.MIRROR, :] * jnp.array([-1.0, 1.0])
+    parts = {
+        "xy": positions,
+        "rgb": trajectories[..., -3:],
+        "xyrgb": trajectories,
+        "speed": speed,
+        "energy": energy,
+        "asymmetry": jnp.concatenate([points - mirrored, energy - energy[..., landmarks.MIRROR, :]], axis=-1),
+    }
+    return jnp.concatenate([parts[group] for group in option.split("+")], axis=-1)
+
+
+def _pupil_distance(points: jax.Array) -> jax.Array:
+    """Mean distance (B, 1, 1, 1) between the pupils, over the frames that are not blank."""
+    apart = jnp.sqrt(jnp.sum((points[..., LEFT_PUPIL, :] - points[..., RIGHT_PUPIL, :]) ** 2, axis=-1) + SMALLEST**2)
+    shown = jnp.any(points != 0, axis=(-1, -2))
+    return (jnp.sum(apart * shown, axis=1) / jnp.maximum(jnp.sum(shown, axis=1), 1) + SMALLEST)[:, None, None, None]
+
+
+def _speed(points: jax.Array, seconds: jax.Array) -> jax.Array:
+    """Velocities (B, T, V, 2) per second; 0 in frames whose predecessor is not at the place before."""
+    moves = seconds > 0
+    rate = jnp.where(moves, 1 / jnp.where(moves, seconds, 1), 0)
+    return jnp.diff(points, axis=1, prepend=points[:, :1]) * rate[..., None, None]
+
+
+def _energies(points: jax.Array, speed: jax.Array, seconds: jax.Array) -> jax.Array:
+    """Log energies (B, T, V, 4) of the window that each frame is in. Frames without a predecessor do not count."""
+
+    def windows(x: jax.Array) -> jax.Array:
+        return rearrange(x, "b (w n) ... -> b w n ...", n=WINDOW)
+
+    counts = windows((seconds > 0).astype(points.dtype))[..., None, None]
+    total = jnp.maximum(jnp.sum(counts, axis=2, keepdims=True), 1)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(x * counts, axis=2, keepdims=True) / total
+
+    places = windows(points)
+    away = places - mean(places)
+    speed_energy = 0.5 * jnp.log((mean(windows(speed) ** 2) + SPEED_FLOOR**2) / SPEED_UNIT**2)
+    range_energy = 0.5 * jnp.log((mean(away**2) + RANGE_FLOOR**2) / RANGE_UNIT**2)
+    energies = jnp.concatenate([speed_energy, range_energy], axis=-1)
+    return repeat(energies, "b w 1 v c -> b (w n) v c", n=WINDOW)

@@ -1,0 +1,28 @@
+"""The channels of ``model.trajectory.channels``: what the trajectory encoder reads of each landmark.
+
+The option joins groups by "+", such as "xy+energy": letters of what a clip holds ("xyrgb", "xy" or "rgb", as
+published) and groups of ``MOTION``. ``tramp_jax.batches.motion`` computes them.
+"""
+
+STORED = ("xyrgb", "xy", "rgb")
+MOTION = {
+    "speed": ("speed_x", "speed_y"),
+    "energy": ("speed_energy_x", "speed_energy_y", "range_energy_x", "range_energy_y"),
+    "asymmetry": tuple(f"asymmetry_{name}" for name in ("x", "y", "speed_x", "speed_y", "range_x", "range_y")),
+}
+
+
+def names(channels: str) -> tuple[str, ...]:
+    """The name of each channel that the encoder reads, such as ("x", "y", "speed_x", "speed_y")."""
+    return tuple(name for group in channels.split("+") for name in MOTION.get(group, tuple(group)))
+
+
+def stored(channels: str) -> str:
+    """The channels that a clip has to hold: "xyrgb", "xy" or "rgb"."""
+    found = names(channels)
+    return ("" if set(found) <= set("rgb") else "xy") + ("rgb" if "r" in found else "")
+
+
+def reads_motion(channels: str) -> bool:
+    """Whether some channels describe motion."""
+    return not set(names(channels)) <= set("xyrgb")

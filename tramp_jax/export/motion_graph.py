@@ -1,0 +1,99 @@
+"""The channels of the trajectory stream as ONNX nodes (``batches.motion``), without the batch axis.
+
+Axes: T time, W windows of n frames, V joints (landmarks), C channels.
+"""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tramp_jax import channels
+from tramp_jax.batches import motion
+from tramp_jax.data.landmarks import MIRROR
+from tramp_jax.export.graph import Graph, Tensor
+
+
+def for_encoder(g: Graph, config: ConfigDict) -> tuple[Tensor, Tensor]:
+    """Trajectories (T / patch, V, channels) and ``index_t`` (T / patch,) that the encoder reads."""
+    option, length, count, patch = config.channels, config.length, config.num_points, config.patch
+    held, wanted = channels.stored(option), channels.names(option)
+    x = g.op("Reshape", "trajectories", [length, count, len(held)])
+    index_t = g.op("Reshape", "index_t", [-1])
+    if channels.reads_motion(option):
+        x = _with_motion(g, x, option, length, count)
+    elif wanted != tuple(held):
+        x = _channels(g, x, [held.index(name) for name in wanted])
+    if patch > 1:
+        x = g.op("Reshape", x, [length // patch, patch, count, len(wanted)])
+        x = g.op("ReduceMean", x, [1], keepdims=0)
+        index_t = g.op("ReduceMean", g.op("Reshape", index_t, [-1, patch]), [1], keepdims=0)
+    return x, index_t
+
+
+def _with_motion(g: Graph, x: Tensor, option: str, length: int, count: int) -> Tensor:
+    positions = _channels(g, x, [0, 1])
+    points = g.op("Div", positions, _pupil_distance(g, positions))
+    seconds = g.op("Reshape", "seconds", [length, 1, 1])
+    moves = g.op("Cast", g.op("Greater", seconds, np.array(0.0)), to=1)
+    speed = _speed(g, points, seconds, moves)
+    energy = _energies(g, points, speed, moves, count)
+    parts = {"xy": positions, "xyrgb": x, "speed": speed, "energy": energy}
+    if "rgb" in option.split("+"):
+        parts["rgb"] = _channels(g, x, [2, 3, 4])
+    if "asymmetry" in option.split("+"):
+        mirrored = g.op("Mul", _mirrored(g, points), np.array([-1.0, 1.0]))
+        sides = [g.op("Sub", points, mirrored), g.op("Sub", energy, _mirrored(g, energy))]
+        parts["asymmetry"] = g.op("Concat", *sides, axis=-1)
+    return g.op("Concat", *(parts[group] for group in option.split("+")), axis=-1)
+
+
+def _channels(g: Graph, x: Tensor, numbers: list[int]) -> Tensor:
+    return g.op("Gather", x, numbers, axis=2)
+
+
+def _mirrored(g: Graph, x: Tensor) -> Tensor:
+    return g.op("Gather", x, MIRROR, axis=1)
+
+
+def _pupil_distance(g: Graph, points: Tensor) -> Tensor:
+    """(1, 1, 1), see ``motion``."""
+    left, right = (g.op("Gather", points, [slot], axis=1) for slot in (motion.LEFT_PUPIL, motion.RIGHT_PUPIL))
+    apart = g.op("Sub", left, right)
+    squares = g.op("ReduceSum", g.op("Mul", apart, apart), [2], keepdims=1)  # (T, 1, 1)
+    apart = g.op("Sqrt", g.op("Add", squares, np.array(motion.SMALLEST**2)))
+    largest = g.op("ReduceMax", g.op("Abs", points), [1, 2], keepdims=1)
+    shown = g.op("Cast", g.op("Greater", largest, np.array(0.0)), to=1)
+    total = g.op("ReduceSum", g.op("Mul", apart, shown), [0], keepdims=1)
+    frames = g.op("Max", g.op("ReduceSum", shown, [0], keepdims=1), np.array(1.0))
+    return g.op("Add", g.op("Div", total, frames), np.array(motion.SMALLEST))
+
+
+def _speed(g: Graph, points: Tensor, seconds: Tensor, moves: Tensor) -> Tensor:
+    before = g.op("Concat", g.op("Slice", points, [0], [1], [0]), g.op("Slice", points, [0], [-1], [0]), axis=0)
+    still = g.op("Sub", np.array(1.0), moves)
+    rate = g.op("Div", moves, g.op("Add", seconds, still))
+    return g.op("Mul", g.op("Sub", points, before), rate)
+
+
+def _energies(g: Graph, points: Tensor, speed: Tensor, moves: Tensor, count: int) -> Tensor:
+    """(T, V, 4), see ``motion``."""
+    n = motion.WINDOW
+    weights = g.op("Reshape", moves, [-1, n, 1, 1])
+    total = g.op("Max", g.op("ReduceSum", weights, [1], keepdims=1), np.array(1.0))
+
+    def mean(x: Tensor) -> Tensor:
+        return g.op("Div", g.op("ReduceSum", g.op("Mul", x, weights), [1], keepdims=1), total)
+
+    def log_energy(x: Tensor, floor: float, unit: float) -> Tensor:
+        square = g.op("Add", mean(g.op("Mul", x, x)), np.array(floor**2))
+        return g.op("Mul", g.op("Log", g.op("Mul", square, np.array(unit**-2))), np.array(0.5))
+
+    places = g.op("Reshape", points, [-1, n, count, 2])
+    away = g.op("Sub", places, mean(places))
+    speeds = g.op("Reshape", speed, [-1, n, count, 2])
+    energies = g.op(
+        "Concat",
+        log_energy(speeds, motion.SPEED_FLOOR, motion.SPEED_UNIT),
+        log_energy(away, motion.RANGE_FLOOR, motion.RANGE_UNIT),
+        axis=-1,
+    )
+    return g.op("Reshape", g.op("Tile", energies, [1, n, 1, 1]), [-1, count, 4])
