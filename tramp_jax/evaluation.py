@@ -1,4 +1,4 @@
-"""Scores a split by a checkpoint, and writes the reports."""
+"""Scores a split with a checkpoint, and writes the reports."""
 
 import dataclasses
 import functools

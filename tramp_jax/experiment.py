@@ -160,7 +160,7 @@ def _decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> 
 
 
 def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") -> None:
-    """Scores a split by a checkpoint of a run, writes the report (``evaluation.write_report``) and prints it.
+    """Scores a split with a checkpoint of a run, writes the report (``evaluation.write_report``) and prints it.
 
     Args:
       folder: of the run.
@@ -188,7 +188,7 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
 def evaluate_split(
     config: ConfigDict, splits: Mapping[str, Split], facts: Facts, folder: pathlib.Path, which: str, split: str
 ) -> str:
-    """Scores a split by a checkpoint in ``folder``, of a run or fold; writes the report and returns its text.
+    """Scores a split with a checkpoint in the ``folder`` of a run or fold; writes the report and returns its text.
 
     The first time, it also fits the checkpoint's output on the validation split and saves it.
     """

@@ -1,6 +1,6 @@
 """Training losses: balanced MSE in three forms, MSE and cross-entropy.
 
-Each takes the scores of the *global* batch, so that under ``jit`` over a mesh it is the mean over all devices.
+Each takes the scores of the *global* batch, so under ``jit`` over a mesh it is the mean over all devices.
 """
 
 from collections.abc import Callable, Sequence

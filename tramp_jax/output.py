@@ -146,9 +146,9 @@ def histogram(ratings: Sequence[float]) -> Histogram:
 def held_out(
     output: Output, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and spreads (N,) of validation clips, each by a line that is fitted on other people.
+    """Scores and spreads (N,) of validation clips, each from a line that is fitted on other people.
 
-    A score by a line that was fitted on the same clip is too close to its rating to measure errors with.
+    If the line were fitted on the same clip, the score would be too close to its rating to measure errors.
 
     Args:
       output: of the model.

@@ -147,7 +147,7 @@ class _Loop:
         return state
 
     def _add(self, step: int, measured: Metrics) -> None:
-        """Records the step before this one, so that the devices never wait for a step to be recorded."""
+        """Records the step before this one, so the devices never wait for it."""
         self._settle()
         self._running = step, measured
 
@@ -201,7 +201,7 @@ class _Loop:
 
 
 class _StopSignal:
-    """Turns SIGINT and SIGTERM into a flag, so that the current step ends and the state is saved."""
+    """Turns SIGINT and SIGTERM into a flag, so the current step ends and the state is saved."""
 
     def __enter__(self) -> "_StopSignal":
         self.name = ""

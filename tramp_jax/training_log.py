@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: metrics.jsonl, TensorBoard events and plots."""
+"""Writes a run's metrics for people to read: metrics.jsonl, TensorBoard events and plots."""
 
 import io
 import json

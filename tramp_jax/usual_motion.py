@@ -1,4 +1,4 @@
-"""How the faces of the training clips move, to recognise a clip that is unlike anything the model was trained on.
+"""Describes how faces move in the training clips, to recognise a clip unlike anything the model was trained on.
 
 A score says nothing about such a clip, however sure the model is. A clip is described by its motion features, see
 ``baselines``. Each is compared with its median over the training clips, in units of its interquartile range, on a

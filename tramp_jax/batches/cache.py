@@ -104,7 +104,7 @@ class ClipCache(ClipSource):
 
     @property
     def frames(self) -> np.ndarray | None:
-        """The frames (N, S, S, 3) of all clips in order, as far as they are read; None if frames are not cached."""
+        """The frames (N, S, S, 3) of all clips in order, filled as clips are read; None if frames are not cached."""
         return self._frames
 
     def _read(self, index: int) -> Clip:

@@ -37,7 +37,7 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
     else:
         raise ImageFault("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
     if not ends:
-        raise ImageFault("truncated_image", f"is truncated: its end is missing ({len(image)} bytes are there)")
+        raise ImageFault("truncated_image", f"is truncated: its end is missing after {len(image)} bytes")
     # Read the header first: with a hostile one the decoder would reserve gigabytes.
     if size and shape and shape != (size, size):
         raise ImageFault("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
@@ -67,7 +67,7 @@ def check_size(image: bytes) -> None:
         except Exception as error:  # a damaged file raises almost anything
             raise ImageFault("unreadable_image", f"is not a readable image ({error})") from error
     if shape is None:
-        raise ImageFault("unreadable_image", "has no header that says its size")
+        raise ImageFault("unreadable_image", "has no header that states its size")
     if shape[0] * shape[1] > MAX_PIXELS:
         what = f"has {shape[1]}×{shape[0]} pixels, more than {MAX_PIXELS // 10**6} million"
         raise ImageFault("oversized_file", what)
@@ -84,7 +84,7 @@ def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
 
 
 def _jpeg(image: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width) according to the header, and whether the end of the image is there."""
+    """(height, width) according to the header, and whether the image is complete."""
     shape, at = None, len(_JPEG)
     while at + 4 <= len(image) and image[at] == 0xFF:
         marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4])
@@ -100,6 +100,6 @@ def _jpeg(image: bytes) -> tuple[tuple[int, int] | None, bool]:
 
 
 def _png(image: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width) according to the header, and whether the end of the image is there."""
+    """(height, width) according to the header, and whether the image is complete."""
     shape = (int.from_bytes(image[20:24]), int.from_bytes(image[16:20])) if image[12:16] == b"IHDR" else None
     return shape, image.rfind(b"IEND\xaeB`\x82") >= 0

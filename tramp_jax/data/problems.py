@@ -1,4 +1,4 @@
-"""What is wrong with a data set: found by its reader, raised in training, listed by ``tramp-jax validate``."""
+"""Problems of a data set: its reader finds them, training raises the first, ``tramp-jax validate`` lists all."""
 
 import collections
 import dataclasses

@@ -123,7 +123,7 @@ class Facts:
     """What holds for every clip of a data set.
 
     Attributes:
-      scale: of the scores; None if it has no name, so that the scores themselves must show its ends.
+      scale: the scale of the scores; None if it is unnamed, so its ends come from the scores themselves.
       landmark_source: the detector that found the landmarks, such as "insightface"; "" if unknown.
       layouts: of the landmarks, keys of ``landmarks.LAYOUTS``; () if any is possible.
       fps: frames per second; 0 if it differs between clips.

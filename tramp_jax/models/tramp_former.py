@@ -1,4 +1,4 @@
-"""TraMP-Former (paper, Figure 2): two encoders, a fusion and a head. Also each encoder alone, as first published."""
+"""TraMP-Former (paper, Figure 2): two encoders, a fusion and a head; or one encoder by itself, as first published."""
 
 from typing import Literal
 

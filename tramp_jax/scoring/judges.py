@@ -1,4 +1,4 @@
-"""Judges: they compute the raw values of clips by a trained model, in JAX or in ONNX Runtime."""
+"""Judges compute the raw values of clips with a trained model, in JAX or in ONNX Runtime."""
 
 from collections.abc import Sequence
 from typing import Protocol

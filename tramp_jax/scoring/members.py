@@ -1,4 +1,4 @@
-"""Loads trained models from the folders of runs, to score with them."""
+"""Loads trained models from the folders of runs for scoring."""
 
 import dataclasses
 import functools

@@ -44,7 +44,7 @@ def _usable_cores() -> int:
 class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
-    The graph is cut in two behind the frame features. Frames are then encoded a few at a time, so that activations stay
+    The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
     in the processor's cache.
 
     Args:

@@ -82,7 +82,7 @@ class Scored:
 
 
 class Scorer:
-    """Scores videos and clips by one trained model or an ensemble.
+    """Scores videos and clips with one trained model or an ensemble.
 
     Args:
       checkpoints: folders of runs of train.py or of their folds.

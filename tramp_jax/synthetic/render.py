@@ -1,4 +1,4 @@
-"""Paints drawn faces from the points of ``face``, so that pixels and landmarks agree.
+"""Paints drawn faces from the points of ``face``, so pixels and landmarks agree.
 
 A frame is painted flat (filled, anti-aliased shapes), multiplied by a half-resolution map of light and folds, softened
 as by a lens, and given the noise of a camera.
