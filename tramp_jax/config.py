@@ -45,6 +45,9 @@ MODEL: dict[str, Any] = {
     "remat": False,  # recompute the inside of the encoders' blocks in the backward pass: less memory, more time
     "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two are an encoder with a linear head
     "streams": _one_of("both", "rgb", "trajectory"),
+    # Models that are trained side by side from different initial weights, and whose mean is the score. Steadier on few
+    # people; only for streams=trajectory.
+    "members": _at_least(1, 1),
     "trajectory": {
         "length": 128,  # T: 64, 128 or 256
         # What is read of each landmark: its place and colour as published, or how it moves, or both, such as

@@ -132,10 +132,19 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
 def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss`` as a function of the model's output and the targets.
 
+    With ``model.members``, the output has an axis of members after the batch, and the loss is their mean.
+
     Args:
       config: the whole configuration.
       ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
     """
+    loss = _build_loss(config, ratings)
+    if config.model.members == 1:
+        return loss
+    return lambda outputs, target: jnp.mean(jax.vmap(loss, in_axes=(1, None))(outputs, target))
+
+
+def _build_loss(config: ConfigDict, ratings: Sequence[float]) -> Loss:
     name, sigma = config.loss.name, config.loss.sigma
     if name in ("balanced_mse", "gai") and not len(ratings):
         raise ValueError(f"loss {name} needs the training ratings")

@@ -24,8 +24,9 @@ from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
-from tramp_jax.models import build_model, reads_frames, reads_trajectories
-from tramp_jax.models.tramp_former import FormerDFERClassifier
+from tramp_jax.models import Model, build_model, reads_frames, reads_trajectories
+from tramp_jax.models.ensemble import Ensemble
+from tramp_jax.models.tramp_former import SkateFormerClassifier, TrampFormer
 from tramp_jax.output import Output
 
 IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
@@ -61,26 +62,26 @@ def build(
     g = Graph()
     params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
     inputs, outputs = [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (SCORE, RAW)]
-    features: list[Tensor] = []
+    read = None
     if reads_trajectories(config.model):
         inputs += _trajectory_inputs(config)
-        model = build_model(config.model)
-        assert not isinstance(model, FormerDFERClassifier)
-        assert model.trajectory_encoder is not None
-        moments = statistics.get("trajectory_encoder", {})
         read = for_encoder(g, config.model.trajectory)
-        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read))
     if reads_frames(config.model):
         inputs += _frame_inputs(config)
-        c = config.model.rgb
-        outputs.append(helper.make_tensor_value_info(FRAME_FEATURES, TensorProto.FLOAT, ["K", c.widths[-1]]))
-        weights, moments = params["rgb_encoder"], statistics["rgb_encoder"]
-        encoded = s_former(g, c, weights["s_former"], moments["s_former"], normalised(g, config))
-        encoded = g.output(encoded, FRAME_FEATURES)
-        rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
-        features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
-    feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)
-    raw = g.output(g.op("Reshape", _head(g, params["head"], feature), [1]), RAW)
+        width = config.model.rgb.widths[-1]
+        outputs.append(helper.make_tensor_value_info(FRAME_FEATURES, TensorProto.FLOAT, ["K", width]))
+    model = build_model(config.model)
+    if isinstance(model, Ensemble):
+        values = []
+        for i in range(model.members):
+            weights, moments = (
+                jax.tree.map(lambda x, i=i: x[i], part.get("model", {})) for part in (params, statistics)
+            )
+            values.append(_value(g, config, model.model, weights, moments, read))
+        value = g.op("ReduceMean", g.op("Concat", *values, axis=0), [0], keepdims=0)
+    else:
+        value = _value(g, config, model, params, statistics, read)
+    raw = g.output(g.op("Reshape", value, [1]), RAW)
     g.output(_score(g, output, raw), SCORE)
     proto = helper.make_model(
         helper.make_graph(g.nodes, "tramp_former", inputs, outputs, g.constants),
@@ -92,6 +93,32 @@ def build(
     entries = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__}
     helper.set_model_props(proto, {**entries, **(metadata or {})})
     return proto
+
+
+def _value(
+    g: Graph,
+    config: ConfigDict,
+    model: Model,
+    params: Weights,
+    statistics: Weights,
+    read: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
+    features: list[Tensor] = []
+    if read is not None:
+        assert isinstance(model, TrampFormer | SkateFormerClassifier)
+        assert model.trajectory_encoder is not None
+        moments = statistics.get("trajectory_encoder", {})
+        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read))
+    if reads_frames(config.model):
+        c = config.model.rgb
+        weights, moments = params["rgb_encoder"], statistics["rgb_encoder"]
+        encoded = s_former(g, c, weights["s_former"], moments["s_former"], normalised(g, config))
+        encoded = g.output(encoded, FRAME_FEATURES)
+        rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
+        features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
+    feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)
+    return _head(g, params["head"], feature)
 
 
 def _trajectory_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:

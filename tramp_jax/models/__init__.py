@@ -9,13 +9,14 @@ import ml_collections
 
 from tramp_jax import channels
 from tramp_jax.errors import UserError
+from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import TrampFusion
 from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
-Model = TrampFormer | SkateFormerClassifier | FormerDFERClassifier
+Model = TrampFormer | Ensemble | SkateFormerClassifier | FormerDFERClassifier
 
 __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "init_variables", "input_shapes"]
 
@@ -26,6 +27,12 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     Raises:
       UserError: bad_option, if options contradict each other.
     """
+    if config.members > 1 and (config.name != "tramp_former" or config.streams != "trajectory"):
+        raise UserError(
+            "bad_option",
+            f"model.members is {config.members}, but only models with model.streams=trajectory train side by side; for "
+            "others, train several runs with different seeds and give all of them to tramp-jax score",
+        )
     if config.name == "skateformer":
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
     if config.name == "former_dfer":
@@ -38,7 +45,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
             f"model.fusion.width is {config.fusion.width}, but the last of model.trajectory.widths is "
             f"{config.trajectory.widths[-1]}; make them equal",
         )
-    return TrampFormer(
+    model = TrampFormer(
         trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
         rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
         fusion=_fusion(config) if both else None,
@@ -46,6 +53,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         width=config.fusion.width,
         streams=config.streams,
     )
+    return model if config.members == 1 else Ensemble(model, config.members)
 
 
 def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
