@@ -46,4 +46,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.evaluate_every = 32
     config.train.passes_per_epoch = 1
     config.evaluation.batch_size = 16
+    config.evaluation.baselines = True
     return config.lock()

@@ -184,3 +184,27 @@ def test_forest_learns_and_depends_only_on_its_seed():
 
 def test_constant_is_the_training_mean():
     np.testing.assert_array_equal(baselines.constant([0, 1, 5], 4), [2.0] * 4)
+
+
+def test_motion_energies_depend_neither_on_size_nor_on_rate():
+    face = moving_face()
+    one = baselines.motion_energies(face, FPS)
+    assert one.shape == (252,)
+    np.testing.assert_allclose(baselines.motion_energies(7 * face, FPS), one, atol=5e-3)
+    still = baselines.motion_energies(still_face(), FPS)
+    assert np.all(still <= one + 1e-6)
+    assert np.mean(one - still) > 0.2
+    np.testing.assert_allclose(baselines.motion_energies(still_face(1), FPS), still, atol=1e-5)
+
+
+def test_support_vectors_learn_from_motion_energies():
+    rng = np.random.default_rng(0)
+    amounts = rng.uniform(0.2, 3, 40)
+    features = np.stack(
+        [
+            baselines.motion_energies(still_face() + (moving_face(80, i) - still_face()) * a, FPS)
+            for i, a in enumerate(amounts)
+        ]
+    )
+    found = baselines.support_vectors(features[:30], amounts[:30], features[30:])
+    assert np.corrcoef(found, amounts[30:])[0, 1] > 0.8

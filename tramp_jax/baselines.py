@@ -1,4 +1,4 @@
-"""Baselines that a model has to beat: a constant, and a random forest on simple motion features.
+"""Baselines that a model has to beat: a constant, a random forest on motion features, and an SVR on log energies.
 
 The features describe how much, how fast and how evenly the regions of a face move. Lengths are in units of the clip's
 inter-ocular distance and times in seconds, so the size of the face does not matter, nor does the frame rate, except
@@ -8,9 +8,15 @@ for motion that is too fast for it.
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 
+from tramp_jax.batches import motion
+from tramp_jax.batches.view import PADDINGS, frame_times, step_times
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
 from tramp_jax.errors import UserError
 
@@ -98,6 +104,25 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
     return np.array(features)
 
 
+def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
+    """How fast and how far each landmark moves, in logarithms: the means over a clip of ``energy``.
+
+    These are the channels of ``tramp_jax.batches.motion``, so a simple method sees what the network sees.
+
+    Args:
+      points: (n, 63, 2) centred points, in any unit of length.
+      fps: frames per second.
+
+    Returns:
+      (252,) float64.
+    """
+    n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
+    places = PADDINGS["reflect"].sources(len(points), n)
+    seconds = step_times(frame_times(len(points), n, "reflect", fps)[places], places)
+    energies = motion.with_motion(jnp.asarray(points[None, places]), jnp.asarray(seconds[None]), "energy")
+    return np.asarray(energies[0].mean(axis=0), np.float64).ravel()
+
+
 def _bad_landmarks(message: str) -> UserError:
     return UserError("bad_landmarks", f"{message}; check the clips with tramp-jax validate")
 
@@ -108,6 +133,12 @@ def random_forest(
     """Fits a random forest to features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
     forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
     return forest.fit(train_features, train_scores).predict(test_features)
+
+
+def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+    """Fits an SVR to standardised features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
+    regression = make_pipeline(StandardScaler(), SVR(C=3.0))
+    return regression.fit(train_features, train_scores).predict(test_features)
 
 
 def constant(train_scores: Sequence[float] | np.ndarray, n: int) -> np.ndarray:

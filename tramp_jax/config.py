@@ -179,6 +179,7 @@ OPTIONS: dict[str, Any] = {
         "batch_size": _at_least(1, 4),
         "frame_bucket": _at_least(1, 8),  # distinct frames of a batch are padded to a multiple of this
         "bootstrap": _at_least(0, 1000),
+        "baselines": False,  # compare with simple methods even without cross-validation, which always does
     },
 }
 

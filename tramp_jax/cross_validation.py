@@ -1,80 +1,170 @@
-"""The outcome of cross-validation, beside simple methods on the same folds."""
+"""The model beside simple methods that learn from the same people: a constant, a random forest and an SVR."""
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from tramp_jax import baselines, json_files, run, training_log
+from tramp_jax import baselines, json_files, metrics, run, training_log
 from tramp_jax.checkpoint import BEST, LAST
-from tramp_jax.data import landmarks
+from tramp_jax.data import landmarks, tables
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
 _OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
+MODEL, FOREST, SVR, HYBRID = f"model, {BEST}", "random forest", "SVR", "model + SVR"
 
 
-def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.Path, seed: int) -> list[str]:
-    """Compares the model with a constant and a random forest on the held-out subjects of every fold.
+class _Fold(NamedTuple):
+    """The N test clips of a fold, with the scores (N,) of each method."""
 
-    The forest learns from simple motion features of the same training and validation clips. There is no such
-    comparison for a classifier. Writes cross_validation.json and cross_validation.png.
+    target: np.ndarray
+    subjects: list[str]
+    scores: dict[str, np.ndarray]
+
+
+def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Compares the model with simple methods on the held-out subjects of every fold.
+
+    The random forest and the support vector regression (SVR) learn from motion features of the same training and
+    validation clips. "model + SVR" is the mean of both. A classifier is compared with nothing. Writes
+    cross_validation.json and cross_validation.png; baselines.json and baselines.png without folds.
 
     Args:
       folds: the splits of each fold.
       folder: of the run.
-      seed: of the random forest.
+      config: the whole configuration.
 
     Returns:
       Lines for the terminal.
     """
-    per_fold = [_fold_metrics(parts, run.fold_folder(folder, fold), seed) for fold, parts in folds.items()]
-    methods, shown = list(per_fold[0]), list(next(iter(per_fold[0].values())))
-    values = {metric: {name: [row[name][metric] for row in per_fold] for name in methods} for metric in shown}
-    write_atomically(folder / run.CROSS_VALIDATION, json.dumps(_finite(values), indent=1) + "\n")
-    training_log.plot_folds(folder / run.CROSS_VALIDATION_PLOT, values)
-    lines = [f"{len(per_fold)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
-    for name in methods:
-        cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in shown]
+    folders = [run.fold_folder(folder, fold) for fold in folds]
+    differences: dict[str, Any] = {}
+    if config.model.head.num_classes:
+        values = _of_classifier(folders)
+    else:
+        pairs = zip(folds.values(), folders, strict=True)
+        values, differences = _of_scores([_fold(parts, where, config) for parts, where in pairs], folders, config)
+    single = len(folders) == 1
+    report, picture = (
+        (run.BASELINES, run.BASELINES_PLOT) if single else (run.CROSS_VALIDATION, run.CROSS_VALIDATION_PLOT)
+    )
+    content = _finite(values) | ({"differences": differences} if differences else {})
+    write_atomically(folder / report, json.dumps(content, indent=1) + "\n")
+    training_log.plot_folds(folder / picture, values)
+    title = f"{len(folders)}-fold cross-validation over subjects, mean ± standard deviation over folds"
+    lines = ["the same test subjects by simple methods" if single else title]
+    for name in next(iter(values.values())):
+        cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in values]
         lines.append(f"  {name:15s} " + "   ".join(cells))
+    for name, found in differences.items():
+        if found["interval"] is not None:
+            low, high = found["interval"]
+            lines.append(f"  {name}: auroc {found['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
     return lines
 
 
-def _fold_metrics(parts: Mapping[str, Split], folder: pathlib.Path, seed: int) -> dict[str, dict[str, float]]:
-    """{method: {metric: value}} on the test clips of a fold."""
-    reports = {f"model, {which}": _read_metrics(run.evaluation_folder(folder, TEST, which)) for which in (BEST, LAST)}
-    if "uar" in next(iter(reports.values())):
-        return {name: {metric: report[metric] for metric in _OF_CLASSES} for name, report in reports.items()}
-    target = np.array([info.score for info in parts[TEST].infos])
-    rows = {
-        name: {metric: REGRESSION[metric](score, target) for metric in _OF_SCORES}
-        for name, score in _baselines(parts, seed).items()
+def _of_classifier(folders: Sequence[pathlib.Path]) -> dict[str, dict[str, list[float]]]:
+    return {
+        metric: {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
+        for metric in _OF_CLASSES
     }
-    return rows | {name: {metric: report[metric] for metric in _OF_SCORES} for name, report in reports.items()}
 
 
-def _baselines(parts: Mapping[str, Split], seed: int) -> dict[str, np.ndarray]:
+def _of_scores(
+    folds: Sequence[_Fold], folders: Sequence[pathlib.Path], config: ConfigDict
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict]]:
+    """Metrics by method and fold, and paired differences in AUROC with intervals over subjects."""
+    simple = ("constant", FOREST, SVR, HYBRID)
+    values = {
+        metric: {name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in folds] for name in simple}
+        | {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
+        for metric in _OF_SCORES
+    }
+    pairs = [(MODEL, FOREST), (HYBRID, FOREST), (HYBRID, MODEL)]
+    draws = config.evaluation.bootstrap
+    return values, {f"{one} − {other}": _difference(folds, one, other, draws) for one, other in pairs}
+
+
+def _difference(folds: Sequence[_Fold], one: str, other: str, draws: int) -> dict[str, float | list[float] | None]:
+    """How much larger the AUROC of ``one`` is, in the mean over folds, with its interval over subjects."""
+    number = np.concatenate([np.full(len(fold.target), i) for i, fold in enumerate(folds)])
+    target = np.concatenate([fold.target for fold in folds])
+    scores = [np.concatenate([fold.scores[name] for fold in folds]) for name in (one, other)]
+
+    def difference(rows: np.ndarray) -> float:
+        within = [rows[number[rows] == i] for i in range(len(folds))]
+        defined = [r for r in within if len(np.unique(target[r] > 0)) == 2]
+        if not defined:
+            return float("nan")
+        first, second = (np.mean([metrics.auroc(score[r], target[r]) for r in defined]) for score in scores)
+        return float(first - second)
+
+    value = difference(np.arange(len(target)))
+    low, high = metrics.bootstrap(difference, [name for fold in folds for name in fold.subjects], draws)
+    interval = [low, high] if np.isfinite(low) else None
+    return {"value": value if np.isfinite(value) else None, "interval": interval}
+
+
+def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) -> _Fold:
     seen = [clip for name in (TRAIN, VALIDATION) for clip in _described(parts[name])]
     unseen = list(_described(parts[TEST]))
-    train_scores = np.array([score for _, score in seen])
-    train_features, test_features = (np.stack([features for features, _ in part]) for part in (seen, unseen))
-    return {
+    train_scores = np.array([clip.score for clip in seen])
+    forest = [np.stack([clip.features for clip in part]) for part in (seen, unseen)]
+    energies = [np.stack([clip.energies for clip in part]) for part in (seen, unseen)]
+    model = _predicted(folder, parts[TEST], "raw" if config.loss.name == "mse" else "score")
+    svr = baselines.support_vectors(energies[0], train_scores, energies[1])
+    scores = {
         "constant": baselines.constant(train_scores, len(unseen)),
-        "random forest": baselines.random_forest(train_features, train_scores, test_features, seed),
+        FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
+        SVR: svr,
+        HYBRID: (model + svr) / 2,
+        MODEL: model,
     }
+    infos = parts[TEST].infos
+    return _Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
 
 
-def _described(split: Split) -> Iterator[tuple[np.ndarray, float]]:
+def _predicted(folder: pathlib.Path, split: Split, column: str) -> np.ndarray:
+    """The model's predictions (N,) for the clips of a split, from its report.
+
+    Raises:
+      UserError: damaged_file.
+    """
+    path = run.evaluation_folder(folder, TEST, BEST) / run.PREDICTIONS
+    try:
+        _, rows = tables.read_table(path, ("clip", column), Problems())
+        found = {tables.unguarded(row["clip"]): float(row[column]) for row in rows.values()}
+        return np.array([found[info.id] for info in split.infos])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error
+
+
+def _measured(folders: Sequence[pathlib.Path], which: str, metric: str) -> list[float]:
+    return [_read_metrics(run.evaluation_folder(folder, TEST, which))[metric] for folder in folders]
+
+
+class _Described(NamedTuple):
+    features: np.ndarray
+    energies: np.ndarray
+    score: float
+
+
+def _described(split: Split) -> Iterator[_Described]:
     """Motion features and score of each clip, of which one at a time is in memory."""
     for i in range(len(split)):
         clip = split[i]
         points = landmarks.select(clip.landmarks, clip.layout)
         centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
-        yield baselines.motion_features(centred, clip.fps), clip.info.score
+        features = baselines.motion_features(centred, clip.fps)
+        yield _Described(features, baselines.motion_energies(centred, clip.fps), clip.info.score)
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
@@ -100,4 +190,5 @@ def _mean_and_spread(row: list[float]) -> str:
     defined = [x for x in row if np.isfinite(x)]
     if not defined:
         return "undefined    "
-    return f"{np.mean(defined):.3f} ± {np.std(defined, ddof=1) if len(defined) > 1 else 0.0:.3f}"
+    spread = f" ± {np.std(defined, ddof=1):.3f}" if len(defined) > 1 else ""
+    return f"{np.mean(defined):.3f}{spread}"

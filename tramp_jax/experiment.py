@@ -124,11 +124,11 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
             tqdm.write(f"{fold_folder.name}, fold {position} of {len(folds.splits)}")
         fold_folder.mkdir(exist_ok=True)
         lines += train_fold(config, splits, folds.facts, fold_folder, resume)
-    if len(folds.splits) == 1 or not first:
+    if not first or (len(folds.splits) == 1 and not config.evaluation.baselines):
         return lines
     from tramp_jax import cross_validation  # imports scikit-learn, which takes seconds
 
-    return lines + cross_validation.summarise(folds.splits, folder, config.seed)
+    return lines + cross_validation.summarise(folds.splits, folder, config)
 
 
 def train_fold(

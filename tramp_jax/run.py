@@ -2,7 +2,8 @@
 
 RUN/config.json                         the configuration
 RUN/skipped.json                        clips left out, with data.skip_bad
-RUN/cross_validation.json, .png         the outcome over all folds
+RUN/cross_validation.json, .png         the outcome over all folds, beside simple methods
+RUN/baselines.json, .png                the same of a run without folds, with evaluation.baselines
 RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
     data.json                           the data that the model was trained on
     usual_motion.json                   how the faces of the training clips move
@@ -33,6 +34,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
 CONFIG, SKIPPED = "config.json", "skipped.json"
+BASELINES, BASELINES_PLOT = "baselines.json", "baselines.png"
 CROSS_VALIDATION, CROSS_VALIDATION_PLOT = "cross_validation.json", "cross_validation.png"
 DATA, INITIALISATION, USUAL_MOTION = "data.json", "initialisation.txt", "usual_motion.json"
 MEASUREMENTS, TENSORBOARD, CURVES = "metrics.jsonl", "tensorboard", "curves.png"
