@@ -75,7 +75,7 @@ def test_points_stay_on_what_the_augmented_frames_show(config, change):
     assert sample.inputs.frames.shape == (16, 37, 37, 3)
     batch = jax.tree.map(lambda x: jnp.stack([x] * 4), sample.inputs)
     out = augment.for_training(batch, config.augment, config.model.rgb.image_size, jax.random.key(1))
-    slot = 18 if change["flip"] else 0  # the outer corner of the other eye
+    slot = 18 if change["flip"] else 0  # the same place of the other eye
     shown = ~np.isnan(out.points[0, :, slot, 0])
     order = slice(None, None, -1 if "reverse_frames" in change else 1)
     np.testing.assert_array_equal(shown[order], np.arange(16) < 12)  # padding has no points
