@@ -74,7 +74,7 @@ def test_points_stay_on_what_the_augmented_frames_show(config, change):
     sample = pipeline.Sampler.to_learn(config).train(0, _clip(path))
     assert sample.inputs.frames.shape == (16, 37, 37, 3)
     batch = jax.tree.map(lambda x: jnp.stack([x] * 4), sample.inputs)
-    out = augment.for_training(batch, config.augment, config.model.rgb.image_size, jax.random.key(1))
+    out = augment.for_training(batch, config, jax.random.key(1))
     slot = 18 if change["flip"] else 0  # the same place of the other eye
     shown = ~np.isnan(out.points[0, :, slot, 0])
     order = slice(None, None, -1 if "reverse_frames" in change else 1)
@@ -146,9 +146,7 @@ def stand_in(monkeypatch):
 
 def test_parts_of_a_batch_have_the_loss_and_the_gradients_of_the_whole(config, splits, stand_in):
     batch = next(iter(pipeline.training_batches(splits["train"], config)))
-    batch = batch.replace(
-        inputs=augment.for_training(batch.inputs, config.augment, config.model.rgb.image_size, jax.random.key(0))
-    )
+    batch = batch.replace(inputs=augment.for_training(batch.inputs, config, jax.random.key(0)))
     points = np.array(batch.inputs.points)
     points[3, 5:] = np.nan  # clips of different lengths
     batch = batch.replace(inputs=batch.inputs.replace(points=points))
