@@ -97,7 +97,7 @@ def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_var
         sample, baseline = explainer.ends(clip)
         for part, score in ((sample, found.score), (baseline, found.baseline_score)):
             inputs = jax.tree.map(lambda x: x[None], part)
-            assert float(predictor(tiny_variables, inputs)[0]) == pytest.approx(score, abs=1e-5)
+            assert float(predictor(tiny_variables, inputs)[0][0]) == pytest.approx(score, abs=1e-5)
     np.testing.assert_array_equal(baseline.frames, np.repeat(sample.frames[:1], len(sample.frames), axis=0))
     np.testing.assert_array_equal(baseline.index_t, sample.index_t)
 

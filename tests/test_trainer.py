@@ -39,7 +39,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch():
     assert jax.tree.structure(in_parts) == jax.tree.structure(whole)
     for ours, theirs in zip(jax.tree.leaves(in_parts), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    score, _ = training_step.forward(objective.model, params, {}, batch.inputs, key)
+    (score, _), _ = training_step.forward(objective.model, params, {}, batch.inputs, key)
     assert whole[0] == losses.bmc(score, batch.target)
 
 

@@ -1,7 +1,8 @@
 """Orbax checkpoints of a run: the last one, from which training continues, and the best one by validation subjects.
 
-Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. The last one also holds
-the optimiser and a small JSON record. The step is the position in the data.
+Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. Another one is the map to
+landmarks, if the run trains one. The last checkpoint also holds the optimiser and a small JSON record. The step is the
+position in the data.
 """
 
 import pathlib
@@ -11,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from tramp_jax import run, sharding
+from tramp_jax import landmark_readout, run, sharding
 from tramp_jax.errors import UserError
 
 LAST, BEST = "last", "best"
@@ -59,7 +60,7 @@ class Checkpoints:
         self._managers[LAST].save(
             step,
             args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(variables),
+                **{name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()},
                 optimizer=ocp.args.StandardSave(optimizer),
                 record=ocp.args.JsonSave(record),
             ),
@@ -68,7 +69,8 @@ class Checkpoints:
     def save_best(self, step: int, variables: Any) -> None:
         """Replaces the best checkpoint, unless an interrupted run has saved the one of this step already."""
         if step not in self._managers[BEST].all_steps():
-            self._managers[BEST].save(step, args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)))
+            items = {name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()}
+            self._managers[BEST].save(step, args=ocp.args.Composite(**items))
 
     def restore_last(self, variables: Any, optimizer: Any, mesh: Mesh) -> tuple[int, Any, Any, dict[str, Any]]:
         """Returns (step, variables, optimizer, record) of the last checkpoint.
@@ -87,12 +89,12 @@ class Checkpoints:
         restored = self._managers[LAST].restore(
             step,
             args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(_abstract(variables, mesh)),
+                **_to_restore(variables, mesh),
                 optimizer=ocp.args.StandardRestore(_abstract(optimizer, mesh)),
                 record=ocp.args.JsonRestore(),
             ),
         )
-        return step, restored.variables, restored.optimizer, restored.record
+        return step, _restored(restored), restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
         """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a step given as a number.
@@ -103,10 +105,30 @@ class Checkpoints:
         for name, manager in self._managers.items():
             step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
             if step is not None and step in manager.all_steps():
-                target = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(variables, mesh)))
-                return step, manager.restore(step, args=target).variables
+                target = ocp.args.Composite(**_to_restore(variables, mesh))
+                return step, _restored(manager.restore(step, args=target))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
         raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; existing ones are {existing}")
+
+
+def _items(variables: Any) -> dict[str, Any]:
+    """The items that hold ``variables``: those of the model, and the map to landmarks if there is one."""
+    params = dict(variables["params"])
+    readout = params.pop(landmark_readout.NAME, None)
+    items = {"variables": variables | {"params": params}}
+    return items if readout is None else items | {landmark_readout.NAME: readout}
+
+
+def _to_restore(variables: Any, mesh: Mesh) -> dict[str, Any]:
+    return {name: ocp.args.StandardRestore(_abstract(tree, mesh)) for name, tree in _items(variables).items()}
+
+
+def _restored(items: Any) -> Any:
+    """The variables of which ``_items`` made these items."""
+    if landmark_readout.NAME not in items:
+        return items.variables
+    readout = {landmark_readout.NAME: items[landmark_readout.NAME]}
+    return items.variables | {"params": items.variables["params"] | readout}
 
 
 def _abstract(tree: Any, mesh: Mesh) -> Any:

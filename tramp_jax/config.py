@@ -139,10 +139,14 @@ OPTIONS: dict[str, Any] = {
     "loss": {
         # bmc: balanced MSE over the ratings of a batch, as published; balanced_mse: over all training ratings; gai:
         # over a mixture of Gaussians that is fitted to them. See docs/scoring.md on which to take.
-        "name": _one_of("bmc", "balanced_mse", "gai", "mse", "cross_entropy"),
+        # landmarks: none of the ratings, to train the frame encoder by loss.landmarks only; see docs/frames.md.
+        "name": _one_of("bmc", "balanced_mse", "gai", "mse", "cross_entropy", "landmarks"),
         "sigma": 1.0,  # of the balanced losses: the noise of a rating
         "components": _at_least(1, 8),  # of gai
         "swapped": False,  # of bmc, as the released code: exchange prediction and target
+        # Weight of a second target of the frame encoder: the landmarks in each frame, read off its features by a
+        # linear map. Mean squared error in units of half the picture. 0 as published.
+        "landmarks": _at_least(0, 0.0),
     },
     # From the model's raw value to a score on the rating scale, see ``output``.
     "output": {

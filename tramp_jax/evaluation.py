@@ -12,17 +12,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import agreement, metrics, models, run, sharding, training_log
+from tramp_jax import agreement, landmark_readout, metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.source import Split
 from tramp_jax.files import write_atomically
+from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import Inputs, build_model
 from tramp_jax.output import Output
 
-Predictor = Callable[[Any, Inputs], jax.Array]
+Predictor = Callable[[Any, Inputs], tuple[jax.Array, jax.Array | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,16 @@ class Predictions:
       infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
       output: turns raw values into scores; None if they are what is wanted, as for a classifier.
+      rated: False if the model was trained by landmarks only; ``raw`` then means nothing.
+      landmark_error: mean distance of the landmarks that the frame encoder finds from the true ones, in pixels of the
+        model's frames; None unless ``loss.landmarks`` is on.
     """
 
     infos: Sequence[ClipInfo]
     raw: np.ndarray
     output: Output | None = None
+    rated: bool = True
+    landmark_error: float | None = None
 
     @functools.cached_property
     def score(self) -> np.ndarray:
@@ -54,11 +60,19 @@ class Predictions:
 
 
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
-    """Returns the jitted (variables, inputs) -> raw values, with the batch split over the devices."""
+    """Returns the jitted (variables, inputs) -> (raw values, distances of landmarks).
+
+    The batch is split over the devices. Distances (B, F) are in pixels, NaN for padding; None without
+    ``inputs.points``.
+    """
     model = build_model(config.model)
 
-    def predict(variables: Any, inputs: Inputs) -> jax.Array:
-        return models.apply(model, variables, for_evaluation(inputs, config.model))[0]
+    def predict(variables: Any, inputs: Inputs) -> tuple[jax.Array, jax.Array | None]:
+        score, out = models.apply(model, variables, for_evaluation(inputs, config.model))
+        if inputs.points is None:
+            return score, None
+        away = landmark_readout.distances(variables["params"], out["frame_features"], inputs.points)
+        return score, away * config.model.rgb.image_size / 2
 
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
@@ -72,24 +86,34 @@ def predict(
     infos = split.infos
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
+    away: list[np.ndarray] = []
     for batch in evaluation_batches(Split(split, order), config, batch_size):
         assert batch.mask is not None
-        scores.append(np.asarray(predictor(variables, sharding.put(batch.inputs, mesh)))[batch.mask > 0])
-    sorted_scores = np.concatenate(scores)
-    return Predictions(infos, sorted_scores[np.argsort(order)], output)
+        found = predictor(variables, sharding.put(batch.inputs, mesh))
+        score, distances = jax.tree.map(lambda x, shown=batch.mask > 0: np.asarray(x)[shown], found)
+        scores.append(score)
+        if distances is not None:
+            away.append(distances)
+    error = float(np.nanmean(np.concatenate(away))) if away else None
+    raw = np.concatenate(scores)[np.argsort(order)]
+    return Predictions(infos, raw, output, rated=config.loss.name != LANDMARKS, landmark_error=error)
 
 
 def summary(predictions: Predictions) -> dict[str, float]:
     """The metrics of a split without intervals, to follow a training."""
-    return {
+    found = {
         name: metric(score, predictions.target)
         for score, table in _tables(predictions)
         for name, metric in table.items()
     }
+    error = predictions.landmark_error
+    return found if error is None else found | {metrics.LANDMARK_ERROR: error}
 
 
 def selection_metric(config: ConfigDict) -> str:
-    """The metric that chooses the checkpoint on validation subjects. Larger is better."""
+    """The metric that chooses the checkpoint on validation subjects, see ``metrics.is_better``."""
+    if config.loss.name == LANDMARKS:
+        return metrics.LANDMARK_ERROR
     return "uar" if config.model.head.num_classes else "spearman"
 
 
@@ -106,9 +130,11 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
         "subjects": len(set(predictions.subjects)),
         "all": _table(predictions, draws),
     }
+    if predictions.landmark_error is not None:
+        report["all"][metrics.LANDMARK_ERROR] = {"value": predictions.landmark_error, "interval": None}
     if predictions.output is not None:
         report["output"] = {"method": str(predictions.output)} | dataclasses.asdict(predictions.output)
-    if len(expressions) > 1:
+    if len(expressions) > 1 and predictions.rated:
         report["expressions"] = {name: _table(_only(predictions, name), draws) for name in expressions}
         report["mean_over_expressions"] = _table(predictions, draws, [i.expression for i in predictions.infos])
     if predictions.output is not None:
@@ -119,7 +145,8 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     if not sharding.is_first_process():
         return report
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(predictions, folder / run.PREDICTIONS)
+    if predictions.rated:
+        _write_csv(predictions, folder / run.PREDICTIONS)
     if predictions.output is not None:
         groups = [info.expression for info in predictions.infos]
         training_log.plot_scatter(folder / run.SCATTER, predictions.score, predictions.target, groups, title)
@@ -148,11 +175,14 @@ def _metric_line(name: str, entry: dict[str, Any]) -> str:
 
 def _only(predictions: Predictions, expression: str) -> Predictions:
     chosen = [i for i, info in enumerate(predictions.infos) if info.expression == expression]
-    return Predictions([predictions.infos[i] for i in chosen], predictions.raw[chosen], predictions.output)
+    infos = [predictions.infos[i] for i in chosen]
+    return dataclasses.replace(predictions, infos=infos, raw=predictions.raw[chosen])
 
 
 def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
     """The metrics to compute, and from what."""
+    if not predictions.rated:
+        return []
     if predictions.raw.ndim == 2:
         return [(predictions.raw, metrics.CLASSIFICATION)]
     of_ranks = {name: metric for name, metric in metrics.REGRESSION.items() if name in metrics.OF_RANKS}

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as options
-from tramp_jax import evaluation, losses, run, sharding, trainer, training_data, usual_motion
+from tramp_jax import evaluation, landmark_readout, losses, run, sharding, trainer, training_data, usual_motion
 from tramp_jax import output as outputs
 from tramp_jax.batches import cache
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
@@ -22,6 +22,7 @@ from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import locked, write_atomically
+from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import abstract_variables, build_model
 from tramp_jax.output import FEW_PEOPLE, Output
 
@@ -124,7 +125,8 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
             tqdm.write(f"{fold_folder.name}, fold {position} of {len(folds.splits)}")
         fold_folder.mkdir(exist_ok=True)
         lines += train_fold(config, splits, folds.facts, fold_folder, resume)
-    if not first or (len(folds.splits) == 1 and not config.evaluation.baselines):
+    compared = len(folds.splits) > 1 or config.evaluation.baselines
+    if not (first and compared) or config.loss.name == LANDMARKS:
         return lines
     from tramp_jax import cross_validation  # imports scikit-learn, which takes seconds
 
@@ -144,11 +146,15 @@ def train_fold(
                 f"warning: only {data.people[VALIDATION]} people choose the best checkpoint, so the choice is mostly "
                 "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
             )
-    output = None if config.model.head.num_classes else _decoding(config, splits, facts)
+    output = _decoding(config, splits, facts) if _predicts_scores(config) else None
     trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)
     if output is not None:
         usual_motion.describe(config, splits, folder)
     return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]
+
+
+def _predicts_scores(config: ConfigDict) -> bool:
+    return not config.model.head.num_classes and config.loss.name != LANDMARKS
 
 
 def _decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
@@ -194,10 +200,11 @@ def evaluate_split(
     """
     mesh = sharding.data_mesh()
     with Checkpoints(folder) as checkpoints:
-        step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), mesh)
+        wanted = landmark_readout.added(abstract_variables(config.model), config)
+        step, variables = checkpoints.restore_variables(which, wanted, mesh)
     predictor = evaluation.build_predictor(config, mesh)
     output = None
-    if not config.model.head.num_classes:
+    if _predicts_scores(config):
         output = outputs.load(folder, step)
         if output is None:
             output = _decoding(config, splits, facts)

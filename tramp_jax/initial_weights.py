@@ -10,6 +10,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from convert_weights.adapt import format_rows, initialise
+from tramp_jax import landmark_readout
 from tramp_jax.errors import UserError
 from tramp_jax.models import init_variables
 
@@ -32,7 +33,7 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
     Raises:
       UserError: a checkpoint that cannot be read, or that does not fit the model.
     """
-    fresh = init_variables(config.model, jax.random.key(config.seed))
+    fresh = landmark_readout.added(init_variables(config.model, jax.random.key(config.seed)), config)
     sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
     if not sources or not given:
         return fresh, ""

@@ -12,8 +12,10 @@ import optax
 from ml_collections import ConfigDict
 
 from tramp_jax.errors import UserError
+from tramp_jax.models import reads_frames
 
 Array = jax.Array
+LANDMARKS = "landmarks"  # no loss of the ratings
 BALANCED = ("bmc", "balanced_mse", "gai")
 Loss = Callable[[Array, Array], Array]  # of the model's output for a batch, and the targets (B,)
 
@@ -92,7 +94,7 @@ def cross_entropy(logits: Array, target: Array) -> Array:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a loss that does not fit ``config.model.head``.
+    """Refuses a loss that does not fit ``config.model``.
 
     Raises:
       UserError: bad_option.
@@ -103,6 +105,17 @@ def check(config: ConfigDict) -> None:
             "bad_option",
             f"loss.name={name} does not fit model.head.num_classes={classes}: cross_entropy needs classes, the other "
             "losses need 0 (regression)",
+        )
+    weight = config.loss.landmarks
+    if name == LANDMARKS and not weight:
+        raise UserError(
+            "bad_option", "loss.name=landmarks learns nothing with loss.landmarks=0; set --config.loss.landmarks=30"
+        )
+    if weight and (not reads_frames(config.model) or config.model.rgb.scrambled_frames):
+        raise UserError(
+            "bad_option",
+            f"loss.landmarks={weight:g} trains the frame encoder to find the landmarks in each frame, so the model "
+            "must read whole frames: set model.streams to both or rgb, and model.rgb.scrambled_frames to False",
         )
 
 
@@ -156,4 +169,6 @@ def _build_loss(config: ConfigDict, ratings: Sequence[float]) -> Loss:
     if name == "gai":
         fitted = mixture(np.asarray(ratings), config.loss.components)
         return lambda score, target: gai(score, target, *fitted, sigma)
+    if name == LANDMARKS:
+        return lambda score, target: jnp.zeros(())
     return {"mse": mse, "cross_entropy": cross_entropy}[name]

@@ -13,6 +13,14 @@ from scipy import stats
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Interval = tuple[float, float]
+LANDMARK_ERROR = "landmark_error"  # mean distance in pixels; the only metric of which less is better
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value is better than the best one so far. None is worse than any value, and NaN is never better."""
+    if best is None or np.isnan(value):
+        return bool(np.isfinite(value))
+    return value < best if metric == LANDMARK_ERROR else value > best
 
 
 def spearman(score: np.ndarray, target: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import evaluation, run, sharding, training_log
+from tramp_jax import evaluation, metrics, run, sharding, training_log
 from tramp_jax.batches.cache import RunClips, build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints
@@ -182,8 +182,8 @@ class _Loop:
         predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh, self._output)
         summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
         self._reporter.write(step, "validation", summary)
-        value, best = summary[metric], self._record["best"]
-        chosen = bool(np.isfinite(value)) and (best is None or value > best)
+        value = summary[metric]
+        chosen = metrics.is_better(metric, value, self._record["best"])
         if chosen:
             self._record.update(best=value, best_step=step)
             self._checkpoints.save_best(step, state.variables)
@@ -192,6 +192,8 @@ class _Loop:
         loss, pace = np.mean(self._losses), clips / (time.perf_counter() - started)
         self._losses.clear()
         marked = " (best so far)" if chosen else ""
+        if predictions.landmark_error is not None and metric != metrics.LANDMARK_ERROR:
+            marked += f"  {metrics.LANDMARK_ERROR} {predictions.landmark_error:.2f} px"
         return f"loss {loss:.4f}  validation {metric} {value:.4f}{marked}  {pace:.1f} clips/s, input {waited:.0%}"
 
     def _save(self, step: int, state: TrainState) -> None:

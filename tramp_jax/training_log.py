@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tramp_jax import run, sharding
+from tramp_jax import metrics, run, sharding
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
@@ -98,7 +98,9 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
     defined = [(e, v) for e, v in validation if v is not None]
     if defined:
         right.plot(*zip(*defined, strict=True), color="C1", marker=".")
-        best = max(defined, key=lambda row: row[1])
+        best = defined[0]
+        for row in defined:
+            best = row if metrics.is_better(selection, row[1], best[1]) else best
         right.plot(*best, "o", color="C3", label=f"chosen: epoch {best[0]:g}, {best[1]:.3f}")
         right.legend(frameon=False)
     right.set(xlabel="epoch", ylabel=f"{selection}, validation subjects")

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import models, sharding
+from tramp_jax import landmark_readout, models, sharding
 from tramp_jax.batches import device_cache
 from tramp_jax.batches.augment import for_training
 from tramp_jax.batches.device_cache import Store
@@ -36,10 +36,22 @@ TrainStep = Callable[[TrainState, Batch | ClipNumbers, Store | None], tuple[Trai
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The model and its loss of scores and targets, both of the whole batch."""
+    """The model and what it minimises on a whole batch.
+
+    Attributes:
+      model: the model.
+      loss: of scores and targets.
+      landmarks: weight of the landmarks in the frames (``loss.landmarks``).
+    """
 
     model: Model
     loss: Loss
+    landmarks: float = 0.0
+
+    def __call__(self, score: jax.Array, landmark_errors: jax.Array | None, target: jax.Array) -> jax.Array:
+        """The loss of scores (B,) or logits (B, classes), errors of landmarks (B, F) and targets (B,)."""
+        loss = self.loss(score, target)
+        return loss if landmark_errors is None else loss + self.landmarks * jnp.nanmean(landmark_errors)
 
 
 def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -48,13 +60,24 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
     return jax.device_put(state, sharding.replicated(mesh))
 
 
-def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Array) -> tuple[jax.Array, Any]:
-    """The scores (B,), or logits (B, classes), in training mode; and the new running statistics."""
+Outcome = tuple[jax.Array, jax.Array | None]
+
+
+def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Array) -> tuple[Outcome, Any]:
+    """What the loss reads of a batch in training mode, and the new running statistics.
+
+    Returns:
+      The scores (B,), or logits (B, classes), with the errors of the landmarks in each frame (B, F), or None without
+      ``inputs.points``; and the statistics.
+    """
     variables = {"params": params, "batch_stats": running}
-    (score, _), updated = models.apply(
+    (score, out), updated = models.apply(
         model, variables, inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
-    return score, updated.get("batch_stats", {})
+    errors = None
+    if inputs.points is not None:
+        errors = landmark_readout.squared_errors(params, out["frame_features"], inputs.points)
+    return (score, errors), updated.get("batch_stats", {})
 
 
 def gradients_of_batch(
@@ -63,8 +86,9 @@ def gradients_of_batch(
     """Returns (loss, running statistics, gradients) of a batch, computed at once."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        score, updated = forward(objective.model, params, running, batch.inputs, key)
-        return objective.loss(score, batch.target), updated
+        outcome = forward(objective.model, params, running, batch.inputs, key)
+        (score, errors), updated = outcome
+        return objective(score, errors, batch.target), updated
 
     (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     return loss, updated, gradients
@@ -75,28 +99,29 @@ def gradients_in_parts(
 ) -> tuple[jax.Array, Any, Any]:
     """Like ``gradients_of_batch``, but computes one part of the batch after another, which takes less memory.
 
-    The loss is still that of the whole batch: a first pass without gradients computes all scores, and a second one the
-    gradients of each part. Batch normalisation sees one part at a time.
+    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, and a second one
+    the gradients of each part. Batch normalisation sees one part at a time.
     """
     # A part takes every parts-th clip, so that it stays spread over the devices.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     every_part = (cut.inputs, jax.random.split(key, parts))
-    scores = jax.lax.map(lambda part: forward(objective.model, params, running, *part)[0], every_part)
+    outcomes = jax.lax.map(lambda part: forward(objective.model, params, running, *part)[0], every_part)
 
-    def loss_of_parts(scores: jax.Array) -> jax.Array:
-        return objective.loss(scores.reshape(-1, *scores.shape[2:]), cut.target.reshape(-1))
+    def loss_of_parts(outcomes: Outcome) -> jax.Array:
+        score, errors = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outcomes)
+        return objective(score, errors, cut.target.reshape(-1))
 
-    loss, score_gradients = jax.value_and_grad(loss_of_parts)(scores)
+    loss, outcome_gradients = jax.value_and_grad(loss_of_parts)(outcomes)
 
     def accumulate(carry: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
         gradients, running = carry
-        inputs_and_key, score_gradient = part
+        inputs_and_key, outcome_gradient = part
         (_, updated), backward = jax.vjp(lambda p: forward(objective.model, p, running, *inputs_and_key), params)
-        (added,) = backward((score_gradient, jax.tree.map(jnp.zeros_like, updated)))
+        (added,) = backward((outcome_gradient, jax.tree.map(jnp.zeros_like, updated)))
         return (jax.tree.map(jnp.add, gradients, added), updated), None
 
     start = jax.tree.map(jnp.zeros_like, params), running
-    (gradients, updated), _ = jax.lax.scan(accumulate, start, (every_part, score_gradients))
+    (gradients, updated), _ = jax.lax.scan(accumulate, start, (every_part, outcome_gradients))
     return loss, updated, gradients
 
 
@@ -142,7 +167,7 @@ def build_train_step(
       frozen: paths of running statistics that stay as they are.
       rate: the learning rate of each step, for the metrics.
     """
-    objective = Objective(build_model(config.model), loss)
+    objective = Objective(build_model(config.model), loss, config.loss.landmarks)
     parts = config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch | ClipNumbers, store: Store | None) -> tuple[TrainState, Metrics]:

@@ -40,15 +40,21 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
     augment, image_size = config.augment, config.model.rgb.image_size
-    frames, trajectories, seconds = inputs.frames, inputs.trajectories, inputs.seconds
+    frames, trajectories, seconds, points = inputs.frames, inputs.trajectories, inputs.seconds, inputs.points
     if frames is not None:
-        frames = _random_crop(frames, image_size, crop_key) if augment.crop else _resize(frames, image_size)
+        if augment.crop:
+            corner, side = _random_corner(frames, image_size, crop_key), frames.shape[2]
+            frames = _crop(frames, corner, image_size)
+            points = points if points is None else _crop_points(points, corner, image_size, side)
+        frames = _resize(frames, image_size)
         flipped = jax.random.bernoulli(flip_key, augment.flip, (len(frames),))
         frames = _where(flipped, frames[:, :, :, ::-1], frames)
+        points = points if points is None else _where(flipped, mirror(points), points)
         frames = _blanked(normalise(frames), inputs.frames_present)
         if augment.reverse_frames:
             reversed_ = jax.random.bernoulli(reverse_key, augment.reverse_time, (len(frames),))
             frames = _where(reversed_, frames[:, ::-1], frames)
+            points = points if points is None else _where(reversed_, points[:, ::-1], points)
     if trajectories is not None:
         if augment.flip_trajectory:
             flipped = jax.random.bernoulli(flip_key, augment.flip, (len(trajectories),))  # the same draw
@@ -57,7 +63,9 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
         trajectories = _where(reversed_, trajectories[:, ::-1], trajectories)
         if seconds is not None:  # the step into a frame becomes the step out of it
             seconds = _where(reversed_, jnp.roll(seconds[:, ::-1], 1, axis=1), seconds)
-    inputs = inputs.replace(frames=frames, trajectories=trajectories, seconds=seconds, frames_present=None)
+    inputs = inputs.replace(
+        frames=frames, trajectories=trajectories, seconds=seconds, points=points, frames_present=None
+    )
     return for_encoder(inputs, config.model.trajectory)
 
 
@@ -83,15 +91,25 @@ def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
     return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
 
 
-def _random_crop(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:
+def _random_corner(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:
+    """Top and left (B, 2) of a window of ``size`` for each clip of frames (B, F, H, W, 3)."""
+    B, _, H, W, _ = frames.shape
+    return jax.random.randint(key, (B, 2), 0, jnp.array([H - size + 1, W - size + 1]))
+
+
+def _crop(frames: jax.Array, corner: jax.Array, size: int) -> jax.Array:
     """Crops one window per clip, the same in all its frames: (B, F, H, W, 3) -> (B, F, size, size, 3)."""
-    B, F, H, W, C = frames.shape
-    corner = jax.random.randint(key, (B, 2), 0, jnp.array([H - size + 1, W - size + 1]))
+    _, F, _, _, C = frames.shape
 
     def crop(clip: jax.Array, yx: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(clip, (0, yx[0], yx[1], 0), (F, size, size, C))
 
     return jax.vmap(crop)(frames, corner)
+
+
+def _crop_points(points: jax.Array, corner: jax.Array, size: int, side: int) -> jax.Array:
+    """Points (B, F, 63, 2) of frames of ``side``, in units of half of the windows that ``_crop`` leaves of them."""
+    return ((points + 1) * side - 2 * corner[:, None, None, ::-1]) / size - 1
 
 
 def _resize(frames: jax.Array, size: int) -> jax.Array:

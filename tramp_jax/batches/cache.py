@@ -32,7 +32,7 @@ from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
-from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.source import ClipSource, Split
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
@@ -109,7 +109,7 @@ class ClipCache(ClipSource):
 
     def _read(self, index: int) -> Clip:
         clip = self._split[index]
-        frames = None
+        frames = frame_size = None
         if self._frames is not None and self._size is not None:
             stored, place = pipeline.frames_of(clip), self._places[index]
             if len(stored) != len(place):
@@ -120,9 +120,12 @@ class ClipCache(ClipSource):
             frames = self._frames[place.start : place.stop]
             frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
             frames.flags.writeable = False
+            frame_size = decode_frame(stored[0]).shape[:2]
         # Copies, because a view of a record would keep its compressed frames in memory.
         pixels, depth = (x if x is None else x.copy() for x in (clip.pixels, clip.depth))
-        return dataclasses.replace(clip, landmarks=clip.landmarks.copy(), pixels=pixels, depth=depth, frames=frames)
+        return dataclasses.replace(
+            clip, landmarks=clip.landmarks.copy(), pixels=pixels, depth=depth, frames=frames, frame_size=frame_size
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,8 @@ def build_run_clips(config: ConfigDict, train: Split, validation: Split, mesh: M
     if config.train.cache == "host":
         return RunClips(_all_of(cached), validation, None, mesh)
     cached.fill(config.train.reader_threads)
-    clips = [cached[index] for index in range(len(cached))] if reads_trajectories(config.model) else None
+    with_landmarks = reads_trajectories(config.model) or config.loss.landmarks > 0
+    clips = [cached[index] for index in range(len(cached))] if with_landmarks else None
     return RunClips(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh), mesh)
 
 

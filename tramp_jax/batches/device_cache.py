@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from tramp_jax import channels, sharding
 from tramp_jax.batches import view
 from tramp_jax.batches.draws import Draw
-from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler
+from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler, frame_points
 from tramp_jax.batches.view import BLANK, View
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.models import reads_trajectories
 from tramp_jax.models.inputs import Inputs
 
 
@@ -62,6 +63,7 @@ class Store(flax.struct.PyTreeNode):
       times: float32, one per row of ``trajectories``, see ``view.frame_times``; None if no channel describes motion.
       trajectories: rows (V·channels,) float32 of padded clips.
       frames: rows (S·S·3,) uint8.
+      points: rows (63·2,) float32, landmarks in the frames; None if the loss does not compare with them.
     """
 
     target: jax.Array
@@ -69,6 +71,7 @@ class Store(flax.struct.PyTreeNode):
     times: jax.Array | None
     trajectories: Stream | None
     frames: Stream | None
+    points: Stream | None = None
 
 
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
@@ -89,7 +92,7 @@ def build(
 
     Args:
       infos: the C clips.
-      clips: their landmarks and colours, if the model reads trajectories.
+      clips: their landmarks and colours, if the model reads trajectories or the loss compares with landmarks.
       frames: (N, S, S, 3) uint8 of all clips, one after another, if the model reads frames.
       config: the whole configuration.
       mesh: the devices.
@@ -97,7 +100,7 @@ def build(
     Raises:
       UserError: see ``trajectories.trajectory``.
     """
-    sampler = Sampler(config)
+    sampler = Sampler.to_learn(config)
 
     def put(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(sharding.replicated(mesh), array)
@@ -107,8 +110,8 @@ def build(
         return Stream(put(rows), put(first), put(count), put(table), limit=max(counts))
 
     target = put(np.array([info.score for info in infos], np.float32))
-    positions = times = trajectories = images = None
-    if clips is not None:
+    positions = times = trajectories = images = points = None
+    if clips is not None and reads_trajectories(config.model):
         counts = [len(clip.landmarks) for clip in clips]
         whole = [sampler.trajectory(clip) for clip in clips]
         rows = np.concatenate(whole).reshape(sum(map(len, whole)), -1)
@@ -122,7 +125,10 @@ def build(
         counts = [info.num_frames for info in infos]
         # Flat rows, because some devices pad short innermost axes.
         images = stream(frames.reshape(len(frames), -1), counts, counts, [View.of(config, n).frames for n in counts])
-    return Store(target, positions, times, trajectories, images)
+        if clips is not None and sampler.with_points:
+            rows = np.concatenate([frame_points(clip) for clip in clips])
+            points = images.replace(rows=put(rows.reshape(len(rows), -1)))
+    return Store(target, positions, times, trajectories, images, points)
 
 
 def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
@@ -145,4 +151,7 @@ def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
             frames=shown.reshape(*places.shape, side, side, 3),
             frames_present=places != BLANK if view.padding_of(config).blank else None,
         )
+        if store.points is not None:
+            shown = store.points.show(clip, places).reshape(*places.shape, -1, 2)
+            inputs = inputs.replace(points=jnp.where((places == BLANK)[:, :, None, None], jnp.nan, shown))
     return Batch(inputs, store.target[clip])

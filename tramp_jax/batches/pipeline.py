@@ -16,6 +16,7 @@ from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.trajectories import trajectory
 from tramp_jax.batches.view import BLANK, View, extended, frame_times, index_t, padding_of, step_times
+from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
@@ -56,9 +57,15 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Makes samples of clips under a whole configuration."""
+    """Makes samples of clips under a whole configuration; ``with_points`` adds ``Inputs.points``."""
 
     config: ConfigDict
+    with_points: bool = False
+
+    @classmethod
+    def to_learn(cls, config: ConfigDict) -> "Sampler":
+        """A sampler whose samples have everything that the loss compares with."""
+        return cls(config, with_points=config.loss.landmarks > 0)
 
     def train(self, position: int, clip: Clip) -> Batch:
         """A training sample with all F frames in order.
@@ -101,6 +108,10 @@ class Sampler:
             )
             if channels.reads_motion(self.config.model.trajectory.channels):
                 inputs = inputs.replace(seconds=step_times(self.times(clip)[view.numbers], view.numbers))
+        if self.with_points:
+            shown = frame_points(clip)[view.frames]
+            shown[view.frames == BLANK] = np.nan
+            inputs = inputs.replace(points=shown)
         return inputs
 
     def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
@@ -143,6 +154,22 @@ def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
     return clip.frames
 
 
+def frame_points(clip: Clip) -> np.ndarray:
+    """The landmarks (n, 63, 2) float32 of a clip in units of half a frame: its edges are at -1 and 1.
+
+    Raises:
+      UserError: no_frames, no_landmarks.
+    """
+    height, width = clip.frame_size or decode_frame(frames_of(clip)[0]).shape[:2]
+    points = landmarks.select(clip.landmarks, clip.layout)
+    if np.isnan(points).all():
+        raise UserError(
+            "no_landmarks",
+            f"clip {clip.info.id} has no landmarks, but loss.landmarks learns from them; set loss.landmarks to 0",
+        )
+    return (2 * points / (width, height) - 1).astype(np.float32)
+
+
 def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
     """The frames (len(numbers), size, size, 3) uint8 of a clip with these numbers; black for ``BLANK``."""
     images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place: a copy costs half as much as decoding
@@ -177,7 +204,7 @@ def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_o
         raise UserError("no_clips", "there are no clips to train on; check data.expression and the data set")
     dataset = grain.MapDataset.source(range(len(split)) if numbers_only else split)
     dataset = dataset.seed(config.seed).shuffle().repeat()
-    dataset = dataset.map_with_index(_numbers if numbers_only else Sampler(config).train)
+    dataset = dataset.map_with_index(_numbers if numbers_only else Sampler.to_learn(config).train)
     dataset = dataset.batch(rows, drop_remainder=True)
     dataset = dataset[first * processes + jax.process_index() :: processes]
     return dataset.to_iter_dataset(_read_options(config, rows, numbers_only))
@@ -222,7 +249,7 @@ def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Ite
         here = range(first + start, min(first + start + own, count))
         plan.append((np.arange(first, first + batch_size) < count, list(here) or [count - 1]))
     needed = [split.indices[row] for _, rows in plan for row in rows]
-    dataset = grain.MapDataset.source(Split(split.source, needed)).map(Sampler(config).test)
+    dataset = grain.MapDataset.source(Split(split.source, needed)).map(Sampler.to_learn(config).test)
     samples = iter(dataset.to_iter_dataset(_read_options(config, 1)))
     for number, (mask, rows) in enumerate(plan):
         infos_here = infos[number * batch_size : (number + 1) * batch_size]

@@ -50,6 +50,7 @@ class Clip:
       fps: frames per second.
       depth: (n, P) float32, distance of each point behind the image plane in pixels; None if the landmark detector
         does not estimate it.
+      frame_size: (height, width) of the frames that the landmarks were found in; None if ``frames`` have this size.
     """
 
     info: ClipInfo
@@ -59,6 +60,7 @@ class Clip:
     frames: tuple[bytes, ...] | np.ndarray | None = None
     fps: float = 25.0
     depth: np.ndarray | None = None
+    frame_size: tuple[int, int] | None = None
 
 
 def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:

@@ -45,12 +45,12 @@ def facts(name: str) -> Facts:
     return _reader(name).FACTS if name in READERS else Facts()
 
 
-def wanted_by(model: ConfigDict) -> Wanted:
-    """The parts of a clip that a model reads."""
+def wanted_by(config: ConfigDict) -> Wanted:
+    """The parts of a clip that the model of a whole configuration reads, or that its loss compares with."""
+    model = config.model
     trajectories = reads_trajectories(model)
-    return Wanted(
-        reads_frames(model), trajectories and "rgb" in channels.stored(model.trajectory.channels), trajectories
-    )
+    colours = trajectories and "rgb" in channels.stored(model.trajectory.channels)
+    return Wanted(reads_frames(model), colours, landmarks=trajectories or config.loss.landmarks > 0)
 
 
 def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:
@@ -64,7 +64,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
     Raises:
       UserError: an unknown name, or data that is absent or broken, with what to do.
     """
-    data, wanted, problems = config.data, wanted or wanted_by(config.model), problems or Problems()
+    data, wanted, problems = config.data, wanted or wanted_by(config), problems or Problems()
     if data.root and packed_clips.is_packed(data.root):
         dataset = _open_packed(data.root, data.name, wanted)
     else:

@@ -93,7 +93,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
         header = json.loads(record[_PRELUDE.size : _PRELUDE.size + length])
         info = _info(header["info"])
         at = _PRELUDE.size + length
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for name, shape in header["arrays"].items():
             if name != "pixels" or with_pixels:
                 arrays[name] = _view(record, at, _ARRAYS[name], shape).copy()

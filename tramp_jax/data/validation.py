@@ -112,7 +112,7 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
       UserError: there is no such data set.
     """
     found = Problems(collect=True)
-    dataset = open_dataset(config, wanted or wanted_by(config.model), found)
+    dataset = open_dataset(config, wanted or wanted_by(config), found)
     problems = [*found.found, *_set_problems(dataset), *dataset.source.store_problems()]
     check_clip = functools.partial(_check_clip, dataset.source)
     bad: set[int] = set()

@@ -18,6 +18,8 @@ class Inputs(flax.struct.PyTreeNode):
         model's size.
       frame_features: (B, K, features) output of the S-Former; replaces ``frames`` if it is known.
       frame_index: (B, F) int32, which of the K distinct frames is at each place; None if K = F, in order.
+      points: (B, F, 63, 2) float32, landmarks in the frames in units of half the picture, NaN for padding. A target of
+        ``loss.landmarks``, None without; no model reads it.
       frames_present: (B, K) bool, False for padding, which is zero after normalisation; None if all are present.
       trajectories: (B, T, V, C) float32: x and y in pixels relative to the nose tip, then r, g, b in 0-255; for the
         model, the channels of ``model.trajectory.channels``.
@@ -30,6 +32,7 @@ class Inputs(flax.struct.PyTreeNode):
     frames: Array | None = None
     frame_features: Array | None = None
     frame_index: Array | None = None
+    points: Array | None = None
     frames_present: Array | None = None
     trajectories: Array | None = None
     index_t: Array | None = None

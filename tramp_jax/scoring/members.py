@@ -16,6 +16,7 @@ from tramp_jax import run, sharding, training_data
 from tramp_jax.checkpoint import BEST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.errors import UserError
+from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import abstract_variables
 from tramp_jax.output import Output
 from tramp_jax.training_data import TrainingData
@@ -62,11 +63,17 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
       which: "best", "last" or a step number.
 
     Raises:
-      UserError: not_a_run, classifier, or missing_checkpoint, also for a run of several folds.
+      UserError: not_a_run, classifier, no_scores, or missing_checkpoint, also for a run of several folds.
     """
     config = run.load_config(folder)
     if config.model.head.num_classes:
         raise UserError("classifier", f"{folder} is a classifier; scoring needs a model that predicts scores")
+    if config.loss.name == LANDMARKS:
+        raise UserError(
+            "no_scores",
+            f"{folder} was trained by landmarks only (loss.name=landmarks) and predicts no scores; train a model that "
+            f"starts from it with --config.init.rgb={folder}",
+        )
     if not run.is_trained(folder):
         folds = run.trained_folds(folder)
         cure = f"name one or several of its folds: {folds[0]}" if folds else "train it first"

@@ -5,6 +5,15 @@ Like hypomimia, severity reduces the range, speed, promptness and symmetry of mo
 adds tremor. Nothing else depends on it: each random choice has its own stream, seeded by (seed, purpose, subject,
 expression, clip). So a clip depends only on its seed and its place, in whatever order you read clips.
 
+``cues`` chooses what shows the severity, to find out what each stream of a model reads:
+
+| cues | the motion of landmarks | bulging cheeks, folds and lines, see ``skin`` |
+|---|---|---|
+| "motion" | shows it | follow from the motion |
+| "landmarks" | shows it | show another severity, drawn for each clip |
+| "appearance" | shows another severity, drawn for each clip | show it |
+| "both" | shows it | show it, with noise of their own |
+
 This command draws the contact sheet of the documentation:
 
     python -m tramp_jax.synthetic.faces docs/images/synthetic_faces.jpg
@@ -24,6 +33,7 @@ from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
 from tramp_jax.synthetic import face, motion, render
 from tramp_jax.synthetic.look import Look, draw_look
+from tramp_jax.synthetic.skin import Skin, draw_skin
 
 EXPRESSIONS = motion.EXPRESSIONS
 LAYOUT = "insightface106"
@@ -32,6 +42,10 @@ MIN_FRAMES, MAX_FRAMES = 45, 80
 DETECTOR_NOISE = 0.3  # pixels; the jitter of a landmark detector
 DEPTH_NOISE = 1.0  # pixels; detectors estimate depth less well
 _SPREAD = 0.4  # the continuous severity of a clip is within this distance of its score
+CUES = ("motion", "landmarks", "appearance", "both")
+# With cues other than "motion":
+_CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows
+_BIAS, _JITTER = 0.8, 0.5  # pixels; the detector's error of a point in all frames of a clip, and in each frame
 
 
 class Stream(enum.IntEnum):
@@ -52,6 +66,9 @@ class Stream(enum.IntEnum):
     CAMERA = 12
     DETECTOR = 13
     DEPTH = 14
+    SKIN_SEVERITY = 15
+    SKIN = 16
+    FLICKER = 17
 
 
 def _rng(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
@@ -80,9 +97,10 @@ class SyntheticFaces(ClipSource):
       cache: keep clips once they are read (about 1 MB each with frames).
       quality: JPEG quality of the frames, 1-100.
       score: the same score for all clips, instead of drawn ones.
+      cues: what shows the severity, one of ``CUES``.
 
     Raises:
-      UserError: no clips asked for, or an unknown expression.
+      UserError: no clips asked for, an unknown expression, or unknown cues.
     """
 
     def __init__(
@@ -95,7 +113,10 @@ class SyntheticFaces(ClipSource):
         cache: bool = True,
         quality: int = 95,
         score: float | None = None,
+        cues: str = "motion",
     ):
+        if cues not in CUES:
+            raise UserError("bad_option", f"data.cues is {cues!r}; known: {', '.join(CUES)}")
         unknown = [name for name in expressions if name not in EXPRESSIONS]
         if unknown:
             raise UserError("bad_option", f"unknown expressions {unknown}; known: {', '.join(EXPRESSIONS)}")
@@ -104,6 +125,7 @@ class SyntheticFaces(ClipSource):
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
         self._seed, self._with_frames, self._quality, self._score = seed, with_frames, quality, score
+        self._cues = cues
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
             for subject in range(num_subjects)
@@ -144,8 +166,26 @@ class SyntheticFaces(ClipSource):
 
     def motion(self, index: int) -> face.Motion:
         """The motion of the face in clip ``index``."""
+        return self._motion(index, self.severity(index, "landmarks"))
+
+    def severity(self, index: int, shown_by: str) -> float:
+        """The continuous severity that "landmarks" or "appearance" of clip ``index`` show."""
+        key, score = self._keys[index], self.infos[index].score
+        rng = self._rng(Stream.SEVERITY if shown_by == "landmarks" else Stream.SKIN_SEVERITY, *key)
+        if self._cues == "motion":
+            return float(score + rng.uniform(-_SPREAD, _SPREAD))
+        noise, other = _CUE_NOISE * np.clip(rng.normal(), -2, 2), rng.integers(NUM_SCORES)
+        return float(noise + (score if self._cues in (shown_by, "both") else other))
+
+    def skin(self, index: int) -> Skin | None:
+        """The skin in clip ``index``; None if it follows from the motion."""
+        if self._cues == "motion":
+            return None
+        rng = self._rng(Stream.SKIN, *self._keys[index])
+        return draw_skin(self.neutral(index), self._motion(index, 0.0), self.severity(index, "appearance"), rng)
+
+    def _motion(self, index: int, severity: float) -> face.Motion:
         key, info = self._keys[index], self.infos[index]
-        severity = info.score + self._rng(Stream.SEVERITY, *key).uniform(-_SPREAD, _SPREAD)
         streams = {"timing": Stream.TIMING, "blink": Stream.BLINK, "tremor": Stream.TREMOR}
         actions = motion.draw_actions(
             info.num_frames,
@@ -173,13 +213,22 @@ class SyntheticFaces(ClipSource):
         """The painter of the frames of clip ``index``. Pass its ``scene`` if you have it, to save time."""
         movement, points = scene or self.scene(index)
         look = _look(self._seed, self._keys[index][0])
-        return render.Painter(look, points, movement, self._rng(Stream.CAMERA, *self._keys[index]))
+        key, flicker = self._keys[index], None
+        if self._cues != "motion":
+            flicker = _draw_flicker(len(points), self._rng(Stream.FLICKER, *key))
+        return render.Painter(look, points, movement, self._rng(Stream.CAMERA, *key), self.skin(index), flicker)
+
+    def _detected(self, index: int, true: np.ndarray) -> np.ndarray:
+        """The landmarks (n, 106, 2) of a detector for the true ones."""
+        rng = self._rng(Stream.DETECTOR, *self._keys[index])
+        if self._cues == "motion":
+            return true + rng.normal(0, DETECTOR_NOISE, true.shape)
+        return true + rng.normal(0, _BIAS, true.shape[1:]) + rng.normal(0, _JITTER, true.shape)
 
     def _make(self, index: int) -> clips.Clip:
         scene = self.scene(index)
         true = scene[1][:, : face.NUM_LANDMARKS]
-        noise = self._rng(Stream.DETECTOR, *self._keys[index]).normal(0, DETECTOR_NOISE, true.shape)
-        points = (true + noise).astype(np.float32)
+        points = self._detected(index, true).astype(np.float32)
         depth = face.depth(self.neutral(index), scene[0])[:, : face.NUM_LANDMARKS]
         depth += self._rng(Stream.DEPTH, *self._keys[index]).normal(0, DEPTH_NOISE, depth.shape)
         pixels, frames = None, None
@@ -190,6 +239,13 @@ class SyntheticFaces(ClipSource):
             pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
             frames = tuple(clips.encode_frame(image, self._quality) for image in images)
         return clips.Clip(self.infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
+
+
+def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws the exposure and white balance of a camera that keeps adjusting them: (n, 3) factors around 1."""
+    times = np.arange(num_frames)[:, None] / motion.FPS
+    waves = np.sin(2 * np.pi * (rng.uniform(0.2, 2, 4) * times + rng.uniform(0, 1, 4))) * (0.03, 0.01, 0.01, 0.01)
+    return np.exp(waves[:, :1] + waves[:, 1:] + rng.normal(0, 0.005, (num_frames, 1)))
 
 
 def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tramp_jax.synthetic import face, outlines
 from tramp_jax.synthetic.look import NEUTRAL_LIGHT, Colour, Look, mix
+from tramp_jax.synthetic.skin import Skin
 
 _SHIFT = 4  # OpenCV takes polygon corners in 1/16 pixel
 _HALF = face.IMAGE_SIZE // 2
@@ -38,21 +39,36 @@ class Painter:
       points: (n, NUM_POINTS, 2) from ``face.move``, without detector noise.
       motion: the motion behind ``points``; it sets the depth of the folds.
       rng: draws the camera of this clip: exposure, sharpness and noise.
+      skin: what the skin shows beside ``motion``, in place of the folds that follow from it.
+      flicker: (n, 3) factor of each colour in every frame; None for a steady camera.
     """
 
-    def __init__(self, look: Look, points: np.ndarray, motion: face.Motion, rng: np.random.Generator):
+    def __init__(
+        self,
+        look: Look,
+        points: np.ndarray,
+        motion: face.Motion,
+        rng: np.random.Generator,
+        skin: Skin | None = None,
+        flicker: np.ndarray | None = None,
+    ):
         weights, self._where = outlines.curve_weights()
         self._look = look
         self._points = points
         self._curves = _fixed(weights @ points)
-        lines = outlines.fold_lines(points, outlines.fold_depths(motion, look.age))
+        self._skin = skin
+        if skin is None:
+            lines = outlines.fold_lines(points, outlines.fold_depths(motion, look.age))
+        else:
+            lines = outlines.fold_lines(skin.points, skin.fold_depths(look.age))
         self._folds = [(_fixed(line / 2), depth) for line, depth in lines]
         linear, offset = face.affine(motion.pose)
         # The light map lies on a plane 45 pixels in front of the ears.
         self._turn = linear[:, :, :2]
         self._shift = offset + 45 * linear[:, :, 2]
         gain = rng.uniform(0.92, 1.08) * rng.uniform(0.98, 1.02, 3)
-        self._exposure = _light_table(gain)
+        gains = [gain] if flicker is None else gain * flicker
+        self._exposure = [_light_table(each) for each in gains]
         self._sharpness = float(rng.uniform(0.55, 0.9))
         self._noise = (_noise_bank() * rng.uniform(1.5, 3.0)).astype(np.int16)
         self._noise_at = rng.integers(0, 64, (len(points), 2))
@@ -159,7 +175,8 @@ class Painter:
         """(256, 256, 3) light on frame ``t``: the light map in the head's pose, minus the shadows of the folds."""
         centre = np.array(face.EYE_LINE)
         matrix = np.column_stack([self._turn[t], (self._shift[t] - self._turn[t] @ centre) / 2])
-        light = cv2.warpAffine(self._look.light, matrix, (_HALF, _HALF), borderMode=cv2.BORDER_REPLICATE)
+        light = self._look.light if self._skin is None else self._skin.lit(self._look.light, t)
+        light = cv2.warpAffine(light, matrix, (_HALF, _HALF), borderMode=cv2.BORDER_REPLICATE)
         # This map lights the person, not the wall behind.
         share = self._silhouette(curve).astype(np.uint16)
         light = ((light * share + NEUTRAL_LIGHT * (255 - share)) // 255).astype(np.uint8)
@@ -170,7 +187,7 @@ class Painter:
         shadow = curve["jaw"][6:-6] // 2
         _line(folds, shadow, 26, 2)
         light = cv2.subtract(light, cv2.GaussianBlur(folds, (5, 5), 0.9))
-        light = cv2.LUT(cv2.merge([light, light, light]), self._exposure)
+        light = cv2.LUT(cv2.merge([light, light, light]), self._exposure[t % len(self._exposure)])
         return cv2.resize(light, (face.IMAGE_SIZE, face.IMAGE_SIZE), interpolation=cv2.INTER_LINEAR)
 
 

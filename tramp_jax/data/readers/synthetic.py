@@ -23,6 +23,7 @@ class Options:
     clips_per_subject: int = 1  # of each expression
     expressions: tuple[str, ...] = faces.EXPRESSIONS  # all or some of these
     synthetic_seed: int = 0
+    cues: str = faces.CUES[0]  # what shows the severity, one of faces.CUES
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
@@ -38,5 +39,6 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
         seed=options.synthetic_seed,
         # Landmarks take a hundredth of the time of frames, so frames are drawn only if their pixels are wanted.
         with_frames=wanted.frames or wanted.pixels,
+        cues=options.cues,
     )
     return Dataset(source, FACTS)

@@ -1,0 +1,53 @@
+"""The linear map from a frame's features to its landmarks, trained by ``loss.landmarks``.
+
+The paper has no such target. The map belongs to training: it is saved with the checkpoints of a run, but scoring,
+export and conversion do not read it. Points are in units of half the picture: its edges are at -1 and 1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tramp_jax.data.landmarks import NUM_LANDMARKS
+
+NAME = "landmark_readout"  # beside the modules of the model in "params"
+
+
+def added(variables: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """The variables of a model with a freshly drawn map, if ``loss.landmarks`` is on.
+
+    Args:
+      variables: ``{"params", "batch_stats"}`` of the model, or their shapes.
+      config: the whole configuration.
+    """
+    if not config.loss.landmarks:
+        return variables
+    shape = config.model.rgb.widths[-1], 2 * NUM_LANDMARKS
+    kernel = jax.nn.initializers.lecun_normal()(jax.random.key(config.seed), shape)
+    return variables | {"params": variables["params"] | {NAME: {"kernel": kernel, "bias": jnp.zeros(shape[1:])}}}
+
+
+def offsets(params: Any, features: jax.Array, points: jax.Array) -> jax.Array:
+    """Read points minus true ones, (B, F, 63, 2).
+
+    Args:
+      params: of the model and the map.
+      features: (B, F, C) of the S-Former.
+      points: (B, F, 63, 2), NaN where there are none; the offset there is 0.
+    """
+    read = features.astype(jnp.float32) @ params[NAME]["kernel"] + params[NAME]["bias"]
+    return jnp.where(jnp.isnan(points), 0, read.reshape(points.shape) - points)
+
+
+def squared_errors(params: Any, features: jax.Array, points: jax.Array) -> jax.Array:
+    """Mean squared error of the coordinates in each frame, (B, F); NaN for frames without points. See ``offsets``."""
+    errors = jnp.mean(jnp.square(offsets(params, features, points)), axis=(2, 3))
+    return jnp.where(jnp.isnan(points).any((2, 3)), jnp.nan, errors)
+
+
+def distances(params: Any, features: jax.Array, points: jax.Array) -> jax.Array:
+    """Mean distance of the points in each frame, (B, F); NaN for frames without points. See ``offsets``."""
+    lengths = jnp.linalg.norm(offsets(params, features, points), axis=-1).mean(axis=2)
+    return jnp.where(jnp.isnan(points).any((2, 3)), jnp.nan, lengths)
