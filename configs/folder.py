@@ -7,7 +7,11 @@ videos and photographs. A column "split" in the list decides who is tested. With
 tested, or every subject once with --config.data.num_folds=5. --config.data.expression=NAME uses one expression only,
 and --config.data.target=COLUMN learns another rating instead of the score.
 
-If you have few clips, start from published weights: --config.init.all=FILE, or --config.init.rgb and .trajectory.
+The published model has 25 M parameters. With fewer than about 100 people, either start it from published weights
+(--config.init.all=FILE, or --config.init.rgb and .trajectory), or take the recipe for few people, which needs landmarks
+only and compares itself with simple methods:
+
+    python train.py --config configs/folder.py:few --config.data.root=ROOT --config.data.num_folds=5
 """
 
 import ml_collections
@@ -16,8 +20,11 @@ from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    given = defaults.recipe_arguments("configs/folder.py", argument, size=defaults.SIZES)
     config = defaults.base()
     config.name = "folder"
     config.data.update(options("folder"), root="data/folder")
+    if given.get("size") == defaults.FEW:
+        defaults.for_few_people(config)
     return config.lock()

@@ -2,6 +2,8 @@
 
     python train.py --config configs/synthetic.py
 
+    python train.py --config configs/synthetic.py:few    # the small model of motion for few people, without frames
+
 Reproduces no result of the paper. It shows that the pipeline learns to score the motion of people it has not seen. In
 these minutes, the model learns from trajectories. To learn from frames, it would need more clips and epochs, or
 pre-trained weights (README, "Measured").
@@ -13,11 +15,16 @@ from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    given = defaults.recipe_arguments("configs/synthetic.py", argument, size=defaults.SIZES)
     config = defaults.base()
     config.name = "synthetic"
     config.data.update(options("synthetic"), expressions=("smile",), num_subjects=120, clips_per_subject=2)
     config.data.expression = "smile"
+
+    if given.get("size") == defaults.FEW:
+        defaults.for_few_people(config)
+        return config.lock()
 
     trajectory, rgb = config.model.trajectory, config.model.rgb
     trajectory.length = 64

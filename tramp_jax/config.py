@@ -202,6 +202,38 @@ def base() -> ConfigDict:
     return ConfigDict(_defaults(OPTIONS))
 
 
+FEW = "few"
+SIZES = (FEW,)  # of a recipe's data, for ``recipe_arguments``
+
+
+def for_few_people(config: ConfigDict) -> None:
+    """Changes a recipe to one for 20 to 100 people and a landmark source: a small model of how the landmarks move.
+
+    The published model has 25 M parameters and reads positions and frames, from which so few people teach it nothing
+    (docs/few_people.md). Three small models are trained side by side, for a fixed number of steps: validation people
+    do not choose the checkpoint, they only fit the line from raw values to scores.
+    """
+    config.data.padding = "reflect"
+    config.model.update(streams="trajectory", members=3)
+    config.model.head.hidden = ()
+    config.model.trajectory.update(
+        length=128,
+        channels="energy",
+        patch=8,
+        widths=(32,),
+        embed_width=32,
+        blocks_per_stage=1,
+        table_frames=0,
+        attention_dropout=0.1,
+        drop_path=0.1,
+    )
+    config.augment.flip_trajectory = True
+    config.loss.name = "mse"
+    config.optimizer.update(name="adam", learning_rate=3e-3, schedule="cosine", weight_decay=0.3, clip_norm=1.0)
+    config.train.update(batch_size=16, epochs=32, evaluate_every=32, passes_per_epoch=1)
+    config.evaluation.update(batch_size=16, baselines=True)
+
+
 def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {}
     for name, value in options.items():
