@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -146,6 +148,7 @@ def train_fold(
                 f"warning: only {data.people[VALIDATION]} people choose the best checkpoint, so the choice is mostly "
                 "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
             )
+        _note_on_size(config, data.people[TRAIN])
     output = _decoding(config, splits, facts) if _predicts_scores(config) else None
     trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)
     if output is not None:
@@ -155,6 +158,17 @@ def train_fold(
 
 def _predicts_scores(config: ConfigDict) -> bool:
     return not config.model.head.num_classes and config.loss.name != LANDMARKS
+
+
+def _note_on_size(config: ConfigDict, people: int) -> None:
+    """Says so if a large model starts from random weights on few people."""
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_variables(config.model)["params"]))
+    given = any(config.init[part] for part in ("all", "rgb", "trajectory"))
+    if people < 100 and parameters > 5e6 and not given:
+        tqdm.write(
+            f"note: {people} people for {parameters / 1e6:.0f} M parameters from random weights; start from published "
+            "weights (--config.init.all=FILE), or take a recipe for few people (--config configs/folder.py:few)"
+        )
 
 
 def _decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
