@@ -43,6 +43,24 @@ def opened(root: Path | str, wanted: Wanted | None = None, problems: Problems | 
     return reader.open(root, reader.Options(**options), wanted or Wanted(), problems or Problems())
 
 
+def test_ratings_outside_a_declared_scale_are_refused(root):
+    config = recipe.get_config().unlock()
+    config.data.update(root=str(root), scale=(0.0, 4.0))
+    assert datasets.open_dataset(config).facts.scale.high == 4
+    edit(root / "clips.csv", 3, "score", "6")
+    with user_error("bad_score", "clips.csv, row 3", 6, "data.scale"):
+        datasets.open_dataset(config)
+    found = Problems(collect=True)
+    assert len(datasets.open_dataset(config, problems=found).source) == 2
+    assert [problem.kind for problem in found.found] == ["bad_score"]
+    config.data.scale = (0.0, 0.0)
+    assert len(datasets.open_dataset(config).source) == 3
+    for wrong in ((4.0, 0.0), (1.0, 1.0), (0.0, 1.0, 2.0)):
+        config.data.scale = wrong
+        with user_error("bad_option", "data.scale"):
+            datasets.open_dataset(config)
+
+
 def assert_same(read: clips.Clip, expected: clips.Clip) -> None:
     for field in dataclasses.fields(clips.Clip):
         found, given = getattr(read, field.name), getattr(expected, field.name)

@@ -167,8 +167,8 @@ def test_the_chosen_rating_is_checked(tmp_path, capsys):
     ("more", "told"),
     [
         (["--target", "sped"], "'sped'; this data set has: ROM, fatigue, speed"),
-        (["--set", "target=speed"], "`tramp-jax validate --target speed` checks it"),
-        (["--classes", "-1"], "--classes is -1"),
+        (["--set", "target=speed"], "tramp-jax validate --target speed"),
+        (["--classes", "-1"], "-1"),
     ],
 )
 def test_mistaken_ratings_are_refused(layouts, capsys, more, told):

@@ -96,6 +96,9 @@ OPTIONS: dict[str, Any] = {
         "name": "",  # one of tramp_jax.data.readers.READERS
         "root": "",
         "expression": "",  # train and test on this expression only; "" for all
+        # Lowest and highest rating of the scale, such as (0.0, 4.0). If both are equal, it is the scale of the data set
+        # or, if that names none, the lowest and highest rating of the clips.
+        "scale": (0.0, 0.0),
         "target": "",  # the rating to learn if clips have several; "" for the main score
         "skip_bad": False,  # check every clip first and train on those without a fault
         "still": False,  # control: repeat the first frame of every clip, which leaves only identity

@@ -13,7 +13,7 @@ from tramp_jax.data import names, packed_clips, splits
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers import READERS
-from tramp_jax.data.source import ClipSource, Dataset, Facts, Split, Wanted
+from tramp_jax.data.source import ClipSource, Dataset, Facts, RatingScale, Split, Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 
@@ -74,10 +74,23 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
     _check_people(dataset, problems)
     warnings = [problem for problem in problems.found if problem.severity == WARNING]
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *warnings))
+    if any(data.get("scale", ())):
+        scale = _declared(data.scale, data.get("target", "") or "rating")
+        dataset = dataclasses.replace(dataset, facts=dataclasses.replace(dataset.facts, scale=scale))
     target, classes = data.get("target", ""), config.model.head.num_classes
-    if target or classes:
-        dataset = dataclasses.replace(dataset, source=_targeted(dataset.source, target, classes, problems))
+    if target or classes or dataset.facts.scale:
+        source = _targeted(dataset.source, target, classes, dataset.facts.scale, problems)
+        dataset = dataclasses.replace(dataset, source=source)
     return dataset
+
+
+def _declared(ends: Sequence[float], name: str) -> RatingScale:
+    """The scale of ``data.scale``."""
+    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
+        raise UserError(
+            "bad_option", f"data.scale is {tuple(ends)}; give the lowest and the highest rating, such as (0.0, 4.0)"
+        )
+    return RatingScale(name, float(ends[0]), float(ends[1]), "lowest", "highest")
 
 
 def _check_people(dataset: Dataset, problems: Problems) -> None:
@@ -112,7 +125,9 @@ def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:
     return Dataset(source, facts(name), manifest.official, manifest.folds, (*manifest.skipped, *manifest.warnings))
 
 
-def _targeted(source: ClipSource, target: str, classes: int, problems: Problems) -> Split:
+def _targeted(
+    source: ClipSource, target: str, classes: int, scale: RatingScale | None, problems: Problems
+) -> ClipSource:
     """The clips that have the rating ``data.target``, with it as their score.
 
     For a classifier the score is rounded to a class number, half up, because the mean of two raters may lie between.
@@ -121,7 +136,8 @@ def _targeted(source: ClipSource, target: str, classes: int, problems: Problems)
       source: of all clips.
       target: name of a rating in ``ClipInfo.targets``; "" for the score itself.
       classes: of the model; 0 for regression.
-      problems: takes the clips without the rating, or with a rating that is not a class.
+      scale: that regression ratings must lie on; None if the data set names none.
+      problems: takes the clips without the rating, and ratings that are not a class or not on the scale.
 
     Raises:
       UserError: bad_option, if no clip has such a rating.
@@ -147,9 +163,16 @@ def _targeted(source: ClipSource, target: str, classes: int, problems: Problems)
                 )
                 problems.add("class_out_of_range", message, info.id)
                 continue
+        elif scale and not scale.low <= score <= scale.high:
+            message = (
+                f"{where}: the {target or 'score'} is {score:g}, but the scale has {scale.low:g} to {scale.high:g}; "
+                "correct it, or name the scale with --config.data.scale"
+            )
+            problems.add("bad_score", message, info.id)
+            continue
         indices.append(index)
         infos.append(dataclasses.replace(info, score=score))
-    return Split(source, indices, infos)
+    return source if tuple(infos) == tuple(source.infos) else Split(source, indices, infos)
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
