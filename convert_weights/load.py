@@ -50,7 +50,7 @@ def load_checkpoint(
     Args:
       path: a .pth, .pt or .safetensors file; a folder that ``python -m convert_weights`` has written; or the folder
         of a training run.
-      kind: of a file: a key of ``kinds.KINDS``; "auto" recognises it from the names (REFERENCE.md section 9).
+      kind: of a file: a key of ``kinds.KINDS``; "auto" recognises it from the names.
       length: T, if the tables of a file do not show it (TraMP-Former's always have the size for T = 256).
       fresh: patterns of parameters that a file may lack, e.g. ``params/head`` for an encoder without a head.
       checkpoint: of a run: "best", "last" or a step; by default the best, or the last if there is no best.

@@ -10,19 +10,27 @@ from ml_collections import ConfigDict
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
     """The learning rate at each step: the ``optimizer.schedule`` over all epochs, after an optional linear warm-up."""
-    if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(config.learning_rate, epochs * steps_per_epoch)
-    else:
-        decay = optax.exponential_decay(
-            config.learning_rate,
-            transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
-            decay_rate=config.decay_factor,
-            staircase=True,
-        )
+    decay = _SCHEDULES[config.schedule](config, steps_per_epoch, epochs)
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if not warmup_steps:
         return decay
     return lambda step: decay(step) * optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)(step)
+
+
+def _step(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    return optax.exponential_decay(
+        config.learning_rate,
+        transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
+        decay_rate=config.decay_factor,
+        staircase=True,
+    )
+
+
+def _cosine(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(config.learning_rate, epochs * steps_per_epoch)
+
+
+_SCHEDULES = {"step": _step, "cosine": _cosine}
 
 
 def _sgd(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransformation]:

@@ -109,8 +109,8 @@ class Kind:
       name_map: ``model`` group -> all tensors of that model. It is computed, so it is complete by construction, and
         whatever is left over on either side is an error. Raises UserError if the model was never released.
       container: key of the file under which the released code keeps the state dict; "" if the file is the state dict.
-      naming: first parts of the names in a file -> the file's prefixes for the encoder and the head, where the same
-        model was also released as part of another one. See ``state_dict.released_name``.
+      naming: finds the prefixes that a file uses for the encoder and the head, from the first parts of its names.
+        Needed if the model was also released inside a larger one. See ``state_dict.released_name``.
     """
 
     name: str

@@ -190,10 +190,11 @@ def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
     """
     mode = PADDINGS[padding]
     frames: np.ndarray = np.arange(n)
-    if n < length and not mode.repeats_numbers:
-        places = np.arange(length)
-        frames = places * ((n - 1) / (length - 1)) if mode.interpolate else np.minimum(places, n - 1)
-    return (frames / fps).astype(np.float32)
+    if n < length and mode.interpolate:
+        frames = np.linspace(0, n - 1, length)
+    elif n < length and not mode.repeats_numbers:
+        frames = np.maximum.accumulate(mode.sources(n, length))  # a blank has the time of the frame before it
+    return (np.maximum(frames, 0) / fps).astype(np.float32)
 
 
 def step_times(times: Any, numbers: Any) -> Any:

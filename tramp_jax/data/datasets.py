@@ -40,6 +40,11 @@ def options(name: str) -> dict[str, Any]:
     return {"name": name, **dataclasses.asdict(_reader(name).Options())}
 
 
+def path_options(name: str) -> list[str]:
+    """The options of data set ``name`` that are paths: those declared as ``str``, see ``readers``."""
+    return [field.name for field in dataclasses.fields(_reader(name).Options) if field.type is str]
+
+
 def facts(name: str) -> Facts:
     """What holds for every clip of data set ``name``; nothing if there is no reader of that name."""
     return _reader(name).FACTS if name in READERS else Facts()

@@ -24,7 +24,7 @@ import tramp_jax
 from tramp_jax import json_files
 from tramp_jax.data import packed_clips
 from tramp_jax.data.clips import ClipInfo
-from tramp_jax.data.datasets import open_dataset, options
+from tramp_jax.data.datasets import open_dataset, options, path_options
 from tramp_jax.data.packed_clips import MANIFEST, PLAN, VERSION, Manifest, Shard
 from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.source import ClipSource, Dataset, Wanted
@@ -143,8 +143,7 @@ def _notes(manifest: Manifest) -> str:
 def _resolved(config: ConfigDict) -> ConfigDict:
     """The same with absolute paths, so that the request does not depend on the working directory."""
     config = config.copy_and_resolve_references().unlock()
-    paths = [key for key, value in options(config.data.name).items() if isinstance(value, str) and key != "name"]
-    for key in ("root", *paths):
+    for key in ("root", *path_options(config.data.name)):
         if config.data.get(key) and "://" not in config.data[key]:
             config.data[key] = str(pathlib.Path(config.data[key]).expanduser().resolve())
     return config

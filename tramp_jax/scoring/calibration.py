@@ -1,10 +1,10 @@
 """Intervals around scores by split conformal prediction on validation people.
 
-The error of each validation clip is measured in units of the clip's own spread, see ``output``. The half width of a new
-interval is a fixed multiple of the new clip's spread (the normalised score of Lei et al., "Distribution-Free Predictive
-Inference for Regression", JASA 2018). Clips of one person are alike, so each person counts once: a clip has the weight
-1 / (clips of its person), as in the hierarchical conformal prediction of Lee, Barber and Willett (2023). The coverage
-then holds for a clip of a new person like those of the validation split.
+The error of each validation clip is measured in units of the clip's own spread plus the median spread, see ``output``.
+The half width of a new interval is a fixed multiple of the same sum for the new clip (the normalised score of Lei et
+al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Clips of one person are alike, so each person
+counts once: a clip has the weight 1 / (clips of its person), as in the hierarchical conformal prediction of Lee,
+Barber and Willett (2023). The coverage then holds for a clip of a new person like those of the validation split.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Dataset, Facts, RatingScale, Wanted
@@ -23,7 +24,7 @@ class Options:
     clips_per_subject: int = 1  # of each expression
     expressions: tuple[str, ...] = faces.EXPRESSIONS  # all or some of these
     synthetic_seed: int = 0
-    cues: str = faces.CUES[0]  # what shows the severity, one of faces.CUES
+    cues: Literal["motion", "landmarks", "appearance", "both"] = "motion"  # what shows the severity, see faces
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
