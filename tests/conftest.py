@@ -4,21 +4,22 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
-# What one test or one program that it starts has compiled, the others need not compile again; workers inherit this.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+ROOT = pathlib.Path(__file__).parents[1]
+# What one test, or a program that it starts, has compiled is not compiled again, even in the next run. The name of a
+# compiled program depends on everything in it, so nothing here is ever out of date.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax
 import pytest
 
 from tests import tiny
+from tramp_jax.cli import scripts
 from tramp_jax.models import init_variables
 
-ROOT = pathlib.Path(__file__).parents[1]
+scripts.keep_compiled()  # repairs what a killed test run left half written
+
 # These files start first, so that the workers end together.
 HEAVIEST = ["test_benchmarks", "test_commands", "test_parity", "test_scoring", "test_models", "test_torch_twin"]
 
