@@ -293,7 +293,7 @@ def one_device(tmp_path_factory):
     """Options, and the losses of a run of the trajectory stream with them on one device; dropout is on."""
     # Small steps: in large ones, or by Adam's division by small second moments, any rounding grows from step to step.
     options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0}
-    options |= {"model.streams": "trajectory", "model.trajectory.widths": (32,)}
+    options |= linear.OPTIONS | {"model.trajectory.widths": (32,)}
     workdir = tmp_path_factory.mktemp("runs") / "one"
     _train(workdir, **{name.replace(".", "__"): value for name, value in options.items()})
     return options, _losses(workdir)
