@@ -4,21 +4,24 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
-# What one test or one program that it starts has compiled, the others need not compile again; workers inherit this.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+ROOT = pathlib.Path(__file__).parents[1]
+# What one test, or a program that it starts, has compiled is not compiled again, even in the next run. The name of a
+# compiled program depends on everything in it, so nothing here is ever out of date.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax
 import pytest
 
 from tests import tiny
+from tramp_jax.cli import scripts
 from tramp_jax.models import init_variables
 
-ROOT = pathlib.Path(__file__).parents[1]
+scripts.keep_compiled()  # repairs what a killed test run left half written
+
+# These files start first, so that the workers end together.
+HEAVIEST = ["test_benchmarks", "test_commands", "test_parity", "test_scoring", "test_models", "test_torch_twin"]
 
 
 def pytest_addoption(parser):
@@ -26,6 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    heaviest = {name: place for place, name in enumerate(HEAVIEST)}
+    items.sort(key=lambda item: heaviest.get(item.path.stem, len(heaviest)))
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="takes minutes; --slow runs it")
         for item in items:
@@ -45,16 +50,24 @@ def tiny_variables():
     return init_variables(tiny.get_config().model, jax.random.key(0))
 
 
+@pytest.fixture
+def quick_compile():
+    """Compiles without optimisation: programs that run once or twice take most of their time to optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def program():
     """Runs a program of the repository as a user would: ``program("train.py", ...) -> CompletedProcess``.
 
-    ``wait=False`` returns the running process instead.
+    ``wait=False`` returns the running process instead. Other options are variables of its environment.
     """
 
-    def run(script: str, *arguments: object, devices: int = 1, wait: bool = True):
+    def run(script: str, *arguments: object, devices: int = 1, wait: bool = True, **environment: str):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | environment
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

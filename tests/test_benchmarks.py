@@ -24,25 +24,22 @@ from tests import tiny
 
 def get_config():
     config = tiny.get_config().unlock()
-    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)  # compiles fastest
-    return config
-"""
+    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)  # compiles fastest"""
+FEW_POINTS = "config.model.trajectory.update(num_points=12, neighbours=4, distant=3)"
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def recipe_with(folder, *lines):
+    """The file of a recipe with the smallest model and these changes."""
+    path = folder / "recipe.py"
+    path.write_text("\n    ".join([RECIPE, *lines, "return config\n"]))
+    return path
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """The file of a recipe with the smallest model."""
-    path = tmp_path / "recipe.py"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _quick_compile():
-    """Programs run once or twice here: optimising them would take most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """The file of a recipe for random inputs."""
+    return recipe_with(tmp_path, FEW_POINTS)
 
 
 def test_ways_take_turns_and_the_first_run_is_not_measured():
@@ -192,8 +189,10 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     ],
     ids=["compile", "scaling", "score", "input", "caches"],
 )
-def test_command_runs_in_a_process_of_its_own(command, recipe, tmp_path):
+def test_command_runs_in_a_process_of_its_own(command, tmp_path):
     name, *flags = command
+    random_inputs = name in ("train_step", "scaling")
+    recipe = recipe_with(tmp_path, *['config.model.streams = "trajectory"', FEW_POINTS] * random_inputs)
     line = [sys.executable, "-m", f"benchmarks.{name}", *flags, "--config", recipe, "--out", tmp_path / "out"]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import pfed5, youtubepd
-from tests import tiny
+from tests import linear, tiny
 from tests.conftest import ROOT
 from tests.raises import user_error
 from tramp_jax import evaluation, experiment, metrics, sharding, trainer, training_data
@@ -30,7 +30,6 @@ from tramp_jax.errors import UserError
 from tramp_jax.files import locked
 from tramp_jax.training_log import read_metrics
 
-FAST = {"model__streams": "rgb"}  # compiles in a third of the time
 STEPS = 10 * 2 // 8 * 3  # 10 training clips, two passes, batches of 8, three epochs
 
 
@@ -40,6 +39,26 @@ def _train(workdir, resume=False, **options):
     with config.unlocked():
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in options.items()})
     experiment.train(config, workdir, resume)
+
+
+LINEAR = {name.replace(".", "__"): value for name, value in linear.OPTIONS.items()} | {"train__epochs": 10}
+LINEAR_STEPS = 10 * 2 // 8 * 10
+
+
+@pytest.fixture
+def linear_model():
+    """Trains ``LINEAR`` in a moment, where the model is not the point."""
+    with linear.linear_model():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished_linear_run(tmp_path_factory):
+    """A whole training run of the linear model."""
+    workdir = tmp_path_factory.mktemp("runs") / "linear"
+    with linear.linear_model():
+        _train(workdir, **LINEAR)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +163,7 @@ def test_a_second_trainer_on_a_run_is_refused(finished_run, program, tmp_path, m
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == files
 
 
-def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, capsys):
+def test_an_interrupted_run_saves_its_state_and_resumes(linear_model, finished_linear_run, tmp_path, capsys):
     workdir = tmp_path / "interrupted"
 
     def interrupt():
@@ -154,18 +173,18 @@ def test_an_interrupted_run_saves_its_state_and_resumes(finished_run, tmp_path, 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(SystemExit) as stopped, exit_codes():
-        _train(workdir)
+        _train(workdir, **LINEAR)
     thread.join()
     assert stopped.value.code == EXIT_INTERRUPTED
     assert "--resume" in capsys.readouterr().err
     step = _arrays(workdir)[0]
-    assert 0 < step < STEPS
-    _train(workdir, resume=True)
-    assert _losses(workdir) == _losses(finished_run)
-    assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+    assert 0 < step < LINEAR_STEPS
+    _train(workdir, resume=True, **LINEAR)
+    assert _losses(workdir) == _losses(finished_linear_run)
+    assert _equal(_arrays(workdir)[1], _arrays(finished_linear_run)[1])
 
 
-def test_sigterm_outside_of_the_training_steps_says_how_to_continue(tmp_path, monkeypatch, capsys):
+def test_sigterm_outside_of_the_training_steps_says_how_to_continue(linear_model, tmp_path, monkeypatch, capsys):
     """Before the folder is there, before the first step, in the last step's evaluation and in the final one."""
     workdir = tmp_path / "run"
 
@@ -181,7 +200,7 @@ def test_sigterm_outside_of_the_training_steps_says_how_to_continue(tmp_path, mo
         with monkeypatch.context() as patched:
             patched.setattr(place, name, terminate)
             with pytest.raises(SystemExit) as stopped, exit_codes():
-                _train(workdir, resume, **FAST, train__evaluate_every=3)
+                _train(workdir, resume, **(LINEAR | {"train__evaluate_every": 10}))
         assert stopped.value.code == EXIT_INTERRUPTED
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         return capsys.readouterr().err
@@ -191,11 +210,11 @@ def test_sigterm_outside_of_the_training_steps_says_how_to_continue(tmp_path, mo
     command = f"--workdir {workdir} --resume"
     assert command in terminated(trainer, "build_run_clips", False)
     assert command in (message := terminated(evaluation, "summary", True))
-    assert f"step {STEPS} of {STEPS}; the state is saved" in message
+    assert f"step {LINEAR_STEPS} of {LINEAR_STEPS}; the state is saved" in message
     assert command in terminated(evaluation, "write_report", True)
-    _train(workdir, resume=True, **FAST, train__evaluate_every=3)
+    _train(workdir, resume=True, **(LINEAR | {"train__evaluate_every": 10}))
     assert (workdir / "evaluation/test-last/metrics.json").exists()
-    assert len(_losses(workdir)) == STEPS
+    assert len(_losses(workdir)) == LINEAR_STEPS
 
 
 _DAMAGED_CACHE = """
@@ -223,7 +242,7 @@ def test_a_damaged_compiled_program_is_compiled_and_written_again(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["training", "the final evaluation"])
-def test_a_run_that_is_deleted_meanwhile_is_an_error(when, tmp_path, monkeypatch, capsys):
+def test_a_run_that_is_deleted_meanwhile_is_an_error(when, linear_model, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "run"
     place, name, needed = (
         (trainer, "_time_of", "metrics.jsonl") if when == "training" else (evaluation, "write_report", "evaluation")
@@ -237,7 +256,7 @@ def test_a_run_that_is_deleted_meanwhile_is_an_error(when, tmp_path, monkeypatch
 
     monkeypatch.setattr(place, name, delete)
     with pytest.raises(SystemExit) as stopped, exit_codes():
-        _train(workdir, **FAST)
+        _train(workdir, **LINEAR)
     assert (stopped.value.code, stopped.value.__context__.kind) == (EXIT_ERROR, "not_a_run")
     printed = capsys.readouterr()
     assert str(workdir) in printed.err
@@ -245,8 +264,7 @@ def test_a_run_that_is_deleted_meanwhile_is_an_error(when, tmp_path, monkeypatch
     assert os.listdir(tmp_path) in ([], ["run"])  # no lock stays
 
 
-@pytest.mark.slow
-def test_a_clip_that_cannot_be_read_costs_no_step(finished_run, tmp_path, monkeypatch, capsys):
+def test_a_clip_that_cannot_be_read_costs_no_step(linear_model, finished_linear_run, tmp_path, monkeypatch, capsys):
     """The state of the last step is saved before the error ends the run, which then goes on without a difference."""
     workdir, read, sample = tmp_path / "broken", itertools.count(), pipeline.Sampler.train
     enough = 4 * tiny.get_config().train.batch_size
@@ -258,16 +276,16 @@ def test_a_clip_that_cannot_be_read_costs_no_step(finished_run, tmp_path, monkey
 
     monkeypatch.setattr(pipeline.Sampler, "train", train)
     with pytest.raises(SystemExit) as stopped, exit_codes():
-        _train(workdir)
+        _train(workdir, **LINEAR)
     assert stopped.value.code == EXIT_ERROR
     assert "the disk is gone" in capsys.readouterr().err
     step = _arrays(workdir)[0]
-    assert 0 < step < STEPS
+    assert 0 < step < LINEAR_STEPS
     assert len(_losses(workdir)) == step
     monkeypatch.undo()
-    _train(workdir, resume=True)
-    assert _losses(workdir) == _losses(finished_run)
-    assert _equal(_arrays(workdir)[1], _arrays(finished_run)[1])
+    _train(workdir, resume=True, **LINEAR)
+    assert _losses(workdir) == _losses(finished_linear_run)
+    assert _equal(_arrays(workdir)[1], _arrays(finished_linear_run)[1])
 
 
 @pytest.fixture(scope="module")
@@ -275,17 +293,16 @@ def one_device(tmp_path_factory):
     """Options, and the losses of a run of the trajectory stream with them on one device; dropout is on."""
     # Small steps: in large ones, or by Adam's division by small second moments, any rounding grows from step to step.
     options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0}
-    options |= {"model.streams": "trajectory", "model.trajectory.widths": (32,)}
+    options |= linear.OPTIONS | {"model.trajectory.widths": (32,)}
     workdir = tmp_path_factory.mktemp("runs") / "one"
     _train(workdir, **{name.replace(".", "__"): value for name, value in options.items()})
     return options, _losses(workdir)
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
-def test_several_devices_give_the_losses_of_one(devices, one_device, program, tmp_path):
+def test_eight_devices_give_the_losses_of_one(one_device, program, tmp_path):
     options, expected = one_device
     flags = [f"--config.{name}={value}" for name, value in options.items()]
-    several = program("train.py", "--config", "tests/tiny.py", *flags, "--workdir", tmp_path / "run", devices=devices)
+    several = program("train.py", "--config", "tests/tiny.py", *flags, "--workdir", tmp_path / "run", devices=8)
     assert several.returncode == 0, several.stderr
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(_losses(tmp_path / "run"), expected, rtol=1e-5)
@@ -309,10 +326,8 @@ def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_
     assert table.strip() in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_cross_validation_trains_every_fold_beside_the_baselines(tmp_path, capsys):
-    options = {"model__streams": "trajectory", "model__trajectory__channels": "xy", "train__epochs": 1}
-    options |= {"model__trajectory__input_scale": (0.03,), "data__protocol": "k_fold", "data__num_folds": 2}
+def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, tmp_path, capsys):
+    options = LINEAR | {"train__epochs": 1, "data__protocol": "k_fold", "data__num_folds": 2}
     _train(tmp_path / "folds", **options)
     printed = capsys.readouterr().out
     values = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
@@ -456,19 +471,19 @@ def test_a_bug_in_a_recipe_keeps_its_traceback(program, tmp_path):
     assert "recipe.py" in result.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run(linear_model, tmp_path, capsys):
     with pytest.raises(SystemExit), exit_codes():
-        _train(tmp_path / "diverging", **FAST, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
+        _train(tmp_path / "diverging", **LINEAR, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
     message = capsys.readouterr().err
     assert re.search(r"is (nan|inf) at step \d", message)
     assert "learning_rate" in message
 
 
-def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
+def test_parameters_that_are_not_finite_are_never_saved(linear_model, tmp_path, capsys):
     """The loss of a step is computed before its update, so a check of the loss would let broken parameters through."""
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e38, "optimizer__clip_norm": 0.0}
     with pytest.raises(SystemExit), exit_codes():
-        _train(tmp_path / "broken", **FAST, **options)
+        _train(tmp_path / "broken", **LINEAR, **options)
     assert "parameter norm" in capsys.readouterr().err
     assert not any((tmp_path / "broken" / "checkpoints" / "last").iterdir())
 

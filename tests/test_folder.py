@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import folder as recipe
+from tests.linear import linear_model
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
@@ -396,7 +397,8 @@ def test_recipe_trains_on_the_folder_and_its_split(tmp_path):
     folds = experiment.open_folds(config)
     assert {info.subject for info in folds.splits[None]["test"].infos} == {"s011", "s012"}
     (tmp_path / "run").mkdir()
-    experiment.train_folds(config, folds, tmp_path / "run", resume=False)
+    with linear_model():
+        experiment.train_folds(config, folds, tmp_path / "run", resume=False)
     with (tmp_path / "run/evaluation/test-last/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["target"]) for row in rows] == [12, 13]

@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 
 from configs import neuroface as recipe
+from tests.linear import linear_model
 from tests.preprocess_inputs import encode, square, woven
 from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
 from tests.raises import user_error
@@ -451,7 +452,6 @@ def test_recipe_lists_what_it_knows(argument):
         assert fact in str(caught.value)
 
 
-@pytest.mark.slow
 def test_recipe_trains_a_fold_and_tests_its_people(tmp_path):
     """Four people of each fold, from videos to predictions; S007 is among them and is tested."""
     people = [sorted(fold, reverse=True)[:4] for fold in FOLDS]
@@ -462,7 +462,8 @@ def test_recipe_trains_a_fold_and_tests_its_people(tmp_path):
     assert list(folds.splits) == [0]
     assert {info.subject for info in folds.splits[0]["test"].infos} == set(people[0])
     (tmp_path / "run").mkdir()
-    experiment.train_folds(config, folds, tmp_path / "run", resume=False)
+    with linear_model():
+        experiment.train_folds(config, folds, tmp_path / "run", resume=False)
     rows = rows_of(tmp_path / "run/fold_0/evaluation/test-last/predictions.csv")[1:]
     assert sorted(row[0] for row in rows) == sorted(f"{s}_02_NSM_OPEN_color_{i}" for s in people[0] for i in (1, 2))
     assert all(math.isfinite(float(row[4])) for row in rows)

@@ -142,7 +142,7 @@ def test_golden_tramp_former() -> None:
 
 
 @pytest.mark.slow
-def test_golden_gradients_and_training_steps() -> None:
+def test_golden_gradients_and_training_step() -> None:
     spec, tensors, expected = case("train_step_t64")
     config = make_config(trajectory=NO_DROPOUT | {"length": 64}, rgb={"num_frames": 16})
     # Not channels-last, for which CPUs sum batch statistics less accurately (2e-4 in the first scores).
@@ -167,29 +167,16 @@ def test_golden_gradients_and_training_steps() -> None:
     products = [(params[name].grad * probe).sum() for name, probe in zip(names, probes, strict=True)]
     assert_close(torch.stack(products), expected["eval_grad_probe"], 2e-3)
 
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    losses, scores = [], []
-    for step in range(3):
-        optimizer.zero_grad()
-        score, _ = model(*inputs)
-        loss = bmc(score, labels)
-        loss.backward()
-        losses.append(loss.detach())
-        scores.append(score.detach())
-        if step == 0:
-            statistics = model.state_dict()
-            norms = torch.stack([statistics[str(name)].norm() for name in expected["bn_names"]])
-            assert_close(norms, expected["bn_norm_after_1"], 2e-3)
-            assert_close(grad_norms(), expected["train_grad_norm"], 2e-3)
-        optimizer.step()
-    assert_close(torch.stack(losses), expected["train_losses"], 1e-3)
-    assert_close(torch.stack(scores), expected["train_scores"], 1e-3)
-    with torch.inference_mode():
-        score_after, _ = model.eval()(*inputs)
-    assert_close(score_after, expected["score_after"], 2e-3)
-    norms_after = torch.stack([params[name].norm() for name in names])
-    assert_close(norms_after, expected["param_norm_after"], 2e-3)
+    model.zero_grad()
+    score, _ = model.train()(*inputs)
+    loss = bmc(score, labels)
+    loss.backward()
+    statistics = model.state_dict()
+    norms = torch.stack([statistics[str(name)].norm() for name in expected["bn_names"]])
+    assert_close(norms, expected["bn_norm_after_1"], 2e-3)
+    assert_close(grad_norms(), expected["train_grad_norm"], 2e-3)
+    assert_close(loss, expected["train_losses"][0], 1e-3)
+    assert_close(score, expected["train_scores"][0], 1e-3)
 
 
 # Our JAX model against the twin

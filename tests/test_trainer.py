@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,25 +14,18 @@ import pytest
 from tests import tiny
 from tests.conftest import ROOT
 from tests.device_script import first_batch
+from tests.linear import Linear
 from tramp_jax import losses, optimizer, sharding, training_step
 from tramp_jax.batches.pipeline import Batch
 from tramp_jax.models import Inputs, init_variables
 from tramp_jax.training_log import read_metrics
 
 
-class _Linear(nn.Module):
-    """A stand-in for the network, which takes long to compile."""
-
-    @nn.compact
-    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
-        return nn.Dense(1)(trajectories)[:, 0], {}
-
-
 def test_gradients_in_parts_are_those_of_the_whole_batch():
     rng = np.random.default_rng(0)
     batch = Batch(Inputs(trajectories=rng.normal(size=(8, 5)).astype(np.float32)), jnp.arange(8.0))
-    objective, key = training_step.Objective(_Linear(), losses.bmc), jax.random.key(0)
-    params = _Linear().init(key, None, batch.inputs.trajectories, None)["params"]
+    objective, key = training_step.Objective(Linear(), losses.bmc), jax.random.key(0)
+    params = Linear().init(key, None, batch.inputs.trajectories, None)["params"]
     whole = training_step.gradients_of_batch(objective, params, {}, batch, key)
     in_parts = training_step.gradients_in_parts(objective, params, {}, batch, key, 4)
     assert jax.tree.structure(in_parts) == jax.tree.structure(whole)
@@ -70,6 +62,7 @@ def trajectory_config():
     return config
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_config):
     config, mesh = trajectory_config, sharding.data_mesh()
     batch = first_batch(config)
@@ -97,7 +90,7 @@ def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--config", "tests/tiny.py", "--config.train.epochs=2", *options]
 
     def start(workdir, devices, *flags):
-        environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         return subprocess.Popen(
             [*command, "--workdir", str(tmp_path / workdir), *flags],
             cwd=ROOT,

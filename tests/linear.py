@@ -1,0 +1,34 @@
+"""A linear stand-in for the network, which compiles at once, for tests about everything around the model."""
+
+import contextlib
+from collections.abc import Iterator
+
+import flax.linen as nn
+import pytest
+
+from tramp_jax import evaluation, experiment, models, training_step
+
+# Options of a training that reads only landmarks; "." becomes "__" in keywords.
+OPTIONS = {"model.streams": "trajectory", "model.trajectory.channels": "xy", "model.trajectory.input_scale": (0.03,)}
+
+
+class Linear(nn.Module):
+    """A score or logits from trajectories (B, ...), called as a model of the package."""
+
+    num_classes: int = 0
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
+        x = trajectories.reshape(len(trajectories), -1)
+        y = nn.Dense(self.num_classes or 1)(nn.Dropout(self.dropout, deterministic=not train)(x))
+        return (y if self.num_classes else y[:, 0]), {}
+
+
+@contextlib.contextmanager
+def linear_model() -> Iterator[None]:
+    """Training and evaluation use ``Linear`` with dropout, if the configuration reads no frames."""
+    with pytest.MonkeyPatch.context() as patched:
+        for place in (models, training_step, evaluation, experiment):
+            patched.setattr(place, "build_model", lambda config: Linear(config.head.num_classes, dropout=0.5))
+        yield
