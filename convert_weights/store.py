@@ -144,7 +144,7 @@ def _load_converted(path: pathlib.Path) -> Loaded:
                 (path / VARIABLES).absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args)
             )
         flat = flattened(variables)
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
     if {target: x.shape for target, x in flat.items()} != shapes:
         raise UserError("damaged_file", f"{path}: its arrays are not those of its {REPORT}; {_CONVERT_AGAIN}")
@@ -164,7 +164,7 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
             step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: {_first_line(error)}; check that the run is complete") from error
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}
     source = {"run": path.absolute().name, "checkpoint": which, "step": step}

@@ -3,7 +3,8 @@
 A score says nothing about such a clip, however sure the model is. A clip is described by its motion features, see
 ``baselines``. Each is compared with its median over the training clips, in units of its interquartile range, on a
 logarithmic scale since features are skewed. The distance of a clip is the root mean square of these, each limited. A
-clip is unusual if it is farther away than nearly all validation clips.
+clip is unusual if it is farther away than nearly all validation clips. The turns of the head are compared with those of
+the training frames.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import json_files, run, sharding
-from tramp_jax.data import datasets, landmarks
+from tramp_jax.data import datasets, landmark_quality, landmarks
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.problems import DataError
@@ -29,6 +30,7 @@ from tramp_jax.models import reads_trajectories
 _USUAL = 0.95  # share of new people's clips that should count as usual
 _LARGEST = 10.0  # most interquartile ranges that a single feature counts
 _OFFSET = 0.01  # added before the logarithm
+_POSES = (0.5, 99.5)  # percentiles of the turns in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,33 @@ class UsualMotion:
     Attributes:
       medians, ranges: (D,) of the logarithms of the features of ``baselines.FEATURE_NAMES``.
       threshold: the largest distance of a usual clip.
+      yaw, pitch: smallest and largest turn of the head in the training frames, in degrees, without the most extreme
+        1 %. None if an earlier version wrote the file.
     """
 
     medians: tuple[float, ...]
     ranges: tuple[float, ...]
     threshold: float
+    yaw: tuple[float, float] | None = None
+    pitch: tuple[float, float] | None = None
+
+    def turned(self, quality: landmark_quality.Quality) -> str:
+        """Warns if the head turns farther than in training, by more than the error of the turns; else ""."""
+        words = []
+        for name, values, usual, error in (
+            ("yaw", quality.yaw, self.yaw, landmark_quality.YAW_ERROR),
+            ("pitch", quality.pitch, self.pitch, landmark_quality.PITCH_ERROR),
+        ):
+            if usual is None:
+                continue
+            beyond = (values < usual[0] - error) | (values > usual[1] + error)
+            if beyond.mean() > landmark_quality.FEW:
+                worst = values[beyond][np.abs(values[beyond]).argmax()]
+                words.append(
+                    f"{name} up to {worst:.0f}° in {beyond.sum()} of {len(values)} frames, in training {usual[0]:.0f}° "
+                    f"to {usual[1]:.0f}°"
+                )
+        return f"the head is turned farther than in training ({'; '.join(words)})" if words else ""
 
     def distance(self, clip: Clip) -> float:
         """How far the motion of a clip is from that of the training clips."""
@@ -78,14 +102,20 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
         return
     source = datasets.open_dataset(config, Wanted(frames=False, pixels=False)).source
     numbers = {info.id: i for i, info in enumerate(source.infos)}
+    turns: list[np.ndarray] = []
 
     def features(name: str) -> Iterator[np.ndarray]:
         ids = [info.id for info in splits[name].infos]
         for clip_id in tqdm(ids, desc=f"motion of {name} clips", unit="clip", disable=None, leave=False):
             try:
-                yield _features(source[numbers[clip_id]])
+                clip = source[numbers[clip_id]]
+                found = _features(clip)
             except (DataError, UserError):  # too short, or unusable without its frames
                 continue
+            if name == TRAIN:
+                quality = landmark_quality.measure(clip)
+                turns.append(np.stack([quality.yaw, quality.pitch]))
+            yield found
 
     train = np.array(list(features(TRAIN)))
     if len(train) < 2:
@@ -95,7 +125,9 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     found = sorted(_distance(each, medians, ranges) for each in features(VALIDATION))
     rank = min(math.ceil((len(found) + 1) * _USUAL), len(found))
     threshold = found[rank - 1] if found else max(_distance(each, medians, ranges) for each in train)
-    content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold))
+    low, high = np.nanpercentile(np.concatenate(turns, axis=1), _POSES, axis=1)
+    yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
+    content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)
     write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
 
 

@@ -4,7 +4,9 @@ import argparse
 import csv
 import glob
 import hashlib
+import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramp_jax.cli.exit_codes import BUG
+from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import locked, write_atomically
 
 if TYPE_CHECKING:
+    from tramp_jax.data.clips import ClipInfo
     from tramp_jax.scoring import Scored, Scorer
 
 WITHHELD = "withheld"
@@ -34,6 +38,9 @@ COLUMNS = (
     "frames_used",
     "fps",
     "missing_ratio",
+    "outside",
+    "jitter",
+    "yaw",
     "landmarks",
     "model",
     "interval",
@@ -42,6 +49,7 @@ COLUMNS = (
     "report",
     "settings",
 )
+_TEXTS = ("reason", "warnings", "interval")  # columns that may contain names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
     parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
+    parser.add_argument(
+        "--anonymise",
+        action="store_true",
+        help="write salted hashes into the table and reports instead of the names of people and files; faces stay",
+    )
+    parser.add_argument(
+        "--salt", type=Path, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
+    )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report for each input into this folder")
     parser.add_argument(
         "--no-attribution",
@@ -128,7 +144,8 @@ def _score(arguments: argparse.Namespace) -> int:
         _choose_device(arguments.device)
     keep_compiled()
     inputs = expand(arguments.inputs)
-    table = Table(arguments.out, arguments.overwrite)
+    pseudonyms = _pseudonyms(arguments)
+    table = Table(arguments.out, arguments.overwrite, pseudonyms)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
     )
@@ -143,8 +160,10 @@ def _score(arguments: argparse.Namespace) -> int:
     )
     scorer.check_expression(arguments.expression)
     table.check_model(_model(scorer))
-    reports = _Reports(arguments.report, not arguments.no_attribution) if arguments.report else None
+    reports = _Reports(arguments.report, not arguments.no_attribution, pseudonyms) if arguments.report else None
     settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
+    if pseudonyms:
+        settings = {path: pseudonyms.digest(digest) for path, digest in settings.items()}
     # An input that is already in the table is scored again only if its report is missing.
     todo = [
         path
@@ -172,8 +191,9 @@ def _score(arguments: argparse.Namespace) -> int:
                 except Exception as error:  # the score stays in the table
                     failed += 1
                     tqdm.write(f"error: no report: {_failure(path, error)[1]}", file=sys.stderr)
-            table.add(row)
-            tqdm.write(_line(path, scored), file=sys.stdout)
+            table.add(row, scored.clip.info)
+            name = f"{path} ({pseudonyms.of_input(path)})" if pseudonyms else path
+            tqdm.write(_line(name, scored), file=sys.stdout)
             for warning in scored.warnings:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
     skipped = len(inputs) - len(todo)
@@ -183,6 +203,15 @@ def _score(arguments: argparse.Namespace) -> int:
         + "\n"
     )
     return 1 if failed else 0
+
+
+def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
+    out, salt = arguments.out, arguments.salt
+    if not arguments.anonymise:
+        if salt is not None:
+            raise UserError("bad_option", f"--salt {salt}: has no effect without --anonymise")
+        return None
+    return Pseudonyms(salt or out.with_name(f"{out.name}.salt"), arguments.checkpoint)
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:
@@ -252,19 +281,36 @@ class Table:
     failed, or because the file, the model's calibration or an option has changed.
 
     Raises:
-      UserError: not_scores, if the file exists but is not a table of scores.
+      UserError: not_scores, if the file exists but is not a table of scores; bad_option, if it has names and should
+        not, or has pseudonyms of another salt.
     """
 
-    def __init__(self, path: Path, overwrite: bool):
-        self.path = path
+    def __init__(self, path: Path, overwrite: bool, pseudonyms: Pseudonyms | None = None):
+        self.path, self._pseudonyms = path, pseudonyms
         self._rows: dict[str, dict[str, object]] = {}
         if path.exists() and not overwrite:
             # The last row of an input is the newest.
-            self._rows = {_identity(row["input"]): row for row in _read(path)}
+            self._rows = {self._key_of_cell(str(row["input"])): row for row in _read(path)}
+
+    def _key(self, path: str) -> str:
+        return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(path)
+
+    def _key_of_cell(self, cell: str) -> str:
+        if self._pseudonyms is None:
+            if re.fullmatch(r"anon-\w{4}-\w{12}", cell):
+                raise UserError("bad_option", f"{self.path} is anonymised; add --anonymise, or name another --out")
+            return _identity(cell)
+        if not cell.startswith(self._pseudonyms.prefix):
+            raise UserError(
+                "bad_option",
+                f"{self.path} has names, or pseudonyms of another salt; name another table with --out, the right salt "
+                "with --salt, or replace the table with --overwrite",
+            )
+        return cell
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The row of this input, if its score was computed or withheld with these settings."""
-        row = self._rows.get(_identity(path))
+        row = self._rows.get(self._key(path))
         return (
             row
             if row is not None and (row["status"], row["settings"]) in (("ok", settings), (WITHHELD, settings))
@@ -298,11 +344,16 @@ class Table:
         rows = ([row.get(column, "") for column in COLUMNS] for row in self._rows.values())
         write_atomically(self.path, tables.csv_text([COLUMNS, *rows]))
 
-    def add(self, row: dict[str, object]) -> None:
-        """Appends one row; it is on disk when this returns."""
+    def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> None:
+        """Appends one row, of the clip called ``info``; it is on disk when this returns."""
+        path = str(row["input"])
+        key = self._key(path)
+        if self._pseudonyms:
+            texts = {column: self._pseudonyms.hide(str(row.get(column, "")), path, info) for column in _TEXTS}
+            row = row | texts | {"input": key}
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
-        self._rows[_identity(row["input"])] = row
+        self._rows[key] = row
 
 
 def _read(path: Path) -> list[dict[str, object]]:
@@ -321,15 +372,19 @@ def _read(path: Path) -> list[dict[str, object]]:
 class _Reports:
     """Writes a report for each input under a unique name."""
 
-    def __init__(self, folder: Path, attribute: bool):
+    def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None):
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._attribute = folder, attribute
+        self._folder, self._attribute, self._pseudonyms = folder, attribute, pseudonyms
 
     def path(self, path: str) -> Path:
         """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
+        if self._pseudonyms:
+            return self._folder / self._ending(path)
         return self._folder / f"{Path(path).stem or 'clip'}{self._ending(path)}"
 
     def _ending(self, path: str) -> str:
+        if self._pseudonyms:
+            return f"{self._pseudonyms.of_input(path)}.html"
         return f"-{hashlib.sha256(_identity(path).encode()).hexdigest()[:6]}.html"
 
     def has(self, path: str, row: dict[str, object]) -> bool:
@@ -341,7 +396,8 @@ class _Reports:
         """Writes the report and returns its file name."""
         from tramp_jax.report.writer import write_report
 
-        write_report(self.path(path), scorer.evidence(scored, self._attribute))
+        evidence = scorer.evidence(scored, self._attribute)
+        write_report(self.path(path), anonymous(evidence, path, self._pseudonyms) if self._pseudonyms else evidence)
         return self.path(path).name
 
 
@@ -360,12 +416,19 @@ def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
         "frames": len(scored.clip.landmarks),
         "frames_used": scored.frames_used,
         "fps": f"{scored.clip.fps:g}",
-        "missing_ratio": "" if scored.missing_ratio != scored.missing_ratio else f"{scored.missing_ratio:.4f}",
+        "missing_ratio": _number(scored.missing_ratio, 4),
+        "outside": _number(scored.quality.share_outside, 4),
+        "jitter": _number(scored.quality.relative_jitter, 4),
+        "yaw": _number(scored.quality.largest_yaw, 1),
         "landmarks": scored.landmark_source,
         "model": _model(scorer),
         "interval": scored.note,
         "warnings": "; ".join(scored.warnings),
     }
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
 
 
 def _model(scorer: "Scorer") -> str:

@@ -52,12 +52,14 @@ def check_size(image: bytes) -> None:
     """Refuses an image whose header declares more than ``MAX_PIXELS``. Its pixels are not decoded.
 
     Raises:
-      ImageFault: too large, or not an image.
+      ImageFault: too large, truncated, or not an image.
     """
     if image.startswith(_JPEG):
         shape = _jpeg(image)[0]
     elif image.startswith(_PNG):
         shape = _png(image)[0]
+        if not _png_chunks_fit(image):  # the decoder would reserve what the chunk declares
+            raise ImageFault("truncated_image", "is truncated: a chunk declares more bytes than the file has")
     else:
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(image)) as opened:
@@ -103,3 +105,11 @@ def _png(image: bytes) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) according to the header, and whether the image is complete."""
     shape = (int.from_bytes(image[20:24]), int.from_bytes(image[16:20])) if image[12:16] == b"IHDR" else None
     return shape, image.rfind(b"IEND\xaeB`\x82") >= 0
+
+
+def _png_chunks_fit(image: bytes) -> bool:
+    """Whether no chunk declares more bytes than the image has."""
+    at = len(_PNG)
+    while at + 8 <= len(image) and image[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(image[at : at + 4])
+    return at <= len(image)

@@ -10,12 +10,14 @@ from typing import Any
 
 from tramp_jax import json_files
 from tramp_jax.data import clip_folder, names, tables
-from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.preprocess.clip import Preprocessed, clip_id
+from tramp_jax.preprocess.crop import CropBox
 
 EVIDENCE = "evidence.json"
 VIDEO = "video"  # column of clips.csv: the file that the clip was made from
@@ -238,6 +240,36 @@ def read_origin(clip_folder: Path) -> ClipOrigin:
     if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
         raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: not the evidence of a clip; make the clip again")
     return ClipOrigin(source, tuple(warnings))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictured:
+    """The values of evidence.json from which the quality of landmarks follows."""
+
+    scores: tuple[float | None, ...]
+    crop: CropBox
+    frame_size: tuple[int, int]
+
+
+def read_quality(clip_folder: Path, clip: Clip) -> Quality:
+    """Measures the landmarks of a clip, with what its evidence says about the picture and the landmark source.
+
+    Raises:
+      UserError: the file is not the evidence of this clip.
+    """
+    evidence = _evidence(clip_folder)
+    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_Pictured)}
+    if not known.keys() <= evidence.keys():
+        return measure(clip)
+    found = json_files.checked_record(
+        _Pictured,
+        known,
+        clip_folder / EVIDENCE,
+        "make the clip again",
+        lambda found: len(found.scores) == len(clip.landmarks) and found.crop.side > 0,
+    )
+    scores = [math.nan if score is None else score for score in found.scores]
+    return measure(clip, scores, found.crop.picture(found.frame_size))
 
 
 def read_interpolated(clip_folder: Path, count: int) -> list[bool]:

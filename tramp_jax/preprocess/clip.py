@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tramp_jax.data import clips, landmarks
+from tramp_jax.data import clips, landmark_quality, landmarks
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance, crop, rate, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
@@ -53,6 +53,7 @@ class Preprocessed:
       frame_size: (width, height) of the video.
       frames_read: frames in the video.
       source: name of the landmark source.
+      quality: how far the landmarks can be trusted.
       warnings: what you should know before you use the clip.
       seconds: time spent by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (with encoding).
     """
@@ -65,6 +66,7 @@ class Preprocessed:
     frame_size: tuple[int, int]
     frames_read: int
     source: str
+    quality: landmark_quality.Quality
     warnings: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -81,6 +83,7 @@ class Preprocessed:
             "source_frames": self.source_frames.tolist(),
             "scores": [None if np.isnan(score) else round(float(score), 4) for score in self.scores],
             "interpolated": self.interpolated.tolist(),
+            "quality": self.quality.as_json(),
             "warnings": list(self.warnings),
             "seconds": {stage: round(spent, 4) for stage, spent in self.seconds.items()},
         }
@@ -155,16 +158,19 @@ def preprocess_video(
         fps=timing.fps,
         depth=None if depth is None else (depth * box.scale).astype(np.float32),
     )
+    scores = np.array([track.faces[i].score for i in timing.chosen])
+    quality = landmark_quality.measure(clip, scores.tolist(), box.picture(first_pass.size))
     return Preprocessed(
         clip=clip,
         source_frames=source_frames,
-        scores=np.array([track.faces[i].score for i in timing.chosen]),
+        scores=scores,
         interpolated=track.interpolated[timing.chosen],
         crop=box,
         frame_size=first_pass.size,
         frames_read=count,
         source=source.name,
-        warnings=(*doubts, *track.warnings, *timing.warnings, *tilt_warnings, *box_warnings),
+        quality=quality,
+        warnings=(*doubts, *track.warnings, *timing.warnings, *tilt_warnings, *box_warnings, *quality.warnings()),
         seconds=stages,
     )
 

@@ -34,6 +34,12 @@ class CropBox:
         """Converts points (..., 2) from pixels of the frame to float32 pixels of the crop."""
         return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
 
+    def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the part of the crop that shows a frame (width, height), in its pixels."""
+        ends = np.array([(0, 0), frame_size])
+        left, top, right, bottom = np.clip(self.to_crop(ends), 0, SIZE).ravel().tolist()
+        return left, top, right, bottom
+
     def cut(self, frame: np.ndarray) -> np.ndarray:
         """Crops a frame (H, W, 3) uint8 and resizes it to (256, 256, 3) uint8."""
         height, width = frame.shape[:2]

@@ -32,6 +32,9 @@ FACE = "face"
 WINDOW_MS, REST_MS = 280.0, 120.0
 MIN_FRAMES = 5  # a cubic passes through four points exactly, so it smooths nothing
 LOW, HIGH = 0.1, 0.9  # reference levels, as shares of the peak
+# Largest asymmetry of a symmetric movement of a drawn face that is turned by up to 30 degrees (tests/
+# test_landmark_quality.py): of one region with the head held, of one region while the head turns.
+FALSE_ASYMMETRY_HELD, FALSE_ASYMMETRY_TURNING = 0.25, 0.45
 _CUBIC = 3
 # A movement is clear of the jitter if its peak exceeds this many standard deviations of a noise-only excursion. Still
 # faces stay below it (tests/test_report_motion.py).

@@ -16,6 +16,7 @@ from tramp_jax import __version__
 from tramp_jax.batches import view
 from tramp_jax.data import head_motion
 from tramp_jax.data.clips import Clip
+from tramp_jax.data.landmark_quality import Quality
 from tramp_jax.data.source import RatingScale
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.report.attribution import Attribution
@@ -53,6 +54,7 @@ class Evidence:
       attribution: how movement changed the score, or None.
       attribution_note: why there is no attribution.
       interpolated: numbers of the frames whose landmarks were interpolated, not measured.
+      quality: how far the landmarks can be trusted, or None.
       warnings: what a reader must know before trusting the score.
       provenance: values by the keys of ``PROVENANCE``, see ``provenance``. Other keys follow under their own names.
     """
@@ -69,6 +71,7 @@ class Evidence:
     attribution: Attribution | None = None
     attribution_note: str = "not requested"
     interpolated: Sequence[int] = ()
+    quality: Quality | None = None
     warnings: Sequence[str] = ()
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 

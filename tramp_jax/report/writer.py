@@ -6,11 +6,13 @@ The file contains everything it shows, and its policy keeps browsers from fetchi
 """
 
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tramp_jax.data import landmark_quality
 from tramp_jax.files import write_atomically
 from tramp_jax.report import motion, page, plots
 from tramp_jax.report.attribution import Attribution
@@ -193,11 +195,21 @@ def _motion(evidence: Evidence) -> str:
         ),
         page.paragraph(
             "Shifts of the head, its tilt in the plane of the picture and its changes of size are removed. Turning and "
-            "nodding are not, and count as movement of the face. In a mirrored video, left and right are swapped.",
+            "nodding are not, and count as movement of the face. So a symmetric movement can show an asymmetry of up "
+            f"to {motion.FALSE_ASYMMETRY_HELD:.0%} if a turned head is held still, and of up to "
+            f"{motion.FALSE_ASYMMETRY_TURNING:.0%} while it turns{_turning(evidence)}. In a mirrored video, left and "
+            "right are swapped.",
             "soft",
         ),
     ]
     return "\n".join(parts)
+
+
+def _turning(evidence: Evidence) -> str:
+    found = evidence.quality
+    if found is None or not np.isfinite(found.yaw).any():
+        return ""
+    return f" (here by {np.nanmax(found.yaw) - np.nanmin(found.yaw):.0f}°)"
 
 
 def _asymmetry(value: float | None) -> str:
@@ -223,6 +235,51 @@ def _spans(frames: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
+def _quality(evidence: Evidence) -> str:
+    """How far the landmarks can be trusted."""
+    found = evidence.quality
+    if found is None:
+        return page.missing("Quality of the landmarks", "not measured")
+    percent, degrees, pixels = "{:.0%}".format, "{:.0f}°".format, "{:.2f} pixels".format
+    bound = landmark_quality
+    items: list[tuple[str, str, np.ndarray, Callable[[float], str], str]] = [
+        ("inside", "landmarks inside the picture", -found.inside, percent, "100 %"),
+        (
+            "confidence",
+            "confidence of the landmark source",
+            -found.confidence,
+            percent,
+            f"{bound.LEAST_CONFIDENCE:.0%}",
+        ),
+        ("yaw", "head turned to the side", np.abs(found.yaw), degrees, f"{bound.MOST_YAW:.0f}°"),
+        ("pitch", "head raised or lowered", np.abs(found.pitch), degrees, f"{bound.MOST_PITCH:.0f}°"),
+        ("jitter", "jitter of the landmarks", found.jitter, pixels, f"{bound.MOST_JITTER:.0%} of the pupils' distance"),
+    ]
+    doubtful = found.doubtful()
+    rows = [
+        [label, *(shown(abs(f(values))) for f in (np.nanmedian, np.nanmax)), limit, int(doubtful[name].sum())]
+        if np.isfinite(values).any()
+        else [label, "not known", "not known", limit, "–"]
+        for name, label, values, shown, limit in items
+    ]
+    table = page.table(
+        "Quality of the landmarks in each frame.", ["measure", "usual", "worst", "bound", "frames beyond it"], rows
+    )
+    exact = (
+        f"Turns of the head are estimated from the picture, to about {bound.YAW_ERROR:.0f}° sideways and "
+        f"{bound.PITCH_ERROR:.0f}° up and down."
+    )
+    if not math.isfinite(found.usual_jitter):
+        return table + page.paragraph(exact, "soft")
+    return table + page.paragraph(
+        f"A still landmark jitters by {found.usual_jitter:.2f} pixels of the face crop, "
+        f"{100 * found.relative_jitter:.2f} % of the distance between the pupils. So the smallest movement of a single "
+        f"landmark between two frames that can be seen is {found.smallest_motion:.1f} pixels; the mean of a region is "
+        f"more exact. {exact}",
+        "soft",
+    )
+
+
 def _provenance(evidence: Evidence) -> str:
     info, known, n = evidence.clip.info, evidence.provenance, len(evidence.clip.landmarks)
     rows: list[list[object]] = [
@@ -241,6 +298,6 @@ SUMMARY: tuple[Part, ...] = (_identity, _score, _warnings, _headline, plots.cont
 SECTIONS: dict[str, tuple[Part, ...]] = {
     "How movement changed the score": (_effects, plots.attribution_over_time),
     "How the face moved": (_motion,),
-    "Landmarks over time": (_interpolated, plots.landmark_paths, plots.region_courses, plots.pixel_values),
+    "Landmarks over time": (_quality, _interpolated, plots.landmark_paths, plots.region_courses, plots.pixel_values),
     "Provenance": (_provenance,),
 }

@@ -17,6 +17,7 @@ from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
@@ -27,7 +28,7 @@ from tramp_jax.preprocess import (
     open_landmark_source,
     preprocess_video,
 )
-from tramp_jax.preprocess.batch import read_interpolated, read_origin
+from tramp_jax.preprocess.batch import read_interpolated, read_origin, read_quality
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report.attribution import Explainer
 from tramp_jax.report.record import Evidence, provenance
@@ -60,6 +61,7 @@ class Scored:
       interpolated: numbers of frames without a detected face, whose landmarks were interpolated.
       missing_ratio: their share of the clip; NaN if unknown.
       landmark_source: name of the landmark source, or of the layout.
+      quality: how far the landmarks can be trusted.
       warnings: what a reader must know before relying on the score.
     """
 
@@ -78,6 +80,7 @@ class Scored:
     interpolated: tuple[int, ...]
     missing_ratio: float
     landmark_source: str
+    quality: Quality
     warnings: tuple[str, ...]
 
 
@@ -203,6 +206,7 @@ class Scorer:
                 interpolated=frames,
                 missing_ratio=missing,
                 landmark_source=origin.landmarks,
+                quality=read_quality(path, clip),
                 warnings=origin.warnings,
             )
         source = self.open_source()
@@ -215,6 +219,7 @@ class Scorer:
             interpolated=frames,
             missing_ratio=len(frames) / len(video.interpolated),
             landmark_source=video.source,
+            quality=video.quality,
             warnings=video.warnings,
         )
 
@@ -226,6 +231,7 @@ class Scorer:
         interpolated: Sequence[int] = (),
         missing_ratio: float = float("nan"),
         landmark_source: str = "",
+        quality: Quality | None = None,
         warnings: Sequence[str] = (),
     ) -> Scored:
         """Scores a clip; see ``Scored`` for the arguments."""
@@ -236,6 +242,7 @@ class Scorer:
             tuple(interpolated),
             missing_ratio,
             landmark_source,
+            quality,
             tuple(warnings),
         )
 
@@ -260,6 +267,7 @@ class Scorer:
         interpolated: tuple[int, ...] = (),
         missing_ratio: float = float("nan"),
         landmark_source: str = "",
+        quality: Quality | None = None,
         warnings: tuple[str, ...] = (),
     ) -> Scored:
         outputs = [member.output for member in self.members]
@@ -278,7 +286,8 @@ class Scorer:
             note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} validation people" + (
                 "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
             )
-        source = landmark_source or f"layout {clip.layout}"
+        source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
+        turned = self._usual.turned(quality) if self._usual is not None else ""
         doubts = self._doubts(clip, expression or clip.info.expression, source, interval)
         return Scored(
             clip=clip,
@@ -296,7 +305,9 @@ class Scorer:
             interpolated=interpolated,
             missing_ratio=missing_ratio,
             landmark_source=source,
-            warnings=tuple(filter(None, [outside, *warnings, *doubts])),
+            quality=quality,
+            # Those of the landmarks stand among the warnings of a clip of preprocess already.
+            warnings=tuple(dict.fromkeys(filter(None, [outside, *warnings, *quality.warnings(), turned, *doubts]))),
         )
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
@@ -345,6 +356,7 @@ class Scorer:
             interval_note=scored.note,
             attribution=attribution,
             interpolated=scored.interpolated,
+            quality=scored.quality,
             warnings=scored.warnings,
             provenance=provenance(scored.clip, first.config, source=source, **known),
         )

@@ -1,0 +1,107 @@
+"""Replaces names of people and files in tables and reports by salted hashes (``tramp-jax score --anonymise``).
+
+Whoever has the salt can test whether a name belongs to a pseudonym, so the salt stays with you.
+"""
+
+import dataclasses
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tramp_jax.report.record import Evidence
+
+_SALT_BYTES = 32
+_HIDDEN = "left out"
+
+
+class Pseudonyms:
+    """Makes pseudonyms from the salt in a file, which is created if it does not exist.
+
+    Equal salts give equal pseudonyms. All of one salt share ``prefix``.
+
+    Args:
+      path: the file with the salt, readable by its owner only.
+      runs: folders of the models, which may also contain names.
+
+    Raises:
+      UserError: damaged_file, if the file is not a salt; no_permission, if others can read it.
+    """
+
+    def __init__(self, path: Path, runs: Sequence[Path] = ()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(file, "w") as opened:
+                opened.write(secrets.token_hex(_SALT_BYTES) + "\n")
+        if not path.is_file() or path.stat().st_size > 4 * _SALT_BYTES:
+            raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise UserError("no_permission", f"{path}: other users can read this salt; run chmod 600 {path}")
+        text = path.read_bytes().strip()
+        if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _SALT_BYTES), text):
+            raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
+        self._salt = bytes.fromhex(text.decode())
+        self._folders = {str(spelt): "RUN" for run in runs for spelt in (run, run.expanduser(), run.resolve())}
+        self.prefix = f"anon-{self.digest('salt')[:4]}-"
+
+    def digest(self, text: str) -> str:
+        """Salted hash of a text, 12 hexadecimal digits."""
+        return hmac.new(self._salt, text.encode(errors="surrogateescape"), "sha256").hexdigest()[:12]
+
+    def of(self, name: str) -> str:
+        """The pseudonym of a person or of the real path of a file."""
+        return self.prefix + self.digest(name)
+
+    def of_input(self, path: str | Path) -> str:
+        """The pseudonym of an input, the same for all spellings of its path."""
+        return self.of(os.path.realpath(path))
+
+    def hide(self, text: str, path: str, info: ClipInfo | None = None) -> str:
+        """Replaces the names of an input, of its clip and person, and of the folders of the models in a text.
+
+        A name inside a longer word stays.
+        """
+        own = self.of_input(path)
+        names = dict.fromkeys(_spellings(path), own) | self._folders
+        if info is not None:
+            names |= dict.fromkeys([*_spellings(info.source), info.id], own) | {info.subject: self.person(info)}
+        for name in sorted(filter(None, names), key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", names[name], text)
+        return re.sub(rf"({self.prefix}\w+)[/\\][^\s:;,]+", r"\1", text)  # files in the folder of an input
+
+    def person(self, info: ClipInfo) -> str:
+        """The pseudonym of the person in a clip; "" if there is no name."""
+        return info.subject and self.of(f"subject {info.subject}")
+
+
+def _spellings(path: str) -> set[str]:
+    """The spellings of a path that a message may contain, its folder, its file name, and that without the ending."""
+    if not path:
+        return set()
+    paths = {Path(path), Path(path).expanduser(), Path(path).absolute(), Path(os.path.realpath(path))}
+    folders = {str(each.parent) for each in paths if each.is_absolute() and len(each.parts) > 2}
+    return folders | {name for each in paths for name in (str(each), each.name, each.stem)}
+
+
+def anonymous(evidence: "Evidence", path: str, pseudonyms: Pseudonyms) -> "Evidence":
+    """The contents of a report without names. Its pictures of the face stay."""
+    info, own = evidence.clip.info, pseudonyms.of_input(path)
+    new = dataclasses.replace(info, id=own, subject=pseudonyms.person(info), group="", source="")
+    return dataclasses.replace(
+        evidence,
+        clip=dataclasses.replace(evidence.clip, info=new),
+        warnings=[pseudonyms.hide(text, path, info) for text in evidence.warnings],
+        interval_note=pseudonyms.hide(evidence.interval_note, path, info),
+        provenance={**evidence.provenance, "file": own, "sha256": _HIDDEN, "checkpoint": _HIDDEN},
+    )
