@@ -44,11 +44,21 @@ class Target:
 
     Attributes:
       make: writes a valid input into an empty folder.
-      read: reads everything in the folder; the second argument is the file that was changed.
+      read: reads the input in the folder; the second argument is the file that was changed.
+      files: whether each file is an input of its own, and only the changed one is read.
     """
 
     make: Callable[[pathlib.Path], object]
     read: Callable[[pathlib.Path, pathlib.Path], object]
+    files: bool = False
+
+    def prepare(self, folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+        """Makes the input, reads it, which imports everything, and returns its files with their contents."""
+        self.make(folder)
+        contents = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in contents if self.files else list(contents)[:1]:
+            self.read(folder, path)
+        return contents
 
 
 @dataclasses.dataclass
@@ -261,14 +271,14 @@ def _make_youtubepd(folder: pathlib.Path) -> None:
 
 
 TARGETS = {
-    "checkpoint": Target(_make_checkpoint, _read_checkpoint),
+    "checkpoint": Target(_make_checkpoint, _read_checkpoint, files=True),
     "clip folder": Target(_make_clip, _read_clip),
     "packed store": Target(_make_packed, _read_data("folder", "packed")),
     "run folder": Target(_make_run, _read_run),
     "converted folder": Target(_make_converted, _read_converted),
-    "tables": Target(_make_tables, _read_tables),
-    "tracks": Target(_make_tracks, _read_tracks),
-    "videos": Target(_make_videos, _read_videos),
+    "tables": Target(_make_tables, _read_tables, files=True),
+    "tracks": Target(_make_tracks, _read_tracks, files=True),
+    "videos": Target(_make_videos, _read_videos, files=True),
     "YouTubePD": Target(_make_youtubepd, _read_data("youtubepd", "youtube")),
 }
 
@@ -381,11 +391,6 @@ def _swap(content: bytes, rng: np.random.Generator) -> bytes:
 # --- tries -------------------------------------------------------------------------------------------------------
 
 
-def files_of(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
-    """The files of a valid input and their contents."""
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def attempt(name: str, folder: pathlib.Path, files: dict[pathlib.Path, bytes], seed: int, number: int) -> str:
     """Makes one try: "ok", "refused", or the traceback of an error that is not ours. The input is valid afterwards."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
@@ -419,10 +424,7 @@ def megabytes() -> float:
 
 def try_here(name: str, folder: pathlib.Path, seed: int, numbers: range) -> Outcome:
     """Makes tries in this process. A try that never ends is not stopped."""
-    TARGETS[name].make(folder)
-    files, outcome = files_of(folder), Outcome()
-    for path in files:
-        TARGETS[name].read(folder, path)  # valid, and everything is imported
+    files, outcome = TARGETS[name].prepare(folder), Outcome()
     before = megabytes()
     for number in numbers:
         started = time.monotonic()
@@ -450,10 +452,7 @@ def _child(name: str, seed: int, numbers: range, pipe: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries complain about each file
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
-        TARGETS[name].make(folder)
-        files = files_of(folder)
-        for path in files:
-            TARGETS[name].read(folder, path)
+        files = TARGETS[name].prepare(folder)
         before = megabytes()
         pipe.send(("ready", 0.0))
         for number in numbers:

@@ -5,7 +5,9 @@ landmarks, if the run trains one. The last checkpoint also holds the optimiser a
 position in the data.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,9 +15,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from tramp_jax import landmark_readout, run, sharding
-from tramp_jax.errors import UserError
+from tramp_jax.errors import UserError, as_user_error
 
 LAST, BEST = "last", "best"
+# Orbax and TensorStore raise these for damaged files. Their parsers of JSON recurse.
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OSError, RecursionError)
 
 
 class Checkpoints:
@@ -29,18 +33,19 @@ class Checkpoints:
 
     def __init__(self, folder: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
         root = pathlib.Path(folder).absolute() / run.CHECKPOINTS
-        self._managers = {
-            name: ocp.CheckpointManager(
-                root / name,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    enable_async_checkpointing=False,
-                    cleanup_tmp_directories=writing,
-                ),
-            )
-            for name, keep in ((LAST, keep_last), (BEST, 1))
-        }
         self.root = root
+        with self._damage_named():
+            self._managers = {
+                name: ocp.CheckpointManager(
+                    root / name,
+                    options=ocp.CheckpointManagerOptions(
+                        max_to_keep=keep,
+                        enable_async_checkpointing=False,
+                        cleanup_tmp_directories=writing,
+                    ),
+                )
+                for name, keep in ((LAST, keep_last), (BEST, 1))
+            }
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -48,6 +53,21 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         for manager in self._managers.values():
             manager.close()
+
+    @contextlib.contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Turns what a damaged checkpoint raises into UserError (damaged_file)."""
+        try:
+            yield
+        except _DAMAGE as error:
+            if as_user_error(error) is not None:
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                "damaged_file",
+                f"{self.root}: a checkpoint is damaged, or of another model than config.json describes "
+                f"({reason:.200}); restore it from a copy, or train again",
+            ) from error
 
     def last_step(self) -> int | None:
         """Step of the last checkpoint, or None before the first."""
@@ -79,34 +99,36 @@ class Checkpoints:
         no matter from how many devices they were saved.
 
         Raises:
-          UserError: missing_checkpoint.
+          UserError: missing_checkpoint or damaged_file.
         """
         step = self.last_step()
         if step is None:
             raise UserError(
                 "missing_checkpoint", f"{self.root} holds no checkpoint to resume from; start without --resume"
             )
-        restored = self._managers[LAST].restore(
-            step,
-            args=ocp.args.Composite(
-                **_to_restore(variables, mesh),
-                optimizer=ocp.args.StandardRestore(_abstract(optimizer, mesh)),
-                record=ocp.args.JsonRestore(),
-            ),
-        )
+        with self._damage_named():
+            restored = self._managers[LAST].restore(
+                step,
+                args=ocp.args.Composite(
+                    **_to_restore(variables, mesh),
+                    optimizer=ocp.args.StandardRestore(_abstract(optimizer, mesh)),
+                    record=ocp.args.JsonRestore(),
+                ),
+            )
         return step, _restored(restored), restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
         """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a step given as a number.
 
         Raises:
-          UserError: missing_checkpoint; the message lists the existing ones.
+          UserError: missing_checkpoint, which lists the existing ones, or damaged_file.
         """
         for name, manager in self._managers.items():
             step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
             if step is not None and step in manager.all_steps():
                 target = ocp.args.Composite(**_to_restore(variables, mesh))
-                return step, _restored(manager.restore(step, args=target))
+                with self._damage_named():
+                    return step, _restored(manager.restore(step, args=target))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
         raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; existing ones are {existing}")
 

@@ -31,6 +31,7 @@ MIN_VISIBLE = 0.5  # a frame that shows a smaller share of the points has no fac
 # Margins of a face's box around its 63 points (left, top, right, bottom), as shares of the sides of the points' own
 # box: means over two videos with MediaPipe's mesh, whose outline matches a face box.
 BOX_MARGINS = (0.15, 0.25, 0.15, 0.33)
+_FARTHEST = 1e6  # pixels; a point farther away is an error of the tracker and counts as hidden
 _TIME_FIRST = "pred_tracks"  # CoTracker's name
 _TRACKS = ("tracks", _TIME_FIRST, "points", "trajectories")
 _VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
@@ -121,9 +122,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         points = points[0]
     points = points.swapaxes(0, 1) if points_first else points
     points = points.astype(np.float64)
-    finite = np.isfinite(points).all(axis=-1)
-    visible = _visibility(path, arrays, points_first, finite.shape)
-    return points, visible & finite
+    possible = (np.abs(points) < _FARTHEST).all(axis=-1)  # False for NaN
+    visible = _visibility(path, arrays, points_first, possible.shape)
+    return points, visible & possible
 
 
 def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:

@@ -1,0 +1,193 @@
+"""The faults that the program withstands, with their tests; `python -m tests.reliability` writes docs/reliability.md.
+
+Tests are named by their functions, so a test may move to another file. ``tests/test_reliability.py`` fails if one is
+missing or the document is not current.
+"""
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENT, FUZZ = ROOT / "docs" / "reliability.md", ROOT / "tests" / "fuzz_results.json"
+
+_HEAD = """# What can go wrong, and what is promised
+
+This file is written by `python -m tests.reliability` from the table in `tests/reliability.py`. Every promise has tests
+that break the program on purpose. All of them run in every test run, unless they are marked slow.
+
+"Refused" means one line that starts with
+`error: `, names the file and says what to do, and exit code 1.
+"""
+_FUZZ_HEAD = """
+## Random damage
+
+`tests/fuzz.py` changes one file of a small valid input at random: bytes, lengths, numbers, types of JSON values,
+entries of archives. Or it removes the file, or puts a folder in its place. Only our own error may come out, no try may
+take 10 s, and memory may not grow by 1 GB. A few tries of each target run in every test run (`tests/test_fuzz.py`).
+This table is from the last long run, which time may have ended early:
+`python -m tests.fuzz --tries 20000 --out tests/fuzz_results.json`.
+
+| target | tries | read or refused | other errors | slowest, s | growth of memory, MB |
+|---|---|---|---|---|---|
+"""
+
+Row = tuple[str, str, tuple[str, ...]]
+SECTIONS: dict[str, tuple[Row, ...]] = {
+    "Nothing is sent": (
+        ("ONNX Runtime sends telemetry", "it is switched off before the library is imported; no device id, no queue",
+         ("test_the_onnx_runtime_writes_no_device_id_and_no_queue",)),
+        ("a playlist or video names an address", "no connection is opened", ("test_a_playlist_opens_no_connection",)),
+        ("a report loads something", "its policy and contents fetch nothing", ("test_nothing_is_fetched",)),
+        ("a table or report is shared", "with `--anonymise` it has no names of people or files; the salt is private",
+         ("test_no_name_reaches_tables_or_reports_and_scoring_resumes",
+          "test_a_salt_that_others_can_read_or_that_is_damaged_is_refused",
+          "test_messages_keep_their_words_and_lose_all_spellings")),
+    ),
+    "Nothing is wrong in silence": (
+        ("interlaced video", "one field is shown, never an earlier file; what cannot be read right is refused",
+         ("test_an_interlaced_frame_shows_its_first_field", "test_an_earlier_video_does_not_show_in_an_interlaced_one",
+          "test_interlaced_hevc_is_refused", "test_unmarked_woven_fields_give_a_warning")),
+        ("all frames are identical", "refused", ("test_a_video_of_identical_frames_is_refused",)),
+        ("non-square pixels", "they become square", ("test_pixels_become_square",)),
+        ("flags that turn or mirror", "honoured", ("test_flags_that_turn_or_mirror_are_honoured",)),
+        ("clocks that count milliseconds", "the rate is exact",
+         ("test_a_coarse_clock_does_not_change_a_constant_rate",
+          "test_the_rate_of_files_with_a_coarse_clock_is_exact")),
+        ("landmarks outside the picture, unsure, jittering, or of a turned head",
+         "figures for each frame in evidence.json, the table and the report, and a warning",
+         ("test_points_outside_the_picture_and_unsure_frames_get_warnings",
+          "test_turns_of_drawn_faces_are_as_exact_as_stated",
+          "test_a_still_face_shows_the_jitter_that_it_was_given",
+          "test_turns_beyond_those_of_the_training_clips_are_recognised",
+          "test_the_quality_of_a_clip_in_a_folder_follows_from_its_evidence",
+          "test_the_report_shows_the_quality")),
+        ("mirrored input", "mirrored measures", ("test_mirrored_input_gives_mirrored_measures",)),
+        ("a turned head", "no false asymmetry beyond the bound in the report",
+         ("test_a_turned_head_shows_no_false_asymmetry_beyond_the_stated_bound",)),
+        ("another person in view", "the track ends or a warning says so",
+         ("test_another_person_is_never_followed_silently", "test_a_larger_bystander_gives_a_warning",
+          "test_a_cut_to_another_shot_ends_the_track_though_the_boxes_overlap")),
+        ("a clip unlike the training clips", "a warning in the table and the report",
+         ("test_a_clip_unlike_the_training_clips_gets_warnings", "test_other_motion_is_recognised")),
+        ("lists that are not Unicode", "refused; lists are never written back damaged",
+         ("test_older_encodings_are_refused_by_name", "test_other_alphabets_are_refused_by_name",
+          "test_names_that_lost_letters_are_refused", "test_a_list_that_cannot_be_read_is_not_written_back",
+          "test_a_list_that_is_written_back_keeps_columns_without_a_name")),
+        ("an unclosed quotation mark", "refused with its row",
+         ("test_an_unclosed_quotation_mark_is_named_with_its_row",)),
+        ("one person in two spellings", "one person, or an error",
+         ("test_spellings_that_differ_only_in_invisible_ways_are_one_person",
+          "test_one_person_in_two_spellings_is_an_error")),
+        ("99 or −1 for a missing rating; one NA among ratings", "an error in each row; the other ratings stay",
+         ("test_a_number_that_means_missing_is_named_in_each_row",
+          "test_one_missing_cell_does_not_remove_a_rating")),
+        ("ratings from which nothing can be learned", "refused before training",
+         ("test_ratings_from_which_nothing_is_learned_are_refused",)),
+        ("still clips or zero padding", "scores have a finite spread",
+         ("test_runs_with_still_clips_or_zero_padding_calibrate_and_score",)),
+        ("a loss or parameter that is not finite", "training stops; such parameters are never saved",
+         ("test_a_loss_that_is_not_finite_stops_the_run", "test_parameters_that_are_not_finite_are_never_saved")),
+    ),
+    "What is sound is read": (
+        ("videos trimmed without encoding, edit lists", "whole, without hidden frames",
+         ("test_a_video_trimmed_without_encoding_is_whole", "test_an_edit_list_hides_frames")),
+        ("B-frames, variable rate", "complete and evenly spaced, no false warning",
+         ("test_frames_stored_out_of_order_are_complete_and_evenly_spaced",
+          "test_a_whole_video_with_a_variable_rate_gives_no_warning")),
+        ("animated WebP and PNG", "videos", ("test_an_animated_image_has_many_frames",)),
+        ("checkpoints of other training scripts", "read; every loose tensor is in the report",
+         ("test_training_scripts_save_the_same_weights_in_many_ways",
+          "test_every_loose_tensor_is_in_the_report_and_on_the_screen",
+          "test_further_layers_are_named_and_dropped_only_on_purpose")),
+    ),
+    "Nothing is lost": (
+        ("two programs write one table, run, store or folder", "the second is refused; no row is lost",
+         ("test_a_second_score_on_one_table_is_refused_and_no_row_is_lost",
+          "test_a_second_trainer_on_a_run_is_refused", "test_a_second_pack_into_one_folder_is_refused",
+          "test_a_second_preprocess_into_one_folder_is_refused", "test_a_second_calibrate_of_a_run_is_refused")),
+        ("a run's folder is deleted meanwhile", "an error",
+         ("test_a_run_that_is_deleted_meanwhile_is_an_error",)),
+        ("full disk or kill while writing", "the old file stays whole",
+         ("test_every_file_is_written_whole", "test_a_full_disk_leaves_the_old_file",
+          "test_writing_is_all_or_nothing")),
+        ("SIGKILL while training or packing", "resumes to the same bits",
+         ("test_a_killed_run_resumes_to_the_same_bits", "test_a_killed_pack_goes_on_where_it_was")),
+        ("SIGTERM at any time", "one line that says how to continue",
+         ("test_sigterm_outside_of_the_training_steps_says_how_to_continue",
+          "test_an_interrupted_run_saves_its_state_and_resumes")),
+        ("a damaged compiled program in the cache", "compiled and written again",
+         ("test_a_damaged_compiled_program_is_compiled_and_written_again",)),
+        ("one file under several spellings of its path", "one row, one report",
+         ("test_spellings_of_a_path_share_one_row_and_one_report",)),
+    ),
+    "One bad input does not stop the rest": (
+        ("files that declare gigabytes", "refused before they are unpacked",
+         ("test_a_workbook_that_would_fill_the_memory_is_refused",
+          "test_a_list_that_would_fill_the_memory_is_refused", "test_tracks_that_unpack_to_gigabytes_are_refused",
+          "test_an_image_that_declares_a_huge_size_is_refused",
+          "test_a_png_whose_chunk_declares_gigabytes_is_refused",
+          "test_an_array_that_declares_more_than_its_file_holds_is_refused")),
+        ("pipes among images", "refused", ("test_what_is_not_a_file_is_not_an_image",)),
+        ("damaged or changed JSON", "refused, whatever was changed",
+         ("test_what_is_not_json_is_named", "test_every_change_of_a_calibration_is_a_users_error",
+          "test_every_change_of_a_configuration_is_a_users_error",
+          "test_every_change_of_the_evidence_is_a_users_error",
+          "test_every_change_of_a_manifest_is_a_users_error")),
+        ("a manifest that leads out of its folder", "refused",
+         ("test_a_manifest_does_not_lead_out_of_its_folder",)),
+        ("hostile checkpoints and pickles", "nothing in a file is run; refused",
+         ("test_hostile_file_runs_nothing_and_writes_nothing",
+          "test_any_instructions_end_in_data_or_an_error_for_the_user", "test_files_are_never_executed")),
+        ("an input that cannot be read", "its row says why; the other inputs are scored",
+         ("test_the_command_skips_failures_and_inputs_already_in_the_table",
+          "test_a_failing_library_does_not_stop_other_inputs")),
+        ("cells that a spreadsheet would run", "written so that none does, and read as they were",
+         ("test_no_spreadsheet_runs_a_cell_and_it_reads_as_it_was",)),
+        ("tracks with impossible places", "they count as hidden",
+         ("test_tracks_at_impossible_places_count_as_hidden",)),
+        ("random damage of any file", "read or refused", ("test_only_our_own_error_comes_out",)),
+    ),
+    "A fresh machine": (
+        ("no library of a desktop (libGL)", "both commands of the README work",
+         ("test_no_library_of_a_desktop_is_needed",)),
+        ("a library of the system is missing", "one line with the command that installs it",
+         ("test_a_missing_library_of_the_system_is_named_with_its_cure",)),
+        ("a bug of ours", "keeps its traceback and asks for a report",
+         ("test_a_bug_passes_through_with_a_request_to_report_it", "test_a_bug_keeps_its_traceback")),
+    ),
+}  # fmt: skip
+
+
+def homes() -> dict[str, str]:
+    """The file of each test function."""
+    return {
+        name: f"tests/{path.name}"
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+def document() -> str:
+    """The text of docs/reliability.md.
+
+    Raises:
+      KeyError: there is no test of that name.
+    """
+    home, lines = homes(), [_HEAD]
+    for heading, rows in SECTIONS.items():
+        lines.append(f"\n## {heading}\n\n| fault | promise | tests |\n|---|---|---|\n")
+        for fault, promise, tests in rows:
+            names = "<br>".join(f"`{home[test]}::{test}`" for test in tests)
+            lines.append(f"| {fault} | {promise} | {names} |\n")
+    lines.append(_FUZZ_HEAD)
+    for name, found in json.loads(FUZZ.read_text()).items():
+        lines.append(
+            f"| {name} | {found['tries']:,} | {found['tries'] - found['findings']:,} | {found['findings']} | "
+            f"{found['slowest']:.1f} | {found['megabytes']:.0f} |\n"
+        )
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
