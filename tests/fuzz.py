@@ -460,9 +460,9 @@ def _child(name: str, seed: int, numbers: range, pipe: Any) -> None:
             pipe.send((result, megabytes() - before))
 
 
-def run(name: str, seed: int, first: int, tries: int, deadline: float) -> Outcome:
+def run(name: str, seed: int, first: int, tries: int, seconds: float = float("inf")) -> Outcome:
     """Makes tries in child processes, which are replaced if they hang, crash or take too much memory."""
-    outcome, number, end = Outcome(), first, first + tries
+    outcome, number, end, deadline = Outcome(), first, first + tries, float("inf")
     context = multiprocessing.get_context("spawn")
     while number < end and time.monotonic() < deadline:
         here, there = context.Pipe(duplex=False)
@@ -480,6 +480,7 @@ def run(name: str, seed: int, first: int, tries: int, deadline: float) -> Outcom
                 result, used = here.recv()
                 if result == "ready":
                     patience, ready = MOST_SECONDS, True
+                    deadline = min(deadline, time.monotonic() + seconds)
                     continue
                 _count(outcome, number, result)
                 outcome.slowest = max(outcome.slowest, time.monotonic() - started)
@@ -511,7 +512,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, help="record the figures in this JSON file")
     options = parser.parse_args(arguments)
     for name in options.targets or TARGETS:
-        found = run(name, options.seed, options.first, options.tries, time.monotonic() + options.seconds)
+        found = run(name, options.seed, options.first, options.tries, options.seconds)
         print(
             f"{name}: {found.tries} tries, {found.refused} refused, {len(found.findings)} findings; slowest "
             f"{found.slowest:.1f} s, {found.megabytes:.0f} MB",
