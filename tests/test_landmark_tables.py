@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import folder
 from configs import ravdess as recipe
 from tests import landmark_table_files as files
 from tests.preprocess_inputs import write_video
@@ -209,6 +210,14 @@ def test_a_folder_of_tables_is_a_data_set(tmp_path):
     assert source[1].landmarks.any()
 
 
+def test_the_recipe_for_few_people_takes_tables(tmp_path):
+    write_clips(tmp_path)
+    config = folder.get_config("few").unlock()
+    config.data.update(name="tables", root=str(tmp_path))
+    assert len(datasets.open_dataset(config).source) == 3
+    assert not validation.check(config).errors
+
+
 def test_the_list_can_give_the_rate(tmp_path):
     write_clips(tmp_path, fps="15")
     clip = opened(tables, tmp_path).source[0]
@@ -261,7 +270,7 @@ def test_ravdess_splits_actors(tmp_path):
     parts = datasets.split(dataset, config, None)
     people = [{info.subject for info in part.infos} for part in parts.values()]
     assert sum(map(len, people)) == len(set.union(*people)) == 5
-    assert not validation.check(config).bad
+    assert not validation.check(config).errors
 
 
 @pytest.mark.slow

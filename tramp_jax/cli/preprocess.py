@@ -123,7 +123,7 @@ def _source_maker(
     from tramp_jax import preprocess
 
     if arguments.landmarks == "table":
-        return lambda job: preprocess.source_of_video("table", options, job.video)
+        return lambda job: preprocess.open_table_beside(job.video)
     if arguments.landmarks != "tracks":
         source = preprocess.open_landmark_source(arguments.landmarks, options)
         return lambda job: source

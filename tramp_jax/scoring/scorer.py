@@ -26,8 +26,8 @@ from tramp_jax.preprocess import (
     PreprocessOptions,
     SourceOptions,
     open_landmark_source,
+    open_table_beside,
     preprocess_video,
-    source_of_video,
 )
 from tramp_jax.preprocess.batch import read_interpolated, read_origin, read_quality
 from tramp_jax.preprocess.sources import table_beside
@@ -215,8 +215,7 @@ class Scorer:
         if path.suffix.lower() == ".csv":
             clip = landmark_tables.read_clip(path, info, self._options.fps or 0.0)
             return self.score_clip(clip, asked, landmark_source="table")
-        by_table = self.landmarks == "table"
-        source = source_of_video("table", self._source_options, path) if by_table else self.open_source()
+        source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
         video = preprocess_video(path, source, self._options_of(path), info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(

@@ -28,20 +28,18 @@ class SourceOptions:
     tracks_size: tuple[int, int] | None = None
 
 
-def source_of_video(name: str, options: SourceOptions, video: Path) -> LandmarkSource:
-    """Opens a source for one video: for "table" with the table of its name, video.csv.
-
-    Raises:
-      UserError: see ``open_landmark_source``, or there is no such table.
-    """
-    if name == "table":
-        options = dataclasses.replace(options, tracks=table_beside(video))
-    return open_landmark_source(name, options)
-
-
 def table_beside(video: Path) -> Path:
     """Where the table of a video's landmarks lies."""
     return video.with_suffix(".csv")
+
+
+def open_table_beside(video: Path) -> LandmarkSource:
+    """Opens the table of a video's landmarks.
+
+    Raises:
+      UserError: there is no such table, or it cannot be read.
+    """
+    return open_landmark_source("table", SourceOptions(tracks=table_beside(video)))
 
 
 def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
