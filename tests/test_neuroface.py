@@ -22,6 +22,7 @@ from tests.tiny_recipe import shrink
 from tramp_jax import experiment, models
 from tramp_jax.batches import pipeline
 from tramp_jax.data import clips, datasets, landmarks
+from tramp_jax.data.face_box import Box, face_box
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import neuroface, neuroface_lists
 from tramp_jax.data.readers.neuroface_lists import FOLDS
@@ -83,7 +84,7 @@ def test_videos_are_cut_at_exactly_the_listed_frames(tmp_path, video_type):
     assert list(source.infos) == [one.info for one in written]
     for index in (0, 1, 2, len(written) - 1):
         clip, one = source[index], written[index]
-        box = neuroface.crop_box(landmarks.select(one.points, "insightface73"))
+        box = face_box(landmarks.select(one.points, "insightface73"))
         corner = box.map(np.array(NEUROFACE_OFFSET, float))
         found = [frame_number(frame, tuple(corner), 256 / box.side) for frame in clip.frames]
         assert found == list(range(one.first, one.first + one.info.num_frames))
@@ -120,7 +121,7 @@ def test_crop_is_the_same_for_both_layouts_and_all_frames(tmp_path):
     boxes = []
     for count in (73, 106):
         one = write_neuroface(tmp_path / str(count), points_per_frame=count)[0]
-        boxes.append(neuroface.crop_box(landmarks.select(one.points, f"insightface{count}")))
+        boxes.append(face_box(landmarks.select(one.points, f"insightface{count}")))
     assert boxes[0] == boxes[1]
     extent = np.ptp(landmarks.select(one.points, "insightface106"), axis=(0, 1)).max()
     assert 2 * extent <= boxes[0].side < 2 * extent + 1
@@ -129,17 +130,17 @@ def test_crop_is_the_same_for_both_layouts_and_all_frames(tmp_path):
 def test_crop_beyond_the_frame_repeats_its_border():
     image = np.zeros((100, 200, 3), np.uint8)
     image[:, 100:] = 200
-    cropped = neuroface.crop(image, neuroface.Box(150, -50, 128))
+    cropped = neuroface.crop(image, Box(150, -50, 128))
     assert cropped.shape == (256, 256, 3)
     assert (cropped == 200).all()
-    point = neuroface.Box(150, -50, 128).map(np.array([[150.0, -50.0], [214.0, 14.0]]))
+    point = Box(150, -50, 128).map(np.array([[150.0, -50.0], [214.0, 14.0]]))
     np.testing.assert_array_equal(point, [[0, 0], [128, 128]])
 
 
 def test_crop_maps_points_as_it_maps_the_image():
     """Every pixel of a crop that is scaled down shows what lies under the point that maps to it."""
     ramp = np.tile(np.arange(600, dtype=float)[None, :, None] / 4, (600, 1, 3)).astype(np.uint8)
-    box = neuroface.Box(40, 20, 512)
+    box = Box(40, 20, 512)
     cropped = neuroface.crop(ramp, box)
     x = np.arange(60, 500, 37) + 0.5
     mapped = box.map(np.stack([x, np.full_like(x, 300)], axis=1))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.preprocess_inputs import VIDEOS, encode, grey, real_video, square, woven, write_images, write_video
 from tests.raises import user_error
-from tramp_jax.preprocess import rate
+from tramp_jax.data import rate
 from tramp_jax.preprocess.video import VideoError, open_frames
 
 CASES = VIDEOS.with_name("cases")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions
     from tramp_jax.preprocess.batch import Job
 
-_SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks")
+_SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks", "table")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=_SOURCES,
         default="mediapipe",
         help="mediapipe (default) needs no download; insightface is the paper's, with models for non-commercial "
-        "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks",
+        "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks; "
+        "table reads NAME.csv of OpenFace or py-feat beside the video NAME.mp4",
     )
     landmarks.add_argument("--models-dir", type=Path, help="folder with the model files of the source")
     landmarks.add_argument(
@@ -116,11 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _source_maker(
     arguments: argparse.Namespace, options: "SourceOptions", count: int
 ) -> Callable[["Job"], "LandmarkSource"]:
-    """Returns a function that gives a job's landmark source: the same for all, or with tracks one for each."""
+    """Returns a function that gives a job's landmark source: one for all, or with tracks and tables one for each."""
     import dataclasses
 
     from tramp_jax import preprocess
 
+    if arguments.landmarks == "table":
+        return lambda job: preprocess.open_table_beside(job.video)
     if arguments.landmarks != "tracks":
         source = preprocess.open_landmark_source(arguments.landmarks, options)
         return lambda job: source

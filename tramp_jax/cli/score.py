@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="a video, a folder of images, a clip of preprocess, a folder of videos or of such clips, or a pattern",
+        help="a video, a folder of images, a clip of preprocess, a folder of videos or of such clips, a table of "
+        "landmarks (.csv of OpenFace or py-feat), or a pattern",
     )
     parser.add_argument(
         "--checkpoint",
@@ -104,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--landmarks",
-        choices=("mediapipe", "insightface", "lucas-kanade"),
+        choices=("mediapipe", "insightface", "lucas-kanade", "table"),
         default="mediapipe",
         help="landmark source for videos; use the one that the model was trained with (see preprocess --help)",
     )
@@ -112,7 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fps",
         type=float,
-        help="frame rate of clips; default: the video's own, or the training clips' if they differ by more than 10 %%",
+        help="frame rate of clips, and of tables without timestamps; default: the video's own, or the training clips' "
+        "if they differ by more than 10 %%",
     )
     parser.add_argument("--images-fps", type=float, default=25.0, help="frame rate of a folder of images (default 25)")
     parser.add_argument(
@@ -136,7 +138,6 @@ def _score(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from tramp_jax.cli.scripts import keep_compiled
-    from tramp_jax.data.clip_folder import DESCRIPTION
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
 
@@ -170,7 +171,7 @@ def _score(arguments: argparse.Namespace) -> int:
         for path in inputs
         if (there := table.find(path, settings[path])) is None or (reports and not reports.has(path, there))
     ]
-    if not all((Path(path) / DESCRIPTION).is_file() for path in todo):
+    if arguments.landmarks != "table" and any(_is_video(Path(path)) for path in todo):
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     failed = 0
     with table:
@@ -233,6 +234,12 @@ def _choose_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter has no message
         hint = ' or its JAX is not installed (pip install "tramp_jax[cuda12]")' if name == "gpu" else ""
         raise UserError("missing_device", f"--device {name}: this machine has none{hint}; omit the option") from error
+
+
+def _is_video(path: Path) -> bool:
+    from tramp_jax.data.clip_folder import DESCRIPTION
+
+    return path.suffix.lower() != ".csv" and not (path / DESCRIPTION).is_file()
 
 
 def expand(patterns: Sequence[str]) -> list[str]:

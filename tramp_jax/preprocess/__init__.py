@@ -2,7 +2,7 @@
 
 from tramp_jax.preprocess.clip import Preprocessed, PreprocessOptions, preprocess_video
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError
-from tramp_jax.preprocess.sources import SOURCES, SourceOptions, open_landmark_source
+from tramp_jax.preprocess.sources import SOURCES, SourceOptions, open_landmark_source, open_table_beside
 from tramp_jax.preprocess.video import VideoError, expand_input
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "VideoError",
     "expand_input",
     "open_landmark_source",
+    "open_table_beside",
     "preprocess_video",
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tramp_jax.data import clips, landmark_quality, landmarks
+from tramp_jax.data import clips, gaps, landmark_quality, landmarks, rate
 from tramp_jax.errors import UserError
-from tramp_jax.preprocess import appearance, crop, rate, tracking, upright
+from tramp_jax.preprocess import appearance, crop, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
 from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
@@ -35,7 +35,7 @@ class PreprocessOptions:
     fps: float | None = None
     images_fps: float = 25.0
     min_frames: int = MIN_FRAMES
-    max_gap: int = 5
+    max_gap: int = gaps.MAX_GAP
     keep: str = "error"
     quality: int = 95
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tramp_jax.data import gaps
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
@@ -67,10 +68,10 @@ class _Segment:
 
 def follow(
     faces: Sequence[list[Face]],
-    max_gap: int = 5,
+    max_gap: int = gaps.MAX_GAP,
     keep: str = "error",
     cuts: Sequence[int] = (),
-    min_share: float = 0.5,
+    min_share: float = gaps.MIN_SHARE,
 ) -> Track:
     """Follows one face: the largest one at first, then the one that overlaps its last box most.
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tramp_jax import training_data, usual_motion
 from tramp_jax.batches.view import View, distinct_frames
 from tramp_jax.checkpoint import BEST
-from tramp_jax.data import datasets
+from tramp_jax.data import datasets, landmark_tables
 from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmark_quality import Quality, measure
@@ -26,9 +26,11 @@ from tramp_jax.preprocess import (
     PreprocessOptions,
     SourceOptions,
     open_landmark_source,
+    open_table_beside,
     preprocess_video,
 )
 from tramp_jax.preprocess.batch import read_interpolated, read_origin, read_quality
+from tramp_jax.preprocess.sources import table_beside
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report.attribution import Explainer
 from tramp_jax.report.record import Evidence, provenance
@@ -147,7 +149,7 @@ class Scorer:
         return data.expressions if data is not None else (single,) * bool(single)
 
     def open_source(self) -> LandmarkSource:
-        """The landmark source of videos, opened when this is first called.
+        """The landmark source of all videos, opened when this is first called.
 
         Raises:
           UserError: missing_package or missing_file; the message says how to get it.
@@ -182,7 +184,7 @@ class Scorer:
             )
 
     def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:
-        """Scores a video, a folder of images, or a folder that ``tramp-jax preprocess`` made.
+        """Scores a video, a folder of images, a folder that ``tramp-jax preprocess`` made, or a table of landmarks.
 
         Args:
           path: the file or folder.
@@ -209,8 +211,11 @@ class Scorer:
                 quality=read_quality(path, clip),
                 warnings=origin.warnings,
             )
-        source = self.open_source()
-        info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0)
+        info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0, source=str(path))
+        if path.suffix.lower() == ".csv":
+            clip = landmark_tables.read_clip(path, info, self._options.fps or 0.0)
+            return self.score_clip(clip, asked, landmark_source="table")
+        source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
         video = preprocess_video(path, source, self._options_of(path), info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(
@@ -318,6 +323,8 @@ class Scorer:
         path = pathlib.Path(os.path.realpath(path))  # the same for every spelling
         try:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
+            if self.landmarks == "table" and (table := table_beside(path)).is_file():
+                files.append(table)
             state = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
         except OSError:  # scoring reports why it cannot be read
             state = []

@@ -10,4 +10,4 @@ A reader defines three names:
 """
 
 # A module is imported when its data set is first used.
-READERS = ("synthetic", "youtubepd", "pfed5", "neuroface", "dfew", "folder")
+READERS = ("synthetic", "youtubepd", "pfed5", "neuroface", "dfew", "ravdess", "folder", "tables")

@@ -9,7 +9,7 @@ other column of numbers, such as a second score, is a target for ``data.target``
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tramp_jax.data import clip_folder, names, tables
@@ -50,35 +50,47 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     """
     root = root_folder(root, _HOW_TO_MAKE)
     path = list_file(root, options.clip_list, (LIST,), "clip_list", f"put it there.\n{_HOW_TO_MAKE}", problems)
-    rows, official = _read_list(path, wanted.landmarks, problems) if path else ([], {})
+
+    def count(row: Row) -> int:
+        return clip_folder.count_frames(row.path, row.info.id, problems, wanted.landmarks, f"{row.info.source}: ")
+
+    rows, official = read_list(path, count, _HOW_TO_MAKE, problems) if path else ([], None)
     by_id = {row.info.id: row for row in rows}
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         row = by_id[info.id]
-        clip = clip_folder.read_listed(row.folder, info, wanted, problems)
+        clip = clip_folder.read_listed(row.path, info, wanted, problems)
         return dataclasses.replace(clip, fps=row.fps) if clip and row.fps else clip
 
-    split = official if official and all(official.values()) else None
-    return Dataset(FileSource([row.info for row in rows], read), FACTS, split)
+    return Dataset(FileSource([row.info for row in rows], read), FACTS, official)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    """A row of the list: the clip's folder, its info, and its frame rate (0 for that of clip.json)."""
+class Row:
+    """A row of the list: the clip's folder or file, its info, and its frame rate (0 if the list does not say)."""
 
-    folder: Path
+    path: Path
     info: ClipInfo
     fps: float
 
 
-def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[list[_Row], dict[str, frozenset[str]]]:
-    """The rows of the list, and the subjects of each part of its split."""
+def read_list(
+    path: Path, count: Callable[[Row], int], how_to_make: str, problems: Problems
+) -> tuple[list[Row], dict[str, frozenset[str]] | None]:
+    """The rows of the list, and the subjects of each part of its split; None if it has no split.
+
+    Args:
+      path: of the list.
+      count: returns the number of frames of a row's clip; 0 if ``problems`` took what is wrong with it.
+      how_to_make: ends the message about an empty list.
+      problems: takes what is wrong.
+    """
     before = len(problems.found)
     columns, table = tables.read_table(path, _REQUIRED, problems)
     given = {name: [row[name] for row in table.values()] for name in columns if table}
     targets = [name for name in given if name and name not in (*_REQUIRED, *_OPTIONAL) and _are_ratings(given[name])]
     codes = {name: _missing_codes(given[name]) for name in (*targets, "score") if name in given}
-    rows: list[_Row] = []
+    rows: list[Row] = []
     seen: dict[str, int] = {}
     parts: dict[str, str] = {}  # subject -> split
     for number, fields in table.items():
@@ -107,25 +119,24 @@ def _read_list(path: Path, with_landmarks: bool, problems: Problems) -> tuple[li
             if tables.number(fields[name]) is None:
                 message = f"{where}: {name} is {fields[name][:80]!r}, not a number, so the clip has no such rating"
                 problems.add("missing_rating", f"{message}; correct the row if it has one", clip, WARNING)
-        folder = path.parent / fields["path"]
-        count = clip_folder.count_frames(folder, clip, problems, with_landmarks, f"{where}: ")
-        if not count:
-            continue
         info = ClipInfo(
             id=clip,
             subject=subject,
             expression=fields["expression"],
             score=float(fields["score"]),
-            num_frames=count,
+            num_frames=0,
             group=fields.get("group", ""),
             targets=tuple((name, value) for name in targets if (value := tables.number(fields[name])) is not None),
             source=where,
         )
-        rows.append(_Row(folder, info, float(fields.get("fps") or 0)))
+        row = Row(path.parent / fields["path"], info, float(fields.get("fps") or 0))
+        if frames := count(row):
+            rows.append(dataclasses.replace(row, info=dataclasses.replace(info, num_frames=frames)))
     if not table and len(problems.found) == before:
-        problems.add("empty_list", f"{path}: lists no clips.\n{_HOW_TO_MAKE}")
+        problems.add("empty_list", f"{path}: lists no clips.\n{how_to_make}")
     listed = {row.info.subject for row in rows}
-    return rows, {part: frozenset(s for s in listed if parts[s] == part) for part in _SPLITS}
+    official = {part: frozenset(s for s in listed if parts[s] == part) for part in _SPLITS}
+    return rows, official if all(official.values()) else None
 
 
 def _are_ratings(values: Sequence[str]) -> bool:

@@ -18,7 +18,6 @@ If ROOT/landmarks exists, it is used, else the videos are.
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import numpy as np
 from tramp_jax.data import clip_files, landmarks
 from tramp_jax.data.clip_files import FRAME_SIZE, ClipFiles
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.face_box import Box, face_box
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import list_file, part_folder, root_folder
 from tramp_jax.data.readers.neuroface_lists import (
@@ -46,8 +46,6 @@ from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
 from tramp_jax.data.video_file import VideoError, VideoFile
 
 FACTS = Facts(landmark_source="insightface", layouts=("insightface73", "insightface106"), fps=50.0)
-
-CROP_FACTOR = 2.0  # side of a face crop / larger extent of the 63 points, which span about half of a PFED5 frame
 
 _VIDEO_TYPES = (".avi", ".mp4", ".mov")
 VIDEOS_ADDRESS = "https://slp.utoronto.ca/faculty/yana-yunusova/speech-production-lab/datasets/"
@@ -81,7 +79,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     ``expression`` is one of ``TASKS``, ``score`` the mean of the raters' overall scores, ``targets`` the means of their
     sub-scores, ``group`` the diagnosis. From a video, the repetition is cut out frame by frame, and a square around all
-    its landmarks (``crop_box``) is scaled to 256×256, together with the landmarks.
+    its landmarks (``face_box``) is scaled to 256×256, together with the landmarks.
 
     Raises:
       UserError: a missing folder or list, with what to obtain and where to put it.
@@ -157,7 +155,7 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         path, repetition = points_folder / f"{info.id}.npy", repetitions[info.id]
         found = clip_files.read_points(path, info, FACTS.layouts, _FILES_CURE, problems, size=None)
-        box = crop_box(landmarks.select(*found)) if found else None
+        box = face_box(landmarks.select(*found)) if found else None
         frames: np.ndarray | None = None
         pixels: np.ndarray | None = None
         if wanted.frames or coloured:
@@ -179,7 +177,7 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
 
 
 def _cut(
-    folder: Path, repetition: Repetition, box: "Box | None", landmarks_file: Path, problems: Problems
+    folder: Path, repetition: Repetition, box: Box | None, landmarks_file: Path, problems: Problems
 ) -> Iterator[np.ndarray]:
     """Yields the whole frames of a repetition, (H, W, 3) RGB, after checking that the box lies within them."""
     files = [folder / f"{repetition.file}{kind}" for kind in _VIDEO_TYPES]
@@ -217,40 +215,6 @@ def _cut(
             f"frames {repetition.first} to {repetition.last}; restore the video"
         )
         problems.add("short_video", message, repetition.id)
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A square of whole pixels in a video frame. It may extend beyond the frame.
-
-    Attributes:
-      x, y: the pixel in its upper left corner.
-      side: in pixels.
-    """
-
-    x: int
-    y: int
-    side: int
-
-    def fits(self, width: int, height: int) -> bool:
-        """Whether landmarks with this box can lie in a frame of this size."""
-        x, y = self.x + self.side / 2, self.y + self.side / 2
-        return 0 <= x < width and 0 <= y < height and self.side <= 2 * CROP_FACTOR * max(width, height)
-
-    def map(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) in pixels of the frame -> float32 in pixels of the 256×256 crop of ``crop``."""
-        return ((points - (self.x, self.y)) * (FRAME_SIZE / self.side)).astype(np.float32)
-
-
-def crop_box(points: np.ndarray) -> Box:
-    """The square around points (n, 63, 2), in pixels of the frame, with CROP_FACTOR times their extent.
-
-    It does not depend on the detector's layout. It is the same for the whole repetition, which preserves the motion.
-    """
-    low, high = points.min((0, 1)).astype(float), points.max((0, 1)).astype(float)
-    side = max(1, math.ceil(CROP_FACTOR * (high - low).max()))
-    x, y = np.round((low + high - side) / 2).astype(int)
-    return Box(int(x), int(y), side)
 
 
 def crop(image: np.ndarray, box: Box) -> np.ndarray:

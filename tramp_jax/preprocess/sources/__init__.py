@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tramp_jax.preprocess.faces import LandmarkSource, SourceError
 
-SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks")
+SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks", "table")
 DETECTORS = ("mediapipe", "insightface")
 
 
@@ -17,7 +17,7 @@ class SourceOptions:
       models_dir: folder with the model files; None for the source's usual folder.
       download: download missing model files (insightface).
       detector: source that finds the first face for lucas-kanade.
-      tracks: file of saved point tracks.
+      tracks: file of saved point tracks, or the table of landmarks.
       tracks_size: (width, height) of the frames that were tracked; None for the video's own.
     """
 
@@ -26,6 +26,20 @@ class SourceOptions:
     detector: str = "mediapipe"
     tracks: Path | None = None
     tracks_size: tuple[int, int] | None = None
+
+
+def table_beside(video: Path) -> Path:
+    """Where the table of a video's landmarks lies."""
+    return video.with_suffix(".csv")
+
+
+def open_table_beside(video: Path) -> LandmarkSource:
+    """Opens the table of a video's landmarks.
+
+    Raises:
+      UserError: there is no such table, or it cannot be read.
+    """
+    return open_landmark_source("table", SourceOptions(tracks=table_beside(video)))
 
 
 def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
@@ -54,4 +68,10 @@ def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
         if options.tracks is None:
             raise SourceError("--landmarks tracks needs --tracks FILE, the point tracks of this video (.npz or .npy)")
         return Tracks(options.tracks, options.tracks_size)
+    if name == "table":
+        from tramp_jax.preprocess.sources.table import Table
+
+        if options.tracks is None:
+            raise SourceError("--landmarks table reads the table beside each video; name a video")
+        return Table(options.tracks)
     raise SourceError(f"unknown landmark source {name!r}; choose from {', '.join(SOURCES)}")

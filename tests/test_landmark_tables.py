@@ -1,0 +1,287 @@
+"""Tables of landmarks of OpenFace and py-feat: as clips, as a landmark source beside a video, and as data sets."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import folder
+from configs import ravdess as recipe
+from tests import landmark_table_files as files
+from tests.preprocess_inputs import write_video
+from tests.raises import user_error
+from tramp_jax import Scorer, cli, experiment
+from tramp_jax.data import clip_folder, datasets, landmark_checks, landmark_tables, landmarks, validation
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers import ravdess, tables
+from tramp_jax.data.source import Wanted
+from tramp_jax.preprocess import SourceOptions, open_landmark_source, preprocess_video
+
+OPENFACE = Path(__file__).parents[2] / "shared" / "openface_csv" / "OpenFace_Test.csv"
+
+
+@pytest.fixture
+def points():
+    return files.drawn68()
+
+
+@pytest.fixture
+def table(tmp_path, points):
+    """Writes a table of OpenFace in which some columns are replaced, and returns its path."""
+
+    def write(name="anna.csv", eyes=False, **columns):
+        return files.write(tmp_path / name, files.openface(points, eyes) | columns, blank=" ")
+
+    return write
+
+
+def without(rows, *numbers):
+    """``rows`` with 0 at some places: frames without a face, counted from 0."""
+    return [0 if i in numbers else row for i, row in enumerate(rows)]
+
+
+def test_openface_has_the_points_of_its_pixels(table, points):
+    read = landmark_tables.read(table())
+    np.testing.assert_allclose(read.points, landmarks.from_ibug68(points), atol=2e-3)
+    assert read.found.all()
+    np.testing.assert_allclose(read.seconds, np.arange(60) / 30, atol=6e-4)
+
+
+def test_pyfeat_has_the_same_points_and_no_times(tmp_path, table, points):
+    read = landmark_tables.read(files.write(tmp_path / "fex.csv", files.pyfeat(points)))
+    np.testing.assert_array_equal(read.points, landmark_tables.read(table()).points)
+    assert read.seconds is None
+
+
+def test_pupils_are_the_irises_of_openface(table, points):
+    with_eyes, without_eyes = landmark_tables.read(table(eyes=True)), landmark_tables.read(table())
+    pupils = [landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right")]
+    corners = points[:, [[36, 39], [42, 45]]].mean(axis=2)
+    np.testing.assert_allclose(with_eyes.points[:, pupils], corners + 2, atol=2e-3)
+    others = np.setdiff1d(np.arange(64), pupils)
+    np.testing.assert_array_equal(with_eyes.points[:, others], without_eyes.points[:, others])
+
+
+def test_a_real_table_of_openface():
+    if not OPENFACE.is_file():
+        pytest.skip(f"no table at {OPENFACE}")
+    with user_error("no_frame_rate", OPENFACE, "1000"):  # OpenFace read it from images
+        landmark_tables.read_trajectory(OPENFACE)
+    found, fps = landmark_tables.read_trajectory(OPENFACE, 30.0)
+    assert (found.shape, fps) == ((100, 64, 2), 30.0)
+    assert not list(landmark_checks.faults(found))
+    middle = {name: found[0, landmarks.SLOT_NAMES.index(name)] for name in landmarks.SLOT_NAMES}
+    assert middle["left_eye_pupil"][0] < middle["nose_bridge1"][0] < middle["right_eye_pupil"][0]
+    assert middle["left_eyebrow_upper_middle"][1] < middle["left_eye_top"][1] < middle["left_eye_bottom"][1]
+    assert middle["nose_middle_contour"][1] < middle["mouth_upper_lip_bottom"][1] < middle["mouth_lower_lip_top"][1] + 3
+
+
+@pytest.mark.parametrize("column", ["success", "confidence"])
+def test_short_gaps_are_interpolated(table, points, column):
+    whole, _ = landmark_tables.read_trajectory(table())
+    gap, _ = landmark_tables.read_trajectory(table(**{column: without([1] * 60, *range(20, 25))}))
+    expected = np.linspace(whole[19], whole[25], 7)
+    scale = np.ptp(whole) / np.ptp(gap)  # the crop may differ a little
+    np.testing.assert_allclose((gap[19:26] - gap[19:20]) * scale, expected - whole[19:20], atol=0.2)
+    np.testing.assert_allclose(np.diff(gap[19:26], 2, axis=0), 0, atol=1e-3)
+
+
+def test_the_first_and_last_frames_without_a_face_are_cut_off(table):
+    found, _ = landmark_tables.read_trajectory(table(success=without([1] * 60, 0, 1, 2, 59)))
+    assert len(found) == 56
+
+
+def test_a_frame_without_a_row_is_a_gap(tmp_path, table):
+    path = table()
+    lines = path.read_text().splitlines()
+    shorter = tmp_path / "shorter.csv"
+    shorter.write_text("\n".join(lines[:11] + lines[13:]))
+    read = landmark_tables.read(shorter)
+    assert np.flatnonzero(~read.found).tolist() == [10, 11]
+    np.testing.assert_allclose(read.seconds, np.arange(60) / 30, atol=6e-4)
+
+
+def test_the_rate_is_that_of_the_timestamps_or_the_wanted_one(table):
+    path = table()
+    assert landmark_tables.read_trajectory(path)[1] == pytest.approx(30, rel=1e-3)
+    found, fps = landmark_tables.read_trajectory(path, 15.0)
+    assert (len(found), fps) == (30, 15.0)
+
+
+def test_points_are_those_of_a_face_in_its_crop(table):
+    found, _ = landmark_tables.read_trajectory(table())
+    assert found.dtype == np.float32
+    assert not list(landmark_checks.faults(found))
+    assert abs(np.mean([found.min(axis=(0, 1)), found.max(axis=(0, 1))]) - 128) < 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "facts"),
+    [
+        ({"success": without([1] * 60, *range(20, 26))}, "no_single_face", ["6 frames", "frame 21"]),
+        ({"success": [0] * 60}, "no_single_face", ["60"]),
+        ({"success": [0] * 40 + [1] * 20}, "no_single_face", ["41", "60"]),
+        ({"face_id": [0] * 30 + [1] * 30}, "no_single_face", ["face_id", "0, 1"]),
+        ({"frame": [1, 1, *range(3, 61)]}, "no_single_face", ["frame 1"]),
+        ({"frame": [*range(1, 60), 10**9]}, "no_single_face", ["60"]),
+        ({"frame": [*range(1, 60), 60.5]}, "bad_data", ["frame"]),
+        ({"x_0": ["?"] * 60}, "bad_data", ["x_0"]),
+        ({"x_68": [1] * 60}, "bad_columns", ["68"]),
+        ({"eye_lmk_x_0": [1] * 60}, "bad_columns", ["eye_lmk_x_1"]),
+        ({"timestamp": [0] * 60}, "no_frame_rate", ["fps"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(table, columns, kind, facts):
+    path = table(**columns)
+    with user_error(kind, path, *facts):
+        landmark_tables.read_trajectory(path)
+
+
+def test_other_files_are_refused(tmp_path, points):
+    with user_error("missing_file", tmp_path / "a.csv"):
+        landmark_tables.read(tmp_path / "a.csv")
+    for text, kind, fact in (
+        ("", "bad_columns", "x_0"),
+        ("a,b\n1,2\n", "bad_columns", "x_0"),
+        (",".join(files.points_of(points)) + "\n", "bad_data", "rows"),
+        (",".join(files.points_of(points)) + "\n1,2\n", "bad_data", "row 2"),
+    ):
+        (tmp_path / "a.csv").write_text(text)
+        with user_error(kind, tmp_path / "a.csv", fact):
+            landmark_tables.read(tmp_path / "a.csv")
+
+
+# Beside a video.
+
+
+@pytest.fixture
+def video(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 200, (36, 48, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    return write_video(tmp_path / "anna.mp4", (picture + np.uint8(i % 5) for i in range(60)), fps=30.0)
+
+
+def test_the_table_beside_a_video_gives_its_landmarks(video, table, points, tmp_path, capsys):
+    table(success=without([1] * 60, 20, 21))
+    arguments = ["preprocess", str(video), "--landmarks", "table", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0, capsys.readouterr().err
+    clip = clip_folder.read_clip(tmp_path / "out" / "anna")
+    assert (clip.layout, len(clip.landmarks)) == ("points63", 60)
+    made = preprocess_video(video, open_landmark_source("table", SourceOptions(tracks=tmp_path / "anna.csv")))
+    assert np.flatnonzero(made.interpolated).tolist() == [20, 21]
+    there = np.setdiff1d(np.arange(60), [20, 21])
+    expected = made.crop.to_crop(landmarks.from_ibug68(points))
+    np.testing.assert_allclose(clip.landmarks[there], expected[there], atol=0.01)
+
+
+def test_a_video_without_a_table_is_refused(video, tmp_path, capsys):
+    assert cli.main(["preprocess", str(video), "--landmarks", "table", "--out", str(tmp_path / "out")]) == 1
+    assert str(tmp_path / "anna.csv") in capsys.readouterr().err
+
+
+# Data sets.
+
+
+def write_clips(folder, people=3, fps=""):
+    """Tables of some people and their list."""
+    rows = [["path", "subject", "expression", "score", "fps"]]
+    for person in range(people):
+        files.write(folder / f"{person}.csv", files.openface(files.drawn68(person, 30)))
+        rows.append([f"{person}.csv", f"s{person}", "smile", person, fps])
+    with (folder / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def opened(reader, root, problems=None):
+    return reader.open(root, reader.Options(), Wanted(False, False), problems or Problems())
+
+
+def test_a_folder_of_tables_is_a_data_set(tmp_path):
+    write_clips(tmp_path)
+    source = opened(tables, tmp_path).source
+    assert [(info.id, info.subject, info.score, info.num_frames) for info in source.infos] == [
+        (f"{i}.csv", f"s{i}", float(i), 30) for i in range(3)
+    ]
+    clip = source[1]
+    np.testing.assert_array_equal(clip.landmarks, landmark_tables.read_trajectory(tmp_path / "1.csv")[0])
+    assert clip.info == source.infos[1]
+    assert clip.frames is None
+    clip.landmarks[:] = 0  # a copy
+    assert source[1].landmarks.any()
+
+
+def test_the_recipe_for_few_people_takes_tables(tmp_path):
+    write_clips(tmp_path)
+    config = folder.get_config("few").unlock()
+    config.data.update(name="tables", root=str(tmp_path))
+    assert len(datasets.open_dataset(config).source) == 3
+    assert not validation.check(config).errors
+
+
+def test_the_list_can_give_the_rate(tmp_path):
+    write_clips(tmp_path, fps="15")
+    clip = opened(tables, tmp_path).source[0]
+    assert (clip.fps, clip.info.num_frames) == (15.0, 15)
+
+
+def test_a_broken_table_is_named_with_its_row(tmp_path):
+    write_clips(tmp_path)
+    (tmp_path / "1.csv").write_text("a,b\n")
+    with user_error("bad_columns", tmp_path / "1.csv", "row 3"):
+        opened(tables, tmp_path)
+    problems = Problems(collect=True)
+    assert [info.id for info in opened(tables, tmp_path, problems).source.infos] == ["0.csv", "2.csv"]
+    assert [(problem.kind, problem.clip) for problem in problems.found] == [("bad_columns", "1.csv")]
+
+
+def test_tables_have_nothing_but_landmarks(tmp_path):
+    for reader in (tables, ravdess):
+        with user_error("bad_option", reader.__name__.rpartition(".")[2]):
+            reader.open(tmp_path, reader.Options(), Wanted(landmarks=False), Problems())
+
+
+def test_ravdess_has_actors_emotions_and_intensities(tmp_path):
+    written = files.write_ravdess(tmp_path / "FacialTracking_Actors_01-24", emotions=("neutral", "happy", "surprised"))
+    dataset = opened(ravdess, tmp_path)
+    found = {info.id: (info.subject, info.expression, info.score) for info in dataset.source.infos}
+    assert found == written
+    assert list(found) == sorted(written)
+    assert {dict(info.targets)["emotion"] for info in dataset.source.infos} == {0.0, 2.0, 7.0}
+    clip = dataset.source[0]
+    assert clip.fps == pytest.approx(30, rel=0.01)
+    assert clip.landmarks.shape == (20, 64, 2)
+
+
+def test_ravdess_refuses_what_is_not_a_recording(tmp_path):
+    with user_error("missing_file", tmp_path / "none", ravdess.ADDRESS):
+        opened(ravdess, tmp_path / "none")
+    with user_error("no_clips", tmp_path, ravdess.ADDRESS):
+        opened(ravdess, tmp_path)
+    (tmp_path / "01-01-09-01-01-01-01.csv").write_text("")
+    with user_error("bad_id", "01-01-09-01-01-01-01.csv"):
+        opened(ravdess, tmp_path)
+
+
+def test_ravdess_splits_actors(tmp_path):
+    files.write_ravdess(tmp_path, actors=range(1, 6), emotions=("happy",), count=8)
+    config = recipe.get_config().unlock()
+    config.data.root = str(tmp_path)
+    dataset = datasets.open_dataset(config)
+    parts = datasets.split(dataset, config, None)
+    people = [{info.subject for info in part.infos} for part in parts.values()]
+    assert sum(map(len, people)) == len(set.union(*people)) == 5
+    assert not validation.check(config).errors
+
+
+@pytest.mark.slow
+def test_a_table_can_be_scored_without_video(tmp_path):
+    files.write_ravdess(tmp_path, actors=range(1, 9), emotions=("happy",), count=20)
+    config = recipe.get_config().unlock()
+    config.data.root = str(tmp_path)
+    config.train.update(epochs=1, evaluate_every=1)
+    config.evaluation.update(bootstrap=10, baselines=False)
+    experiment.train(config.lock(), tmp_path / "run")
+    scored = Scorer(tmp_path / "run").score(tmp_path / "01-01-03-02-01-01-08.csv")
+    assert 1 <= scored.score <= 2
+    assert scored.landmark_source == "table"
+    assert any("actors" in warning for warning in scored.warnings)

@@ -1,0 +1,39 @@
+"""Frames without a face: which are bridged, which are cut off, and when a clip is refused."""
+
+import numpy as np
+
+from tramp_jax.errors import UserError
+
+MAX_GAP = 5  # frames; the longest gap that is interpolated
+MIN_SHARE = 0.5  # of the frames, that the face must span
+
+
+def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
+    """Interpolates short gaps linearly, and cuts off the frames before the first face and after the last.
+
+    Args:
+      points: (n, P, 2) landmarks, with any values in frames without a face.
+      found: (n,) bool, whether a frame shows the face.
+
+    Returns:
+      The frames that remain, and their points.
+
+    Raises:
+      UserError: no_single_face, with frames counted from 1.
+    """
+    seen = np.flatnonzero(found)
+    if not len(seen):
+        raise UserError("no_single_face", f"has no face in any of its {len(found)} frames")
+    steps = np.diff(seen)
+    if steps.max(initial=1) > MAX_GAP + 1:
+        lost = seen[steps.argmax()] + 2
+        message = f"has no face for {steps.max() - 1} frames from frame {lost} on; at most {MAX_GAP} are interpolated"
+        raise UserError("no_single_face", f"{message}: cut the clip there")
+    span = slice(int(seen[0]), int(seen[-1]) + 1)
+    if span.stop - span.start < MIN_SHARE * len(found):
+        message = f"shows the face only from frame {span.start + 1} to {span.stop} of {len(found)}; cut the clip"
+        raise UserError("no_single_face", message)
+    flat = points.reshape(len(points), -1)
+    frames = np.arange(span.start, span.stop)
+    filled = np.stack([np.interp(frames, seen, column[seen]) for column in flat.T], axis=1)
+    return span, filled.reshape(len(frames), *points.shape[1:])

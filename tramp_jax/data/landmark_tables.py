@@ -1,0 +1,192 @@
+"""Tables of landmarks that other programs wrote: OpenFace, and py-feat with its 68 points (Fex).
+
+A table is a CSV file with a row for each frame. Blanks around the names of columns are ignored, their case is not:
+OpenFace has x_0 in pixels and X_0 in millimetres.
+
+| column | meaning |
+|---|---|
+| x_0 ... x_67, y_0 ... y_67 | iBUG's 68 points in pixels of the video's frame |
+| eye_lmk_x_0 ... eye_lmk_y_55 | OpenFace's points of the eyes, of which the irises give the pupils; optional |
+| frame | number of the frame, from 1 in OpenFace and from 0 in py-feat; optional |
+| timestamp | seconds; optional (py-feat has none) |
+| success | 0 where OpenFace lost the face; optional |
+| confidence, FaceScore | of OpenFace or py-feat, 0 to 1; a frame below 0.5 has no face; optional |
+| face_id | of the person; optional |
+
+Other columns are ignored.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tramp_jax.data import gaps, rate, tables
+from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.face_box import face_box
+from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68
+from tramp_jax.data.problems import Problems
+from tramp_jax.errors import UserError
+
+LAYOUT = "points63"
+MIN_CONFIDENCE = 0.5
+MAX_FPS = 300.0  # OpenFace gives the images of a folder 1000 a second
+
+_POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
+_IRISES = (range(8), range(28, 36))  # of the eye that is left in the image, and of the other
+_PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The landmarks of a video of n frames.
+
+    Attributes:
+      points: (n, 64, 2) float64 in the layout "points63", pixels of the video's frame; NaN in frames without a face.
+      found: (n,) bool, whether a frame has a face.
+      seconds: (n,) when each frame is shown; None if the table does not say.
+    """
+
+    points: np.ndarray
+    found: np.ndarray
+    seconds: np.ndarray | None
+
+
+def read(path: Path) -> Table:
+    """Reads a table. Frames without a row have no face.
+
+    Raises:
+      UserError: missing_file; bad_columns, bad_data or unreadable_table for what is not such a table; no_single_face if
+        it has several people, or rows for less than half of its frames.
+    """
+    if not path.is_file():
+        raise UserError("missing_file", f"{path}: no such file; it must be a table of OpenFace or py-feat")
+    header, rows = _cells(path)
+    points = _numbers(path, header, rows, _POINTS).reshape(-1, 2, NUM_IBUG).swapaxes(1, 2)
+    found = np.isfinite(points).all((1, 2))
+    for name, least in (("success", 1), ("confidence", MIN_CONFIDENCE), ("FaceScore", MIN_CONFIDENCE)):
+        if name in header:
+            found &= _numbers(path, header, rows, [name])[:, 0] >= least
+    frames = _frames(path, header, rows, found)
+    converted = from_ibug68(points[found])
+    if "eye_lmk_x_0" in header:
+        for pupil, iris in zip(_PUPILS, _IRISES, strict=True):
+            names = [f"eye_lmk_{axis}_{i}" for axis in "xy" for i in iris]
+            converted[:, pupil] = _numbers(path, header, rows, names)[found].reshape(-1, 2, len(iris)).mean(axis=2)
+    count = int(frames.max(initial=-1)) + 1
+    everywhere = np.full((count, NUM_LANDMARKS + 1, 2), np.nan)
+    everywhere[frames[found]] = converted
+    seconds = None
+    if "timestamp" in header:
+        order = np.argsort(frames, kind="stable")
+        stamps = _numbers(path, header, rows, ["timestamp"])[:, 0]
+        seconds = np.interp(np.arange(count), frames[order], stamps[order]) if count else stamps
+    return Table(everywhere, np.isfinite(everywhere).all((1, 2)), seconds)
+
+
+def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
+    """The landmarks of a table as those of a clip.
+
+    Gaps are bridged as in ``gaps``, the frame rate becomes constant as in ``rate``, and the points are moved and scaled
+    to the face's crop (``face_box``).
+
+    Args:
+      path: of the table.
+      fps: frames per second of the clip; 0 for that of the timestamps. Frames without timestamps have this rate.
+
+    Returns:
+      (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop, and the frames per second.
+
+    Raises:
+      UserError: see ``read`` and ``gaps.bridge``; no_frame_rate.
+    """
+    table = read(path)
+    try:
+        span, points = gaps.bridge(table.points, table.found)
+    except UserError as error:
+        raise UserError(error.kind, f"{path}: {error}") from error
+    timing = _timing(path, None if table.seconds is None else table.seconds[span], len(points), fps)
+    points = points[timing.chosen]
+    return face_box(points[:, :NUM_LANDMARKS]).map(points), timing.fps
+
+
+def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
+    """A table as a clip of landmarks only; see ``read_trajectory``. The number of frames in ``info`` is filled in."""
+    points, fps = read_trajectory(path, fps)
+    return Clip(dataclasses.replace(info, num_frames=len(points)), points, LAYOUT, fps=fps)
+
+
+def _timing(path: Path, seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
+    wrong = "has no timestamps"
+    if seconds is not None:
+        wrong = "has timestamps that do not grow"
+        if np.isfinite(seconds).all() and (np.diff(seconds) > 0).all():
+            own = rate.constant(seconds, 0.0)
+            if own.fps <= MAX_FPS:
+                return rate.constant(seconds, 0.0, fps) if fps else own
+            wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
+    if not fps:
+        raise UserError("no_frame_rate", f"{path}: {wrong}; give its frames per second (fps)")
+    return rate.Timing(fps, np.arange(count))
+
+
+def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
+    """The place of each column, and the rows."""
+    try:
+        header, *rows = [row for row in csv.reader(tables.read_lines(path, Problems())) if row] or [[]]
+    except csv.Error as error:
+        raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
+    columns = {name.strip(): i for i, name in enumerate(header)}
+    missing = [name for name in _POINTS if name not in columns]
+    if missing or f"x_{NUM_IBUG}" in columns:
+        found = f"lacks {missing[0]}" if missing else f"has more than {NUM_IBUG} points"
+        raise UserError(
+            "bad_columns",
+            f"{path}: {found}; a table of landmarks from OpenFace (with -2Dfp) or py-feat has the columns x_0 to x_67 "
+            "and y_0 to y_67",
+        )
+    if not rows:
+        raise UserError("bad_data", f"{path}: has no rows")
+    short = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), 0)
+    if short:
+        message = f"{path}, row {short}: has {len(rows[short - 2])} fields, but the header names {len(header)} columns"
+        raise UserError("bad_data", f"{message}; make the table again")
+    return columns, rows
+
+
+def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: Sequence[str]) -> np.ndarray:
+    """Columns as numbers (rows, names); an empty field is NaN."""
+    places = [header[name] for name in names if name in header]
+    if len(places) < len(names):
+        missing = next(name for name in names if name not in header)
+        raise UserError("bad_columns", f"{path}: lacks {missing}; make the table again")
+    try:
+        return np.array([[row[place].strip() or "nan" for place in places] for row in rows], np.float64)
+    except ValueError as error:
+        raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error
+
+
+def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np.ndarray) -> np.ndarray:
+    """The frame of each row, (rows,) int from 0, after checking that no frame shows two people."""
+    person = header.get("face_id")
+    shown = [row for row, face in zip(rows, found, strict=True) if face]
+    people = sorted({row[person].strip() for row in shown}) if person is not None else []
+    if len(people) > 1:
+        message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
+        raise UserError("no_single_face", message)
+    if "frame" not in header:
+        return np.arange(len(rows))
+    numbers = _numbers(path, header, rows, ["frame"])[:, 0]
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (numbers % 1 == 0).all()):
+        raise UserError("bad_data", f"{path}: column frame must hold whole numbers from 0; make the table again")
+    first = 0 if "FaceScore" in header or numbers.min() == 0 else 1
+    if numbers.max() + 1 - first > len(rows) / gaps.MIN_SHARE:
+        message = f"{path}: has {len(rows)} rows, but the last is of frame {numbers.max():g}; it needs all frames"
+        raise UserError("no_single_face", message)
+    seen, times = np.unique(numbers[found], return_counts=True)
+    if times.max(initial=1) > 1:
+        message = f"{path}: has several faces in frame {seen[times.argmax()]:g}; keep the rows of one person"
+        raise UserError("no_single_face", message)
+    return numbers.astype(int) - first

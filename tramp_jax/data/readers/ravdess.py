@@ -1,0 +1,75 @@
+"""RAVDESS: landmarks of 24 actors who speak and sing with eight emotions at two intensities (public).
+
+Landmark tracking with OpenFace 2.1, Zenodo record 3255102, CC BY-NC-SA 4.0. The archive holds a table for each
+recording, flat or in folders:
+
+    ROOT/**/MODALITY-CHANNEL-EMOTION-INTENSITY-STATEMENT-REPETITION-ACTOR.csv
+
+Each part of a name is a number of two digits. Modality 01 has sound, 02 has none. Channel 01 is speech, 02 song. The
+numbers of the emotions are their places in ``EMOTIONS``; intensity 01 is normal, 02 strong (neutral is always normal).
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.problems import Problems
+from tramp_jax.data.readers.base import root_folder
+from tramp_jax.data.readers.folder import Row
+from tramp_jax.data.readers.tables import FACTS as TABLES
+from tramp_jax.data.readers.tables import Tables, check_wanted
+from tramp_jax.data.source import Dataset, RatingScale, Wanted
+
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+EMOTION = "emotion"  # name of the class 0-7 among the targets
+FACTS = dataclasses.replace(
+    TABLES,
+    scale=RatingScale("intensity of an acted emotion", 1.0, 2.0, "normal", "strong"),
+    caveat="the model was trained on emotions that actors played, so its score is not a clinical rating",
+)
+
+ADDRESS = "https://zenodo.org/records/3255102"
+
+_NAME = re.compile(r"0[12]-0[12]-0([1-8])-0([12])-0[12]-0[12]-(\d\d)", re.ASCII)
+_HOW_TO_GET = f"""RAVDESS facial landmark tracking is public (CC BY-NC-SA 4.0). To obtain it:
+  1. download FacialTracking_Actors_01-24.zip (417 MB): {ADDRESS}
+  2. unpack it into a folder ROOT
+  3. python train.py --config configs/ravdess.py --config.data.root=ROOT"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """RAVDESS has no options of its own."""
+
+
+def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
+    """Reads all tables below ``root``, which takes about a minute for the whole data set. Clips come in order of name.
+
+    ``expression`` is the emotion, ``score`` the intensity (1 or 2), ``subject`` the actor. The target "emotion" is the
+    class 0-7.
+
+    Raises:
+      UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
+      DataError: a file with another name, no files, or the first problem with a table, unless ``problems`` collects.
+    """
+    check_wanted("ravdess", wanted)
+    root = root_folder(root, _HOW_TO_GET)
+    infos: list[ClipInfo] = []
+    tables = Tables(problems)
+    for path in sorted(root.rglob("*.csv"), key=lambda path: (path.stem, path)):
+        name = _NAME.fullmatch(path.stem)
+        if name is None:
+            message = f"{path}: its name is not that of a recording, such as 01-01-03-02-01-01-12.csv; remove it"
+            problems.add("bad_id", message)
+            continue
+        emotion, intensity = int(name[1]) - 1, float(name[2])
+        targets = ((EMOTION, float(emotion)),)
+        info = ClipInfo(path.stem, name[3], EMOTIONS[emotion], intensity, 0, targets=targets, source=str(path))
+        if infos and infos[-1].id == info.id:
+            problems.add("duplicate_clip", f"{path}: {infos[-1].source} has the same name; remove one", info.id)
+        elif count := tables.add(Row(path, info, 0.0)):
+            infos.append(dataclasses.replace(info, num_frames=count))
+    if not infos:
+        problems.add("no_clips", f"{root}: has no table of a recording.\n{_HOW_TO_GET}")
+    return Dataset(tables.source(infos), FACTS)
