@@ -10,7 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.name = "tiny"
     config.data.num_subjects = 15
     config.data.clips_per_subject = 1
-    config.model.trajectory.update(widths=(32, 32), blocks_per_stage=1, attention_dropout=0.5, drop_path=0.2)
+    config.model.trajectory.update(widths=(32, 32), attention_dropout=0.5, drop_path=0.2)
     config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)
     config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
     config.model.fusion.update(width=32, depth=1, heads=2)
