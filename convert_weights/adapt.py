@@ -120,14 +120,14 @@ def _unmatched(
 
 
 def _in_part(path: Path, part: Part) -> bool:
-    return part == "all" or path[1] == _MODULES[part]
+    return part == "all" or _MODULES[part] in path  # below params, or below the models of an ensemble
 
 
 def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], source: str) -> list[str]:
     """Warnings about differences that shapes do not show."""
     warnings = []
     for module, options in _UNSEEN.items():
-        for option in options if any(path[1] == module for path in given) else ():
+        for option in options if any(module in path for path in given) else ():
             group, key = option.split(".")
             if theirs[group][key] != ours[group][key]:
                 warnings.append(f"{source}: model.{option} is {ours[group][key]} here, {theirs[group][key]} there")
@@ -145,7 +145,7 @@ class _Fitter:
         note = ""
         if path[1:] == ("rgb_encoder", "s_former", "pos_embedding"):
             x, note = self._positions(x, shape)
-        elif path[1:] == ("trajectory_encoder", "stem_0", "kernel"):
+        elif path[-3:] == ("trajectory_encoder", "stem_0", "kernel"):
             x, note = self._stem(x, shape)
         elif path[-2:] == ("bias", "table") and path[-3] in ("attention_3", "attention_4"):
             x, note = self._table(x, shape[0])
@@ -170,12 +170,12 @@ class _Fitter:
             absent = set(wanted) - set(given)
             if absent:
                 raise _mismatch(f"has channels {theirs.channels}, the model also takes {' and '.join(sorted(absent))}")
-            if x.shape[1] != shape[1]:
+            if x.shape[-1] != shape[-1]:
                 raise _mismatch(
-                    f"has {x.shape[1]} hidden channels, which cannot be fewer without loss; "
-                    f"keep them with --config.model.trajectory.stem_channels={x.shape[1] // 2}"
+                    f"has {x.shape[-1]} hidden channels, which cannot be fewer without loss; "
+                    f"keep them with --config.model.trajectory.stem_channels={x.shape[-1] // 2}"
                 )
-            x = x[[given.index(channel) for channel in wanted]]
+            x = x[..., [given.index(channel) for channel in wanted], :]
             notes.append(f"channels {ours.channels} of {theirs.channels}")
         factors = np.array([scale[channel] for channel in wanted]) / channel_scale(ours)
         if x.shape == shape and np.any(factors != 1):

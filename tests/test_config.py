@@ -5,11 +5,11 @@ import json
 import pytest
 from absl import flags
 
-from configs import dfew_rgb, dfew_trajectory, folder, frames, neuroface, pfed5, synthetic, youtubepd
+from configs import dfew_rgb, dfew_trajectory, folder, frames, neuroface, pfed5, ravdess, synthetic, youtubepd
 from tests.raises import user_error
 from tramp_jax import config as options
 
-RECIPES = [dfew_rgb, dfew_trajectory, folder, frames, neuroface, pfed5, synthetic, youtubepd]
+RECIPES = [dfew_rgb, dfew_trajectory, folder, frames, neuroface, pfed5, ravdess, synthetic, youtubepd]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)

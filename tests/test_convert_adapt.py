@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import ravdess
 from convert_weights.adapt import adapt, format_rows, initialise, resample
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from convert_weights.layouts import TRANSFORMS
@@ -255,3 +256,12 @@ def test_every_transform_is_undone_by_its_inverse():
     assert shapes.keys() == TRANSFORMS.keys()
     for name, given in shapes.items():
         np.testing.assert_array_equal(TRANSFORMS[name].backward(TRANSFORMS[name].forward(given)), given)
+
+
+def test_the_encoders_of_an_ensemble_start_those_of_another():
+    theirs, ours = (ravdess.get_config(argument).model for argument in ("emotion", ""))
+    assert ours.members == 3
+    adapted = adapt(LoadedCheckpoint("run", fresh(theirs), theirs, {"fresh": []}), ours, "trajectory")
+    taken = flattened(adapted.variables)
+    assert taken.keys() == {path for path in target_shapes(ours) if "trajectory_encoder" in path}
+    assert {row.status for row in adapted.rows if "head" in row.path} == {"skipped"}
