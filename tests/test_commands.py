@@ -430,8 +430,8 @@ def test_a_missing_recipe_is_reported_before_it_is_run(flag, monkeypatch):
 
 def test_a_recipe_without_arguments_refuses_one(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with user_error("bad_option", "configs/synthetic.py:smile"):
-        scripts.check_recipe(["train.py", "--config", "configs/synthetic.py:smile"])
+    with user_error("bad_option", "configs/dfew_rgb.py:smile"):
+        scripts.check_recipe(["train.py", "--config", "configs/dfew_rgb.py:smile"])
 
 
 @pytest.mark.parametrize(

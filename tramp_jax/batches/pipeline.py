@@ -231,7 +231,8 @@ def batch_bytes(config: ConfigDict, batch_size: int) -> int:
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
-        size += 4 * length * (points * len(channels.stored(model.trajectory.channels)) + 2)
+        option = model.trajectory.channels
+        size += 4 * length * (points * len(channels.stored(option)) + 1 + channels.reads_motion(option))
     if reads_frames(model):
         size += 3 * model.rgb.num_frames * stored_size(model.rgb.image_size) ** 2
     return batch_size * size

@@ -86,7 +86,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
         raise UserError(
             "bad_option",
             f"model.trajectory.input_scale has {len(c.input_scale)} factors for {len(names)} channels "
-            f"({', '.join(names)}); give one for all or one each",
+            f"({c.channels}); give one for all or one each",
         )
     if c.embed_width != c.widths[0]:
         raise UserError(
