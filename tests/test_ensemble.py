@@ -1,5 +1,7 @@
 """Several models trained side by side, whose mean is the score."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -32,12 +34,18 @@ def drawn(configs):
     return init_variables(three.model, jax.random.key(3)), inputs
 
 
+def apply(config, variables, inputs):
+    """The scores of a model, computed by a program that is not optimised: it runs only once."""
+    run = functools.partial(build_model(config.model).apply, variables, None)
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(*inputs)[0]
+
+
 def test_the_score_is_the_mean_of_the_members(configs, drawn):
     one, three = configs
     variables, inputs = drawn
-    score, _ = build_model(three.model).apply(variables, None, *inputs)
+    score = apply(three, variables, inputs)
     members = [jax.tree.map(lambda x, i=i: x[i], variables["params"]["model"]) for i in range(3)]
-    alone = [np.asarray(build_model(one.model).apply({"params": member}, None, *inputs)[0]) for member in members]
+    alone = [np.asarray(apply(one, {"params": member}, inputs)) for member in members]
     np.testing.assert_allclose(score, np.mean(alone, axis=0), atol=1e-5)
     assert all(np.abs(alone[0] - other).max() > 1e-3 for other in alone[1:]), "members start alike"
 
@@ -47,9 +55,11 @@ def test_each_member_has_its_own_loss_and_dropout(configs, drawn):
     variables, inputs = drawn
     target = np.array([1.0, 3.0], np.float32)
 
-    def scores(params):
-        model = build_model(three.model)
-        return model.apply({"params": params}, None, *inputs, train=True, rngs={"dropout": jax.random.key(1)})[0]
+    run = functools.partial(build_model(three.model).apply, train=True, rngs={"dropout": jax.random.key(1)})
+    scores = jax.jit(
+        lambda params: run({"params": params}, None, *inputs)[0],
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
 
     found = scores(variables["params"])
     assert found.shape == (2, 3)
