@@ -212,7 +212,7 @@ SIZES = (FEW,)  # of a recipe's data, for ``recipe_arguments``
 def for_few_people(config: ConfigDict) -> None:
     """Changes a recipe to one for 20 to 100 people and a landmark source: a small model of how the landmarks move.
 
-    The published model has 25 M parameters and reads positions and frames, from which so few people teach it nothing
+    The published model has 25 M parameters and reads positions and frames, which are a lot for so few people
     (docs/few_people.md). Three small models are trained side by side, for a fixed number of steps: validation people
     do not choose the checkpoint, they only fit the line from raw values to scores.
     """

@@ -162,9 +162,10 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 def _note_on_size(config: ConfigDict, people: int) -> None:
     """Says so if a large model starts from random weights on few people."""
+    if people >= 100 or any(config.init[part] for part in ("all", "rgb", "trajectory")):
+        return
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_variables(config.model)["params"]))
-    given = any(config.init[part] for part in ("all", "rgb", "trajectory"))
-    if people < 100 and parameters > 5e6 and not given:
+    if parameters > 5e6:
         tqdm.write(
             f"note: {people} people for {parameters / 1e6:.0f} M parameters from random weights; start from published "
             "weights (--config.init.all=FILE), or take a recipe for few people (--config configs/folder.py:few)"

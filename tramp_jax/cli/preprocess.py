@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked
+from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
     from tramp_jax.preprocess import LandmarkSource, PreprocessOptions, SourceOptions
     from tramp_jax.preprocess.batch import Job
-
-_SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks", "table")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     landmarks = parser.add_argument_group("landmarks")
     landmarks.add_argument(
         "--landmarks",
-        choices=_SOURCES,
+        choices=SOURCES,
         default="mediapipe",
         help="mediapipe (default) needs no download; insightface is the paper's, with models for non-commercial "
         "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks; "
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--download", action="store_true", help="download InsightFace's models if they are missing (289 MB)"
     )
     landmarks.add_argument(
-        "--detector", choices=_SOURCES[:2], default="mediapipe", help="source that finds the face for lucas-kanade"
+        "--detector", choices=DETECTORS, default="mediapipe", help="source that finds the face for lucas-kanade"
     )
     landmarks.add_argument("--tracks", type=Path, help="tracks of the one INPUT, or a folder with NAME.npz for each")
     landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the frames that were tracked")

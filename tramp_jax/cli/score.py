@@ -18,6 +18,7 @@ from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import locked, write_atomically
+from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
     from tramp_jax.data.clips import ClipInfo
@@ -105,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--landmarks",
-        choices=("mediapipe", "insightface", "lucas-kanade", "table"),
+        choices=WITHOUT_FILES,
         default="mediapipe",
         help="landmark source for videos; use the one that the model was trained with (see preprocess --help)",
     )

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+from tramp_jax.landmark_sources import DETECTORS, SOURCES
 from tramp_jax.preprocess.faces import LandmarkSource, SourceError
 
-SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks", "table")
-DETECTORS = ("mediapipe", "insightface")
+__all__ = ["SOURCES", "SourceOptions", "open_landmark_source", "open_table_beside", "table_beside"]
 
 
 @dataclasses.dataclass(frozen=True)
