@@ -119,7 +119,7 @@ class _FusionAndHead(nn.Module):
     @nn.compact
     def __call__(self, subclips: jax.Array, trajectories: jax.Array) -> jax.Array:
         rgb = jnp.mean(nn.Dense(trajectories.shape[-1])(subclips), axis=1)
-        return self.head(self.fusion(rgb[:, None], trajectories[:, None])[:, 0].astype(jnp.float32))
+        return self.head(jnp.mean(self.fusion(rgb[:, None], trajectories[:, None]), axis=1).astype(jnp.float32))
 
 
 def frame_parts(config: ConfigDict, frames: int) -> Iterator[Part]:
@@ -157,9 +157,10 @@ def fusion_part(config: ConfigDict, batch: int) -> Part:
     c, rgb, width = config.fusion, config.rgb, config.fusion.width
     subclips = rgb.num_frames // rgb.clip_length
     block = 2 * width**2 + 2 * width * c.mlp_ratio * width  # with a single key, queries and keys are not computed
+    fused = {"tramp": c.depth * block, "cross": 2 * c.depth * block, "concatenation": 2 * width**2, "sum": 0}[c.name]
     widths = [width, *config.head.hidden, config.head.num_classes or 1]
     head = sum(a * b for a, b in itertools.pairwise(widths))
-    flops = 2 * batch * (subclips * rgb.widths[-1] * width + c.depth * block + head)
+    flops = 2 * batch * (subclips * rgb.widths[-1] * width + fused + head)
     shapes = (batch, subclips, rgb.widths[-1]), (batch, width)
     model = models.build_model(config)
     module = _FusionAndHead(model.fusion, model.head)

@@ -24,7 +24,7 @@ _MODULES = {"rgb": "rgb_encoder", "trajectory": "trajectory_encoder"}
 _UNSEEN = {
     "trajectory_encoder": ("trajectory.neighbours", "trajectory.bias_order", "trajectory.patch"),
     "rgb_encoder": ("rgb.spatial_heads", "rgb.temporal_heads"),
-    "fusion": ("fusion.heads",),
+    "fusion": ("fusion.heads", "fusion.query"),
 }
 
 

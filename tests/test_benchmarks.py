@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import attention, costs, inference, parts, timing, train_step
 from tests import tiny
-from tramp_jax.models import build_model
+from tramp_jax.models import build_model, fusion
 
 no_torch = importlib.util.find_spec("torch") is None
 ROOT = pathlib.Path(__file__).parents[1]
@@ -130,7 +130,10 @@ def test_flops_by_hand_are_those_of_xla():
     # XLA leaves out products with padding: a fifth of those in the last stage, which has 7×7 positions.
     shares |= {f"ResNet stage {i}": 1.0 for i in (1, 2, 3, 4)} | {"fusion and head": 1.02}
     seen = set()
-    found = parts.trajectory_parts(config, 1), parts.frame_parts(config, 16), [parts.fusion_part(config, 1)]
+    fusions = []
+    for config.fusion.name in fusion.FUSIONS:
+        fusions.append(parts.fusion_part(config, 1))
+    found = parts.trajectory_parts(config, 1), parts.frame_parts(config, 16), fusions
     for part in itertools.chain(*found):
         if part.kind in shares:
             seen.add(part.kind)

@@ -84,7 +84,16 @@ MODEL: dict[str, Any] = {
         "temporal_mlp_dim": 1024,
         "scrambled_frames": False,  # as the released code: frames reinterpreted with their planes out of place
     },
-    "fusion": {"width": 256, "depth": 3, "heads": 8, "mlp_ratio": 4},
+    "fusion": {
+        # How the streams meet (paper, Table VI): TraMP blocks as published; features side by side and one linear map;
+        # their sum; TraMP blocks in both directions. The options below that a strategy does not use have no effect.
+        "name": _one_of("tramp", "concatenation", "sum", "cross"),
+        "query": _one_of("rgb", "trajectory"),  # of "tramp": the stream that attends to the other one
+        "width": 256,
+        "depth": 3,
+        "heads": 8,
+        "mlp_ratio": 4,
+    },
     "head": {"hidden": (128, 64), "num_classes": _at_least(0, 0)},  # 0 classes for regression
 }
 

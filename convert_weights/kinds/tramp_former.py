@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from convert_weights.kinds import former_dfer, skateformer
 from convert_weights.kinds.kind import MAX_COUNT, Architecture, Kind, Shape, Tensors
 from convert_weights.layouts import TensorPair, linear, norm
+from tramp_jax.errors import UserError
 
 
 def _name_map(config: ConfigDict) -> list[TensorPair]:
@@ -23,6 +24,13 @@ def _name_map(config: ConfigDict) -> list[TensorPair]:
 
 
 def _fusion(config: ConfigDict) -> list[TensorPair]:
+    for option, released in {"name": "tramp", "query": "rgb"}.items():
+        if config.fusion[option] != released:
+            raise UserError(
+                "no_counterpart",
+                f"model.fusion.{option} is {config.fusion[option]}; only {released} was released and has a PyTorch "
+                "counterpart",
+            )
     pairs: list[TensorPair] = []
     for i in range(config.fusion.depth):
         source, target = f"fusion.model.{i}", ("fusion", f"block_{i}")

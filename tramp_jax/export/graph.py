@@ -101,8 +101,13 @@ def conv_with_norm(
 
 
 def attention(g: Graph, qkv: Tensor, bias: np.ndarray | None = None) -> Tensor:
-    """Attention over scaled q, k and v (3, B, H, N, D), with a bias (H, N, N): (B, H, N, D)."""
+    """Self-attention over scaled q, k and v (3, B, H, N, D), with a bias (H, N, N): (B, H, N, D)."""
     q, k, v = (g.op("Gather", qkv, np.array(i), axis=0) for i in range(3))
+    return attend(g, q, k, v, bias)
+
+
+def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor, bias: np.ndarray | None = None) -> Tensor:
+    """Attention of scaled q (B, H, Q, D) to k and v (B, H, K, D), with a bias (H, Q, K): (B, H, Q, D)."""
     logits = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
     if bias is not None:
         logits = g.op("Add", logits, bias)

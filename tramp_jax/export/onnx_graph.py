@@ -21,7 +21,8 @@ from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.view import padding_of
 from tramp_jax.errors import UserError
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
-from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, layer_norm, mlp
+from tramp_jax.export.fusion_graph import fused
+from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import Model, build_model, reads_frames, reads_trajectories
@@ -83,16 +84,21 @@ def build(
         value = _value(g, config, model, params, statistics, read)
     raw = g.output(g.op("Reshape", value, [1]), RAW)
     g.output(_score(g, output, raw), SCORE)
-    proto = helper.make_model(
+    proto = as_model(g, inputs, outputs)
+    entries = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__}
+    helper.set_model_props(proto, {**entries, **(metadata or {})})
+    return proto
+
+
+def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The collected nodes as a model."""
+    return helper.make_model(
         helper.make_graph(g.nodes, "tramp_former", inputs, outputs, g.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="tramp_jax",
         producer_version=tramp_jax.__version__,
     )
-    entries = {"config": json.dumps(json.loads(config.to_json())), "tramp_jax": tramp_jax.__version__}
-    helper.set_model_props(proto, {**entries, **(metadata or {})})
-    return proto
 
 
 def _value(
@@ -117,7 +123,10 @@ def _value(
         encoded = g.output(encoded, FRAME_FEATURES)
         rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
         features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
-    feature = features[0] if len(features) == 1 else _fused(g, params["fusion"], *features)
+    feature = features[0]
+    if isinstance(model, TrampFormer) and model.fusion is not None:
+        trajectory, rgb = features
+        feature = fused(g, model.fusion, params.get("fusion", {}), rgb, trajectory)
     return _head(g, params["head"], feature)
 
 
@@ -140,17 +149,6 @@ def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
     if padding_of(config).blank:
         infos.append(helper.make_tensor_value_info("frames_present", TensorProto.BOOL, [1, count]))
     return infos
-
-
-def _fused(g: Graph, weights: Weights, trajectory: Tensor, rgb: Tensor) -> Tensor:
-    """The RGB feature after the TraMP blocks, all (1, C). The softmax over the single key is 1."""
-    for name in sorted(weights, key=lambda name: int(name.removeprefix("block_"))):
-        block = weights[name]
-        maps = block["attention"]
-        value = dense(g, maps["v"], layer_norm(g, block["norm_v"], trajectory))
-        rgb = g.op("Add", rgb, dense(g, maps["proj"], value))
-        rgb = g.op("Add", rgb, mlp(g, block["mlp"], layer_norm(g, block["norm_2"], rgb)))
-    return rgb
 
 
 def _score(g: Graph, output: Output, raw: Tensor) -> Tensor:

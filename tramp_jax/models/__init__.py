@@ -11,7 +11,7 @@ from tramp_jax import channels
 from tramp_jax.errors import UserError
 from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.former_dfer import FormerDFER
-from tramp_jax.models.fusion import TrampFusion
+from tramp_jax.models.fusion import FUSIONS, Fusion
 from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
@@ -38,7 +38,6 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     if config.name == "former_dfer":
         return FormerDFERClassifier(_rgb_encoder(config), _head(config))
     both = config.streams == "both"
-    _check_divisible("model.fusion.width", [config.fusion.width], config.fusion.heads if both else 1)
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise UserError(
             "bad_option",
@@ -153,9 +152,17 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
     )
 
 
-def _fusion(config: ml_collections.ConfigDict) -> TrampFusion:
+def _fusion(config: ml_collections.ConfigDict) -> Fusion:
     c = config.fusion
-    return TrampFusion(c.depth, c.heads, c.mlp_ratio, jnp.dtype(config.precision))
+    if c.query != "rgb" and c.name != "tramp":
+        raise UserError(
+            "bad_option",
+            f"model.fusion.query is {c.query}, but only model.fusion.name=tramp has a query, not {c.name}; set it to "
+            "rgb",
+        )
+    if c.name in ("tramp", "cross"):
+        _check_divisible("model.fusion.width", [c.width], c.heads)
+    return FUSIONS[c.name](c.depth, c.heads, c.mlp_ratio, c.query, jnp.dtype(config.precision))
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:

@@ -1,7 +1,12 @@
-"""TraMP fusion: the RGB feature attends to the trajectory feature (paper, TraMP blocks).
+"""Fusion of the two streams: the TraMP blocks of the paper, and the strategies that its Table VI compares them with.
 
 Axes: B batch, Q query tokens, K key tokens, C channels, A attention heads, D channels per head.
+
+To add a strategy, add a ``Fusion`` to ``FUSIONS``, its name to ``model.fusion.name`` in ``tramp_jax.config`` and its
+ONNX nodes to ``tramp_jax.export.fusion_graph``.
 """
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -9,6 +14,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from tramp_jax.models.layers import Array, Dtype, Mlp, layer_norm
+
+Query = Literal["rgb", "trajectory"]
 
 
 class CrossAttention(nn.Module):
@@ -35,30 +42,77 @@ class CrossAttention(nn.Module):
 
 
 class TrampBlock(nn.Module):
-    """Adds attention to the trajectory, then an MLP, to the RGB tokens ``x``. The trajectory stays as it is."""
+    """Adds attention to the other stream ``y`` (B, K, C), then an MLP, to the tokens ``x`` (B, Q, C). ``y`` stays."""
 
     heads: int
     mlp_ratio: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, trajectory: Array) -> Array:
+    def __call__(self, x: Array, y: Array) -> Array:
         attention = CrossAttention(self.heads, self.dtype, name="attention")
-        x = x + attention(layer_norm("norm_q", self.dtype)(x), layer_norm("norm_v", self.dtype)(trajectory))
+        x = x + attention(layer_norm("norm_q", self.dtype)(x), layer_norm("norm_v", self.dtype)(y))
         mlp = Mlp(self.mlp_ratio * x.shape[-1], dtype=self.dtype, name="mlp")
         return x + mlp(layer_norm("norm_2", self.dtype)(x))
 
 
-class TrampFusion(nn.Module):
-    """A stack of TraMP blocks: RGB (B, Q, C) and trajectory (B, K, C) tokens -> (B, Q, C)."""
+class Fusion(nn.Module):
+    """A strategy: RGB tokens (B, Q, C) and trajectory tokens (B, K, C) -> tokens (B, N, C), whose mean is the feature.
+
+    Attributes:
+      depth: number of blocks, if the strategy has blocks.
+      heads, mlp_ratio: of the blocks.
+      query: the stream that attends to the other one, if only one does.
+      dtype: type of the products, see ``layers``.
+    """
 
     depth: int = 3
     heads: int = 8
     mlp_ratio: int = 4
+    query: Query = "rgb"
     dtype: Dtype = jnp.float32
+
+
+class TrampFusion(Fusion):
+    """A stack of TraMP blocks, as published with the RGB feature as the query: N is the number of queries."""
+
+    @nn.compact
+    def __call__(self, rgb: Array, trajectory: Array) -> Array:
+        x, y = (rgb, trajectory) if self.query == "rgb" else (trajectory, rgb)
+        for i in range(self.depth):
+            x = TrampBlock(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(x, y)
+        return x
+
+
+class ConcatenationFusion(Fusion):
+    """Both features side by side, then one linear map to their width: Q = K = N = 1."""
+
+    @nn.compact
+    def __call__(self, rgb: Array, trajectory: Array) -> Array:
+        return nn.Dense(rgb.shape[-1], dtype=self.dtype, name="linear")(jnp.concatenate([rgb, trajectory], axis=-1))
+
+
+class SumFusion(Fusion):
+    """The sum of both features, without parameters: Q = K = N = 1."""
+
+    def __call__(self, rgb: Array, trajectory: Array) -> Array:
+        return rgb + trajectory
+
+
+class CrossFusion(Fusion):
+    """Bidirectional cross-fusion: in every block, RGB attends to the trajectory, then the trajectory to that RGB.
+
+    Both directions have the same weights, and N = 2: the mean of each stream's tokens. This is the idea of QAFE-Net
+    (Duan et al., 2023). The exact form in the paper's Table VI is not known here.
+    """
 
     @nn.compact
     def __call__(self, rgb: Array, trajectory: Array) -> Array:
         for i in range(self.depth):
-            rgb = TrampBlock(self.heads, self.mlp_ratio, self.dtype, name=f"block_{i}")(rgb, trajectory)
-        return rgb
+            block = TrampBlock(self.heads, self.mlp_ratio, self.dtype, name=f"cross_block_{i}")
+            rgb = block(rgb, trajectory)
+            trajectory = block(trajectory, rgb)
+        return jnp.concatenate([jnp.mean(x, axis=1, keepdims=True) for x in (rgb, trajectory)], axis=1)
+
+
+FUSIONS = {"tramp": TrampFusion, "concatenation": ConcatenationFusion, "sum": SumFusion, "cross": CrossFusion}

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tramp_jax.models.former_dfer import FormerDFER
-from tramp_jax.models.fusion import TrampFusion
+from tramp_jax.models.fusion import Fusion
 from tramp_jax.models.layers import Array
 from tramp_jax.models.skateformer import SkateFormer
 
@@ -44,7 +44,7 @@ class TrampFormer(nn.Module):
 
     trajectory_encoder: SkateFormer | None
     rgb_encoder: FormerDFER | None
-    fusion: TrampFusion | None
+    fusion: Fusion | None
     head: Head
     width: int = 256
     streams: Streams = "both"
@@ -89,8 +89,7 @@ class TrampFormer(nn.Module):
         if self.fusion is not None:
             trajectory = out["trajectory_features"]
             rgb = jnp.broadcast_to(out["rgb_features"], trajectory.shape)  # shared frames, several trajectories
-            fused = self.fusion(rgb[:, None], trajectory[:, None])
-            out["fused_features"] = fused[:, 0]
+            out["fused_features"] = jnp.mean(self.fusion(rgb[:, None], trajectory[:, None]), axis=1)
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
         return self.head(out[feature[self.streams]].astype(jnp.float32)), out
 
