@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from tramp_jax import models
-from tramp_jax.models import former_dfer, layers, skateformer
+from tramp_jax.models import former_dfer, fusion, layers, skateformer
 
 Shape = tuple[int, ...]
 TRAINING = 3  # a training step counts as this many forward passes
@@ -111,15 +111,17 @@ class _Stage(nn.Module):
 
 
 class _FusionAndHead(nn.Module):
-    """The layers of ``TrampFormer`` after both encoders, whose features are (B, S, C) and (B, width)."""
+    """The layers of ``TrampFormer`` after both encoders, whose tokens are (B, S, C) and (B, K, width)."""
 
-    fusion: nn.Module
+    fusion: fusion.Fusion
     head: nn.Module
 
     @nn.compact
     def __call__(self, subclips: jax.Array, trajectories: jax.Array) -> jax.Array:
-        rgb = jnp.mean(nn.Dense(trajectories.shape[-1])(subclips), axis=1)
-        return self.head(jnp.mean(self.fusion(rgb[:, None], trajectories[:, None]), axis=1).astype(jnp.float32))
+        rgb = nn.Dense(trajectories.shape[-1])(subclips)
+        if self.fusion.tokens == "mean":
+            rgb = jnp.mean(rgb, axis=1, keepdims=True)
+        return self.head(jnp.mean(self.fusion(rgb, trajectories), axis=1).astype(jnp.float32))
 
 
 def frame_parts(config: ConfigDict, frames: int) -> Iterator[Part]:
@@ -156,15 +158,29 @@ def fusion_part(config: ConfigDict, batch: int) -> Part:
     """Fusion and head; ``config`` is the ``model`` group."""
     c, rgb, width = config.fusion, config.rgb, config.fusion.width
     subclips = rgb.num_frames // rgb.clip_length
-    block = 2 * width**2 + 2 * width * c.mlp_ratio * width  # with a single key, queries and keys are not computed
-    fused = {"tramp": c.depth * block, "cross": 2 * c.depth * block, "concatenation": 2 * width**2, "sum": 0}[c.name]
+    moments = config.trajectory.length // config.trajectory.patch >> len(config.trajectory.widths) - 1
+    R, T = (subclips, moments) if c.tokens == "sequence" else (1, 1)  # tokens of the streams
+    to_trajectory, to_rgb = (c.depth * _tramp_block_flops(*pair, width, c.mlp_ratio) for pair in ((R, T), (T, R)))
+    fused = {
+        "tramp": to_trajectory if c.query == "rgb" else to_rgb,
+        "cross": to_trajectory + to_rgb,
+        "concatenation": 4 * width**2,
+        "sum": 0,
+    }[c.name]
     widths = [width, *config.head.hidden, config.head.num_classes or 1]
     head = sum(a * b for a, b in itertools.pairwise(widths))
-    flops = 2 * batch * (subclips * rgb.widths[-1] * width + fused + head)
-    shapes = (batch, subclips, rgb.widths[-1]), (batch, width)
+    flops = 2 * batch * (subclips * rgb.widths[-1] * width + head) + batch * fused
+    shapes = (batch, subclips, rgb.widths[-1]), (batch, T, width)
     model = models.build_model(config)
     module = _FusionAndHead(model.fusion, model.head)
     return Part("fusion and head", 0, 1, flops, module, shapes, jnp.dtype(config.precision))
+
+
+def _tramp_block_flops(queries: int, keys: int, width: int, mlp_ratio: int) -> float:
+    products = (queries + keys) * width**2 + 2 * queries * mlp_ratio * width**2
+    if keys > 1:  # with a single key, queries and keys are not computed
+        products += (queries + keys) * width**2 + 2 * queries * keys * width
+    return 2 * products
 
 
 def frame_encoder_flops(config: ConfigDict, frames: int) -> float:

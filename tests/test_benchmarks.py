@@ -131,7 +131,8 @@ def test_flops_by_hand_are_those_of_xla():
     shares |= {f"ResNet stage {i}": 1.0 for i in (1, 2, 3, 4)} | {"fusion and head": 1.02}
     seen = set()
     fusions = []
-    for config.fusion.name in fusion.FUSIONS:
+    for way in [*({"name": name} for name in fusion.FUSIONS), {"name": "cross", "tokens": "sequence"}]:
+        config.fusion.update(way)
         fusions.append(parts.fusion_part(config, 1))
     found = parts.trajectory_parts(config, 1), parts.frame_parts(config, 16), fusions
     for part in itertools.chain(*found):

@@ -66,8 +66,12 @@ def with_tokens(graph):
 
     A mistake in one place hardly shows in the score, which is computed from means over thousands of tokens.
     """
-    pooling = next(x for x in graph.graph.node if x.op_type == "ReduceMean" and x.input[0].startswith("Add"))
-    tokens = onnx.helper.make_tensor_value_info(pooling.input[0], onnx.TensorProto.FLOAT, ["tokens", "channels"])
+    nodes = {node.name: node for node in graph.graph.node}
+    # The last sum before the first mean over tokens, which a fusion of tokens takes joint by joint.
+    sources = (node.input[0] for node in nodes.values() if node.op_type == "ReduceMean")
+    sources = (nodes[x].input[0] if x.startswith("Reshape") else x for x in sources)
+    source = next(x for x in sources if x.startswith("Add"))
+    tokens = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["tokens", "channels"])
     graph.graph.output.append(tokens)
     return graph
 
@@ -109,6 +113,12 @@ def changed(**groups):
     return config
 
 
+def in_tokens(name):
+    config = changed(model={"rgb": {"num_frames": 32}})
+    config.model.fusion.update(name=name, tokens="sequence")
+    return config
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -143,6 +153,8 @@ def changed(**groups):
         ),
         pytest.param(changed(model={"streams": "trajectory", "members": 2}), id="two members"),
         pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
+        pytest.param(in_tokens("tramp"), id="fusion of tokens"),
+        pytest.param(in_tokens("cross"), id="cross-fusion of tokens"),
         pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),
         pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),

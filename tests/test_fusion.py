@@ -11,10 +11,18 @@ from convert_weights.load import LoadedCheckpoint
 from tests import tiny
 from tests.raises import user_error
 from tramp_jax import config as defaults
-from tramp_jax.models import abstract_variables, build_model
+from tramp_jax.models import abstract_variables, build_model, init_variables
 from tramp_jax.models.fusion import FUSIONS
 
-WAYS = [{"name": name} for name in FUSIONS] + [{"query": "trajectory"}]
+SEQUENCE = {"tokens": "sequence"}
+pytestmark = pytest.mark.usefixtures("quick_compile")
+WAYS = [
+    *({"name": name} for name in FUSIONS),
+    {"query": "trajectory"},
+    SEQUENCE,
+    {"query": "trajectory"} | SEQUENCE,
+    {"name": "cross"} | SEQUENCE,
+]
 
 
 def words(way):
@@ -35,11 +43,17 @@ def drawn(module, rgb, trajectory):
     return jax.tree.map(lambda x: rng.normal(0.3, 0.3, x.shape).astype(np.float32), shapes)
 
 
+def tokens(way):
+    """RGB and trajectory tokens of three clips, (3, Q, 32) and (3, K, 32)."""
+    rng = np.random.default_rng(1)
+    counts = (2, 5) if SEQUENCE.items() <= way.items() else (1, 1)
+    return [rng.normal(size=(3, count, 32)).astype(np.float32) for count in counts]
+
+
 @pytest.fixture(scope="module")
 def features():
     """RGB and trajectory features (3, 1, 32)."""
-    rng = np.random.default_rng(1)
-    return [rng.normal(size=(3, 1, 32)).astype(np.float32) for _ in range(2)]
+    return tokens({})
 
 
 def test_every_strategy_can_be_chosen():
@@ -47,16 +61,11 @@ def test_every_strategy_can_be_chosen():
 
 
 @pytest.mark.parametrize("way", WAYS, ids=words)
-def test_both_streams_move_the_fused_feature(way, features):
-    fusion = fusion_of(way, depth=2)
+def test_every_token_of_both_streams_moves_the_fused_feature(way):
+    fusion, features = fusion_of(way, depth=2), tokens(way)
     variables = drawn(fusion, *features)
-    for i in range(2):
-        slope = jax.grad(lambda x, i=i: fusion.apply(variables, *features[:i], x, *features[i + 1 :]).sum())(
-            features[i]
-        )
-        assert np.all(np.abs(slope).max(axis=(1, 2)) > 1e-4)
-    alone = fusion.apply(variables, *(x[1:2] for x in features))
-    np.testing.assert_allclose(fusion.apply(variables, *features)[1:2], alone, rtol=1e-4)
+    slopes = jax.jit(jax.grad(lambda pair: fusion.apply(variables, *pair).sum()))(features)
+    assert all(np.all(np.abs(slope).max(axis=2) > 1e-4) for slope in slopes)
 
 
 def test_sum_and_concatenation_by_definition(features):
@@ -90,17 +99,20 @@ def test_sizes_at_the_published_width():
     for name in FUSIONS:
         config = defaults.base().model
         config.fusion.name = name
-        params = abstract_variables(config)["params"]
-        sizes[name] = sum(x.size for x in jax.tree.leaves(params.get("fusion", {})))
+        token = jax.ShapeDtypeStruct((1, 1, config.fusion.width), jnp.float32)
+        shapes = jax.eval_shape(build_model(config).fusion.init, jax.random.key(0), token, token)
+        sizes[name] = sum(x.size for x in jax.tree.leaves(shapes))
     assert sizes == {"tramp": 2_368_512, "concatenation": 131_328, "sum": 0, "cross": 2_368_512}
 
 
-def test_options_of_other_strategies_have_no_effect_but_the_query_is_refused(config):
+def test_options_of_other_strategies_have_no_effect_but_their_ways_are_refused(config):
     config.model.fusion.update(name="sum", heads=3)  # 3 does not divide the width
     build_model(config.model)
-    config.model.fusion.query = "trajectory"
-    with user_error("bad_option", "model.fusion.query", "sum"):
-        build_model(config.model)
+    for option, value in (("query", "trajectory"), ("tokens", "sequence")):
+        changed = config.copy_and_resolve_references().model
+        changed.fusion[option] = value
+        with user_error("bad_option", f"model.fusion.{option}", "sum"):
+            build_model(changed)
 
 
 def zeros(config):
@@ -117,17 +129,73 @@ def test_weights_of_another_fusion_are_refused(config, name):
         name_map(ours)
 
 
-def test_weights_for_another_query_give_a_warning(config):
+def test_weights_for_another_query_give_a_warning_and_those_without_tokens_are_refused(config):
     theirs, ours = (config.model.copy_and_resolve_references() for _ in range(2))
     ours.fusion.query = "trajectory"
     (warning,) = adapt(LoadedCheckpoint("run", zeros(theirs), theirs, {"fresh": []}), ours).warnings
     assert "model.fusion.query" in warning
     with user_error("no_counterpart", "model.fusion.query", "trajectory"):
         name_map(ours)
+    ours.fusion.update(SEQUENCE)
+    with user_error("mismatch", "params/rgb_positions"):
+        adapt(LoadedCheckpoint("run", zeros(theirs), theirs, {"fresh": []}), ours)
+
+
+@pytest.fixture(scope="module")
+def in_tokens():
+    """A small model that fuses two sub-clips with 32 moments, its variables and inputs of three clips."""
+    config = tiny.get_config().unlock().model
+    config.trajectory.update(widths=(32, 32), blocks_per_stage=1)
+    config.rgb.num_frames = 32
+    config.fusion.update(SEQUENCE)
+    rng = np.random.default_rng(3)
+    inputs = {
+        "frames": None,
+        "trajectories": 30 * rng.normal(size=(3, 64, 63, 5)).astype(np.float32),
+        "index_t": np.tile(np.linspace(-1, 1, 64, dtype=np.float32), (3, 1)),
+        "frame_features": rng.normal(size=(3, 32, 16)).astype(np.float32),
+    }
+    model = build_model(config)
+    variables = init_variables(config, jax.random.key(0))
+    return variables, inputs, jax.jit(lambda variables, inputs: model.apply(variables, **inputs))
+
+
+def test_tokens_are_sub_clips_and_moments_whose_means_are_the_features(in_tokens):
+    variables, inputs, apply = in_tokens
+    assert variables["params"]["rgb_positions"].shape == (2, 32)
+    score, out = apply(variables, inputs)
+    assert score.shape == (3,)
+    assert out["trajectory_tokens"].shape == (3, 32, 32)
+    assert out["rgb_tokens"].shape == (3, 2, 32)
+    for stream in ("trajectory", "rgb"):
+        np.testing.assert_allclose(out[f"{stream}_tokens"].mean(axis=1), out[f"{stream}_features"], atol=1e-5)
+
+
+def test_the_order_of_sub_clips_counts_by_their_positions(in_tokens):
+    variables, inputs, apply = in_tokens
+    late = inputs | {"frame_features": np.roll(inputs["frame_features"], 16, axis=1)}
+    found = []
+    for scale in (10.0, 0.0):
+        params = variables["params"] | {"rgb_positions": scale * variables["params"]["rgb_positions"]}
+        (score, _), (other, _) = (apply({**variables, "params": params}, x) for x in (inputs, late))
+        found.append(np.abs(score - other).max())
+    assert found[0] > 1e-5 > 1e-6 > found[1]
+
+
+def test_shared_and_distinct_frames_give_the_same_scores_from_tokens(in_tokens):
+    variables, inputs, apply = in_tokens
+    index = np.stack([np.arange(32) % n for n in (5, 20, 32)])
+    features = inputs["frame_features"][:1]
+    expected, _ = apply(variables, inputs | {"frame_features": features[0][index]})
+    distinct, _ = apply(variables, inputs | {"frame_features": features, "frame_index": index})
+    np.testing.assert_allclose(distinct, expected, rtol=1e-5)
+    shared, out = apply(variables, inputs | {"frame_features": features})
+    assert out["rgb_tokens"].shape == (1, 2, 32)
+    assert float(shared[2]) == pytest.approx(float(expected[2]), rel=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=words)
-def test_the_onnx_nodes_compute_the_same(way, features):
+def test_the_onnx_nodes_compute_the_same(way):
     onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
     from tramp_jax.export.fusion_graph import fused
@@ -135,13 +203,13 @@ def test_the_onnx_nodes_compute_the_same(way, features):
     from tramp_jax.export.onnx_graph import as_model
     from tramp_jax.scoring.onnx_judge import open_session
 
-    fusion = fusion_of(way, depth=2)
+    fusion, features = fusion_of(way, depth=2), tokens(way)
     variables = drawn(fusion, *features)
-    expected = jnp.mean(fusion.apply(variables, *features), axis=1)
+    expected = jax.jit(lambda pair: jnp.mean(fusion.apply(variables, *pair), axis=1))(features)
     g = Graph()
     g.output(fused(g, fusion, variables.get("params", {}), "rgb", "trajectory"), "fused")
     infos = {
-        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 32])
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [f"{name} tokens", 32])
         for name in ("rgb", "trajectory", "fused")
     }
     graph = as_model(g, [infos["rgb"], infos["trajectory"]], [infos["fused"]])

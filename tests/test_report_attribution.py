@@ -146,6 +146,16 @@ def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
     assert max(differences) > 0.05  # there is something to explain
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
+def test_a_fusion_of_tokens_is_explained_as_well(source, config):
+    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
+    config.model.fusion.tokens = "sequence"
+    found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))
+    check_complete(found, 0.01)
+    assert found.frames.any()
+
+
 def test_a_small_budget_is_reported(explainer, source, tiny_variables):
     cheap = one_panel(explainer)
     cheap.tolerance = 1e-9

@@ -89,6 +89,10 @@ MODEL: dict[str, Any] = {
         # their sum; TraMP blocks in both directions. The options below that a strategy does not use have no effect.
         "name": _one_of("tramp", "concatenation", "sum", "cross"),
         "query": _one_of("rgb", "trajectory"),  # of "tramp": the stream that attends to the other one
+        # What the strategy reads of a stream: its mean feature, as published, so that attention has one key and its
+        # softmax is 1; or, for "tramp" and "cross", the features of its sub-clips or moments. Sub-clips then have
+        # learned positions; moments carry theirs already.
+        "tokens": _one_of("mean", "sequence"),
         "width": 256,
         "depth": 3,
         "heads": 8,

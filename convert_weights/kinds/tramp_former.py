@@ -24,7 +24,7 @@ def _name_map(config: ConfigDict) -> list[TensorPair]:
 
 
 def _fusion(config: ConfigDict) -> list[TensorPair]:
-    for option, released in {"name": "tramp", "query": "rgb"}.items():
+    for option, released in {"name": "tramp", "query": "rgb", "tokens": "mean"}.items():
         if config.fusion[option] != released:
             raise UserError(
                 "no_counterpart",

@@ -77,6 +77,11 @@ def layer_norm(g: Graph, weights: Weights, x: Tensor) -> Tensor:
     )
 
 
+def mean(g: Graph, x: Tensor) -> Tensor:
+    """The mean (1, C) of tokens (N, C)."""
+    return g.op("ReduceMean", x, [0], keepdims=1)
+
+
 def mlp(g: Graph, weights: Weights, x: Tensor, approximate: str = "none") -> Tensor:
     """Linear, GELU ("none" for the exact one, or "tanh"), linear: (N, C) -> (N, C)."""
     return dense(g, weights["fc2"], g.op("Gelu", dense(g, weights["fc1"], x), approximate=approximate))

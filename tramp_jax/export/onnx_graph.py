@@ -2,7 +2,7 @@
 
 The graph takes the sample that ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32.
 It has no dropout. Batch normalisation is folded into convolutions, and scales of logits and inputs into linear layers.
-The q and k maps of the fusion are left out, since they have no effect with its single key.
+The q and k maps of a fusion with a single key are left out, since they have no effect.
 """
 
 import json
@@ -22,7 +22,7 @@ from tramp_jax.batches.view import padding_of
 from tramp_jax.errors import UserError
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.fusion_graph import fused
-from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense
+from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, mean
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import Model, build_model, reads_frames, reads_trajectories
@@ -110,23 +110,34 @@ def _value(
     read: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
+    fusion = model.fusion if isinstance(model, TrampFormer) else None
+    in_tokens = fusion is not None and fusion.tokens == "sequence"
     features: list[Tensor] = []
     if read is not None:
         assert isinstance(model, TrampFormer | SkateFormerClassifier)
         assert model.trajectory_encoder is not None
         moments = statistics.get("trajectory_encoder", {})
-        features.append(skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read))
+        tokens = skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read)
+        if in_tokens:
+            shape = [-1, config.model.trajectory.num_points, model.trajectory_encoder.widths[-1]]
+            features.append(g.op("ReduceMean", g.op("Reshape", tokens, shape), [1], keepdims=0))
+        else:
+            features.append(mean(g, tokens))
     if reads_frames(config.model):
         c = config.model.rgb
         weights, moments = params["rgb_encoder"], statistics["rgb_encoder"]
         encoded = s_former(g, c, weights["s_former"], moments["s_former"], normalised(g, config))
         encoded = g.output(encoded, FRAME_FEATURES)
-        rgb = g.op("ReduceMean", t_former(g, c, weights["t_former"], encoded), [0], keepdims=1)
-        features.append(dense(g, params["rgb_projection"], rgb) if "rgb_projection" in params else rgb)
+        rgb = t_former(g, c, weights["t_former"], encoded)
+        if not in_tokens:
+            rgb = mean(g, rgb)
+        if "rgb_projection" in params:
+            rgb = dense(g, params["rgb_projection"], rgb)
+        features.append(g.op("Add", rgb, params["rgb_positions"]) if in_tokens else rgb)
     feature = features[0]
-    if isinstance(model, TrampFormer) and model.fusion is not None:
+    if fusion is not None:
         trajectory, rgb = features
-        feature = fused(g, model.fusion, params.get("fusion", {}), rgb, trajectory)
+        feature = fused(g, fusion, params.get("fusion", {}), rgb, trajectory)
     return _head(g, params["head"], feature)
 
 

@@ -14,7 +14,7 @@ from tramp_jax.models.skateformer import CONV_GROUPS, HEADS_PER_PART, Partition,
 def skateformer(
     g: Graph, encoder: SkateFormer, weights: Weights, statistics: Weights, trajectories: Tensor, index_t: Tensor
 ) -> Tensor:
-    """Trajectories (T, V, C) and ``index_t`` (T,) -> features (1, C)."""
+    """Trajectories (T, V, C) and ``index_t`` (T,) -> tokens of the last stage (T' · V, C)."""
     V, E = weights["joint_embedding"].shape[1], encoder.embed_width
     kernel = weights["stem_0"]["kernel"] * np.array(encoder.input_scale, np.float32)[:, None]
     x = g.op("Reshape", trajectories, [-1, len(kernel)])
@@ -29,7 +29,7 @@ def skateformer(
             x = _downsampled(g, weights[name], statistics[name], x, V)
         for block in range(encoder.blocks_per_stage):
             x = _block(g, encoder, weights[f"stage_{stage}_block_{block}"], x, V, width)
-    return g.op("ReduceMean", x, [0], keepdims=1)
+    return x
 
 
 def _time_embedding(g: Graph, index_t: Tensor, width: int) -> Tensor:

@@ -16,6 +16,7 @@ from einops import rearrange
 from tramp_jax.models.layers import Array, Dtype, Mlp, layer_norm
 
 Query = Literal["rgb", "trajectory"]
+Tokens = Literal["mean", "sequence"]
 
 
 class CrossAttention(nn.Module):
@@ -63,6 +64,8 @@ class Fusion(nn.Module):
       depth: number of blocks, if the strategy has blocks.
       heads, mlp_ratio: of the blocks.
       query: the stream that attends to the other one, if only one does.
+      tokens: "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the
+        frames and for each moment of the trajectory encoder's last stage. Only for strategies with attention.
       dtype: type of the products, see ``layers``.
     """
 
@@ -70,6 +73,7 @@ class Fusion(nn.Module):
     heads: int = 8
     mlp_ratio: int = 4
     query: Query = "rgb"
+    tokens: Tokens = "mean"
     dtype: Dtype = jnp.float32
 
 

@@ -308,7 +308,8 @@ class SkateFormer(nn.Module):
           train: whether dropout, stochastic depth and batch statistics are on.
 
         Returns:
-          Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]).
+          Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]) and
+          ``trajectory_tokens``: the last stage's means over joints, one for each of its T' moments (B, T', widths[-1]).
         """
         if trajectories.ndim == 5:
             trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
@@ -336,7 +337,8 @@ class SkateFormer(nn.Module):
                     name=f"stage_{stage}_block_{block}",
                 )(x, next(draws))
             out[f"trajectory_stage_{stage}"] = x
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), out
+        x = x.astype(jnp.float32)
+        return jnp.mean(x, axis=(1, 2)), out | {"trajectory_tokens": jnp.mean(x, axis=2)}
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
         """The draws of all blocks for an input (B, T, V, C). Drawn at once: XLA compiles every draw to a loop."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import Fusion
-from tramp_jax.models.layers import Array
+from tramp_jax.models.layers import Array, embedding_init
 from tramp_jax.models.skateformer import SkateFormer
 
 Streams = Literal["both", "rgb", "trajectory"]
@@ -74,7 +74,8 @@ class TrampFormer(nn.Module):
 
         Returns:
           The score (B,) or class logits (B, num_classes), and named intermediates. Those of the streams in use include
-          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width).
+          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width), and
+          ``trajectory_tokens`` (B, T', width) and ``rgb_tokens`` (B, F / 16, width), whose means are the features.
         """
         out: Outputs = {}
         if self.trajectory_encoder is not None:
@@ -84,12 +85,17 @@ class TrampFormer(nn.Module):
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
             subclips, stages = self.rgb_encoder(frames, train, frame_index, frame_features)
-            rgb = jnp.mean(nn.Dense(self.width, name="rgb_projection")(subclips), axis=1)
-            out |= stages | {"subclip_features": subclips, "rgb_features": rgb}
+            tokens = nn.Dense(self.width, name="rgb_projection")(subclips)
+            out |= stages | {"subclip_features": subclips, "rgb_tokens": tokens, "rgb_features": tokens.mean(axis=1)}
         if self.fusion is not None:
-            trajectory = out["trajectory_features"]
-            rgb = jnp.broadcast_to(out["rgb_features"], trajectory.shape)  # shared frames, several trajectories
-            out["fused_features"] = jnp.mean(self.fusion(rgb[:, None], trajectory[:, None]), axis=1)
+            if self.fusion.tokens == "mean":
+                rgb, trajectory = out["rgb_features"][:, None], out["trajectory_features"][:, None]
+            else:
+                # Nothing in a sub-clip's feature says when it was; the trajectory has read ``index_t``.
+                positions = self.param("rgb_positions", embedding_init, tokens.shape[1:])
+                rgb, trajectory = tokens + positions, out["trajectory_tokens"]
+            rgb = jnp.broadcast_to(rgb, (len(trajectory), *rgb.shape[1:]))  # shared frames, several trajectories
+            out["fused_features"] = jnp.mean(self.fusion(rgb, trajectory), axis=1)
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
         return self.head(out[feature[self.streams]].astype(jnp.float32)), out
 
