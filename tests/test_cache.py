@@ -77,6 +77,8 @@ def _batches(config, kind, splits, count):
         {"truncation": "last", "frame_choice": "consecutive"},
         {"frame_choice": "uniform"},
         *({"padding": padding} for padding in view.PADDINGS),
+        {"padding": "zero", "frame_padding": "reflect"},
+        {"padding": "spline", "frame_padding": "zero"},
         {"padding": "loop", "channels": "energy"},
         {"padding": "spline", "channels": "xyrgb+speed"},
         {"padding": "reflect", "channels": "rgb+asymmetry"},
@@ -99,7 +101,9 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
                 (twin,) = (leaf for name, leaf in jax.tree.leaves_with_path(other) if name == path)
                 assert twin.dtype == array.dtype
                 np.testing.assert_array_equal(twin, array, err_msg=jax.tree_util.keystr(path))
-    if change == {"padding": "zero"}:
+    blanks = any(batch.inputs.frames_present is not None for batch in on_device)
+    assert blanks == (change.get("frame_padding", change.get("padding")) == "zero")
+    if blanks:
         missing = [batch.inputs.frames[~batch.inputs.frames_present] for batch in on_device]
         assert sum(map(len, missing)) > 0
         assert not any(map(np.any, missing))

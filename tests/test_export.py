@@ -153,6 +153,8 @@ def in_tokens(name):
         ),
         pytest.param(changed(model={"streams": "trajectory", "members": 2}), id="two members"),
         pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
+        pytest.param(changed(data={"padding": "zero", "frame_padding": "loop"}), id="only the trajectory has zeros"),
+        pytest.param(changed(data={"padding": "spline", "frame_padding": "zero"}), id="only the frames have zeros"),
         pytest.param(in_tokens("tramp"), id="fusion of tokens"),
         pytest.param(in_tokens("cross"), id="cross-fusion of tokens"),
         pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),

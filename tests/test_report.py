@@ -269,6 +269,9 @@ def test_provenance_names_the_file_and_the_frames(tmp_path, clip, config):
     assert record.frames_used(config, 200) == f"trajectory: the last {T} of 200; pictures: {count} evenly spaced of 200"
     assert record.frames_used(config, 7) == f"trajectory: all 7, repeated to {T}; pictures: all 7, repeated to {count}"
     config.data.padding = "zero"
-    assert "zeros" in record.frames_used(config, 7)
+    config.data.frame_padding = "repeat"
+    trajectory, pictures = record.frames_used(config, 7).split(";")
+    assert "zeros" in trajectory
+    assert "the last one repeated" in pictures
     config.model.streams = "trajectory"
     assert "pictures" not in record.frames_used(config, 200)

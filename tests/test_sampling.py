@@ -92,7 +92,9 @@ def test_frames_of_a_short_clip_loop(recipe, draw):
 
 
 def test_every_padding_can_be_chosen():
-    assert tuple(view.PADDINGS) == defaults.OPTIONS["data"]["padding"].known
+    data = defaults.OPTIONS["data"]
+    assert tuple(view.PADDINGS) == data["padding"].known
+    assert ("same", *view.PADDINGS) == data["frame_padding"].known
     assert [name for name, mode in view.PADDINGS.items() if mode.blank] == ["zero"]
 
 
@@ -242,6 +244,22 @@ def test_only_zero_padding_is_zero_in_the_input_of_the_model(recipe, padding):
         np.testing.assert_array_equal(blank, np.arange(16) >= (12 if padding == "zero" else 16))
         empty = np.all(batch.trajectories == 0, axis=(0, 2, 3))
         np.testing.assert_array_equal(empty, np.arange(64) >= (12 if padding == "zero" else 64))
+
+
+@pytest.mark.parametrize("of_frames", view.PADDINGS)
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_each_stream_has_its_own_padding(recipe, padding, of_frames):
+    def both(frame_padding, **data):
+        recipe.data.update(frame_padding=frame_padding, **data)
+        return pipeline.Sampler(recipe).train(0, clip).inputs
+
+    clip = drawn_clip(12)
+    found = both(of_frames, padding=padding)
+    trajectory, frames = both("same", padding=padding), both("same", padding=of_frames)
+    np.testing.assert_array_equal(found.trajectories, trajectory.trajectories)
+    np.testing.assert_array_equal(found.index_t, trajectory.index_t)
+    np.testing.assert_array_equal(found.frames, frames.frames)
+    np.testing.assert_array_equal(found.frames_present, frames.frames_present)
 
 
 @pytest.mark.parametrize("padding", view.PADDINGS)

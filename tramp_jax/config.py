@@ -37,6 +37,8 @@ def _share(default: float) -> Option:
     return Option(default, low=0, high=1)
 
 
+_PADDINGS = ("loop", "zero", "repeat", "spline", "reflect")
+
 # The published model has 25.17 M parameters.
 MODEL: dict[str, Any] = {
     # The type in which products are computed. Parameters, statistics, softmax and loss are float32 either way. On GPUs
@@ -116,7 +118,8 @@ OPTIONS: dict[str, Any] = {
         "skip_bad": False,  # check every clip first and train on those without a fault
         "still": False,  # control: repeat the first frame of every clip, which leaves only identity
         "truncation": _one_of("random", "last"),  # the run of frames that training takes of clips longer than T
-        "padding": _one_of("loop", "zero", "repeat", "spline", "reflect"),  # of clips too short for a stream
+        "padding": _one_of(*_PADDINGS),  # of clips too short for a stream
+        "frame_padding": _one_of("same", *_PADDINGS),  # of the frame stream; same: as data.padding
         # The frames that training takes of clips longer than the frame stream: random ones in order, a random run of
         # consecutive ones, or evenly spaced ones as in testing.
         "frame_choice": _one_of("random", "consecutive", "uniform"),

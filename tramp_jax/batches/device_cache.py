@@ -149,7 +149,7 @@ def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
         side = round((shown.shape[-1] / 3) ** 0.5)
         inputs = inputs.replace(
             frames=shown.reshape(*places.shape, side, side, 3),
-            frames_present=places != BLANK if view.padding_of(config).blank else None,
+            frames_present=places != BLANK if view.blanks_frames(config) else None,
         )
         if store.points is not None:
             shown = store.points.show(clip, places).reshape(*places.shape, -1, 2)

@@ -15,7 +15,7 @@ from tramp_jax import channels
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.trajectories import trajectory
-from tramp_jax.batches.view import BLANK, View, extended, frame_times, index_t, padding_of, step_times
+from tramp_jax.batches.view import BLANK, View, blanks_frames, extended, frame_times, index_t, step_times
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.data.source import Split
@@ -118,7 +118,7 @@ class Sampler:
         """The frames (K, S, S, 3) of these numbers."""
         size = stored_size(self.config.model.rgb.image_size)
         # The device blanks frames after normalisation: zeros of the model's input are not black.
-        present = numbers != BLANK if padding_of(self.config).blank else None
+        present = numbers != BLANK if blanks_frames(self.config) else None
         return Inputs(frames=decoded(frames_of(clip), numbers, size), frames_present=present)
 
 
@@ -264,7 +264,7 @@ def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Ite
 
 def _distinct_frames(n: int, config: ConfigDict) -> int:
     """Upper bound of the distinct frames in a sample of a clip of n frames."""
-    return min(n + padding_of(config).blank, config.model.rgb.num_frames)
+    return min(n + blanks_frames(config), config.model.rgb.num_frames)
 
 
 def frame_slots(count: int, config: ConfigDict) -> int:

@@ -1,7 +1,7 @@
 """``View``: which frames of a clip the model sees, in which order. The one home of truncation and padding.
 
-A clip that is too short for a stream is padded, in both streams alike. These are the modes of ``data.padding`` (paper,
-Table VIII) for a clip of n frames and a stream of T:
+A clip that is too short for a stream is padded. These are the modes of ``data.padding``, and for the frame stream of
+``data.frame_padding`` (paper, Table VIII), for a clip of n frames and a stream of T:
 
 | padding | frame at place i | its number f, with ``index_t`` = 2·f/T − 1 |
 |---|---|---|
@@ -77,9 +77,15 @@ PADDINGS = {
 }
 
 
-def padding_of(config: ConfigDict) -> Padding:
-    """The padding of a whole configuration."""
-    return PADDINGS[config.data.padding]
+def frame_padding(config: ConfigDict) -> str:
+    """The padding of the frame stream under a whole configuration, a key of ``PADDINGS``."""
+    data = config.data
+    return str(data.padding if data.frame_padding == "same" else data.frame_padding)
+
+
+def blanks_frames(config: ConfigDict) -> bool:
+    """Whether some places of the frame stream may be zeros."""
+    return PADDINGS[frame_padding(config)].blank
 
 
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
@@ -143,7 +149,7 @@ class View:
         numbers = trajectory_numbers(n, T, padding) if drawn is None else drawn
         sources = trajectory_sources(numbers, n, T, padding)
         drawn = None if draw is None or n < F else drawn_frames(config, draw, n, n)
-        frames = frame_sources(n, F, padding) if drawn is None else drawn
+        frames = frame_sources(n, F, frame_padding(config)) if drawn is None else drawn
         return cls(numbers, sources, frames)
 
 
@@ -154,19 +160,18 @@ def distinct_frames(places: np.ndarray) -> np.ndarray:
 
 def describe(config: ConfigDict, n: int) -> dict[str, str]:
     """Which of a clip's ``n`` frames each stream shows in evaluation, in words for the report."""
-    words = padding_of(config).words
 
-    def stream(count: int, of_long_clip: str) -> str:
+    def stream(count: int, padding: str, of_long_clip: str) -> str:
         if config.data.still:
             return f"the first of {n}, held still"
         if n < count:
-            return f"all {n}, {words} to {count}"
+            return f"all {n}, {PADDINGS[padding].words} to {count}"
         return f"all {n}" if n == count else of_long_clip
 
     T, F = config.model.trajectory.length, config.model.rgb.num_frames
     return {
-        "trajectory": stream(T, f"the last {T} of {n}"),
-        "frames": stream(F, f"{F} evenly spaced of {n}"),
+        "trajectory": stream(T, config.data.padding, f"the last {T} of {n}"),
+        "frames": stream(F, frame_padding(config), f"{F} evenly spaced of {n}"),
     }
 
 

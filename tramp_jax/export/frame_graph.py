@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from onnx import TensorProto
 
 from tramp_jax.batches.augment import IMAGENET_MEAN, IMAGENET_STD, stored_size
-from tramp_jax.batches.view import padding_of
+from tramp_jax.batches.view import blanks_frames
 from tramp_jax.export.graph import Graph, Tensor, Weights, attention, conv_with_norm, dense, layer_norm, mlp
 
 
@@ -25,7 +25,7 @@ def normalised(g: Graph, config: ConfigDict) -> Tensor:
         x = g.op("MatMul", matrix, g.op("MatMul", x, matrix.T))
     mean, std = (np.array(z, np.float32).reshape(3, 1, 1) for z in (IMAGENET_MEAN, IMAGENET_STD))
     x = g.op("Sub", g.op("Mul", x, 1 / (255 * std)), mean / std)
-    if padding_of(config).blank:
+    if blanks_frames(config):
         present = g.op("Cast", g.op("Reshape", "frames_present", [-1, 1, 1, 1]), to=TensorProto.FLOAT)
         x = g.op("Mul", x, present)
     if config.model.rgb.scrambled_frames:

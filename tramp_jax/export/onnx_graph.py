@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 import tramp_jax
 from tramp_jax import channels
 from tramp_jax.batches.augment import stored_size
-from tramp_jax.batches.view import padding_of
+from tramp_jax.batches.view import blanks_frames
 from tramp_jax.errors import UserError
 from tramp_jax.export.frame_graph import normalised, s_former, t_former
 from tramp_jax.export.fusion_graph import fused
@@ -157,7 +157,7 @@ def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
     infos = [helper.make_tensor_value_info("frames", TensorProto.UINT8, [1, count, size, size, 3])]
     if not c.scrambled_frames:
         infos.append(helper.make_tensor_value_info("frame_index", TensorProto.INT32, [1, c.num_frames]))
-    if padding_of(config).blank:
+    if blanks_frames(config):
         infos.append(helper.make_tensor_value_info("frames_present", TensorProto.BOOL, [1, count]))
     return infos
 
