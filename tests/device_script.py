@@ -30,6 +30,7 @@ def main(folder: pathlib.Path) -> None:
     config = tiny.get_config().unlock()
     config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has batch statistics
     config.optimizer.name = "sgd"
+    config.train.ema = 0.9
     batch = first_batch(config)
     variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
     sgd = optimizer.build_optimizer(config.optimizer, lambda step: 0.1)
@@ -37,22 +38,22 @@ def main(folder: pathlib.Path) -> None:
 
     def step(count):
         run = training_step.build_train_step(config, losses.build_loss(config), sgd, meshes[count])
-        state = training_step.init_state(variables, sgd, meshes[count])
+        state = training_step.init_state(variables, sgd, meshes[count], config.train.ema)
         state, measured = run(state, sharding.put(batch, meshes[count]), None)
         return state, float(measured["loss"])
 
     found, params, first = {"devices": {}}, variables["params"], None
     for count in (1, 8):
         state, loss = step(count)
-        new = jax.tree.map(np.asarray, state.variables["params"])
+        new = jax.tree.map(np.asarray, state.scoring["params"])  # the average over a single step
         first = first or new
         found["devices"][count] = {"loss": loss, "moved": _apart(new, params), "away": _apart(new, first)}
     with Checkpoints(folder / "run", writing=True) as checkpoints:  # on 8 devices
-        checkpoints.save_last(1, state.variables, state.opt_state, {})
+        checkpoints.save_last(1, state.scoring, state.training, {})
         found["restored"] = {}
         for count, mesh in meshes.items():
-            _, *restored, _ = checkpoints.restore_last(state.variables, state.opt_state, mesh)
-            same = jax.tree.map(np.array_equal, restored, [state.variables, state.opt_state])
+            _, *restored, _ = checkpoints.restore_last(state.scoring, state.training, mesh)
+            same = jax.tree.map(np.array_equal, restored, [state.scoring, state.training])
             there = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
             found["restored"][count] = jax.tree.all(same) and there == {count}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import flax.linen as nn
 import pytest
 
-from tramp_jax import evaluation, experiment, models, training_step
+from tramp_jax import evaluation, experiment, models, training_log, training_step
 
 # Options of a training that reads only landmarks; "." becomes "__" in keywords.
 OPTIONS = {"model.streams": "trajectory", "model.trajectory.channels": "xy", "model.trajectory.input_scale": (0.03,)}
@@ -23,6 +23,27 @@ class Linear(nn.Module):
         x = trajectories.reshape(len(trajectories), -1)
         y = nn.Dense(self.num_classes or 1)(nn.Dropout(self.dropout, deterministic=not train)(x))
         return (y if self.num_classes else y[:, 0]), {}
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """A training inside of this stops when it reports ``step``."""
+    write = training_log.Reporter.write
+
+    def failing(self, at, kind, values):
+        if at == step:
+            raise KeyboardInterrupt
+        write(self, at, kind, values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training_log.Reporter, "write", failing)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def measured(folder, *kinds: str):
+    """What a run reported of these kinds, such as "train" and "validation"."""
+    return [row for row in training_log.read_metrics(folder) if row["kind"] in kinds]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from configs import frames as recipe
 from tests import tiny
+from tests.linear import interrupted_at, measured
 from tests.raises import user_error
 from tests.test_cache import CACHES, _batches
 from tests.tiny_recipe import shrink
@@ -23,7 +24,6 @@ from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.models import abstract_variables
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member
-from tramp_jax.training_log import read_metrics
 
 
 @pytest.fixture
@@ -172,39 +172,24 @@ def _only_landmarks(config):
     return config
 
 
-def test_an_interrupted_run_continues_to_the_same_bits(config, splits, stand_in, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues_to_the_same_bits(config, splits, stand_in, tmp_path):
     config.train.epochs = 3
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     trainer.fit(config, splits, tmp_path / "whole")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.training_log.Reporter, "write", _failing_at(3, trainer.training_log.Reporter.write))
-        with pytest.raises(KeyboardInterrupt):
-            trainer.fit(config, splits, tmp_path / "cut")
+    with interrupted_at(3):
+        trainer.fit(config, splits, tmp_path / "cut")
     trainer.fit(config, splits, tmp_path / "cut", resume=True)
-    whole, cut = (_measured(tmp_path / name) for name in ("whole", "cut"))
+    whole, cut = (measured(tmp_path / name, "train", "validation") for name in ("whole", "cut"))
     assert cut == whole
     assert all(0 < row["landmark_error"] < 100 for row in whole if row["kind"] == "validation")
-
-
-def _failing_at(step, write):
-    def failing(self, at, kind, values):
-        if at == step:
-            raise KeyboardInterrupt
-        write(self, at, kind, values)
-
-    return failing
-
-
-def _measured(folder):
-    return [row for row in read_metrics(folder) if row["kind"] != "input"]
 
 
 def test_the_checkpoint_of_least_landmark_error_is_chosen(config, splits, stand_in, tmp_path):
     config.train.epochs = 3
     trainer.fit(_only_landmarks(config), splits, tmp_path)
-    errors = {row["step"]: row["landmark_error"] for row in _measured(tmp_path) if row["kind"] == "validation"}
+    errors = {row["step"]: row["landmark_error"] for row in measured(tmp_path, "validation")}
     assert set(errors) == {2, 4, 6}
     with Checkpoints(tmp_path) as checkpoints:
         step, variables = checkpoints.restore_variables(

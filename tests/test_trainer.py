@@ -14,11 +14,12 @@ import pytest
 from tests import tiny
 from tests.conftest import ROOT
 from tests.device_script import first_batch
-from tests.linear import Linear
-from tramp_jax import losses, optimizer, sharding, training_step
+from tests.linear import OPTIONS, Linear, interrupted_at, linear_model, measured
+from tramp_jax import losses, optimizer, sharding, trainer, training_step
 from tramp_jax.batches.pipeline import Batch
+from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.data import datasets
 from tramp_jax.models import Inputs, init_variables
-from tramp_jax.training_log import read_metrics
 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch():
@@ -47,6 +48,61 @@ def test_an_update_moves_parameters_and_all_statistics_that_are_not_frozen():
     assert new.step == 4
     np.testing.assert_array_equal(new.variables["params"]["w"], [0.5, 0.0])
     assert new.variables["batch_stats"] == {"a": {"mean": 0}, "b": {"mean": 1}}
+
+
+def test_the_average_weighs_later_steps_more_and_starts_with_the_first():
+    rng = np.random.default_rng(0)
+    initial, *after = rng.normal(size=(5, 3)).astype(np.float32)
+    fixed = np.float32(0.1)
+    average = {"moving": initial, "frozen": fixed}
+    for n, weights in enumerate(after, start=1):
+        average = training_step.averaged(average, {"moving": weights, "frozen": fixed}, jnp.int32(n), 0.7)
+        expected = np.average(after[:n], axis=0, weights=0.7 ** np.arange(n)[::-1])
+        np.testing.assert_allclose(average["moving"], expected, rtol=1e-5)
+    assert average["frozen"] == fixed
+
+
+@pytest.fixture(scope="module")
+def averaged_runs(tmp_path_factory):
+    """Folders of the same run: without an average, with one, and with one after an interruption."""
+    root, config = tmp_path_factory.mktemp("runs"), tiny.get_config().unlock()
+    config.update_from_flattened_dict(
+        OPTIONS | {"optimizer.learning_rate": 0.02, "train.epochs": 2, "train.keep_last": 2}
+    )
+    splits = datasets.split(datasets.open_dataset(config), config, None)
+    with linear_model():
+        for name, decay in {"plain": 0.0, "whole": 0.9, "cut": 0.9}.items():
+            (root / name).mkdir()
+            config.train.ema = decay
+            if name == "cut":
+                with interrupted_at(3):
+                    trainer.fit(config, splits, root / name)
+            trainer.fit(config, splits, root / name, resume=name == "cut")
+    return {path.name: path for path in root.iterdir()}
+
+
+def restored(folder, which="last"):
+    shapes = Linear().init(jax.random.key(0), None, np.zeros((1, 64, 63, 2), np.float32), None) | {"batch_stats": {}}
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore_variables(which, shapes, sharding.data_mesh())
+
+
+def test_an_average_is_evaluated_and_saved_without_changing_the_training(averaged_runs):
+    plain, whole = averaged_runs["plain"], averaged_runs["whole"]
+    assert measured(whole, "train") == measured(plain, "train")
+    assert measured(whole, "validation") != measured(plain, "validation")
+    (_, weights), (_, average) = restored(plain), restored(whole)
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), weights["params"], average["params"])
+    assert max(jax.tree.leaves(apart)) > 1e-4
+    best, variables = restored(whole, "best")
+    _, then = restored(whole, str(best))  # of the last checkpoints, which are all kept
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, then))
+
+
+def test_an_interrupted_run_continues_its_average_with_the_same_bits(averaged_runs):
+    whole, cut = averaged_runs["whole"], averaged_runs["cut"]
+    assert measured(cut, "train", "validation") == measured(whole, "train", "validation")
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored(cut), restored(whole)))
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +164,7 @@ def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path):
     running = [start("one", 1), start("two", 4, *together, "0"), start("two", 4, *together, "1")]
     said = [process.communicate(timeout=500)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], said
-    one, two = (
-        [row["loss"] for row in read_metrics(tmp_path / name) if row["kind"] == "train"] for name in ("one", "two")
-    )
+    one, two = ([row["loss"] for row in measured(tmp_path / name, "train")] for name in ("one", "two"))
     assert len(one) == 4
     np.testing.assert_allclose(two, one, rtol=1e-5)
     report = "evaluation/test-last/predictions.csv"

@@ -1,8 +1,9 @@
 """Orbax checkpoints of a run: the last one, from which training continues, and the best one by validation subjects.
 
 Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. Another one is the map to
-landmarks, if the run trains one. The last checkpoint also holds the optimiser and a small JSON record. The step is the
-position in the data.
+landmarks, if the run trains one. The last checkpoint also holds the optimiser and a small JSON record; with
+``train.ema``, ``variables`` are the averages, and those that training continues with are beside the optimiser. The step
+is the position in the data.
 """
 
 import contextlib

@@ -196,6 +196,9 @@ OPTIONS: dict[str, Any] = {
         "cache": _one_of("none", "host", "device"),
         "reader_threads": _at_least(0, 2),
         "read_ahead_mb": _at_least(0, 256),  # memory for batches that are read before they are needed
+        # Decay of an exponential average of the parameters and running statistics, which is then what is evaluated,
+        # chosen, scored and exported; the initial weights do not count in it. 0 for none, as published.
+        "ema": Option(0.0, low=0, high=0.99999),
         "keep_last": _at_least(1, 1),  # checkpoints kept besides the best one
     },
     "evaluation": {

@@ -59,7 +59,7 @@ def fit(
     optimizer = build_optimizer(config.optimizer, rate, frozen["params"])
     loss = build_loss(config, [info.score for info in splits[TRAIN].infos])
     train_step = build_train_step(config, loss, optimizer, mesh, frozen["batch_stats"], rate)
-    state = init_state(variables, optimizer, mesh)
+    state = init_state(variables, optimizer, mesh, config.train.ema)
     if not resume:
         _report_origin(origin, variables, frozen["params"], workdir)
 
@@ -67,15 +67,15 @@ def fit(
         record: dict[str, Any] = {"best": None, "best_step": None}
         resumed_step = checkpoints.last_step() if resume else None  # None if stopped before the first checkpoint
         if resumed_step is not None:
-            step, *restored, record = checkpoints.restore_last(state.variables, state.opt_state, mesh)
-            state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *restored)
+            step, *parts, record = checkpoints.restore_last(state.scoring, state.training, mesh)
+            state = state.restored(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *parts)
         batches = iter(clips.batches(config, first=int(state.step)))
         with training_log.Reporter(workdir, resumed_step) as reporter, _StopSignal() as stop:
             loop = _Loop(config, clips, output, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, clips.put) as source:
                 state = loop.run(train_step, state, source, stop)
         if record["best_step"] is None:  # validation never ranked anything, so there is only the last checkpoint
-            checkpoints.save_best(int(state.step), state.variables)
+            checkpoints.save_best(int(state.step), state.scoring)
     if sharding.is_first_process():
         training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
@@ -179,14 +179,14 @@ class _Loop:
         waited = source.waited() / (time.perf_counter() - started)
         self._reporter.write(step, "input", {"waited": waited})
         validation, mesh = self._clips.validation, self._clips.mesh
-        predictions = evaluation.predict(self._predictor, state.variables, validation, self._config, mesh, self._output)
+        predictions = evaluation.predict(self._predictor, state.scoring, validation, self._config, mesh, self._output)
         summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
         self._reporter.write(step, "validation", summary)
         value = summary[metric]
         chosen = metrics.is_better(metric, value, self._record["best"])
         if chosen:
             self._record.update(best=value, best_step=step)
-            self._checkpoints.save_best(step, state.variables)
+            self._checkpoints.save_best(step, state.scoring)
         self._save(step, state)
         clips = len(self._losses) * self._config.train.batch_size
         loss, pace = np.mean(self._losses), clips / (time.perf_counter() - started)
@@ -199,7 +199,7 @@ class _Loop:
     def _save(self, step: int, state: TrainState) -> None:
         """Saves everything that is needed to continue from ``step``."""
         self._settle()
-        self._checkpoints.save_last(step, state.variables, state.opt_state, self._record)
+        self._checkpoints.save_last(step, state.scoring, state.training, self._record)
 
 
 class _StopSignal:

@@ -1,6 +1,7 @@
 """The training step: augmentation, loss of the global batch, gradients and update. Pure, and jitted over the mesh."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -24,11 +25,36 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes. ``variables`` is ``{"params", "batch_stats"}``."""
+    """Everything that a step changes.
+
+    Attributes:
+      step: number of steps so far.
+      variables: ``{"params", "batch_stats"}``.
+      opt_state: state of the optimiser.
+      average: the average of ``variables`` over the steps, see ``averaged``; None without ``train.ema``.
+    """
 
     step: jax.Array
     variables: dict[str, Any]
     opt_state: optax.OptState
+    average: dict[str, Any] | None = None
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """The variables to score with."""
+        return self.variables if self.average is None else self.average
+
+    @property
+    def training(self) -> Any:
+        """What only training needs besides ``scoring``."""
+        return self.opt_state if self.average is None else (self.opt_state, self.variables)
+
+    def restored(self, step: jax.Array, scoring: dict[str, Any], training: Any) -> "TrainState":
+        """The state of these parts, as of another state of the same run."""
+        if self.average is None:
+            return TrainState(step, scoring, training)
+        opt_state, variables = training
+        return TrainState(step, variables, opt_state, scoring)
 
 
 TrainStep = Callable[[TrainState, Batch | ClipNumbers, Store | None], tuple[TrainState, Metrics]]
@@ -54,9 +80,12 @@ class Objective:
         return loss if landmark_errors is None else loss + self.landmarks * jnp.nanmean(landmark_errors)
 
 
-def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, ema: float = 0.0
+) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
-    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+    average = jax.tree.map(jnp.copy, variables) if ema else None  # a step donates both
+    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), average)
     return jax.device_put(state, sharding.replicated(mesh))
 
 
@@ -131,6 +160,7 @@ def update(
     batch_stats: Any,
     optimizer: optax.GradientTransformation,
     frozen: Collection[Path] = (),
+    ema: float = 0.0,
 ) -> TrainState:
     """The state after a step with these gradients and new running statistics, except those at ``frozen`` paths."""
     params = state.variables["params"]
@@ -143,7 +173,17 @@ def update(
             batch_stats,
         ),
     }
-    return TrainState(state.step + 1, variables, opt_state)
+    average = averaged(state.average, variables, state.step + 1, ema) if ema else None
+    return TrainState(state.step + 1, variables, opt_state, average)
+
+
+def averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
+    """The mean of the variables after steps 1 to n = ``step``, those after step k with a weight of decay^(n − k).
+
+    So the initial variables do not count, and what is frozen stays exactly as it is.
+    """
+    share = (1 - decay) / -jnp.expm1(step * math.log(decay))
+    return jax.tree.map(lambda old, new: old + share * (new - old), average, variables)
 
 
 def build_train_step(
@@ -160,7 +200,8 @@ def build_train_step(
     the global batch. The state is donated. Random draws depend only on (``config.seed``, step).
 
     Args:
-      config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``.
+      config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``, and
+        ``train.ema`` the decay of ``averaged``.
       loss: see ``losses.build_loss``.
       optimizer: updates the parameters that are not frozen.
       mesh: the devices.
@@ -180,7 +221,7 @@ def build_train_step(
         start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
         found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
         value, batch_stats, gradients = found
-        new = update(state, gradients, batch_stats, optimizer, frozen)
+        new = update(state, gradients, batch_stats, optimizer, frozen, config.train.ema)
         metrics = {
             "loss": value,
             "gradient_norm": _norm(gradients),
