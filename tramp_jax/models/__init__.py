@@ -160,16 +160,16 @@ def _fusion(config: ml_collections.ConfigDict) -> Fusion:
             f"model.fusion.query is {c.query}, but only model.fusion.name=tramp has a query, not {c.name}; set it to "
             "rgb",
         )
-    attends = c.name in ("tramp", "cross")
-    if c.tokens != "mean" and not attends:
+    fusion = FUSIONS[c.name]
+    if c.tokens != "mean" and not fusion.attends:
         raise UserError(
             "bad_option",
             f"model.fusion.tokens is {c.tokens}, but model.fusion.name={c.name} has no attention and takes one token "
             "per stream; set it to mean",
         )
-    if attends:
+    if fusion.attends:
         _check_divisible("model.fusion.width", [c.width], c.heads)
-    return FUSIONS[c.name](c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
+    return fusion(c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:

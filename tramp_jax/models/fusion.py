@@ -6,7 +6,7 @@ To add a strategy, add a ``Fusion`` to ``FUSIONS``, its name to ``model.fusion.n
 ONNX nodes to ``tramp_jax.export.fusion_graph``.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -67,8 +67,10 @@ class Fusion(nn.Module):
       tokens: "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the
         frames and for each moment of the trajectory encoder's last stage. Only for strategies with attention.
       dtype: type of the products, see ``layers``.
+      attends: whether the strategy has attention, so that it needs heads and can take several tokens.
     """
 
+    attends: ClassVar[bool] = False
     depth: int = 3
     heads: int = 8
     mlp_ratio: int = 4
@@ -79,6 +81,8 @@ class Fusion(nn.Module):
 
 class TrampFusion(Fusion):
     """A stack of TraMP blocks, as published with the RGB feature as the query: N is the number of queries."""
+
+    attends = True
 
     @nn.compact
     def __call__(self, rgb: Array, trajectory: Array) -> Array:
@@ -109,6 +113,8 @@ class CrossFusion(Fusion):
     Both directions have the same weights, and N = 2: the mean of each stream's tokens. This is the idea of QAFE-Net
     (Duan et al., 2023). The exact form in the paper's Table VI is not known here.
     """
+
+    attends = True
 
     @nn.compact
     def __call__(self, rgb: Array, trajectory: Array) -> Array:
