@@ -238,7 +238,7 @@ def as_jax(frames: np.ndarray, trajectories: np.ndarray, times: np.ndarray) -> t
 
 def assert_outputs_agree(score, out, jax_score, jax_out) -> None:
     np.testing.assert_allclose(jax_score, score.detach(), rtol=0, atol=1e-5 * score.abs().max().item())
-    assert set(jax_out) == set(out)
+    assert {name for name in jax_out if not name.endswith("_tokens")} == set(out)  # whose means both models return
     for name, array in out.items():
         array = rearrange(array, "b c t v -> b t v c") if "stage" in name else array
         scale = array.abs().max().item()
