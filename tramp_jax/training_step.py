@@ -56,7 +56,8 @@ class Objective:
 
 def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
-    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+    # One program: without jit, JAX compiles one for the zeros of each shape.
+    state = TrainState(jnp.zeros((), jnp.int32), variables, jax.jit(optimizer.init)(variables["params"]))
     return jax.device_put(state, sharding.replicated(mesh))
 
 
