@@ -167,13 +167,14 @@ def _make_clips(
     source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
     """Makes the missing clips. Reports a video that cannot be used and goes on."""
-    import tqdm
+    from tqdm import tqdm
 
+    from tramp_jax import progress
     from tramp_jax.preprocess import batch, preprocess_video
 
     clip_list = batch.ClipList(arguments.out, sorted({name for job in jobs for name in job.columns}))
     failed = skipped = without_score = 0
-    for job in tqdm.tqdm(jobs, unit="video", disable=None):
+    for job in progress.over(jobs, "video"):
         started = time.perf_counter()
         try:
             recorded = _options_of(arguments, job)
@@ -184,16 +185,16 @@ def _make_clips(
             clip_list.add(job, made, recorded)
         except (UserError, OSError) as error:
             failed += 1
-            tqdm.tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {error}", file=sys.stderr)
             continue
         without_score += math.isnan(made.clip.info.score)
-        tqdm.tqdm.write(
+        tqdm.write(
             f"{job.name}: {len(made.clip.landmarks)} frames at {made.clip.fps:g} per second, crop of {made.crop.side} "
             f"pixels, processed at {made.frames_read / (time.perf_counter() - started):.0f} frames per second",
             file=sys.stdout,
         )
         for warning in made.warnings:
-            tqdm.tqdm.write(f"  warning: {warning}", file=sys.stdout)
+            tqdm.write(f"  warning: {warning}", file=sys.stdout)
     total = len(jobs) - failed - skipped
     sys.stdout.write(f"clips: {total} made, {skipped} already there, {failed} failed; listed in {clip_list.path}\n")
     if without_score:

@@ -138,6 +138,7 @@ def _score(arguments: argparse.Namespace) -> int:
     """Scores the inputs that the table lacks; returns the exit code."""
     from tqdm import tqdm
 
+    from tramp_jax import progress
     from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
@@ -176,7 +177,7 @@ def _score(arguments: argparse.Namespace) -> int:
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     failed = 0
     with table:
-        for path in tqdm(todo, unit="clip", disable=None):
+        for path in progress.over(todo, "clip"):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)

@@ -18,7 +18,6 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import tramp_jax
 from tramp_jax import json_files
@@ -31,6 +30,7 @@ from tramp_jax.data.source import ClipSource, Dataset, Wanted
 from tramp_jax.data.validation import check, in_order
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked, write_atomically
+from tramp_jax.progress import Progress
 
 # Groups of one record make random reading cheap. Frames are already compressed, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -215,7 +215,7 @@ def _write_shards(
     """Writes all shards. Returns them, and how many existed before."""
     shards: list[Shard] = []
     already = 0
-    with tqdm(total=len(plan.kept), desc="packing", unit="clip", disable=None) as bar:
+    with Progress(len(plan.kept), "clip", what="packing") as bar:
         for number, end in enumerate(plan.ends):
             indices = plan.kept[plan.ends[number - 1] if number else 0 : end]
             path = out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
@@ -253,7 +253,7 @@ def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
 
 
 def _write_shard(
-    record: Callable[[int], bytes], indices: Sequence[int], path: pathlib.Path, workers: int, bar: tqdm
+    record: Callable[[int], bytes], indices: Sequence[int], path: pathlib.Path, workers: int, bar: Progress
 ) -> Shard:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
     writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
