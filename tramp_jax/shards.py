@@ -1,5 +1,6 @@
 """Work divided between the jobs of an array: shard i of n takes every n-th item, starting with item i."""
 
+import argparse
 import dataclasses
 import pathlib
 import re
@@ -41,6 +42,15 @@ def parse(text: str) -> Shard:
     if not 1 <= number <= count:
         raise UserError("bad_option", f"--shard {text}: write I/N with I from 1 to N, such as 1/8 for the first of 8")
     return Shard(number, count)
+
+
+def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
+    """Adds ``--shard`` and ``--collect`` to the parser of a command; a shard's output is called ``part``."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--shard", metavar="I/N", help=f"do every N-th part of the work, from the I-th on (1 to N), and write {part}"
+    )
+    choice.add_argument("--collect", action="store_true", help="join what all shards wrote, as if one run had made it")
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:
