@@ -199,6 +199,19 @@ def memory(split: Split, config: ConfigDict) -> list[str]:
 
 def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int) -> list[str]:
     """Measures reading with each value of ``train.cache``; returns the lines of the report."""
+    filling, rates = cache_rates(base, packed, batches, rounds, threads)
+    lines = ["| train.cache | filled in, s | clips/s, median (range) | CPU ms a clip |", "|---|---|---|---|"]
+    for kind, pairs in rates.items():
+        found, busy = zip(*pairs, strict=True)
+        filled = f"{filling[kind]:.1f}" if kind != "none" else ""
+        lines.append(f"| {kind} | {filled} | {timing.spread(found):.1f} | {statistics.median(busy):.1f} |")
+    return lines
+
+
+def cache_rates(
+    base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int, threads: int
+) -> tuple[dict[str, float], dict[str, list[tuple[float, float]]]]:
+    """For each value of ``train.cache``: seconds to fill it, and in each round (clips/s, CPU ms a clip)."""
     caches: dict[str, tuple[ConfigDict, cache.RunClips, float]] = {}
     for kind in _CACHES:
         config = recipe(base, packed, threads)
@@ -229,12 +242,7 @@ def run_caches(base: ConfigDict, packed: pathlib.Path, batches: int, rounds: int
                 next(device)
             rates[kind].append(rate(device, batches + ahead, config.train.batch_size))
             host.close()
-    lines = ["| train.cache | filled in, s | clips/s, median (range) | CPU ms a clip |", "|---|---|---|---|"]
-    for kind, pairs in rates.items():
-        found, busy = zip(*pairs, strict=True)
-        filled = f"{caches[kind][2]:.1f}" if kind != "none" else ""
-        lines.append(f"| {kind} | {filled} | {timing.spread(found):.1f} | {statistics.median(busy):.1f} |")
-    return lines
+    return {kind: seconds for kind, (*_, seconds) in caches.items()}, rates
 
 
 def small(config: ConfigDict) -> ConfigDict:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import attention, costs, inference, parts, timing, train_step
+from benchmarks import attention, costs, inference, parts, quick, scale_model, timing, train_step
 from tests import tiny
 from tramp_jax.models import build_model, fusion
 
@@ -240,3 +240,27 @@ def read_report(folder, sections):
     assert report["command"] in text
     assert text.count("\n## ") == sections
     return report
+
+
+def test_quick_prints_ratios_beside_those_that_were_kept(tmp_path, monkeypatch, capsys):
+    now = [2.0]
+    for name in ("starts", "caches", "scoring", "training"):
+        measured = {name: lambda rounds, name=name: {name: timing.spread([now[0]] * rounds)}}
+        monkeypatch.setattr(quick, name, measured[name])
+    quick.main(["--out", str(tmp_path), "--keep"])
+    now[0] = 1.5
+    quick.main(["--out", str(tmp_path)])
+    assert "| starts | 1.50 (1.50–1.50) | 2.0 |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "quick.json").read_text())["ratios"]["caches"] == 2.0
+
+
+def test_the_model_of_scale_follows_its_peaks():
+    clip = scale_model.Clip(flops=2e12, touched=1e9, frames=1e6, gradients=1e8)
+    machine = scale_model.Machine(tflops=100, memory=1000, within=400, between=50, host=200)
+    one, eight, many = (scale_model.row(clip, machine, devices, 8 * devices) for devices in (1, 8, 64))
+    assert one["all-reduce"] == 0
+    assert (one["arithmetic"], one["memory"], one["input"]) == pytest.approx((160, 8, 40))
+    assert (one["first"], eight["first"]) == ("arithmetic", "input")  # one server feeds eight devices
+    assert eight["steps/s"] == pytest.approx(1000 / 320)
+    assert eight["cached steps/s"] == pytest.approx(1000 / (160 + 2 * 7 / 8 * 1e8 / 4e11 * 1e3))
+    assert many["all-reduce"] == pytest.approx(2 * 63 / 64 * 2)

@@ -341,3 +341,20 @@ def test_a_shard_that_changed_meanwhile_is_written_again(packed, published, shar
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert _pack(published, out, "--shard-size-mb", shard_mb) == 0
     assert _content(out) == _content(packed)
+
+
+def test_jobs_of_an_array_pack_what_one_run_packs(packed, published, shard_mb, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [published, out, "--shard-size-mb", shard_mb]
+    with pytest.raises(SystemExit):
+        _pack(*command, "--collect")
+    assert "no job has packed anything" in capsys.readouterr().err
+    assert _pack(*command, "--shard", "2/2") == 0
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(SystemExit):
+        _pack(*command, "--collect")
+    missing = capsys.readouterr().err
+    assert all((f"clips-0000{number}" in missing) == (number != 1) for number in range(3))
+    assert _pack(*command, "--shard", "1/2") == 0
+    assert _pack(*command, "--collect") == 0
+    assert _content(out) == _content(packed)

@@ -423,3 +423,33 @@ def test_a_source_that_skips_frames_is_caught(tmp_path):
     video = write_images(tmp_path / "frames", [square(100, 80, 64)] * 10)
     with user_error("unusable_source", video, "square", "5 of 10"):
         preprocess_video(video, Half())
+
+
+def test_jobs_of_an_array_make_the_clips_of_one_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
+    for name, count in (("d", 8), ("a", 9), ("short", 3), ("b", 8), ("c", 8)):
+        write_images(tmp_path / name, [square(100, 80, 64)] * count)
+    listed = tmp_path / "videos.csv"
+    names = ["d", "a", "short", "b", "c"]
+    listed.write_text(
+        "path,subject,expression,score,age\n" + "".join(f"{n},{n},smile,1,{i}\n" for i, n in enumerate(names))
+    )
+    command = ["preprocess", "--list", str(listed), "--out"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert cli.main([*command, str(whole)]) == 1
+    assert cli.main([*command, str(parts), "--shard", "2/2"]) == 0
+    with pytest.raises(SystemExit):
+        cli.main([*command, str(parts), "--collect"])
+    assert "1/2" in capsys.readouterr().err
+    assert cli.main([*command, str(parts), "--shard", "1/2"]) == 1
+    assert cli.main([*command, str(parts), "--collect"]) == 1
+    assert str(tmp_path / "short") in capsys.readouterr().out
+    for path in parts.glob("clips.shard-*"):
+        path.unlink()
+
+    def content(root):
+        found = {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        timed = {path: json.loads(text) for path, text in found.items() if path.name == batch.EVIDENCE}
+        return found | {path: evidence | {"seconds": 0} for path, evidence in timed.items()}
+
+    assert content(parts) == content(whole)

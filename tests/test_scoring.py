@@ -251,6 +251,26 @@ def test_the_command_skips_failures_and_inputs_already_in_the_table(runs, calibr
     assert out.read_text() == before
 
 
+def test_jobs_of_an_array_write_the_table_of_one_run(calibrated, source, tmp_path, capsys):
+    inputs = [tmp_path / name for name in ("d", "broken", "a", "c", "b")]
+    for i, path in enumerate(inputs):
+        if i != 1:
+            write_clip(path, source[i])
+    whole, out = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    command = ["score", *map(str, inputs), "--checkpoint", str(calibrated), "--out"]
+    assert cli.main([*command, str(whole)]) == 1
+    assert cli.main([*command, str(out), "--shard", "2/2"]) == 1
+    with pytest.raises(SystemExit):
+        cli.main(["score", "--collect", "--out", str(out)])
+    assert "1/2" in capsys.readouterr().err
+    assert cli.main([*command, str(out), "--shard", "1/2"]) == 0
+    assert cli.main(["score", "--collect", "--out", str(out)]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["score", "--collect", "--out", str(out)])
+    assert "--overwrite" in capsys.readouterr().err
+
+
 def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):
     """Files of two people share a name, a file is replaced, an option changes, and a failed row stays."""
     for person, clip in (("anna", source[0]), ("bert", source[1])):

@@ -22,6 +22,7 @@ from tramp_jax.files import write_atomically
 from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import Inputs, build_model
 from tramp_jax.output import Output
+from tramp_jax.progress import Progress
 
 Predictor = Callable[[Any, Inputs], tuple[jax.Array, jax.Array | None]]
 
@@ -87,13 +88,16 @@ def predict(
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
     away: list[np.ndarray] = []
-    for batch in evaluation_batches(Split(split, order), config, batch_size):
-        assert batch.mask is not None
-        found = predictor(variables, sharding.put(batch.inputs, mesh))
-        score, distances = jax.tree.map(lambda x, shown=batch.mask > 0: np.asarray(x)[shown], found)
-        scores.append(score)
-        if distances is not None:
-            away.append(distances)
+    quiet = not sharding.is_first_process()
+    with Progress(len(infos), "clip", what="evaluating", quiet=quiet, leave=False) as progress:
+        for batch in evaluation_batches(Split(split, order), config, batch_size):
+            assert batch.mask is not None
+            found = predictor(variables, sharding.put(batch.inputs, mesh))
+            score, distances = jax.tree.map(lambda x, shown=batch.mask > 0: np.asarray(x)[shown], found)
+            scores.append(score)
+            if distances is not None:
+                away.append(distances)
+            progress.update(len(score))
     error = float(np.nanmean(np.concatenate(away))) if away else None
     raw = np.concatenate(scores)[np.argsort(order)]
     return Predictions(infos, raw, output, rated=config.loss.name != LANDMARKS, landmark_error=error)

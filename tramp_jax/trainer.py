@@ -27,6 +27,7 @@ from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
 from tramp_jax.optimizer import build_optimizer, learning_rate
 from tramp_jax.output import Output
+from tramp_jax.progress import Progress
 from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
 
 AnyBatch = Batch | ClipNumbers
@@ -115,9 +116,8 @@ class _Loop:
         """Trains to the last step, and evaluates and saves on the way. Returns the last state."""
         first, total = int(state.step), self._config.train.epochs * self._steps_per_epoch
         every = self._config.train.evaluate_every * self._steps_per_epoch
-        quiet = None if sharding.is_first_process() else True  # None: quiet without a terminal
-        started = time.perf_counter()
-        with tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=quiet) as bar:
+        begun = started = time.perf_counter()
+        with Progress(total, "step", first, quiet=not sharding.is_first_process()) as progress:
             batch = source.next() if first < total else None
             for step in range(first + 1, total + 1):
                 assert batch is not None
@@ -130,14 +130,12 @@ class _Loop:
                         self._save(step, state)
                     raise
                 self._add(step, measured)
-                bar.update()
-                if self._losses:
-                    bar.set_postfix(loss=f"{self._losses[-1]:.4f}", refresh=False)
+                progress.update(note=self._note(step, (step - first) / (time.perf_counter() - begun)))
                 stopping = sharding.any_process(bool(stop.name)) and step < total
                 if step % every == 0 or step == total:
                     line = self._evaluate(step, state, source, started)
                     if sharding.is_first_process():
-                        bar.write(f"epoch {step / self._steps_per_epoch:g}/{self._config.train.epochs:g}  {line}")
+                        tqdm.write(f"epoch {step / self._steps_per_epoch:g}/{self._config.train.epochs:g}  {line}")
                     started = time.perf_counter()
                 if stopping:
                     self._save(step, state)
@@ -145,6 +143,12 @@ class _Loop:
         if sharding.any_process(bool(stop.name)):  # during the last step or its evaluation, which saved the state
             raise stop.interrupted(total, total)
         return state
+
+    def _note(self, step: int, pace: float) -> str:
+        """What the progress shows after a step, at ``pace`` steps/s."""
+        loss = f"loss {self._losses[-1]:.4f}, " if self._losses else ""
+        epoch = f"epoch {1 + (step - 1) // self._steps_per_epoch}/{self._config.train.epochs:g}"
+        return f"{epoch}, {loss}{pace * self._config.train.batch_size:.2g} clips/s"
 
     def _add(self, step: int, measured: Metrics) -> None:
         """Records the step before this one, so the devices never wait for it."""

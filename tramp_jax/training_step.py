@@ -85,7 +85,9 @@ def init_state(
 ) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
     average = jax.tree.map(jnp.copy, variables) if ema else None  # a step donates both
-    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), average)
+    # One program: without jit, JAX compiles one for the zeros of each shape.
+    opt_state = jax.jit(optimizer.init)(variables["params"])
+    state = TrainState(jnp.zeros((), jnp.int32), variables, opt_state, average)
     return jax.device_put(state, sharding.replicated(mesh))
 
 

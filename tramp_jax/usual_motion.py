@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from tramp_jax import json_files, run, sharding
+from tramp_jax import json_files, progress, run, sharding
 from tramp_jax.data import datasets, landmark_quality, landmarks
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
@@ -106,7 +105,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
 
     def features(name: str) -> Iterator[np.ndarray]:
         ids = [info.id for info in splits[name].infos]
-        for clip_id in tqdm(ids, desc=f"motion of {name} clips", unit="clip", disable=None, leave=False):
+        for clip_id in progress.over(ids, "clip", f"motion of {name} clips", leave=False):
             try:
                 clip = source[numbers[clip_id]]
                 found = _features(clip)

@@ -26,7 +26,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
@@ -36,6 +35,7 @@ from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.source import ClipSource, Split
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
+from tramp_jax.progress import Progress
 
 # Shares of the free memory, before the model is loaded.
 HOST_SHARE, DEVICE_SHARE = 0.7, 0.5
@@ -88,10 +88,9 @@ class ClipCache(ClipSource):
 
     def fill(self, threads: int) -> None:
         """Reads all clips that are not cached yet, with a progress bar."""
-        quiet = None if sharding.is_first_process() else True  # None: quiet without a terminal
         with (
             futures.ThreadPoolExecutor(max(1, threads)) as readers,
-            tqdm(total=len(self), desc="decoding", unit="clip", dynamic_ncols=True, disable=quiet) as bar,
+            Progress(len(self), "clip", what="decoding", quiet=not sharding.is_first_process()) as bar,
         ):
             pending = [readers.submit(self.__getitem__, index) for index in range(len(self))]
             try:

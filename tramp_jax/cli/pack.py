@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+from tramp_jax import shards
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="approximate size of a file (default: %(default)s)",
     )
+    shards.add_arguments(parser, "only its files into the folder")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out faulty clips instead of stopping; the manifest lists them"
     )
@@ -35,6 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")
     out = arguments.out.expanduser()
     size = round(arguments.shard_size_mb * 2**20)
-    done = packing.pack(config, wanted, out, size, arguments.workers, arguments.skip_bad)
-    sys.stdout.write(f"{done}\ntrain on it with --config.data.root={out}\n")
+    shard = shards.parse(arguments.shard) if arguments.shard else None
+    options = config, wanted, out, size, arguments.workers, arguments.skip_bad
+    sys.stdout.write(f"{packing.pack(*options, shard, arguments.collect)}\n")
+    hint = "when all shards are done, run it with --collect" if shard else f"train on it with --config.data.root={out}"
+    sys.stdout.write(f"{hint}\n")
     return 0

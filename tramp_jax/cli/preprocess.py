@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tramp_jax import shards
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV or Excel file of videos with columns path, subject, expression, score, and others",
     )
     parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
+    shards.add_arguments(parser, "a list of its own beside clips.csv")
     parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: another one in each file")
     parser.add_argument("--expression", default="", help="the expression in all INPUTs, such as smile")
@@ -104,13 +106,34 @@ def run(arguments: argparse.Namespace) -> int:
         detector=arguments.detector,
         tracks_size=arguments.tracks_size,
     )
+    if arguments.collect:
+        return _collect(_out(arguments), jobs)
     source_of = _source_maker(arguments, source_options, len(jobs))
     if arguments.queries:
         return _write_queries(arguments.queries, jobs, options, source_of)
+    shard = shards.parse(arguments.shard) if arguments.shard else None
+    out = _out(arguments)
+    with locked(shard.path(out) if shard else out):
+        return _make_clips(arguments, jobs, shard, options, source_of)
+
+
+def _out(arguments: argparse.Namespace) -> Path:
     if not arguments.out:
         raise UserError("bad_option", "--out is missing; name a folder for the clips")
-    with locked(arguments.out):
-        return _make_clips(arguments, jobs, options, source_of)
+    return Path(arguments.out)
+
+
+def _collect(out: Path, jobs: list["Job"]) -> int:
+    """Joins the lists of all shards."""
+    from tramp_jax.preprocess import batch
+
+    with locked(out):
+        clip_list = batch.ClipList(out, batch.further_columns(jobs))
+        missing = clip_list.collect(jobs)
+    sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
+    if missing:
+        sys.stdout.write(f"no shard has made a clip of {', '.join(str(job.video) for job in missing)}\n")
+    return 1 if missing else 0
 
 
 def _source_maker(
@@ -163,17 +186,20 @@ def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
 def _make_clips(
     arguments: argparse.Namespace,
     jobs: list["Job"],
+    shard: shards.Shard | None,
     options: "PreprocessOptions",
     source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
-    """Makes the missing clips. Reports a video that cannot be used and goes on."""
-    import tqdm
+    """Makes the missing clips of all jobs, or of those of a shard. Reports a video that cannot be used and goes on."""
+    from tqdm import tqdm
 
+    from tramp_jax import progress
     from tramp_jax.preprocess import batch, preprocess_video
 
-    clip_list = batch.ClipList(arguments.out, sorted({name for job in jobs for name in job.columns}))
+    clip_list = batch.ClipList(arguments.out, batch.further_columns(jobs), shard)
+    jobs = shard.take(jobs) if shard else jobs
     failed = skipped = without_score = 0
-    for job in tqdm.tqdm(jobs, unit="video", disable=None):
+    for job in progress.over(jobs, "video"):
         started = time.perf_counter()
         try:
             recorded = _options_of(arguments, job)
@@ -184,16 +210,16 @@ def _make_clips(
             clip_list.add(job, made, recorded)
         except (UserError, OSError) as error:
             failed += 1
-            tqdm.tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {error}", file=sys.stderr)
             continue
         without_score += math.isnan(made.clip.info.score)
-        tqdm.tqdm.write(
+        tqdm.write(
             f"{job.name}: {len(made.clip.landmarks)} frames at {made.clip.fps:g} per second, crop of {made.crop.side} "
             f"pixels, processed at {made.frames_read / (time.perf_counter() - started):.0f} frames per second",
             file=sys.stdout,
         )
         for warning in made.warnings:
-            tqdm.tqdm.write(f"  warning: {warning}", file=sys.stdout)
+            tqdm.write(f"  warning: {warning}", file=sys.stdout)
     total = len(jobs) - failed - skipped
     sys.stdout.write(f"clips: {total} made, {skipped} already there, {failed} failed; listed in {clip_list.path}\n")
     if without_score:

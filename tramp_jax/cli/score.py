@@ -9,10 +9,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tramp_jax import shards
 from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
@@ -56,7 +57,7 @@ _TEXTS = ("reason", "warnings", "interval")  # columns that may contain names
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="INPUT",
         help="a video, a folder of images, a clip of preprocess, a folder of videos or of such clips, a table of "
         "landmarks (.csv of OpenFace or py-feat), or a pattern",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         nargs="+",
         type=Path,
-        required=True,
+        default=[],
         metavar="RUN",
         help="folder of a run of train.py (or RUN/fold_0); several make an ensemble",
     )
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--salt", type=Path, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
     )
+    shards.add_arguments(parser, "a table of its own")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report for each input into this folder")
     parser.add_argument(
         "--no-attribution",
@@ -130,14 +132,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with locked(arguments.out):  # from the first reading of the table to its last writing
-        return _score(arguments)
+    if arguments.collect:
+        return _collect(arguments.out, arguments.overwrite)
+    if not (arguments.inputs and arguments.checkpoint):
+        raise UserError("missing_option", "name the INPUTs to score, and with --checkpoint the model's run")
+    shard = shards.parse(arguments.shard) if arguments.shard else None
+    out = shard.path(arguments.out) if shard else arguments.out
+    with locked(out):  # from the first reading of the table to its last writing
+        return _score(arguments, out, shard)
 
 
-def _score(arguments: argparse.Namespace) -> int:
-    """Scores the inputs that the table lacks; returns the exit code."""
+def _collect(out: Path, overwrite: bool) -> int:
+    """Joins the tables of all shards."""
+    if out.exists() and not overwrite:
+        raise UserError("file_exists", f"{out} exists; name another table with --out, or replace it with --overwrite")
+    with locked(out):
+        parts = shards.collected(out)
+        rows = shards.interleaved([_read(part) for part in parts])
+        _check_models(out, [str(row["model"]) for row in rows if row["status"] != "failed"])
+        _write(out, rows)
+    sys.stdout.write(f"{out}: {len(rows)} rows of {len(parts)} shards, whose tables you can delete now\n")
+    return 0
+
+
+def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None) -> int:
+    """Scores the inputs that the table ``out`` lacks; returns the exit code."""
     from tqdm import tqdm
 
+    from tramp_jax import progress
     from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
@@ -146,8 +168,9 @@ def _score(arguments: argparse.Namespace) -> int:
         _choose_device(arguments.device)
     keep_compiled()
     inputs = expand(arguments.inputs)
+    inputs = shard.take(inputs) if shard else inputs
     pseudonyms = _pseudonyms(arguments)
-    table = Table(arguments.out, arguments.overwrite, pseudonyms)
+    table = Table(out, arguments.overwrite, pseudonyms)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
     )
@@ -176,7 +199,7 @@ def _score(arguments: argparse.Namespace) -> int:
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     failed = 0
     with table:
-        for path in tqdm(todo, unit="clip", disable=None):
+        for path in progress.over(todo, "clip"):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
@@ -200,7 +223,7 @@ def _score(arguments: argparse.Namespace) -> int:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
     skipped = len(inputs) - len(todo)
     sys.stdout.write(
-        f"inputs: {len(todo) - failed} scored, {failed} failed, {skipped} already in the table {arguments.out}"
+        f"inputs: {len(todo) - failed} scored, {failed} failed, {skipped} already in the table {out}"
         + (f"; reports in {arguments.report}" if arguments.report else "")
         + "\n"
     )
@@ -331,12 +354,8 @@ class Table:
         Raises:
           UserError: other_model.
         """
-        if others := {str(row["model"]) for row in self._rows.values() if row["status"] != "failed"} - {model}:
-            raise UserError(
-                "other_model",
-                f"{self.path} has scores of another model ({sorted(others)[0]}, not {model}); name another table with "
-                "--out, or replace it with --overwrite",
-            )
+        of_rows = [str(row["model"]) for row in self._rows.values() if row["status"] != "failed"]
+        _check_models(self.path, [model, *of_rows])
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,8 +368,7 @@ class Table:
         self._write()  # without the rows that were replaced
 
     def _write(self) -> None:
-        rows = ([row.get(column, "") for column in COLUMNS] for row in self._rows.values())
-        write_atomically(self.path, tables.csv_text([COLUMNS, *rows]))
+        _write(self.path, self._rows.values())
 
     def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> None:
         """Appends one row, of the clip called ``info``; it is on disk when this returns."""
@@ -362,6 +380,21 @@ class Table:
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
         self._rows[key] = row
+
+
+def _check_models(path: Path, models: Sequence[str]) -> None:
+    """Refuses rows of a table, or of its parts, whose model is not that of the first one."""
+    if others := sorted(set(models) - set(models[:1])):
+        raise UserError(
+            "other_model",
+            f"{path} has scores of another model ({others[0]}, not {models[0]}); name another table with --out, or "
+            "replace it with --overwrite",
+        )
+
+
+def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
+    write_atomically(path, tables.csv_text([COLUMNS, *cells]))
 
 
 def _read(path: Path) -> list[dict[str, object]]:

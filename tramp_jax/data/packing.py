@@ -18,10 +18,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import tramp_jax
-from tramp_jax import json_files
+from tramp_jax import json_files, shards
 from tramp_jax.data import packed_clips
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.datasets import open_dataset, options, path_options
@@ -31,6 +30,7 @@ from tramp_jax.data.source import ClipSource, Dataset, Wanted
 from tramp_jax.data.validation import check, in_order
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked, write_atomically
+from tramp_jax.progress import Progress
 
 # Groups of one record make random reading cheap. Frames are already compressed, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -59,7 +59,14 @@ class _Plan:
 
 
 def pack(
-    config: ConfigDict, wanted: Wanted, out: pathlib.Path, shard_bytes: int, workers: int = 2, skip_bad: bool = False
+    config: ConfigDict,
+    wanted: Wanted,
+    out: pathlib.Path,
+    shard_bytes: int,
+    workers: int = 2,
+    skip_bad: bool = False,
+    job: shards.Shard | None = None,
+    collect: bool = False,
 ) -> str:
     """Packs the data set of ``config.data`` into the folder ``out``, or continues an interrupted pack.
 
@@ -72,18 +79,20 @@ def pack(
       shard_bytes: approximate size of a shard.
       workers: threads; the result does not depend on their number.
       skip_bad: whether to leave out clips with a fault, and list them in the manifest, instead of stopping.
+      job: the part of the shards to write, without the manifest; several jobs may write into ``out`` at once.
+      collect: whether all shards must be there, so that only the manifest is written.
 
     Returns:
       One line on what was done.
 
     Raises:
       UserError: bad_data with all faults in the data; file_exists if ``out`` holds something else; in_use if another
-        program packs into it.
+        program packs into it; missing_file, naming the shards that ``collect`` finds missing.
     """
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
-    with locked(out):
-        return _pack(config, dataset, wanted, out, shard_bytes, workers, skip_bad)
+    with locked(job.path(out) if job else out):
+        return _pack(config, dataset, wanted, out, shard_bytes, workers, skip_bad, job, collect)
 
 
 def _pack(
@@ -94,6 +103,8 @@ def _pack(
     shard_bytes: int,
     workers: int,
     skip_bad: bool,
+    job: shards.Shard | None,
+    collect: bool,
 ) -> str:
     """Packs into ``out``, which no other program writes, see ``pack``."""
     request = _request(config, dataset, wanted, shard_bytes, skip_bad)
@@ -108,17 +119,23 @@ def _pack(
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         message = f"{out}: exists and is not a packed data set; name another folder with --out"
         raise UserError("file_exists", message)
+    elif collect:
+        raise UserError("missing_file", f"{out}: no job has packed anything; run the command with --shard I/N first")
     else:
         plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
 
-    shards, already = _write_shards(dataset.source, wanted, plan, out, workers)
+    if collect:
+        _check_complete(plan, out)
+    written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
+    if job:
+        return f"{out}: {len(written)} of {len(plan.ends)} shards are the part {job}, {already} of them finished before"
     infos = tuple(dataset.source.infos[index] for index in plan.kept)
     manifest = Manifest(
         name=config.data.name,
         infos=infos,
-        shards=tuple(shards),
+        shards=tuple(written),
         official=dataset.official,
         folds=tuple(dataset.folds),
         request=request,
@@ -129,9 +146,9 @@ def _pack(
     )
     write_atomically(out / MANIFEST, manifest.to_json())
     _clear(out)
-    size = sum(shard.bytes for shard in shards) / 2**20
+    size = sum(shard.bytes for shard in written) / 2**20
     kept = f", {already} of them finished before" if already else ""
-    return f"{out}: {len(infos)} clips in {len(shards)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
+    return f"{out}: {len(infos)} clips in {len(written)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
 
 
 def _notes(manifest: Manifest) -> str:
@@ -210,23 +227,37 @@ def _read_plan(out: pathlib.Path) -> _Plan:
 
 
 def _write_shards(
-    source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int
+    source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int, job: shards.Shard | None
 ) -> tuple[list[Shard], int]:
-    """Writes all shards. Returns them, and how many existed before."""
-    shards: list[Shard] = []
+    """Writes all shards, or those of a job. Returns them, and how many existed before."""
+    written: list[Shard] = []
     already = 0
-    with tqdm(total=len(plan.kept), desc="packing", unit="clip", disable=None) as bar:
-        for number, end in enumerate(plan.ends):
-            indices = plan.kept[plan.ends[number - 1] if number else 0 : end]
-            path = out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
+    every = list(range(len(plan.ends)))
+    mine = job.take(every) if job else every
+    starts = [0, *plan.ends]
+    with Progress(sum(plan.ends[i] - starts[i] for i in mine), "clip", what="packing") as bar:
+        for number in mine:
+            indices = plan.kept[starts[number] : plan.ends[number]]
+            path = _shard_path(out, number, plan)
             shard = _finished(path)
             if shard is None:
                 shard = _write_shard(lambda index: _record(source, wanted, index), indices, path, workers, bar)
             else:
                 already += 1
                 bar.update(len(indices))
-            shards.append(shard)
-    return shards, already
+            written.append(shard)
+    return written, already
+
+
+def _shard_path(out: pathlib.Path, number: int, plan: _Plan) -> pathlib.Path:
+    return out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
+
+
+def _check_complete(plan: _Plan, out: pathlib.Path) -> None:
+    paths = [_shard_path(out, number, plan) for number in range(len(plan.ends))]
+    if missing := [path.name for path in paths if _finished(path) is None]:
+        cure = "run the missing jobs of --shard before --collect"
+        raise UserError("missing_file", f"{out}: {', '.join(missing)}: not packed yet; {cure}")
 
 
 def _finished(path: pathlib.Path) -> Shard | None:
@@ -253,7 +284,7 @@ def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
 
 
 def _write_shard(
-    record: Callable[[int], bytes], indices: Sequence[int], path: pathlib.Path, workers: int, bar: tqdm
+    record: Callable[[int], bytes], indices: Sequence[int], path: pathlib.Path, workers: int, bar: Progress
 ) -> Shard:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
     writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)

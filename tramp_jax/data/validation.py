@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from tramp_jax import json_files
 from tramp_jax.data import landmark_checks, names
@@ -24,6 +23,7 @@ from tramp_jax.data.datasets import open_dataset, wanted_by
 from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems
 from tramp_jax.data.source import ClipSource, Dataset, Split, Wanted
 from tramp_jax.errors import UserError
+from tramp_jax.progress import Progress
 
 _MAX_LISTED = 5  # scores listed in one message
 
@@ -119,7 +119,7 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
     ids: dict[str, int] = {}
     firsts: dict[tuple[str, str], int] = {}
     infos = dataset.source.infos
-    with tqdm(total=len(infos), desc="checking", unit="clip", disable=None) as bar:
+    with Progress(len(infos), "clip", what="checking") as bar:
         for index, (mine, content) in enumerate(in_order(check_clip, range(len(infos)), workers)):
             mine += _info_problems(infos[index])
             mine += _repeated(infos, index, ids.setdefault(infos[index].id, index), "duplicate_clip", "has the id of")

@@ -9,6 +9,7 @@ import ml_collections
 
 from tramp_jax import channels
 from tramp_jax.errors import UserError
+from tramp_jax.models import initial
 from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import FUSIONS, Fusion
@@ -219,7 +220,5 @@ def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[st
     """Freshly drawn ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
-    # The program runs once. Optimising it would take longer than everything else at the start.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(build_model(config).init, compiler_options=options)(key, *inputs)
+    variables = initial.draw(build_model(config).init, key, *inputs)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tramp_jax import json_files
+from tramp_jax import json_files, shards
 from tramp_jax.data import clip_folder, names, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmark_quality import Quality, measure
@@ -106,16 +106,23 @@ def _names(videos: Sequence[Path]) -> list[str]:
     return [names[name] for name in own]
 
 
+def further_columns(jobs: Sequence[Job]) -> list[str]:
+    """The columns that ``jobs`` add to the list of clips."""
+    return sorted({name for job in jobs for name in job.columns})
+
+
 class ClipList:
     """``clips.csv`` of an output folder: knows which clips are done and adds a row for each new one.
+
+    A shard has a list of its own.
 
     Raises:
       UserError: the list exists, but this program did not write it.
     """
 
-    def __init__(self, root: Path, further: Sequence[str] = ()):
+    def __init__(self, root: Path, further: Sequence[str] = (), shard: shards.Shard | None = None):
         self.root = root
-        self.path = root / LIST
+        self.path = shard.path(root / LIST) if shard else root / LIST
         self._videos: dict[str, str] = {}
         rows: list[list[str]] = []
         header = [*_COLUMNS]
@@ -202,10 +209,27 @@ class ClipList:
                 "score": score,
                 VIDEO: video,
             }
-            cells = {**job.columns, **row}
-            added = tables.csv_text([[cells.get(column, "") for column in self.columns]])
-            write_atomically(self.path, self.path.read_bytes() + added.encode())
-        self._videos[job.name] = video
+            self._append(job.name, {**job.columns, **row})
+
+    def _append(self, name: str, row: Mapping[str, str]) -> None:
+        added = tables.csv_text([[row.get(column, "") for column in self.columns]])
+        write_atomically(self.path, self.path.read_bytes() + added.encode())
+        self._videos[name] = row[VIDEO]
+
+    def collect(self, jobs: Sequence[Job]) -> list[Job]:
+        """Adds the rows of the lists of all shards, in the order of ``jobs``. Returns the jobs without a clip.
+
+        Raises:
+          UserError: see ``shards.collected``.
+        """
+        rows: dict[str, Mapping[str, str]] = {}
+        for part in shards.collected(self.path):
+            _, table = tables.read_table(part, _COLUMNS, Problems())
+            rows |= {row["path"]: row for row in table.values()}
+        for job in jobs:
+            if job.name in rows and job.name not in self._videos:
+                self._append(job.name, rows[job.name])
+        return [job for job in jobs if job.name not in self._videos]
 
 
 def _video_of(description: Path) -> str:

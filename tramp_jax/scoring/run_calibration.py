@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from tramp_jax import output as outputs
 from tramp_jax import run, training_data, usual_motion
@@ -15,6 +14,7 @@ from tramp_jax.data.source import Split
 from tramp_jax.data.validation import open_sound
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked
+from tramp_jax.progress import Progress
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import Member, load_member
@@ -103,7 +103,7 @@ def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Cal
 def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Raw values (members, N) and targets (N,) of the clips of a split."""
     raw = np.zeros((len(judges), len(split)))
-    with tqdm(total=len(split), unit="clip", disable=None) as bar:
+    with Progress(len(split), "clip") as bar:
         for first in range(0, len(split), CLIPS_AT_ONCE):
             some = range(first, min(first + CLIPS_AT_ONCE, len(split)))
             clips = [split[i] for i in some]

@@ -1,0 +1,45 @@
+"""Initial weights are drawn by one program, with the bits of a compiled ``init``."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tramp_jax.models import init_variables, initial
+from tramp_jax.models.former_dfer import _conv_init
+from tramp_jax.models.layers import BatchNorm, embedding_init
+
+
+class Small(nn.Module):
+    """A layer for each initialiser of the models; the dense layer has more numbers than a block."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), kernel_init=_conv_init)(x)
+        x = BatchNorm()(x, train=False) + self.param("embedding", embedding_init, (1, 1, 1, 4))
+        return nn.Dense(3000)(x)
+
+
+def model(members):
+    if members == 1:
+        return Small()
+    kinds = {"params": 0, "batch_stats": 0}
+    return nn.vmap(Small, variable_axes=kinds, split_rngs={"params": True}, in_axes=None, axis_size=members)()
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_bits_are_those_of_a_compiled_init(members):
+    init, inputs = model(members).init, (jax.random.key(5), jnp.zeros((1, 4, 4, 3)))
+    compiled = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+    jax.tree.map(np.testing.assert_array_equal, initial.draw(init, *inputs), compiled(*inputs))
+
+
+def test_all_draws_of_the_model_share_one_program(monkeypatch):
+    counts = []
+    draw_all = initial._draw_all
+    monkeypatch.setattr(initial, "_draw_all", lambda draws: counts.append(len(draws)) or draw_all(draws))
+    config = tiny.get_config()
+    params = init_variables(config.model, jax.random.key(0))["params"]
+    assert counts == [sum(len(np.unique(leaf)) > 1 for leaf in jax.tree.leaves(params))]
