@@ -26,6 +26,14 @@ from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
 from tramp_jax.data.readers.neuroface_lists import FOLDS, MAX_SUB_SCORE, SUB_SCORES, TASKS
 
+COLUMNS = TASKS  # of a study: each task is a training of its own
+_CLIPS = {"BLOW": 126, "KISS": 190, "BROW": 77, "OPEN": 184, "SPREAD": 193}  # paper, Table I
+# Clips to train on: of a task, over all folds, two thirds of the people less a fifth for validation; of a sub-score,
+# 80 % of the people less the same.
+EXPECTED_CLIPS = {task: round(clips * 2 / 3 * 0.8) * len(FOLDS) for task, clips in _CLIPS.items()} | {
+    sub_score: round(sum(_CLIPS.values()) * 0.8 * 0.8) for sub_score in SUB_SCORES
+}
+
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     given = defaults.recipe_arguments(

@@ -26,6 +26,10 @@ from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
 from tramp_jax.data.readers.pfed5 import EXPRESSIONS
 
+COLUMNS = EXPRESSIONS  # of a study: each expression is a training of its own
+# Clips of an expression to train on, by the published sizes, of which a fifth of the people is for validation.
+EXPECTED_CLIPS = dict.fromkeys(COLUMNS, round(2811 / 5 * 30 / 41 * 0.8))
+
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
     numbers = [str(number) for number in range(len(EXPRESSIONS))]

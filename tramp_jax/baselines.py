@@ -6,18 +6,20 @@ for motion that is too fast for it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from tramp_jax.batches import motion
 from tramp_jax.batches.view import PADDINGS, frame_times, step_times
+from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
+from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 
 # Peaks and ranges are percentiles, so that one badly detected frame or a cut does not determine them.
@@ -45,6 +47,11 @@ _CLIP_FEATURES = (
 FEATURE_NAMES: tuple[str, ...] = tuple(f"{g}_{f}" for g in GROUPS for f in _REGION_FEATURES) + _CLIP_FEATURES
 
 _SLOT = {name: i for i, name in enumerate(SLOT_NAMES)}
+# The outline of half the opening between the lips: from the corner along the upper lip to the middle, and back below.
+_HALF = ("{}_corner", "upper_lip_{}_contour3", "upper_lip_{}_contour4", "upper_lip_bottom", "lower_lip_top")
+_LEFT_HALF, _RIGHT_HALF = (
+    [_SLOT["mouth_" + name.format(side)] for name in (*_HALF, "lower_lip_{}_contour1")] for side in ("left", "right")
+)
 _LEFT_MOUTH = tuple(i for i, name in enumerate(SLOT_NAMES) if name.startswith("mouth") and "left" in name)
 
 
@@ -123,6 +130,66 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
     return np.asarray(energies[0].mean(axis=0), np.float64).ravel()
 
 
+def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:
+    """Distances and areas of the mouth over a clip: how far, how fast and how evenly they change.
+
+    After the features that reference [20] of the paper describes for oro-facial tasks. Lengths are in units of the
+    clip's inter-ocular distance. Seven measures are followed over time: opening and width of the mouth, the area
+    between the lips and its left and right half, and the distance of each corner of the mouth from the middle of the
+    nose. Each gives its mean, its range, and its highest and mean speed. The halves and the corners also give the mean
+    difference between the sides and their correlation.
+
+    Args:
+      points: (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length.
+      fps: frames per second.
+
+    Returns:
+      (32,) float64, finite.
+    """
+    points = points / float(np.median(_distance(points, "left_eye_pupil", "right_eye_pupil")))
+    nose = points[:, 4 * GROUP_SIZE : 5 * GROUP_SIZE].mean(axis=1)
+    left, right = (
+        np.linalg.norm(points[:, _SLOT[f"mouth_{side}_corner"]] - nose, axis=-1) for side in ("left", "right")
+    )
+    left_area, right_area = (_area(points[:, half]) for half in (_LEFT_HALF, _RIGHT_HALF))
+    measures = (
+        _distance(points, "mouth_upper_lip_bottom", "mouth_lower_lip_top"),
+        _distance(points, "mouth_left_corner", "mouth_right_corner"),
+        left_area + right_area,
+        left_area,
+        right_area,
+        left,
+        right,
+    )
+    features: list[float] = []
+    for measure in measures:
+        speed = np.abs(np.diff(measure)) * fps
+        features += [measure.mean(), _range(measure), float(np.percentile(speed, _HIGH)), speed.mean()]
+    for one, other in ((left_area, right_area), (left, right)):
+        even = np.ptp(one) == 0 or np.ptp(other) == 0
+        features += [np.abs(one - other).mean(), 1.0 if even else float(np.corrcoef(one, other)[0, 1])]
+    return np.array(features)
+
+
+def _area(outline: np.ndarray) -> np.ndarray:
+    """The area (n,) of polygons (n, corners, 2)."""
+    x, y = outline[..., 0], outline[..., 1]
+    return np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1)) / 2
+
+
+def described(splits: Sequence[Split], *features: Callable[[np.ndarray, float], np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Features of every clip, such as ``motion_features``: (N, d) for each. One clip at a time is in memory."""
+    found: list[list[np.ndarray]] = [[] for _ in features]
+    for split in splits:
+        for i in range(len(split)):
+            clip = split[i]
+            points = landmarks.select(clip.landmarks, clip.layout)
+            centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
+            for rows, feature in zip(found, features, strict=True):
+                rows.append(feature(centred, clip.fps))
+    return tuple(np.stack(rows) for rows in found)
+
+
 def _bad_landmarks(message: str) -> UserError:
     return UserError("bad_landmarks", f"{message}; check the clips with tramp-jax validate")
 
@@ -133,6 +200,17 @@ def random_forest(
     """Fits a random forest to features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
     forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
     return forest.fit(train_features, train_scores).predict(test_features)
+
+
+def forest_of_classes(
+    train_features: np.ndarray, train_classes: np.ndarray, test_features: np.ndarray, classes: int, seed: int
+) -> np.ndarray:
+    """Fits a random forest to features (n, d) and classes (n,); returns probabilities (m, classes) of (m, d)."""
+    forest = RandomForestClassifier(500, min_samples_leaf=3, n_jobs=1, random_state=seed)
+    forest.fit(train_features, train_classes.astype(int))
+    found = np.zeros((len(test_features), classes))
+    found[:, forest.classes_] = forest.predict_proba(test_features)
+    return found
 
 
 def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:

@@ -2,17 +2,15 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import baselines, json_files, metrics, run, training_log
+from tramp_jax import baselines, evaluation, json_files, metrics, run, training_log
 from tramp_jax.checkpoint import BEST, LAST
-from tramp_jax.data import landmarks, tables
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
-from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
@@ -114,15 +112,14 @@ def _difference(folds: Sequence[_Fold], one: str, other: str, draws: int) -> dic
 
 
 def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) -> _Fold:
-    seen = [clip for name in (TRAIN, VALIDATION) for clip in _described(parts[name])]
-    unseen = list(_described(parts[TEST]))
-    train_scores = np.array([clip.score for clip in seen])
-    forest = [np.stack([clip.features for clip in part]) for part in (seen, unseen)]
-    energies = [np.stack([clip.energies for clip in part]) for part in (seen, unseen)]
-    model = _predicted(folder, parts[TEST], "raw" if config.loss.name == "mse" else "score")
+    seen, unseen = [parts[TRAIN], parts[VALIDATION]], [parts[TEST]]
+    train_scores = np.array([info.score for part in seen for info in part.infos])
+    describe = (baselines.motion_features, baselines.motion_energies)
+    forest, energies = zip(*(baselines.described(part, *describe) for part in (seen, unseen)), strict=True)
+    model = _predicted(folder, parts[TEST], raw=config.loss.name == "mse")
     svr = baselines.support_vectors(energies[0], train_scores, energies[1])
     scores = {
-        "constant": baselines.constant(train_scores, len(unseen)),
+        "constant": baselines.constant(train_scores, len(parts[TEST])),
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
         SVR: svr,
         HYBRID: (model + svr) / 2,
@@ -132,39 +129,23 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
     return _Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
 
 
-def _predicted(folder: pathlib.Path, split: Split, column: str) -> np.ndarray:
-    """The model's predictions (N,) for the clips of a split, from its report.
+def _predicted(folder: pathlib.Path, split: Split, raw: bool) -> np.ndarray:
+    """The model's raw values or scores (N,) of the clips of a split, from its report.
 
     Raises:
       UserError: damaged_file.
     """
-    path = run.evaluation_folder(folder, TEST, BEST) / run.PREDICTIONS
-    try:
-        _, rows = tables.read_table(path, ("clip", column), Problems())
-        found = {tables.unguarded(row["clip"]): float(row[column]) for row in rows.values()}
-        return np.array([found[info.id] for info in split.infos])
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error
+    report = run.evaluation_folder(folder, TEST, BEST)
+    written = evaluation.read_predictions(report)
+    found = dict(zip(written.clips, written.raw if raw else written.score, strict=True))
+    missing = [info.id for info in split.infos if info.id not in found]
+    if missing:
+        raise UserError("damaged_file", f"{report}: clip {missing[0]} is missing; evaluate this checkpoint again")
+    return np.array([found[info.id] for info in split.infos])
 
 
 def _measured(folders: Sequence[pathlib.Path], which: str, metric: str) -> list[float]:
     return [_read_metrics(run.evaluation_folder(folder, TEST, which))[metric] for folder in folders]
-
-
-class _Described(NamedTuple):
-    features: np.ndarray
-    energies: np.ndarray
-    score: float
-
-
-def _described(split: Split) -> Iterator[_Described]:
-    """Motion features and score of each clip, of which one at a time is in memory."""
-    for i in range(len(split)):
-        clip = split[i]
-        points = landmarks.select(clip.landmarks, clip.layout)
-        centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
-        features = baselines.motion_features(centred, clip.fps)
-        yield _Described(features, baselines.motion_energies(centred, clip.fps), clip.info.score)
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, float]:

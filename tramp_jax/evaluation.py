@@ -10,14 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from tramp_jax import agreement, landmark_readout, metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data import tables
 from tramp_jax.data.clips import ClipInfo
+from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Split
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import Inputs, build_model
@@ -64,16 +66,22 @@ def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
     """Returns the jitted (variables, inputs) -> (raw values, distances of landmarks).
 
     The batch is split over the devices. Distances (B, F) are in pixels, NaN for padding; None without
-    ``inputs.points``.
+    ``inputs.points``. The last one is kept, because a run evaluates the same model several times.
     """
-    model = build_model(config.model)
+    return _predictor(FrozenConfigDict(config.model), mesh)
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(config: FrozenConfigDict, mesh: Mesh) -> Predictor:
+    """``build_predictor`` of a ``model`` group."""
+    model = build_model(config)
 
     def predict(variables: Any, inputs: Inputs) -> tuple[jax.Array, jax.Array | None]:
-        score, out = models.apply(model, variables, for_evaluation(inputs, config.model))
+        score, out = models.apply(model, variables, for_evaluation(inputs, config))
         if inputs.points is None:
             return score, None
         away = landmark_readout.distances(variables["params"], out["frame_features"], inputs.points)
-        return score, away * config.model.rgb.image_size / 2
+        return score, away * config.rgb.image_size / 2
 
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
@@ -199,6 +207,50 @@ def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = 
     for score, table in _tables(predictions):
         found |= metrics.with_intervals(table, score, predictions.target, predictions.subjects, draws, groups)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The predictions of a report, read back from predictions.csv.
+
+    Attributes:
+      clips, subjects: (N,) ids.
+      target: (N,) ratings, or classes.
+      score, raw: (N,) on the rating scale, and before the output step; for a classifier, both are its logits
+        (N, classes).
+    """
+
+    clips: list[str]
+    subjects: list[str]
+    target: np.ndarray
+    score: np.ndarray
+    raw: np.ndarray
+
+    def measured_by(self, metric: str) -> np.ndarray:
+        """What a metric is computed from: ranks come from raw values, which have no ties at the ends of the scale."""
+        return self.raw if metric in metrics.OF_RANKS else self.score
+
+
+def read_predictions(folder: pathlib.Path) -> Written:
+    """Reads the predictions in the folder of a report.
+
+    Raises:
+      UserError: damaged_file.
+      FileNotFoundError: there are none.
+    """
+    path = folder / run.PREDICTIONS
+    columns, rows = tables.read_table(path, ("clip", "subject", "target"), Problems())
+    logits = [name for name in columns if name.startswith("logit_")]
+    try:
+        score, raw = (
+            np.array([[float(row[name]) for name in names] for row in rows.values()])
+            for names in ((logits, logits) if logits else (["score"], ["raw"]))
+        )
+        target = np.array([float(row["target"]) for row in rows.values()])
+        clips, subjects = ([tables.unguarded(row[name]) for row in rows.values()] for name in ("clip", "subject"))
+    except (KeyError, ValueError) as error:
+        raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error
+    return Written(clips, subjects, target, *((score, raw) if logits else (score[:, 0], raw[:, 0])))
 
 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:

@@ -149,7 +149,7 @@ def train_fold(
                 "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
             )
         _note_on_size(config, data.people[TRAIN])
-    output = _decoding(config, splits, facts) if _predicts_scores(config) else None
+    output = decoding(config, splits, facts) if _predicts_scores(config) else None
     trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)
     if output is not None:
         usual_motion.describe(config, splits, folder)
@@ -172,7 +172,7 @@ def _note_on_size(config: ConfigDict, people: int) -> None:
         )
 
 
-def _decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
+def decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
     """How raw values become scores, before a line is fitted."""
     ratings = {name: [info.score for info in split.infos] for name, split in splits.items()}
     every = [rating for part in ratings.values() for rating in part]
@@ -222,7 +222,7 @@ def evaluate_split(
     if _predicts_scores(config):
         output = outputs.load(folder, step)
         if output is None:
-            output = _decoding(config, splits, facts)
+            output = decoding(config, splits, facts)
             if config.output.fit:
                 found = evaluation.predict(predictor, variables, splits[VALIDATION], config, mesh, output)
                 output = output.fitted(found.raw.astype(np.float64), found.target, found.subjects)

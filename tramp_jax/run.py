@@ -139,7 +139,7 @@ def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: b
         another configuration (the differences are listed).
     """
     if resume:
-        _check_same(folder, config)
+        check_same(folder, config)
         return
     if sharding.is_first_process():
         _create(folder, config, overwrite)
@@ -178,8 +178,12 @@ def _is_run(folder: pathlib.Path) -> bool:
         return False
 
 
-def _check_same(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Refuses to resume with options that would change the outcome."""
+def check_same(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Refuses to continue a run with options that would change its outcome.
+
+    Raises:
+      UserError: not_a_run; changed_options, with the differences.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError("not_a_run", f"{folder}: there is no run to resume; start it without --resume")
     before, after = (_comparable(c) for c in (load_config(folder), config))

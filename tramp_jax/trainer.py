@@ -180,8 +180,9 @@ class _Loop:
     def _evaluate(self, step: int, state: TrainState, source: "_Input", started: float) -> str:
         """Scores the validation subjects and saves the state, also as the best one if it is. Returns a line on it."""
         self._settle()
-        waited = source.waited() / (time.perf_counter() - started)
-        self._reporter.write(step, "input", {"waited": waited})
+        seconds = time.perf_counter() - started
+        waited, pace = source.waited() / seconds, len(self._losses) * self._config.train.batch_size / seconds
+        self._reporter.write(step, "input", {"waited": waited, "clips_per_second": pace})
         validation, mesh = self._clips.validation, self._clips.mesh
         predictions = evaluation.predict(self._predictor, state.scoring, validation, self._config, mesh, self._output)
         summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
@@ -192,8 +193,7 @@ class _Loop:
             self._record.update(best=value, best_step=step)
             self._checkpoints.save_best(step, state.scoring)
         self._save(step, state)
-        clips = len(self._losses) * self._config.train.batch_size
-        loss, pace = np.mean(self._losses), clips / (time.perf_counter() - started)
+        loss = np.mean(self._losses)
         self._losses.clear()
         marked = " (best so far)" if chosen else ""
         if predictions.landmark_error is not None and metric != metrics.LANDMARK_ERROR:

@@ -14,6 +14,7 @@ from tramp_jax.cli.exit_codes import exit_codes
 # In the order of the help.
 COMMANDS: dict[str, str] = {
     "score": "score videos with a trained model: a table with intervals, and a report for each video",
+    "study": "train the rows of a table that compares models, such as the ablations of the paper",
     "calibrate": "set the width of score intervals from a run's validation subjects",
     "export": "write a trained model as an ONNX file",
     "preprocess": "turn videos, folders of images or images into clips with landmarks",

@@ -1,0 +1,247 @@
+"""Studies: their files, their runs, their tables, and a kill in the middle."""
+
+import csv
+import itertools
+import json
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.published_layouts import write_folder
+from tests.raises import user_error
+from tramp_jax import baselines, cli, evaluation, metrics
+from tramp_jax.data.landmarks import MIRROR
+from tramp_jax.models import build_model
+from tramp_jax.studies import cost, plan, runner, table
+
+ROOT = pathlib.Path(__file__).parents[1]
+SIMPLE = """
+title = "Two simple methods"
+reference = "forest"
+[[rows]]
+name = "forest"
+method = "random forest"
+paper.synthetic = [50.0]
+[[rows]]
+name = "SVR, C = 3"
+method = "SVR"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory):
+    """The folder of a finished study of simple methods, with two seeds."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "mine.toml").write_text(SIMPLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert study(folder / "mine.toml", folder / "out", "--seeds", "2") == 0
+    return folder
+
+
+def study(file: pathlib.Path | str, out: pathlib.Path, *arguments: str) -> int:
+    return cli.main(["study", str(file), "--quick", "--out", str(out), *arguments])
+
+
+def cells(out: pathlib.Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (out / table.TABLE).open() as file:
+        return {(row["row"], row["column"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "studies").glob("*.toml")))
+def test_every_row_of_every_study_is_a_model_that_can_be_built(name):
+    for data, quick in (("pfed5", False), ("neuroface", False), ("synthetic", True), ("folder", False)):
+        study = plan.load(name, data, quick)
+        for run in plan.runs(study, "", pathlib.Path("out"), 1):
+            if not run.row.method:
+                build_model(run.config.model)
+
+
+def test_columns_are_those_of_the_recipe_or_of_the_study():
+    study = plan.load("streams", "pfed5")
+    runs = plan.runs(study, "DATA", pathlib.Path("out"), 2)
+    assert list(study.columns) == ["sit_at_rest", "smile", "frown", "squeeze_eyes", "clench_teeth"]
+    assert len(runs) == 7 * 5 * 2
+    assert {run.config.data.root for run in runs} == {"DATA"}
+    first = [run for run in runs if run.row.name == "both, C = 5" and run.seed == 1]
+    assert [run.config.model.trajectory.length for run in first] == [64, 128, 128, 128, 128]
+    assert first[0].folder == pathlib.Path("out/runs/both-c-5/sit-at-rest/1")
+    scores = plan.load("classification", "neuroface")
+    assert {run.config.data.target for run in plan.runs(scores, "", pathlib.Path("out"), 1)} == {
+        "ROM",
+        "speed",
+        "symmetry",
+    }
+
+
+def test_a_rows_data_lies_inside_the_root():
+    runs = plan.runs(plan.load("landmarks", "folder"), "clips", pathlib.Path("out"), 1)
+    assert [run.config.data.root for run in runs][:2] == ["clips/insightface", "clips/mediapipe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "facts"),
+    [
+        ("title = ", "bad_study", ["mine.toml"]),
+        ('title = "x"', "bad_study", ["mine.toml", "[[rows]]"]),
+        ('colums = 1\n[[rows]]\nname = "a"', "bad_study", ["'colums'"]),
+        ('[[rows]]\nname = "a b"\n[[rows]]\nname = "A-B"', "bad_study", ["same name"]),
+        ('reference = "b"\n[[rows]]\nname = "a"', "bad_study", ["'b'"]),
+        ('[[rows]]\nname = "a"\nmethod = "magic"', "bad_study", ["'magic'", "random forest"]),
+        ('[[rows]]\nname = "a"\nmodell.streams = "rgb"', "bad_study", ["'modell'"]),
+        ('[[rows]]\nname = "a"\npaper.synthetic = [1, 2, 3]', "bad_study", ["paper.synthetic"]),
+        ('[[rows]]\nname = "a"\nmodel.stream = "rgb"', "unknown_option", ["model.stream", "model.streams"]),
+        ('[[rows]]\nname = "a"\ndata.colour = 1', "unknown_option", ["data.colour", "'a'"]),
+        ('[[rows]]\nname = "a"\nmodel.streams = 3', "bad_option", ["model.streams", 3]),
+        ('[[rows]]\nname = "a"\nmodel.streams = "sound"', "bad_option", ["model.streams", "sound"]),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(study_file, text, kind, facts):
+    with user_error(kind, *facts):
+        plan.runs(plan.load(study_file(text), "synthetic"), "", pathlib.Path("out"), 1)
+
+
+def test_an_unknown_study_or_recipe_is_named_with_those_there_are():
+    with user_error("missing_study", "fusoin", "fusion"):
+        plan.load("fusoin", "synthetic")
+    with user_error("missing_recipe", "pfed", "pfed5"):
+        plan.load("fusion", "pfed")
+
+
+def test_the_table_holds_what_the_predictions_say(simple):
+    out = simple / "out"
+    found = cells(out)
+    rhos = []
+    for seed in (0, 1):
+        written = evaluation.read_predictions(out / f"runs/forest/{seed}/evaluation/test-best")
+        rhos.append(metrics.spearman(written.raw, written.target))
+    forest, svr = found["forest", "mean", "spearman"], found["SVR, C = 3", "mean", "spearman"]
+    np.testing.assert_allclose(float(forest["value"]), np.mean(rhos), atol=1e-6)
+    np.testing.assert_allclose(float(forest["sd_over_seeds"]), np.std(rhos, ddof=1), atol=1e-6)
+    np.testing.assert_allclose(float(svr["difference"]), float(svr["value"]) - float(forest["value"]), atol=2e-6)
+    assert (forest["difference"], forest["paper"], svr["paper"]) == ("", "50.0", "")
+    text = (out / table.MARKDOWN).read_text()
+    assert f"{100 * np.mean(rhos):.1f}" in text
+    assert (out / table.FIGURE).stat().st_size > 5000
+
+
+def test_a_finished_study_does_nothing_again_but_the_table(simple, capsys):
+    out = simple / "out"
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*") if path.is_file()}
+    text = (out / table.MARKDOWN).read_bytes()
+    assert study(simple / "mine.toml", out, "--seeds", "2") == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*") if path.is_file()} == before
+    assert (out / table.MARKDOWN).read_bytes() == text
+
+
+def test_shards_divide_the_runs_and_collect_joins_them(simple, tmp_path, capsys):
+    for shard in ("1/3", "2/3"):
+        assert study(simple / "mine.toml", tmp_path, "--seeds", "2", "--shard", shard) == 0
+    assert not (tmp_path / table.MARKDOWN).exists()
+    assert study(simple / "mine.toml", tmp_path, "--seeds", "2", "--collect") == 0
+    assert [row["missing"] for row in cells(tmp_path).values()].count("1") == 3 * 2  # metrics × columns of one row
+    assert study(simple / "mine.toml", tmp_path, "--seeds", "2", "--shard", "3/3") == 0
+    assert study(simple / "mine.toml", tmp_path, "--seeds", "2", "--collect") == 0
+    for name in (table.MARKDOWN, table.TABLE):
+        assert (tmp_path / name).read_bytes() == (simple / "out" / name).read_bytes()
+
+
+def test_a_killed_study_ends_with_the_table_of_an_uninterrupted_one(simple, tmp_path, program):
+    arguments = ("study", simple / "mine.toml", "--quick", "--seeds", "2", "--out", tmp_path)
+    process = program("tramp_jax/__main__.py", *arguments, wait=False, PYTHONPATH=str(ROOT))
+    first = tmp_path / "runs/forest/0.json"
+    for _ in itertools.takewhile(lambda _: not first.exists(), range(2400)):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    ended = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
+    assert first in ended
+    assert study(simple / "mine.toml", tmp_path, "--seeds", "2") == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in ended.items())
+    for name in (table.MARKDOWN, table.TABLE):
+        assert (tmp_path / name).read_bytes() == (simple / "out" / name).read_bytes()
+
+
+def test_a_failing_run_is_a_line_with_its_reason_and_is_tried_again(study_file, tmp_path, capsys):
+    text = SIMPLE + '[[rows]]\nname = "nobody"\nmethod = "SVR"\ndata.expression = "yawn"\n'
+    out = tmp_path / "out"
+    assert study(study_file(text), out) == 0
+    assert "yawn" in json.loads((out / "runs/nobody/0.json").read_text())["error"]
+    assert "yawn" in (out / table.MARKDOWN).read_text()
+    assert cells(out)["nobody", "mean", "spearman"]["value"] == ""
+    assert cells(out)["forest", "mean", "spearman"]["value"]
+    [nobody] = [
+        run for run in plan.runs(plan.load(study_file(text), "synthetic", True), "", out, 1) if "nob" in str(run)
+    ]
+    assert not runner.is_done(nobody)
+
+
+def test_a_row_that_has_changed_is_not_mixed_with_the_old_one(study_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert study(study_file(SIMPLE), out) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        study(study_file(SIMPLE + "data.num_subjects = 25\n"), out)
+    assert "num_subjects" in capsys.readouterr().err
+
+
+def test_the_study_of_the_documentation_runs_on_your_own_clips(study_file, tmp_path, capsys):
+    text = (ROOT / "docs" / "studies.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    assert 0 < len(text.strip().splitlines()) <= 10
+    write_folder(tmp_path / "clips", num_subjects=8, clips_per_subject=1, num_frames=20)
+    out = tmp_path / "out"
+    assert study(study_file(text), out, "--data", "folder:few", "--root", str(tmp_path / "clips")) == 0
+    found = cells(out)
+    assert {row for row, _, _ in found} == {"positions", "motion"}
+    for row in ("positions", "motion"):
+        assert json.loads((out / f"runs/{row}/0.json").read_text())["error"] is None
+        assert float(found[row, "mean", "mae"]["value"]) >= 0
+        assert float(found[row, "mean", "mae"]["parameters"]) > 1000
+
+
+def test_dry_run_needs_no_data(capsys):
+    assert cli.main(["study", "length", "--data", "neuroface", "--dry-run", "--tflops", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "T = 256, SPREAD" in out
+    # SPREAD: 103 clips in each of three folds, 5 passes, batches of 4, 100 epochs.
+    assert f"{3 * 103} clips, {100 * (309 * 5 // 4):,} steps" in out
+
+
+def test_flops_are_those_of_the_products():
+    model = plan.runs(plan.load("streams", "synthetic"), "", pathlib.Path("out"), 1)[0].config.model
+    from benchmarks.parts import model_flops
+
+    assert cost.flops(model) == pytest.approx(model_flops(model, 1), rel=0.05)
+
+
+def test_geometric_features_see_the_side_that_moves():
+    """A mirrored face has the same features with the sides exchanged."""
+    rng = np.random.default_rng(0)
+    points = np.cumsum(rng.normal(0, 0.01, (30, 63, 2)), axis=0) + rng.normal(0, 1, (63, 2))
+    features = baselines.geometric_features(points, 25.0)
+    mirrored = baselines.geometric_features(points[:, MIRROR] * (-1, 1), 25.0)
+    assert features.shape == (32,)
+    assert np.isfinite(features).all()
+    np.testing.assert_allclose(features[:8], mirrored[:8])  # opening and width of the mouth
+    np.testing.assert_allclose(features[12:16], mirrored[16:20])  # halves of the area between the lips
+    np.testing.assert_allclose(features[20:24], mirrored[24:28])  # corners
+    np.testing.assert_allclose(features[28:], mirrored[28:])
+    np.testing.assert_allclose(features, baselines.geometric_features(3 * points, 25.0), rtol=1e-6)

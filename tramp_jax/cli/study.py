@@ -1,0 +1,90 @@
+"""``tramp-jax study``: trains the rows of a table and makes the table."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tramp_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tramp_jax.studies.plan import Run, Study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the subcommand."""
+    parser.add_argument("name", metavar="NAME", help="a file in studies/, such as fusion, or the path of a .toml file")
+    parser.add_argument(
+        "--data",
+        default="synthetic",
+        metavar="RECIPE",
+        help="a recipe in configs/, such as pfed5, neuroface, youtubepd, folder or synthetic (the default)",
+    )
+    parser.add_argument("--root", default="", metavar="DIR", help="folder of the data, if the recipe needs one")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="folder of the study; runs in it are continued")
+    parser.add_argument("--seeds", type=int, metavar="N", help="train every row N times (default: 3; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="tiny settings, to see that everything runs")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs, their steps and the hours of a GPU")
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        default=50.0,
+        metavar="N",
+        help="what the GPU reaches in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
+    )
+    parser.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
+    parser.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does the runs that are missing, and writes and prints the table."""
+    from tramp_jax import shards
+    from tramp_jax.cli import scripts
+    from tramp_jax.studies import plan, runner, table
+
+    seeds = arguments.seeds or (1 if arguments.quick else 3)
+    if seeds < 1:
+        raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
+    if not (arguments.out or arguments.dry_run):
+        raise UserError("missing_option", "--out is missing; name the folder of the study, such as --out studies_out/x")
+    study = plan.load(arguments.name, arguments.data, arguments.quick)
+    out = (arguments.out or pathlib.Path("OUT")).expanduser()
+    runs = plan.runs(study, arguments.root, out, seeds)
+    if arguments.dry_run:
+        return _dry_run(study, runs, arguments.tflops)
+    if not arguments.collect:
+        scripts.keep_compiled()
+        runner.execute(shards.parse(arguments.shard).take(runs) if arguments.shard else runs)
+    draws = 0 if arguments.quick else table.DRAWS
+    if arguments.collect or not arguments.shard:
+        sys.stdout.write(f"{table.write(study, runs, out, draws)}\n{out / table.MARKDOWN}\n")
+    return 0
+
+
+def _dry_run(study: "Study", runs: "Sequence[Run]", tflops: float) -> int:
+    """Prints what a study costs; without the data, by the published number of clips."""
+    from tramp_jax.studies import cost
+
+    seeds = len({each.seed for each in runs})
+    sys.stdout.write(f"{study.title}, on {study.data}; each of these {seeds} times:\n")
+    total = 0.0
+    for each in (each for each in runs if each.seed == 0):
+        what = ", ".join(filter(None, (each.row.name, each.column)))
+        if each.row.method:
+            sys.stdout.write(f"  {what}: {each.row.method}\n")
+            continue
+        gflop = cost.flops(each.config.model) / 1e9
+        known = cost.steps(each.config, each.column, study.expected_clips)
+        if known is None:
+            sys.stdout.write(f"  {what}: {gflop:.3g} GFLOP a clip; steps unknown without the data (--root)\n")
+            continue
+        steps, clips = known
+        hours = steps * each.config.train.batch_size * cost.TRAINING * gflop / (tflops * 1e3) / 3600
+        total += seeds * hours
+        sys.stdout.write(f"  {what}: {clips} clips, {steps:,} steps, {gflop:.3g} GFLOP a clip, {hours:.2g} h\n")
+    sys.stdout.write(
+        f"{len(runs)} runs, {total:.3g} hours on one GPU that reaches {tflops:g} TFLOP/s in training (--tflops), "
+        "without evaluation and reading\n"
+    )
+    return 0

@@ -1,0 +1,276 @@
+"""From a study file to the runs it asks for.
+
+A study file (``studies/*.toml``) holds:
+
+    title = "..."
+    reference = "..."               # the row that the others are compared with; the first one if absent
+    [on.DATA]                       # optional: options of every row, on this data set
+    [columns.DATA]                  # optional: options of each column, instead of the recipe's columns
+    [[rows]]
+    name = "..."
+    method = "random forest"        # optional: a simple method (``simple.METHODS``) instead of a training
+    paper.DATA = [...]              # optional: the paper's figure × 100 of each column, then the mean; or the mean only
+    on.DATA.model.streams = "rgb"   # optional: options of the row, on this data set
+    model.streams = "rgb"           # anything else is an option of ``tramp_jax.config``
+
+DATA is a recipe in ``configs/``. Options apply in this order: recipe, ``--quick``, study, column, row.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+import pathlib
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tramp_jax import config as options
+from tramp_jax.errors import UserError
+from tramp_jax.studies.simple import METHODS
+
+STUDIES, RECIPES = pathlib.Path("studies"), pathlib.Path("configs")
+TRAINING = ""  # the method of a row that trains a model
+Options = dict[str, Any]  # by their dotted names
+_GROUPS = tuple(options.base())  # names of ``tramp_jax.config``, which a row may set
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: a model and how to train it.
+
+    Attributes:
+      name: in the table.
+      options: what differs from the study's recipe.
+      method: ``TRAINING``, or a simple method.
+      paper: the paper's figures × 100, of each column and their mean, or of the mean only; () if there are none.
+    """
+
+    name: str
+    options: Options
+    method: str = TRAINING
+    paper: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study on one data set.
+
+    Attributes:
+      name: of its file.
+      title: of its table.
+      data: the recipe, such as "pfed5" or "synthetic:few".
+      reference: name of the row that the others are compared with.
+      rows: in the order of the table.
+      columns: options of each column, such as an expression; {"": {}} if there is only one.
+      expected_clips: training clips of each column over all folds, by the published sizes; empty if unknown.
+      quick: whether the settings are tiny, which proves that everything runs and nothing else.
+    """
+
+    name: str
+    title: str
+    data: str
+    reference: str
+    rows: tuple[Row, ...]
+    columns: Mapping[str, Options]
+    expected_clips: Mapping[str, int]
+    quick: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, or one fit of a simple method."""
+
+    row: Row
+    column: str
+    seed: int
+    config: ConfigDict
+    folder: pathlib.Path
+
+    @property
+    def outcome(self) -> pathlib.Path:
+        """The file that says how the run ended."""
+        return self.folder.with_suffix(".json")
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.row.name, self.column, f"seed {self.seed}")))
+
+
+def load(name: str, data: str, quick: bool = False) -> Study:
+    """Reads a study.
+
+    Args:
+      name: of a file in ``studies/``, or the path of a .toml file.
+      data: a recipe in ``configs/``, with arguments after a colon if it takes some.
+      quick: use tiny settings.
+
+    Raises:
+      UserError: missing_study, bad_study, missing_recipe.
+    """
+    path = pathlib.Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml"))) or "none"
+        message = f"{path}: no such study; in {STUDIES}/ here: {known}; or give the path of a .toml file"
+        raise UserError("missing_study", message) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError("bad_study", f"{path}: not a TOML file ({error})") from error
+    recipe, known = _recipe(data), data.partition(":")[0]
+    unknown = content.keys() - {"title", "reference", "rows", "on", "columns"}
+    rows = content.get("rows", [])
+    if unknown or not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        wrong = f"unknown entry {min(unknown)!r}" if unknown else "no [[rows]], or a row without a name"
+        raise UserError("bad_study", f"{path}: {wrong}; see tramp_jax/studies/plan.py for what a study file holds")
+    shared = _flat(content.get("on", {}).get(known, {}))
+    names = list(getattr(recipe, "COLUMNS", ()))
+    columns = {column: _flat(given) for column, given in content.get("columns", {}).get(known, {}).items()}
+    study = Study(
+        path.stem,
+        content.get("title", path.stem),
+        data,
+        content.get("reference", rows[0]["name"]),
+        tuple(_row(path, row, known, shared) for row in rows),
+        columns or {column: {} for column in names} or {"": {}},
+        getattr(recipe, "EXPECTED_CLIPS", {}),
+        quick,
+    )
+    _check(path, study)
+    return study
+
+
+def _row(path: pathlib.Path, content: Mapping[str, Any], data: str, shared: Options) -> Row:
+    own = {key: value for key, value in content.items() if key not in ("name", "method", "paper", "on")}
+    if unknown := own.keys() - set(_GROUPS):
+        what = f"row {content['name']!r}: {min(unknown)!r} is not an option"
+        raise UserError("bad_study", f"{path}: {what}; see tramp_jax/config.py for all options")
+    given = shared | _flat(own) | _flat(content.get("on", {}).get(data, {}))
+    paper = tuple(float(value) for value in content.get("paper", {}).get(data, ()))
+    return Row(content["name"], given, content.get("method", TRAINING), paper)
+
+
+def _check(path: pathlib.Path, study: Study) -> None:
+    places = [slug(row.name) for row in study.rows]
+    names = [row.name for row in study.rows]
+    if len(set(places)) < len(places):
+        raise UserError("bad_study", f"{path}: two rows have the same name; give each its own")
+    if study.reference not in names:
+        raise UserError("bad_study", f"{path}: reference is {study.reference!r}, but the rows are: {', '.join(names)}")
+    for row in study.rows:
+        if row.method and row.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise UserError("bad_study", f"{path}: row {row.name!r} has method {row.method!r}; known: {known}")
+        if len(row.paper) not in (0, 1, len(study.columns) + 1):
+            wanted = f"{len(study.columns)} figures and their mean, or the mean only"
+            raise UserError("bad_study", f"{path}: row {row.name!r}: paper.{study.data} must hold {wanted}")
+
+
+def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
+    """The runs of a study, in the order in which they are done: the first seed of every row comes first.
+
+    Args:
+      study: the study.
+      root: folder of the data; "" for that of the recipe. A row's own ``data.root`` lies inside it.
+      out: folder of the study.
+      seeds: number of seeds, from 0.
+
+    Raises:
+      UserError: a bad option.
+    """
+    found = []
+    for seed, row, (column, given) in itertools.product(range(seeds), study.rows, study.columns.items()):
+        config = _config(study, row, column, given)
+        if root:
+            inside = row.options.get("data.root", "")
+            config.data.root = str(pathlib.Path(root) / inside)
+        config.seed = seed
+        options.check(config)
+        place = out / "runs" / slug(row.name) / slug(column) / str(seed)
+        found.append(Run(row, column, seed, config.lock(), place))
+    return found
+
+
+def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDict:
+    """The configuration of a row and column."""
+    name, _, argument = study.data.partition(":")
+    recipe = _recipe(study.data)
+    parts = [part for part in (argument, column if column in getattr(recipe, "COLUMNS", ()) else "") if part]
+    config = recipe.get_config(",".join(parts)) if parts else recipe.get_config()
+    config = config.copy_and_resolve_references().unlock()
+    config.name = f"{study.name}_{slug(row.name)}"
+    if study.quick:
+        _shrink(config)
+    for option, value in (of_column | row.options).items():
+        where = f"study {study.name}, row {row.name!r}: {option}"
+        options.check_names([option])
+        group, _, last = option.rpartition(".")
+        target = config
+        for part in filter(None, group.split(".")):
+            target = target.get(part)
+        if not isinstance(target, ConfigDict) or last not in target:
+            raise UserError("unknown_option", f"{where}: there is no such option with {RECIPES}/{name}.py")
+        old = target[last]
+        value = (
+            tuple(value)
+            if isinstance(value, list)
+            else float(value)
+            if type(old) is float and type(value) is int
+            else value
+        )
+        if type(value) is not type(old):
+            raise UserError("bad_option", f"{where} is {value!r}; it takes a value such as {old!r}")
+        target[last] = value
+    return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """Tiny settings that run the whole machinery in seconds. What the model then scores means nothing."""
+    model = config.model
+    model.trajectory.update(widths=(32,), embed_width=32, blocks_per_stage=1, length=64)
+    model.rgb.update(num_frames=16, image_size=32, widths=(8, 8, 16, 16), spatial_heads=2, spatial_mlp_dim=16)
+    model.rgb.update(temporal_depth=1, temporal_heads=2, temporal_mlp_dim=16)
+    model.fusion.update(width=32, heads=2, depth=1)
+    model.head.hidden = (16,)
+    config.train.update(epochs=1, passes_per_epoch=1, batch_size=4, evaluate_every=1)
+    config.evaluation.update(bootstrap=0, batch_size=8, baselines=False)
+    if "num_subjects" in config.data:
+        config.data.update(num_subjects=20, clips_per_subject=1)
+
+
+def _recipe(data: str) -> ModuleType:
+    """The module of a recipe.
+
+    Raises:
+      UserError: missing_recipe.
+    """
+    path = RECIPES / f"{data.partition(':')[0]}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        known = ", ".join(sorted(each.stem for each in RECIPES.glob("[!_]*.py"))) or "none"
+        raise UserError("missing_recipe", f"--data {data}: there is no {path} here; known: {known}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _flat(nested: Mapping[str, Any]) -> Options:
+    """{"model": {"streams": "rgb"}} as {"model.streams": "rgb"}."""
+
+    def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(leaves(nested, ""))
+
+
+def slug(name: str) -> str:
+    """A name as part of a path: "C = 5, loop" as "c-5-loop"."""
+    plain = unicodedata.normalize("NFKD", name.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")

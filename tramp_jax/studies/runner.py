@@ -1,0 +1,92 @@
+"""Does the runs of a study, each once: a run that is done is skipped, one that was stopped continues."""
+
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from tramp_jax import experiment, json_files, run, training_log
+from tramp_jax.errors import Interrupted, as_user_error
+from tramp_jax.files import write_atomically
+from tramp_jax.studies import cost, simple
+from tramp_jax.studies.plan import Run
+
+
+def execute(runs: Sequence[Run]) -> None:
+    """Does the runs one after the other. A failing one is recorded with its reason and tried again next time.
+
+    Raises:
+      UserError: changed_options, if a run was started with other options.
+      Interrupted: the user stopped it; the same command continues.
+    """
+    for number, each in enumerate(runs, start=1):
+        if is_done(each):
+            continue
+        tqdm.write(f"run {number} of {len(runs)}: {each}")
+        started = time.monotonic()
+        try:
+            _train(each)
+            outcome: dict[str, Any] = {"error": None}
+        except (KeyboardInterrupt, Interrupted) as stopped:
+            raise Interrupted("stopped; what is finished stays. To continue, run the same command again") from stopped
+        except Exception as error:  # one run must not stop the others
+            mistake = as_user_error(error)
+            if mistake is None:
+                tqdm.write(traceback.format_exc(), file=sys.stderr)
+            outcome = {"error": str(mistake) if mistake else f"{type(error).__name__}: {error}"}
+            tqdm.write(f"{each} failed: {outcome['error']}", file=sys.stderr)
+        each.outcome.parent.mkdir(parents=True, exist_ok=True)
+        outcome["seconds"] = round(time.monotonic() - started)
+        write_atomically(each.outcome, json.dumps(outcome | _measured(each)) + "\n")
+        if not each.row.method:
+            jax.clear_caches()  # else the programs of all runs stay in memory
+
+
+def outcome(each: Run) -> dict[str, Any] | None:
+    """How a run ended: its ``error`` (None if it is done) and measurements; None if it has not ended."""
+    if not each.outcome.is_file():
+        return None
+    return json_files.read(each.outcome, "delete it, and the run is done again")
+
+
+def is_done(each: Run) -> bool:
+    """Whether a run has ended well.
+
+    Raises:
+      UserError: changed_options, if it did so with other options.
+    """
+    ended = outcome(each)
+    if ended is None or ended.get("error") is not None:
+        return False
+    run.check_same(each.folder, each.config)
+    return True
+
+
+def _train(each: Run) -> None:
+    if each.row.method:
+        simple.fit(each.config, each.folder, each.row.method)
+    else:
+        experiment.train(each.config, each.folder, resume=(each.folder / run.CONFIG).is_file())
+
+
+def _measured(each: Run) -> dict[str, Any]:
+    """Size and speed of what was trained, where they are known."""
+    if each.row.method or not each.folder.is_dir():
+        return {}
+    paces = [
+        row["clips_per_second"]
+        for folder in (run.trained_folds(each.folder) or [each.folder])
+        for row in training_log.read_metrics(folder)
+        if row["kind"] == "input"
+    ]
+    found: dict[str, Any] = {}
+    if paces:
+        found["clips_per_second"] = statistics.median(paces[1:] or paces)  # the first epoch compiles
+    model = each.config.model
+    return found | {"parameters": cost.parameters(model), "flops": cost.flops(model)}

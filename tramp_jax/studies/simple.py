@@ -1,0 +1,58 @@
+"""Rows of a study that train no network: simple methods on the same people, reported in the same files."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tramp_jax import baselines, evaluation, experiment, run
+from tramp_jax.checkpoint import BEST
+from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.errors import UserError
+
+# What each method learns from.
+METHODS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "random forest": baselines.motion_features,
+    "geometric forest": baselines.geometric_features,
+    "SVR": baselines.motion_energies,
+}
+
+
+def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
+    """Fits a simple method to training and validation people, and writes its report on the test people.
+
+    Args:
+      config: the whole configuration. Only its data, head and seed matter.
+      folder: of the run.
+      method: of ``METHODS``.
+
+    Raises:
+      UserError: a bad option, or data that cannot be used.
+    """
+    asked, config = config, config.copy_and_resolve_references().unlock()
+    # Only landmarks are read.
+    config.model.update(name="tramp_former", streams="trajectory", members=1)
+    config.model.trajectory.update(channels="xy", input_scale=(1.0,))
+    config.output.update(decode="clip", fit=False)
+    classes = config.model.head.num_classes
+    if classes and method == "SVR":
+        raise UserError("bad_option", "SVR gives scores, not classes; use a forest for a classifier")
+    folds = experiment.open_folds(config)
+    run.prepare(asked, folder, resume=(folder / run.CONFIG).is_file(), overwrite=False)
+    for fold, splits in folds.splits.items():
+        seen, unseen = [splits[TRAIN], splits[VALIDATION]], splits[TEST]
+        target = np.array([info.score for split in seen for info in split.infos])
+        (train,), (test,) = (baselines.described(part, METHODS[method]) for part in (seen, [unseen]))
+        if classes:
+            raw, output = baselines.forest_of_classes(train, target, test, classes, config.seed), None
+        else:
+            output = experiment.decoding(config, splits, folds.facts)
+            raw = (
+                baselines.support_vectors(train, target, test)
+                if method == "SVR"
+                else baselines.random_forest(train, target, test, config.seed)
+            )
+        where = run.evaluation_folder(run.fold_folder(folder, fold), TEST, BEST)
+        predictions = evaluation.Predictions(unseen.infos, raw, output)
+        evaluation.write_report(predictions, where, config, f"{TEST}, {method}")

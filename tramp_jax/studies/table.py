@@ -1,0 +1,293 @@
+"""The outcome of a study as a Markdown table, a CSV table and a figure."""
+
+import csv
+import functools
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tramp_jax import metrics, run
+from tramp_jax.checkpoint import BEST
+from tramp_jax.data.datasets import TEST
+from tramp_jax.evaluation import Written, read_predictions
+from tramp_jax.files import write_atomically
+from tramp_jax.studies import runner
+from tramp_jax.studies.plan import Row, Run, Study
+from tramp_jax.training_log import save_figure
+
+MARKDOWN, TABLE, FIGURE = "table.md", "table.csv", "table.png"
+DRAWS = 1000
+# The metrics of a table; the first one is compared. Figures are × 100, as in the paper, but for the error in points.
+_OF_SCORES, _OF_CLASSES = ("spearman", "mae", "icc_a1"), ("accuracy", "precision", "recall", "specificity", "f1")
+_WORDS = {"spearman": "ρ × 100", "mae": "mean absolute error", "icc_a1": "ICC(A,1)"}
+_MEAN = "mean"
+
+
+class Part(NamedTuple):
+    """The predictions of one fold of one run."""
+
+    column: str
+    seed: int
+    written: Written
+
+
+class Line(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      row: of the study.
+      parts: the predictions of its finished runs.
+      measured: parameters, FLOPs and clips per second, where known.
+      failed: why runs failed.
+      missing: number of runs that have not ended.
+    """
+
+    row: Row
+    parts: list[Part]
+    measured: dict[str, float]
+    failed: list[str]
+    missing: int
+
+
+class Figures(NamedTuple):
+    """A metric of a row: its mean over seeds and folds, their spread, and 95 % intervals over people."""
+
+    value: float
+    spread: float
+    interval: metrics.Interval
+    difference: float
+    difference_interval: metrics.Interval
+
+
+def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> str:
+    """Writes the tables and the figure of what has been done so far; returns the Markdown.
+
+    Args:
+      study: the study.
+      runs: all runs of the study.
+      out: the folder to write into.
+      draws: resamplings of the people for intervals.
+    """
+    lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
+    reference = next(line for line in lines if line.row.name == study.reference)
+    names = _metrics(runs)
+    found = {
+        (line.row.name, column, metric): _figures(
+            metric, _of_column(line, column), [] if line is reference else _of_column(reference, column), draws
+        )
+        for line in lines
+        for column in (*study.columns, _MEAN)
+        for metric in names
+    }
+    text = _markdown(study, lines, names, found)
+    write_atomically(out / MARKDOWN, text)
+    write_atomically(out / TABLE, _csv(study, lines, names, found))
+    _plot(out / FIGURE, study, lines, names[0], found)
+    return text
+
+
+def _line(row: Row, runs: Sequence[Run]) -> Line:
+    parts: list[Part] = []
+    measured: dict[str, list[float]] = {}
+    failed: list[str] = []
+    missing = 0
+    for each in runs:
+        ended = runner.outcome(each)
+        if ended is None:
+            missing += 1
+        elif ended["error"] is not None:
+            failed.append(ended["error"])
+        else:
+            folders = sorted(each.folder.glob("fold_*")) or [each.folder]
+            reports = [run.evaluation_folder(folder, TEST, BEST) for folder in folders]
+            parts += [Part(each.column, each.seed, read_predictions(folder)) for folder in reports]
+            for name in ("parameters", "flops", "clips_per_second"):
+                if name in ended:
+                    measured.setdefault(name, []).append(ended[name])
+    return Line(row, parts, {name: float(np.median(values)) for name, values in measured.items()}, failed, missing)
+
+
+def _metrics(runs: Sequence[Run]) -> tuple[str, ...]:
+    return _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
+
+
+def _of_column(line: Line, column: str) -> list[Part]:
+    return [part for part in line.parts if column in (_MEAN, part.column)]
+
+
+def _figures(metric: str, parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
+    """The figures of a row, and its difference to ``others`` on resamplings of the same people, if there are any."""
+    subjects = [subject for part in (*parts, *others) for subject in part.written.subjects]
+    both, its = (_mean_of(metric, group) for group in (others, parts))
+    count = sum(len(part.written.clips) for part in parts)
+
+    def value(rows: np.ndarray) -> float:
+        return its(rows[rows < count])
+
+    def difference(rows: np.ndarray) -> float:
+        return value(rows) - both(rows[rows >= count] - count)
+
+    undefined = float("nan"), float("nan")
+    whole = np.arange(len(subjects))
+    if not parts:
+        return Figures(float("nan"), float("nan"), undefined, float("nan"), undefined)
+    own = subjects[:count]
+    compared = bool(others)
+    seeds = sorted({part.seed for part in parts})
+    by_seed = [
+        _mean_of(metric, of_seed)(np.arange(sum(len(part.written.clips) for part in of_seed)))
+        for of_seed in ([part for part in parts if part.seed == seed] for seed in seeds)
+    ]
+    return Figures(
+        value(whole),
+        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan"),
+        metrics.bootstrap(value, own, draws) if draws else undefined,
+        difference(whole) if compared else float("nan"),
+        metrics.bootstrap(difference, subjects, draws) if compared and draws else undefined,
+    )
+
+
+def _mean_of(metric: str, parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
+    """A function from row numbers in the joined clips of ``parts`` to the metric's mean over columns.
+
+    In each column it is the mean over seeds and folds, of those in which it is defined.
+    """
+    sizes = [len(part.written.clips) for part in parts]
+    starts = np.cumsum([0, *sizes])
+    measure = (metrics.REGRESSION | metrics.CLASSIFICATION)[metric]
+    columns = list(dict.fromkeys(part.column for part in parts))
+
+    def mean(rows: np.ndarray) -> float:
+        found: dict[str, list[float]] = {column: [] for column in columns}
+        for part, start, size in zip(parts, starts, sizes, strict=False):
+            own = rows[(rows >= start) & (rows < start + size)] - start
+            if len(own):
+                value = measure(part.written.measured_by(metric)[own], part.written.target[own])
+                if np.isfinite(value):
+                    found[part.column].append(value)
+        if not all(found.values()):
+            return float("nan")
+        return float(np.mean([np.mean(values) for values in found.values()]))
+
+    return mean
+
+
+def _scaled(metric: str) -> float:
+    return 1.0 if metric == "mae" else 100.0
+
+
+def _text(value: float, metric: str, sign: str = "") -> str:
+    return "–" if not np.isfinite(value) else f"{value * _scaled(metric):{sign}.{2 if metric == 'mae' else 1}f}"
+
+
+def _between(interval: metrics.Interval, metric: str, sign: str = "") -> str:
+    return (
+        f" [{_text(interval[0], metric, sign)}, {_text(interval[1], metric, sign)}]" if np.isfinite(interval[0]) else ""
+    )
+
+
+def _markdown(
+    study: Study, lines: Sequence[Line], names: Sequence[str], found: Mapping[tuple[str, str, str], Figures]
+) -> str:
+    first, *others = names
+    columns = list(study.columns) if len(study.columns) > 1 else []
+    with_paper = any(line.row.paper for line in lines)
+    head = ["", *columns, f"{_WORDS.get(first, first)}, mean"]
+    head += ["paper"] * with_paper
+    head += [f"− {study.reference}", *(_WORDS.get(name, name) for name in others)]
+    head += ["M parameters", "GFLOP a clip", "clips/s"]
+    rows = []
+    notes = []
+    for line in lines:
+        at = functools.partial(lambda name, column, metric: found[name, column, metric], line.row.name)
+        cells = [line.row.name]
+        for i, column in enumerate(columns):
+            paper = f" ({line.row.paper[i]:g})" if len(line.row.paper) > 1 else ""
+            cells.append(_text(at(column, first).value, first) + paper)
+        mean = at(_MEAN, first)
+        spread = f" ± {_text(mean.spread, first)}" if np.isfinite(mean.spread) else ""
+        cells.append(_text(mean.value, first) + spread + _between(mean.interval, first))
+        cells += [f"{line.row.paper[-1]:g}" if line.row.paper else "–"] * with_paper
+        cells.append(_text(mean.difference, first, "+") + _between(mean.difference_interval, first, "+"))
+        cells += [_text(at(_MEAN, name).value, name) for name in others]
+        units = {"parameters": 1e6, "flops": 1e9, "clips_per_second": 1}
+        cells += [f"{line.measured[n] / unit:.3g}" if n in line.measured else "–" for n, unit in units.items()]
+        rows.append(cells)
+        notes += [f"- {line.row.name}: failed: {reason}" for reason in dict.fromkeys(line.failed)]
+        notes += [f"- {line.row.name}: {line.missing} runs have not ended"] if line.missing else []
+    seeds = len({part.seed for line in lines for part in line.parts})
+    people = len({subject for line in lines for part in line.parts for subject in part.written.subjects})
+    told = (
+        f"On `{study.data}`: {people} test people, {seeds} seed{'s' if seeds != 1 else ''}. ± is the standard "
+        "deviation over seeds; intervals are 95 % over people, of differences on the same people. The checkpoint is "
+        "the one that validation people chose."
+    )
+    told += " Figures in parentheses are the paper's." * (with_paper and bool(columns))
+    title = f"# {study.title}{': a check of the machinery with tiny settings' if study.quick else ''}"
+    warning = "The models are too small and trained too briefly: the figures mean nothing."
+    table = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    before, after = [warning, ""] if study.quick else [], ["", *notes] if notes else []
+    return "\n".join([title, "", *before, told, "", *table, *after]) + "\n"
+
+
+def _csv(
+    study: Study, lines: Sequence[Line], names: Sequence[str], found: Mapping[tuple[str, str, str], Figures]
+) -> str:
+    """A line for each row, column and metric. Values are not × 100, except for the paper's."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    measures = ("value", "sd_over_seeds", "low", "high", "difference", "difference_low", "difference_high")
+    costs = ("parameters", "flops", "clips_per_second")
+    writer.writerow(["row", "column", "metric", *measures, "paper", *costs, "failed", "missing"])
+    for line in lines:
+        for i, column in enumerate((*study.columns, _MEAN)):
+            for metric in names:
+                f = found[line.row.name, column, metric]
+                numbers = (f.value, f.spread, *f.interval, f.difference, *f.difference_interval)
+                paper: Any = ""
+                if metric == names[0] and line.row.paper and (column == _MEAN or len(line.row.paper) > 1):
+                    paper = line.row.paper[-1 if column == _MEAN else i]
+                writer.writerow(
+                    [line.row.name, column, metric]
+                    + [f"{x:.6f}" if np.isfinite(x) else "" for x in numbers]
+                    + [paper, *(line.measured.get(name, "") for name in costs)]
+                    + ["; ".join(dict.fromkeys(line.failed)), line.missing]
+                )
+    return text.getvalue()
+
+
+def _plot(
+    path: pathlib.Path,
+    study: Study,
+    lines: Sequence[Line],
+    metric: str,
+    found: Mapping[tuple[str, str, str], Figures],
+) -> None:
+    """The compared metric of every row with its interval over people, each seed, and the paper's figure."""
+    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    for place, line in enumerate(lines):
+        f = found[line.row.name, _MEAN, metric]
+        if np.isfinite(f.interval[0]):
+            axes.plot([100 * end for end in f.interval], [place, place], color="C0", linewidth=2, alpha=0.5)
+        if np.isfinite(f.value):
+            axes.plot(100 * f.value, place, "o", color="C0", label="mean, 95 % over people" if place == 0 else None)
+        for seed in sorted({part.seed for part in line.parts}):
+            of_seed = [part for part in line.parts if part.seed == seed]
+            value = _mean_of(metric, of_seed)(np.arange(sum(len(part.written.clips) for part in of_seed)))
+            axes.plot(100 * value, place - 0.2, ".", color="0.6", markersize=5)
+        if line.row.paper:
+            axes.plot(line.row.paper[-1], place, "D", color="C3", markerfacecolor="none")
+    axes.set_yticks(range(len(lines)), [line.row.name for line in lines])
+    axes.invert_yaxis()
+    axes.set(xlabel=_WORDS.get(metric, f"{metric} × 100"))
+    quick = " (tiny settings: figures mean nothing)" if study.quick else ""
+    what = "circle: mean, bar: 95 % over people, dots: seeds"
+    what += ", diamond: paper" if any(line.row.paper for line in lines) else ""
+    axes.set_title(f"{study.title}{quick}\n{what}", fontsize="small")
+    axes.grid(axis="x", color="0.9")
+    save_figure(figure, path)
