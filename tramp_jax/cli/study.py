@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does the runs that are missing, and writes and prints the table."""
+    import jax
+
     from tramp_jax import shards
     from tramp_jax.cli import scripts
     from tramp_jax.studies import plan, runner, table
@@ -55,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _dry_run(study, runs, arguments.tflops)
     if not arguments.collect:
         scripts.keep_compiled()
+        if arguments.quick:  # programs that run a few times take most of their time to optimise
+            jax.config.update("jax_disable_most_optimizations", True)
         runner.execute(shards.parse(arguments.shard).take(runs) if arguments.shard else runs)
     draws = 0 if arguments.quick else table.DRAWS
     if arguments.collect or not arguments.shard:
