@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks import results_page
+from benchmarks.parts import model_flops
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tramp_jax import baselines, cli, evaluation, metrics
@@ -225,10 +227,12 @@ def test_dry_run_needs_no_data(capsys):
     assert f"{3 * 103} clips, {100 * (309 * 5 // 4):,} steps" in out
 
 
+def test_the_page_of_results_is_that_of_the_studies():
+    assert results_page.page() == results_page.PAGE.read_text(), "run python -m benchmarks.results_page"
+
+
 def test_flops_are_those_of_the_products():
     model = plan.runs(plan.load("streams", "synthetic"), "", pathlib.Path("out"), 1)[0].config.model
-    from benchmarks.parts import model_flops
-
     assert cost.flops(model) == pytest.approx(model_flops(model, 1), rel=0.05)
 
 

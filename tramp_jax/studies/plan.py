@@ -3,6 +3,7 @@
 A study file (``studies/*.toml``) holds:
 
     title = "..."
+    data = ["pfed5"]                # optional: the clinical data it is meant for, if not PFED5 and NeuroFace
     reference = "..."               # the row that the others are compared with; the first one if absent
     [on.DATA]                       # optional: options of every row, on this data set
     [columns.DATA]                  # optional: options of each column, instead of the recipe's columns
@@ -67,6 +68,7 @@ class Study:
       reference: name of the row that the others are compared with.
       rows: in the order of the table.
       columns: options of each column, such as an expression; {"": {}} if there is only one.
+      meant_for: recipes of the clinical data that it is meant for.
       expected_clips: training clips of each column over all folds, by the published sizes; empty if unknown.
       quick: whether the settings are tiny, which proves that everything runs and nothing else.
     """
@@ -77,6 +79,7 @@ class Study:
     reference: str
     rows: tuple[Row, ...]
     columns: Mapping[str, Options]
+    meant_for: tuple[str, ...]
     expected_clips: Mapping[str, int]
     quick: bool
 
@@ -121,7 +124,7 @@ def load(name: str, data: str, quick: bool = False) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("bad_study", f"{path}: not a TOML file ({error})") from error
     recipe, known = _recipe(data), data.partition(":")[0]
-    unknown = content.keys() - {"title", "reference", "rows", "on", "columns"}
+    unknown = content.keys() - {"title", "data", "reference", "rows", "on", "columns"}
     rows = content.get("rows", [])
     if unknown or not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
         wrong = f"unknown entry {min(unknown)!r}" if unknown else "no [[rows]], or a row without a name"
@@ -136,6 +139,7 @@ def load(name: str, data: str, quick: bool = False) -> Study:
         content.get("reference", rows[0]["name"]),
         tuple(_row(path, row, known, shared) for row in rows),
         columns or {column: {} for column in names} or {"": {}},
+        tuple(content.get("data", ("pfed5", "neuroface"))),
         getattr(recipe, "EXPECTED_CLIPS", {}),
         quick,
     )

@@ -1,0 +1,93 @@
+"""Writes docs/results.md: the paper's figures of every study, the command that fills ours, and what has been measured.
+
+    python -m benchmarks.results_page [DIR ...]    # DIR: the --out of a finished `tramp-jax study`
+
+Measured tables are kept in benchmarks/results/studies; a DIR replaces the one of the same study.
+"""
+
+import argparse
+import datetime
+import pathlib
+import platform
+import shutil
+
+from tramp_jax.studies import plan, table
+
+PAGE, KEPT = pathlib.Path("docs/results.md"), pathlib.Path("benchmarks/results/studies")
+ORDER = (
+    "main",
+    "classification",
+    "streams",
+    "fusion",
+    "blocks",
+    "padding",
+    "length",
+    "landmarks",
+    "released",
+    "beyond",
+)
+_PAPER = {"pfed5": "PFED5", "neuroface": "NeuroFace"}
+_INTRODUCTION = """# Results
+
+Written by `python -m benchmarks.results_page`. [studies.md](studies.md) says what the columns mean.
+
+The clinical data sets cannot be shared, and we do not have them. For these, you find the paper's figures and the
+command that fills ours. What we could measure is on drawn faces. It shows what the options do to a model that learns
+from clean faces and a known severity; it does not show what they do on patients.
+"""
+
+
+def keep(folder: pathlib.Path) -> None:
+    """Keeps the table and figure of a finished study, with the date and the machine."""
+    text = (folder / table.MARKDOWN).read_text()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    machine = f"{platform.machine()}, {platform.system()}"
+    dated = f"{text}\nMeasured {datetime.date.today()} ({machine}).\n"
+    (KEPT / f"{folder.name}.md").write_text(dated)
+    shutil.copy(folder / table.FIGURE, PAGE.parent / "images" / f"study_{folder.name}.png")
+
+
+def page() -> str:
+    """The whole page."""
+    names = [*ORDER, *sorted(path.stem for path in plan.STUDIES.glob("*.toml") if path.stem not in ORDER)]
+    return "\n".join([_INTRODUCTION, *(part for name in names for part in _of_study(name))])
+
+
+def _of_study(name: str) -> list[str]:
+    lines = [f"## {plan.load(name, 'pfed5').title}", ""]
+    for data, title in _PAPER.items():
+        study = plan.load(name, data)
+        if any(row.paper for row in study.rows):
+            columns = [column.replace("_", " ") for column in study.columns]
+            rows = [[row.name, *_paper(row.paper, len(columns))] for row in study.rows if row.paper]
+            lines += [f"{title}, the paper's ρ × 100:", "", *_table(["", *columns, "mean"], rows), ""]
+    meant_for = plan.load(name, "synthetic").meant_for
+    lines += ["```", *(f"tramp-jax study {name} --data {d} --root DATA --out results/{d}/{name}" for d in meant_for)]
+    lines += ["```", ""]
+    kept = KEPT / f"{name}.md"
+    if kept.is_file():
+        body = kept.read_text().partition("\n")[2].strip()
+        lines += ["### On drawn faces", "", f"`tramp-jax study {name} --out results/{name}`", "", body, ""]
+        lines += [f"![{name}](images/study_{name}.png)", ""]
+    return lines
+
+
+def _paper(figures: tuple[float, ...], columns: int) -> list[str]:
+    given = [f"{figure:.2f}" for figure in figures]
+    return given if len(given) > 1 else ["–"] * columns + given
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=pathlib.Path, nargs="*", metavar="DIR", help="the --out of a finished study")
+    for folder in parser.parse_args().folders:
+        keep(folder)
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
