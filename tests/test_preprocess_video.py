@@ -468,6 +468,14 @@ def test_a_file_with_a_damaged_half_is_refused(tmp_path):
         read(path)
 
 
+def test_a_tag_in_another_encoding_stops_nothing(tmp_path):
+    path = encode(tmp_path / "a.mkv", [np.roll(square(8, 8, 16, (96, 64)), i, axis=1) for i in range(5)])
+    content = path.read_bytes()
+    assert b"Lavf" in content  # FFmpeg's name
+    path.write_bytes(content.replace(b"Lavf", b"L\xe4vf"))
+    assert len(read(path)) == 5
+
+
 def test_a_playlist_opens_no_connection(tmp_path):
     """Only the named file is read, whatever it contains."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -39,6 +39,9 @@ _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
+# Titles that are not UTF-8 must not stop a video. From PyAV 19 on they never do, and the option is gone.
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
 _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 
@@ -72,7 +75,7 @@ class VideoFile:
         # "file:" and the whitelist keep a playlist or an odd name from opening a connection.
         options = {"protocol_whitelist": "file"}
         try:
-            return av.open(f"file:{self.path}", container_options=options, metadata_errors="replace")
+            return av.open(f"file:{self.path}", container_options=options, **_LENIENT)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"{self.path}: {_diagnosis(self.path)}") from error
 
