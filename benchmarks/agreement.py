@@ -56,12 +56,12 @@ def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[
     found: dict[str, list[float]] = {name: [] for name in (*_SHOWN, "coverage", "width")}
     for seed in range(splits):
         chosen = np.isin(subjects, np.random.default_rng(seed).permutation(people)[:count])
-        fitted = decoding.fitted(raw[chosen], target[chosen], subjects[chosen].tolist())
+        fitted = decoding.fitted(raw[chosen], target[chosen], subjects[chosen].tolist(), config.output.fit)
         scores = fitted.score(raw[~chosen])
         for name in _SHOWN:
             found[name].append(metrics.REGRESSION[name](scores, target[~chosen]))
         scale = data.scale.low, data.scale.high
-        held_out = outputs.held_out(decoding, raw[chosen], target[chosen], subjects[chosen].tolist())
+        held_out = outputs.held_out(fitted, raw[chosen], target[chosen], subjects[chosen].tolist())
         calibrated = calibrate(
             *held_out, target[chosen], subjects[chosen].tolist(), level=level, models=[""], scale=scale
         ).tested(scores, fitted.spread(raw[~chosen]), target[~chosen])

@@ -23,6 +23,7 @@ def test_every_recipe_has_only_allowed_values(recipe):
         ("loss.name", "bcm", ["bmc", "mse", "cross_entropy"]),
         ("data.padding", "loops", ["did you mean loop?", "zero", "repeat", "spline"]),
         ("model.trajectory.bias_order", "tilde", ["tiled", "time"]),
+        ("output.fit", "False", ["auto", "line", "isotonic", "none"]),
         ("optimizer.name", "lion", ["sgd", "adam"]),
         ("train.epochs", 0, ["at least 1"]),
         ("augment.flip", 1.5, ["at most 1"]),
@@ -69,6 +70,13 @@ def test_an_older_run_has_todays_options(name, config):
     config.evaluation.update(options.base().evaluation)
     config.update_from_flattened_dict(today)
     assert loaded.to_json(sort_keys=True) == config.to_json(sort_keys=True)
+
+
+@pytest.mark.parametrize(("fit", "today"), [(True, "auto"), (False, "none")])
+def test_an_older_run_says_only_whether_to_fit(fit, today, config):
+    written = json.loads(config.to_json())
+    written["output"] = {"decode": "balanced", "fit": fit}
+    assert options.of_run(written).output.to_dict() == {"decode": "balanced", "fit": today}
 
 
 COLOURS, NUMBERS = ("RED", "GREEN"), ("1", "2")

@@ -26,7 +26,8 @@ from tramp_jax.scoring.members import load_member
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
-from tramp_jax.export.onnx_graph import build  # noqa: E402
+from tramp_jax.export.graph import Graph  # noqa: E402
+from tramp_jax.export.onnx_graph import _score, as_model, build  # noqa: E402
 from tramp_jax.scoring import onnx_judge  # noqa: E402
 from tramp_jax.scoring.onnx_judge import OnnxJudge, open_session  # noqa: E402
 
@@ -231,6 +232,20 @@ def test_both_runtimes_give_the_same_raw_values(run, source, padding):
     short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
     clips = [source[0], short]
     np.testing.assert_allclose(OnnxJudge(member).many(clips), JaxJudge(member).many(clips), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("knots", [(), ((-0.6, 0.2), (-0.45, 0.3), (-0.3, 1.7), (1.0, 1.71))])
+@pytest.mark.parametrize("ratings", [(0.0, 1.0, 2.0, 4.0), ()])
+def test_the_score_in_the_graph_is_that_of_the_output(ratings, knots):
+    shares = tuple((i + 1) / 10 for i in range(len(ratings)))
+    output = Output(ratings, shares, sigma=0.7, low=0.0, high=4.0, slope=1.4, offset=-0.3, people=12, knots=knots)
+    g = Graph()
+    g.output(_score(g, output, "raw"), "score")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("raw", "score")]
+    session = open_session(as_model(g, ends[:1], ends[1:]).SerializeToString(), threads=1)
+    raw = np.linspace(-4, 4, 200, dtype=np.float32)
+    scores = np.concatenate([session.run(None, {"raw": each})[0] for each in raw[:, None]])
+    np.testing.assert_allclose(scores, output.score(raw.astype(float)), atol=1e-6)
 
 
 @pytest.mark.parametrize("ratings", [(0.0, 1.0, 2.0, 4.0), ()])

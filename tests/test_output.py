@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,9 +28,6 @@ def test_the_score_is_the_expected_rating(config):
     assert found.score(raw) == pytest.approx(np.sum(np.arange(5) * weights) / weights.sum())
     variance = np.sum((np.arange(5) - found.score(raw)) ** 2 * weights) / weights.sum()
     assert found.spread(raw) == pytest.approx(np.sqrt(variance))
-    factors, terms = found.logits()
-    softmax = np.exp(raw * factors + terms) / np.exp(raw * factors + terms).sum()
-    np.testing.assert_allclose(softmax, weights / weights.sum())
 
 
 @pytest.mark.parametrize("decode", ["training", "balanced"])
@@ -88,11 +86,79 @@ def test_few_people_fit_no_line(config):
     assert "10 validation people" in str(found)
 
 
-def test_held_out_scores_never_see_their_own_person(config):
+def stepped(clips, seed=1):
+    """Raw values with a relation to the ratings that no line describes, and the ratings."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 5, clips).astype(float)
+    seen = target + rng.normal(0, 0.6, clips)
+    return 5 * (np.tanh(3 * (seen - 1)) + np.tanh(3 * (seen - 3))) + 0.5 * seen, target
+
+
+@pytest.mark.parametrize("decode", ["training", "clip"])
+def test_a_bent_line_makes_the_error_smaller_and_keeps_the_order(config, decode):
+    config.output.decode = decode
+    raw, target = stepped(800)
+    found = outputs.of_training(config, RATINGS, MDS)
+    line, bent = (found.fitted(raw[:400], target[:400], people_of(400), fit) for fit in ("line", "isotonic"))
+    assert (line.fit, bent.fit) == ("line", "isotonic")
+    assert (line.slope, line.offset) == (bent.slope, bent.offset)
+    straight, other = (metrics.mae(each.score(raw[400:]), target[400:]) for each in (line, bent))
+    assert other < 0.95 * straight
+    wide = np.linspace(raw.min() - 2, raw.max() + 2, 2000)
+    scores = bent.score(wide)
+    assert 0 <= scores.min() < scores.max() <= 4
+    assert (np.diff(scores) >= 0).all()
+    if decode == "training":
+        assert (np.diff(scores) > 0).all()
+        assert spearmanr(raw, bent.score(raw))[0] == pytest.approx(1, abs=1e-9)
+    assert (bent.spread(wide) > 0).all()
+
+
+def test_a_bent_line_passes_near_the_mean_ratings(config):
+    """At each knot, 19 parts of the score are the mean rating of the block, and one is the score by the line."""
+    raw, target = np.repeat([-3.0, 0.0, 1.0, 5.0], 40), np.tile([0.0, 1.0], 80)
+    target[40:80], target[80:120], target[120:] = 2, 1.5, 4  # the second and third go down, so they form one block
+    found = outputs.of_training(config, RATINGS, MDS)
+    line, bent = (found.fitted(raw, target, people_of(160), fit) for fit in ("line", "isotonic"))
+    at = np.array([-3.0, 0.5, 5.0])
+    expected = 0.95 * np.array([0.5, 1.75, 4.0]) + 0.05 * line.score(at)
+    np.testing.assert_allclose(bent.score(at), expected, atol=1e-9)
+    assert len(bent.knots) == 3
+    before, after = np.array(bent.knots).T
+    wide = np.linspace(-3, 5, 50)
+    x = np.interp(line.slope * wide + line.offset, before, after)
+    np.testing.assert_allclose(bent.score(wide), found.score(x), atol=1e-9)
+
+
+def test_the_line_bends_only_for_many_people(config):
+    raw, target = stepped(2 * outputs.MANY_PEOPLE)
+    found = outputs.of_training(config, RATINGS, MDS)
+    many, few = people_of(len(raw)), people_of(len(raw) - 2)
+    assert found.fitted(raw, target, many).fit == "isotonic"
+    assert "bent at" in str(found.fitted(raw, target, many))
+    assert found.fitted(raw[2:], target[2:], few).fit == "line"
+    assert found.fitted(raw, target, many, "line").fit == "line"
+    assert found.fitted(raw, target, many, "none") == found
+    assert found.fitted(raw[:18], target[:18], many[:18], "isotonic") == found  # nine people
+
+
+def test_a_bent_line_is_the_same_in_jax_with_its_gradient(config):
+    raw, target = stepped(400)
+    bent = outputs.of_training(config, RATINGS, MDS).fitted(raw, target, people_of(400), "isotonic")
+    some = raw[:20]
+    scores, pull_back = jax.jit(lambda x: jax.vjp(lambda raw: bent.score(raw, jnp), x))(jnp.array(some, jnp.float32))
+    np.testing.assert_allclose(scores, bent.score(some), atol=1e-5)
+    (slopes,) = pull_back(jnp.ones_like(scores))
+    expected = (bent.score(some + 1e-6) - bent.score(some - 1e-6)) / 2e-6
+    np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("fit", ["line", "isotonic"])
+def test_held_out_scores_never_see_their_own_person(config, fit):
     rng = np.random.default_rng(2)
     target = rng.integers(0, 5, 60).astype(float)
     raw, subjects = 1.5 * target + rng.normal(size=60), people_of(60)
-    found = outputs.of_training(config, RATINGS, MDS)
+    found = outputs.of_training(config, RATINGS, MDS).fitted(raw, target, subjects, fit)
     scores, spreads = outputs.held_out(found, raw, target, subjects)
     changed = target.copy()
     changed[:2] = 4 - changed[:2]  # the ratings of the first person
@@ -103,12 +169,16 @@ def test_held_out_scores_never_see_their_own_person(config):
 
 
 def test_an_output_is_saved_with_its_checkpoint_and_damage_is_named(config, tmp_path):
-    found = outputs.of_training(config, RATINGS, MDS)
+    raw, target = stepped(60)
+    decoding = outputs.of_training(config, RATINGS, MDS)
     assert outputs.load(tmp_path, 7) is None
-    found.save(tmp_path, 7)
-    assert outputs.load(tmp_path, 7) == found
+    for fit in ("none", "isotonic", "line"):
+        found = decoding.fitted(raw, target, people_of(60), fit)
+        found.save(tmp_path, 7)
+        assert outputs.load(tmp_path, 7) == found
     path = run.output_file(tmp_path, 7)
     good = json.loads(path.read_text())
+    assert "knots" not in good  # as in files from before lines could bend
     broken = (
         {"slope": float("nan")},
         {"slope": -1},
@@ -116,6 +186,10 @@ def test_an_output_is_saved_with_its_checkpoint_and_damage_is_named(config, tmp_
         {"ratings": "abc"},
         {"extra": 1},
         {"sigma": None},
+        {"knots": [[0, 1]]},
+        {"knots": [[0, 1], [0, 2]]},
+        {"knots": [[0, 1], [1, 0.5]]},
+        {"knots": [[0, 1], [1, None]]},
     )
     for change in broken:
         path.write_text(json.dumps(good | change))

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.linear import Linear
 from tests.raises import user_error
 from tramp_jax import evaluation, models, sharding, trainer
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets, landmarks
 from tramp_jax.data.clips import Clip
+from tramp_jax.output import Output
+from tramp_jax.report import attribution
 from tramp_jax.report.attribution import NODES, Explainer, patch_regions
 from tramp_jax.report.motion import inter_ocular
 from tramp_jax.synthetic.faces import SyntheticFaces
@@ -126,6 +129,27 @@ def test_motion_is_explained_by_its_kinds(source):
         "differences between left and right",
     ]
     assert all(found.by_input.values())
+
+
+def test_a_bent_line_is_explained_in_units_of_the_rating(source, monkeypatch):
+    """The raw value of a linear model moves from 0 to 4 and passes every knot."""
+    config = tiny.get_config().unlock()
+    config.model.update(streams="trajectory")
+    monkeypatch.setattr(attribution, "build_model", lambda config: Linear())
+    knots = ((-0.5, 0.0), (0.4, 0.1), (1.9, 3.4), (3.2, 3.5), (3.5, 4.5))
+    output = Output((0.0, 1.0, 2.0, 3.0, 4.0), (0.2,) * 5, sigma=1.0, low=0.0, high=4.0, people=300, knots=knots)
+    explainer = Explainer(config, output)
+    sample, baseline = explainer.ends(thinned(source, 1))
+    change = (sample.trajectories - baseline.trajectories).reshape(-1, 1)
+    kernel = 4 * change / np.square(change).sum()
+    bias = -np.array([baseline.trajectories.ravel() @ kernel[:, 0]], np.float32)
+    found = explainer.integrate({"params": {"Dense_0": {"kernel": kernel, "bias": bias}}}, sample, baseline)
+    assert found.converged
+    assert (found.baseline_score, found.score) == pytest.approx(output.score(np.array([0.0, 4.0])), abs=1e-4)
+    effects = found.parts["trajectories"]
+    assert effects.sum() == pytest.approx(found.score - found.baseline_score, rel=0.01)
+    shares = np.square(change).reshape(effects.shape) / np.square(change).sum()
+    np.testing.assert_allclose(effects, shares * effects.sum(), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -172,7 +172,9 @@ OPTIONS: dict[str, Any] = {
         # training: the expected rating under the training ratings; balanced: under equally frequent ratings; clip: the
         # raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode by, else training.
         "decode": _one_of("auto", "training", "balanced", "clip"),
-        "fit": True,  # fit a line before the decoding on validation people, if there are enough
+        # What comes before the decoding, fitted on validation people if there are enough of them: a straight line; one
+        # that is bent by isotonic regression; nothing; auto: bent from ``output.MANY_PEOPLE`` people on, else straight.
+        "fit": _one_of("auto", "line", "isotonic", "none"),
     },
     "optimizer": {
         "name": _one_of("sgd", "adam"),
@@ -323,9 +325,11 @@ def of_run(former: Mapping[str, Any]) -> ConfigDict:
       TypeError: an option of another type.
       UserError: bad_option, for a value of ``model`` that is not allowed.
     """
-    config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
-    _fill(config, base())
     leaves = dict(_leaves(former))
+    config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
+    if type(fit := leaves.get("output.fit")) is bool:
+        config.output = {**former["output"], "fit": "auto" if fit else "none"}
+    _fill(config, base())
     config.update_from_flattened_dict({new: leaves[old] for old, new in _MOVED.items() if old in leaves})
     if leaves.get("compat.first_frame_centring"):
         config.landmarks.normalise = "first_frame"

@@ -145,7 +145,7 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
     if predictions.landmark_error is not None:
         report["all"][metrics.LANDMARK_ERROR] = {"value": predictions.landmark_error, "interval": None}
     if predictions.output is not None:
-        report["output"] = {"method": str(predictions.output)} | dataclasses.asdict(predictions.output)
+        report["output"] = {"method": str(predictions.output)} | predictions.output.as_dict()
     if len(expressions) > 1 and predictions.rated:
         report["expressions"] = {name: _table(_only(predictions, name), draws) for name in expressions}
         report["mean_over_expressions"] = _table(predictions, draws, [i.expression for i in predictions.infos])

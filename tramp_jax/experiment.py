@@ -223,9 +223,10 @@ def evaluate_split(
         output = outputs.load(folder, step)
         if output is None:
             output = decoding(config, splits, facts)
-            if config.output.fit:
+            if config.output.fit != "none":
                 found = evaluation.predict(predictor, variables, splits[VALIDATION], config, mesh, output)
-                output = output.fitted(found.raw.astype(np.float64), found.target, found.subjects)
+                raw = found.raw.astype(np.float64)
+                output = output.fitted(raw, found.target, found.subjects, config.output.fit)
             if sharding.is_first_process():
                 output.save(folder, step)
     predictions = evaluation.predict(predictor, variables, splits[split], config, mesh, output)

@@ -164,12 +164,28 @@ def _frame_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:
 
 def _score(g: Graph, output: Output, raw: Tensor) -> Tensor:
     """The score (1,) of a raw value (1,), see ``output``."""
+    x = g.op("Add", g.op("Mul", raw, np.array(output.slope)), np.array(output.offset))
+    if output.knots:
+        x = _bent(g, output, x)
     if not output.ratings:
-        line = g.op("Add", g.op("Mul", raw, np.array(output.slope)), np.array(output.offset))
-        return g.op("Clip", line, np.array(output.low), np.array(output.high))
-    factors, terms = output.logits()
-    shares = g.op("Softmax", g.op("Add", g.op("Mul", raw, factors), terms), axis=-1)
+        return g.op("Clip", x, np.array(output.low), np.array(output.high))
+    distances = g.op("Sub", x, np.array(output.ratings))
+    logits = g.op("Mul", g.op("Mul", distances, distances), np.array(-1 / (2 * output.sigma**2)))
+    shares = g.op("Softmax", g.op("Add", logits, np.log(output.shares)), axis=-1)
     return g.op("ReduceSum", g.op("Mul", shares, np.array(output.ratings)), [0], keepdims=1)
+
+
+def _bent(g: Graph, output: Output, line: Tensor) -> Tensor:
+    """The values (1,) before the decoding of a line (1,), see ``Output.pieces``."""
+    starts, lengths, slopes = output.pieces()
+    (first, lowest), (last, _) = output.knots[0], output.knots[-1]
+    inside = g.op("Min", g.op("Max", g.op("Sub", line, starts), np.array(0.0)), lengths)
+    parts = [
+        g.op("Min", g.op("Sub", line, np.array(first)), np.array(0.0)),
+        g.op("ReduceSum", g.op("Mul", inside, slopes), [0], keepdims=1),
+        g.op("Max", g.op("Sub", line, np.array(last)), np.array(0.0)),
+    ]
+    return g.op("Add", g.op("Sum", *parts), np.array(lowest))
 
 
 def _head(g: Graph, weights: Weights, x: Tensor) -> Tensor:

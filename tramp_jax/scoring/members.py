@@ -51,7 +51,7 @@ class Member:
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.asarray(leaf).tobytes())
-        digest.update(json.dumps(dataclasses.asdict(self.output)).encode())
+        digest.update(json.dumps(self.output.as_dict()).encode())
         return digest.hexdigest()[:12]
 
 

@@ -76,15 +76,12 @@ def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Cal
     raw, target = _judged(judges, split[VALIDATION])
     held_out = []
     for i, member in enumerate(members):
-        decoding = outputs.of_training(member.config, ratings, data.scale)
         if outputs.load(member.run, member.step) is None:
-            fitted = decoding.fitted(raw[i], target, subjects) if member.config.output.fit else decoding
+            decoding = outputs.of_training(member.config, ratings, data.scale)
+            fitted = decoding.fitted(raw[i], target, subjects, member.config.output.fit)
             fitted.save(member.run, member.step)
             members[i] = dataclasses.replace(member, output=fitted)
-        if members[i].output.people:
-            held_out.append(outputs.held_out(decoding, raw[i], target, subjects))
-        else:
-            held_out.append((members[i].output.score(raw[i]), members[i].output.spread(raw[i])))
+        held_out.append(outputs.held_out(members[i].output, raw[i], target, subjects))
     found = calibrate(
         *combined(*np.stack(held_out, axis=1)),
         target,

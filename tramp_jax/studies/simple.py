@@ -34,7 +34,7 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
     # Only landmarks are read.
     config.model.update(name="tramp_former", streams="trajectory", members=1)
     config.model.trajectory.update(channels="xy", input_scale=(1.0,))
-    config.output.update(decode="clip", fit=False)
+    config.output.update(decode="clip", fit="none")
     classes = config.model.head.num_classes
     if classes and method == "SVR":
         raise UserError("bad_option", "SVR gives scores, not classes; use a forest for a classifier")
