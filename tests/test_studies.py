@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pathlib
+import shutil
 import signal
 import time
 
@@ -107,6 +108,7 @@ def test_a_rows_data_lies_inside_the_root():
         ('colums = 1\n[[rows]]\nname = "a"', "bad_study", ["'colums'"]),
         ('[[rows]]\nname = "a b"\n[[rows]]\nname = "A-B"', "bad_study", ["same name"]),
         ('reference = "b"\n[[rows]]\nname = "a"', "bad_study", ["'b'"]),
+        ('[[rows]]\nname = "ρ"', "bad_study", ["letters"]),
         ('[[rows]]\nname = "a"\nmethod = "magic"', "bad_study", ["'magic'", "random forest"]),
         ('[[rows]]\nname = "a"\nmodell.streams = "rgb"', "bad_study", ["'modell'"]),
         ('[[rows]]\nname = "a"\npaper.synthetic = [1, 2, 3]', "bad_study", ["paper.synthetic"]),
@@ -152,6 +154,13 @@ def test_a_finished_study_does_nothing_again_but_the_table(simple, capsys):
     assert study(simple / "mine.toml", out, "--seeds", "2") == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*") if path.is_file()} == before
     assert (out / table.MARKDOWN).read_bytes() == text
+
+
+def test_a_run_that_was_deleted_is_done_again(simple, tmp_path, capsys):
+    out = shutil.copytree(simple / "out", tmp_path / "out")
+    shutil.rmtree(out / "runs/forest/1")
+    assert study(simple / "mine.toml", out, "--seeds", "2") == 0
+    assert (out / table.TABLE).read_bytes() == (simple / "out" / table.TABLE).read_bytes()
 
 
 def test_shards_divide_the_runs_and_collect_joins_them(simple, tmp_path, capsys):

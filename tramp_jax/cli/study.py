@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.cli import scripts
     from tramp_jax.studies import plan, runner, table
 
-    seeds = arguments.seeds or (1 if arguments.quick else 3)
+    seeds = (1 if arguments.quick else 3) if arguments.seeds is None else arguments.seeds
     if seeds < 1:
         raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
     if not (arguments.out or arguments.dry_run):

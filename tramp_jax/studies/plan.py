@@ -160,8 +160,8 @@ def _row(path: pathlib.Path, content: Mapping[str, Any], data: str, shared: Opti
 def _check(path: pathlib.Path, study: Study) -> None:
     places = [slug(row.name) for row in study.rows]
     names = [row.name for row in study.rows]
-    if len(set(places)) < len(places):
-        raise UserError("bad_study", f"{path}: two rows have the same name; give each its own")
+    if "" in places or len(set(places)) < len(places):
+        raise UserError("bad_study", f"{path}: two rows have the same name, or one has no letters a to z or digits")
     if study.reference not in names:
         raise UserError("bad_study", f"{path}: reference is {study.reference!r}, but the rows are: {', '.join(names)}")
     for row in study.rows:

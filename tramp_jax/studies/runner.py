@@ -37,6 +37,9 @@ def execute(runs: Sequence[Run]) -> None:
             raise Interrupted("stopped; what is finished stays. To continue, run the same command again") from stopped
         except Exception as error:  # one run must not stop the others
             mistake = as_user_error(error)
+            if mistake and mistake.kind == "in_use":
+                tqdm.write(f"{each} is left to the program that trains it")
+                continue
             if mistake is None:
                 tqdm.write(traceback.format_exc(), file=sys.stderr)
             outcome = {"error": str(mistake) if mistake else f"{type(error).__name__}: {error}"}
@@ -56,13 +59,13 @@ def outcome(each: Run) -> dict[str, Any] | None:
 
 
 def is_done(each: Run) -> bool:
-    """Whether a run has ended well.
+    """Whether a run has ended well and is still there.
 
     Raises:
       UserError: changed_options, if it did so with other options.
     """
     ended = outcome(each)
-    if ended is None or ended.get("error") is not None:
+    if ended is None or ended.get("error") is not None or not each.folder.is_dir():
         return False
     run.check_same(each.folder, each.config)
     return True

@@ -77,7 +77,10 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
     names = _metrics(runs)
     found = {
         (line.row.name, column, metric): _figures(
-            metric, _of_column(line, column), [] if line is reference else _of_column(reference, column), draws
+            metric,
+            _of_column(line, column),
+            [] if line is reference else _of_column(reference, column),
+            draws if metric == names[0] else 0,  # only the first metric is shown with intervals
         )
         for line in lines
         for column in (*study.columns, _MEAN)
@@ -99,8 +102,8 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
         ended = runner.outcome(each)
         if ended is None:
             missing += 1
-        elif ended["error"] is not None:
-            failed.append(ended["error"])
+        elif ended.get("error") is not None:
+            failed.append(str(ended["error"]))
         else:
             folders = sorted(each.folder.glob("fold_*")) or [each.folder]
             reports = [run.evaluation_folder(folder, TEST, BEST) for folder in folders]
@@ -120,35 +123,39 @@ def _of_column(line: Line, column: str) -> list[Part]:
 
 
 def _figures(metric: str, parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
-    """The figures of a row, and its difference to ``others`` on resamplings of the same people, if there are any."""
-    subjects = [subject for part in (*parts, *others) for subject in part.written.subjects]
-    both, its = (_mean_of(metric, group) for group in (others, parts))
-    count = sum(len(part.written.clips) for part in parts)
+    """The figures of a row, and its difference to ``others`` on resamplings of the same people, if there are any.
 
-    def value(rows: np.ndarray) -> float:
-        return its(rows[rows < count])
+    ``draws`` is the number of resamplings; 0 for no intervals.
+    """
+    nan = float("nan")
+    if not parts:
+        return Figures(nan, nan, (nan, nan), nan, (nan, nan))
+    own, theirs = _mean_of(metric, parts), _mean_of(metric, others)
+    subjects, count = _subjects(parts), len(_subjects(parts))
 
     def difference(rows: np.ndarray) -> float:
-        return value(rows) - both(rows[rows >= count] - count)
+        return own(rows[rows < count]) - theirs(rows[rows >= count] - count)
 
-    undefined = float("nan"), float("nan")
-    whole = np.arange(len(subjects))
-    if not parts:
-        return Figures(float("nan"), float("nan"), undefined, float("nan"), undefined)
-    own = subjects[:count]
-    compared = bool(others)
-    seeds = sorted({part.seed for part in parts})
-    by_seed = [
-        _mean_of(metric, of_seed)(np.arange(sum(len(part.written.clips) for part in of_seed)))
-        for of_seed in ([part for part in parts if part.seed == seed] for seed in seeds)
-    ]
-    return Figures(
-        value(whole),
-        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan"),
-        metrics.bootstrap(value, own, draws) if draws else undefined,
-        difference(whole) if compared else float("nan"),
-        metrics.bootstrap(difference, subjects, draws) if compared and draws else undefined,
+    of_seeds = [[part for part in parts if part.seed == seed] for seed in sorted({part.seed for part in parts})]
+    by_seed = [_mean_of(metric, group)(np.arange(len(_subjects(group)))) for group in of_seeds]
+    figures = Figures(
+        own(np.arange(count)),
+        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else nan,
+        metrics.bootstrap(own, subjects, draws) if draws else (nan, nan),
+        nan,
+        (nan, nan),
     )
+    if not others:
+        return figures
+    both = subjects + _subjects(others)
+    return figures._replace(
+        difference=difference(np.arange(len(both))),
+        difference_interval=metrics.bootstrap(difference, both, draws) if draws else (nan, nan),
+    )
+
+
+def _subjects(parts: Sequence[Part]) -> list[str]:
+    return [subject for part in parts for subject in part.written.subjects]
 
 
 def _mean_of(metric: str, parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
@@ -163,7 +170,7 @@ def _mean_of(metric: str, parts: Sequence[Part]) -> Callable[[np.ndarray], float
 
     def mean(rows: np.ndarray) -> float:
         found: dict[str, list[float]] = {column: [] for column in columns}
-        for part, start, size in zip(parts, starts, sizes, strict=False):
+        for part, start, size in zip(parts, starts[:-1], sizes, strict=True):
             own = rows[(rows >= start) & (rows < start + size)] - start
             if len(own):
                 value = measure(part.written.measured_by(metric)[own], part.written.target[own])
