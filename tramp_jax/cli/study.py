@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="what the GPU reaches in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
     )
-    parser.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
-    parser.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
+    part.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
