@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.studies import plan, runner, table
 
     seeds = (1 if arguments.quick else 3) if arguments.seeds is None else arguments.seeds
+    if arguments.tflops <= 0:
+        raise UserError("bad_option", f"--tflops must be above 0, not {arguments.tflops:g}")
     if seeds < 1:
         raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
     if not (arguments.out or arguments.dry_run):

@@ -167,12 +167,9 @@ def _check(path: pathlib.Path, study: Study) -> None:
     places = [slug(row.name) for row in study.rows]
     names = [row.name for row in study.rows]
     own = [slug(column) for column in study.columns if column]
-    if "" in places + own or MEAN in own:
-        message = f"a name of a row or column has none of a-z and 0-9, or a column is called {MEAN!r}; choose another"
-        raise UserError("bad_study", f"{path}: {message}")
-    if len(set(places)) < len(places) or len(set(own)) < len(own):
-        message = "two rows or columns have the same name, or differ only in other signs than a-z and 0-9"
-        raise UserError("bad_study", f"{path}: {message}; give each its own")
+    if "" in places + own or MEAN in own or any(len(set(each)) < len(each) for each in (places, own)):
+        wrong = f"two rows or columns have the same name, or one has no letters a to z or digits, or is called {MEAN!r}"
+        raise UserError("bad_study", f"{path}: {wrong}")
     if study.reference not in names:
         raise UserError("bad_study", f"{path}: reference is {study.reference!r}, but the rows are: {', '.join(names)}")
     for row in study.rows:

@@ -80,7 +80,7 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
             [name for name in study.columns if column in (MEAN, name)],
             _of_column(line, column),
             [] if line is reference else _of_column(reference, column),
-            draws,
+            draws if metric == names[0] else 0,  # only the first metric is shown with intervals
         )
         for line in lines
         for column in (*study.columns, MEAN)
@@ -123,33 +123,34 @@ def _of_column(line: Line, column: str) -> list[Part]:
 
 
 def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
-    """The figures of a row, and its difference to ``others`` on the clips of both, if there are any."""
-    subjects = [subject for part in (*parts, *others) for subject in part.written.subjects]
+    """The figures of a row, and its difference to ``others`` on the clips of both, if there are any.
+
+    ``draws`` is the number of resamplings of the people; 0 for no intervals.
+    """
+    nan = float("nan")
+    if not parts:
+        return Figures(nan, nan, (nan, nan), nan, (nan, nan))
+    own, theirs = (_mean_of(metric, columns, group) for group in (parts, others))
+    subjects, count = _subjects((*parts, *others)), len(_subjects(parts))
     clips = [(part.column, clip) for part in (*parts, *others) for clip in part.written.clips]
-    value, of_others = (_mean_of(metric, columns, group) for group in (parts, others))
-    count = sum(len(part.written.clips) for part in parts)
     common = set(clips[:count]) & set(clips[count:])
     paired = np.array([row for row, clip in enumerate(clips) if clip in common], int)
 
     def difference(rows: np.ndarray) -> float:
         rows = paired[rows]
-        return value(rows[rows < count]) - of_others(rows[rows >= count] - count)
+        return own(rows[rows < count]) - theirs(rows[rows >= count] - count)
 
-    undefined = float("nan"), float("nan")
-    if not parts:
-        return Figures(float("nan"), float("nan"), undefined, float("nan"), undefined)
-    compared = len(paired) > 0
-    by_seed = [x for x in _by_seed(metric, columns, parts) if np.isfinite(x)]
-    return Figures(
-        value(np.arange(count)),
-        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan"),
-        metrics.bootstrap(value, subjects[:count], draws) if draws else undefined,
-        difference(np.arange(len(paired))) if compared else float("nan"),
-        metrics.bootstrap(difference, [subjects[row] for row in paired], draws) if compared and draws else undefined,
+    by_seed = [value for value in _by_seed(metric, columns, parts) if np.isfinite(value)]
+    figures = Figures(
+        own(np.arange(count)),
+        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else nan,
+        metrics.bootstrap(own, subjects[:count], draws) if draws else (nan, nan),
+        nan,
+        (nan, nan),
     )
-    if not others:
+    if not common:
         return figures
-    both = subjects + _subjects(others)
+    both = [subjects[row] for row in paired]
     return figures._replace(
         difference=difference(np.arange(len(both))),
         difference_interval=metrics.bootstrap(difference, both, draws) if draws else (nan, nan),
@@ -163,7 +164,7 @@ def _subjects(parts: Sequence[Part]) -> list[str]:
 def _by_seed(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> list[float]:
     """The metric's mean over columns of each seed."""
     groups = [[part for part in parts if part.seed == seed] for seed in sorted({part.seed for part in parts})]
-    return [_mean_of(metric, columns, of)(np.arange(sum(len(part.written.clips) for part in of))) for of in groups]
+    return [_mean_of(metric, columns, group)(np.arange(len(_subjects(group)))) for group in groups]
 
 
 def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
