@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pathlib
+import shutil
 import signal
 import time
 
@@ -16,8 +17,11 @@ from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tramp_jax import baselines, cli, evaluation, metrics
 from tramp_jax.data.landmarks import MIRROR
+from tramp_jax.files import locked
 from tramp_jax.models import build_model
+from tramp_jax.run import prepare
 from tramp_jax.studies import cost, plan, runner, table
+from tramp_jax.studies import simple as simple_methods
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIMPLE = """
@@ -107,6 +111,9 @@ def test_a_rows_data_lies_inside_the_root():
         ('colums = 1\n[[rows]]\nname = "a"', "bad_study", ["'colums'"]),
         ('[[rows]]\nname = "a b"\n[[rows]]\nname = "A-B"', "bad_study", ["same name"]),
         ('reference = "b"\n[[rows]]\nname = "a"', "bad_study", ["'b'"]),
+        ('[[rows]]\nname = "a"\n[columns.synthetic]\n"a b" = {}\na-b = {}', "bad_study", ["columns"]),
+        ('[[rows]]\nname = "a"\n[columns.synthetic.mean]', "bad_study", ["mean"]),
+        ('[[rows]]\nname = "a"\npaper.synthetic = 50.0', "bad_study", ["form"]),
         ('[[rows]]\nname = "a"\nmethod = "magic"', "bad_study", ["'magic'", "random forest"]),
         ('[[rows]]\nname = "a"\nmodell.streams = "rgb"', "bad_study", ["'modell'"]),
         ('[[rows]]\nname = "a"\npaper.synthetic = [1, 2, 3]', "bad_study", ["paper.synthetic"]),
@@ -152,6 +159,13 @@ def test_a_finished_study_does_nothing_again_but_the_table(simple, capsys):
     assert study(simple / "mine.toml", out, "--seeds", "2") == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*") if path.is_file()} == before
     assert (out / table.MARKDOWN).read_bytes() == text
+
+
+def test_a_run_that_was_deleted_is_done_again(simple, tmp_path, capsys):
+    out = shutil.copytree(simple / "out", tmp_path / "out")
+    shutil.rmtree(out / "runs/forest/1")
+    assert study(simple / "mine.toml", out, "--seeds", "2") == 0
+    assert (out / table.TABLE).read_bytes() == (simple / "out" / table.TABLE).read_bytes()
 
 
 def test_shards_divide_the_runs_and_collect_joins_them(simple, tmp_path, capsys):
@@ -203,6 +217,73 @@ def test_a_row_that_has_changed_is_not_mixed_with_the_old_one(study_file, tmp_pa
     with pytest.raises(SystemExit):
         study(study_file(SIMPLE + "data.num_subjects = 25\n"), out)
     assert "num_subjects" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_left_out(study_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(simple_methods, "fit", lambda config, folder, _: prepare(config, folder, False, False))
+    runs = plan.runs(plan.load(study_file(SIMPLE), "synthetic", True), "", tmp_path / "out", 1)
+    with locked(runs[0].folder):
+        runner.execute(runs)
+    assert runner.outcome(runs[0]) is None
+    assert runner.is_done(runs[1])
+    runner.execute(runs)
+    assert all(map(runner.is_done, runs))
+
+
+def test_an_outcome_that_says_nothing_is_named(study_file, tmp_path):
+    [first, _] = plan.runs(plan.load(study_file(SIMPLE), "synthetic"), "", tmp_path, 1)
+    first.outcome.parent.mkdir(parents=True)
+    first.outcome.write_text("{}")
+    with user_error("damaged_file", "0.json"):
+        runner.outcome(first)
+
+
+def test_options_apply_in_the_order_of_the_documentation(study_file):
+    text = """
+        [on.folder.data]
+        root = "of the study"
+        target = "of the study"
+        [columns.folder.one.data]
+        root = "of the column"
+        [[rows]]
+        name = "a"
+        on.folder.data.expression = "of the row"
+    """
+    [first] = plan.runs(plan.load(study_file(text), "folder"), "root", pathlib.Path("out"), 1)
+    data = first.config.data
+    assert (data.root, data.target, data.expression) == ("root/of the column", "of the study", "of the row")
+
+
+def test_no_seeds_are_a_mistake(study_file, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        study(study_file(SIMPLE), tmp_path / "out", "--seeds", "0")
+    assert "--seeds" in capsys.readouterr().err
+
+
+def part(column: str, clips: str, target: list[float], score: list[float], seed: int = 0) -> table.Part:
+    """Predictions of clips called "a", "b", ..., each of a person of that name."""
+    values = np.array(score)
+    return table.Part(column, seed, evaluation.Written(list(clips), list(clips), np.array(target), values, values))
+
+
+def test_a_mean_and_its_difference_are_of_the_same_columns_and_clips():
+    whole = [part("smile", "abc", [1, 2, 3], [1, 2, 3]), part("frown", "abc", [1, 2, 3], [1, 3, 2])]
+    half = [part("smile", "abcd", [1, 2, 3, 4], [1, 2, 3, 0])]
+    of_both = table._figures("spearman", ["smile", "frown"], half, whole, 100)
+    assert np.isnan([of_both.value, of_both.difference]).all()
+    of_smile = table._figures("spearman", ["smile"], half, whole[:1], 100)
+    assert of_smile.value < of_smile.difference == 0
+    assert of_smile.difference_interval == (0, 0)
+
+
+def test_people_are_drawn_with_their_clips_of_all_columns_and_seeds():
+    """Two equal rows differ by nothing on any people; a seed without its columns has no spread."""
+    rng = np.random.default_rng(0)
+    parts = [part(c, "abcdef", [0, 1, 2, 3, 4, 5], rng.normal(size=6), s) for c in ("one", "two") for s in (0, 1)]
+    figures = table._figures("spearman", ["one", "two"], parts, parts, 50)
+    assert (figures.difference, figures.difference_interval) == (0, (0, 0))
+    assert figures.interval[0] < figures.value < figures.interval[1]
+    assert np.isnan(table._figures("spearman", ["one", "two"], parts[:-1], [], 0).spread)
 
 
 def test_the_study_of_the_documentation_runs_on_your_own_clips(study_file, tmp_path, capsys):

@@ -178,8 +178,12 @@ def _is_run(folder: pathlib.Path) -> bool:
         return False
 
 
-def check_same(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Refuses to continue a run with options that would change its outcome.
+def check_same(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    cure: str = "to continue it as it was, give --workdir and --resume without --config",
+) -> None:
+    """Refuses to continue a run with options that would change its outcome; ``cure`` ends the message.
 
     Raises:
       UserError: not_a_run; changed_options, with the differences.
@@ -193,7 +197,7 @@ def check_same(folder: pathlib.Path, config: ConfigDict) -> None:
             "changed_options",
             f"{folder} was started with another configuration (-), not this one (+):\n"
             + "\n".join(changed)
-            + "\nto continue it as it was, give --workdir and --resume without --config",
+            + f"\n{cure}",
         )
 
 

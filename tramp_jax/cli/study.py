@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="what the GPU reaches in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
     )
-    parser.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
-    parser.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
+    part.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.cli import scripts
     from tramp_jax.studies import plan, runner, table
 
-    seeds = arguments.seeds or (1 if arguments.quick else 3)
+    seeds = (1 if arguments.quick else 3) if arguments.seeds is None else arguments.seeds
+    if arguments.tflops <= 0:
+        raise UserError("bad_option", f"--tflops must be above 0, not {arguments.tflops:g}")
     if seeds < 1:
         raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
     if not (arguments.out or arguments.dry_run):

@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, embedding_init, layer_norm, tanh_gelu
-
-_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, conv_init, embedding_init, layer_norm, tanh_gelu
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
@@ -21,7 +19,7 @@ def _conv(features: int, kernel: int, stride: int, dtype: Dtype, name: str) -> n
         strides=stride,
         padding=((pad, pad), (pad, pad)),
         use_bias=False,
-        kernel_init=_conv_init,
+        kernel_init=conv_init,
         dtype=dtype,
         name=name,
     )

@@ -4,6 +4,7 @@
 always float32.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,18 @@ NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 
 embedding_init = nn.initializers.truncated_normal(0.02)
+
+
+def conv_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+    """Kernels (height, width, in, out) with variance 2 / (height · width · out), as in PyTorch's ResNets."""
+    height, width, _, out = shape
+    return _normal(key, shape, dtype) * jnp.sqrt(jnp.float32(2 / (height * width * out)))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
+    """Normal numbers. A function of its own, so that ``initial`` finds the draw in every version of JAX."""
+    return jax.random.normal(key, shape, dtype)
 
 
 def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:

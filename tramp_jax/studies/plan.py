@@ -35,6 +35,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.studies.simple import METHODS
 
 STUDIES, RECIPES = pathlib.Path("studies"), pathlib.Path("configs")
+MEAN = "mean"  # the name of the mean over columns
 TRAINING = ""  # the method of a row that trains a model
 Options = dict[str, Any]  # by their dotted names
 _GROUPS = tuple(options.base())  # names of ``tramp_jax.config``, which a row may set
@@ -67,7 +68,7 @@ class Study:
       data: the recipe, such as "pfed5" or "synthetic:few".
       reference: name of the row that the others are compared with.
       rows: in the order of the table.
-      columns: options of each column, such as an expression; {"": {}} if there is only one.
+      columns: options of each column, such as an expression; the only one is called "".
       meant_for: recipes of the clinical data that it is meant for.
       expected_clips: training clips of each column over all folds, by the published sizes; empty if unknown.
       quick: whether the settings are tiny, which proves that everything runs and nothing else.
@@ -124,35 +125,40 @@ def load(name: str, data: str, quick: bool = False) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("bad_study", f"{path}: not a TOML file ({error})") from error
     recipe, known = _recipe(data), data.partition(":")[0]
-    unknown = content.keys() - {"title", "data", "reference", "rows", "on", "columns"}
-    rows = content.get("rows", [])
-    if unknown or not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
-        wrong = f"unknown entry {min(unknown)!r}" if unknown else "no [[rows]], or a row without a name"
-        raise UserError("bad_study", f"{path}: {wrong}; see tramp_jax/studies/plan.py for what a study file holds")
-    shared = _flat(content.get("on", {}).get(known, {}))
-    names = list(getattr(recipe, "COLUMNS", ()))
-    columns = {column: _flat(given) for column, given in content.get("columns", {}).get(known, {}).items()}
-    study = Study(
-        path.stem,
-        content.get("title", path.stem),
-        data,
-        content.get("reference", rows[0]["name"]),
-        tuple(_row(path, row, known, shared) for row in rows),
-        columns or {column: {} for column in names} or {"": {}},
-        tuple(content.get("data", ("pfed5", "neuroface"))),
-        getattr(recipe, "EXPECTED_CLIPS", {}),
-        quick,
-    )
+    try:
+        unknown = content.keys() - {"title", "data", "reference", "rows", "on", "columns"}
+        rows = content.get("rows", [])
+        if unknown or not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+            wrong = f"unknown entry {min(unknown)!r}" if unknown else "no [[rows]], or a row without a name"
+            raise UserError("bad_study", f"{path}: {wrong}; see tramp_jax/studies/plan.py for what a study file holds")
+        shared = _flat(content.get("on", {}).get(known, {}))
+        names = list(getattr(recipe, "COLUMNS", ()))
+        own = content.get("columns", {}).get(known, {})
+        columns = {column: shared | _flat(given) for column, given in own.items()}
+        study = Study(
+            path.stem,
+            content.get("title", path.stem),
+            data,
+            content.get("reference", rows[0]["name"]),
+            tuple(_row(path, row, known) for row in rows),
+            columns or dict.fromkeys(names or [""], shared),
+            tuple(content.get("data", ("pfed5", "neuroface"))),
+            getattr(recipe, "EXPECTED_CLIPS", {}),
+            quick,
+        )
+    except (AttributeError, TypeError) as error:
+        message = f"an entry has the wrong form ({error}); see tramp_jax/studies/plan.py for what a study file holds"
+        raise UserError("bad_study", f"{path}: {message}") from error
     _check(path, study)
     return study
 
 
-def _row(path: pathlib.Path, content: Mapping[str, Any], data: str, shared: Options) -> Row:
+def _row(path: pathlib.Path, content: Mapping[str, Any], data: str) -> Row:
     own = {key: value for key, value in content.items() if key not in ("name", "method", "paper", "on")}
     if unknown := own.keys() - set(_GROUPS):
         what = f"row {content['name']!r}: {min(unknown)!r} is not an option"
         raise UserError("bad_study", f"{path}: {what}; see tramp_jax/config.py for all options")
-    given = shared | _flat(own) | _flat(content.get("on", {}).get(data, {}))
+    given = _flat(own) | _flat(content.get("on", {}).get(data, {}))
     paper = tuple(float(value) for value in content.get("paper", {}).get(data, ()))
     return Row(content["name"], given, content.get("method", TRAINING), paper)
 
@@ -160,8 +166,10 @@ def _row(path: pathlib.Path, content: Mapping[str, Any], data: str, shared: Opti
 def _check(path: pathlib.Path, study: Study) -> None:
     places = [slug(row.name) for row in study.rows]
     names = [row.name for row in study.rows]
-    if len(set(places)) < len(places):
-        raise UserError("bad_study", f"{path}: two rows have the same name; give each its own")
+    own = [slug(column) for column in study.columns if column]
+    if "" in places + own or MEAN in own or any(len(set(each)) < len(each) for each in (places, own)):
+        wrong = f"two rows or columns have the same name, or one has no letters a to z or digits, or is called {MEAN!r}"
+        raise UserError("bad_study", f"{path}: {wrong}")
     if study.reference not in names:
         raise UserError("bad_study", f"{path}: reference is {study.reference!r}, but the rows are: {', '.join(names)}")
     for row in study.rows:
@@ -189,7 +197,7 @@ def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
     for seed, row, (column, given) in itertools.product(range(seeds), study.rows, study.columns.items()):
         config = _config(study, row, column, given)
         if root:
-            inside = row.options.get("data.root", "")
+            inside = (given | row.options).get("data.root", "")
             config.data.root = str(pathlib.Path(root) / inside)
         config.seed = seed
         options.check(config)
@@ -205,7 +213,7 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
     parts = [part for part in (argument, column if column in getattr(recipe, "COLUMNS", ()) else "") if part]
     config = recipe.get_config(",".join(parts)) if parts else recipe.get_config()
     config = config.copy_and_resolve_references().unlock()
-    config.name = f"{study.name}_{slug(row.name)}"
+    config.name = f"{slug(study.name)}_{slug(row.name)}"
     if study.quick:
         _shrink(config)
     for option, value in (of_column | row.options).items():

@@ -12,8 +12,8 @@ import jax
 from tqdm import tqdm
 
 from tramp_jax import experiment, json_files, run, training_log
-from tramp_jax.errors import Interrupted, as_user_error
-from tramp_jax.files import write_atomically
+from tramp_jax.errors import Interrupted, UserError, as_user_error
+from tramp_jax.files import locked, write_atomically
 from tramp_jax.studies import cost, simple
 from tramp_jax.studies.plan import Run
 
@@ -32,18 +32,21 @@ def execute(runs: Sequence[Run]) -> None:
         started = time.monotonic()
         try:
             _train(each)
-            outcome: dict[str, Any] = {"error": None}
+            ended = {"error": None} | _measured(each)
         except (KeyboardInterrupt, Interrupted) as stopped:
             raise Interrupted("stopped; what is finished stays. To continue, run the same command again") from stopped
         except Exception as error:  # one run must not stop the others
             mistake = as_user_error(error)
+            if mistake and mistake.kind == "in_use":  # another program does this run, and will say how it ended
+                tqdm.write(f"{each} is left out: {mistake}", file=sys.stderr)
+                continue
             if mistake is None:
                 tqdm.write(traceback.format_exc(), file=sys.stderr)
-            outcome = {"error": str(mistake) if mistake else f"{type(error).__name__}: {error}"}
-            tqdm.write(f"{each} failed: {outcome['error']}", file=sys.stderr)
+            ended = {"error": str(mistake) if mistake else f"{type(error).__name__}: {error}"}
+            tqdm.write(f"{each} failed: {ended['error']}", file=sys.stderr)
         each.outcome.parent.mkdir(parents=True, exist_ok=True)
-        outcome["seconds"] = round(time.monotonic() - started)
-        write_atomically(each.outcome, json.dumps(outcome | _measured(each)) + "\n")
+        ended["seconds"] = round(time.monotonic() - started)
+        write_atomically(each.outcome, json.dumps(ended) + "\n")
         if not each.row.method:
             jax.clear_caches()  # else the programs of all runs stay in memory
 
@@ -52,32 +55,37 @@ def outcome(each: Run) -> dict[str, Any] | None:
     """How a run ended: its ``error`` (None if it is done) and measurements; None if it has not ended."""
     if not each.outcome.is_file():
         return None
-    return json_files.read(each.outcome, "delete it, and the run is done again")
+    cure = "delete it, and the run is done again"
+    ended = json_files.read(each.outcome, cure)
+    if not isinstance(ended.get("error", 0), str | None):
+        raise UserError("damaged_file", f"{each.outcome}: does not say how the run ended; {cure}")
+    return ended
 
 
 def is_done(each: Run) -> bool:
-    """Whether a run has ended well.
+    """Whether a run has ended well, and its folder is still there.
 
     Raises:
-      UserError: changed_options, if it did so with other options.
+      UserError: changed_options, if it was started with other options.
     """
-    ended = outcome(each)
-    if ended is None or ended.get("error") is not None:
+    if not (each.folder / run.CONFIG).is_file():
         return False
-    run.check_same(each.folder, each.config)
-    return True
+    run.check_same(each.folder, each.config, "for these options, delete that folder or choose another --out")
+    ended = outcome(each)
+    return ended is not None and ended["error"] is None
 
 
 def _train(each: Run) -> None:
     if each.row.method:
-        simple.fit(each.config, each.folder, each.row.method)
+        with locked(each.folder):
+            simple.fit(each.config, each.folder, each.row.method)
     else:
         experiment.train(each.config, each.folder, resume=(each.folder / run.CONFIG).is_file())
 
 
 def _measured(each: Run) -> dict[str, Any]:
     """Size and speed of what was trained, where they are known."""
-    if each.row.method or not each.folder.is_dir():
+    if each.row.method:
         return {}
     paces = [
         row["clips_per_second"]

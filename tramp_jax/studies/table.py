@@ -16,15 +16,14 @@ from tramp_jax.data.datasets import TEST
 from tramp_jax.evaluation import Written, read_predictions
 from tramp_jax.files import write_atomically
 from tramp_jax.studies import runner
-from tramp_jax.studies.plan import Row, Run, Study
+from tramp_jax.studies.plan import MEAN, Row, Run, Study
 from tramp_jax.training_log import save_figure
 
 MARKDOWN, TABLE, FIGURE = "table.md", "table.csv", "table.png"
 DRAWS = 1000
 # The metrics of a table; the first one is compared. Figures are × 100, as in the paper, but for the error in points.
 _OF_SCORES, _OF_CLASSES = ("spearman", "mae", "icc_a1"), ("accuracy", "precision", "recall", "specificity", "f1")
-_WORDS = {"spearman": "ρ × 100", "mae": "mean absolute error", "icc_a1": "ICC(A,1)"}
-_MEAN = "mean"
+_WORDS = {"spearman": "ρ × 100", "mae": "mean absolute error", "icc_a1": "ICC(A,1) × 100"}
 
 
 class Part(NamedTuple):
@@ -77,10 +76,14 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
     names = _metrics(runs)
     found = {
         (line.row.name, column, metric): _figures(
-            metric, _of_column(line, column), [] if line is reference else _of_column(reference, column), draws
+            metric,
+            [name for name in study.columns if column in (MEAN, name)],
+            _of_column(line, column),
+            [] if line is reference else _of_column(reference, column),
+            draws if metric == names[0] else 0,  # only the first metric is shown with intervals
         )
         for line in lines
-        for column in (*study.columns, _MEAN)
+        for column in (*study.columns, MEAN)
         for metric in names
     }
     text = _markdown(study, lines, names, found)
@@ -97,17 +100,17 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
     missing = 0
     for each in runs:
         ended = runner.outcome(each)
-        if ended is None:
-            missing += 1
-        elif ended["error"] is not None:
-            failed.append(ended["error"])
-        else:
+        if runner.is_done(each):
             folders = sorted(each.folder.glob("fold_*")) or [each.folder]
             reports = [run.evaluation_folder(folder, TEST, BEST) for folder in folders]
             parts += [Part(each.column, each.seed, read_predictions(folder)) for folder in reports]
             for name in ("parameters", "flops", "clips_per_second"):
-                if name in ended:
+                if ended and name in ended:
                     measured.setdefault(name, []).append(ended[name])
+        elif ended and ended["error"] is not None:
+            failed.append(ended["error"])
+        else:
+            missing += 1
     return Line(row, parts, {name: float(np.median(values)) for name, values in measured.items()}, failed, missing)
 
 
@@ -116,54 +119,67 @@ def _metrics(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _of_column(line: Line, column: str) -> list[Part]:
-    return [part for part in line.parts if column in (_MEAN, part.column)]
+    return [part for part in line.parts if column in (MEAN, part.column)]
 
 
-def _figures(metric: str, parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
-    """The figures of a row, and its difference to ``others`` on resamplings of the same people, if there are any."""
-    subjects = [subject for part in (*parts, *others) for subject in part.written.subjects]
-    both, its = (_mean_of(metric, group) for group in (others, parts))
-    count = sum(len(part.written.clips) for part in parts)
+def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
+    """The figures of a row, and its difference to ``others`` on the clips of both, if there are any.
 
-    def value(rows: np.ndarray) -> float:
-        return its(rows[rows < count])
+    ``draws`` is the number of resamplings of the people; 0 for no intervals.
+    """
+    nan = float("nan")
+    if not parts:
+        return Figures(nan, nan, (nan, nan), nan, (nan, nan))
+    own, theirs = (_mean_of(metric, columns, group) for group in (parts, others))
+    subjects, count = _subjects((*parts, *others)), len(_subjects(parts))
+    clips = [(part.column, clip) for part in (*parts, *others) for clip in part.written.clips]
+    common = set(clips[:count]) & set(clips[count:])
+    paired = np.array([row for row, clip in enumerate(clips) if clip in common], int)
 
     def difference(rows: np.ndarray) -> float:
-        return value(rows) - both(rows[rows >= count] - count)
+        rows = paired[rows]
+        return own(rows[rows < count]) - theirs(rows[rows >= count] - count)
 
-    undefined = float("nan"), float("nan")
-    whole = np.arange(len(subjects))
-    if not parts:
-        return Figures(float("nan"), float("nan"), undefined, float("nan"), undefined)
-    own = subjects[:count]
-    compared = bool(others)
-    seeds = sorted({part.seed for part in parts})
-    by_seed = [
-        _mean_of(metric, of_seed)(np.arange(sum(len(part.written.clips) for part in of_seed)))
-        for of_seed in ([part for part in parts if part.seed == seed] for seed in seeds)
-    ]
-    return Figures(
-        value(whole),
-        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan"),
-        metrics.bootstrap(value, own, draws) if draws else undefined,
-        difference(whole) if compared else float("nan"),
-        metrics.bootstrap(difference, subjects, draws) if compared and draws else undefined,
+    by_seed = [value for value in _by_seed(metric, columns, parts) if np.isfinite(value)]
+    figures = Figures(
+        own(np.arange(count)),
+        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else nan,
+        metrics.bootstrap(own, subjects[:count], draws) if draws else (nan, nan),
+        nan,
+        (nan, nan),
+    )
+    if not common:
+        return figures
+    both = [subjects[row] for row in paired]
+    return figures._replace(
+        difference=difference(np.arange(len(both))),
+        difference_interval=metrics.bootstrap(difference, both, draws) if draws else (nan, nan),
     )
 
 
-def _mean_of(metric: str, parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
+def _subjects(parts: Sequence[Part]) -> list[str]:
+    return [subject for part in parts for subject in part.written.subjects]
+
+
+def _by_seed(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> list[float]:
+    """The metric's mean over columns of each seed."""
+    groups = [[part for part in parts if part.seed == seed] for seed in sorted({part.seed for part in parts})]
+    return [_mean_of(metric, columns, group)(np.arange(len(_subjects(group)))) for group in groups]
+
+
+def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
     """A function from row numbers in the joined clips of ``parts`` to the metric's mean over columns.
 
-    In each column it is the mean over seeds and folds, of those in which it is defined.
+    In each column it is the mean over seeds and folds, of those in which it is defined. It is NaN if a column has none:
+    the columns differ too much for means over different ones.
     """
     sizes = [len(part.written.clips) for part in parts]
     starts = np.cumsum([0, *sizes])
     measure = (metrics.REGRESSION | metrics.CLASSIFICATION)[metric]
-    columns = list(dict.fromkeys(part.column for part in parts))
 
     def mean(rows: np.ndarray) -> float:
         found: dict[str, list[float]] = {column: [] for column in columns}
-        for part, start, size in zip(parts, starts, sizes, strict=False):
+        for part, start, size in zip(parts, starts[:-1], sizes, strict=True):
             own = rows[(rows >= start) & (rows < start + size)] - start
             if len(own):
                 value = measure(part.written.measured_by(metric)[own], part.written.target[own])
@@ -178,6 +194,10 @@ def _mean_of(metric: str, parts: Sequence[Part]) -> Callable[[np.ndarray], float
 
 def _scaled(metric: str) -> float:
     return 1.0 if metric == "mae" else 100.0
+
+
+def _words(metric: str) -> str:
+    return _WORDS.get(metric, f"{metric} × 100")
 
 
 def _text(value: float, metric: str, sign: str = "") -> str:
@@ -196,9 +216,9 @@ def _markdown(
     first, *others = names
     columns = list(study.columns) if len(study.columns) > 1 else []
     with_paper = any(line.row.paper for line in lines)
-    head = ["", *columns, f"{_WORDS.get(first, first)}, mean"]
+    head = ["", *columns, f"{_words(first)}, mean"]
     head += ["paper"] * with_paper
-    head += [f"− {study.reference}", *(_WORDS.get(name, name) for name in others)]
+    head += [f"− {study.reference}", *(_words(name) for name in others)]
     head += ["M parameters", "GFLOP a clip", "clips/s"]
     rows = []
     notes = []
@@ -208,17 +228,21 @@ def _markdown(
         for i, column in enumerate(columns):
             paper = f" ({line.row.paper[i]:g})" if len(line.row.paper) > 1 else ""
             cells.append(_text(at(column, first).value, first) + paper)
-        mean = at(_MEAN, first)
+        mean = at(MEAN, first)
         spread = f" ± {_text(mean.spread, first)}" if np.isfinite(mean.spread) else ""
         cells.append(_text(mean.value, first) + spread + _between(mean.interval, first))
         cells += [f"{line.row.paper[-1]:g}" if line.row.paper else "–"] * with_paper
         cells.append(_text(mean.difference, first, "+") + _between(mean.difference_interval, first, "+"))
-        cells += [_text(at(_MEAN, name).value, name) for name in others]
+        cells += [_text(at(MEAN, name).value, name) for name in others]
         units = {"parameters": 1e6, "flops": 1e9, "clips_per_second": 1}
         cells += [f"{line.measured[n] / unit:.3g}" if n in line.measured else "–" for n, unit in units.items()]
         rows.append(cells)
-        notes += [f"- {line.row.name}: failed: {reason}" for reason in dict.fromkeys(line.failed)]
-        notes += [f"- {line.row.name}: {line.missing} runs have not ended"] if line.missing else []
+        notes += [f"- {line.row.name}: failed: {' '.join(reason.split())}" for reason in dict.fromkeys(line.failed)]
+        notes += [f"- {line.row.name}: runs that have not ended: {line.missing}"] if line.missing else []
+        undefined = [part for part in line.parts if not np.isfinite(_by_seed(first, [part.column], [part])[0])]
+        if undefined:
+            what = f"{_words(first)} is undefined in {len(undefined)} of {len(line.parts)} test sets"
+            notes.append(f"- {line.row.name}: {what}, of equal scores or ratings; the means leave them out")
     seeds = len({part.seed for line in lines for part in line.parts})
     people = len({subject for line in lines for part in line.parts for subject in part.written.subjects})
     told = (
@@ -244,13 +268,13 @@ def _csv(
     costs = ("parameters", "flops", "clips_per_second")
     writer.writerow(["row", "column", "metric", *measures, "paper", *costs, "failed", "missing"])
     for line in lines:
-        for i, column in enumerate((*study.columns, _MEAN)):
+        for i, column in enumerate((*study.columns, MEAN)):
             for metric in names:
                 f = found[line.row.name, column, metric]
                 numbers = (f.value, f.spread, *f.interval, f.difference, *f.difference_interval)
                 paper: Any = ""
-                if metric == names[0] and line.row.paper and (column == _MEAN or len(line.row.paper) > 1):
-                    paper = line.row.paper[-1 if column == _MEAN else i]
+                if metric == names[0] and line.row.paper and (column == MEAN or len(line.row.paper) > 1):
+                    paper = line.row.paper[-1 if column == MEAN else i]
                 writer.writerow(
                     [line.row.name, column, metric]
                     + [f"{x:.6f}" if np.isfinite(x) else "" for x in numbers]
@@ -271,20 +295,18 @@ def _plot(
     figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for place, line in enumerate(lines):
-        f = found[line.row.name, _MEAN, metric]
+        f = found[line.row.name, MEAN, metric]
         if np.isfinite(f.interval[0]):
             axes.plot([100 * end for end in f.interval], [place, place], color="C0", linewidth=2, alpha=0.5)
         if np.isfinite(f.value):
             axes.plot(100 * f.value, place, "o", color="C0", label="mean, 95 % over people" if place == 0 else None)
-        for seed in sorted({part.seed for part in line.parts}):
-            of_seed = [part for part in line.parts if part.seed == seed]
-            value = _mean_of(metric, of_seed)(np.arange(sum(len(part.written.clips) for part in of_seed)))
+        for value in _by_seed(metric, list(study.columns), line.parts):
             axes.plot(100 * value, place - 0.2, ".", color="0.6", markersize=5)
         if line.row.paper:
             axes.plot(line.row.paper[-1], place, "D", color="C3", markerfacecolor="none")
     axes.set_yticks(range(len(lines)), [line.row.name for line in lines])
     axes.invert_yaxis()
-    axes.set(xlabel=_WORDS.get(metric, f"{metric} × 100"))
+    axes.set(xlabel=_words(metric))
     quick = " (tiny settings: figures mean nothing)" if study.quick else ""
     what = "circle: mean, bar: 95 % over people, dots: seeds"
     what += ", diamond: paper" if any(line.row.paper for line in lines) else ""
