@@ -178,7 +178,7 @@ class Output:
         return high
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, without knots for a straight line, as before lines could bend: digests of models stay the same."""
+        """The fields, without knots for a straight line, as before lines could bend: digests stay the same."""
         fields = dataclasses.asdict(self)
         return fields if self.knots else {name: value for name, value in fields.items() if name != "knots"}
 
