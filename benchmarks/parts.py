@@ -55,7 +55,7 @@ def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
     V, n = c.num_points, c.blocks_per_stage
     before = c.embed_width
     for stage, C in enumerate(c.widths):
-        T = c.length >> stage
+        T = c.length // c.patch >> stage
         tokens, shape = batch * T * V, (batch, T, V, C)
         quarter = (*shape[:3], C // 4)
 

@@ -33,7 +33,7 @@ def comparable(config: ConfigDict) -> ConfigDict:
     """``config`` without what only our side would do, and with a step too small to change anything."""
     config = ConfigDict(config.to_dict())
     config.augment.update(crop=False, flip=0.0, reverse_time=0.0)
-    config.model.trajectory.input_scale = (1.0,)
+    config.model.trajectory.update(channels="xyrgb", patch=1, input_scale=(1.0,))
     config.optimizer.update(name="sgd", momentum=0.9, weight_decay=0.0, learning_rate=LEARNING_RATE)
     config.optimizer.update(clip_norm=0.0, warmup_epochs=0.0)
     config.train.accumulate = 1

@@ -223,7 +223,7 @@ def test_scoring_and_export_read_a_checkpoint_without_the_map(config, splits, tm
     ("change", "fact"),
     [
         ({"loss.name": "landmarks", "loss.landmarks": 0.0}, "loss.landmarks=0"),
-        ({"model.streams": "trajectory"}, "model.streams"),
+        ({"loss.name": "landmarks", "model.streams": "trajectory"}, "model.streams"),
         ({"model.rgb.scrambled_frames": True}, "model.rgb.scrambled_frames"),
     ],
 )

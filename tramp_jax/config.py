@@ -164,7 +164,7 @@ OPTIONS: dict[str, Any] = {
         "components": _at_least(1, 8),  # of gai
         "swapped": False,  # of bmc, as the released code: exchange prediction and target
         # Weight of a second target of the frame encoder: the landmarks in each frame, read off its features by a
-        # linear map. Mean squared error in units of half the picture. 0 as published.
+        # linear map. Mean squared error in units of half the picture. 0 as published; no effect without frames.
         "landmarks": _at_least(0, 0.0),
     },
     # From the model's raw value to a score on the rating scale, see ``output``.

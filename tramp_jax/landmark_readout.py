@@ -11,18 +11,19 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from tramp_jax.data.landmarks import NUM_LANDMARKS
+from tramp_jax.models import reads_frames
 
 NAME = "landmark_readout"  # beside the modules of the model in "params"
 
 
 def added(variables: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
-    """The variables of a model with a freshly drawn map, if ``loss.landmarks`` is on.
+    """The variables of a model with a freshly drawn map, if it reads frames and ``loss.landmarks`` is on.
 
     Args:
       variables: ``{"params", "batch_stats"}`` of the model, or their shapes.
       config: the whole configuration.
     """
-    if not config.loss.landmarks:
+    if not config.loss.landmarks or not reads_frames(config.model):
         return variables
     shape = config.model.rgb.widths[-1], 2 * NUM_LANDMARKS
     kernel = jax.nn.initializers.lecun_normal()(jax.random.key(config.seed), shape)

@@ -107,15 +107,17 @@ def check(config: ConfigDict) -> None:
             "losses need 0 (regression)",
         )
     weight = config.loss.landmarks
-    if name == LANDMARKS and not weight:
+    if name == LANDMARKS and not (weight and reads_frames(config.model)):
         raise UserError(
-            "bad_option", "loss.name=landmarks learns nothing with loss.landmarks=0; set --config.loss.landmarks=30"
+            "bad_option",
+            f"loss.name=landmarks learns nothing with loss.landmarks={weight:g} and "
+            f"model.streams={config.model.streams}; set --config.loss.landmarks=30 and --config.model.streams=rgb",
         )
-    if weight and (not reads_frames(config.model) or config.model.rgb.scrambled_frames):
+    if weight and reads_frames(config.model) and config.model.rgb.scrambled_frames:
         raise UserError(
             "bad_option",
             f"loss.landmarks={weight:g} trains the frame encoder to find the landmarks in each frame, so the model "
-            "must read whole frames: set model.streams to both or rgb, and model.rgb.scrambled_frames to False",
+            "must read whole frames: set model.rgb.scrambled_frames to False",
         )
 
 

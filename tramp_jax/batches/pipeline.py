@@ -65,7 +65,7 @@ class Sampler:
     @classmethod
     def to_learn(cls, config: ConfigDict) -> "Sampler":
         """A sampler whose samples have everything that the loss compares with."""
-        return cls(config, with_points=config.loss.landmarks > 0)
+        return cls(config, with_points=config.loss.landmarks > 0 and reads_frames(config.model))
 
     def train(self, position: int, clip: Clip) -> Batch:
         """A training sample with all F frames in order.
