@@ -15,7 +15,7 @@ from tests import tiny
 from tests.conftest import ROOT
 from tests.device_script import first_batch
 from tests.linear import OPTIONS, Linear, interrupted_at, linear_model, measured
-from tramp_jax import losses, optimizer, sharding, trainer, training_step
+from tramp_jax import initial_weights, losses, optimizer, sharding, trainer, training_step
 from tramp_jax.batches.pipeline import Batch
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
@@ -137,6 +137,20 @@ def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_con
     moved = jax.tree.map(lambda new, old: np.max(np.abs(new - old)), whole.variables, variables)
     apart = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), whole.variables, in_parts.variables)
     assert max(jax.tree.leaves(apart)) < 1e-5 * max(jax.tree.leaves(moved))
+
+
+def test_gradients_of_frozen_parameters_are_not_computed(trajectory_config):
+    config, mesh = trajectory_config, sharding.data_mesh()
+    variables = init_variables(config.model, jax.random.key(0))
+
+    def flops(patterns):
+        frozen = initial_weights.frozen_paths(variables, patterns)
+        sgd = optimizer.build_optimizer(config.optimizer, lambda step: 1e-2, frozen["params"])
+        step = training_step.build_train_step(config, losses.build_loss(config), sgd, mesh, frozen)
+        start = training_step.init_state(variables, sgd, mesh)
+        return step.lower(start, sharding.put(first_batch(config), mesh), None).compile().cost_analysis()["flops"]
+
+    assert flops(("trajectory_encoder",)) < 0.6 * flops(())  # forward only, where the backward pass is twice as much
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def fit(
     rate = learning_rate(config.optimizer, steps_per_epoch, config.train.epochs)
     optimizer = build_optimizer(config.optimizer, rate, frozen["params"])
     loss = build_loss(config, [info.score for info in splits[TRAIN].infos])
-    train_step = build_train_step(config, loss, optimizer, mesh, frozen["batch_stats"], rate)
+    train_step = build_train_step(config, loss, optimizer, mesh, frozen, rate)
     state = init_state(variables, optimizer, mesh, config.train.ema)
     if not resume:
         _report_origin(origin, variables, frozen["params"], workdir)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -193,7 +195,7 @@ def build_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    frozen: Collection[Path] = (),
+    frozen: Mapping[str, Collection[Path]] = MappingProxyType({"params": (), "batch_stats": ()}),
     rate: optax.Schedule = lambda step: 0.0,
 ) -> TrainStep:
     """Returns the jitted (state, batch, store) -> (state, metrics).
@@ -207,7 +209,8 @@ def build_train_step(
       loss: see ``losses.build_loss``.
       optimizer: updates the parameters that are not frozen.
       mesh: the devices.
-      frozen: paths of running statistics that stay as they are.
+      frozen: paths of the parameters that the optimizer does not update, and of running statistics that stay as they
+        are; see ``initial_weights.frozen_paths``.
       rate: the learning rate of each step, for the metrics.
     """
     objective = Objective(build_model(config.model), loss, config.loss.landmarks)
@@ -223,10 +226,12 @@ def build_train_step(
         start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
         found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
         value, batch_stats, gradients = found
-        new = update(state, gradients, batch_stats, optimizer, frozen, config.train.ema)
+        new = update(state, gradients, batch_stats, optimizer, frozen["batch_stats"], config.train.ema)
+        flat = traverse_util.flatten_dict(gradients)
         metrics = {
             "loss": value,
-            "gradient_norm": _norm(gradients),
+            # Nothing else reads gradients of frozen parameters, so they are not computed.
+            "gradient_norm": _norm([x for path, x in flat.items() if path not in frozen["params"]]),
             "parameter_norm": _norm(new.variables["params"]),
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
         }
