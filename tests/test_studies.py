@@ -117,6 +117,7 @@ def test_a_rows_data_lies_inside_the_root():
         ('[[rows]]\nname = "a"\nmethod = "magic"', "bad_study", ["'magic'", "random forest"]),
         ('[[rows]]\nname = "a"\nmodell.streams = "rgb"', "bad_study", ["'modell'"]),
         ('[[rows]]\nname = "a"\npaper.synthetic = [1, 2, 3]', "bad_study", ["paper.synthetic"]),
+        ('[[rows]]\nname = "a"\npaper.synthetic = ["1"]', "bad_study", ["numbers"]),
         ('[[rows]]\nname = "a"\nmodel.stream = "rgb"', "unknown_option", ["model.stream", "model.streams"]),
         ('[[rows]]\nname = "a"\ndata.colour = 1', "unknown_option", ["data.colour", "'a'"]),
         ('[[rows]]\nname = "a"\nmodel.streams = 3', "bad_option", ["model.streams", 3]),

@@ -159,7 +159,9 @@ def _row(path: pathlib.Path, content: Mapping[str, Any], data: str) -> Row:
         what = f"row {content['name']!r}: {min(unknown)!r} is not an option"
         raise UserError("bad_study", f"{path}: {what}; see tramp_jax/config.py for all options")
     given = _flat(own) | _flat(content.get("on", {}).get(data, {}))
-    paper = tuple(float(value) for value in content.get("paper", {}).get(data, ()))
+    paper = tuple(content.get("paper", {}).get(data, ()))
+    if not all(type(figure) in (int, float) for figure in paper):
+        raise UserError("bad_study", f"{path}: row {content['name']!r}: paper.{data} must hold numbers")
     return Row(content["name"], given, content.get("method", TRAINING), paper)
 
 
@@ -226,13 +228,10 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
         if not isinstance(target, ConfigDict) or last not in target:
             raise UserError("unknown_option", f"{where}: there is no such option with {RECIPES}/{name}.py")
         old = target[last]
-        value = (
-            tuple(value)
-            if isinstance(value, list)
-            else float(value)
-            if type(old) is float and type(value) is int
-            else value
-        )
+        if isinstance(value, list):
+            value = tuple(value)
+        if type(old) is float and type(value) is int:
+            value = float(value)
         if type(value) is not type(old):
             raise UserError("bad_option", f"{where} is {value!r}; it takes a value such as {old!r}")
         target[last] = value
