@@ -32,8 +32,8 @@ _INTRODUCTION = """# Results
 Written by `python -m benchmarks.results_page`. [studies.md](studies.md) says what the columns mean.
 
 The clinical data sets cannot be shared, and we do not have them. For these, you find the paper's figures and the
-command that fills ours. What we could measure is on drawn faces. It shows what the options do to a model that learns
-from clean faces and a known severity; it does not show what they do on patients.
+command that fills ours. A study on drawn faces appears here once it has been run at the recipe's own size. It shows
+what the options do to a model that learns from clean faces and a known severity, not what they do on patients.
 """
 
 

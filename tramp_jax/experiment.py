@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -25,7 +23,7 @@ from tramp_jax.data.validation import Report, open_sound
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import locked, write_atomically
 from tramp_jax.losses import LANDMARKS
-from tramp_jax.models import abstract_variables, build_model
+from tramp_jax.models import abstract_variables, build_model, count_parameters
 from tramp_jax.output import FEW_PEOPLE, Output
 
 
@@ -164,7 +162,7 @@ def _note_on_size(config: ConfigDict, people: int) -> None:
     """Says so if a large model starts from random weights on few people."""
     if people >= 100 or any(config.init[part] for part in ("all", "rgb", "trajectory")):
         return
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_variables(config.model)["params"]))
+    parameters = count_parameters(config.model)
     if parameters > 5e6:
         tqdm.write(
             f"note: {people} people for {parameters / 1e6:.0f} M parameters from random weights; start from published "

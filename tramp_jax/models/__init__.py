@@ -1,5 +1,6 @@
 """The networks. ``build_model(config.model)`` builds one, ``apply`` calls it on ``Inputs``."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -214,6 +215,11 @@ def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
     inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
     variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def count_parameters(config: ml_collections.ConfigDict) -> int:
+    """Trained numbers of the model of a ``model`` group."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_variables(config)["params"]))
 
 
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:

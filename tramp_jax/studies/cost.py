@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs of a clip, steps of a training."""
+"""What a model costs: FLOPs of a clip, steps of a training."""
 
 import functools
 import math
@@ -14,11 +14,6 @@ from tramp_jax.data.datasets import TRAIN
 from tramp_jax.errors import UserError
 
 TRAINING = 3  # a forward and backward pass costs three times the forward pass
-
-
-def parameters(model: ConfigDict) -> int:
-    """Trained numbers of a model; ``model`` is the group of that name."""
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(models.abstract_variables(model)["params"]))
 
 
 def flops(model: ConfigDict) -> float:

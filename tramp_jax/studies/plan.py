@@ -226,7 +226,7 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
         for part in filter(None, group.split(".")):
             target = target.get(part)
         if not isinstance(target, ConfigDict) or last not in target:
-            raise UserError("unknown_option", f"{where}: there is no such option with {RECIPES}/{name}.py")
+            raise UserError("unknown_option", f"{where}: the recipe {RECIPES}/{name}.py has no such option")
         old = target[last]
         if isinstance(value, list):
             value = tuple(value)

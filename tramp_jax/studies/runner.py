@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tramp_jax import experiment, json_files, run, training_log
 from tramp_jax.errors import Interrupted, UserError, as_user_error
 from tramp_jax.files import locked, write_atomically
+from tramp_jax.models import count_parameters
 from tramp_jax.studies import cost, simple
 from tramp_jax.studies.plan import Run
 
@@ -97,4 +98,4 @@ def _measured(each: Run) -> dict[str, Any]:
     if paces:
         found["clips_per_second"] = statistics.median(paces[1:] or paces)  # the first epoch compiles
     model = each.config.model
-    return found | {"parameters": cost.parameters(model), "flops": cost.flops(model)}
+    return found | {"parameters": count_parameters(model), "flops": cost.flops(model)}
