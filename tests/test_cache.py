@@ -81,7 +81,7 @@ def _batches(config, kind, splits, count):
         {"padding": "spline", "frame_padding": "zero"},
         {"padding": "loop", "channels": "energy"},
         {"padding": "spline", "channels": "xyrgb+speed"},
-        {"padding": "reflect", "channels": "rgb+asymmetry"},
+        {"padding": "reflect", "channels": "rgb+range+asymmetry"},
     ],
 )
 def test_every_cache_gives_the_same_batches(config, splits, change):

@@ -332,9 +332,11 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     printed = capsys.readouterr().out
     values = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
     assert set(values) == {"auroc", "spearman", "differences"}
-    methods = {"constant", "random forest", "SVR", "model + SVR", "model, best", "model, last"}
+    methods = {"constant", "random forest", "SVR", "ridge", "model + SVR", "model, best", "model, last"}
     assert set(values["auroc"]) == set(values["spearman"]) == methods
-    assert all(len(found["interval"]) == 2 for found in values["differences"].values())
+    assert set(values["differences"]) == {"auroc", "spearman"}
+    for pairs in values["differences"].values():
+        assert all(len(found["interval"]) == 2 for found in pairs.values())
     assert values["auroc"]["constant"] == [0.5, 0.5]
     assert values["spearman"]["constant"] == [None, None]
     assert all(isinstance(x, float) for x in values["spearman"]["random forest"])

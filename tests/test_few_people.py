@@ -26,9 +26,11 @@ def trained(tmp_path_factory):
 def test_simple_methods_learn_from_the_same_people(trained):
     workdir, _ = trained
     found = json.loads((workdir / run.BASELINES).read_text())
-    assert {"random forest", "SVR", "model + SVR", "model, best"} <= set(found["spearman"])
-    assert set(found["differences"]) == {
+    assert {"random forest", "SVR", "ridge", "model + SVR", "model, best"} <= set(found["spearman"])
+    assert set(found["differences"]["spearman"]) == {
         "model, best − random forest",
+        "model, best − SVR",
+        "model, best − ridge",
         "model + SVR − random forest",
         "model + SVR − model, best",
     }

@@ -16,7 +16,7 @@ from tramp_jax.models import build_model
 from tramp_jax.models.inputs import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
-EVERYTHING = "xyrgb+speed+energy+asymmetry"
+EVERYTHING = "xyrgb+speed+energy+range+asymmetry"
 
 
 def configured(option=EVERYTHING, **data):
@@ -63,10 +63,14 @@ def test_energies_are_those_of_their_definition(clip):
         np.testing.assert_allclose(
             found[f"range_energy_{axis}"][16:24], np.tile(expected_range[:, i], (8, 1)), atol=1e-3
         )
+        whole = points[1:, :, i].var(axis=0)  # the first frame has no predecessor
+        np.testing.assert_allclose(
+            found[f"range_{axis}"], np.tile(0.5 * np.log((whole + 0.008**2) / 0.05**2), (64, 1)), atol=1e-3
+        )
 
 
 def test_neither_the_size_of_the_face_nor_the_frame_rate_matters(clip):
-    config = configured("speed+energy+asymmetry")
+    config = configured("speed+energy+range+asymmetry")
     slow = read(clip, config)
     large = read(dataclasses.replace(clip, landmarks=clip.landmarks * 1.7), config)
     for name, values in slow.items():
@@ -77,10 +81,11 @@ def test_neither_the_size_of_the_face_nor_the_frame_rate_matters(clip):
 
 
 def test_a_still_face_has_the_least_energy_and_no_speed(clip):
-    found = read(clip, configured("speed+energy", still=True))
+    found = read(clip, configured("speed+energy+range", still=True))
     assert not np.any(found["speed_x"])
     np.testing.assert_allclose(found["speed_energy_x"], np.log(0.04 / 0.2), rtol=1e-5)
-    np.testing.assert_allclose(found["range_energy_y"], np.log(0.008 / 0.05), rtol=1e-5)
+    for name in ("range_energy_y", "range_y"):
+        np.testing.assert_allclose(found[name], np.log(0.008 / 0.05), rtol=1e-5)
 
 
 @pytest.mark.parametrize("padding", ["loop", "zero", "repeat", "reflect"])
@@ -88,12 +93,17 @@ def test_padding_adds_no_motion(clip, padding):
     """The jump where a clip starts again, or where blanks begin, is not a movement of the face."""
     short = cut(clip, 30)
     whole = read(cut(clip, 64), configured("speed"))
-    padded = read(short, configured("speed", padding=padding))
+    padded = read(short, configured("speed+range", padding=padding))
     for axis in "xy":
         np.testing.assert_allclose(padded[f"speed_{axis}"][:30], whole[f"speed_{axis}"][:30], atol=0.02)
         assert np.abs(padded[f"speed_{axis}"]).max() <= np.abs(whole[f"speed_{axis}"][:30]).max() + 0.02
     if padding in ("zero", "repeat"):
         assert not np.any(padded["speed_x"][30:])
+    if padding != "repeat":  # in which the last place counts more often
+        points = landmarks.select(short.landmarks, short.layout) - landmarks.nose_tip(short.landmarks, short.layout)
+        left, right = (points[:, landmarks.SLOT_NAMES.index(f"{side}_eye_pupil")] for side in ("left", "right"))
+        spread = np.sqrt((points / np.linalg.norm(left - right, axis=-1).mean()).var(axis=0) + 0.008**2) / 0.05
+        assert np.abs(np.exp(padded["range_y"][0]) / spread[:, 1] - 1).max() < 0.1
 
 
 def test_a_mirrored_clip_has_mirrored_channels(clip):

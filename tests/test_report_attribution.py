@@ -117,7 +117,7 @@ def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_var
 def test_motion_is_explained_by_its_kinds(source):
     config = tiny.get_config().unlock()
     config.model.streams = "trajectory"
-    config.model.trajectory.update(channels="xy+energy+asymmetry", input_scale=(1.0,), patch=2, widths=(32,))
+    config.model.trajectory.update(channels="xy+energy+range+asymmetry", input_scale=(1.0,), patch=2, widths=(32,))
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
     assert found.converged
     assert found.trajectory.shape == (TIMES, 63, 12)

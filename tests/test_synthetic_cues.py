@@ -117,12 +117,13 @@ def test_signs_fade_with_severity_and_show_at_96_pixels():
     assert np.all(np.diff(strengths, axis=0) < 0)
 
 
-def test_the_two_kinds_of_cues_have_independent_noise():
-    source = _source("both", 200, with_frames=False)
+@pytest.mark.parametrize("size", [0.5, 1.0])
+def test_the_two_kinds_of_cues_have_independent_noise(size):
+    source = _source("both", 200, with_frames=False, cue_noise=size)
     scores = np.array([info.score for info in source.infos])
     kinds = "landmarks", "appearance"
     noise = [np.array([source.severity(i, kind) for i in range(len(scores))]) - scores for kind in kinds]
-    assert all(0.3 < each.std() < 0.7 for each in noise)
+    assert all(0.8 * size < each.std() < 1.1 * size for each in noise)
     assert abs(np.corrcoef(noise)[0, 1]) < 0.2
     assert all(abs(spearmanr(each, scores).statistic) < 0.2 for each in noise)
 
@@ -149,3 +150,6 @@ def test_the_option_reaches_the_faces_and_is_checked():
     assert len({clip.landmarks.tobytes() for clip in clips.values()}) > 1
     with user_error("bad_option", "data.cues", "wrinkles", *CUES):
         SyntheticFaces(2, 1, cues="wrinkles")
+    for noise in (-0.1, np.nan, np.inf):
+        with user_error("bad_option", "data.cue_noise", str(noise)):
+            SyntheticFaces(2, 1, cues="both", cue_noise=noise)

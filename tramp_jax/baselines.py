@@ -1,4 +1,4 @@
-"""Baselines that a model has to beat: a constant, a random forest on motion features, and an SVR on log energies.
+"""Baselines that a model has to beat: a constant, a random forest on motion features, an SVR and a ridge regression.
 
 The features describe how much, how fast and how evenly the regions of a face move. Lengths are in units of the clip's
 inter-ocular distance and times in seconds, so the size of the face does not matter, nor does the frame rate, except
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -112,7 +113,7 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 
 
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
-    """How fast and how far each landmark moves, in logarithms: the means over a clip of ``energy``.
+    """How fast and how far each landmark moves, in logarithms: the means over a clip of ``energy`` and ``range``.
 
     These are the channels of ``tramp_jax.batches.motion``, so a simple method sees what the network sees.
 
@@ -121,12 +122,12 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
       fps: frames per second.
 
     Returns:
-      (252,) float64.
+      (378,) float64.
     """
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
     places = PADDINGS["reflect"].sources(len(points), n)
     seconds = step_times(frame_times(len(points), n, "reflect", fps)[places], places)
-    energies = motion.with_motion(jnp.asarray(points[None, places]), jnp.asarray(seconds[None]), "energy")
+    energies = motion.with_motion(jnp.asarray(points[None, places]), jnp.asarray(seconds[None]), "energy+range")
     return np.asarray(energies[0].mean(axis=0), np.float64).ravel()
 
 
@@ -195,7 +196,7 @@ def _bad_landmarks(message: str) -> UserError:
 
 
 def random_forest(
-    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int
+    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0
 ) -> np.ndarray:
     """Fits a random forest to features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
     forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
@@ -213,10 +214,23 @@ def forest_of_classes(
     return found
 
 
-def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
-    """Fits an SVR to standardised features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
+def support_vectors(
+    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0
+) -> np.ndarray:
+    """Fits an SVR to standardised features (n, d) and scores (n,); returns its scores (m,) of test features (m, d).
+
+    ``seed`` changes nothing.
+    """
     regression = make_pipeline(StandardScaler(), SVR(C=3.0))
     return regression.fit(train_features, train_scores).predict(test_features)
+
+
+def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Fits a linear map of features (n, d) in one unit to scores (n,); returns its scores (m,) of features (m, d).
+
+    Leave-one-out errors choose the penalty. ``seed`` changes nothing.
+    """
+    return RidgeCV(np.logspace(-2, 4, 25)).fit(train_features, train_scores).predict(test_features)
 
 
 def constant(train_scores: Sequence[float] | np.ndarray, n: int) -> np.ndarray:

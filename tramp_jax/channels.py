@@ -8,6 +8,7 @@ STORED = ("xyrgb", "xy", "rgb")
 MOTION = {
     "speed": ("speed_x", "speed_y"),
     "energy": ("speed_energy_x", "speed_energy_y", "range_energy_x", "range_energy_y"),
+    "range": ("range_x", "range_y"),
     "asymmetry": tuple(f"asymmetry_{name}" for name in ("x", "y", "speed_x", "speed_y", "range_x", "range_y")),
 }
 

@@ -242,7 +242,7 @@ def for_few_people(config: ConfigDict) -> None:
     config.model.head.hidden = ()
     config.model.trajectory.update(
         length=128,
-        channels="energy",
+        channels="energy+range",
         patch=8,
         widths=(32,),
         embed_width=32,

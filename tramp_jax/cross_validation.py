@@ -1,4 +1,4 @@
-"""The model beside simple methods that learn from the same people: a constant, a random forest and an SVR."""
+"""The model beside simple methods that learn from the same people: see ``tramp_jax.baselines``."""
 
 import json
 import pathlib
@@ -17,7 +17,8 @@ from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
 _OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
-MODEL, FOREST, SVR, HYBRID = f"model, {BEST}", "random forest", "SVR", "model + SVR"
+MODEL, FOREST, SVR, RIDGE, HYBRID = f"model, {BEST}", "random forest", "SVR", "ridge", "model + SVR"
+_PAIRS = ((MODEL, FOREST), (MODEL, SVR), (MODEL, RIDGE), (HYBRID, FOREST), (HYBRID, MODEL))
 
 
 class _Fold(NamedTuple):
@@ -31,8 +32,8 @@ class _Fold(NamedTuple):
 def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.Path, config: ConfigDict) -> list[str]:
     """Compares the model with simple methods on the held-out subjects of every fold.
 
-    The random forest and the support vector regression (SVR) learn from motion features of the same training and
-    validation clips. "model + SVR" is the mean of both. A classifier is compared with nothing. Writes
+    The random forest, the support vector regression (SVR) and the ridge regression learn from the motion in the same
+    training and validation clips. "model + SVR" is the mean of both. A classifier is compared with nothing. Writes
     cross_validation.json and cross_validation.png; baselines.json and baselines.png without folds.
 
     Args:
@@ -62,10 +63,11 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     for name in next(iter(values.values())):
         cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in values]
         lines.append(f"  {name:15s} " + "   ".join(cells))
-    for name, found in differences.items():
-        if found["interval"] is not None:
-            low, high = found["interval"]
-            lines.append(f"  {name}: auroc {found['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
+    for metric, pairs in differences.items():
+        for name, found in pairs.items():
+            if found["interval"] is not None:
+                low, high = found["interval"]
+                lines.append(f"  {name}: {metric} {found['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
     return lines
 
 
@@ -79,31 +81,33 @@ def _of_classifier(folders: Sequence[pathlib.Path]) -> dict[str, dict[str, list[
 def _of_scores(
     folds: Sequence[_Fold], folders: Sequence[pathlib.Path], config: ConfigDict
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict]]:
-    """Metrics by method and fold, and paired differences in AUROC with intervals over subjects."""
-    simple = ("constant", FOREST, SVR, HYBRID)
+    """Metrics by method and fold, and paired differences by metric, with intervals over subjects."""
+    simple = ("constant", FOREST, SVR, RIDGE, HYBRID)
     values = {
         metric: {name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in folds] for name in simple}
         | {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
         for metric in _OF_SCORES
     }
-    pairs = [(MODEL, FOREST), (HYBRID, FOREST), (HYBRID, MODEL)]
     draws = config.evaluation.bootstrap
-    return values, {f"{one} − {other}": _difference(folds, one, other, draws) for one, other in pairs}
+    return values, {
+        metric: {f"{one} − {other}": _difference(folds, metric, one, other, draws) for one, other in _PAIRS}
+        for metric in _OF_SCORES
+    }
 
 
-def _difference(folds: Sequence[_Fold], one: str, other: str, draws: int) -> dict[str, float | list[float] | None]:
-    """How much larger the AUROC of ``one`` is, in the mean over folds, with its interval over subjects."""
+def _difference(
+    folds: Sequence[_Fold], metric: str, one: str, other: str, draws: int
+) -> dict[str, float | list[float] | None]:
+    """How much larger a metric of ``one`` is, in the mean over folds, with its interval over subjects."""
     number = np.concatenate([np.full(len(fold.target), i) for i, fold in enumerate(folds)])
     target = np.concatenate([fold.target for fold in folds])
     scores = [np.concatenate([fold.scores[name] for fold in folds]) for name in (one, other)]
 
     def difference(rows: np.ndarray) -> float:
         within = [rows[number[rows] == i] for i in range(len(folds))]
-        defined = [r for r in within if len(np.unique(target[r] > 0)) == 2]
-        if not defined:
-            return float("nan")
-        first, second = (np.mean([metrics.auroc(score[r], target[r]) for r in defined]) for score in scores)
-        return float(first - second)
+        first, second = (np.array([REGRESSION[metric](score[r], target[r]) for r in within]) for score in scores)
+        defined = np.isfinite(first - second)
+        return float(np.mean((first - second)[defined])) if defined.any() else float("nan")
 
     value = difference(np.arange(len(target)))
     low, high = metrics.bootstrap(difference, [name for fold in folds for name in fold.subjects], draws)
@@ -118,10 +122,12 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
     forest, energies = zip(*(baselines.described(part, *describe) for part in (seen, unseen)), strict=True)
     model = _predicted(folder, parts[TEST], raw=config.loss.name == "mse")
     svr = baselines.support_vectors(energies[0], train_scores, energies[1])
+    ridge = baselines.ridge(energies[0], train_scores, energies[1])
     scores = {
         "constant": baselines.constant(train_scores, len(parts[TEST])),
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
         SVR: svr,
+        RIDGE: ridge,
         HYBRID: (model + svr) / 2,
         MODEL: model,
     }

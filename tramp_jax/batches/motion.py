@@ -3,6 +3,8 @@
 speed: velocity in x and y.
 energy: the log of two root mean squares over ``WINDOW`` frames, in x and y: of the speed, and of the distance from the
     mean place.
+range: the log of the root mean square distance from the mean place over the whole clip, in x and y: the same in every
+    frame. A slow smile goes far, but not within ``WINDOW`` frames.
 asymmetry: the difference from the mirrored landmark of the other side: of the place in x and y, and of the energies.
 
 Lengths are in units of the distance between the pupils and times in seconds, so neither the size of a face nor the
@@ -70,6 +72,7 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
         "xyrgb": trajectories,
         "speed": speed,
         "energy": energy,
+        "range": _range(points, seconds),
         "asymmetry": jnp.concatenate([points - mirrored, energy - energy[..., landmarks.MIRROR, :]], axis=-1),
     }
     return jnp.concatenate([parts[group] for group in option.split("+")], axis=-1)
@@ -103,7 +106,21 @@ def _energies(points: jax.Array, speed: jax.Array, seconds: jax.Array) -> jax.Ar
 
     places = windows(points)
     away = places - mean(places)
-    speed_energy = 0.5 * jnp.log((mean(windows(speed) ** 2) + SPEED_FLOOR**2) / SPEED_UNIT**2)
-    range_energy = 0.5 * jnp.log((mean(away**2) + RANGE_FLOOR**2) / RANGE_UNIT**2)
+    speed_energy = _log_root(mean(windows(speed) ** 2), SPEED_FLOOR, SPEED_UNIT)
+    range_energy = _log_root(mean(away**2), RANGE_FLOOR, RANGE_UNIT)
     energies = jnp.concatenate([speed_energy, range_energy], axis=-1)
     return repeat(energies, "b w 1 v c -> b (w n) v c", n=WINDOW)
+
+
+def _range(points: jax.Array, seconds: jax.Array) -> jax.Array:
+    """Log ranges (B, T, V, 2) of the whole clip. Frames without a predecessor do not count, as for energies."""
+    counts = (seconds > 0).astype(points.dtype)[..., None, None]
+    total = jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1)
+    away = points - jnp.sum(points * counts, axis=1, keepdims=True) / total
+    found = _log_root(jnp.sum(away**2 * counts, axis=1, keepdims=True) / total, RANGE_FLOOR, RANGE_UNIT)
+    return jnp.broadcast_to(found, points.shape)
+
+
+def _log_root(square: jax.Array, floor: float, unit: float) -> jax.Array:
+    """The log of a root mean square in ``unit``; ``floor`` keeps it finite where nothing moves."""
+    return 0.5 * jnp.log((square + floor**2) / unit**2)

@@ -39,6 +39,8 @@ def _with_motion(g: Graph, x: Tensor, option: str, length: int, count: int) -> T
     parts = {"xy": positions, "xyrgb": x, "speed": speed, "energy": energy}
     if "rgb" in option.split("+"):
         parts["rgb"] = _channels(g, x, [2, 3, 4])
+    if "range" in option.split("+"):
+        parts["range"] = _range(g, points, moves)
     if "asymmetry" in option.split("+"):
         mirrored = g.op("Mul", _mirrored(g, points), np.array([-1.0, 1.0]))
         sides = [g.op("Sub", points, mirrored), g.op("Sub", energy, _mirrored(g, energy))]
@@ -83,17 +85,30 @@ def _energies(g: Graph, points: Tensor, speed: Tensor, moves: Tensor, count: int
     def mean(x: Tensor) -> Tensor:
         return g.op("Div", g.op("ReduceSum", g.op("Mul", x, weights), [1], keepdims=1), total)
 
-    def log_energy(x: Tensor, floor: float, unit: float) -> Tensor:
-        square = g.op("Add", mean(g.op("Mul", x, x)), np.array(floor**2))
-        return g.op("Mul", g.op("Log", g.op("Mul", square, np.array(unit**-2))), np.array(0.5))
-
     places = g.op("Reshape", points, [-1, n, count, 2])
     away = g.op("Sub", places, mean(places))
     speeds = g.op("Reshape", speed, [-1, n, count, 2])
     energies = g.op(
         "Concat",
-        log_energy(speeds, motion.SPEED_FLOOR, motion.SPEED_UNIT),
-        log_energy(away, motion.RANGE_FLOOR, motion.RANGE_UNIT),
+        _log_root(g, mean(g.op("Mul", speeds, speeds)), motion.SPEED_FLOOR, motion.SPEED_UNIT),
+        _log_root(g, mean(g.op("Mul", away, away)), motion.RANGE_FLOOR, motion.RANGE_UNIT),
         axis=-1,
     )
     return g.op("Reshape", g.op("Tile", energies, [1, n, 1, 1]), [-1, count, 4])
+
+
+def _range(g: Graph, points: Tensor, moves: Tensor) -> Tensor:
+    """(T, V, 2), see ``motion``."""
+    total = g.op("Max", g.op("ReduceSum", moves, [0], keepdims=1), np.array(1.0))
+
+    def mean(x: Tensor) -> Tensor:
+        return g.op("Div", g.op("ReduceSum", g.op("Mul", x, moves), [0], keepdims=1), total)
+
+    away = g.op("Sub", points, mean(points))
+    found = _log_root(g, mean(g.op("Mul", away, away)), motion.RANGE_FLOOR, motion.RANGE_UNIT)
+    return g.op("Expand", found, g.op("Shape", points))
+
+
+def _log_root(g: Graph, square: Tensor, floor: float, unit: float) -> Tensor:
+    square = g.op("Add", square, np.array(floor**2))
+    return g.op("Mul", g.op("Log", g.op("Mul", square, np.array(unit**-2))), np.array(0.5))

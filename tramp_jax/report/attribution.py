@@ -37,7 +37,8 @@ ELSEWHERE = "elsewhere"
 # The kinds of input, by the first letters of their channels. The first that fits counts.
 _INPUTS = {
     "speed_energy": "how fast the landmarks move",
-    "range_energy": "how far the landmarks move",
+    "range_energy": "how far the landmarks move, moment by moment",
+    "range": "how far the landmarks move in the whole clip",
     "speed": "direction and speed of the landmarks",
     "asymmetry": "differences between left and right",
     **dict.fromkeys("xy", "positions of the landmarks"),

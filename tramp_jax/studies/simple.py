@@ -11,11 +11,14 @@ from tramp_jax.checkpoint import BEST
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.errors import UserError
 
-# What each method learns from.
-METHODS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "random forest": baselines.motion_features,
-    "geometric forest": baselines.geometric_features,
-    "SVR": baselines.motion_energies,
+_Feature = Callable[[np.ndarray, float], np.ndarray]
+_Fit = Callable[..., np.ndarray]
+# What each method learns from, and how it gives scores.
+METHODS: dict[str, tuple[_Feature, _Fit]] = {
+    "random forest": (baselines.motion_features, baselines.random_forest),
+    "geometric forest": (baselines.geometric_features, baselines.random_forest),
+    "SVR": (baselines.motion_energies, baselines.support_vectors),
+    "ridge": (baselines.motion_energies, baselines.ridge),
 }
 
 
@@ -36,23 +39,20 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
     config.model.trajectory.update(channels="xy", input_scale=(1.0,))
     config.output.update(decode="clip", fit="none")
     classes = config.model.head.num_classes
-    if classes and method == "SVR":
-        raise UserError("bad_option", "SVR gives scores, not classes; use a forest for a classifier")
+    feature, of_scores = METHODS[method]
+    if classes and of_scores is not baselines.random_forest:
+        raise UserError("bad_option", f"{method} gives scores, not classes; use a forest for a classifier")
     folds = experiment.open_folds(config)
     run.prepare(asked, folder, resume=(folder / run.CONFIG).is_file(), overwrite=False)
     for fold, splits in folds.splits.items():
         seen, unseen = [splits[TRAIN], splits[VALIDATION]], splits[TEST]
         target = np.array([info.score for split in seen for info in split.infos])
-        (train,), (test,) = (baselines.described(part, METHODS[method]) for part in (seen, [unseen]))
+        (train,), (test,) = (baselines.described(part, feature) for part in (seen, [unseen]))
         if classes:
             raw, output = baselines.forest_of_classes(train, target, test, classes, config.seed), None
         else:
             output = experiment.decoding(config, splits, folds.facts)
-            raw = (
-                baselines.support_vectors(train, target, test)
-                if method == "SVR"
-                else baselines.random_forest(train, target, test, config.seed)
-            )
+            raw = of_scores(train, target, test, config.seed)
         where = run.evaluation_folder(run.fold_folder(folder, fold), TEST, BEST)
         predictions = evaluation.Predictions(unseen.infos, raw, output)
         evaluation.write_report(predictions, where, config, f"{TEST}, {method}")

@@ -44,7 +44,7 @@ DEPTH_NOISE = 1.0  # pixels; detectors estimate depth less well
 _SPREAD = 0.4  # the continuous severity of a clip is within this distance of its score
 CUES = ("motion", "landmarks", "appearance", "both")
 # With cues other than "motion":
-_CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows
+CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows
 _BIAS, _JITTER = 0.8, 0.5  # pixels; the detector's error of a point in all frames of a clip, and in each frame
 
 
@@ -98,9 +98,12 @@ class SyntheticFaces(ClipSource):
       quality: JPEG quality of the frames, 1-100.
       score: the same score for all clips, instead of drawn ones.
       cues: what shows the severity, one of ``CUES``.
+      cue_noise: standard deviation, in steps of the score, of the severity that each kind of cue shows about the score.
+        The two kinds err independently, so the larger it is, the more a model gains that reads both. Cues of "motion"
+        ignore it.
 
     Raises:
-      UserError: no clips asked for, an unknown expression, or unknown cues.
+      UserError: no clips asked for, an unknown expression, unknown cues, or noise below 0.
     """
 
     def __init__(
@@ -114,9 +117,12 @@ class SyntheticFaces(ClipSource):
         quality: int = 95,
         score: float | None = None,
         cues: str = "motion",
+        cue_noise: float = CUE_NOISE,
     ):
         if cues not in CUES:
             raise UserError("bad_option", f"data.cues is {cues!r}; known: {', '.join(CUES)}")
+        if not 0 <= cue_noise < np.inf:
+            raise UserError("bad_option", f"data.cue_noise is {cue_noise}; it must be 0 or more")
         unknown = [name for name in expressions if name not in EXPRESSIONS]
         if unknown:
             raise UserError("bad_option", f"unknown expressions {unknown}; known: {', '.join(EXPRESSIONS)}")
@@ -125,7 +131,7 @@ class SyntheticFaces(ClipSource):
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
         self._seed, self._with_frames, self._quality, self._score = seed, with_frames, quality, score
-        self._cues = cues
+        self._cues, self._cue_noise = cues, cue_noise
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
             for subject in range(num_subjects)
@@ -174,7 +180,7 @@ class SyntheticFaces(ClipSource):
         rng = self._rng(Stream.SEVERITY if shown_by == "landmarks" else Stream.SKIN_SEVERITY, *key)
         if self._cues == "motion":
             return float(score + rng.uniform(-_SPREAD, _SPREAD))
-        noise, other = _CUE_NOISE * np.clip(rng.normal(), -2, 2), rng.integers(NUM_SCORES)
+        noise, other = self._cue_noise * np.clip(rng.normal(), -2, 2), rng.integers(NUM_SCORES)
         return float(noise + (score if self._cues in (shown_by, "both") else other))
 
     def skin(self, index: int) -> Skin | None:

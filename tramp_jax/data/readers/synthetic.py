@@ -1,6 +1,7 @@
 """Synthetic faces, drawn when they are read: see ``tramp_jax.synthetic.faces``."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Options:
     expressions: tuple[str, ...] = faces.EXPRESSIONS  # all or some of these
     synthetic_seed: int = 0
     cues: Literal["motion", "landmarks", "appearance", "both"] = "motion"  # what shows the severity, see faces
+    cue_noise: float = faces.CUE_NOISE  # of the severity that each kind of cue shows, in steps of the score
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
@@ -33,13 +35,21 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     Raises:
       UserError: bad_option.
     """
-    source = faces.SyntheticFaces(
+    # Landmarks take a hundredth of the time of frames, so frames are drawn only if their pixels are wanted.
+    options = dataclasses.replace(options, expressions=tuple(options.expressions))  # a list, if read from config.json
+    return Dataset(_drawn(options, wanted.frames or wanted.pixels), FACTS)
+
+
+@functools.lru_cache(
+    maxsize=1
+)  # the runs of a study read the same faces: a minute to draw those of configs/synthetic.py
+def _drawn(options: Options, with_frames: bool) -> faces.SyntheticFaces:
+    return faces.SyntheticFaces(
         options.num_subjects,
         options.clips_per_subject,
-        expressions=tuple(options.expressions),
+        expressions=options.expressions,
         seed=options.synthetic_seed,
-        # Landmarks take a hundredth of the time of frames, so frames are drawn only if their pixels are wanted.
-        with_frames=wanted.frames or wanted.pixels,
+        with_frames=with_frames,
         cues=options.cues,
+        cue_noise=options.cue_noise,
     )
-    return Dataset(source, FACTS)
