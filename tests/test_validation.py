@@ -128,7 +128,7 @@ def test_one_run_lists_many_faults_and_keeps_the_sound_clips(broken, tmp_path, c
         assert all(fact in line for fact in fault.facts), fault.what
     assert re.search(r"^ +1  truncated_image$", out, re.MULTILINE)
     assert "5 errors" in out
-    assert "2 of 3 clips are without a fault" in out
+    assert "2 of 3 clips are usable" in out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["counts"] | {fault.kind: 1 for fault in planted} == found["counts"]
     assert found["bad_clips"] == [faults.CLIP]
@@ -160,7 +160,7 @@ def test_the_chosen_rating_is_checked(tmp_path, capsys):
     assert cli.main([*arguments, "--target", "speed", "--classes", "4"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"error: \[missing_target\] .*neuroface_split.csv, row 2: has no rating 'speed'", out)
-    assert re.search(r"error: \[class_out_of_range\] .*row 3: the speed makes class 4, but .* 0 to 3", out)
+    assert re.search(r"error: \[class_out_of_range\] .*row 3: the speed gives class 4, but .* 0 to 3", out)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
     skipping.data.skip_bad = True
     dataset, report = validation.open_sound(skipping)
     assert [info.subject for info in dataset.source.infos] == ["P01", "P02", "P03"]
-    assert "3 of 4 clips are without a fault" in report.summary()
+    assert "3 of 4 clips are usable" in report.summary()
     assert "1 landmarks_not_finite" in report.summary()
 
     written = tmp_path / run.SKIPPED
@@ -390,7 +390,7 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     experiment.train_folds(skipping, folds, tmp_path, resume=False)
     assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
     assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
-    assert "3 of 4 clips are without a fault; errors: 1 truncated_image" in capsys.readouterr().out
+    assert "3 of 4 clips are usable; errors: 1 truncated_image" in capsys.readouterr().out
 
     for path in root.rglob("*.jpg"):  # a run that is continued checks nothing again, and keeps its clips
         path.unlink()
@@ -406,4 +406,4 @@ def test_a_run_says_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
     left.train.batch_size = 2
     monkeypatch.setattr(experiment, "train_fold", lambda *arguments: [])
     experiment.train_folds(left, experiment.open_folds(left), tmp_path, resume=False)
-    assert "2 clips are left out (2 undetected_face)" in capsys.readouterr().out
+    assert "2 clips skipped (2 undetected_face)" in capsys.readouterr().out

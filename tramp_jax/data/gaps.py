@@ -1,18 +1,18 @@
-"""Frames without a face: which are bridged, which are cut off, and when a clip is refused."""
+"""Frames without a face: which are interpolated, which are cut off, and when a clip is refused."""
 
 import numpy as np
 
 from tramp_jax.errors import UserError
 
 MAX_GAP = 5  # frames; the longest gap that is interpolated
-MIN_SHARE = 0.5  # of the frames, that the face must span
+MIN_SHARE = 0.5  # share of the frames that the face must span
 
 
 def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
     """Interpolates short gaps linearly, and cuts off the frames before the first face and after the last.
 
     Args:
-      points: (n, P, 2) landmarks, with any values in frames without a face.
+      points: (n, P, 2) landmarks; those of frames without a face are ignored.
       found: (n,) bool, whether a frame shows the face.
 
     Returns:
