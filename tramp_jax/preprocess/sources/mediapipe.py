@@ -1,12 +1,11 @@
 """The 63 points from MediaPipe's face mesh, run with LiteRT.
 
 Both models come with this package (``tramp_jax/preprocess/models``, Apache-2.0). The mesh of 468 points has no iris. A
-pupil is the mean of the middles of its two eyelids, so it follows the lids and does not follow sideways gaze. The mesh
-and InsightFace place brows and the bridge of the nose slightly differently, so expect a loss if you train on one and
-score with the other.
+pupil is the mean of the midpoints of its two eyelids, so it follows the lids but not sideways gaze. The mesh and
+InsightFace place brows and the bridge of the nose slightly differently, so expect a loss of accuracy if you train on
+one and score with the other.
 
-The table of indices was made by comparing the mesh with InsightFace's mark-up drawing and with InsightFace's output on
-photographs.
+The index table comes from comparing the mesh with InsightFace's mark-up drawing and with its output on photos.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ MODELS = Path(__file__).parents[1] / "models"
 DETECTOR, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
 NUM_VERTICES = 468
 SIZE = 192  # side of the mesh network's square input, in pixels
-DETECT_EVERY = 10  # frames; a new face is noticed within them
+DETECT_EVERY = 10  # frames; a new face is found after at most this many
 MAX_FACES = 4
 MIN_PRESENCE = 0.5
 _MARGIN = 1.5  # side of the region given to the mesh, relative to the face's box
 _SAME = 0.3  # a detection that overlaps a followed face at least this much is that face
 _EYES = (33, 263)  # outer corners, image-left and image-right
 
-# Each of the 63 points, in the order of SLOT_NAMES, is a vertex or the mean of two; the 64th is the tip of the nose.
+# Each of the 63 points, in the order of SLOT_NAMES, is a vertex or the mean of two; the 64th is the nose tip.
 _LEFT_PUPIL, _RIGHT_PUPIL = (159, 145), (386, 374)
 # fmt: off
 VERTICES: tuple[int | tuple[int, int], ...] = (
@@ -66,10 +65,10 @@ class _Region:
 
 
 class MediaPipe:
-    """Detects faces in the first frame, in every tenth and if one is lost; else looks where the last mesh was.
+    """Detects faces in every tenth frame and if one is lost; otherwise, looks where the last mesh was.
 
     Args:
-      models_dir: folder with the two model files; None for those of this package.
+      models_dir: folder with the two model files; None for those in this package.
 
     Raises:
       SourceError: LiteRT or a model is missing.
@@ -82,9 +81,7 @@ class MediaPipe:
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
-                raise SourceError(
-                    f"{folder / file}: no such model; leave out --models-dir to use the one of this package"
-                )
+                raise SourceError(f"{folder / file}: no such model; omit --models-dir to use the one in this package")
         self._detector = blazeface.Detector(folder / DETECTOR)
         self._mesh = blazeface.interpreter(folder / MESH)
         self._input = self._mesh.get_input_details()[0]["index"]
