@@ -39,6 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
             f"warning: {found.subjects} people are few for a calibration; clips of one person are alike, so the "
-            "intervals may cover a smaller share of other people's clips than stated\n"
+            "intervals may cover fewer of other people's clips than stated\n"
         )
     return 0
