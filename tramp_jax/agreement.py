@@ -16,10 +16,7 @@ def confusion(score: np.ndarray, target: np.ndarray) -> dict[str, list[Any]]:
     """The confusion table of whole ratings: one row per true rating, one column per predicted rating."""
     x, y = metrics.rounded(score), metrics.rounded(target)
     known = np.arange(min(x.min(), y.min()), max(x.max(), y.max()) + 1)
-    return {
-        "ratings": known.tolist(),
-        "clips": [[int(np.sum((y == a) & (x == b))) for b in known] for a in known],
-    }
+    return {"ratings": known.tolist(), "clips": [[int(np.sum((y == a) & (x == b))) for b in known] for a in known]}
 
 
 def risk_coverage(score: np.ndarray, target: np.ndarray, spread: np.ndarray) -> dict[str, list[float]]:

@@ -40,9 +40,7 @@ class Checkpoints:
                 name: ocp.CheckpointManager(
                     root / name,
                     options=ocp.CheckpointManagerOptions(
-                        max_to_keep=keep,
-                        enable_async_checkpointing=False,
-                        cleanup_tmp_directories=writing,
+                        max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=writing
                     ),
                 )
                 for name, keep in ((LAST, keep_last), (BEST, 1))

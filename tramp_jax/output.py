@@ -80,11 +80,11 @@ class Output:
 
     def score(self, raw: Any, xp: Any = np) -> Any:
         """Scores (...,) of raw values (...,). ``xp`` is the array library, NumPy or jax.numpy."""
-        return self._decoded(self._x(raw, xp), xp)
+        return self._decoded(self._before_decoding(raw, xp), xp)
 
     def spread(self, raw: np.ndarray) -> np.ndarray:
         """Standard deviation (...,) of the rating, given raw values (...,); 1 without decoding."""
-        x = self._x(np.asarray(raw, float), np)
+        x = self._before_decoding(np.asarray(raw, float), np)
         if not self.ratings:
             return np.ones_like(x)
         distances = np.square(np.asarray(self.ratings) - np.asarray(self._decoded(x, np))[..., None])
@@ -100,7 +100,7 @@ class Output:
         line, bent = np.array(self.knots).T
         return line[:-1], np.diff(line), np.diff(bent) / np.diff(line)
 
-    def _x(self, raw: Any, xp: Any) -> Any:
+    def _before_decoding(self, raw: Any, xp: Any) -> Any:
         line = self.slope * xp.asarray(raw) + self.offset
         if not self.knots:
             return line
@@ -159,14 +159,14 @@ class Output:
             return self
         line, rating = (
             np.add.reduceat(each, starts) / np.add.reduceat(clips, starts)
-            for each in (self._x(values, np) * clips, np.bincount(which, target))
+            for each in (self._before_decoding(values, np) * clips, np.bincount(which, target))
         )
         if self.ratings:
             rating = np.clip(rating, self.ratings[0], self.ratings[-1])
-        bent = self._undecoded(rating + _STRAIGHT * (self._decoded(line, np) - rating))
+        bent = self._inverse_decoded(rating + _STRAIGHT * (self._decoded(line, np) - rating))
         return dataclasses.replace(self, knots=tuple(zip(line.tolist(), bent.tolist(), strict=True)))
 
-    def _undecoded(self, scores: np.ndarray) -> np.ndarray:
+    def _inverse_decoded(self, scores: np.ndarray) -> np.ndarray:
         """The values (K,) that decode to scores (K,), by bisection."""
         if not self.ratings:
             return scores

@@ -82,11 +82,7 @@ def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
 
 
 def build(
-    infos: Sequence[ClipInfo],
-    clips: Sequence[Clip] | None,
-    frames: np.ndarray | None,
-    config: ConfigDict,
-    mesh: Mesh,
+    infos: Sequence[ClipInfo], clips: Sequence[Clip] | None, frames: np.ndarray | None, config: ConfigDict, mesh: Mesh
 ) -> Store:
     """Puts clips on every device.
 

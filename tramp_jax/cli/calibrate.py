@@ -25,10 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     keep_compiled()
     found, written = calibrate_run(
-        arguments.checkpoint,
-        which=arguments.which,
-        level=arguments.level,
-        data_root=arguments.data_root,
+        arguments.checkpoint, which=arguments.which, level=arguments.level, data_root=arguments.data_root
     )
     sys.stdout.write(
         f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "

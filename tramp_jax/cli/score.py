@@ -26,31 +26,13 @@ if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
 
 WITHHELD = "withheld"
+# fmt: off
 COLUMNS = (
-    "input",
-    "status",
-    "score",
-    "low",
-    "high",
-    "level",
-    "ratings",
-    "raw",
-    "expression",
-    "frames",
-    "frames_used",
-    "fps",
-    "missing_ratio",
-    "outside",
-    "jitter",
-    "yaw",
-    "landmarks",
-    "model",
-    "interval",
-    "warnings",
-    "reason",
-    "report",
+    "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
+    "missing_ratio", "outside", "jitter", "yaw", "landmarks", "model", "interval", "warnings", "reason", "report",
     "settings",
 )
+# fmt: on
 _TEXTS = ("reason", "warnings", "interval")  # columns that may contain names
 
 
@@ -72,9 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument(
-        "--expression",
-        default="",
-        help="the expression that the person was asked to make; default: the model's",
+        "--expression", default="", help="the expression that the person was asked to make; default: the model's"
     )
     parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
     parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")

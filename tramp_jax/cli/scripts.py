@@ -48,11 +48,11 @@ def keep_compiled() -> None:
     except ImportError:  # a private name that may move; without it, JAX only warns about a damaged program
         return
     read = getattr(compilation_cache, "get_executable_and_time", None)
-    if read is not None and not isinstance(read, _Mending):
-        setattr(compilation_cache, read.__name__, _Mending(read))
+    if read is not None and not isinstance(read, _RepairingReader):
+        setattr(compilation_cache, read.__name__, _RepairingReader(read))
 
 
-class _Mending:
+class _RepairingReader:
     """Reads compiled programs, and deletes any that cannot be read, so that JAX compiles and writes it again.
 
     A kill or a full disk can cut such a file short. JAX alone would warn at every start and never replace it.

@@ -44,7 +44,7 @@ def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = 
     """
     folder, problems = Path(folder), Problems()
     count = count_frames(folder, folder.name, problems)
-    described = _described(folder, folder.name, problems)
+    described = _read_description(folder, folder.name, problems)
     targets = described.get("targets", {})
     try:
         info = ClipInfo(
@@ -72,7 +72,7 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
     before = len(problems.found)
     described: dict[str, Any] = {}
     if wanted.landmarks or (folder / DESCRIPTION).is_file():  # frames need no description
-        described = _described(folder, info.id, problems)
+        described = _read_description(folder, info.id, problems)
     layout = described.get("layout")
     layouts = tuple(name for name in landmarks.LAYOUTS if name == layout)
     if wanted.landmarks and not layouts and len(problems.found) == before:
@@ -129,7 +129,7 @@ def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bo
     return 0
 
 
-def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
+def _read_description(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
     """The contents of clip.json; {} if it cannot be used."""
     path = folder / DESCRIPTION
     try:

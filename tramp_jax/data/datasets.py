@@ -84,7 +84,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
         dataset = dataclasses.replace(dataset, facts=dataclasses.replace(dataset.facts, scale=scale))
     target, classes = data.get("target", ""), config.model.head.num_classes
     if target or classes or dataset.facts.scale:
-        source = _targeted(dataset.source, target, classes, dataset.facts.scale, problems)
+        source = _with_target(dataset.source, target, classes, dataset.facts.scale, problems)
         dataset = dataclasses.replace(dataset, source=source)
     return dataset
 
@@ -130,7 +130,7 @@ def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:
     return Dataset(source, facts(name), manifest.official, manifest.folds, (*manifest.skipped, *manifest.warnings))
 
 
-def _targeted(
+def _with_target(
     source: ClipSource, target: str, classes: int, scale: RatingScale | None, problems: Problems
 ) -> ClipSource:
     """The clips that have the rating ``data.target``, with that rating as their score.

@@ -89,63 +89,51 @@ def pack(
       UserError: bad_data with all faults in the data; file_exists if ``out`` holds something else; in_use if another
         program packs into it; missing_file, naming the shards that ``collect`` finds missing.
     """
-    with locked(job.path(out) if job else out):
-        return _pack(_resolved(config), wanted, out, shard_bytes, workers, skip_bad, job, collect)
-
-
-def _pack(
-    config: ConfigDict,
-    wanted: Wanted,
-    out: pathlib.Path,
-    shard_bytes: int,
-    workers: int,
-    skip_bad: bool,
-    job: shards.Shard | None,
-    collect: bool,
-) -> str:
+    config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
-    request = _request(config, dataset, wanted, shard_bytes, skip_bad)
-    if (out / MANIFEST).is_file():
-        manifest = packed_clips.read_manifest(out)
-        _check_same(manifest.request, request, out)
-        _clear(out)
-        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
-    if (out / PLAN).is_file():
-        plan = _read_plan(out)
-        _check_same(plan.request, request, out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        message = f"{out}: exists and is not a packed data set; name another folder with --out"
-        raise UserError("file_exists", message)
-    elif collect:
-        raise UserError("missing_file", f"{out}: no job has packed anything; run the command with --shard I/N first")
-    else:
-        plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
+    with locked(job.path(out) if job else out):
+        request = _request(config, dataset, wanted, shard_bytes, skip_bad)
+        if (out / MANIFEST).is_file():
+            manifest = packed_clips.read_manifest(out)
+            _check_same(manifest.request, request, out)
+            _clear(out)
+            return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
+        if (out / PLAN).is_file():
+            plan = _read_plan(out)
+            _check_same(plan.request, request, out)
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            message = f"{out}: exists and is not a packed data set; name another folder with --out"
+            raise UserError("file_exists", message)
+        elif collect:
+            raise UserError("missing_file", f"{out}: no job has packed anything; run it with --shard I/N first")
+        else:
+            plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
 
-    if collect:
-        _check_complete(plan, out)
-    written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
-    if job:
-        return f"{out}: part {job} is {len(written)} of {len(plan.ends)} shards, {already} of them finished before"
-    infos = tuple(dataset.source.infos[index] for index in plan.kept)
-    manifest = Manifest(
-        name=config.data.name,
-        infos=infos,
-        shards=tuple(written),
-        official=dataset.official,
-        folds=tuple(dataset.folds),
-        request=request,
-        labels=_labels(infos),
-        skipped=plan.skipped,
-        warnings=plan.warnings,
-        tool=f"tramp_jax {tramp_jax.__version__}",
-    )
-    write_atomically(out / MANIFEST, manifest.to_json())
-    _clear(out)
-    size = sum(shard.bytes for shard in written) / 2**20
-    kept = f", {already} of them finished before" if already else ""
-    return f"{out}: {len(infos)} clips in {len(written)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
+        if collect:
+            _check_complete(plan, out)
+        written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
+        if job:
+            return f"{out}: part {job} is {len(written)} of {len(plan.ends)} shards, {already} of them finished before"
+        infos = tuple(dataset.source.infos[index] for index in plan.kept)
+        manifest = Manifest(
+            name=config.data.name,
+            infos=infos,
+            shards=tuple(written),
+            official=dataset.official,
+            folds=tuple(dataset.folds),
+            request=request,
+            labels=_labels(infos),
+            skipped=plan.skipped,
+            warnings=plan.warnings,
+            tool=f"tramp_jax {tramp_jax.__version__}",
+        )
+        write_atomically(out / MANIFEST, manifest.to_json())
+        _clear(out)
+        size = sum(shard.bytes for shard in written) / 2**20
+        kept = f", {already} of them finished before" if already else ""
+        return f"{out}: {len(infos)} clips in {len(written)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
 
 
 def _notes(manifest: Manifest) -> str:

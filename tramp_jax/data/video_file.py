@@ -106,8 +106,8 @@ class VideoFile:
                 raise VideoError(
                     f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
                 ) from error
-            warnings = [*_rivals(container, stream), *picture.warnings, *combs.warnings()]
-            warnings += _losses(self.path, count, packets)
+            warnings = [*_other_videos(container, stream), *picture.warnings, *combs.warnings()]
+            warnings += _damage(self.path, count, packets)
         if count > 1 and still:
             raise VideoError(
                 f"{self.path}: all {count} frames are identical, so no face moves; record the person again, or export "
@@ -181,7 +181,7 @@ class _Combs:
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
-        self._moving = self._combed = self._seen = 0
+        self._without_stills = self._combed = self._seen = 0
 
     def look(self, image: np.ndarray, number: int) -> None:
         """Compares some pairs of neighbouring frames (H, W, 3)."""
@@ -198,11 +198,11 @@ class _Combs:
             np.minimum(np.minimum(-first, -third), second) > _COMB_STEP
         )
         self._seen += moving.size
-        self._moving += int(moving.sum())
+        self._without_stills += int(moving.sum())
         self._combed += int((tooth & moving).sum())
 
     def warnings(self) -> list[str]:
-        if self._moving < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._moving:
+        if self._without_stills < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._without_stills:
             return []
         return [
             "the frames look interlaced, though the file does not say so: what moves has edges like combs; deinterlace "
@@ -293,13 +293,13 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
             )
         if shape != (frame.width, frame.height, frame.format.name):
             if graph is not None:
-                yield from _through(graph, None)
+                yield from _filtered(graph, None)
             shape = (frame.width, frame.height, frame.format.name)
             graph = _deinterlacer(frame, order)
         assert graph is not None
-        yield from _through(graph, frame)
+        yield from _filtered(graph, frame)
     if graph is not None:
-        yield from _through(graph, None)
+        yield from _filtered(graph, None)
 
 
 def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
@@ -314,7 +314,7 @@ def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
     return graph
 
 
-def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+def _filtered(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
     """Passes a frame (None at the end of the video) to the filter. Yields the frames that are ready."""
     graph.vpush(frame)
     while True:
@@ -326,7 +326,7 @@ def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
 
 def _stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player shows."""
-    moving = _moving(container)
+    moving = _without_stills(container)
     if not moving:
         raise VideoError(f"{path}: {_diagnosis(path)}")
     best = container.streams.best("video")
@@ -337,7 +337,7 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def _moving(container: InputContainer) -> list[VideoStream]:
+def _without_stills(container: InputContainer) -> list[VideoStream]:
     """The video streams, without cover pictures and stills."""
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     return [each for each in streams if each.frames != 1] or streams
@@ -351,15 +351,15 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _rivals(container: InputContainer, stream: VideoStream) -> list[str]:
+def _other_videos(container: InputContainer, stream: VideoStream) -> list[str]:
     """Warns if the file holds several videos."""
-    count = len(_moving(container))
+    count = len(_without_stills(container))
     if count == 1:
         return []
     return [f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"]
 
 
-def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
+def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
     """Warns if a little of the file is missing or damaged.
 
     The container's frame count matters only if the file is damaged. Intact files with edit lists, a variable rate, or

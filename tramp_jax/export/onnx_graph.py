@@ -101,12 +101,7 @@ def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.Val
 
 
 def _value(
-    g: Graph,
-    config: ConfigDict,
-    model: Model,
-    params: Weights,
-    statistics: Weights,
-    read: tuple[Tensor, Tensor] | None,
+    g: Graph, config: ConfigDict, model: Model, params: Weights, statistics: Weights, read: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
     fusion = model.fusion if isinstance(model, TrampFormer) else None

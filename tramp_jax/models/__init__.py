@@ -112,23 +112,15 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     )
 
 
-def _partitions(config: ml_collections.ConfigDict) -> tuple[Partition, ...]:
-    places = config.length // config.patch
-    if config.length % config.patch:
+def _partitions(c: ml_collections.ConfigDict) -> tuple[Partition, ...]:
+    places = c.length // c.patch
+    if c.length % c.patch:
         raise UserError(
             "bad_option",
-            f"model.trajectory.patch is {config.patch}, which does not divide model.trajectory.length={config.length}",
+            f"model.trajectory.patch is {c.patch}, which does not divide model.trajectory.length={c.length}",
         )
-    halvings = len(config.widths) - 1
-    return partitions(
-        places,
-        config.neighbours,
-        config.distant,
-        config.local_frames,
-        places // 8,
-        config.table_frames or None,
-        halvings,
-    )
+    halvings = len(c.widths) - 1
+    return partitions(places, c.neighbours, c.distant, c.local_frames, places // 8, c.table_frames or None, halvings)
 
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:

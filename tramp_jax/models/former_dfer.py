@@ -161,11 +161,7 @@ class FormerDFER(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        frames: Array | None,
-        train: bool,
-        frame_index: Array | None = None,
-        frame_features: Array | None = None,
+        self, frames: Array | None, train: bool, frame_index: Array | None = None, frame_features: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Encodes frames.
 

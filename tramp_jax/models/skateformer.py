@@ -16,16 +16,7 @@ import numpy as np
 from einops import rearrange, repeat
 
 from tramp_jax.errors import UserError
-from tramp_jax.models.layers import (
-    Array,
-    BatchNorm,
-    Dtype,
-    Mlp,
-    TemporalConv,
-    embedding_init,
-    exact_gelu,
-    layer_norm,
-)
+from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, TemporalConv, embedding_init, exact_gelu, layer_norm
 
 HEADS_PER_PART = 4
 CONV_GROUPS = 8

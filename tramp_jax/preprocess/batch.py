@@ -172,7 +172,7 @@ class ClipList:
             )
         if overwrite or not (listed and there):
             return False
-        recorded = _evidence(self.root / job.name).get("options")
+        recorded = _read_evidence(self.root / job.name).get("options")
         made_with = recorded if isinstance(recorded, dict) else {}
         differing = [
             f"{flag} {_shown(made_with[flag])}, not {_shown(value)}"
@@ -259,7 +259,7 @@ def read_origin(clip_folder: Path) -> ClipOrigin:
     Raises:
       UserError: the file is not the evidence of a clip.
     """
-    evidence = _evidence(clip_folder)
+    evidence = _read_evidence(clip_folder)
     source, warnings = evidence.get("landmarks", ""), evidence.get("warnings", [])
     if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
         raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: not the evidence of a clip; make the clip again")
@@ -267,7 +267,7 @@ def read_origin(clip_folder: Path) -> ClipOrigin:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pictured:
+class _FrameEvidence:
     """The values of evidence.json that the quality of landmarks depends on."""
 
     scores: tuple[float | None, ...]
@@ -281,12 +281,12 @@ def read_quality(clip_folder: Path, clip: Clip) -> Quality:
     Raises:
       UserError: the file is not the evidence of this clip.
     """
-    evidence = _evidence(clip_folder)
-    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_Pictured)}
+    evidence = _read_evidence(clip_folder)
+    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_FrameEvidence)}
     if not known.keys() <= evidence.keys():
         return measure(clip)
     found = json_files.checked_record(
-        _Pictured,
+        _FrameEvidence,
         known,
         clip_folder / EVIDENCE,
         "make the clip again",
@@ -305,13 +305,13 @@ def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
     path = clip_folder / EVIDENCE
     if not path.is_file():
         return []
-    interpolated = _evidence(clip_folder).get("interpolated")
+    interpolated = _read_evidence(clip_folder).get("interpolated")
     if not isinstance(interpolated, list) or len(interpolated) != count:
         raise UserError("damaged_file", f"{path}: does not match the clip's {count} frames; make the clip again")
     return [bool(each) for each in interpolated]
 
 
-def _evidence(clip_folder: Path) -> dict[str, Any]:
+def _read_evidence(clip_folder: Path) -> dict[str, Any]:
     """The contents of a clip's evidence.json; {} if there is none."""
     path = clip_folder / EVIDENCE
     try:

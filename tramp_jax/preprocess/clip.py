@@ -135,7 +135,7 @@ def preprocess_video(
         )
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 
-    points = np.stack([box.to_crop(track.faces[i].points) for i in timing.chosen])
+    points = np.stack([box.map(track.faces[i].points) for i in timing.chosen])
     selected = landmarks.select(points, source.layout)
     source_frames = track.first + timing.chosen
     images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)

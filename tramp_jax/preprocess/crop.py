@@ -11,33 +11,27 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-SIZE = 256  # pixels of the published face crops
+from tramp_jax.data.clip_files import FRAME_SIZE as SIZE
+from tramp_jax.data.face_box import Box
+
 # Side of the square relative to the longer side of the face's box. The frame stream crops 224 of 256 pixels; with this
 # margin, it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
 MARGIN = 1.3
 
 
 @dataclasses.dataclass(frozen=True)
-class CropBox:
+class CropBox(Box):
     """A square in pixels of the frame. Where it extends beyond the frame, the crop is black."""
-
-    x: int
-    y: int
-    side: int
 
     @property
     def scale(self) -> float:
         """Pixels of the crop per pixel of the frame."""
         return SIZE / self.side
 
-    def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """Converts points (..., 2) from pixels of the frame to float32 pixels of the crop."""
-        return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
-
     def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
         ends = np.array([(0, 0), frame_size])
-        left, top, right, bottom = np.clip(self.to_crop(ends), 0, SIZE).ravel().tolist()
+        left, top, right, bottom = np.clip(self.map(ends), 0, SIZE).ravel().tolist()
         return left, top, right, bottom
 
     def cut(self, frame: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ def spell(frames: Sequence[int] | np.ndarray | range) -> str:
 def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -> list[_Segment]:
     segments: list[_Segment] = []
     current: _Segment | None = None
-    usual = _usual(faces)
+    usual = _usual_difference(faces)
     number = 0
     while number < len(faces):
         if current is None:
@@ -215,7 +215,7 @@ def _in_place(faces: list[Face], box: np.ndarray) -> Face | None:
     return nearest if nearest is not None and overlap(nearest.box, box) >= MIN_OVERLAP else None
 
 
-def _usual(faces: Sequence[list[Face]]) -> float:
+def _usual_difference(faces: Sequence[list[Face]]) -> float:
     """90th percentile of the differences between the looks of a face in neighbouring frames."""
     changes = []
     for before, after in pairwise(faces):

@@ -201,7 +201,7 @@ def _decode(file: Path) -> np.ndarray | None:
         raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
     except images.ImageFault as error:
         raise VideoError(f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
-    with _Quiet():
+    with _SilentOpenCV():
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
@@ -224,7 +224,7 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "err", "") or error or type(error).__name__).strip()
 
 
-class _Quiet:
+class _SilentOpenCV:
     """Silences OpenCV's log: a file it cannot read becomes a ``VideoError``."""
 
     def __enter__(self) -> None:

@@ -90,9 +90,8 @@ class Attribution:
     @property
     def relative_error(self) -> float | None:
         """``error`` as a share of the difference; None if the motion hardly changed the score."""
-        if abs(self.difference) <= _negligible(self.score):
-            return None
-        return self.error / abs(self.difference)
+        negligible = abs(self.difference) <= 10 * _NOISE * max(1.0, abs(self.score))
+        return None if negligible else self.error / abs(self.difference)
 
     @property
     def by_region(self) -> dict[str, float]:
@@ -122,10 +121,6 @@ class Attribution:
         return parts
 
 
-def _negligible(score: float) -> float:
-    return 10 * _NOISE * max(1.0, abs(score))
-
-
 class Explainer:
     """Attributes scores of a model to the motion of a clip. Compiles only once.
 
@@ -141,11 +136,7 @@ class Explainer:
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        output: Output | None = None,
-        tolerance: float = 0.01,
-        max_evaluations: int = 384,
+        self, config: ConfigDict, output: Output | None = None, tolerance: float = 0.01, max_evaluations: int = 384
     ):
         if config.model.head.num_classes:
             raise UserError(
@@ -179,12 +170,12 @@ class Explainer:
         for source in sources.values():
             read[source[source != BLANK]] = True
         if "trajectories" in sources:
-            trajectory = _fold(found.parts["trajectories"], sources["trajectories"], n)
+            trajectory = _sum_by_frame(found.parts["trajectories"], sources["trajectories"], n)
             groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
             for group, region in enumerate(landmarks.REGION_OF_GROUP):
                 regions[:, region] += groups[:, group].sum(axis=1)
         if "frames" in sources:
-            patches = _fold(found.parts["frames"], sources["frames"], n)
+            patches = _sum_by_frame(found.parts["frames"], sources["frames"], n)
             where = patch_regions(clip, patches.shape[1])
             for region in range(len(names)):
                 regions[:, region] += np.where(where == region, patches, 0).sum(axis=(1, 2))
@@ -210,8 +201,8 @@ class Explainer:
         sample, still = (all_frames(Sampler(config).test(clip).inputs) for config in (self._config, self._still))
         view = View.of(self._config, len(clip.landmarks))
         return sample, sample.replace(
-            frames=_held(sample.frames, still.frames, view.frames),
-            trajectories=_held(sample.trajectories, still.trajectories, view.trajectory),
+            frames=_hold_still(sample.frames, still.frames, view.frames),
+            trajectories=_hold_still(sample.trajectories, still.trajectories, view.trajectory),
         )
 
     def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
@@ -315,7 +306,7 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
         ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), config) for inputs in (baseline, sample)]
         # Only pixels and trajectories move along the line; index_t stays.
-        origin, target = (_moving(jax.tree.map(lambda x: x[0], end)) for end in ends)
+        origin, target = (_streams(jax.tree.map(lambda x: x[0], end)) for end in ends)
         change = jax.tree.map(jnp.subtract, target, origin)
         if "frames" in change:
             # The compiler may round both ends differently, but equal frames must change by exactly 0.
@@ -350,20 +341,20 @@ def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
     return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
-def _moving(inputs: Inputs) -> dict[str, jax.Array]:
+def _streams(inputs: Inputs) -> dict[str, jax.Array]:
     """The inputs that change along the line, by name."""
     named = {"frames": inputs.frames, "trajectories": inputs.trajectories}
     return {name: x for name, x in named.items() if x is not None}
 
 
-def _held(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
+def _hold_still(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
     """``still``, except where ``source`` is blank: there, ``moving``."""
     if moving is None or still is None:
         return None
     return np.where((source == BLANK).reshape(-1, *[1] * (still.ndim - 1)), moving, still)
 
 
-def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
+def _sum_by_frame(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
     """Sums a stream's values (count, ...) over each of the clip's n frames: (n, ...)."""
     folded = np.zeros((n, *values.shape[1:]))
     own = source != BLANK

@@ -129,7 +129,7 @@ class Scorer:
         self._source: LandmarkSource | None = None
         self._judges = [make_judge(member, runtime) for member in self.members]
         self._explainer: Explainer | None = None
-        self._usual = usual_motion.load(self.members[0].run)
+        self._usual_motion = usual_motion.load(self.members[0].run)
         self.calibration, self._uncalibrated = self._load_calibration(which)
         self._max_width = max_width
         if max_width is not None and not max_width >= 0:
@@ -240,16 +240,8 @@ class Scorer:
         warnings: Sequence[str] = (),
     ) -> Scored:
         """Scores a clip; see ``Scored`` for the arguments."""
-        return self._scored(
-            clip,
-            self._judged([clip])[:, 0],
-            expression,
-            tuple(interpolated),
-            missing_ratio,
-            landmark_source,
-            quality,
-            tuple(warnings),
-        )
+        raw = self._judged([clip])[:, 0]
+        return self._scored(clip, raw, expression, interpolated, missing_ratio, landmark_source, quality, warnings)
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
         """Scores clips, several at once, which is faster on a GPU."""
@@ -269,11 +261,11 @@ class Scorer:
         clip: Clip,
         raw: np.ndarray,
         expression: str,
-        interpolated: tuple[int, ...] = (),
+        interpolated: Sequence[int] = (),
         missing_ratio: float = float("nan"),
         landmark_source: str = "",
         quality: Quality | None = None,
-        warnings: tuple[str, ...] = (),
+        warnings: Sequence[str] = (),
     ) -> Scored:
         outputs = [member.output for member in self.members]
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
@@ -292,7 +284,7 @@ class Scorer:
                 "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
             )
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
-        turned = self._usual.turned(quality) if self._usual is not None else ""
+        turned = self._usual_motion.turned(quality) if self._usual_motion is not None else ""
         doubts = self._doubts(clip, expression or clip.info.expression, source, interval)
         return Scored(
             clip=clip,
@@ -307,7 +299,7 @@ class Scorer:
             frames_used=self._frames_used(len(clip.landmarks)),
             spread=spread,
             members=scores,
-            interpolated=interpolated,
+            interpolated=tuple(interpolated),
             missing_ratio=missing_ratio,
             landmark_source=source,
             quality=quality,
@@ -389,10 +381,10 @@ class Scorer:
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _outside(self, clip: Clip) -> str:
-        if self._usual is None:
+        if self._usual_motion is None:
             return ""
         try:
-            return self._usual.unlike(clip)
+            return self._usual_motion.unlike(clip)
         except UserError:  # a clip that is too short to move
             return ""
 

@@ -73,7 +73,7 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
     """
     lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
     reference = next(line for line in lines if line.row.name == study.reference)
-    names = _metrics(runs)
+    names = _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
     found = {
         (line.row.name, column, metric): _figures(
             metric,
@@ -112,10 +112,6 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
         else:
             missing += 1
     return Line(row, parts, {name: float(np.median(values)) for name, values in measured.items()}, failed, missing)
-
-
-def _metrics(runs: Sequence[Run]) -> tuple[str, ...]:
-    return _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
 
 
 def _of_column(line: Line, column: str) -> list[Part]:
@@ -285,11 +281,7 @@ def _csv(
 
 
 def _plot(
-    path: pathlib.Path,
-    study: Study,
-    lines: Sequence[Line],
-    metric: str,
-    found: Mapping[tuple[str, str, str], Figures],
+    path: pathlib.Path, study: Study, lines: Sequence[Line], metric: str, found: Mapping[tuple[str, str, str], Figures]
 ) -> None:
     """Plots the compared metric of every row with its interval over people, each seed, and the paper's figure."""
     figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines)), layout="constrained")

@@ -89,12 +89,14 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     skipped = []
     for info in infos:
-        reason = _too_short(info, options.min_frames)
-        if not reason and wanted.landmarks:
+        kind, reason = "undetected_face", ""
+        if info.num_frames < options.min_frames:
+            kind, reason = "short_clip", f"it has {info.num_frames} frames, fewer than {options.min_frames}"
+        elif wanted.landmarks:
             reason = _undetected(info, landmarks / f"{info.id}.npy")
         if reason:
             skipped.append(info.id)
-            problems.add(*reason, info.id, WARNING)
+            problems.add(kind, f"clip {info.id} is skipped: {reason}", info.id, WARNING)
     if skipped and len(skipped) == len(infos):
         raise UserError(
             "no_clips",
@@ -120,25 +122,18 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     return Dataset(FileSource(kept, read), FACTS, {part: clips - gone for part, clips in official.items()})
 
 
-def _too_short(info: ClipInfo, min_frames: int) -> tuple[str, str] | None:
-    """The kind and message of a clip that is too short."""
-    if info.num_frames >= min_frames:
-        return None
-    return "short_clip", f"clip {info.id} is skipped: it has {info.num_frames} frames, fewer than {min_frames}"
-
-
-def _undetected(info: ClipInfo, path: Path) -> tuple[str, str] | None:
-    """The kind and message of a clip without a face in every frame."""
+def _undetected(info: ClipInfo, path: Path) -> str:
+    """Why a clip lacks a face in some frame; "" if it does not, or if its file is damaged."""
     if not path.is_file():
-        return "undetected_face", f"{path}: no such file, so clip {info.id} is skipped"
+        return f"{path}: no such file"
     points = clip_files.read_array(path, info.id, "landmarks", "", Problems(collect=True))
     if points is None:
-        return None  # not undetected but damaged: an error when the clip is read
+        return ""  # not undetected but damaged: an error when the clip is read
     undetected = ~np.isfinite(points).all((1, 2)) | (points == 0).all((1, 2))
     if not undetected.any():
-        return None
+        return ""
     where = f"{undetected.sum()} of {len(points)} frames, first in frame {undetected.argmax() + 1}"
-    return "undetected_face", f"{path}: no face in {where}, so clip {info.id} is skipped"
+    return f"{path}: no face in {where}"
 
 
 def _read_lists(

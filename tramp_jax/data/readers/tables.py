@@ -16,9 +16,11 @@ from tramp_jax.data import clip_checks, landmark_tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.base import check_wanted, list_file, root_folder
-from tramp_jax.data.readers.folder import LIST, Row, read_list
+from tramp_jax.data.readers.folder import LIST, Options, Row, read_list
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
 from tramp_jax.errors import UserError
+
+__all__ = ["FACTS", "Options", "Tables", "open"]
 
 FACTS = Facts(landmark_source="table", layouts=(landmark_tables.LAYOUT,))
 
@@ -27,13 +29,6 @@ _HOW_TO_MAKE = f"""A folder of tables needs a list, ROOT/{LIST}, with the column
     tables/anna_smile_1.csv,anna,smile,3
 and for each path, relative to ROOT, a table from OpenFace or py-feat. Then:
     python train.py --config configs/folder.py:few --config.data.name=tables --config.data.root=ROOT"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Where the list is."""
-
-    clip_list: str = ""  # "" for clips.csv or clips.xlsx in ``config.data.root``
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:

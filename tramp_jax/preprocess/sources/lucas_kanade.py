@@ -98,8 +98,5 @@ def _same_frame(face: Face, points: np.ndarray) -> np.ndarray:
     old, new = enclosing(face.points), enclosing(points)
     growth = np.maximum(new[2:] - new[:2], 1) / np.maximum(old[2:] - old[:2], 1)
     return np.concatenate(
-        [
-            new[:2] + (face.box[:2] - old[:2]) * growth,
-            new[2:] + (face.box[2:] - old[2:]) * growth,
-        ]
+        [new[:2] + (face.box[:2] - old[:2]) * growth, new[2:] + (face.box[2:] - old[2:]) * growth]
     ).astype(np.float32)

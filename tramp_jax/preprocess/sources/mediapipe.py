@@ -105,7 +105,7 @@ class MediaPipe:
                     if all(overlap(detection.box, face.box) < _SAME for face, _ in found)
                 ]
                 unknown.sort(key=lambda detection: -area(detection.box))  # the largest is most likely the right one
-                new = [_region_of_detection(detection) for detection in unknown]
+                new = [_region(detection.box, *detection.keypoints[:2]) for detection in unknown]
                 found += self._look(frame, new[: MAX_FACES - len(found)])
                 found = _distinct(found)
             regions = [region for _, region in found]
@@ -126,7 +126,7 @@ class MediaPipe:
             if presence >= MIN_PRESENCE:
                 points = points63(mesh).astype(np.float32)
                 face = Face(enclosing(mesh[:, :2]), presence, points[:, :2], points[:, 2])
-                found.append((face, _region_of_mesh(mesh, face.box)))
+                found.append((face, _region(face.box, *mesh[list(_EYES), :2])))
         self.seconds["landmarks"] += time.perf_counter() - started
         return found
 
@@ -149,17 +149,8 @@ class MediaPipe:
         return vertices, float(1 / (1 + np.exp(-logit)))
 
 
-def _region_of_detection(detection: blazeface.Detection) -> _Region:
-    left_eye, right_eye = detection.keypoints[:2]
-    return _region(detection.box, right_eye - left_eye)
-
-
-def _region_of_mesh(mesh: np.ndarray, box: np.ndarray) -> _Region:
-    return _region(box, mesh[_EYES[1], :2] - mesh[_EYES[0], :2])
-
-
-def _region(box: np.ndarray, eye_line: np.ndarray) -> _Region:
-    side = _MARGIN * float(np.max(box[2:] - box[:2]))
+def _region(box: np.ndarray, left_eye: np.ndarray, right_eye: np.ndarray) -> _Region:
+    side, eye_line = _MARGIN * float(np.max(box[2:] - box[:2])), right_eye - left_eye
     return _Region((box[:2] + box[2:]) / 2.0, max(side, 1.0), float(np.arctan2(eye_line[1], eye_line[0])))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tramp_jax.data import gaps
 from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
 from tramp_jax.files import write_atomically
@@ -63,11 +64,9 @@ class Tracks:
         never = np.flatnonzero(~visible.any(axis=0))
         if len(never):
             raise SourceError(f"{self.path}: no frame shows points {never[:10].tolist()}; track them again")
-        times = np.arange(len(points))
         for point in np.flatnonzero(~visible.all(axis=0)):
-            seen = visible[:, point]
-            for axis in range(2):
-                points[:, point, axis] = np.interp(times, times[seen], points[seen, point, axis])
+            seen = np.flatnonzero(visible[:, point])
+            points[:, point] = gaps.interpolated(points[:, point], seen, np.arange(len(points)))
         self._points, self._visible = points, visible
         self.seconds: dict[str, float] = {}
 
