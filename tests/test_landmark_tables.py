@@ -1,4 +1,4 @@
-"""Tables of landmarks of OpenFace and py-feat: as clips, as a landmark source beside a video, and as data sets."""
+"""Landmark tables from OpenFace and py-feat: as clips, as a landmark source next to a video, and as data sets."""
 
 import csv
 from pathlib import Path

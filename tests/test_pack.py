@@ -175,7 +175,7 @@ def test_faults_stop_it_unless_they_are_to_be_skipped(tmp_path, capsys):
     assert source.manifest.official["train"] == {"P00", "P01", "P02", "P03"}
 
 
-def test_clips_that_a_reader_leaves_out_are_reported_and_kept(tmp_path, capsys):
+def test_clips_that_a_reader_skips_are_reported_and_kept(tmp_path, capsys):
     root, out = tmp_path / "dfew", tmp_path / "out"
     write_dfew(root, num_train=5, undetected=("missing", "nan", "zero"))
     arguments = ["pack", "--dataset", "dfew", "--root", str(root), "--out", str(out)]

@@ -206,7 +206,7 @@ def test_folds_have_their_published_numbers(layouts):
         (tuple(f"{i}.jpg" for i in range(30) if i % 4), "4, 8, 12, 16, 20, ..."),
     ],
 )
-def test_numbers_left_out_among_frames_are_named(names, gaps):
+def test_gaps_in_frame_numbers_are_named(names, gaps):
     assert clip_files.numbering_gaps([pathlib.Path(name) for name in names]) == gaps
 
 
@@ -336,7 +336,7 @@ def _png(image: bytes) -> bytes:
 # Training without the bad clips
 
 
-def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
+def test_training_skips_bad_clips_and_says_so(broken, tmp_path):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "landmarks that are NaN"))
     skipping = _config("pfed5", root)
     skipping.train.reader_threads = 1
@@ -378,7 +378,7 @@ def test_collected_problems_do_not_stop_a_reader(broken):
     assert [problem.kind for problem in problems.found] == ["bad_score", "bad_id", "missing_label"]
 
 
-def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
+def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a truncated image"))
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
@@ -399,7 +399,7 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     assert again.splits[None]["train"].infos == folds.splits[None]["train"].infos
 
 
-def test_a_run_says_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
+def test_a_run_says_what_the_reader_skipped(tmp_path, monkeypatch, capsys):
     published_layouts.write_dfew(tmp_path / "dfew", num_train=6, num_test=2, undetected=("missing", "nan"))
     left = tiny.get_config().unlock()
     left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
