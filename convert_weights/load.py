@@ -25,7 +25,7 @@ class LoadedCheckpoint:
     Attributes:
       kind: a key of ``kinds.KINDS``.
       variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
-      model_config: the ``model`` group they fit; see ``tramp_jax.config.model``.
+      model_config: the ``model`` group they fit; see ``tramp_jax.config.MODEL``.
       report: the contents of conversion.json, see docs/weights.md.
     """
 

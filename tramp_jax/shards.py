@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
     choice.add_argument(
         "--shard", metavar="I/N", help=f"do every N-th part of the work, from the I-th on (1 to N), and write {part}"
     )
-    choice.add_argument(
-        "--collect", action="store_true", help="join the output of all shards into that of a single run"
-    )
+    choice.add_argument("--collect", action="store_true", help="join the output of all shards, as if from a single run")
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:

@@ -111,7 +111,7 @@ def _read_length(found: Architecture, table_frames: int, length: int | None, pub
         found.set("trajectory.length", 8 * table_frames)
         return
     found.set("trajectory.table_frames", _SHARED_FRAMES)
-    why = "as asked"
+    why = "as requested"
     if length is None:
         length, why = published, "tables for T = 256 fit every length; this is the published length of this kind"
     found.assume("trajectory.length", length, why)

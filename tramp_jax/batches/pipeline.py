@@ -280,5 +280,5 @@ def with_slots(inputs: Inputs, slots: int) -> Inputs:
 
 
 def stacked(samples: Sequence[_Tree]) -> _Tree:
-    """Stacks the pytrees of samples into that of a batch."""
+    """Stacks samples, which are pytrees, into a batch."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *samples)

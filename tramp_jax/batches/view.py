@@ -259,7 +259,7 @@ def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
       n: (...,) frames in their clips; the result is undefined if n < T.
 
     Returns:
-      (..., T) frame numbers; None if training does not draw but uses those of evaluation.
+      (..., T) frame numbers; None if training uses the same as evaluation.
     """
     if config.data.still or config.data.truncation == "last":
         return None
@@ -276,7 +276,7 @@ def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
       limit: an upper bound on n.
 
     Returns:
-      (..., F) frame numbers in order; None if training does not draw but uses those of evaluation.
+      (..., F) frame numbers in order; None if training uses the same as evaluation.
     """
     data, count = config.data, config.model.rgb.num_frames
     if data.still or data.frame_choice == "uniform":

@@ -26,7 +26,7 @@ from tramp_jax.report.motion import inter_ocular
 from tramp_jax.report.record import Evidence
 
 EFFECTS = "Effects of movement on the score"
-# Labels of the regions. The group names give the side of the image, the labels that of the person.
+# Labels of the regions. Group names give the side of the image, labels the side of the person.
 REGION_LABELS = {
     "left_eye": "right eye",
     "left_brow": "right eyebrow",

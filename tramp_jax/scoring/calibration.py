@@ -60,7 +60,7 @@ class Calibration:
         return float(low), float(high)
 
     def ratings_in(self, interval: tuple[float, float]) -> tuple[float, ...]:
-        """The ratings in an interval, which have its coverage; the nearest one if there are none in it."""
+        """The ratings in an interval, which have its coverage; if there are none, the nearest one."""
         inside = tuple(rating for rating in self.ratings if interval[0] <= rating <= interval[1])
         if inside or not self.ratings:
             return inside
