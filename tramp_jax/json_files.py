@@ -95,6 +95,13 @@ def checked_record(
     return found
 
 
+def read_record(
+    kind: type[_Record], path: Path, cure: str, sound: Callable[[_Record], bool] = lambda _: True
+) -> _Record | None:
+    """The dataclass in a JSON file, see ``checked_record``; None if there is no such file."""
+    return checked_record(kind, read(path, cure), path, cure, sound) if path.is_file() else None
+
+
 @functools.cache
 def _types(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)

@@ -240,15 +240,10 @@ def load(folder: pathlib.Path, step: int) -> Output | None:
     Raises:
       UserError: damaged_file.
     """
-    path = run.output_file(folder, step)
-    if not path.is_file():
-        return None
-    cure = "delete it and evaluate the run again with eval.py"
-    return json_files.checked_record(
+    return json_files.read_record(
         Output,
-        json_files.read(path, cure),
-        path,
-        cure,
+        run.output_file(folder, step),
+        "delete it and evaluate the run again with eval.py",
         lambda found: (
             len(found.ratings) == len(found.shares)
             and min(found.sigma, found.slope, *found.shares, 1) > 0

@@ -96,12 +96,8 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     Raises:
       UserError: damaged_file.
     """
-    path = folder / run.DATA
-    if not path.is_file():
-        return None
-    cure = "delete it: scoring works without it"
-    found = json_files.checked_record(TrainingData, json_files.read(path, cure), path, cure)
-    if found.scale:
+    found = json_files.read_record(TrainingData, folder / run.DATA, "delete it: scoring works without it")
+    if found is None or found.scale:
         return found
     facts = datasets.facts(config.data.name)
     scale = scale_of(facts, config.data.target, (found.low, found.high))

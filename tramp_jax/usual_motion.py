@@ -135,15 +135,10 @@ def load(folder: pathlib.Path) -> UsualMotion | None:
     Raises:
       UserError: damaged_file.
     """
-    path = folder / run.USUAL_MOTION
-    if not path.is_file():
-        return None
-    cure = "run tramp-jax calibrate again"
-    return json_files.checked_record(
+    return json_files.read_record(
         UsualMotion,
-        json_files.read(path, cure),
-        path,
-        cure,
+        folder / run.USUAL_MOTION,
+        "run tramp-jax calibrate again",
         lambda found: len(found.medians) == len(found.ranges) and min(found.ranges, default=0) > 0,
     )
 

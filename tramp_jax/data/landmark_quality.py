@@ -24,7 +24,7 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.landmark_checks import CROP
 
 YAW_ERROR, PITCH_ERROR = 6.5, 10.5  # degrees
-FEW = 0.05  # a clip gets a warning if more than this share of its frames are beyond one of the next bounds
+FEW = 0.05  # a clip gets a warning if more than this share of its frames are beyond one of the bounds below
 LEAST_CONFIDENCE = 0.75
 MOST_YAW, MOST_PITCH = 35.0, 35.0  # degrees; beyond, parts of the face hide each other
 MOST_JITTER = 0.02  # distances between the pupils

@@ -433,7 +433,8 @@ class Scorer:
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and spreads (N,) of an ensemble from those of its members (M, N): the mean and standard deviation of the
-    mixture of the members' distributions.
+    """Scores and spreads (N,) of an ensemble, from its members' (M, N).
+
+    They are the mean and standard deviation of the mixture of the members' distributions.
     """
     return scores.mean(axis=0), np.sqrt(np.square(spreads).mean(axis=0) + np.var(scores, axis=0))
