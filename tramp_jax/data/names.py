@@ -8,7 +8,7 @@ _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+", re.IGNORECASE | re.ASCII)
 
 
 def clean(text: str) -> str:
-    """Removes invisible differences: letters are composed, zero-width characters dropped, and blanks trimmed."""
+    """Removes invisible differences: composes letters, drops zero-width characters, trims and unifies blanks."""
     visible = (" " if unicodedata.category(x) == "Zs" else x for x in text if unicodedata.category(x) != "Cf")
     return unicodedata.normalize("NFC", "".join(visible)).strip()
 
