@@ -14,7 +14,7 @@ from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing, largest
 
 WINDOW = 1 / 8  # side of the window compared around a point, as a share of the face box's side
 LEVELS = 3
-# A point is lost if tracking it forth and back misses its start by more than this share of the face box's side.
+# A point is lost if tracking it forward and back misses its start by more than this share of the face box's side.
 MAX_ERROR = 0.01
 MIN_KEPT = 0.6  # if a smaller share of the points is found, the face is detected again
 _MIN_PAIRS = 3
