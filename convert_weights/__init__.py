@@ -19,7 +19,7 @@ _HOMES = {"adapt": "adapt", "initialise": "adapt", "LoadedCheckpoint": "load", "
 
 
 def __getattr__(name: str) -> Any:
-    """Imports ``name`` on first use, and JAX with it: reading a file does not need JAX."""
+    """Imports ``name`` on first use, so that reading a file does not load JAX."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -12,11 +12,11 @@ from convert_weights.state_dict import ON_PURPOSE, OUTSIDE
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
 
-_LISTED = 40  # most dropped tensors that are shown; the report lists all
+_LISTED = 40  # show at most this many dropped tensors; the report lists all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code. Exits with another one after an error, see ``exit_codes``."""
+    """Runs the command and returns 0. Errors exit with another code; see ``exit_codes``."""
     flags = _parser().parse_args(arguments)
     if not (flags.out or flags.to_pytorch or flags.verify):
         _parser().error("nothing to do: give --out DIR, --to-pytorch OUT.pth or --verify")
@@ -30,19 +30,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m convert_weights", description="Convert PyTorch weights, and convert them back."
     )
     parser.add_argument("source", metavar="SRC", type=pathlib.Path, help="file, converted folder or run")
-    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="write params and batch_stats there")
-    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="default: recognised from the names")
-    parser.add_argument("--length", type=int, help="T of the trajectories, if the tables do not show it")
+    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="folder to write params and batch_stats to")
+    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="default: inferred from the names")
+    parser.add_argument("--length", type=int, help="trajectory length T, if SRC does not reveal it")
     parser.add_argument(
-        "--fresh", metavar="PATTERN", action="append", default=[], help="parameters that SRC may lack: params/head"
+        "--fresh", metavar="PATTERN", action="append", default=[], help="parameters that SRC may lack, e.g. params/head"
     )
     parser.add_argument(
-        "--drop", metavar="PATTERN", action="append", default=[], help="tensors of SRC to leave out: s_former.extra.*"
+        "--drop", metavar="PATTERN", action="append", default=[], help="tensors of SRC to ignore, e.g. s_former.extra.*"
     )
-    parser.add_argument("--container", metavar="KEY", help="which state dict of SRC to read: state_dict, ckpt.model")
-    parser.add_argument("--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="write a PyTorch state dict there")
-    parser.add_argument("--checkpoint", default="", help="which of a run's checkpoints: best, last or a step")
-    parser.add_argument("--verify", action="store_true", help="compare with a PyTorch model of the same weights")
+    parser.add_argument("--container", metavar="KEY", help="state dict of SRC to read, e.g. ckpt.model")
+    parser.add_argument(
+        "--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="file to write a PyTorch state dict to"
+    )
+    parser.add_argument("--checkpoint", default="", help="a run's checkpoint: best, last or a step")
+    parser.add_argument("--verify", action="store_true", help="compare with the PyTorch model on the same weights")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR or OUT.pth")
     return parser
 

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """The outcome for one array.
 
     Attributes:
-      path: "params/…" of the model, or of the source if the array was skipped.
+      path: the array's path in the model ("params/…"), or in the source if it was skipped.
       status: "loaded", "adapted" (see note), "fresh" (not in the source) or "skipped" (no place in the model).
       source: the path that the user gave; "" for fresh.
       note: how it was adapted.
@@ -68,8 +68,8 @@ def adapt(
       checkpoint: see ``load_checkpoint``.
       model_config: the ``model`` group of the target.
       part: "all", or one encoder.
-      table_rule: "released": a model reads the first rows of a table, whatever T the table was trained with, as the
-        released code does. "centred": rows are moved so that each keeps its distance in time.
+      table_rule: "released": the model reads the first rows of a table, whatever T the table was trained with, as the
+        released code does. "centred": rows move so that each keeps its distance in time.
       source: the checkpoint's name in rows and messages.
 
     Raises:
@@ -109,13 +109,13 @@ def _unmatched(
     part: Part,
     source: str,
 ) -> list[str]:
-    """Lines about the parameters that only one side has."""
+    """One line for each parameter that only one side has."""
     for what, arrays in (("the model", shapes), ("the source", given)):
         if not arrays:
-            raise _mismatch(f"{source}: {what} has no {_MODULES.get(part, 'parameters')}; leave out init.{part}")
+            raise _mismatch(f"{source}: {what} has no {_MODULES.get(part, 'parameters')}; remove init.{part}")
     fresh = {tuple(path.split("/")) for path in checkpoint.report["fresh"]}
     missing = shapes.keys() - given.keys() - fresh
-    lines = [f"  {'/'.join(p)} {shapes[p]} is missing in the source" for p in missing]
+    lines = [f"  {'/'.join(p)} {shapes[p]} is missing from the source" for p in missing]
     return lines + [f"  {'/'.join(p)} {given[p].shape} has no place in the model" for p in given.keys() - shapes.keys()]
 
 
@@ -124,13 +124,15 @@ def _in_part(path: Path, part: Part) -> bool:
 
 
 def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], source: str) -> list[str]:
-    """Warnings about differences that shapes do not show."""
+    """Warnings about differences that shapes do not reveal."""
     warnings = []
     for module, options in _UNSEEN.items():
         for option in options if any(module in path for path in given) else ():
             group, key = option.split(".")
             if theirs[group][key] != ours[group][key]:
-                warnings.append(f"{source}: model.{option} is {ours[group][key]} here, {theirs[group][key]} there")
+                warnings.append(
+                    f"{source}: model.{option} is {ours[group][key]}, but the weights use {theirs[group][key]}"
+                )
     return warnings
 
 
@@ -169,10 +171,10 @@ class _Fitter:
         if given != wanted:
             absent = set(wanted) - set(given)
             if absent:
-                raise _mismatch(f"has channels {theirs.channels}, the model also takes {' and '.join(sorted(absent))}")
+                raise _mismatch(f"has channels {theirs.channels}, the model also needs {' and '.join(sorted(absent))}")
             if x.shape[-1] != shape[-1]:
                 raise _mismatch(
-                    f"has {x.shape[-1]} hidden channels, which cannot be fewer without loss; "
+                    f"has {x.shape[-1]} hidden channels, and dropping some would lose information; "
                     f"keep them with --config.model.trajectory.stem_channels={x.shape[-1] // 2}"
                 )
             x = x[..., [given.index(channel) for channel in wanted], :]
@@ -184,7 +186,7 @@ class _Fitter:
         return x, "; ".join(notes)
 
     def _table(self, x: np.ndarray, rows: int) -> tuple[np.ndarray, str]:
-        """The rows of the model's table. A row stands for a distance of (row - M + 1) steps in time, M = T / 8."""
+        """The model's table and a note. Row r stands for a distance of r - M + 1 time steps, where M = T / 8."""
         before, after = self.theirs.trajectory.length // 8, self.ours.trajectory.length // 8
         shift = before - after if self.table_rule == "centred" else 0
         if shift == 0 and rows == len(x):
@@ -193,7 +195,7 @@ class _Fitter:
         if self.table_rule == "centred":  # distances beyond the longest trained one repeat it
             last = 2 * before - 2
         elif len(x) < 2 * after - 1:
-            raise _mismatch(f"has {len(x)} rows, the model reads {2 * after - 1}; 'centred' repeats the last distance")
+            raise _mismatch(f"has {len(x)} rows, the model reads {2 * after - 1}; 'centred' would repeat the last one")
         else:
             last = len(x) - 1
         note = f"{self.table_rule}: row r from row r + {shift}" if shift else f"{rows} of {len(x)} rows"
@@ -203,7 +205,7 @@ class _Fitter:
 def resample(embedding: np.ndarray, side: int) -> np.ndarray:
     """Resamples position embeddings (1, n·n, C) of a square map, row by row, to (1, side·side, C).
 
-    Keys' cubic kernel with a = -0.5, pixel centres at ½, borders renormalised; wider when shrinking.
+    Keys' cubic kernel (a = -0.5) with pixel centres at ½ and renormalised borders; it widens when shrinking.
     """
     n, C = math.isqrt(embedding.shape[1]), embedding.shape[2]
     resized = jax.image.resize(embedding.reshape(n, n, C), (side, side, C), method="cubic")
@@ -222,11 +224,11 @@ def initialise(
       model_config: the ``model`` group.
       fresh_variables: from ``tramp_jax.models.init_variables``.
       sources: "all" for the whole model, "rgb" and "trajectory" for the encoders, which take precedence. Each is a
-        PyTorch file, a converted folder or a run; "" counts as not given.
+        PyTorch file, a converted folder or a run; "" means not given.
       table_rule: see ``adapt``.
 
     Returns:
-      Variables in the structure of ``fresh_variables``, loaded ones as float32 NumPy arrays; and a row for each of
+      Variables structured like ``fresh_variables``, with loaded ones as float32 NumPy arrays; and a row for each of
       them and for each skipped array, sorted by path. See ``format_rows``.
 
     Raises:
@@ -254,7 +256,7 @@ def initialise(
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """A table of the rows: one line for each module and outcome, and for each way in which arrays were adapted."""
+    """Formats rows as a table with one line per module, status, source and adaptation."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         note = row.note if row.status == "adapted" else ""

@@ -1,4 +1,4 @@
-"""Applies a name map strictly: every tensor finds its place, or the conversion fails and lists what does not fit."""
+"""Applies a name map strictly: unless every tensor has a place, the conversion fails and lists what does not fit."""
 
 import dataclasses
 import difflib
@@ -25,7 +25,7 @@ Path = tuple[str, ...]
 Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
-_LISTED = 60  # most lines of a list in an error
+_LISTED = 60  # show at most this many lines of each list in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Conversion:
       flat: float32 arrays in flax layout, by path (the collection first).
       used: where each tensor went, by its name, in the state dict's order.
       dropped: why each buffer was dropped and what is needed to write it again, by name.
-      fresh: paths that the state dict was allowed to leave out, and did.
-      rounded: names of float64 tensors that float32 does not hold exactly.
+      fresh: paths that the state dict lacks and was allowed to lack.
+      rounded: names of float64 tensors that float32 cannot hold exactly.
     """
 
     flat: dict[Path, np.ndarray]
@@ -52,21 +52,21 @@ def target_shapes(config: ConfigDict) -> dict[Path, Shape]:
     return dict(_target_shapes(config.to_json(sort_keys=True)))
 
 
-@functools.lru_cache(maxsize=8)  # tracing takes half a second, and a conversion asks several times
+@functools.lru_cache(maxsize=8)  # tracing takes half a second, and a conversion calls this several times
 def _target_shapes(config_json: str) -> dict[Path, Shape]:
     variables = abstract_variables(ConfigDict(json.loads(config_json)))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
 
 
 def channel_scale(trajectory: ConfigDict) -> np.ndarray:
-    """Factors of the input channels (C,), also where the option holds one factor for all."""
+    """One factor per input channel, (C,), even if the option holds a single factor for all of them."""
     return np.broadcast_to(np.asarray(trajectory.input_scale, np.float32), len(channels.names(trajectory.channels)))
 
 
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 
-    Buffers are ignored, so gradients, which have none, can be converted in the same way.
+    Buffers are ignored, so gradients, which have none, convert the same way.
 
     Raises:
       UserError: see ``convert``.
@@ -100,7 +100,7 @@ def convert(
       config: a ``model`` group.
       pairs: the model's name map.
       fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
-      names: the tensors' names in their file, for messages; by default the released ones.
+      names: the tensors' names in their file, for messages. Default: the released names.
 
     Raises:
       UserError: of kind "mismatch". Lists every tensor without a place, every parameter without a tensor (each with
@@ -136,12 +136,12 @@ def matches(path: str, patterns: Collection[str]) -> bool:
 
 
 def _in_torch(pair: TensorPair, shapes: Mapping[Path, Shape]) -> Shape:
-    # The sizes come from the file, so nothing is allocated.
+    # The sizes come from the file and may be huge, so nothing is allocated.
     return TRANSFORMS[pair.transform].backward(np.broadcast_to(False, shapes[pair.target])).shape
 
 
 def distances(frames: int) -> np.ndarray:
-    """Table rows of all pairs of frames, (frames, frames) int64: i - j + frames - 1."""
+    """The table row for each pair of frames, (frames, frames) int64: i - j + frames - 1."""
     t = np.arange(frames)
     return t[:, None] - t[None, :] + frames - 1
 
@@ -171,7 +171,7 @@ def _rounded(x: np.ndarray, converted: np.ndarray) -> bool:
 
 
 class _Problems:
-    """What does not fit together, and the error about it."""
+    """Collects what does not fit and raises one error about all of it."""
 
     def __init__(self, names: Mapping[str, str]):
         self.names = names
@@ -193,24 +193,22 @@ class _Problems:
         if not (self.unplaced or self.missing or self.misshapen):
             return
         missing = {name: shape for name, (shape, _) in self.missing.items()}
-        unplaced = [f"  {self.shown(n)} {s}{_closest(n, s, missing)}" for n, s in self._first(self.unplaced)]
+        unplaced = [f"  {self.shown(n)} {s}{_closest(n, s, missing)}" for n, s in _first(self.unplaced)]
         named = {self.shown(n): s for n, s in self.unplaced.items()}
-        lacking = [
-            f"  {n} {s} (our {'/'.join(self.missing[n][1])}){_closest(n, s, named)}" for n, s in self._first(missing)
-        ]
+        lacking = [f"  {n} {s} (our {'/'.join(self.missing[n][1])}){_closest(n, s, named)}" for n, s in _first(missing)]
         only_head = self.missing and not self.unplaced and all(path[1] == "head" for _, path in self.missing.values())
         raise UserError(
             "mismatch",
-            "checkpoint and model do not fit together"
+            "checkpoint and model do not match"
             + _section("without a place in the model", unplaced, len(self.unplaced))
-            + _section("missing in the checkpoint", lacking, len(missing))
-            + _section("of another shape or type", self.misshapen[:_LISTED], len(self.misshapen))
-            + ("\nif it is an encoder without a head, allow that with --fresh params/head" if only_head else "")
+            + _section("missing from the checkpoint", lacking, len(missing))
+            + _section("with the wrong shape or type", self.misshapen[:_LISTED], len(self.misshapen))
+            + ("\nif this is an encoder without a head, add --fresh params/head" if only_head else "")
             + ("" if self.missing or not self.unplaced else self._how_to_drop()),
         )
 
     def _how_to_drop(self) -> str:
-        """The patterns that fit these tensors and no other: the largest modules that have no place."""
+        """Advice with the broadest patterns that match only the unplaced tensors."""
         placed = (name.split(".") for released, name in self.names.items() if released not in self.unplaced)
         modules = {tuple(parts[:depth]) for parts in placed for depth in range(len(parts))}
         patterns: dict[str, None] = {}
@@ -219,11 +217,11 @@ class _Problems:
             patterns[".".join([*parts[:depth], *(["*"] if depth < len(parts) else [])])] = None
         known = [pattern for pattern in list(patterns)[:4] if re.fullmatch(r"[\w.]+\*?", pattern)] or ["PATTERN"]
         options = " ".join(f"--drop '{pattern}'" for pattern in known)
-        return f"\nif their publisher's code does not use them, leave them out: python -m convert_weights SRC {options}"
+        return f"\nif their publisher's code does not use them, drop them: python -m convert_weights SRC {options}"
 
-    @staticmethod
-    def _first(items: Mapping[str, Shape]) -> list[tuple[str, Shape]]:
-        return list(items.items())[:_LISTED]
+
+def _first(items: Mapping[str, Shape]) -> list[tuple[str, Shape]]:
+    return list(items.items())[:_LISTED]
 
 
 def _section(title: str, lines: list[str], count: int) -> str:

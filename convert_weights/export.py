@@ -19,10 +19,10 @@ STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 
 
 def to_state_dict(checkpoint: LoadedCheckpoint) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint in PyTorch's layout, buffers included, by the names of the class that wrote it.
+    """All tensors of a checkpoint, buffers included, in PyTorch's layout and under the names of its PyTorch class.
 
     Names, shapes, types and bits are those of the source file, without wrappers such as ``module.``; for a run, those
-    of the released code. Tensors that the source lacks are left out.
+    of the released code. Tensors that the source lacks are skipped.
 
     Raises:
       UserError: the model has no counterpart in the released code.
@@ -52,7 +52,7 @@ def _buffer(name: str, record: dict[str, Any], tensors: dict[str, np.ndarray], s
 
 
 def _unscaled(checkpoint: LoadedCheckpoint) -> dict[Path, np.ndarray]:
-    """The arrays by path, with the input scale, which the released code does not have, moved into the stem."""
+    """The arrays by path. The released code has no input scale, so it moves into the stem."""
     flat = flattened(checkpoint.variables)
     if STEM in flat:
         flat[STEM] = flat[STEM] * channel_scale(checkpoint.model_config.trajectory)[:, None]
@@ -60,7 +60,7 @@ def _unscaled(checkpoint: LoadedCheckpoint) -> dict[Path, np.ndarray]:
 
 
 def deviations(config: ConfigDict) -> list[str]:
-    """Notes for the user of the exported file: options of this model that the released code does not have."""
+    """Notes for users of the exported file: options of this model that the released code lacks."""
     notes = []
     if reads_trajectories(config):
         if config.trajectory.bias_order != "tiled":
@@ -71,7 +71,7 @@ def deviations(config: ConfigDict) -> list[str]:
 
 
 def write_pth(checkpoint: LoadedCheckpoint, path: pathlib.Path, overwrite: bool) -> int:
-    """Writes the state dict with ``torch.save``, in the container of its source; returns the number of tensors.
+    """Writes the state dict with ``torch.save``, under the container key of its source; returns the tensor count.
 
     Raises:
       UserError: PyTorch is not installed, ``path`` exists, or the model has no counterpart in PyTorch.
@@ -89,7 +89,7 @@ def write_pth(checkpoint: LoadedCheckpoint, path: pathlib.Path, overwrite: bool)
 
 
 def import_torch(what: str) -> Any:
-    """The module ``torch``. Raises UserError if it is not installed; ``what`` needs it."""
+    """Imports ``torch``. If it is not installed, raises a UserError that ``what`` needs it."""
     try:
         import torch
     except ImportError:

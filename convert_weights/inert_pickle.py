@@ -33,7 +33,7 @@ from convert_weights.safe_globals import (
 )
 from tramp_jax.errors import UserError
 
-MAX_BYTES = 64 << 20  # size of the pickle in a zip archive; that of a thousand tensors takes about 0.1 MB
+MAX_BYTES = 64 << 20  # size of the pickle in a zip archive; one for a thousand tensors takes about 0.1 MB
 MAX_STEPS = 5_000_000  # instructions plus copied items; enough for about 100,000 tensors
 
 _LITERALS = {
@@ -45,11 +45,11 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 
 def run(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
-    """Interprets one pickle from `stream` and leaves the position behind it.
+    """Interprets one pickle from `stream` and leaves the stream positioned after it.
 
     Returns:
       The root object, built from dict, list, tuple, str, bytes, numbers, None and the records of `safe_globals` (sets
-      become lists); and every storage that it names, by key.
+      become lists); and every storage it names, by key.
 
     Raises:
       UserError: the stream is not a pickle of plain data, or it asks for something that only an attack needs.
@@ -78,7 +78,7 @@ class _Machine:
         self.steps_left = MAX_STEPS
 
     def step(self, name: str, arg: Any) -> None:
-        """Executes one instruction. Every instruction that has an effect is listed here."""
+        """Executes one instruction. Every instruction with an effect is listed here."""
         self.spend(1)
         stack = self.stack
         match name:
@@ -200,7 +200,7 @@ class _Machine:
             raise bad_file("its pickle sets attributes of something that is not an object")
 
     def call(self, function: Any, args: Any) -> None:
-        """Stands in for a call: runs one of our own functions if the name is in the table, else a placeholder."""
+        """Stands in for a call: runs our own function if the name is in the table, else pushes a placeholder."""
         if not isinstance(function, Global | Placeholder):
             raise bad_file("its pickle calls something that is not a class or function")
         if isinstance(function, Global) and function.name in SAFE_CALLS and type(args) is tuple:
@@ -225,7 +225,7 @@ class _Machine:
 
 
 def _cost(argument: Any) -> int:
-    """Steps that copying an argument counts: copying one long list or text again and again must end."""
+    """Steps charged for copying an argument, so that copying one long list over and over hits the limit."""
     if type(argument) in (list, tuple, dict):
         return len(argument)
     return len(argument) // 64 if type(argument) in (str, bytes) else 0

@@ -61,8 +61,8 @@ def batch_norm(source: str, target: tuple[str, ...]) -> list[TensorPair]:
     ]
 
 
-# PyTorch also saves two buffers that our variables do not need: a counter beside each running mean, and the distances
-# in time beside each bias table.
+# PyTorch also saves two buffers that our variables do not need: a counter for each running mean, and the distances
+# in time for each bias table.
 COUNTER, INDEX = "num_batches_tracked", "relative_position_index"
 _MEAN, _TABLE = "running_mean", "relative_position_bias_table"
 

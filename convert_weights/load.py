@@ -20,12 +20,12 @@ from tramp_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Weights and what is known about them.
+    """Weights, and what is known about them.
 
     Attributes:
       kind: a key of ``kinds.KINDS``.
       variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
-      model_config: the ``model`` group that they fit, see ``tramp_jax.config.model``.
+      model_config: the ``model`` group they fit; see ``tramp_jax.config.MODEL``.
       report: the contents of conversion.json, see docs/weights.md.
     """
 
@@ -48,24 +48,23 @@ def load_checkpoint(
     """Loads weights. Nothing in a file is run, and PyTorch is not needed.
 
     Args:
-      path: a .pth, .pt or .safetensors file; a folder that ``python -m convert_weights`` has written; or the folder
-        of a training run.
-      kind: of a file: a key of ``kinds.KINDS``; "auto" recognises it from the names.
-      length: T, if the tables of a file do not show it (TraMP-Former's always have the size for T = 256).
+      path: a .pth, .pt or .safetensors file; a folder written by ``python -m convert_weights``; or the folder of a
+        training run.
+      kind: a file's kind, a key of ``kinds.KINDS``; "auto" infers it from the names.
+      length: T, if a file's tables do not reveal it (TraMP-Former's are always sized for T = 256).
       fresh: patterns of parameters that a file may lack, e.g. ``params/head`` for an encoder without a head.
-      checkpoint: of a run: "best", "last" or a step; by default the best, or the last if there is no best.
-      container: of a file that holds several state dicts: which to read, keys joined by dots; "" is the top level.
-      drop: patterns of names in a file: tensors without a place in the model, to be left out on purpose. A pattern
-        that fits no tensor is an error.
+      checkpoint: a run's "best", "last" or a step. Default: the best, or the last if there is no best.
+      container: which state dict to read if a file holds several, as keys joined by dots; "" is the top level.
+      drop: patterns of names in a file, for tensors to ignore because the model has no place for them. A pattern
+        that matches no tensor is an error.
 
     Raises:
-      UserError: the file cannot be read, or (kind "mismatch") tensors and parameters do not fit together; names the
-        file.
+      UserError: names the file, which cannot be read or (kind "mismatch") does not fit the model.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         if drop or container is not None:
-            raise UserError("bad_option", f"{path}: is a folder; --drop and --container are for files, leave them out")
+            raise UserError("bad_option", f"{path}: is a folder, but --drop and --container are for files; omit them")
         return LoadedCheckpoint(*store.load_folder(path, checkpoint))
     if kind not in ("auto", *KINDS):
         raise UserError("bad_option", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
@@ -77,7 +76,7 @@ def load_checkpoint(
         tensors, counter = state_dict.without_counter(tensors, prefix)
         chosen, hint = _choose(kind, {state_dict.bare_name(name, prefix): x for name, x in tensors.items()})
         found = state_dict.released_names(container, prefix, tensors, chosen)
-        # Dropping layers must not turn the model into another one: they show its architecture, too.
+        # Dropped tensors still reveal the architecture: dropping layers must not turn the model into another one.
         shapes = {
             state_dict.released_name(state_dict.bare_name(n, prefix), found.naming): x.shape for n, x in dropped.items()
         }
@@ -94,17 +93,17 @@ def load_checkpoint(
 
 
 def _choose(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[Kind, str]:
-    """The kind to read the tensors as, and a hint to add to the error if they do not fit it."""
+    """The kind to read the tensors as, and a hint for the error if they do not fit it."""
     recognised = recognise(tensors)
     if kind != "auto":
         if recognised is None or recognised.name == kind:
             return KINDS[kind], ""
-        return KINDS[kind], f"\nits names look like {recognised.name}: leave out --kind"
+        return KINDS[kind], f"\nits names look like {recognised.name}; try without --kind"
     if recognised is None:
         some = ", ".join(f"{printable(name, 60)} {x.shape}" for name, x in list(tensors.items())[:3])
         raise bad_file(
-            f"its {len(tensors)} tensors ({some}, …) are of another architecture; known: {', '.join(KINDS)}",
-            "give a file of one of these, or name its kind with --kind to see what does not fit",
+            f"its {len(tensors)} tensors ({some}, …) belong to another architecture; known: {', '.join(KINDS)}",
+            "give a file of one of these, or set --kind to see what does not fit",
         )
     return recognised, ""
 
@@ -114,8 +113,7 @@ def _check_buildable(config: ConfigDict) -> None:
     try:
         target_shapes(config)
     except UserError as error:
-        what = f"{error}; its shapes describe no model that can be built"
-        raise UserError("unsupported_file", what) from error
+        raise UserError("unsupported_file", f"{error}; no model can be built from its shapes") from error
 
 
 def _report(
@@ -159,6 +157,6 @@ def _warnings(
     flat = {found.names[name]: conversion.flat[pair.target] for name, pair in conversion.used.items()}
     warnings = reader.nonfinite_warnings(flat)
     if any(r["reason"] == state_dict.AVERAGE and r["value"] == 0 for r in rest):
-        warnings.append("n_averaged is 0: the average holds no model yet, only the weights that it began with")
+        warnings.append("n_averaged is 0: the average holds only the weights it started with")
     warnings += [f"float64 rounded to float32 in {found.names[name]}" for name in conversion.rounded]
     return warnings + [f"not loaded: {place}" for place in content.placeholders]

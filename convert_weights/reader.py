@@ -1,8 +1,8 @@
 """Reads `.pth`, `.pt` and `.safetensors` files without PyTorch and without trusting them.
 
-There are three containers: the zip archive that `torch.save` has written since 1.6, the stream of pickles that it wrote
-before, and safetensors. Their first bytes decide, not the file's name. Nothing in a file is run (`inert_pickle`),
-nothing is written, and every size that a file states is checked against the number of bytes that it has.
+There are three containers: the zip archive that `torch.save` has written since 1.6, the stream of pickles it wrote
+before, and safetensors. The first bytes tell them apart, not the file's name. Nothing in a file is run
+(`inert_pickle`), nothing is written, and every declared size is checked against the bytes that are there.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ _SAFETENSORS_DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
 }  # fmt: skip
 
-# Files that people take for checkpoints: their first bytes, what they are, and what to do.
+# Files that people mistake for checkpoints: their first bytes, what they are, and what to do.
 _NOT_CHECKPOINTS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights", "run `git lfs pull`, or download the file"),
     (b"<", "is a web page, not the weights", "the download got an error or login page: download it again in a browser"),
@@ -79,11 +79,11 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a checkpoint. Nothing in it is run.
 
     Raises:
-      UserError: the file cannot be read safely. One line: the file, what is wrong with it, and what to do.
+      UserError: the file cannot be read safely.
     """
     path = pathlib.Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would hang
             raise bad_file("is a folder" if path.is_dir() else "is not a regular file", _OTHER_FILE)
         with path.open("rb") as file:
             tree, placeholders = _parse(file, os.fstat(file.fileno()).st_size, path.suffix)
@@ -148,7 +148,7 @@ def _not_a_checkpoint(head: bytes, suffix: str) -> UserError:
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[object, Callable[[str], bytes]]:
-    """Reads a file of PyTorch 1.6 or later: its root object with records in it, and a function key -> storage bytes."""
+    """Reads a file of PyTorch 1.6 or later. Returns its root object, and a function key -> storage bytes."""
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
@@ -163,7 +163,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, Callable[[str], bytes]
     _check_entries(archive.infolist(), size)
     if entries[pickles[0]].file_size > inert_pickle.MAX_BYTES:
         raise bad_file(f"its pickle is larger than {inert_pickle.MAX_BYTES >> 20} MiB")
-    order = entries.get(f"{prefix}byteorder")  # written since 2.1; before, only little-endian machines mattered
+    order = entries.get(f"{prefix}byteorder")  # written since PyTorch 2.1
     if order and archive.read(order) != b"little":
         raise bad_file("was written on a big-endian machine", f"on a little-endian machine, {_RESAVE}")
 
@@ -179,19 +179,19 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, Callable[[str], bytes]
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """torch stores entries uncompressed, one behind the other: together they cannot be larger than the file."""
+    """torch stores entries uncompressed, one after the other, so together they cannot exceed the file's size."""
     declared = sum(entry.file_size for entry in entries)
     if declared > size:
         raise bad_file(f"is a zip bomb or damaged: it declares {declared:,} bytes in a file of {size:,}")
     if len({entry.filename for entry in entries}) < len(entries):
-        raise bad_file("is a zip archive with two entries of one name")
+        raise bad_file("is a zip archive with duplicate entry names")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise bad_file(f"its zip entry '{printable(entry.filename)}' is compressed or encrypted", _RESAVE)
 
 
 def _read_legacy(stream: io.BytesIO) -> tuple[object, Callable[[str], bytes]]:
-    """Reads a file from before 1.6, see `_read_zip`.
+    """Reads a file from before 1.6; returns what `_read_zip` does.
 
     It holds five pickles (magic, version, system, object, storage keys), then each storage's length and bytes.
     """
@@ -208,7 +208,7 @@ def _read_legacy(stream: io.BytesIO) -> tuple[object, Callable[[str], bytes]]:
     for key in keys:
         numel = int.from_bytes(stream.read(8), "little", signed=True)
         if storages[key].dtype not in _DTYPES:
-            raise bad_file(f"holds a {printable(storages[key].dtype)}, whose size is not known here", _RESAVE)
+            raise bad_file(f"has a storage of the unknown type {printable(storages[key].dtype)}", _RESAVE)
         length = numel * _DTYPES[storages[key].dtype].itemsize
         if not 0 <= length <= stream.getbuffer().nbytes - stream.tell():
             raise bad_file(f"is cut short in storage '{printable(key)}'")
@@ -217,7 +217,7 @@ def _read_legacy(stream: io.BytesIO) -> tuple[object, Callable[[str], bytes]]:
 
 
 class _Resolver:
-    """Turns the records of a pickle into arrays, and lists the placeholders with their places."""
+    """Turns a pickle's records into arrays and lists where its placeholders are."""
 
     def __init__(self, storage_bytes: Callable[[str], bytes], byte_budget: int):
         self.storage_bytes = storage_bytes
@@ -227,7 +227,7 @@ class _Resolver:
         self.nodes_left = _MAX_NODES
 
     def resolve(self, node: Any, path: tuple[object, ...]) -> object:
-        """Copies the tree without sharing: a later walk over the result takes no more steps than were counted here."""
+        """Copies the tree without sharing, so that a later walk takes no more steps than were counted here."""
         self.nodes_left -= 1
         if self.nodes_left < 0:
             raise bad_file(f"its dictionaries and lists unfold to more than {_MAX_NODES:,} items")
@@ -283,7 +283,7 @@ class _Resolver:
 
 
 def _place(path: tuple[object, ...]) -> str:
-    """A place in the tree, for a message: the keys joined by dots."""
+    """The keys of a place in the tree, joined by dots, for messages."""
     return printable(".".join(printable(key, 60) for key in path), 200) or "root"
 
 
@@ -320,7 +320,7 @@ def _read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise bad_file("its safetensors header has one name twice")
+        raise bad_file("its safetensors header repeats a name")
     return result
 
 
@@ -330,9 +330,9 @@ def _safetensor(name: str, entry: Any, room: int) -> tuple[np.dtype, tuple[int, 
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise bad_file(f"tensor '{printable(name)}' is described wrongly in its header")
+            raise bad_file(f"tensor '{printable(name)}' has a malformed entry in the header")
     if code not in _SAFETENSORS_DTYPES:
-        raise bad_file(f"tensor '{printable(name)}' has dtype {printable(code)}, which is not known here", _RESAVE)
+        raise bad_file(f"tensor '{printable(name)}' has the unknown dtype {printable(code)}", _RESAVE)
     if len(shape) > 32 or any(type(n) is not int or not 0 <= n < 1 << 48 for n in shape):
         raise bad_file(f"tensor '{printable(name)}' has a malformed shape")
     dtype = _DTYPES[_SAFETENSORS_DTYPES[code]]

@@ -33,7 +33,7 @@ _SAME_MODULE = {  # names in Python 2 and NumPy 2
 
 
 def bad_file(what: str, cure: str = DAMAGED) -> UserError:
-    """The error for a file that cannot be read: what is wrong and how to fix it, but not yet the file's name."""
+    """The error for a file that cannot be read. The caller adds the file's name."""
     return UserError("damaged_file" if cure == DAMAGED else "unsupported_file", f"{what}; {cure}")
 
 
@@ -59,17 +59,17 @@ class Global:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """A typed run of numbers elsewhere in the file. `view` is (first element, elements): pre-1.6 files share runs."""
+    """A typed run of numbers elsewhere in the file. Files before 1.6 share runs: `view` is (first element, count)."""
 
     key: str
-    dtype: str  # torch's name, e.g. `float32`; the full name of a class that is not known
+    dtype: str  # torch's name, e.g. `float32`, or the full name of an unknown class
     numel: int
     view: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
-    """A strided window on a storage, not checked against it yet. `offset` and `stride` count elements."""
+    """A strided window on a storage, not yet checked against it. `offset` and `stride` count elements."""
 
     storage: Storage
     dtype: str
@@ -248,5 +248,5 @@ def _is_scalar(value: Any) -> bool:
 
 
 def pairs(items: list[Any]) -> dict[Any, Any]:
-    """A dictionary from keys and values in turn."""
+    """A dictionary from alternating keys and values."""
     return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}

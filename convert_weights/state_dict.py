@@ -1,4 +1,4 @@
-"""Finds the state dict in a checkpoint file, brings it into the released names, and lists what else the file holds."""
+"""Finds the state dict in a checkpoint file, renames its tensors as released, and lists what else the file holds."""
 
 import dataclasses
 import fnmatch
@@ -15,10 +15,10 @@ from tramp_jax.errors import UserError
 
 _OPTIMISER = re.compile("optimi[sz]er|optim(_|$)|sched|scaler", re.IGNORECASE)  # in the key of a training state
 _SAVE_STATE_DICT = "save only the model's state_dict with torch.save"
-_WRAPPERS = ("module", "_orig_mod")  # what DataParallel, DDP and AveragedModel, and torch.compile add to names
+_WRAPPERS = ("module", "_orig_mod")  # added to names by DataParallel, DDP, AveragedModel; torch.compile
 OUTSIDE, ON_PURPOSE = "tensor outside the state dict", "dropped on purpose"  # reasons of records
 AVERAGE = "counter of averaged models, not read by the model"
-_AVERAGED = "n_averaged"  # AveragedModel's counter of the models in its average
+_AVERAGED = "n_averaged"  # AveragedModel's count of the models in its average
 
 Tensors = dict[str, np.ndarray]
 Records = list[dict[str, Any]]
@@ -29,8 +29,8 @@ class StateDict:
     """The tensors of a model.
 
     Attributes:
-      tensors: by released name, PyTorch layout.
-      names: the file's name of each, by released name.
+      tensors: by released name, in PyTorch's layout.
+      names: each tensor's name in the file, by released name.
       naming: how the file's names differ from the released ones: ``container`` ("" for none), ``prefix``, and the
         prefixes of ``encoder`` and ``head``.
     """
@@ -41,7 +41,7 @@ class StateDict:
 
 
 def find_state_dict(tree: object, container: str | None = None) -> tuple[str, Tensors, Records]:
-    """Finds the only group of tensors with names of a known kind; without one, the only group of tensors.
+    """Finds the one group of tensors with names of a known kind or, if there is none, the only group of tensors.
 
     Args:
       tree: the contents of a file.
@@ -68,7 +68,7 @@ _Group = tuple[str, dict[Any, Any]]
 
 
 def _groups(node: object, place: str) -> Iterator[_Group]:
-    """Every dictionary that holds tensors itself, with its place. An optimiser's are left out."""
+    """Every dictionary that holds tensors itself, with its place. Skips optimisers."""
     if isinstance(node, dict) and any(isinstance(value, np.ndarray) for value in node.values()):
         yield place, node
     for key, value in _items(node):
@@ -77,7 +77,7 @@ def _groups(node: object, place: str) -> Iterator[_Group]:
 
 
 def _items(node: object) -> Iterator[tuple[str, object]]:
-    """Contents of a dictionary or list. The reader has limited their depth and number."""
+    """Contents of a dictionary or list. The reader has already limited their depth and number."""
     if isinstance(node, dict):
         yield from ((printable(key, 60), value) for key, value in node.items())
     elif isinstance(node, list | tuple):
@@ -125,7 +125,7 @@ def _listed(groups: Sequence[_Group]) -> str:
 
 def _described(name: object, value: object) -> str:
     if not isinstance(name, str):
-        return f"named by a {type(name).__name__}"
+        return f"under a key of type {type(name).__name__}"
     return f"an object ({printable(value.name)})" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
 
 
@@ -161,7 +161,7 @@ def _record(place: str, value: object, tensor_reason: str) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """A scalar fit for strict JSON."""
+    """A scalar that strict JSON can hold."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and np.isfinite(value)):
@@ -192,7 +192,7 @@ def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, R
     Patterns are those of ``fnmatch``, for names in the file with or without ``shared_prefix``.
 
     Raises:
-      UserError: a pattern fits no tensor, or all tensors are dropped.
+      UserError: a pattern matches no tensor, or all tensors are dropped.
     """
     prefix = shared_prefix(list(tensors))
     reasons: dict[str, str] = {}
@@ -200,11 +200,11 @@ def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, R
         fits = re.compile(fnmatch.translate(pattern)).match
         found = [name for name in tensors if fits(name) or fits(name.removeprefix(prefix))]
         if not found:
-            raise UserError("bad_option", f"--drop {pattern!r} fits none of its {len(tensors)} tensors; correct it")
+            raise UserError("bad_option", f"--drop {pattern!r} matches none of its {len(tensors)} tensors; correct it")
         reasons |= dict.fromkeys(found, f"{ON_PURPOSE} (--drop {pattern!r})")
     kept = {name: x for name, x in tensors.items() if name not in reasons}
     if not kept:
-        raise UserError("bad_option", f"--drop fits all of its {len(tensors)} tensors; keep some")
+        raise UserError("bad_option", f"--drop matches all of its {len(tensors)} tensors; keep some")
     dropped = {name: tensors[name] for name in reasons}
     return kept, dropped, [_record(name, tensors[name], reason) for name, reason in reasons.items()]
 
@@ -218,13 +218,13 @@ def without_counter(tensors: Tensors, prefix: str) -> tuple[Tensors, Records]:
 
 
 def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) -> StateDict:
-    """The state dict in the names of the kind's own release.
+    """Renames a state dict's tensors to the names of the kind's own release.
 
     Args:
       container: see ``find_state_dict``.
       prefix: see ``shared_prefix``.
       tensors: by the file's names.
-      kind: of the tensors.
+      kind: the tensors' kind.
 
     Raises:
       UserError: two tensors have the same name without their wrappers.
@@ -236,7 +236,7 @@ def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) ->
         other = seen.setdefault(released_name(".".join(_unwrapped(name)), naming), name)
         if other != name:
             what = f"has two names for one tensor, '{printable(other)}' and '{printable(name)}'"
-            raise bad_file(what, "drop one of them, and the tensors like it, with --drop 'PATTERN'")
+            raise bad_file(what, "drop one of them, and others like it, with --drop 'PATTERN'")
     names = {released_name(bare_name(name, prefix), naming): name for name in tensors}
     return StateDict({released: tensors[name] for released, name in names.items()}, names, naming)
 

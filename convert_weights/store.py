@@ -53,7 +53,7 @@ def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
 
 @contextlib.contextmanager
 def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary place beside ``path``, moved there if the block succeeds and removed if it does not.
+    """A temporary path next to ``path``, moved there if the block succeeds and removed otherwise.
 
     Raises:
       UserError: it cannot be written, for instance because the disk is full.
@@ -86,7 +86,7 @@ def load_folder(path: pathlib.Path, checkpoint: str) -> Loaded:
     """(kind, variables, ``model`` group, report) of a converted folder or a run. Raises UserError."""
     if (path / REPORT).is_file():
         if checkpoint:
-            what = f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; leave out --checkpoint"
+            what = f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; omit --checkpoint"
             raise UserError("missing_checkpoint", what)
         return _load_converted(path)
     if run.is_trained(path):
@@ -147,7 +147,7 @@ def _load_converted(path: pathlib.Path) -> Loaded:
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
     if {target: x.shape for target, x in flat.items()} != shapes:
-        raise UserError("damaged_file", f"{path}: its arrays are not those of its {REPORT}; {_CONVERT_AGAIN}")
+        raise UserError("damaged_file", f"{path}: its arrays do not match its {REPORT}; {_CONVERT_AGAIN}")
     return report["kind"], nested(flat), config, report
 
 
@@ -191,7 +191,7 @@ def _run_report(source: dict[str, Any], config: ConfigDict, flat: dict[Path, np.
 
 
 def _released_tensors(config: ConfigDict) -> list[TensorPair]:
-    """The name map; empty for a model that was never released."""
+    """The name map, or [] for a model that was never released."""
     try:
         return KINDS[config.name].name_map(config)
     except UserError:

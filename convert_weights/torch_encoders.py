@@ -19,7 +19,7 @@ def _embedding(*shape: int) -> nn.Parameter:
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """Modules applied one after the other, under the names that they have in checkpoints."""
+    """Modules applied one after the other, under their names in checkpoints."""
     return nn.Sequential(OrderedDict(modules))
 
 
@@ -58,7 +58,7 @@ class SkateAttention(nn.Module):
         per_pair_of_joints = () if neighbours else (self.joints, self.joints)
         self.relative_position_bias_table = _embedding(2 * table_frames - 1, *per_pair_of_joints, HEADS_PER_PART)
         # Checkpoints hold the index at the size of the table, which may have rows for more frames than a set has. Such
-        # a set reads the table's first rows, so its own index is kept beside the stored one.
+        # a set reads the table's first rows, so it keeps its own index in addition to the stored one.
         self.register_buffer("relative_position_index", _distances(table_frames))
         self.register_buffer("rows", _distances(self.frames), persistent=False)
         self.drop = nn.Dropout(config.attention_dropout)
@@ -239,7 +239,7 @@ class SelfAttention(nn.Module):
 
 
 def _feed_forward(width: int, hidden: int) -> nn.Sequential:
-    """Linear, tanh GELU, Linear. The dropouts are off, as published; they only count in the names."""
+    """Linear, tanh GELU, Linear. The dropouts are off, as published; they only affect the names."""
     first, act, last = nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
     return named(net=nn.Sequential(first, act, nn.Dropout(0.0), last, nn.Dropout(0.0)))
 

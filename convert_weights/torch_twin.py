@@ -1,4 +1,4 @@
-"""Our models in PyTorch: a check of conversions, and the baseline of benchmarks. ``build_twin`` is the entry point.
+"""Our models in PyTorch, to check conversions and as the baseline of benchmarks. Start with ``build_twin``.
 
 These are ordinary eager modules whose parameters and buffers have the released names, so a released checkpoint loads
 with ``strict=True``. Nothing here depends on JAX.
@@ -141,9 +141,9 @@ def _score(y: Tensor, num_classes: int) -> Tensor:
 
 
 def build_twin(config: ConfigDict) -> TrampFormer | SkateFormerClassifier | FormerDFERClassifier:
-    """The PyTorch model that ``config`` (the ``model`` group, see ``tramp_jax.config.model``) describes.
+    """Builds the PyTorch model that ``config`` (the ``model`` group, see ``tramp_jax.config.MODEL``) describes.
 
-    It is freshly initialised and in training mode; ``load_state_dict`` takes tensors in the released names.
+    It is freshly initialised and in training mode; ``load_state_dict`` takes tensors with the released names.
 
     Raises:
       UserError: an unknown model, or an encoder with hidden layers in its head, which was never released.

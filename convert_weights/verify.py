@@ -27,7 +27,7 @@ class Stage(NamedTuple):
 
 
 def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
-    """Runs both models on one random clip of a single sub-clip. Parameters that the checkpoint lacks are zero.
+    """Runs both models on one random clip with a single sub-clip. Parameters missing from the checkpoint are zero.
 
     Raises:
       UserError: PyTorch is not installed, or the model has no counterpart in PyTorch.
@@ -60,7 +60,7 @@ def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
 
 
 def _tensors(checkpoint: LoadedCheckpoint, variables: Variables) -> dict[str, np.ndarray]:
-    """The complete state dict in the names of the model's own release, which may differ from the source's."""
+    """The complete state dict under the names of the model's own release, which may differ from the source's."""
     naming = checkpoint.report["naming"] | {"prefix": "", "encoder": "", "head": ""}
     report = checkpoint.report | {"naming": naming, "tensors": [], "dropped": []}
     kind = checkpoint.model_config.name

@@ -97,7 +97,7 @@ def _face(scale: float, around: float, shift: float = 0.0):
 
 
 def _frame(value: float):
-    """One frame whose landmarks are all at one place."""
+    """One frame whose landmarks all coincide."""
 
     def change(points: np.ndarray) -> np.ndarray:
         points = points.copy()
@@ -114,7 +114,7 @@ def _stray(points: np.ndarray) -> np.ndarray:
 
 
 def _swap_frames(name: str, other: str):
-    """The images of one clip in place of another's."""
+    """The images of one clip instead of another's."""
 
     def make(root: Path) -> None:
         for image in (root / name).iterdir():
@@ -128,7 +128,7 @@ def _renumber(name: str, to: str):
 
 
 def _outside(root: Path) -> None:
-    """A frame of YouTubePD whose landmarks are all beside the crop."""
+    """A frame of YouTubePD whose landmarks are all outside the crop."""
     path = root / f"{VIDEO}/2.pickle"
     points = pickle.loads(path.read_bytes())
     moved = {key: {"x": point["x"] + 200, "y": point["y"]} for key, point in points.items()}

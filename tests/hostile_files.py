@@ -275,7 +275,7 @@ BROKEN = [
           _declare(zip_file(), b"archive/data/0", 10**9)),
     _zip("deflated.pth", "compressed entries", unsupported("archive/data.pkl"), compression=zipfile.ZIP_DEFLATED,
          storages={"0": bytes(range(24))}),
-    _file("double.pth", "two entries of one name", damaged("two entries"),
+    _file("double.pth", "two entries of one name", damaged("duplicate entry"),
           zip_file(storages={"0": NUMBERS, "1": NUMBERS}).replace(b"archive/data/1", b"archive/data/0")),
     _file("locked.pth", "an encrypted entry", unsupported("archive/data/0"), _encrypt(zip_file())),
     _file("flipped.pth", "a changed byte in a storage", damaged("CRC-32"),
@@ -330,7 +330,7 @@ BROKEN = [
     _safe("minus", "negative shape", damaged("shape"), {"w": entry(shape=(-2, -3))}),
     _safe("offsets", "offsets that are text", damaged("'w'"), {"w": entry(begin="0")}),
     _safe("dtype", "unknown dtype", unsupported("F4"), {"w": entry(dtype="F4")}),
-    _safe("twice", "one name twice", damaged("twice"), b'{"w":%s,"w":%s}' % (ENTRY, ENTRY)),
+    _safe("twice", "one name twice", damaged("repeats"), b'{"w":%s,"w":%s}' % (ENTRY, ENTRY)),
     _safe("none", "no tensors", unsupported("no tensors"), {"__metadata__": {}}, b""),
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from tramp_jax.errors import UserError
 
 @contextlib.contextmanager
 def user_error(kind: str, *facts: object) -> Iterator[pytest.ExceptionInfo[UserError]]:
-    """Expects a ``UserError`` of this kind whose message names every fact: a file, an option, a value."""
+    """Expects a ``UserError`` of this kind whose message contains every fact: a file, an option, a value."""
     with pytest.raises(UserError) as caught:
         yield caught
     assert caught.value.kind == kind, f"kind is {caught.value.kind}: {caught.value}"

@@ -83,7 +83,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          ("test_a_number_that_means_missing_is_named_in_each_row",
           "test_one_missing_cell_does_not_remove_a_rating")),
         ("ratings from which nothing can be learned", "refused before training",
-         ("test_ratings_from_which_nothing_is_learned_are_refused",)),
+         ("test_ratings_that_teach_nothing_are_refused",)),
         ("still clips or zero padding", "scores have a finite spread",
          ("test_runs_with_still_clips_or_zero_padding_calibrate_and_score",)),
         ("a loss or parameter that is not finite", "training stops; such parameters are never saved",

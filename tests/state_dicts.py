@@ -222,7 +222,7 @@ BROKEN = [
     Broken("another architecture (ResNet-50)", ("98 tensors", "conv1.weight (64, 3, 7, 7)", "tramp_former"), _resnet),
     Broken("the same, read as Former-DFER", ("\n97 ", "\n  conv1.weight (64, 3, 7, 7)", "\n148 ", "… and 88 more"),
            _resnet, "former_dfer"),
-    Broken("Former-DFER read as SkateFormer", ("read as skateformer", "former_dfer: leave out --kind"),
+    Broken("Former-DFER read as SkateFormer", ("read as skateformer", "former_dfer; try without --kind"),
            _changed("former_dfer", lambda t: None), "skateformer"),
 ]  # fmt: skip
 

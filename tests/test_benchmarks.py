@@ -193,7 +193,7 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     ],
     ids=["compile", "scaling", "score", "input", "caches"],
 )
-def test_command_runs_in_a_process_of_its_own(command, tmp_path):
+def test_command_runs_in_its_own_process(command, tmp_path):
     name, *flags = command
     random_inputs = name in ("train_step", "scaling")
     recipe = recipe_with(tmp_path, *['config.model.streams = "trajectory"', FEW_POINTS] * random_inputs)

@@ -100,7 +100,7 @@ def test_a_run_leaves_metrics_plots_and_both_checkpoints(finished_run):
     report = json.loads((finished_run / "evaluation/test-best/metrics.json").read_text())
     assert set(report["all"]) == set(metrics.REGRESSION)
     assert np.sum(report["confusion"]["clips"]) == report["clips"]
-    assert "chosen on validation subjects" in report["title"]
+    assert "selected on validation subjects" in report["title"]
     data = training_data.load(finished_run, tiny.get_config())
     assert (data.clips["train"], data.expressions) == (10, ("smile",))
     assert data.people["train"] + data.people["validation"] + data.people["test"] == tiny.get_config().data.num_subjects

@@ -174,7 +174,7 @@ def test_a_differing_option_that_shapes_do_not_show_gives_a_warning():
     target = small("skateformer")
     target.trajectory.bias_order = "time"
     assert adapt(loaded("skateformer"), target, source="a.pth").warnings == [
-        "a.pth: model.trajectory.bias_order is time here, tiled there"
+        "a.pth: model.trajectory.bias_order is time, but the weights use tiled"
     ]
 
 

@@ -90,7 +90,7 @@ def test_labels_from_zero_to_seven_contradict_each_other(root):
         opened(root)
 
 
-def test_clips_with_an_undetected_face_are_left_out_and_counted(tmp_path):
+def test_clips_with_an_undetected_face_are_skipped_and_counted(tmp_path):
     written = write_dfew(tmp_path, 5, 1, undetected=DFEW_UNDETECTED)
     problems = Problems()
     dataset = opened(tmp_path, problems=problems)
@@ -127,7 +127,7 @@ def test_trajectories_are_read_without_frames(root):
     assert clip.pixels.shape == (5, 63, 3)
 
 
-def test_short_clips_are_left_out(root):
+def test_short_clips_are_skipped(root):
     edit(root / "set_1_train.txt", 2, " 5 ", " 4 ")
     problems = Problems()
     source = opened(root, problems=problems, min_frames=5).source
@@ -163,7 +163,7 @@ def test_only_the_last_part_of_a_path_is_used(root):
         ("b/00001 5 1", "duplicate_clip", ["clip 00001", "set_1_train.txt, line 1"]),
     ],
 )
-def test_a_malformed_line_is_named_and_left_out(root, line, kind, facts):
+def test_a_malformed_line_is_named_and_skipped(root, line, kind, facts):
     edit(root / "set_1_train.txt", 2, "your_dataset_path/DFEW/train/00002 5 1", line)
     with user_error(kind, f"{root / 'set_1_train.txt'}, line 2", *facts):
         opened(root)

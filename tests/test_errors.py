@@ -87,7 +87,7 @@ def test_a_missing_library_of_the_system_is_named_with_its_cure(reason, capsys):
 
 
 def test_no_library_of_a_desktop_is_needed(tmp_path):
-    """With empty files in place of libGL and its kind, OpenCV works, or one line says how to make it work."""
+    """With empty files instead of libGL and the like, OpenCV works, or one line says how to make it work."""
     listed = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
     found = set(re.findall(r"=> (\S+/lib(?:GL|xcb|gthread-2\.0)\.so\S*)", listed))
     if not found:

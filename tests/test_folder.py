@@ -276,7 +276,7 @@ def test_parts_that_are_not_wanted_may_be_missing(root):
         ("path", "raw", "not_preprocessed", ["row 2", "raw", "landmarks.npy", "`tramp-jax preprocess`"]),
     ],
 )
-def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, facts):
+def test_a_malformed_row_is_named_and_skipped(root, column, text, kind, facts):
     (root / "raw").mkdir()
     (root / "raw/film.mp4").write_bytes(b"")
     edit(root / "clips.csv", 2, column, text)

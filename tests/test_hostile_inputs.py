@@ -1,4 +1,4 @@
-"""Inputs that anybody may have made: small files that exhaust memory, pipes, and JSON of the wrong shape."""
+"""Inputs that anyone may have made: small files that exhaust memory, pipes, and JSON of the wrong shape."""
 
 import io
 import json
@@ -457,7 +457,7 @@ def test_a_report_goes_on_after_damaged_descriptions(tmp_path, not_json):
 
 
 def test_a_huge_image_takes_little_memory(tmp_path):
-    """In a process of its own, because memory that was used once counts for ever."""
+    """In its own process, because memory that was used once counts forever."""
     (tmp_path / "1.png").write_bytes(_png(HUGE, HUGE))
     code = (
         "import pathlib, sys\nfrom tramp_jax.preprocess.video import VideoError, open_frames\n"

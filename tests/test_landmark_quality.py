@@ -183,5 +183,5 @@ def test_the_report_shows_the_quality(monkeypatch):
     text = writer.render(record.Evidence(clip, 2.0, quality=quality))
     assert f"{quality.smallest_motion:.1f} pixels" in text
     assert "head turned to the side" in text
-    assert "not known" in text  # the confidence
+    assert "unknown" in text  # the confidence
     assert "not measured" in writer.render(record.Evidence(clip, 2.0))

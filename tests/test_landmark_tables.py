@@ -1,4 +1,4 @@
-"""Tables of landmarks of OpenFace and py-feat: as clips, as a landmark source beside a video, and as data sets."""
+"""Landmark tables from OpenFace and py-feat: as clips, as a landmark source next to a video, and as data sets."""
 
 import csv
 from pathlib import Path
@@ -170,7 +170,7 @@ def test_the_table_beside_a_video_gives_its_landmarks(video, table, points, tmp_
     made = preprocess_video(video, open_landmark_source("table", SourceOptions(tracks=tmp_path / "anna.csv")))
     assert np.flatnonzero(made.interpolated).tolist() == [20, 21]
     there = np.setdiff1d(np.arange(60), [20, 21])
-    expected = made.crop.to_crop(landmarks.from_ibug68(points))
+    expected = made.crop.map(landmarks.from_ibug68(points))
     np.testing.assert_allclose(clip.landmarks[there], expected[there], atol=0.01)
 
 

@@ -94,7 +94,7 @@ def test_a_loss_must_fit_the_head(name, classes, config):
         losses.check(config)
 
 
-def test_ratings_from_which_nothing_is_learned_are_refused(config):
+def test_ratings_that_teach_nothing_are_refused(config):
     for name in losses.BALANCED:
         config.loss.name = name
         losses.check_ratings(config, [1.0, 2.0])

@@ -224,7 +224,7 @@ def test_the_number_of_frames_decides_if_start_and_end_span_more(tmp_path, rows,
         assert {x.severity for x in problems.found} == {"warning"}
 
 
-def test_an_unused_task_is_counted_and_left_out(tmp_path):
+def test_an_unused_task_is_counted_and_skipped(tmp_path):
     write_neuroface(tmp_path, tasks=("BIGSMILE", "OPEN"))
     problems = Problems()
     source = opened(tmp_path, problems=problems).source
@@ -249,7 +249,7 @@ def test_an_unused_task_is_counted_and_left_out(tmp_path):
         (4, "1", "malformed_row", ("frames 2 to 1",)),
     ],
 )
-def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, facts):
+def test_a_malformed_row_is_named_and_skipped(root, column, text, kind, facts):
     path = root / "neuroface_split.csv"
     edit(path, 2, column, text)
     row = 3 if kind == "duplicate_clip" else 2
@@ -271,7 +271,7 @@ def test_a_malformed_row_is_named_and_left_out(root, column, text, kind, facts):
         (3, 2, "rater1", "duplicate_rating", ("rater rater1", "row 2")),
     ],
 )
-def test_a_malformed_rating_is_named_and_left_out(root, row, column, text, kind, facts):
+def test_a_malformed_rating_is_named_and_skipped(root, row, column, text, kind, facts):
     path = root / "ratings.csv"
     edit(path, row, column, text)
     with user_error(kind, f"{path}, row {row}", *facts):
@@ -502,7 +502,7 @@ def test_target_is_a_mean_for_regression_and_must_exist(root):
         datasets.open_dataset(config)
 
 
-def test_clips_without_the_target_are_reported_and_left_out(root):
+def test_clips_without_the_target_are_reported_and_skipped(root):
     for row in (2, 3):
         edit(root / "ratings.csv", row, 5, "")
     config = shrink(recipe.get_config("OPEN"), root)

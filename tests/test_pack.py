@@ -175,7 +175,7 @@ def test_faults_stop_it_unless_they_are_to_be_skipped(tmp_path, capsys):
     assert source.manifest.official["train"] == {"P00", "P01", "P02", "P03"}
 
 
-def test_clips_that_a_reader_leaves_out_are_reported_and_kept(tmp_path, capsys):
+def test_clips_that_a_reader_skips_are_reported_and_kept(tmp_path, capsys):
     root, out = tmp_path / "dfew", tmp_path / "out"
     write_dfew(root, num_train=5, undetected=("missing", "nan", "zero"))
     arguments = ["pack", "--dataset", "dfew", "--root", str(root), "--out", str(out)]
@@ -183,7 +183,7 @@ def test_clips_that_a_reader_leaves_out_are_reported_and_kept(tmp_path, capsys):
         assert cli.main(arguments) == 0
         line = capsys.readouterr().out.splitlines()[0]
         assert outcome in line
-        assert "; 3 clips are left out (3 undetected_face), 2 warnings (2 missing_class): see manifest.json" in line
+        assert "; 3 clips skipped (3 undetected_face), 2 warnings (2 missing_class): see manifest.json" in line
     left_out = [
         problem for problem in PackedClips(out, Wanted()).manifest.warnings if problem.kind == "undetected_face"
     ]
@@ -192,7 +192,7 @@ def test_clips_that_a_reader_leaves_out_are_reported_and_kept(tmp_path, capsys):
     made = config.base()
     for place in (root, out):
         made.data.update(datasets.options("dfew"), root=str(place))
-        assert datasets.open_dataset(made).summary().startswith("3 clips are left out (3 undetected_face)")
+        assert datasets.open_dataset(made).summary().startswith("3 clips skipped (3 undetected_face)")
 
 
 def test_a_manifest_of_an_earlier_version_has_no_warnings(packed, tmp_path):

@@ -143,7 +143,7 @@ def test_a_store_is_the_data_set(made):
         packed.source[6]
 
 
-def test_what_is_not_wanted_is_left_out(made):
+def test_unwanted_parts_are_skipped(made):
     source = PackedClips(made[1], Wanted(frames=False, pixels=False))
     assert (source[0].frames, source[0].pixels) == (None, None)
     assert PackedClips(made[1], Wanted(frames=False))[0].pixels is not None

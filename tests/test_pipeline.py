@@ -124,7 +124,7 @@ def test_a_clip_without_frames_is_refused_if_the_model_reads_them(config, split)
         pipeline.Sampler(config).test(bare)
 
 
-def test_splits_share_no_subject_and_leave_nobody_out(config, dataset):
+def test_splits_share_no_subject_and_cover_everyone(config, dataset):
     parts = datasets.split(dataset, config, None)
     subjects = [{info.subject for info in part.infos} for part in parts.values()]
     assert not any(a & b for a, b in itertools.combinations(subjects, 2))

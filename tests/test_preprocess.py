@@ -112,7 +112,7 @@ def test_gaps_cut_ends_and_evidence(tmp_path):
         preprocess_video(video, SquareSource(), PreprocessOptions(max_gap=1))
 
 
-def test_another_rate_repeats_or_leaves_out_frames(tmp_path):
+def test_another_rate_repeats_or_drops_frames(tmp_path):
     video = write_images(tmp_path / "frames", [square(100 + 2 * t, 80, 64) for t in range(20)])
     for fps, chosen in ((12.5, range(0, 20, 2)), (50, [0, 0, 1, 1])):
         made = preprocess_video(video, SquareSource(), PreprocessOptions(fps=fps))

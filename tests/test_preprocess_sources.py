@@ -270,7 +270,7 @@ def test_the_name_decides_if_there_are_as_many_frames_as_points(tmp_path, batch)
     assert found[5].score == 61 / 64
 
 
-def test_hidden_points_are_interpolated_and_hidden_faces_left_out(tmp_path):
+def test_hidden_points_are_interpolated_and_hidden_faces_skipped(tmp_path):
     points, shown = tracks(), np.ones((20, 64), bool)
     shown[5:8, 10] = False
     shown[12, :40] = False

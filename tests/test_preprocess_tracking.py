@@ -128,7 +128,7 @@ def test_one_square_for_all_frames():
     (warning,) = warnings
     assert "104 pixels" in warning
     np.testing.assert_allclose(
-        box.to_crop(np.array([[88.0, 88], [192, 192], [140, 140]])), [[0, 0], [256, 256], [128, 128]]
+        box.map(np.array([[88.0, 88], [192, 192], [140, 140]])), [[0, 0], [256, 256], [128, 128]]
     )
 
 
@@ -151,7 +151,7 @@ def test_a_square_that_fits_is_moved_into_the_frame():
 
 @pytest.mark.parametrize(("x", "y", "side"), [(20, 30, 128), (37, 11, 300), (-40, -25, 200), (250, 180, 200)])
 def test_points_and_pixels_are_cropped_alike(x, y, side):
-    """Coloured dots of the frame appear in the crop where ``to_crop`` puts them."""
+    """Coloured dots of the frame appear in the crop where ``map`` puts them."""
     box = crop.CropBox(x, y, side)
     at = np.stack(np.meshgrid(np.arange(24, 300, 24), np.arange(24, 220, 24)), axis=-1).reshape(-1, 2)
     points = at[((at > (x + 8, y + 8)) & (at < (x + side - 8, y + side - 8))).all(axis=1)]
@@ -164,7 +164,7 @@ def test_points_and_pixels_are_cropped_alike(x, y, side):
     for i, corner in enumerate(points):
         # Just inside each corner of the dot and at its centre, so a shift by 2 pixels would show.
         for shift in ((-4, -4), (4, -4), (0, 0), (-4, 4), (4, 4)):
-            px, py = box.to_crop(corner + np.array(shift)).astype(int)
+            px, py = box.map(corner + np.array(shift)).astype(int)
             np.testing.assert_allclose(cut[py, px].astype(int), (55 + i, 255 - i, 128), atol=3)
 
 

@@ -147,7 +147,7 @@ def test_five_frames_suffice_and_unusable_points_are_refused(face):
         (points[:4], 25, 4),
         (points, 0, 0),
         (points * np.nan, 25, ""),
-        (points * 0, 25, "eyes"),
+        (points * 0, 25, "eye corners"),
     ):
         with user_error("bad_data", fact):
             motion.motion_table(unusable, fps)

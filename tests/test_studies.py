@@ -153,7 +153,7 @@ def test_the_table_holds_what_the_predictions_say(simple):
     assert (out / table.FIGURE).stat().st_size > 5000
 
 
-def test_a_finished_study_does_nothing_again_but_the_table(simple, capsys):
+def test_a_finished_study_only_remakes_the_table(simple, capsys):
     out = simple / "out"
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*") if path.is_file()}
     text = (out / table.MARKDOWN).read_bytes()
@@ -220,7 +220,7 @@ def test_a_row_that_has_changed_is_not_mixed_with_the_old_one(study_file, tmp_pa
     assert "num_subjects" in capsys.readouterr().err
 
 
-def test_a_run_in_use_is_left_out(study_file, tmp_path, monkeypatch, capsys):
+def test_a_run_in_use_is_skipped(study_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(simple_methods, "fit", lambda config, folder, _: prepare(config, folder, False, False))
     runs = plan.runs(plan.load(study_file(SIMPLE), "synthetic", True), "", tmp_path / "out", 1)
     with locked(runs[0].folder):

@@ -97,7 +97,7 @@ def test_clip_has_the_promised_shapes(rendered):
     assert rendered.infos[6].subject == "s001"
 
 
-def test_landmarks_only_leaves_out_frames_and_keeps_the_points(rendered):
+def test_landmarks_only_skips_frames_and_keeps_the_points(rendered):
     bare = SyntheticFaces(5, 1, seed=3, with_frames=False)[8]
     assert bare.frames is None
     assert bare.pixels is None

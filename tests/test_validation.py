@@ -128,7 +128,7 @@ def test_one_run_lists_many_faults_and_keeps_the_sound_clips(broken, tmp_path, c
         assert all(fact in line for fact in fault.facts), fault.what
     assert re.search(r"^ +1  truncated_image$", out, re.MULTILINE)
     assert "5 errors" in out
-    assert "2 of 3 clips are without a fault" in out
+    assert "2 of 3 clips are usable" in out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["counts"] | {fault.kind: 1 for fault in planted} == found["counts"]
     assert found["bad_clips"] == [faults.CLIP]
@@ -160,7 +160,7 @@ def test_the_chosen_rating_is_checked(tmp_path, capsys):
     assert cli.main([*arguments, "--target", "speed", "--classes", "4"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"error: \[missing_target\] .*neuroface_split.csv, row 2: has no rating 'speed'", out)
-    assert re.search(r"error: \[class_out_of_range\] .*row 3: the speed makes class 4, but .* 0 to 3", out)
+    assert re.search(r"error: \[class_out_of_range\] .*row 3: the speed gives class 4, but .* 0 to 3", out)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_folds_have_their_published_numbers(layouts):
         (tuple(f"{i}.jpg" for i in range(30) if i % 4), "4, 8, 12, 16, 20, ..."),
     ],
 )
-def test_numbers_left_out_among_frames_are_named(names, gaps):
+def test_gaps_in_frame_numbers_are_named(names, gaps):
     assert clip_files.numbering_gaps([pathlib.Path(name) for name in names]) == gaps
 
 
@@ -336,7 +336,7 @@ def _png(image: bytes) -> bytes:
 # Training without the bad clips
 
 
-def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
+def test_training_skips_bad_clips_and_says_so(broken, tmp_path):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "landmarks that are NaN"))
     skipping = _config("pfed5", root)
     skipping.train.reader_threads = 1
@@ -346,7 +346,7 @@ def test_training_leaves_bad_clips_out_and_says_so(broken, tmp_path):
     skipping.data.skip_bad = True
     dataset, report = validation.open_sound(skipping)
     assert [info.subject for info in dataset.source.infos] == ["P01", "P02", "P03"]
-    assert "3 of 4 clips are without a fault" in report.summary()
+    assert "3 of 4 clips are usable" in report.summary()
     assert "1 landmarks_not_finite" in report.summary()
 
     written = tmp_path / run.SKIPPED
@@ -378,7 +378,7 @@ def test_collected_problems_do_not_stop_a_reader(broken):
     assert [problem.kind for problem in problems.found] == ["bad_score", "bad_id", "missing_label"]
 
 
-def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
+def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a truncated image"))
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
@@ -390,7 +390,7 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     experiment.train_folds(skipping, folds, tmp_path, resume=False)
     assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
     assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
-    assert "3 of 4 clips are without a fault; errors: 1 truncated_image" in capsys.readouterr().out
+    assert "3 of 4 clips are usable; errors: 1 truncated_image" in capsys.readouterr().out
 
     for path in root.rglob("*.jpg"):  # a run that is continued checks nothing again, and keeps its clips
         path.unlink()
@@ -399,11 +399,11 @@ def test_a_run_records_what_it_left_out(broken, tmp_path, monkeypatch, capsys):
     assert again.splits[None]["train"].infos == folds.splits[None]["train"].infos
 
 
-def test_a_run_says_what_the_reader_left_out(tmp_path, monkeypatch, capsys):
+def test_a_run_says_what_the_reader_skipped(tmp_path, monkeypatch, capsys):
     published_layouts.write_dfew(tmp_path / "dfew", num_train=6, num_test=2, undetected=("missing", "nan"))
     left = tiny.get_config().unlock()
     left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
     left.train.batch_size = 2
     monkeypatch.setattr(experiment, "train_fold", lambda *arguments: [])
     experiment.train_folds(left, experiment.open_folds(left), tmp_path, resume=False)
-    assert "2 clips are left out (2 undetected_face)" in capsys.readouterr().out
+    assert "2 clips skipped (2 undetected_face)" in capsys.readouterr().out

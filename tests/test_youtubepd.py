@@ -89,7 +89,7 @@ def test_frames_are_sorted_by_number(tmp_path):
     np.testing.assert_array_equal(read[10], read_frame(folder / "11.pickle"))
 
 
-def test_missing_frames_are_left_out(tmp_path):
+def test_missing_frames_are_skipped(tmp_path):
     layout.write_list(tmp_path, "train", {"video1": 2})
     folder = layout.write_video(tmp_path, "video1", 2, numbers=[3, 4, 6, 7, 8, 9, 10, 11, 12, 13])  # 5 is missing
     source = opened(tmp_path).source

@@ -1,4 +1,4 @@
-"""``python -m tramp_jax`` is the program ``tramp-jax``."""
+"""``python -m tramp_jax`` runs the program ``tramp-jax``."""
 
 from tramp_jax.cli import program
 

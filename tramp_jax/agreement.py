@@ -1,4 +1,4 @@
-"""Tables and plots of how scores agree with a clinician's ratings. The figures themselves are in ``metrics``."""
+"""Tables and plots of how scores agree with a clinician's ratings. ``metrics`` computes the numbers."""
 
 import pathlib
 from typing import Any
@@ -9,21 +9,18 @@ from matplotlib.figure import Figure
 from tramp_jax import metrics
 from tramp_jax.training_log import save_figure
 
-_MOST_RATINGS = 12  # a table of more is not readable
+_MOST_RATINGS = 12  # a larger table would not be readable
 
 
 def confusion(score: np.ndarray, target: np.ndarray) -> dict[str, list[Any]]:
-    """The confusion table of whole ratings: a row for each true rating, a column for each predicted one."""
+    """The confusion table of whole ratings: one row per true rating, one column per predicted rating."""
     x, y = metrics.rounded(score), metrics.rounded(target)
     known = np.arange(min(x.min(), y.min()), max(x.max(), y.max()) + 1)
-    return {
-        "ratings": known.tolist(),
-        "clips": [[int(np.sum((y == a) & (x == b))) for b in known] for a in known],
-    }
+    return {"ratings": known.tolist(), "clips": [[int(np.sum((y == a) & (x == b))) for b in known] for a in known]}
 
 
 def risk_coverage(score: np.ndarray, target: np.ndarray, spread: np.ndarray) -> dict[str, list[float]]:
-    """The mean absolute error if only the clips with the smallest spread are scored, for growing shares of clips."""
+    """The mean absolute error of the clips with the smallest spread, for growing shares of clips."""
     order = np.argsort(spread, kind="stable")
     errors = np.abs(score - target)[order]
     counts = sorted({max(1, round(share * len(errors))) for share in np.linspace(0.1, 1, 10)})
@@ -37,10 +34,10 @@ def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict
     """Plots calibration, differences (Bland–Altman), the confusion table, and error by share of clips scored.
 
     Args:
-      path: of the picture.
+      path: the picture's file.
       score, target: (N,).
-      report: of ``evaluation.write_report``.
-      title: of the picture.
+      report: what ``evaluation.write_report`` returns.
+      title: the picture's title.
     """
     figure = Figure(figsize=(10, 8.4), layout="constrained")
     figure.suptitle(title)
@@ -50,9 +47,9 @@ def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict
     _plot_confusion(table, report["confusion"])
     curve = report["risk_coverage"]
     risk.plot(curve["coverage"], curve["mae"], marker=".")
-    risk.set(xlabel="share of clips scored, the surest first", ylabel="mean absolute error", xlim=(0, 1.03))
+    risk.set(xlabel="share of clips scored, surest first", ylabel="mean absolute error", xlim=(0, 1.03))
     risk.set_ylim(bottom=0)
-    risk.set_title("Error if unsure clips are left out")
+    risk.set_title("Error without the least certain clips")
     save_figure(figure, path)
 
 

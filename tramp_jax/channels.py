@@ -1,6 +1,6 @@
-"""The channels of ``model.trajectory.channels``: what the trajectory encoder reads of each landmark.
+"""The channels of ``model.trajectory.channels``: what the trajectory encoder reads about each landmark.
 
-The option joins groups by "+", such as "xy+energy": letters of what a clip holds ("xyrgb", "xy" or "rgb", as
+The option joins groups with "+", as in "xy+energy": the letters of what a clip holds ("xyrgb", "xy" or "rgb", as
 published) and groups of ``MOTION``. ``tramp_jax.batches.motion`` computes them.
 """
 
@@ -19,7 +19,7 @@ def names(channels: str) -> tuple[str, ...]:
 
 
 def stored(channels: str) -> str:
-    """The channels that a clip has to hold: "xyrgb", "xy" or "rgb"."""
+    """The channels that a clip must hold: "xyrgb", "xy" or "rgb"."""
     found = names(channels)
     return ("" if set(found) <= set("rgb") else "xy") + ("rgb" if "r" in found else "")
 

@@ -1,9 +1,9 @@
 """Orbax checkpoints of a run: the last one, from which training continues, and the best one by validation subjects.
 
-Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. Another one is the map to
-landmarks, if the run trains one. The last checkpoint also holds the optimiser and a small JSON record; with
-``train.ema``, ``variables`` are the averages, and those that training continues with are beside the optimiser. The step
-is the position in the data.
+Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. If the run trains a map to
+landmarks, that is another item. The last checkpoint also holds the optimiser and a small JSON record. With
+``train.ema``, ``variables`` are the averages, and the optimiser's item holds the variables that training continues
+with. The step is the position in the data.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from tramp_jax import landmark_readout, run, sharding
 from tramp_jax.errors import UserError, as_user_error
 
 LAST, BEST = "last", "best"
-# Orbax and TensorStore raise these for damaged files. Their parsers of JSON recurse.
+# Orbax and TensorStore raise these for damaged files. Their JSON parsers recurse.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OSError, RecursionError)
 
 
@@ -27,9 +27,9 @@ class Checkpoints:
     """The checkpoints of a run or fold. Use as a context manager.
 
     Args:
-      folder: of the run or fold.
+      folder: the folder of the run or fold.
       keep_last: number of last checkpoints to keep.
-      writing: whether this is the training, which may remove a half-written checkpoint of a killed one.
+      writing: whether a training run opens them, which may remove what a killed one left half-written.
     """
 
     def __init__(self, folder: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
@@ -40,9 +40,7 @@ class Checkpoints:
                 name: ocp.CheckpointManager(
                     root / name,
                     options=ocp.CheckpointManagerOptions(
-                        max_to_keep=keep,
-                        enable_async_checkpointing=False,
-                        cleanup_tmp_directories=writing,
+                        max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=writing
                     ),
                 )
                 for name, keep in ((LAST, keep_last), (BEST, 1))
@@ -57,7 +55,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _damage_named(self) -> Iterator[None]:
-        """Turns what a damaged checkpoint raises into UserError (damaged_file)."""
+        """Turns what a damaged checkpoint raises into a UserError (damaged_file)."""
         try:
             yield
         except _DAMAGE as error:
@@ -66,12 +64,12 @@ class Checkpoints:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 "damaged_file",
-                f"{self.root}: a checkpoint is damaged, or of another model than config.json describes "
-                f"({reason:.200}); restore it from a copy, or train again",
+                f"{self.root}: a checkpoint is damaged, or does not match the model in config.json ({reason:.200}); "
+                "restore it from a copy, or train again",
             ) from error
 
     def last_step(self) -> int | None:
-        """Step of the last checkpoint, or None before the first."""
+        """Step of the last checkpoint; None if there is none yet."""
         return self._managers[LAST].latest_step()
 
     def save_last(self, step: int, variables: Any, optimizer: Any, record: dict[str, Any]) -> None:
@@ -88,7 +86,7 @@ class Checkpoints:
         )
 
     def save_best(self, step: int, variables: Any) -> None:
-        """Replaces the best checkpoint, unless an interrupted run has saved the one of this step already."""
+        """Replaces the best checkpoint, unless an interrupted run has already saved the one for this step."""
         if step not in self._managers[BEST].all_steps():
             items = {name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()}
             self._managers[BEST].save(step, args=ocp.args.Composite(**items))
@@ -96,8 +94,8 @@ class Checkpoints:
     def restore_last(self, variables: Any, optimizer: Any, mesh: Mesh) -> tuple[int, Any, Any, dict[str, Any]]:
         """Returns (step, variables, optimizer, record) of the last checkpoint.
 
-        ``variables`` and ``optimizer`` give structure, shapes and types. The arrays come back replicated on ``mesh``,
-        no matter from how many devices they were saved.
+        ``variables`` and ``optimizer`` give structure, shapes and types. The arrays are replicated on ``mesh``, however
+        many devices saved them.
 
         Raises:
           UserError: missing_checkpoint or damaged_file.
@@ -119,10 +117,10 @@ class Checkpoints:
         return step, _restored(restored), restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
-        """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a step given as a number.
+        """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a numbered step.
 
         Raises:
-          UserError: missing_checkpoint, which lists the existing ones, or damaged_file.
+          UserError: missing_checkpoint, listing the existing ones, or damaged_file.
         """
         for name, manager in self._managers.items():
             step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
@@ -131,11 +129,11 @@ class Checkpoints:
                 with self._damage_named():
                     return step, _restored(manager.restore(step, args=target))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
-        raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; existing ones are {existing}")
+        raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; there are {existing}")
 
 
 def _items(variables: Any) -> dict[str, Any]:
-    """The items that hold ``variables``: those of the model, and the map to landmarks if there is one."""
+    """The items that hold ``variables``: the model's, and the map to landmarks if there is one."""
     params = dict(variables["params"])
     readout = params.pop(landmark_readout.NAME, None)
     items = {"variables": variables | {"params": params}}
@@ -147,7 +145,7 @@ def _to_restore(variables: Any, mesh: Mesh) -> dict[str, Any]:
 
 
 def _restored(items: Any) -> Any:
-    """The variables of which ``_items`` made these items."""
+    """The inverse of ``_items``."""
     if landmark_readout.NAME not in items:
         return items.variables
     readout = {landmark_readout.NAME: items[landmark_readout.NAME]}

@@ -13,9 +13,9 @@ from tramp_jax.errors import UserError
 
 
 class Option(NamedTuple):
-    """An option's default and what else it may be: one of ``known``, or a number from ``low`` to ``high``.
+    """An option's default and its other values: one of ``known``, or a number from ``low`` to ``high``.
 
-    With ``joined``, it may also be several of ``known`` with + between them.
+    With ``joined``, it may also be several of ``known`` joined with "+".
     """
 
     default: Any
@@ -41,22 +41,22 @@ _PADDINGS = ("loop", "zero", "repeat", "spline", "reflect")
 
 # The published model has 25.17 M parameters.
 MODEL: dict[str, Any] = {
-    # The type in which products are computed. Parameters, statistics, softmax and loss are float32 either way. On GPUs
-    # and TPUs, float32 products have the hardware's default precision.
+    # Type of the products. Parameters, statistics, softmax and loss are always float32. On GPUs and TPUs, float32
+    # products have the hardware's default precision.
     "precision": _one_of("float32", "bfloat16"),
     "remat": False,  # recompute the inside of the encoders' blocks in the backward pass: less memory, more time
     "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two are an encoder with a linear head
     "streams": _one_of("both", "rgb", "trajectory"),
-    # Models that are trained side by side from different initial weights, and whose mean is the score. Steadier on few
-    # people; only for streams=trajectory.
+    # Number of models that train side by side from different initial weights; the score is their mean. Steadier with
+    # few people; only for streams=trajectory.
     "members": _at_least(1, 1),
     "trajectory": {
         "length": 128,  # T: 64, 128 or 256
-        # What is read of each landmark: its place and colour as published, or how it moves, or both, such as
-        # "xy+energy"; see tramp_jax.batches.motion.
+        # What to read about each landmark: position and colour as published, how it moves, or both, as in "xy+energy";
+        # see tramp_jax.batches.motion.
         "channels": Option("xyrgb", known=(*channels.STORED, *channels.MOTION), joined=True),
-        "patch": _at_least(1, 1),  # frames whose mean is one step of the encoder
-        # Hidden widths of the stem are 2 and 3 times this; 0 for the number of channels. 5 lets "xy" or "rgb" start
+        "patch": _at_least(1, 1),  # number of frames that are averaged to one step of the encoder
+        # The stem's hidden widths are 2 and 3 times this; 0 for the number of channels. With 5, "xy" or "rgb" can start
         # from weights for "xyrgb".
         "stem_channels": _at_least(0, 0),
         "num_points": 63,
@@ -67,9 +67,9 @@ MODEL: dict[str, Any] = {
         "neighbours": 9,
         "distant": 7,
         "local_frames": 8,
-        "table_frames": 32,  # size of the shared global position tables, that of T = 256; 0: each T has its own
+        "table_frames": 32,  # size of the shared global position tables, for T = 256; 0: each T has its own
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
-        # Factors on the channels, one for all or one each; published weights take the channels as they are.
+        # Factors on the channels, one for all or one each; published weights expect unscaled channels.
         "input_scale": (1.0,),
         "attention_dropout": _share(0.5),
         "drop_path": _share(0.2),
@@ -84,16 +84,17 @@ MODEL: dict[str, Any] = {
         "temporal_depth": 3,
         "temporal_heads": 8,
         "temporal_mlp_dim": 1024,
-        "scrambled_frames": False,  # as the released code: frames reinterpreted with their planes out of place
+        "scrambled_frames": False,  # like the released code: frames reinterpreted with their planes out of place
     },
     "fusion": {
-        # How the streams meet (paper, Table VI): TraMP blocks as published; features side by side and one linear map;
-        # their sum; TraMP blocks in both directions. The options below that a strategy does not use have no effect.
+        # How the streams are combined (paper, Table VI): TraMP blocks as published; features side by side and one
+        # linear map; their sum; TraMP blocks in both directions. Options below that a strategy does not use have no
+        # effect.
         "name": _one_of("tramp", "concatenation", "sum", "cross"),
-        "query": _one_of("rgb", "trajectory"),  # of "tramp": the stream that attends to the other one
-        # What the strategy reads of a stream: its mean feature, as published, so that attention has one key and its
-        # softmax is 1; or, for "tramp" and "cross", the features of its sub-clips or moments. Sub-clips then have
-        # learned positions; moments carry theirs already.
+        "query": _one_of("rgb", "trajectory"),  # for "tramp": the stream that attends to the other one
+        # What the strategy reads from a stream: its mean feature, as published, so that attention has one key and its
+        # softmax is 1; or, for "tramp" and "cross", the features of its sub-clips or moments. Sub-clips then get
+        # learned positions; moments already have theirs.
         "tokens": _one_of("mean", "sequence"),
         "width": 256,
         "depth": 3,
@@ -111,16 +112,16 @@ OPTIONS: dict[str, Any] = {
         "name": "",  # one of tramp_jax.data.readers.READERS
         "root": "",
         "expression": "",  # train and test on this expression only; "" for all
-        # Lowest and highest rating of the scale, such as (0.0, 4.0). If both are equal, it is the scale of the data set
-        # or, if that names none, the lowest and highest rating of the clips.
+        # Lowest and highest rating of the scale, such as (0.0, 4.0). If they are equal, the data set's own scale is
+        # used or, if it names none, the lowest and highest rating of the clips.
         "scale": (0.0, 0.0),
         "target": "",  # the rating to learn if clips have several; "" for the main score
-        "skip_bad": False,  # check every clip first and train on those without a fault
+        "skip_bad": False,  # check every clip first, and train on those without a fault
         "still": False,  # control: repeat the first frame of every clip, which leaves only identity
-        "truncation": _one_of("random", "last"),  # the run of frames that training takes of clips longer than T
-        "padding": _one_of(*_PADDINGS),  # of clips too short for a stream
-        "frame_padding": _one_of("same", *_PADDINGS),  # of the frame stream; same: as data.padding
-        # The frames that training takes of clips longer than the frame stream: random ones in order, a random run of
+        "truncation": _one_of("random", "last"),  # the run of frames that training takes from clips longer than T
+        "padding": _one_of(*_PADDINGS),  # for clips too short for a stream
+        "frame_padding": _one_of("same", *_PADDINGS),  # for the frame stream; same: as data.padding
+        # The frames that training takes from clips longer than the frame stream: random ones in order, a random run of
         # consecutive ones, or evenly spaced ones as in testing.
         "frame_choice": _one_of("random", "consecutive", "uniform"),
         # Published lists, published folds, cross-validation or one split over subjects; auto: the first of these
@@ -128,13 +129,13 @@ OPTIONS: dict[str, Any] = {
         "protocol": _one_of("auto", "official", "folds", "k_fold", "holdout"),
         "num_folds": _at_least(0, 0),  # of cross-validation over subjects
         "fold": _at_least(-1, -1),  # the fold to run; -1 for all in turn
-        "test_fraction": _share(0.2),  # of the subjects, under "holdout"
-        "validation_fraction": _share(0.2),  # of the training subjects, to choose a checkpoint by
+        "test_fraction": _share(0.2),  # of the subjects, with "holdout"
+        "validation_fraction": _share(0.2),  # of the training subjects, for choosing a checkpoint
         "split_seed": 0,
     },
     "landmarks": {
-        # The head motion to remove: translation ("nose"), also rotation in the plane and scale ("similarity"), or
-        # nothing but the position of the first frame ("first_frame", as the released code).
+        # The head motion to remove: translation ("nose"), also rotation in the plane and scale ("similarity"), or only
+        # the position of the first frame ("first_frame", like the released code).
         "normalise": _one_of("nose", "first_frame", "similarity"),
         "frontalise": False,  # first turn the head to the front; needs landmarks with depth
     },
@@ -143,10 +144,10 @@ OPTIONS: dict[str, Any] = {
         "all": "",  # the whole model
         "rgb": "",  # the frame encoder; takes precedence over "all"
         "trajectory": "",  # the trajectory encoder; takes precedence over "all"
-        "tables": _one_of("released", "centred"),  # position tables of another T: their first rows, or their middle
+        "tables": _one_of("released", "centred"),  # from position tables of another T, take the first or middle rows
     },
     # Paths of parameters that are not trained, such as ("rgb_encoder", "trajectory_encoder/stage_0_*"). Running
-    # statistics below them stay as well; training still normalises by the batch.
+    # statistics below them also stay fixed; training still normalises by the batch.
     "freeze": (),
     "augment": {
         "crop": True,
@@ -157,23 +158,23 @@ OPTIONS: dict[str, Any] = {
     },
     "loss": {
         # bmc: balanced MSE over the ratings of a batch, as published; balanced_mse: over all training ratings; gai:
-        # over a mixture of Gaussians that is fitted to them. See docs/scoring.md on which to take.
-        # landmarks: none of the ratings, to train the frame encoder by loss.landmarks only; see docs/frames.md.
+        # over a mixture of Gaussians fitted to them. See docs/scoring.md for which to choose.
+        # landmarks: ignore the ratings, to train the frame encoder only by loss.landmarks; see docs/frames.md.
         "name": _one_of("bmc", "balanced_mse", "gai", "mse", "cross_entropy", "landmarks"),
-        "sigma": 1.0,  # of the balanced losses: the noise of a rating
-        "components": _at_least(1, 8),  # of gai
-        "swapped": False,  # of bmc, as the released code: exchange prediction and target
+        "sigma": 1.0,  # for the balanced losses: the noise of a rating
+        "components": _at_least(1, 8),  # for gai
+        "swapped": False,  # for bmc, like the released code: exchange prediction and target
         # Weight of a second target of the frame encoder: the landmarks in each frame, read off its features by a
         # linear map. Mean squared error in units of half the picture. 0 as published; no effect without frames.
         "landmarks": _at_least(0, 0.0),
     },
-    # From the model's raw value to a score on the rating scale, see ``output``.
+    # From the model's raw value to a score on the rating scale; see ``output``.
     "output": {
         # training: the expected rating under the training ratings; balanced: under equally frequent ratings; clip: the
-        # raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode by, else training.
+        # raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode with, else training.
         "decode": _one_of("auto", "training", "balanced", "clip"),
-        # What comes before the decoding, fitted on validation people if there are enough of them: a straight line; one
-        # that is bent by isotonic regression; nothing; auto: bent from ``output.MANY_PEOPLE`` people on, else straight.
+        # What comes before decoding, fitted on validation people if there are enough of them: a straight line; a line
+        # bent by isotonic regression; nothing; auto: bent from ``output.MANY_PEOPLE`` people on, else straight.
         "fit": _one_of("auto", "line", "isotonic", "none"),
     },
     "optimizer": {
@@ -182,36 +183,36 @@ OPTIONS: dict[str, Any] = {
         "momentum": _share(0.9),
         "weight_decay": _at_least(0, 0.0),
         "schedule": _one_of("step", "cosine"),  # cosine falls to 0 at the last step
-        "decay_every": 40,  # epochs, of the steps
+        "decay_every": 40,  # epochs, for "step"
         "decay_factor": 0.1,
         "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0 for no limit
         "warmup_epochs": _at_least(0, 0.0),
     },
     "train": {
         "batch_size": _at_least(1, 4),
-        "accumulate": _at_least(1, 1),  # parts that each batch is cut into, one after the other, to save memory
+        "accumulate": _at_least(1, 1),  # cut each batch into this many parts, computed one by one, to save memory
         "epochs": _at_least(1, 100),
         "passes_per_epoch": _at_least(1, 5),
         "evaluate_every": _at_least(1, 1),  # epochs
-        # Read clips again each time, or once: decoded frames then stay in the memory of the host or, for training
-        # clips, of the device. The result is the same.
+        # Read clips each time, or once: decoded frames then stay in the memory of the host or, for training clips, of
+        # the device. The result is the same.
         "cache": _one_of("none", "host", "device"),
         "reader_threads": _at_least(0, 2),
-        "read_ahead_mb": _at_least(0, 256),  # memory for batches that are read before they are needed
-        # Decay of an exponential average of the parameters and running statistics, which is then what is evaluated,
-        # chosen, scored and exported; the initial weights do not count in it. 0 for none, as published.
+        "read_ahead_mb": _at_least(0, 256),  # memory for batches read before they are needed
+        # Decay of an exponential average of the parameters and running statistics. The average, which ignores the
+        # initial weights, is what is evaluated, chosen, scored and exported. 0 for none, as published.
         "ema": Option(0.0, low=0, high=0.99999),
         "keep_last": _at_least(1, 1),  # checkpoints kept besides the best one
     },
     "evaluation": {
         "batch_size": _at_least(1, 4),
-        "frame_bucket": _at_least(1, 8),  # distinct frames of a batch are padded to a multiple of this
+        "frame_bucket": _at_least(1, 8),  # pad the distinct frames of a batch to a multiple of this
         "bootstrap": _at_least(0, 1000),
-        "baselines": False,  # compare with simple methods even without cross-validation, which always does
+        "baselines": False,  # compare with simple methods, as cross-validation always does
     },
 }
 
-# Options of older runs, and what they are now.
+# Options of older runs, and what they are called now.
 _MOVED = {
     "precision": "model.precision",
     "remat": "model.remat",
@@ -222,7 +223,7 @@ _DROPPED = ("task", "tasks", "compat")
 
 
 def base() -> ConfigDict:
-    """The published model and recipe, unlocked: a recipe adds the options of its data set before it locks it."""
+    """The published model and recipe, unlocked: a recipe adds its data set's options and then locks it."""
     return ConfigDict(_defaults(OPTIONS))
 
 
@@ -231,11 +232,11 @@ SIZES = (FEW,)  # of a recipe's data, for ``recipe_arguments``
 
 
 def for_few_people(config: ConfigDict) -> None:
-    """Changes a recipe to one for 20 to 100 people and a landmark source: a small model of how the landmarks move.
+    """Adapts a recipe to 20 to 100 people and a landmark source: a small model of how the landmarks move.
 
-    The published model has 25 M parameters and reads positions and frames, which are a lot for so few people
-    (docs/few_people.md). Three small models are trained side by side, for a fixed number of steps: validation people
-    do not choose the checkpoint, they only fit the line from raw values to scores.
+    The published model has 25 M parameters and reads positions and frames, which is too much for so few people
+    (docs/few_people.md). Three small models train side by side for a fixed number of steps. Validation people do not
+    choose the checkpoint; they only fit the line from raw values to scores.
     """
     config.data.padding = "reflect"
     config.model.update(streams="trajectory", members=3)
@@ -268,29 +269,29 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every option on its own, before anything is opened.
+    """Checks every option by itself, before anything is opened.
 
     Raises:
       UserError: bad_option for a value that is not allowed; unknown_option for an option that does not exist.
     """
-    options, given = dict(_leaves(OPTIONS)), dict(_leaves(config.to_dict()))
+    options, given = dict(leaves(OPTIONS)), dict(leaves(config.to_dict()))
     check_names(given)
     for path, value in given.items():
         _check_value(path, value, options.get(path))
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """Checks that options, or groups of them, such as "data.padding" exist.
+    """Checks that options such as "data.padding", or groups of options, exist.
 
     Raises:
-      UserError: unknown_option. Options of ``data`` may exist for one data set only and are checked by its reader.
+      UserError: unknown_option. Options of ``data`` may exist for only one data set, whose reader checks them.
     """
-    options = dict(_leaves(OPTIONS))
+    options = dict(leaves(OPTIONS))
     groups = {path[:end] for path in options for end, sign in enumerate(path) if sign == "."}
     for path in paths:
         if path not in options and path not in groups and not path.startswith("data."):
             hint = f" (now {_MOVED[path]})" if path in _MOVED else _hint(path, options)
-            raise UserError("unknown_option", f"{path}: there is no such option{hint}")
+            raise UserError("unknown_option", f"{path}: no such option{hint}")
 
 
 def _check_value(path: str, value: Any, option: Any) -> None:
@@ -298,7 +299,7 @@ def _check_value(path: str, value: Any, option: Any) -> None:
         return
     unknown = [part for part in (str(value).split("+") if option.joined else [value]) if part not in option.known]
     if option.known and unknown:
-        known = ", ".join(option.known) + (", or several of them with + in between" if option.joined else "")
+        known = ", ".join(option.known) + (', or several of them joined with "+"' if option.joined else "")
         raise UserError("bad_option", f"{path} is {value!r}{_hint(str(unknown[0]), option.known)}; known: {known}")
     if not option.known and not option.low <= value <= option.high:
         most = f" and at most {option.high:g}" if math.isfinite(option.high) else ""
@@ -310,34 +311,35 @@ def _hint(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options in nested groups, by dotted name: {"model": {"streams": "rgb"}} yields ("model.streams", "rgb")."""
     for name, value in options.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
 def of_run(former: Mapping[str, Any]) -> ConfigDict:
-    """The configuration in a run's config.json. Options that are newer than the run have their defaults.
+    """The configuration in a run's config.json. Options newer than the run get their defaults.
 
     Raises:
-      TypeError: an option of another type.
-      UserError: bad_option, for a value of ``model`` that is not allowed.
+      TypeError: an option has the wrong type.
+      UserError: bad_option for a value of ``model`` that is not allowed.
     """
-    leaves = dict(_leaves(former))
+    saved = dict(leaves(former))
     config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
-    if type(fit := leaves.get("output.fit")) is bool:
+    if type(fit := saved.get("output.fit")) is bool:
         config.output = {**former["output"], "fit": "auto" if fit else "none"}
     _fill(config, base())
-    config.update_from_flattened_dict({new: leaves[old] for old, new in _MOVED.items() if old in leaves})
-    if leaves.get("compat.first_frame_centring"):
+    config.update_from_flattened_dict({new: saved[old] for old, new in _MOVED.items() if old in saved})
+    if saved.get("compat.first_frame_centring"):
         config.landmarks.normalise = "first_frame"
-    options, given = dict(_leaves(OPTIONS)), dict(_leaves(config.to_dict()))
+    options, given = dict(leaves(OPTIONS)), dict(leaves(config.to_dict()))
     for path, option in options.items():
         default = option.default if isinstance(option, Option) else option
         if path not in given or not _is_like(given[path], default):
-            raise TypeError(f"{path} is {given.get(path)!r:.80}, not such as {default!r}")
+            raise TypeError(f"{path} is {given.get(path)!r:.80}, not a value like {default!r}")
         if path.startswith("model."):
             _check_value(path, given[path], option)
     return config
@@ -364,15 +366,15 @@ def _fill(config: ConfigDict, default: ConfigDict) -> None:
 def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str, str]:
     """Reads what follows the colon in ``--config configs/RECIPE.py:ARGUMENTS``.
 
-    Arguments are separated by commas, in any order and case: a value, or NAME=VALUE.
+    Arguments are separated by commas, in any order and case. Each is VALUE or NAME=VALUE.
 
     Args:
       recipe: the recipe's file, for messages.
       text: the arguments.
-      known: the values that each argument can have.
+      known: the possible values of each argument.
 
     Returns:
-      The value of each argument that is given.
+      The value of each given argument.
 
     Raises:
       flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` wraps every
@@ -390,6 +392,6 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
         if not fitting or fitting.keys() & found.keys():
             problem = f"unknown argument {part!r}" if not fitting else f"{part!r} is a second {next(iter(fitting))}"
             listed = "; ".join(f"{argument}: {', '.join(choices)}" for argument, choices in known.items())
-            raise flags.IllegalFlagValueError(f"{recipe}:{text}: {problem}; known, separated by commas: {listed}")
+            raise flags.IllegalFlagValueError(f"{recipe}:{text}: {problem}; known (separate by commas): {listed}")
         found |= fitting
     return found

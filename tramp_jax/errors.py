@@ -1,4 +1,4 @@
-"""``UserError`` is what a user can fix. Any other exception that escapes is our bug and keeps its traceback."""
+"""``UserError`` is for what a user can fix. Any other exception that escapes is our bug and keeps its traceback."""
 
 import errno
 import importlib.metadata
@@ -12,7 +12,7 @@ class UserError(ValueError):
 
     Attributes:
       kind: short, stable name such as "missing_file". Programs and tests rely on it, never on the wording.
-      message: names the file or option, says what is wrong and how to fix it.
+      message: names the file or option, and says what is wrong and how to fix it.
     """
 
     def __init__(self, kind: str, message: str):
@@ -45,24 +45,24 @@ _FIXABLE = {
 
 
 def _cure(package: str) -> str:
-    """How to go on if a package lacks a library of the system."""
+    """What to do if a package lacks a system library."""
     if package != "cv2":
         return f"{package} needs it: install it with your system's package manager"
-    # InsightFace brings a second OpenCV of the same version, which needs the libraries of a desktop. Ours needs none.
+    # InsightFace installs a second OpenCV of the same version, which needs desktop libraries. Ours does not.
     headless = f"opencv-python-headless=={importlib.metadata.version('opencv-python')}"
-    return f"the OpenCV that InsightFace brings needs it: pip install --force-reinstall --no-deps {headless}"
+    return f"InsightFace's own OpenCV needs it; replace that with: pip install --force-reinstall --no-deps {headless}"
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The ``UserError`` that an exception stands for, or None if it is a bug of ours.
+    """The ``UserError`` that an exception amounts to, or None if it is our bug.
 
-    An ``OSError`` stands for one if the user can fix its file: a missing file, permissions, a full disk. So does the
-    ``ImportError`` of a package that lacks a library of the system.
+    An ``OSError`` amounts to one if the user can fix it: a missing file, permissions, a full disk. So does the
+    ``ImportError`` of a package that lacks a system library.
     """
     if isinstance(error, UserError):
         return error
     if isinstance(error, ImportError) and (library := re.match(r"(?:\S*/)?(lib[^\s/]+\.so[\d.]*): ", str(error))):
-        return UserError("missing_library", f"{library[1]} of your system is missing; {_cure(error.name or '')}")
+        return UserError("missing_library", f"your system lacks {library[1]}; {_cure(error.name or '')}")
     if isinstance(error, OSError) and error.errno is not None:
         known = _FIXABLE.get(error.errno)
         if known is None or (error.filename is None and known != _DISK_FULL):

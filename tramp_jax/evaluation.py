@@ -36,10 +36,10 @@ class Predictions:
     Attributes:
       infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
-      output: turns raw values into scores; None if they are what is wanted, as for a classifier.
-      rated: False if the model was trained by landmarks only; ``raw`` then means nothing.
-      landmark_error: mean distance of the landmarks that the frame encoder finds from the true ones, in pixels of the
-        model's frames; None unless ``loss.landmarks`` is on.
+      output: turns raw values into scores; None if raw values are wanted, as for a classifier.
+      rated: False if the model was trained only on landmarks; ``raw`` is then meaningless.
+      landmark_error: mean distance between the landmarks that the frame encoder finds and the true ones, in pixels of
+        the model's frames; None unless ``loss.landmarks`` is on.
     """
 
     infos: Sequence[ClipInfo]
@@ -63,17 +63,17 @@ class Predictions:
 
 
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
-    """Returns the jitted (variables, inputs) -> (raw values, distances of landmarks).
+    """Returns a jitted function (variables, inputs) -> (raw values, landmark distances).
 
     The batch is split over the devices. Distances (B, F) are in pixels, NaN for padding; None without
-    ``inputs.points``. The last one is kept, because a run evaluates the same model several times.
+    ``inputs.points``. The last predictor is cached, because a run evaluates the same model several times.
     """
     return _predictor(FrozenConfigDict(config.model), mesh)
 
 
 @functools.lru_cache(maxsize=1)
 def _predictor(config: FrozenConfigDict, mesh: Mesh) -> Predictor:
-    """``build_predictor`` of a ``model`` group."""
+    """See ``build_predictor``; ``config`` is the ``model`` group."""
     model = build_model(config)
 
     def predict(variables: Any, inputs: Inputs) -> tuple[jax.Array, jax.Array | None]:
@@ -91,7 +91,7 @@ def predict(
 ) -> Predictions:
     """Scores every clip of a split once. ``output`` is None for a classifier."""
     batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-    # Sorted by length, because a batch costs as much as its longest clip.
+    # Sorted by length, because every clip in a batch costs as much as the longest.
     infos = split.infos
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
@@ -112,7 +112,7 @@ def predict(
 
 
 def summary(predictions: Predictions) -> dict[str, float]:
-    """The metrics of a split without intervals, to follow a training."""
+    """The metrics of a split, without intervals, to monitor training."""
     found = {
         name: metric(score, predictions.target)
         for score, table in _tables(predictions)
@@ -123,7 +123,7 @@ def summary(predictions: Predictions) -> dict[str, float]:
 
 
 def selection_metric(config: ConfigDict) -> str:
-    """The metric that chooses the checkpoint on validation subjects, see ``metrics.is_better``."""
+    """The metric that selects the checkpoint on validation subjects; see ``metrics.is_better``."""
     if config.loss.name == LANDMARKS:
         return metrics.LANDMARK_ERROR
     return "uar" if config.model.head.num_classes else "spearman"
@@ -132,7 +132,7 @@ def selection_metric(config: ConfigDict) -> str:
 def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
     """Writes metrics.json, predictions.csv and plots into ``folder``. Returns the contents of metrics.json.
 
-    With several expressions, correlations are also computed within each and averaged, as in the paper.
+    With several expressions, metrics are also computed within each and averaged, as in the paper.
     """
     expressions = sorted({info.expression for info in predictions.infos})
     draws = config.evaluation.bootstrap
@@ -192,7 +192,7 @@ def _only(predictions: Predictions, expression: str) -> Predictions:
 
 
 def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
-    """The metrics to compute, and from what."""
+    """The metrics to compute, each group with its input."""
     if not predictions.rated:
         return []
     if predictions.raw.ndim == 2:
@@ -227,12 +227,12 @@ class Written:
     raw: np.ndarray
 
     def measured_by(self, metric: str) -> np.ndarray:
-        """What a metric is computed from: ranks come from raw values, which have no ties at the ends of the scale."""
+        """The input of a metric: ranks use raw values, which have no ties at the ends of the scale."""
         return self.raw if metric in metrics.OF_RANKS else self.score
 
 
 def read_predictions(folder: pathlib.Path) -> Written:
-    """Reads the predictions in the folder of a report.
+    """Reads the predictions in a report's folder.
 
     Raises:
       UserError: damaged_file.

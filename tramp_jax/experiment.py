@@ -1,4 +1,4 @@
-"""Runs from their configuration to their reports: the work of train.py and eval.py."""
+"""Takes runs from their configuration to their reports: the work of train.py and eval.py."""
 
 import contextlib
 import dataclasses
@@ -32,10 +32,10 @@ class Folds:
     """The data of a run.
 
     Attributes:
-      splits: training, validation and test clips of each fold; without cross-validation the only fold is None.
-      report: on the check of all clips, if the run leaves out bad ones.
+      splits: training, validation and test clips of each fold; without cross-validation, the only fold is None.
       facts: what holds for every clip of the data set.
-      notes: one line on what the reader of the data set left out or found odd.
+      report: the check of all clips, if the run skips bad ones.
+      notes: one line on what the data set's reader skipped or found odd.
     """
 
     splits: Mapping[int | None, dict[str, Split]]
@@ -50,14 +50,13 @@ def train(
     """Trains every fold of a configuration, tests it, and prints the outcome.
 
     Args:
-      config: the whole configuration; None to resume with that of the run.
-      folder: the folder of the run; None for a new one.
-      resume: continue the run in ``folder``.
-      overwrite: replace the run in ``folder``.
+      config: the whole configuration; None to resume with the run's own.
+      folder: the run's folder; None for a new one.
+      resume: whether to continue the run in ``folder``.
+      overwrite: whether to replace the run in ``folder``.
 
     Raises:
-      UserError: a bad option, data that cannot be used, or a folder that is taken (in_use if another program trains
-        there).
+      UserError: a bad option, unusable data, or a folder that is taken (in_use if another program is training there).
       Interrupted: the user stopped the training.
     """
     if config is None:
@@ -72,7 +71,7 @@ def train(
         try:
             lines = train_folds(config, folds, folder, resume)
         except (Interrupted, KeyboardInterrupt) as stopped:
-            what = str(stopped) if isinstance(stopped, Interrupted) else "interrupted outside of the training steps"
+            what = str(stopped) if isinstance(stopped, Interrupted) else "interrupted outside the training steps"
             command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
             raise Interrupted(f"{what}\ncontinue with: {command}") from stopped
     run.check_complete(folder, list(folds.splits))
@@ -84,10 +83,10 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
     Args:
       config: the whole configuration.
-      resumed: folder of the run to resume, which leaves out the same clips again.
+      resumed: folder of the run to resume, which skips the same clips again.
 
     Raises:
-      UserError: options that are bad, contradict each other or do not fit the data or the devices.
+      UserError: options that are bad, contradict each other, or do not fit the data or the devices.
     """
     options.check(config)
     build_model(config.model)
@@ -109,13 +108,13 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:
-    """Trains every fold and tests it on its held-out subjects; returns lines on the outcome."""
+    """Trains every fold, tests it on its held-out subjects, and returns lines on the outcome."""
     first = sharding.is_first_process()
     if folds.report and first:
         write_atomically(folder / run.SKIPPED, folds.report.to_json())
         tqdm.write(f"{folds.report.summary()}; {folder / run.SKIPPED}")
     if folds.notes and first:
-        tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists all")
+        tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists them all")
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
@@ -136,15 +135,15 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
 def train_fold(
     config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path, resume: bool
 ) -> list[str]:
-    """Trains on one split and tests it; returns lines on the outcome."""
+    """Trains on one split, tests it, and returns lines on the outcome."""
     if sharding.is_first_process():
         data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
         tqdm.write(f"clips: {data}; writing to {folder}")
         if data.people[VALIDATION] < FEW_PEOPLE:
             tqdm.write(
-                f"warning: only {data.people[VALIDATION]} people choose the best checkpoint, so the choice is mostly "
-                "luck; use the last one, or give more people to validation (--config.data.validation_fraction)"
+                f"warning: only {data.people[VALIDATION]} validation people select the best checkpoint, so the choice "
+                "is mostly luck; use the last one, or raise --config.data.validation_fraction"
             )
         _note_on_size(config, data.people[TRAIN])
     output = decoding(config, splits, facts) if _predicts_scores(config) else None
@@ -159,19 +158,19 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 
 def _note_on_size(config: ConfigDict, people: int) -> None:
-    """Says so if a large model starts from random weights on few people."""
+    """Prints a note if a large model starts from random weights on few people."""
     if people >= 100 or any(config.init[part] for part in ("all", "rgb", "trajectory")):
         return
     parameters = count_parameters(config.model)
     if parameters > 5e6:
         tqdm.write(
             f"note: {people} people for {parameters / 1e6:.0f} M parameters from random weights; start from published "
-            "weights (--config.init.all=FILE), or take a recipe for few people (--config configs/folder.py:few)"
+            "weights (--config.init.all=FILE), or use a recipe for few people (--config configs/folder.py:few)"
         )
 
 
 def decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
-    """How raw values become scores, before a line is fitted."""
+    """How raw values become scores before a line is fitted."""
     ratings = {name: [info.score for info in split.infos] for name, split in splits.items()}
     every = [rating for part in ratings.values() for rating in part]
     scale = training_data.scale_of(facts, config.data.target, (min(every), max(every)))
@@ -182,13 +181,13 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     """Scores a split with a checkpoint of a run, writes the report (``evaluation.write_report``) and prints it.
 
     Args:
-      folder: of the run.
+      folder: the run's folder.
       which: "last", "best" or a step number.
       split: "train", "validation" or "test".
       data_root: where the data is now, if it has moved.
 
     Raises:
-      UserError: not a run, an unknown split or checkpoint, or data that cannot be used.
+      UserError: not a run, an unknown split or checkpoint, or unusable data.
     """
     config = run.load_config(folder)
     if split not in (known := (TRAIN, VALIDATION, TEST)):
@@ -207,9 +206,9 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
 def evaluate_split(
     config: ConfigDict, splits: Mapping[str, Split], facts: Facts, folder: pathlib.Path, which: str, split: str
 ) -> str:
-    """Scores a split with a checkpoint in the ``folder`` of a run or fold; writes the report and returns its text.
+    """Scores a split with a checkpoint of the run or fold in ``folder``, writes the report and returns its text.
 
-    The first time, it also fits the checkpoint's output on the validation split and saves it.
+    The first time, also fits the checkpoint's output on the validation split and saves it.
     """
     mesh = sharding.data_mesh()
     with Checkpoints(folder) as checkpoints:
@@ -228,7 +227,7 @@ def evaluate_split(
             if sharding.is_first_process():
                 output.save(folder, step)
     predictions = evaluation.predict(predictor, variables, splits[split], config, mesh, output)
-    chosen = {BEST: "chosen on validation subjects", LAST: "last epoch"}.get(which, "as asked")
+    chosen = {BEST: "selected on validation subjects", LAST: "last epoch"}.get(which, "as requested")
     title = f"{split}, checkpoint of step {step} ({chosen})"
     report = evaluation.write_report(predictions, run.evaluation_folder(folder, split, which), config, title)
     return evaluation.format_report(report)

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and keeps two programs from writing the same ones."""
+"""Writes files completely or not at all, and keeps two programs from writing the same ones."""
 
 import contextlib
 import datetime
@@ -16,16 +16,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Disks that cannot lock, and folders in which no lock file can be created.
+# Raised by disks that cannot lock, and in folders where no lock file can be created.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file, or replaces it. Whatever happens meanwhile, ``path`` has its old content or all of the new.
+    """Writes or replaces a file. Whatever happens, ``path`` has either its old or its complete new content.
 
     Args:
       path: the file, in a folder that exists.
-      content: bytes, or text that is written as UTF-8.
+      content: bytes, or text to write as UTF-8.
 
     Raises:
       OSError: it cannot be written; the error names ``path``.
@@ -45,16 +45,16 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Keeps other programs that lock the same file or folder out, until the block or this process ends.
+    """Locks out other programs that lock the same file or folder, until the block or this process ends.
 
-    The lock is on a file ``.NAME.lock`` beside ``path``, which says who holds it and is removed at the end. If the disk
-    cannot lock, a warning says so and the block runs without a lock.
+    The lock is on a file ``.NAME.lock`` next to ``path``, which says who holds it and is removed at the end. If the
+    disk cannot lock, a warning says so and the block runs without a lock.
 
     Args:
       path: a file or folder, which need not exist.
 
     Raises:
-      UserError: in_use, if another program holds the lock.
+      UserError: in_use if another program holds the lock.
     """
     target = pathlib.Path(os.path.realpath(path.expanduser()))
     lock = target.with_name(f".{target.name}.lock")
@@ -63,7 +63,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
-        sys.stderr.write(f"warning: {path} cannot be locked ({error.strerror}); let only one program write it\n")
+        sys.stderr.write(f"warning: {path} cannot be locked ({error.strerror}); let only one program write to it\n")
         held = None
     try:
         yield
@@ -87,12 +87,12 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
                 os.ftruncate(file, 0)
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
                 with contextlib.suppress(OSError):
-                    os.fchmod(file, 0o666)  # or only we could lock it after a crash
+                    os.fchmod(file, 0o666)  # otherwise, only we could lock it after a crash
                 return file
         except BlockingIOError as error:
             holder = os.read(file, 300).decode(errors="replace") or "another program"
             os.close(file)
-            raise UserError("in_use", f"{path} is in use by {holder}; wait until it has ended") from error
+            raise UserError("in_use", f"{path} is in use by {holder}; wait until it ends") from error
         except BaseException:
             os.close(file)
             raise

@@ -1,7 +1,6 @@
-"""The parameters that training starts from: fresh or loaded ones, and which of them are frozen."""
+"""The parameters that training starts from: fresh or loaded, and which of them are frozen."""
 
 import difflib
-import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from convert_weights.adapt import format_rows, initialise
+from convert_weights.convert import matches
 from tramp_jax import landmark_readout
 from tramp_jax.errors import UserError
 from tramp_jax.models import init_variables
@@ -20,7 +20,7 @@ Path = tuple[str, ...]
 def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str, Any], str]:
     """The ``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
-    ``config.init.all`` is a whole model. ``config.init.rgb`` and ``config.init.trajectory`` are an encoder each and
+    ``config.init.all`` is a whole model. ``config.init.rgb`` and ``config.init.trajectory`` are one encoder each and
     take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run.
 
     Args:
@@ -31,7 +31,7 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
       The variables, and the table, which is empty if nothing was loaded.
 
     Raises:
-      UserError: a checkpoint that cannot be read, or that does not fit the model.
+      UserError: a checkpoint that cannot be read or does not fit the model.
     """
     fresh = landmark_readout.added(init_variables(config.model, jax.random.key(config.seed)), config)
     sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
@@ -46,15 +46,15 @@ def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str
 
     Args:
       variables: ``{"params", "batch_stats"}``.
-      patterns: paths, with * for any text, such as "rgb_encoder" (with everything in it) or "*/conv1".
+      patterns: paths, with * for any text, such as "rgb_encoder" (including everything in it) or "*/conv1".
 
     Raises:
-      UserError: bad_option, if a pattern matches nothing; the message lists the closest names.
+      UserError: bad_option if a pattern matches nothing.
     """
     paths = list(traverse_util.flatten_dict(variables))
     frozen: dict[str, set[Path]] = {"params": set(), "batch_stats": set()}
     for pattern in patterns:
-        matched = [path for path in paths if _matches("/".join(path[1:]), pattern)]
+        matched = [path for path in paths if matches("/".join(path[1:]), [pattern])]
         if not matched:
             modules = {"/".join(path[1:end]) for path in paths for end in range(2, len(path) + 1)}
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3) or sorted(variables["params"])
@@ -62,7 +62,3 @@ def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str
         for collection, *path in matched:
             frozen[collection].add(tuple(path))
     return frozen
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")

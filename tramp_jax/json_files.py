@@ -1,4 +1,4 @@
-"""Reads JSON files that anybody may have changed: what is wrong becomes an error that names the file."""
+"""Reads JSON files that anyone may have changed: whatever is wrong becomes an error that names the file."""
 
 import dataclasses
 import functools
@@ -22,14 +22,14 @@ def read(path: Path, cure: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
-      path: of the file.
-      cure: ends the message of an error.
+      path: the file.
+      cure: ends error messages.
 
     Raises:
       UserError: damaged_file; oversized_file.
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such file.
     """
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+    if path.exists() and not path.is_file():  # reading a pipe would hang
         raise UserError("damaged_file", f"{path}: not a file; {cure}")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise UserError("oversized_file", f"{path}: has {size >> 20} MB, more than {MAX_BYTES >> 20}; {cure}")
@@ -37,7 +37,7 @@ def read(path: Path, cure: str) -> dict[str, Any]:
 
 
 def parse(text: str | bytes, name: str, cure: str) -> dict[str, Any]:
-    """The object in the text of a JSON file called ``name``. Whole numbers have 64 bits.
+    """The object in the text of a JSON file called ``name``. Integers must fit into 64 bits.
 
     Raises:
       UserError: damaged_file.
@@ -58,10 +58,10 @@ def _integer(text: str) -> int:
 
 
 def record(kind: type[_Record], content: object) -> _Record:
-    """A dataclass from the object that JSON makes of it. Fields have the types that the class declares; no NaN.
+    """Rebuilds a dataclass from the object that JSON makes of it. Fields must have their declared types and no NaN.
 
     Raises:
-      TypeError, ValueError: a field that is missing, unknown, or of another type or length.
+      TypeError, ValueError: a field is missing, unknown, or of the wrong type or length.
     """
     if not isinstance(content, dict):
         raise TypeError(f"{content!r:.60} is not an object with the fields of {kind.__name__}")
@@ -74,13 +74,13 @@ def record(kind: type[_Record], content: object) -> _Record:
 def checked_record(
     kind: type[_Record], content: object, name: object, cure: str, sound: Callable[[_Record], bool] = lambda _: True
 ) -> _Record:
-    """A dataclass from the content of a JSON file called ``name``, see ``record``.
+    """Like ``record``, for the content of the JSON file ``name``.
 
     Args:
       kind: the dataclass.
       content: see ``read``.
-      name: of the file.
-      cure: ends the message of an error.
+      name: the file.
+      cure: ends error messages.
       sound: whether the fields agree with each other.
 
     Raises:
@@ -93,6 +93,13 @@ def checked_record(
     except (TypeError, ValueError) as error:
         raise UserError("damaged_file", f"{name}: damaged ({error}); {cure}") from error
     return found
+
+
+def read_record(
+    kind: type[_Record], path: Path, cure: str, sound: Callable[[_Record], bool] = lambda _: True
+) -> _Record | None:
+    """The dataclass in a JSON file, see ``checked_record``; None if there is no such file."""
+    return checked_record(kind, read(path, cure), path, cure, sound) if path.is_file() else None
 
 
 @functools.cache

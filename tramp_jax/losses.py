@@ -1,6 +1,6 @@
 """Training losses: balanced MSE in three forms, MSE and cross-entropy.
 
-Each takes the scores of the *global* batch, so under ``jit`` over a mesh it is the mean over all devices.
+Each takes the scores of the *global* batch, so under ``jit`` over a mesh, it is the mean over all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames
 
 Array = jax.Array
-LANDMARKS = "landmarks"  # no loss of the ratings
+LANDMARKS = "landmarks"  # ignores the ratings
 BALANCED = ("bmc", "balanced_mse", "gai")
-Loss = Callable[[Array, Array], Array]  # of the model's output for a batch, and the targets (B,)
+Loss = Callable[[Array, Array], Array]  # (the model's output for a batch, targets (B,)) -> loss
 
 
 def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) -> Array:
-    """Balanced MSE, batch Monte-Carlo form, of scores (B,) and targets (B,).
+    """Balanced MSE in its batch Monte-Carlo form.
 
     Each score must pick its own target from those of the batch, which balances rare scores. The loss is the
     cross-entropy of ``-(score_i - target_j)² / (2 sigma²)``, times ``2 sigma²``.
@@ -38,16 +38,16 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
 
 
 def balanced_mse(score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0) -> Array:
-    """Balanced MSE against all training ratings, of scores (B,) and targets (B,).
+    """Balanced MSE against all training ratings.
 
     The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: a rating is drawn from N(score,
     sigma²), re-weighted by how often it occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, so
-    it ties the score to the scale also in small batches.
+    it ties the score to the scale even in small batches.
 
     Args:
       score, target: (B,).
       ratings: (R,) distinct ratings.
-      shares: (R,) of the training clips, which sum to 1.
+      shares: (R,) each rating's share of the training clips; the sum is 1.
       sigma: noise scale in units of the score.
     """
     every = -jnp.square(score[:, None] - ratings) / (2 * sigma**2) + jnp.log(shares)
@@ -62,7 +62,7 @@ def gai(
 
     Args:
       score, target: (B,).
-      means, variances, weights: (K,) of the mixture; the weights sum to 1.
+      means, variances, weights: (K,), the mixture; the weights sum to 1.
       sigma: noise scale in units of the score.
     """
     total = variances + sigma**2
@@ -74,7 +74,7 @@ def gai(
 def mixture(ratings: np.ndarray, components: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fits a mixture of Gaussians to ratings (N,). Returns its means, variances and weights.
 
-    There are at most as many components as distinct ratings.
+    It has at most as many components as there are distinct ratings.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -116,8 +116,8 @@ def check(config: ConfigDict) -> None:
     if weight and reads_frames(config.model) and config.model.rgb.scrambled_frames:
         raise UserError(
             "bad_option",
-            f"loss.landmarks={weight:g} trains the frame encoder to find the landmarks in each frame, so the model "
-            "must read whole frames: set model.rgb.scrambled_frames to False",
+            f"loss.landmarks={weight:g} needs whole frames, because it trains the frame encoder to find the landmarks "
+            "in each frame; set model.rgb.scrambled_frames to False",
         )
 
 
@@ -139,15 +139,15 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
     if name == "bmc" and config.train.batch_size < 2:
         raise UserError(
             "bad_option",
-            "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for a single "
-            "one; use a larger batch or --config.loss.name=balanced_mse",
+            "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for one clip; "
+            "use a larger batch or --config.loss.name=balanced_mse",
         )
 
 
 def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
-    """The loss of ``config.loss`` as a function of the model's output and the targets.
+    """The loss of ``config.loss``, as a function of the model's output and the targets.
 
-    With ``model.members``, the output has an axis of members after the batch, and the loss is their mean.
+    With ``model.members``, the output has a member axis after the batch axis, and the loss is the members' mean.
 
     Args:
       config: the whole configuration.

@@ -1,8 +1,8 @@
 """Regression and classification metrics in NumPy, each with a bootstrap interval over subjects.
 
-Conventions: ``score`` is the prediction and ``target`` the clinician's rating, both (N,); agreement takes them as two
+Conventions: ``score`` is the prediction and ``target`` the clinician's rating, both (N,); agreement treats them as two
 raters of the same clips. An undefined metric (constant scores or targets, a single class) is NaN, never zero. Clips of
-one subject are not independent, so the bootstrap draws subjects, not clips.
+one subject are not independent, so the bootstrap resamples subjects, not clips.
 """
 
 import functools
@@ -13,11 +13,11 @@ from scipy import stats
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Interval = tuple[float, float]
-LANDMARK_ERROR = "landmark_error"  # mean distance in pixels; the only metric of which less is better
+LANDMARK_ERROR = "landmark_error"  # mean distance in pixels; the only selection metric where less is better
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value is better than the best one so far. None is worse than any value, and NaN is never better."""
+    """Whether a value beats the best one so far. None is worse than any value, and NaN is never better."""
     if best is None or np.isnan(value):
         return bool(np.isfinite(value))
     return value < best if metric == LANDMARK_ERROR else value > best
@@ -53,7 +53,7 @@ def relative_l2(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
-    """Area under the ROC curve for target > 0 against 0: share of such pairs in the right order; ties count half."""
+    """Area under the ROC curve for target > 0 against 0: the share of pairs in the right order; ties count half."""
     positive = target > 0
     if positive.all() or not positive.any():
         return float("nan")
@@ -64,7 +64,7 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
 def icc(ratings: np.ndarray, absolute: bool) -> float:
     """Intraclass correlation of a single rater, from (N, K) ratings of N clips by K raters.
 
-    ICC(A,1), absolute agreement, or ICC(C,1), consistency, of McGraw and Wong (Psychological Methods, 1996). They are
+    ICC(A,1), absolute agreement, or ICC(C,1), consistency, by McGraw and Wong (Psychological Methods, 1996). These are
     ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979).
     """
     n, k = ratings.shape
@@ -79,12 +79,12 @@ def icc(ratings: np.ndarray, absolute: bool) -> float:
 
 
 def icc_a1(score: np.ndarray, target: np.ndarray) -> float:
-    """ICC(A,1) of scores and ratings, see ``icc``."""
+    """ICC(A,1) of scores and ratings; see ``icc``."""
     return icc(np.stack([score, target], axis=1), absolute=True)
 
 
 def icc_c1(score: np.ndarray, target: np.ndarray) -> float:
-    """ICC(C,1) of scores and ratings, see ``icc``. It ignores a constant difference."""
+    """ICC(C,1) of scores and ratings; see ``icc``. It ignores a constant difference."""
     return icc(np.stack([score, target], axis=1), absolute=False)
 
 
@@ -101,7 +101,7 @@ def kappa(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def exact(score: np.ndarray, target: np.ndarray) -> float:
-    """Share of clips whose whole rating is that of the clinician."""
+    """Share of clips whose whole rating equals the clinician's."""
     return float(np.mean(rounded(score) == rounded(target)))
 
 
@@ -130,7 +130,7 @@ def _half_width(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def accuracy(logits: np.ndarray, target: np.ndarray) -> float:
-    """Share of clips whose largest logit, of logits (N, classes), is the target's: weighted average recall, WAR."""
+    """Share of clips whose largest logit, of (N, classes), is the target's: weighted average recall, WAR."""
     return float(np.mean(np.argmax(logits, axis=1) == target))
 
 
@@ -141,7 +141,7 @@ def uar(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, int]]:
-    """For each class that occurs: the numbers of its clips found, of clips assigned to it, and of its clips."""
+    """For each class that occurs: how many of its clips are found, how many are assigned to it, and how many it has."""
     given = np.argmax(logits, axis=1)
     return [
         (int(np.sum((given == c) & (target == c))), int(np.sum(given == c)), int(np.sum(target == c)))
@@ -155,7 +155,7 @@ def precision(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def specificity(logits: np.ndarray, target: np.ndarray) -> float:
-    """Mean specificity of the classes that occur: the share of other classes' clips not assigned to the class."""
+    """Mean specificity of the classes that occur: the share of other classes' clips not assigned to a class."""
     rows = [(len(target) - given - own + right, len(target) - own) for right, given, own in _by_class(logits, target)]
     return float("nan") if any(others == 0 for _, others in rows) else float(np.mean([a / b for a, b in rows]))
 
@@ -169,7 +169,7 @@ CLASSIFICATION: dict[str, Metric] = {
     "accuracy": accuracy,
     "uar": uar,
     "precision": precision,
-    "recall": uar,  # another name for the same
+    "recall": uar,  # the same by another name
     "specificity": specificity,
     "f1": f1,
 }
@@ -191,7 +191,7 @@ REGRESSION: dict[str, Metric] = {
     "limit_high": limit_high,
 }
 
-# These see only the order of the scores, so they are computed from raw values.
+# These depend only on the order of the scores, so they are computed from raw values.
 OF_RANKS = ("spearman", "auroc")
 
 
@@ -202,10 +202,10 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
       value: takes row numbers of clips, which may repeat.
       subjects: (N,) the subject of every row.
       draws: number of resamplings.
-      seed: of the resamplings.
+      seed: their random seed.
 
     Returns:
-      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if these are fewer than half.
+      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if it is undefined in more than half.
     """
     rng = np.random.default_rng(seed)
     _, subject = np.unique(np.asarray(subjects), return_inverse=True)

@@ -47,13 +47,13 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser of the ``optimizer`` group.
 
-    SGD follows PyTorch's convention: weight decay is added to the gradient before the momentum. Adam decays weights
-    apart from the gradient (AdamW).
+    SGD follows PyTorch's convention: weight decay is added to the gradient before momentum. Adam decays weights
+    separately from the gradient (AdamW).
 
     Args:
       config: the ``optimizer`` group.
-      rate: the learning rate, see ``learning_rate``.
-      frozen: paths of parameters that are never updated, and count neither in the clipped norm nor in the decay.
+      rate: the learning rate; see ``learning_rate``.
+      frozen: paths of parameters that are never updated or decayed, and do not count in the clipped norm.
     """
     parts = {"sgd": _sgd, "adam": _adam}[config.name](config, rate)
     if config.clip_norm:

@@ -5,10 +5,10 @@ therefore has no scale of its own. The score is the expected rating of the train
 
     score = Σ y·p(y)·exp(−(x − y)² / 2 sigma²) / Σ p(y)·exp(−(x − y)² / 2 sigma²),   x = bend(slope · raw + offset)
 
-It lies within the training ratings and increases strictly with the raw value, so ranks and rank correlations stay.
-Slope and offset are fitted on validation people, if there are enough of them. If there are many, the line is also bent:
-the bend is piecewise linear and comes from isotonic regression. The standard deviation of the same distribution says
-how sure a single score is.
+It lies within the training ratings and increases strictly with the raw value, so ranks and rank correlations do not
+change. Slope and offset are fitted on validation people, if there are enough of them. If there are many, the line is
+also bent: the bend is piecewise linear and comes from isotonic regression. The standard deviation of the same
+distribution says how certain a single score is.
 
 Everything that reports a score uses this step: evaluation, scoring, calibration, attribution, export and the report.
 """
@@ -27,17 +27,17 @@ from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
 from tramp_jax.files import write_atomically
 
-# Fewer people than this say next to nothing about a checkpoint, a line or the width of an interval.
+# Fewer people than this reveal next to nothing about a checkpoint, a line or the width of an interval.
 FEW_PEOPLE = 10
-# From here on, a bent line costs under 1 % of the RMSE if the straight one is already right: docs/scoring.md.
+# With this many, a bent line costs under 1 % of the RMSE if the straight one is already right: docs/scoring.md.
 MANY_PEOPLE = 200
 
 Histogram = tuple[tuple[float, int], ...]
 
-_STEEPEST = 3.0  # of |log slope|
-_FAR = 1e6  # beyond any value before the decoding
-_STRAIGHT = 0.05  # share of the line in a bent line, which therefore rises everywhere
-_PARTS = 20  # most parts of the people in ``held_out``
+_STEEPEST = 3.0  # largest |log slope|
+_FAR = 1e6  # beyond any value before decoding
+_STRAIGHT = 0.05  # share of the straight line in a bent line, which therefore rises everywhere
+_PARTS = 20  # largest number of parts in ``held_out``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Output:
 
     Attributes:
       ratings: (R,) distinct training ratings, increasing; () to limit raw values to the scale instead.
-      shares: (R,) weight of each rating, which sum to 1.
+      shares: (R,) weight of each rating; the sum is 1.
       sigma: noise of a rating.
       low, high: ends of the scale.
-      slope, offset: the line before the decoding.
-      people: number of validation people that the line was fitted on; 0 for none.
-      knots: (K, 2) the bend of the line: what goes in and what comes out, both increasing; () for a straight line.
-        Values in between are interpolated; outside, the slope is 1.
+      slope, offset: the line before decoding.
+      people: number of validation people the line was fitted on; 0 for none.
+      knots: (K, 2) the bend of the line: inputs and outputs, both increasing; () for a straight line. Values between
+        knots are interpolated; outside, the slope is 1.
     """
 
     ratings: tuple[float, ...]
@@ -71,7 +71,7 @@ class Output:
             line = f"{self.slope:.3g} · raw {self.offset:+.3g}"
             bent = f", bent at {len(self.knots)} knots," if self.knots else ""
             return f"{kind}, after the line {line}{bent} fitted on {self.people} validation people"
-        return f"{kind}, without a line: it takes {FEW_PEOPLE} validation people to fit one"
+        return f"{kind}, without a line, which takes {FEW_PEOPLE} validation people to fit"
 
     @property
     def fit(self) -> str:
@@ -80,11 +80,11 @@ class Output:
 
     def score(self, raw: Any, xp: Any = np) -> Any:
         """Scores (...,) of raw values (...,). ``xp`` is the array library, NumPy or jax.numpy."""
-        return self._decoded(self._x(raw, xp), xp)
+        return self._decoded(self._before_decoding(raw, xp), xp)
 
     def spread(self, raw: np.ndarray) -> np.ndarray:
-        """Standard deviation (...,) of the rating, given raw values (...,); 1 if there is no decoding."""
-        x = self._x(np.asarray(raw, float), np)
+        """Standard deviation (...,) of the rating, given raw values (...,); 1 without decoding."""
+        x = self._before_decoding(np.asarray(raw, float), np)
         if not self.ratings:
             return np.ones_like(x)
         distances = np.square(np.asarray(self.ratings) - np.asarray(self._decoded(x, np))[..., None])
@@ -100,7 +100,7 @@ class Output:
         line, bent = np.array(self.knots).T
         return line[:-1], np.diff(line), np.diff(bent) / np.diff(line)
 
-    def _x(self, raw: Any, xp: Any) -> Any:
+    def _before_decoding(self, raw: Any, xp: Any) -> Any:
         line = self.slope * xp.asarray(raw) + self.offset
         if not self.knots:
             return line
@@ -122,9 +122,9 @@ class Output:
         return weights / weights.sum(-1, keepdims=True)
 
     def fitted(self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto") -> "Output":
-        """The output with the line that has the least squared error on N clips of validation people.
+        """Adds the line with the least squared error on N clips of validation people.
 
-        Without a line if there are fewer than ``FEW_PEOPLE``, or if all raw values or all targets are the same.
+        There is no line if there are fewer than ``FEW_PEOPLE``, or if all raw values or all targets are equal.
 
         Args:
           raw, target: (N,).
@@ -149,7 +149,7 @@ class Output:
         return line._bent(raw, target) if bent else line
 
     def _bent(self, raw: np.ndarray, target: np.ndarray) -> "Output":
-        """This straight line, bent to pass near the mean rating of each block of an isotonic regression."""
+        """Bends this straight line to pass near the mean rating of each block of an isotonic regression."""
         from scipy.optimize import isotonic_regression
 
         values, which = np.unique(raw, return_inverse=True)
@@ -159,14 +159,14 @@ class Output:
             return self
         line, rating = (
             np.add.reduceat(each, starts) / np.add.reduceat(clips, starts)
-            for each in (self._x(values, np) * clips, np.bincount(which, target))
+            for each in (self._before_decoding(values, np) * clips, np.bincount(which, target))
         )
         if self.ratings:
             rating = np.clip(rating, self.ratings[0], self.ratings[-1])
-        bent = self._undecoded(rating + _STRAIGHT * (self._decoded(line, np) - rating))
+        bent = self._inverse_decoded(rating + _STRAIGHT * (self._decoded(line, np) - rating))
         return dataclasses.replace(self, knots=tuple(zip(line.tolist(), bent.tolist(), strict=True)))
 
-    def _undecoded(self, scores: np.ndarray) -> np.ndarray:
+    def _inverse_decoded(self, scores: np.ndarray) -> np.ndarray:
         """The values (K,) that decode to scores (K,), by bisection."""
         if not self.ratings:
             return scores
@@ -192,8 +192,8 @@ def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> O
 
     Args:
       config: the whole configuration.
-      ratings: of the training clips.
-      scale: of these ratings.
+      ratings: the training clips' ratings.
+      scale: the scale of these ratings.
     """
     how = config.output.decode
     if how == "auto":
@@ -206,19 +206,19 @@ def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> O
 
 
 def histogram(ratings: Sequence[float]) -> Histogram:
-    """The distinct ratings, increasing, and how often each occurs."""
+    """The distinct ratings in increasing order, and how often each occurs."""
     return tuple(sorted(collections.Counter(map(float, ratings)).items()))
 
 
 def held_out(
     output: Output, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and spreads (N,) of validation clips, each from an output that is fitted on other people in the same way.
+    """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    If it were fitted on the same clip, the score would be too close to its rating to measure errors.
+    An output fitted on the same clip would be too close to its rating to measure errors.
 
     Args:
-      output: of the model, fitted on these clips.
+      output: the model's output, fitted on these clips.
       raw, target: (N,).
       subjects: the N people.
     """
@@ -235,20 +235,15 @@ def held_out(
 
 
 def load(folder: pathlib.Path, step: int) -> Output | None:
-    """The output of a checkpoint of a run or fold; None if none was saved.
+    """The saved output of a run's or fold's checkpoint, or None.
 
     Raises:
       UserError: damaged_file.
     """
-    path = run.output_file(folder, step)
-    if not path.is_file():
-        return None
-    cure = "delete it and evaluate the run again with eval.py"
-    return json_files.checked_record(
+    return json_files.read_record(
         Output,
-        json_files.read(path, cure),
-        path,
-        cure,
+        run.output_file(folder, step),
+        "delete it and evaluate the run again with eval.py",
         lambda found: (
             len(found.ratings) == len(found.shares)
             and min(found.sigma, found.slope, *found.shares, 1) > 0

@@ -1,4 +1,4 @@
-"""Shows how far a program is: a bar in a terminal, elsewhere, such as in the log of a job, a line each minute."""
+"""Shows progress: a bar in a terminal; elsewhere, such as in a job's log, one line per minute."""
 
 import sys
 import time
@@ -17,8 +17,8 @@ class Progress:
 
     Args:
       total: number of units.
-      unit: name of one.
-      first: number of units that were done before.
+      unit: what a unit is called.
+      first: number of units already done.
       what: what is being done; may be empty.
       quiet: whether to show nothing, as in all processes but the first.
       leave: whether the bar stays in the terminal.
@@ -65,7 +65,7 @@ class Progress:
 
 
 def over(items: Sequence[_Item], unit: str, what: str = "", leave: bool = True) -> Iterator[_Item]:
-    """The items, with their progress, see ``Progress``."""
+    """Iterates over items and shows the progress; see ``Progress``."""
     with Progress(len(items), unit, what=what, leave=leave) as progress:
         for item in items:
             yield item

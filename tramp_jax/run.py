@@ -1,19 +1,19 @@
-"""The folder of a run: its files, its folds and its configuration. Every other module asks here for a path.
+"""The folder of a run: its files, its folds and its configuration. Every other module gets its paths here.
 
 RUN/config.json                         the configuration
-RUN/skipped.json                        clips left out, with data.skip_bad
-RUN/cross_validation.json, .png         the outcome over all folds, beside simple methods
-RUN/baselines.json, .png                the same of a run without folds, with evaluation.baselines
+RUN/skipped.json                        skipped clips, with data.skip_bad
+RUN/cross_validation.json, .png         results over all folds, next to simple methods
+RUN/baselines.json, .png                the same for a run without folds, with evaluation.baselines
 RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
-    data.json                           the data that the model was trained on
+    data.json                           the data the model was trained on
     usual_motion.json                   how the faces of the training clips move
     initialisation.txt                  weights that were loaded or frozen
     metrics.jsonl, tensorboard/         measurements during training
     curves.png                          the same as a plot
     checkpoints/{last,best}/STEP/       model and optimiser
     evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and plots of a split
-    output-STEP.json                    from the raw values of a checkpoint to scores
-    calibration.json                    widths of intervals, by `tramp-jax calibrate`
+    output-STEP.json                    how a checkpoint's raw values become scores
+    calibration.json                    widths of intervals, from `tramp-jax calibrate`
 """
 
 import datetime
@@ -44,23 +44,23 @@ AGREEMENT = "agreement.png"
 
 _FOLD = re.compile(r"fold_(\d+)")
 
-# Options that may differ when a run is resumed: the data may have moved, and machines differ.
+# Options that may change when a run is resumed, because data moves and machines differ.
 _MAY_CHANGE = ("data.root", "train.reader_threads", "train.read_ahead_mb", "train.cache")
 
 
 def fold_folder(run: pathlib.Path, fold: int | None) -> pathlib.Path:
-    """The folder of a fold; that of the run if ``fold`` is None, without cross-validation."""
+    """The folder of a fold; the run's own if ``fold`` is None (no cross-validation)."""
     return run if fold is None else run / f"fold_{fold}"
 
 
 def fold_of(folder: pathlib.Path) -> int | None:
-    """The fold that a folder belongs to; None for the folder of a whole run."""
+    """The fold that a folder belongs to; None for a whole run's folder."""
     name = _FOLD.fullmatch(folder.absolute().name)
     return int(name[1]) if name and not (folder / CONFIG).is_file() else None
 
 
 def home(folder: pathlib.Path) -> pathlib.Path:
-    """The folder of the run that ``folder``, of a run or of one of its folds, belongs to."""
+    """The folder of the run that ``folder`` (of the run or of a fold) belongs to."""
     return folder if fold_of(folder) is None else folder.absolute().parent
 
 
@@ -75,33 +75,33 @@ def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
 
 
 def evaluation_folder(folder: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:
-    """The folder of the report on a split by a checkpoint ("best", "last" or a step)."""
+    """The folder of the report on a split with a checkpoint ("best", "last" or a step)."""
     return folder / "evaluation" / f"{split}-{checkpoint}"
 
 
 def output_file(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """How the checkpoint of ``step`` turns raw values into scores."""
+    """The file that says how the checkpoint of ``step`` turns raw values into scores."""
     return folder / f"output-{step}.json"
 
 
 def calibration_file(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
-    """The calibration of the model in ``folder``, or of the ensemble of ``models`` (ids) whose first it is."""
+    """The calibration file of the model in ``folder``, or of the ensemble ``models`` (ids) that it is the first of."""
     if len(models) == 1:
         return folder / "calibration.json"
     return folder / f"calibration-{hashlib.sha256(' '.join(models).encode()).hexdigest()[:8]}.json"
 
 
 def load_config(folder: pathlib.Path) -> ConfigDict:
-    """The configuration of the run that ``folder``, of the run or of a fold, belongs to.
+    """The configuration of the run that ``folder`` (of the run or of a fold) belongs to.
 
-    Options that are newer than the run have their defaults.
+    Options newer than the run get their defaults.
 
     Raises:
       UserError: not_a_run, damaged_file.
     """
     path = home(folder) / CONFIG
     if not path.is_file():
-        raise UserError("not_a_run", f"{path}: no such file; name the folder of a run that train.py has made")
+        raise UserError("not_a_run", f"{path}: no such file; name the folder of a run made by train.py")
     cure = "restore it or train again"
     content = json_files.read(path, cure)
     try:
@@ -114,7 +114,7 @@ def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> path
     """The folder of a run: ``folder``, or a new one in ``runs/NAME``.
 
     Raises:
-      UserError: missing_option, if only the user can name it.
+      UserError: missing_option if only the user can name it.
     """
     if folder is not None:
         return folder
@@ -131,12 +131,12 @@ def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: b
     Args:
       config: the whole configuration.
       folder: the folder.
-      resume: continue the run in ``folder``.
-      overwrite: replace the run in ``folder``.
+      resume: whether to continue the run in ``folder``.
+      overwrite: whether to replace the run in ``folder``.
 
     Raises:
       UserError: the folder exists and neither ``resume`` nor ``overwrite`` is given; or the run to resume has
-        another configuration (the differences are listed).
+        another configuration (the message lists the differences).
     """
     if resume:
         check_same(folder, config)
@@ -147,7 +147,7 @@ def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: b
 
 
 def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
-    """Refuses a finished run that somebody deleted, in whole or in part, while it was being written.
+    """Refuses a finished run that was deleted, in whole or in part, while it was being written.
 
     Raises:
       UserError: not_a_run.
@@ -189,7 +189,7 @@ def check_same(
       UserError: not_a_run; changed_options, with the differences.
     """
     if not (folder / CONFIG).is_file():
-        raise UserError("not_a_run", f"{folder}: there is no run to resume; start it without --resume")
+        raise UserError("not_a_run", f"{folder}: holds no run to resume; start it without --resume")
     before, after = (_comparable(c) for c in (load_config(folder), config))
     changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
     if changed:

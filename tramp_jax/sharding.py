@@ -1,6 +1,6 @@
 """Data parallelism: one mesh axis; batches are split along it, parameters are replicated.
 
-Either one process sees all devices, or several processes (of a cluster or TPU pod) see their own. Each then runs the
+Either one process sees all devices, or several processes (on a cluster or TPU pod) see their own. Each then runs the
 same program and reads its own rows of every batch; only the first writes files for people.
 """
 
@@ -20,13 +20,13 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     """Joins the other processes of the run. Call it before anything uses a device.
 
     Args:
-      coordinator: address "host:port" of the first process; None to take all three arguments from the cluster's
+      coordinator: address "host:port" of the first process; None to get all three arguments from the cluster's
         environment (SLURM, Open MPI, Cloud TPU).
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
     Raises:
-      UserError: cannot_join, if the environment does not describe the processes or they cannot be reached.
+      UserError: cannot_join if the environment does not describe the processes or they cannot be reached.
     """
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -80,12 +80,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
     if batch_size % mesh.size:
         n = mesh.size
         raise UserError(
-            "bad_option", f"{option}={batch_size} cannot be divided over {n} devices; use a multiple of {n}"
+            "bad_option", f"{option}={batch_size} cannot be divided among {n} devices; use a multiple of {n}"
         )
 
 
 def put(batch: Tree, mesh: Mesh) -> Tree:
-    """Puts this process's rows of a batch onto its devices. With those of all processes they are the global batch."""
+    """Puts this process's rows of a batch onto its devices. The rows of all processes form the global batch."""
     where = split_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, where)

@@ -1,4 +1,4 @@
-"""Work divided between the jobs of an array: shard i of n takes every n-th item, starting with item i."""
+"""Divides work among the jobs of an array: shard i of n takes every n-th item, starting with item i."""
 
 import argparse
 import dataclasses
@@ -27,7 +27,7 @@ class Shard:
         return list(items[self.number - 1 :: self.count])
 
     def path(self, whole: pathlib.Path) -> pathlib.Path:
-        """Where this shard writes what belongs into ``whole``: scores.csv becomes scores.shard-2-of-8.csv."""
+        """Where this shard writes its part of ``whole``: scores.csv becomes scores.shard-2-of-8.csv."""
         return whole.with_name(f"{whole.stem}.shard-{self.number}-of-{self.count}{whole.suffix}")
 
 
@@ -45,20 +45,19 @@ def parse(text: str) -> Shard:
 
 
 def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
-    """Adds ``--shard`` and ``--collect`` to the parser of a command; a shard's output is called ``part``."""
+    """Adds ``--shard`` and ``--collect`` to a command's parser; ``part`` says what a shard writes."""
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--shard", metavar="I/N", help=f"do every N-th part of the work, from the I-th on (1 to N), and write {part}"
     )
-    choice.add_argument("--collect", action="store_true", help="join what all shards wrote, as if one run had made it")
+    choice.add_argument("--collect", action="store_true", help="join the output of all shards, as if from a single run")
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:
     """The parts that the shards of ``whole`` wrote, in the order of the shards.
 
     Raises:
-      UserError: missing_file, if there is none or a shard's part is missing; bad_option, if there are parts of two
-        divisions.
+      UserError: missing_file if a shard's part is missing, or all are; bad_option if there are parts of two divisions.
     """
     found = {}
     for path in whole.parent.glob("*"):
@@ -79,5 +78,5 @@ def collected(whole: pathlib.Path) -> list[pathlib.Path]:
 
 
 def interleaved(parts: Sequence[Sequence[_Item]]) -> list[_Item]:
-    """The items in the order that they had before ``Shard.take``."""
+    """The items in their order before ``Shard.take``."""
     return [part[i] for i in range(max(map(len, parts), default=0)) for part in parts if i < len(part)]

@@ -42,14 +42,14 @@ def fit(
 ) -> None:
     """Trains, and writes checkpoints, metrics and plots into ``workdir``.
 
-    After every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume``
-    continues from there with the same draws and batches, as if the run had never stopped. ``output`` turns the raw
+    Every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume`` continues
+    from there with the same random choices and batches, as if the run had never stopped. ``output`` turns the raw
     values of the validation subjects into scores.
 
     Raises:
-      UserError: not_finite, if the loss or the parameters are not finite numbers; no_room, if ``train.cache`` does not
-        fit into memory; bad_option, if options contradict each other or the data.
-      Interrupted: SIGINT or SIGTERM came; the state was saved.
+      UserError: not_finite if the loss or the parameters are not finite; no_room if ``train.cache`` does not fit into
+        memory; bad_option if options contradict each other or the data.
+      Interrupted: after SIGINT or SIGTERM; the state was saved.
     """
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
@@ -93,7 +93,7 @@ def _report_origin(table: str, variables: Any, frozen: Collection[Path], workdir
 
 
 class _Loop:
-    """The loop of ``fit`` over steps, and what it does between them."""
+    """The loop of ``fit`` over steps, and what happens between them."""
 
     def __init__(
         self,
@@ -105,15 +105,15 @@ class _Loop:
         reporter: training_log.Reporter,
         record: dict[str, Any],
     ):
-        """``record`` holds the best value of the selection metric and its step. It is updated."""
+        """``record`` holds the best value of the selection metric and its step; the loop updates it."""
         self._config, self._clips, self._output, self._steps_per_epoch = config, clips, output, steps_per_epoch
         self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
         self._predictor = evaluation.build_predictor(config, clips.mesh)
         self._losses: list[float] = []  # since the last evaluation
-        self._running: tuple[int, Metrics] | None = None  # the last step, which is not recorded yet
+        self._running: tuple[int, Metrics] | None = None  # the last step, not recorded yet
 
     def run(self, train_step: TrainStep, state: TrainState, source: "_Input", stop: "_StopSignal") -> TrainState:
-        """Trains to the last step, and evaluates and saves on the way. Returns the last state."""
+        """Trains to the last step, evaluating and saving along the way. Returns the last state."""
         first, total = int(state.step), self._config.train.epochs * self._steps_per_epoch
         every = self._config.train.evaluate_every * self._steps_per_epoch
         begun = started = time.perf_counter()
@@ -125,7 +125,7 @@ class _Loop:
                 try:
                     batch = source.next(measured) if step < total else None  # sent while the step runs
                 except Exception:  # if a clip cannot be read, keep the steps before it
-                    if jax.process_count() == 1:  # saving takes all processes, and the others may not get here
+                    if jax.process_count() == 1:  # saving needs all processes, and the others may not get here
                         self._add(step, measured)
                         self._save(step, state)
                     raise
@@ -145,13 +145,13 @@ class _Loop:
         return state
 
     def _note(self, step: int, pace: float) -> str:
-        """What the progress shows after a step, at ``pace`` steps/s."""
+        """What the progress bar shows after a step, at ``pace`` steps/s."""
         loss = f"loss {self._losses[-1]:.4f}, " if self._losses else ""
         epoch = f"epoch {1 + (step - 1) // self._steps_per_epoch}/{self._config.train.epochs:g}"
         return f"{epoch}, {loss}{pace * self._config.train.batch_size:.2g} clips/s"
 
     def _add(self, step: int, measured: Metrics) -> None:
-        """Records the step before this one, so the devices never wait for it."""
+        """Records the step before this one, so that the devices never wait."""
         self._settle()
         self._running = step, measured
 
@@ -174,11 +174,11 @@ class _Loop:
                 "not_finite",
                 f"the {name.replace('_', ' ')} is {values[name]} at step {step} (epoch "
                 f"{1 + (step - 1) // self._steps_per_epoch}); {saved}. Lower --config.optimizer.learning_rate or set "
-                "--config.optimizer.clip_norm=1, and check the data for scores and landmarks that are not numbers",
+                "--config.optimizer.clip_norm=1, and check the data for scores and landmarks that are NaN",
             )
 
     def _evaluate(self, step: int, state: TrainState, source: "_Input", started: float) -> str:
-        """Scores the validation subjects and saves the state, also as the best one if it is. Returns a line on it."""
+        """Scores the validation subjects, saves the state (as the best one, too, if it is), and returns a summary."""
         self._settle()
         seconds = time.perf_counter() - started
         waited, pace = source.waited() / seconds, len(self._losses) * self._config.train.batch_size / seconds
@@ -201,13 +201,13 @@ class _Loop:
         return f"loss {loss:.4f}  validation {metric} {value:.4f}{marked}  {pace:.1f} clips/s, input {waited:.0%}"
 
     def _save(self, step: int, state: TrainState) -> None:
-        """Saves everything that is needed to continue from ``step``."""
+        """Saves everything needed to continue from ``step``."""
         self._settle()
         self._checkpoints.save_last(step, state.scoring, state.training, self._record)
 
 
 class _StopSignal:
-    """Turns SIGINT and SIGTERM into a flag, so the current step ends and the state is saved."""
+    """Turns SIGINT and SIGTERM into a flag, so that the current step ends and the state is saved."""
 
     def __enter__(self) -> "_StopSignal":
         self.name = ""
@@ -228,13 +228,13 @@ class _StopSignal:
 
 
 class _Input:
-    """Batches on their way to the devices. Each is read and sent while the step before it runs."""
+    """Batches on their way to the devices. Each is read and sent while the previous step runs."""
 
     def __init__(self, batches: Any, put: Callable[[AnyBatch], AnyBatch]):
         """
         Args:
-          batches: an iterator over host batches; closed at the end, so that its readers stop.
-          put: starts to send a host batch to the devices, and returns it as a batch on the devices.
+          batches: an iterator over host batches; closed at the end to stop its readers.
+          put: starts sending a host batch to the devices, and returns it as a batch on the devices.
         """
         self._batches, self._put = batches, put
         # One thread waits for steps, the other for transfers; each sees them end in order.
@@ -250,7 +250,7 @@ class _Input:
         self._transfers.shutdown()
 
     def next(self, running: Metrics | None = None) -> AnyBatch:
-        """Starts to send the next batch and returns it. ``running`` is the outcome of the step before it."""
+        """Starts sending the next batch and returns it. ``running`` is the outcome of the previous step."""
         asked = time.perf_counter()
         ended = self._steps.submit(_time_of, running)
         batch = self._put(next(self._batches))
@@ -258,10 +258,10 @@ class _Input:
         return batch
 
     def waited(self) -> float:
-        """Seconds since the last call in which the devices waited for a batch.
+        """How many seconds the devices have waited for batches since the last call.
 
-        For each batch, this is the time from the end of the step before it, or from the call of ``next`` if that was
-        later, until the batch has arrived. Time during a step delays nothing and does not count.
+        For each batch, this is the time from the end of the previous step, or from the call of ``next`` if that was
+        later, until the batch arrives. Time during a step delays nothing and does not count.
         """
         total = 0.0
         for asked, ended, arrived in self._open:

@@ -1,4 +1,4 @@
-"""The data that a model was trained on, recorded in the folder of its run, because scoring may not have the data."""
+"""Describes the data a model was trained on, in its run's folder, because scoring may not have the data."""
 
 import dataclasses
 import json
@@ -16,23 +16,23 @@ from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
 
-_SAMPLED = 5  # clips that are read, because most lists have neither rates nor layouts
+_SAMPLED = 5  # clips to read, because most lists have neither frame rates nor layouts
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The data of a training.
+    """The data of a training run.
 
     Attributes:
       clips, people: numbers in each split.
-      expressions: of the training clips, in alphabetical order.
+      expressions: the training clips' expressions, sorted.
       low, high: lowest and highest score of all clips.
-      fps: frames per second of the training clips, the median of some of them.
-      layouts: of the landmarks of these clips.
-      scale: of the scores; None in older runs, see ``scale_of``.
+      fps: frames per second of the training clips, as the median of some of them.
+      layouts: the landmark layouts of these clips.
+      scale: the scale of the scores; None in older runs, see ``scale_of``.
       landmark_source: the detector that found the landmarks; "" if unknown.
       caveat: a warning to attach to every score of the model; "" for none.
-      ratings: of the training clips; () in older runs.
+      ratings: the training clips' ratings; () in older runs.
     """
 
     clips: dict[str, int]
@@ -56,11 +56,11 @@ class TrainingData:
 
 
 def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> TrainingData:
-    """The data of a training with these splits, which must have at least one training clip.
+    """Describes the data of a training run with these splits, which must have at least one training clip.
 
     Args:
       splits: training, validation and test clips. Some clips are read.
-      facts: of the data set.
+      facts: the data set's facts.
       target: ``data.target``.
 
     Raises:
@@ -90,18 +90,14 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     """Reads data.json; None if it does not exist, as in older runs.
 
     Args:
-      folder: of a run or fold.
-      config: of the run. A run without the newer fields has those that its data set has now.
+      folder: the folder of a run or fold.
+      config: the run's configuration. Fields that an older run lacks come from its data set.
 
     Raises:
       UserError: damaged_file.
     """
-    path = folder / run.DATA
-    if not path.is_file():
-        return None
-    cure = "delete it: scoring works without"
-    found = json_files.checked_record(TrainingData, json_files.read(path, cure), path, cure)
-    if found.scale:
+    found = json_files.read_record(TrainingData, folder / run.DATA, "delete it: scoring works without it")
+    if found is None or found.scale:
         return found
     facts = datasets.facts(config.data.name)
     scale = scale_of(facts, config.data.target, (found.low, found.high))
@@ -112,9 +108,9 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
     """The scale of a model's scores.
 
     Args:
-      facts: of the data set it was trained on; its scale is used if it has one.
-      target: ``data.target``, to name the scale by.
-      ends: lowest and highest score in its data, which are used next; None if unknown.
+      facts: facts about the data set it was trained on, whose scale comes first.
+      target: ``data.target``, to name the scale.
+      ends: lowest and highest score in its data, which come next; None if unknown.
       score: one of its scores, to guess the ends from.
     """
     if facts.scale is not None:

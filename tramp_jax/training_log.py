@@ -19,9 +19,9 @@ class Reporter:
     """Appends measurements to metrics.jsonl and to TensorBoard event files. Only the first process writes.
 
     Args:
-      folder: of the run or fold.
-      after_step: the checkpoint's step if a run is resumed. Lines after it are removed, since the resumed run writes
-        them again.
+      folder: the folder of the run or fold.
+      after_step: the checkpoint's step if a run is resumed. Lines after it are removed, since the run writes them
+        again.
     """
 
     def __init__(self, folder: pathlib.Path, after_step: int | None = None):
@@ -49,7 +49,7 @@ class Reporter:
         """Writes measurements of one ``kind`` ("train", "validation", "input") at ``step``.
 
         Raises:
-          UserError: not_a_run, if the folder was deleted or replaced: what is written there is lost.
+          UserError: not_a_run if the folder was deleted or replaced, so that anything written there would be lost.
         """
         if not self._writing:
             return
@@ -66,7 +66,7 @@ class Reporter:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl, up to a line that is not such a measurement: an interruption can cut it short."""
+    """Reads metrics.jsonl up to the first line that is not a measurement: an interruption can cut it short."""
     path = folder / run.MEASUREMENTS
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
@@ -81,7 +81,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> None:
-    """Plots the training loss and ``selection``, the metric that chooses the checkpoint, over epochs: curves.png."""
+    """Plots the training loss and the metric ``selection``, which selects the checkpoint, over epochs: curves.png."""
     rows = read_metrics(folder)
     train = [(r["step"] / steps_per_epoch, r["loss"]) for r in rows if r["kind"] == "train"]
     validation = [(r["step"] / steps_per_epoch, r[selection]) for r in rows if r["kind"] == "validation"]
@@ -108,7 +108,7 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
 
 
 def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str) -> None:
-    """Plots predicted against true scores, a colour per group (expression), jittered if targets are whole numbers."""
+    """Plots predicted over true scores, one colour per group (expression), jittered if targets are whole numbers."""
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(target)) if np.all(target % 1 == 0) else 0.0
@@ -125,7 +125,7 @@ def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, grou
 
 
 def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Plots cross-validation, {metric: {method: value per fold}}, with a panel per metric and a bar at the mean."""
+    """Plots cross-validation, {metric: {method: value per fold}}, with one panel per metric and a bar at the mean."""
     figure = Figure(figsize=(4.2 * len(values), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(values)))
     for axes, (metric, methods) in zip(panels, values.items(), strict=True):

@@ -32,8 +32,8 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: number of steps so far.
       variables: ``{"params", "batch_stats"}``.
-      opt_state: state of the optimiser.
-      average: the average of ``variables`` over the steps, see ``averaged``; None without ``train.ema``.
+      opt_state: the optimiser's state.
+      average: the average of ``variables`` over the steps (see ``averaged``); None without ``train.ema``.
     """
 
     step: jax.Array
@@ -52,7 +52,7 @@ class TrainState(flax.struct.PyTreeNode):
         return self.opt_state if self.average is None else (self.opt_state, self.variables)
 
     def restored(self, step: jax.Array, scoring: dict[str, Any], training: Any) -> "TrainState":
-        """The state of these parts, as of another state of the same run."""
+        """The state with these ``scoring`` and ``training`` parts."""
         if self.average is None:
             return TrainState(step, scoring, training)
         opt_state, variables = training
@@ -68,8 +68,8 @@ class Objective:
 
     Attributes:
       model: the model.
-      loss: of scores and targets.
-      landmarks: weight of the landmarks in the frames (``loss.landmarks``).
+      loss: the loss of scores and targets.
+      landmarks: the weight of the landmarks in the frames (``loss.landmarks``).
     """
 
     model: Model
@@ -77,7 +77,7 @@ class Objective:
     landmarks: float = 0.0
 
     def __call__(self, score: jax.Array, landmark_errors: jax.Array | None, target: jax.Array) -> jax.Array:
-        """The loss of scores (B,) or logits (B, classes), errors of landmarks (B, F) and targets (B,)."""
+        """The loss of scores (B,) or logits (B, classes), landmark errors (B, F) and targets (B,)."""
         loss = self.loss(score, target)
         return loss if landmark_errors is None else loss + self.landmarks * jnp.nanmean(landmark_errors)
 
@@ -87,7 +87,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
     average = jax.tree.map(jnp.copy, variables) if ema else None  # a step donates both
-    # One program: without jit, JAX compiles one for the zeros of each shape.
+    # Jitted as one program: otherwise, JAX compiles one for the zeros of each shape.
     opt_state = jax.jit(optimizer.init)(variables["params"])
     state = TrainState(jnp.zeros((), jnp.int32), variables, opt_state, average)
     return jax.device_put(state, sharding.replicated(mesh))
@@ -97,10 +97,10 @@ Outcome = tuple[jax.Array, jax.Array | None]
 
 
 def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Array) -> tuple[Outcome, Any]:
-    """What the loss reads of a batch in training mode, and the new running statistics.
+    """What the loss needs from a batch in training mode, and the new running statistics.
 
     Returns:
-      The scores (B,), or logits (B, classes), with the errors of the landmarks in each frame (B, F), or None without
+      The scores (B,) or logits (B, classes), along with the landmark errors in each frame (B, F), or None without
       ``inputs.points``; and the statistics.
     """
     variables = {"params": params, "batch_stats": running}
@@ -130,10 +130,10 @@ def gradients_of_batch(
 def gradients_in_parts(
     objective: Objective, params: Any, running: Any, batch: Batch, key: jax.Array, parts: int
 ) -> tuple[jax.Array, Any, Any]:
-    """Like ``gradients_of_batch``, but computes one part of the batch after another, which takes less memory.
+    """Like ``gradients_of_batch``, but computes one part of the batch at a time, which takes less memory.
 
-    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, and a second one
-    the gradients of each part. Batch normalisation sees one part at a time.
+    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, a second one the
+    gradients of each part. Batch normalisation sees one part at a time.
     """
     # A part takes every parts-th clip, so that it stays spread over the devices.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -182,9 +182,9 @@ def update(
 
 
 def averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
-    """The mean of the variables after steps 1 to n = ``step``, those after step k with a weight of decay^(n − k).
+    """The weighted mean of the variables after steps 1 to n = ``step``; step k has the weight decay^(n − k).
 
-    So the initial variables do not count, and what is frozen stays exactly as it is.
+    So the initial variables do not count, and frozen ones stay exactly as they are.
     """
     share = (1 - decay) / -jnp.expm1(step * math.log(decay))
     return jax.tree.map(lambda old, new: old + share * (new - old), average, variables)
@@ -198,10 +198,10 @@ def build_train_step(
     frozen: Mapping[str, Collection[Path]] = MappingProxyType({"params": (), "batch_stats": ()}),
     rate: optax.Schedule = lambda step: 0.0,
 ) -> TrainStep:
-    """Returns the jitted (state, batch, store) -> (state, metrics).
+    """Returns a jitted function (state, batch, store) -> (state, metrics).
 
     The batch is split over the devices and the state is replicated, so the loss and the batch statistics are those of
-    the global batch. The state is donated. Random draws depend only on (``config.seed``, step).
+    the global batch. The state is donated. Random choices depend only on (``config.seed``, step).
 
     Args:
       config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``, and
@@ -209,8 +209,8 @@ def build_train_step(
       loss: see ``losses.build_loss``.
       optimizer: updates the parameters that are not frozen.
       mesh: the devices.
-      frozen: paths of the parameters that the optimizer does not update, and of running statistics that stay as they
-        are; see ``initial_weights.frozen_paths``.
+      frozen: paths of parameters that the optimiser does not update, and of running statistics that stay fixed; see
+        ``initial_weights.frozen_paths``.
       rate: the learning rate of each step, for the metrics.
     """
     objective = Objective(build_model(config.model), loss, config.loss.landmarks)
@@ -243,5 +243,5 @@ def build_train_step(
 
 
 def _norm(tree: Any) -> jax.Array:
-    """Norm of all arrays as one vector. Hundreds of separate sums would take longer to compile and to load."""
+    """Norm of all arrays as one vector. Hundreds of separate sums would take longer to compile and load."""
     return jnp.linalg.norm(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]))

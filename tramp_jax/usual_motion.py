@@ -1,10 +1,9 @@
 """Describes how faces move in the training clips, to recognise a clip unlike anything the model was trained on.
 
-A score says nothing about such a clip, however sure the model is. A clip is described by its motion features, see
-``baselines``. Each is compared with its median over the training clips, in units of its interquartile range, on a
-logarithmic scale since features are skewed. The distance of a clip is the root mean square of these, each limited. A
-clip is unusual if it is farther away than nearly all validation clips. The turns of the head are compared with those of
-the training frames.
+The score of such a clip means nothing, however certain the model is. Each motion feature of a clip (see ``baselines``)
+is compared with its median over the training clips, in units of its interquartile range, on a logarithmic scale because
+features are skewed. The distance of a clip is the root mean square of these, each limited. A clip is unusual if it is
+farther away than nearly all validation clips. Head rotation is compared with that of the training frames.
 """
 
 import dataclasses
@@ -27,9 +26,9 @@ from tramp_jax.files import write_atomically
 from tramp_jax.models import reads_trajectories
 
 _USUAL = 0.95  # share of new people's clips that should count as usual
-_LARGEST = 10.0  # most interquartile ranges that a single feature counts
+_LARGEST = 10.0  # limit of a single feature, in interquartile ranges
 _OFFSET = 0.01  # added before the logarithm
-_POSES = (0.5, 99.5)  # percentiles of the turns in training
+_POSES = (0.5, 99.5)  # percentiles of the head's rotation in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +36,9 @@ class UsualMotion:
     """The motion of the training clips.
 
     Attributes:
-      medians, ranges: (D,) of the logarithms of the features of ``baselines.FEATURE_NAMES``.
+      medians, ranges: (D,), of the logarithms of the features in ``baselines.FEATURE_NAMES``.
       threshold: the largest distance of a usual clip.
-      yaw, pitch: smallest and largest turn of the head in the training frames, in degrees, without the most extreme
+      yaw, pitch: smallest and largest rotation of the head in the training frames, in degrees, without the most extreme
         1 %. None if an earlier version wrote the file.
     """
 
@@ -50,7 +49,7 @@ class UsualMotion:
     pitch: tuple[float, float] | None = None
 
     def turned(self, quality: landmark_quality.Quality) -> str:
-        """Warns if the head turns farther than in training, by more than the error of the turns; else ""."""
+        """Warns if the head turns farther than in training, by more than the error of the estimate; else ""."""
         words = []
         for name, values, usual, error in (
             ("yaw", quality.yaw, self.yaw, landmark_quality.YAW_ERROR),
@@ -62,17 +61,17 @@ class UsualMotion:
             if beyond.mean() > landmark_quality.FEW:
                 worst = values[beyond][np.abs(values[beyond]).argmax()]
                 words.append(
-                    f"{name} up to {worst:.0f}° in {beyond.sum()} of {len(values)} frames, in training {usual[0]:.0f}° "
-                    f"to {usual[1]:.0f}°"
+                    f"{name} up to {worst:.0f}° in {beyond.sum()} of {len(values)} frames; in training, "
+                    f"{usual[0]:.0f}° to {usual[1]:.0f}°"
                 )
-        return f"the head is turned farther than in training ({'; '.join(words)})" if words else ""
+        return f"the head turns farther than in training ({'; '.join(words)})" if words else ""
 
     def distance(self, clip: Clip) -> float:
         """How far the motion of a clip is from that of the training clips."""
         return _distance(_features(clip), np.array(self.medians), np.array(self.ranges))
 
     def unlike(self, clip: Clip) -> str:
-        """What is unusual about the motion of a clip, in words; "" if nothing is."""
+        """Describes what is unusual about a clip's motion; "" if nothing is."""
         from tramp_jax.baselines import FEATURE_NAMES
 
         distance = self.distance(clip)
@@ -82,26 +81,26 @@ class UsualMotion:
         largest = ", ".join(FEATURE_NAMES[i].replace("_", " ") for i in np.argsort(-off, kind="stable")[:3])
         return (
             f"the motion is outside what the model was trained on (distance {distance:.1f}, usual up to "
-            f"{self.threshold:.1f}; most of all: {largest})"
+            f"{self.threshold:.1f}; most unusual: {largest})"
         )
 
 
 def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
-    """Reads the landmarks of all training and validation clips, and writes the outcome into the folder of a run.
+    """Reads the landmarks of all training and validation clips, and describes them in a run's folder.
 
     Does nothing if the file exists, or if the model reads no landmarks, since its data may then have none.
 
     Args:
       config: the whole configuration.
-      splits: of the data.
-      folder: of the run or fold.
+      splits: training and validation clips.
+      folder: the folder of the run or fold.
     """
     path = folder / run.USUAL_MOTION
     if path.exists() or not reads_trajectories(config.model) or not sharding.is_first_process():
         return
     source = datasets.open_dataset(config, Wanted(frames=False, pixels=False)).source
     numbers = {info.id: i for i, info in enumerate(source.infos)}
-    turns: list[np.ndarray] = []
+    rotations: list[np.ndarray] = []
 
     def features(name: str) -> Iterator[np.ndarray]:
         ids = [info.id for info in splits[name].infos]
@@ -113,7 +112,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
                 continue
             if name == TRAIN:
                 quality = landmark_quality.measure(clip)
-                turns.append(np.stack([quality.yaw, quality.pitch]))
+                rotations.append(np.stack([quality.yaw, quality.pitch]))
             yield found
 
     train = np.array(list(features(TRAIN)))
@@ -124,7 +123,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     found = sorted(_distance(each, medians, ranges) for each in features(VALIDATION))
     rank = min(math.ceil((len(found) + 1) * _USUAL), len(found))
     threshold = found[rank - 1] if found else max(_distance(each, medians, ranges) for each in train)
-    low, high = np.nanpercentile(np.concatenate(turns, axis=1), _POSES, axis=1)
+    low, high = np.nanpercentile(np.concatenate(rotations, axis=1), _POSES, axis=1)
     yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
     content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)
     write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
@@ -136,15 +135,10 @@ def load(folder: pathlib.Path) -> UsualMotion | None:
     Raises:
       UserError: damaged_file.
     """
-    path = folder / run.USUAL_MOTION
-    if not path.is_file():
-        return None
-    cure = "run tramp-jax calibrate again"
-    return json_files.checked_record(
+    return json_files.read_record(
         UsualMotion,
-        json_files.read(path, cure),
-        path,
-        cure,
+        folder / run.USUAL_MOTION,
+        "run tramp-jax calibrate again",
         lambda found: len(found.medians) == len(found.ranges) and min(found.ranges, default=0) > 0,
     )
 

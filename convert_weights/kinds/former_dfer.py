@@ -59,7 +59,7 @@ def _transformer_layer(source: str, target: tuple[str, ...]) -> list[TensorPair]
 
 
 def read_encoder(found: Architecture, tensors: Tensors, sub_clips: int) -> None:
-    """The ``rgb`` group; ``sub_clips`` is the published number of sub-clips, which shapes do not show."""
+    """Reads the ``rgb`` group; ``sub_clips`` is the published number of sub-clips, which shapes do not reveal."""
     stages = [tensors.size(f"s_former.layer{i}.0.bn1.weight", f"s_former.layer{i}.0.bn1.bias") for i in range(1, 5)]
     found.set("rgb.widths", tuple(stages) if all(stages) else None)
     positions = tensors.size("s_former.pos_embedding", axis=1, rank=3) or 0

@@ -1,7 +1,7 @@
-"""What the checkpoint kinds share: their type, and the tools to read an architecture off the shapes of a state dict.
+"""What the checkpoint kinds share: their type, and tools to read an architecture off the shapes of a state dict.
 
-What shapes do not show is taken at its published value and listed as assumed. Nothing there is an error: if a shape
-makes no sense, the published value stands in, and the conversion then fails on the tensors that do not fit.
+An option that shapes do not reveal gets its published value and is listed as assumed. So does an option whose shape
+makes no sense: nothing here raises an error, and the conversion later fails on the tensors that do not fit.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ MAX_COUNT = 64  # stages, blocks, layers, frames or joints in a set: no model of
 
 
 def model_config(values: Mapping[str, Any] | None = None) -> ConfigDict:
-    """The published ``model`` group, changed to ``values`` (as read from JSON)."""
+    """The published ``model`` group, updated with ``values`` (as read from JSON)."""
     config = defaults.base().model.copy_and_resolve_references()
     config.update(values or {})
     return config
 
 
 class Architecture:
-    """The ``model`` group of a model by that name, and where its values come from.
+    """The ``model`` group of the model called ``name``, and where each value comes from.
 
     Attributes:
-      config: the group, at its published values until they are set.
+      config: the group; options keep their published values until set.
       read: options read off names and shapes, by dotted name.
-      assumed: options that shapes do not show, each with its value and a reason.
+      assumed: options that shapes do not reveal, each with its value and a reason.
     """
 
     def __init__(self, name: str):
@@ -43,7 +43,7 @@ class Architecture:
         self.assumed: dict[str, str] = {}
 
     def set(self, option: str, value: Any) -> None:
-        """Takes ``value`` as read. None keeps the published value, as assumed."""
+        """Sets a value read off the tensors. None keeps the published value and lists it as assumed."""
         if value is None:
             published = operator.attrgetter(option)(self.config)
             self.assume(option, published, "its tensors are missing or malformed")
@@ -52,7 +52,7 @@ class Architecture:
         self.read[option] = value
 
     def assume(self, option: str, value: Any, why: str) -> None:
-        """Takes a value that shapes do not show."""
+        """Sets a value that shapes do not reveal."""
         self._put(option, value)
         self.assumed[option] = f"{value}: {why}"
 
@@ -61,20 +61,20 @@ class Architecture:
         (self.config[group] if group else self.config)[key] = value
 
     def set_count(self, option: str, count: int) -> None:
-        """Takes a number of stages, blocks or layers, if a model can have that many."""
+        """Sets the number of stages, blocks or layers, if it is plausible."""
         self.set(option, count if 0 < count <= MAX_COUNT else None)
 
     def set_ratio(self, option: str, hidden: int | None, width: int | None) -> None:
-        """Takes the ratio of an MLP's hidden width to its width."""
+        """Sets the ratio of an MLP's hidden width to its width."""
         self.set(option, hidden // width if hidden and width and hidden >= width else None)
 
     def set_head(self, hidden: tuple[int, ...] | None, outputs: int | None) -> None:
-        """Takes the head's hidden widths and outputs: one output is a score, several are classes."""
+        """Sets the head's hidden widths and outputs: one output is a score, several are classes."""
         self.set("head.hidden", hidden)
         self.set("head.num_classes", 0 if outputs == 1 else outputs)
 
     def assume_heads(self, option: str, width: int) -> None:
-        """Takes the published number of attention heads, or the largest divisor of it that ``width`` allows."""
+        """Sets the published number of attention heads (8), or its largest divisor that ``width`` allows."""
         self.assume(option, math.gcd(8, width), "heads leave no trace in shapes; published with 8")
 
 
@@ -85,7 +85,7 @@ class Tensors:
         self.shapes = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
 
     def size(self, *names: str, axis: int = 0, rank: int = 1) -> int | None:
-        """Size along ``axis`` of the first of ``names`` that has this rank. None if that is 0 or there is none."""
+        """Size along ``axis`` of the first of ``names`` with this rank; None if there is none or its size is 0."""
         for name in names:
             if len(self.shapes.get(name, ())) == rank:
                 return self.shapes[name][axis] or None
@@ -104,10 +104,10 @@ class Kind:
 
     Attributes:
       name: as given to ``--kind``.
-      marks: a state dict is of this kind if one of its names begins with one of these.
+      marks: prefixes; a state dict is of this kind if any of its names begins with one of them.
       read: (shapes of the tensors by released name, T or None) -> the architecture.
-      name_map: ``model`` group -> all tensors of that model. It is computed, so it is complete by construction, and
-        whatever is left over on either side is an error. Raises UserError if the model was never released.
+      name_map: ``model`` group -> all tensors of that model. The map is complete by construction, so anything left
+        over on either side is an error. Raises UserError if the model was never released.
       container: key of the file under which the released code keeps the state dict; "" if the file is the state dict.
       naming: finds the prefixes that a file uses for the encoder and the head, from the first parts of its names.
         Needed if the model was also released inside a larger one. See ``state_dict.released_name``.

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from convert_weights.kinds.kind import MAX_COUNT, Architecture, Kind, Shape, Tensors, linear_head
 from convert_weights.layouts import TensorPair, batch_norm, linear, norm
 
-_SHARED_FRAMES = 32  # TraMP-Former's global tables have the size for T = 256, whatever its own T
+_SHARED_FRAMES = 32  # TraMP-Former's global tables are sized for T = 256, whatever its own T
 
 
 def encoder(prefix: str, config: ConfigDict) -> list[TensorPair]:
@@ -46,7 +46,7 @@ def _block(source: str, target: tuple[str, ...]) -> list[TensorPair]:
 
 
 def read_encoder(found: Architecture, tensors: Tensors, length: int | None, published_length: int) -> None:
-    """The ``trajectory`` group; ``published_length`` is T where neither the tables nor ``length`` give it."""
+    """Reads the ``trajectory`` group; ``published_length`` is T if neither the tables nor ``length`` give it."""
     _read_widths(found, tensors)
     _read_stem(found, tensors)
     block = "stages.0.blocks.0.transformer"
@@ -70,7 +70,7 @@ def read_encoder(found: Architecture, tensors: Tensors, length: int | None, publ
 
 
 def _plausible(joints: tuple[int, ...], rows: tuple[int, ...]) -> bool:
-    """Whether sets have few joints, and tables an odd number of rows for few frames. Memory grows with the square."""
+    """Whether sets have few joints, and tables an odd number of rows for few frames. Memory is quadratic in both."""
     return max(joints) <= MAX_COUNT and all(n % 2 and n < 2 * MAX_COUNT for n in rows)
 
 
@@ -94,7 +94,7 @@ def _read_stem(found: Architecture, tensors: Tensors) -> None:
     channels = {2: "xy", 3: "xyz" if xyz else "rgb", 5: "xyrgb"}.get(C or 0)
     if channels:
         found.read["trajectory.channels"] = C
-        found.assume("trajectory.channels", channels, "the order in which this number of channels was published")
+        found.assume("trajectory.channels", channels, "the published order for this number of channels")
     else:
         found.set("trajectory.channels", None)
     hidden = double // 2 if double and double % 2 == 0 else C
@@ -105,15 +105,15 @@ def _read_stem(found: Architecture, tensors: Tensors) -> None:
 
 
 def _read_length(found: Architecture, table_frames: int, length: int | None, published: int) -> None:
-    """T, and the size of the tables of the global partitions."""
+    """Reads T and the size of the global partitions' tables."""
     if table_frames != _SHARED_FRAMES:  # sized for this model, an eighth of its T
         found.set("trajectory.table_frames", 0)
         found.set("trajectory.length", 8 * table_frames)
         return
     found.set("trajectory.table_frames", _SHARED_FRAMES)
-    why = "as asked"
+    why = "as requested"
     if length is None:
-        length, why = published, "tables for T = 256 serve every length; this is the published one of this kind"
+        length, why = published, "tables for T = 256 fit every length; this is the published length of this kind"
     found.assume("trajectory.length", length, why)
 
 

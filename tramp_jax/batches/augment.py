@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def stored_size(image_size: int) -> int:
-    """Side of the frames that the host sends to a model of ``image_size``: 256 for 224, in proportion otherwise."""
+    """Side of the frames that the host sends to a model of ``image_size``: 256 for 224, otherwise in proportion."""
     return round(image_size * 256 / 224)
 
 
@@ -31,7 +31,7 @@ def normalise(frames: jax.Array) -> jax.Array:
 def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     """The model's inputs in training: augmented and normalised.
 
-    Each clip is flipped or reversed by its own draws. Reversal leaves ``index_t`` as it is, as published.
+    Each clip has its own random flip and reversal. As published, reversal leaves ``index_t`` unchanged.
 
     Args:
       inputs: B clips with all F frames in order, uint8 at the stored size.
@@ -87,7 +87,7 @@ def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
-    """Normalised frames (B, F, H, W, 3) with zeros in those that are not ``present`` (B, F)."""
+    """Zeroes the normalised frames (B, F, H, W, 3) that are not ``present`` (B, F)."""
     return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
 
 
@@ -108,7 +108,7 @@ def _crop(frames: jax.Array, corner: jax.Array, size: int) -> jax.Array:
 
 
 def _crop_points(points: jax.Array, corner: jax.Array, size: int, side: int) -> jax.Array:
-    """Points (B, F, 63, 2) of frames of ``side``, in units of half of the windows that ``_crop`` leaves of them."""
+    """Converts points (B, F, 63, 2) from units of half of a frame of ``side`` to half of the window that is cropped."""
     return ((points + 1) * side - 2 * corner[:, None, None, ::-1]) / size - 1
 
 

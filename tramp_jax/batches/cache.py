@@ -1,17 +1,17 @@
-"""Caches of decoded clips in the memory of the host or of the devices (``train.cache``).
+"""Caches of decoded clips in the memory of the host or the devices (``train.cache``).
 
 | cache | training clips | a batch sends to the devices |
 |---|---|---|
 | "none" | are read and decoded each time | its samples, 15.9 MB a clip at the published sizes |
-| "host" | stay in the host's memory after they are first read | the same |
-| "device" | are put on every device before the first step | the numbers of its clips, 8 bytes a clip |
+| "host" | stay in the host's memory once read | the same |
+| "device" | are on every device before the first step | the numbers of its clips, 8 bytes a clip |
 
 A cache holds all frames of the training and validation clips, uint8 at the size in which they are sent, with landmarks
 and colours (on devices, trajectories). Validation clips stay on the host even with "device". Test clips, which a run
-reads twice, are not cached. With several processes, each caches the clips that it reads, which in the end are all.
+reads twice, are not cached. With several processes, each caches the clips it reads, which eventually are all of them.
 
-``pipeline.Sampler`` draws samples on the host, ``tramp_jax.batches.device_cache`` inside the training step: the same
-bits with every cache.
+``pipeline.Sampler`` makes samples on the host, ``tramp_jax.batches.device_cache`` inside the training step. Every cache
+gives the same bits.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ from tramp_jax.progress import Progress
 # Shares of the free memory, before the model is loaded.
 HOST_SHARE, DEVICE_SHARE = 0.7, 0.5
 
-# Size of a frame's landmarks, depths and colours in the largest layout.
+# Bytes of a frame's landmarks, depths and colours in the largest layout.
 _POINT_BYTES = 478 * 3 * 4 + 63 * 3
 
-# Limits of memory in versions 2 and 1 of Linux control groups.
+# Memory limits of Linux control groups, versions 2 and 1.
 _CONTAINER_LIMITS = (
     pathlib.Path("/sys/fs/cgroup/memory.max"),
     pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -51,15 +51,15 @@ _CONTAINER_LIMITS = (
 
 
 class ClipCache(ClipSource):
-    """A ``ClipSource`` that reads each clip of a split once, when it is first asked for.
+    """A ``ClipSource`` that reads each clip of a split once, on first use.
 
-    Frames are (n, S, S, 3) uint8 and read-only. If two threads ask for the same clip at the same time, it is read once.
+    Frames are (n, S, S, 3) uint8 and read-only. If two threads need the same clip at the same time, it is read once.
     """
 
     def __init__(self, split: Split, size: int | None):
         """
         Args:
-          split: the clips; none is read yet.
+          split: the clips; none are read yet.
           size: S, the side of the cached frames; None to cache no frames.
         """
         self.infos: Sequence[ClipInfo] = split.infos
@@ -68,7 +68,7 @@ class ClipCache(ClipSource):
         self._locks = [threading.Lock() for _ in self._clips]
         ends = np.cumsum([info.num_frames for info in self.infos], dtype=int).tolist()
         self._places = [range(end - info.num_frames, end) for info, end in zip(self.infos, ends, strict=True)]
-        # Memory is taken page by page as frames are written.
+        # The system provides the memory page by page, as frames are written.
         self._frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class ClipCache(ClipSource):
         """Clip ``index``. A clip that cannot be read is not cached.
 
         Raises:
-          UserError: no_frames; bad_data, if its ``info`` states another number of frames; or an error of the reader.
+          UserError: no_frames; bad_data if its ``info`` has another number of frames; or the reader's error.
         """
         with self._locks[index]:
             clip = self._clips[index]
@@ -98,7 +98,7 @@ class ClipCache(ClipSource):
                     done.result()
                     bar.update()
             finally:
-                for future in pending:  # after an error or Ctrl-C, start no further clip
+                for future in pending:  # after an error or Ctrl-C, start no more clips
                     future.cancel()
 
     @property
@@ -114,7 +114,7 @@ class ClipCache(ClipSource):
             if len(stored) != len(place):
                 raise UserError(
                     "bad_data",
-                    f"clip {clip.info.id} has {len(stored)} frames, but its data set lists {len(place)}; re-create it",
+                    f"clip {clip.info.id} has {len(stored)} frames, but its data set lists {len(place)}; recreate it",
                 )
             frames = self._frames[place.start : place.stop]
             frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
@@ -144,11 +144,11 @@ class RunClips:
     mesh: Mesh
 
     def batches(self, config: ConfigDict, first: int = 0) -> grain.IterDataset:
-        """Host batches from number ``first`` on, see ``pipeline.training_batches``."""
+        """Host batches from number ``first`` on; see ``pipeline.training_batches``."""
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
 
     def put(self, batch: Batch | ClipNumbers) -> Batch | ClipNumbers:
-        """Splits a host batch over the devices. Returns before the transfer has ended."""
+        """Splits a host batch over the devices. Returns before the transfer ends."""
         return sharding.put(batch, self.mesh)
 
 
@@ -176,7 +176,7 @@ def _all_of(cache: ClipCache) -> Split:
 
 
 def check(config: ConfigDict, train: Split, validation: Split) -> None:
-    """Checks that the cache fits into memory. Reads no clip.
+    """Checks that the cache fits into memory. Reads no clips.
 
     Raises:
       UserError: no_room, if the cache needs more than ``HOST_SHARE`` of the host's free memory, or more than
@@ -214,13 +214,13 @@ def _gib(size: int) -> str:
 
 
 def free_device_memory(device: jax.Device) -> int | None:
-    """Free bytes of a device; None if it does not report them, such as a CPU."""
+    """A device's free bytes; None if it does not report them, as a CPU does not."""
     stats = device.memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
 def free_host_memory() -> int:
-    """Free bytes of the host, within the limit of its container; outside Linux, all of its memory."""
+    """The host's free bytes within its container's limit; outside Linux, all of its memory."""
     try:
         rows = pathlib.Path("/proc/meminfo").read_text().splitlines()
         # Not sysconf's SC_AVPHYS_PAGES, which does not count the page cache as free.

@@ -1,7 +1,7 @@
 """A whole training set in the memory of the devices, and samples made from it inside the training step.
 
 The host sends only the numbers of a batch's clips and their positions in the order of training, 8 bytes a clip. The
-step then draws what ``Sampler`` draws on the host for the other caches: by the same functions, with the same bits (see
+step then draws what ``Sampler`` draws on the host for the other caches, with the same functions and the same bits (see
 ``tramp_jax.batches.draws``).
 """
 
@@ -29,9 +29,9 @@ class Stream(flax.struct.PyTreeNode):
 
     Attributes:
       rows: (N, ...), one row per frame, one clip after another.
-      first: (C,) int32, number of each clip's first row.
+      first: (C,) int32, index of each clip's first row.
       count: (C,) int32, frames of each clip before padding.
-      fixed: (C, F) int32, the frames that a sample shows of each clip in evaluation, or ``BLANK``.
+      fixed: (C, F) int32, the frames of each clip that a sample shows in evaluation, or ``BLANK``.
       limit: the largest ``count``.
     """
 
@@ -42,7 +42,7 @@ class Stream(flax.struct.PyTreeNode):
     limit: int = flax.struct.field(pytree_node=False)
 
     def places(self, clip: jax.Array, drawn: jax.Array | None) -> jax.Array:
-        """Frame numbers (B, F) in the clips (B,): ``drawn`` (B, F) for long clips, if training draws them."""
+        """Frame numbers (B, F) in the clips (B,): for long clips, ``drawn`` (B, F) if training draws them."""
         fixed = self.fixed[clip]
         if drawn is None:
             return fixed
@@ -63,7 +63,7 @@ class Store(flax.struct.PyTreeNode):
       times: float32, one per row of ``trajectories``, see ``view.frame_times``; None if no channel describes motion.
       trajectories: rows (V·channels,) float32 of padded clips.
       frames: rows (S·S·3,) uint8.
-      points: rows (63·2,) float32, landmarks in the frames; None if the loss does not compare with them.
+      points: rows (63·2,) float32, landmarks in the frames; None if the loss does not use them.
     """
 
     target: jax.Array
@@ -75,24 +75,20 @@ class Store(flax.struct.PyTreeNode):
 
 
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
-    """Size of the clips' trajectories in bytes."""
+    """Bytes of the clips' trajectories."""
     model = config.model.trajectory
     values = model.num_points * len(channels.stored(model.channels)) + channels.reads_motion(model.channels)
     return 4 * values * sum(max(info.num_frames, model.length) for info in infos)
 
 
 def build(
-    infos: Sequence[ClipInfo],
-    clips: Sequence[Clip] | None,
-    frames: np.ndarray | None,
-    config: ConfigDict,
-    mesh: Mesh,
+    infos: Sequence[ClipInfo], clips: Sequence[Clip] | None, frames: np.ndarray | None, config: ConfigDict, mesh: Mesh
 ) -> Store:
     """Puts clips on every device.
 
     Args:
       infos: the C clips.
-      clips: their landmarks and colours, if the model reads trajectories or the loss compares with landmarks.
+      clips: their landmarks and colours, if the model reads trajectories or the loss uses landmarks.
       frames: (N, S, S, 3) uint8 of all clips, one after another, if the model reads frames.
       config: the whole configuration.
       mesh: the devices.
@@ -132,7 +128,7 @@ def build(
 
 
 def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
-    """Inside the step: the samples that ``Sampler.train`` makes of the same clips."""
+    """Makes, inside the step, the samples that ``Sampler.train`` makes of the same clips."""
     clip, draw = batch.clip, Draw(config.seed, batch.position)
     inputs = Inputs()
     if store.trajectories is not None and store.index_t is not None:

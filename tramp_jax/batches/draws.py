@@ -2,7 +2,7 @@
 
 A sample's choices depend only on the seed and on its position in the endless order of training samples. The generator
 is the counter-based Threefry-2x32 with 20 rounds (Salmon et al. 2011), so reader threads on the host and the training
-step on the device draw the same, in any order.
+step on the device make the same choices, in any order.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _LARGEST = np.uint32(0xFFFFFFFF)
 
-# The purpose of a choice. Each has its own words.
+# Purposes of choices. Each has its own random words.
 FRAMES, TRAJECTORY = 0, 1
 
 
@@ -23,8 +23,8 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     """Two random words for a counter of two words under a key of two words.
 
     Args:
-      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. Not NumPy scalars: they would warn
-        about the intended overflow.
+      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. NumPy scalars would warn about the
+        intended overflow.
     """
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -48,7 +48,7 @@ class Draw(NamedTuple):
     position: Any
 
     def words(self, purpose: int, count: int) -> Any:
-        """Random words (..., count) uint32. A larger count only adds words at the end."""
+        """Random words (..., count) uint32. A larger ``count`` only adds words at the end."""
         xp: Any = jnp if isinstance(self.position, jax.Array) else np
         seed = xp.full(1, self.seed & 0xFFFFFFFF, xp.uint32)
         position = xp.asarray(self.position, xp.uint32)[..., None]

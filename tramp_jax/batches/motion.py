@@ -2,13 +2,13 @@
 
 speed: velocity in x and y.
 energy: the log of two root mean squares over ``WINDOW`` frames, in x and y: of the speed, and of the distance from the
-    mean place.
-range: the log of the root mean square distance from the mean place over the whole clip, in x and y: the same in every
-    frame. A slow smile goes far, but not within ``WINDOW`` frames.
-asymmetry: the difference from the mirrored landmark of the other side: of the place in x and y, and of the energies.
+    mean position.
+range: the log of the root mean square distance from the mean position over the whole clip, in x and y: the same in
+    every frame. A slow smile goes far, but not within ``WINDOW`` frames.
+asymmetry: the difference from the mirrored landmark on the other side, in position (x and y) and in the energies.
 
-Lengths are in units of the distance between the pupils and times in seconds, so neither the size of a face nor the
-frame rate matters. The logarithms bring faces that hardly move and faces that move a lot onto one scale.
+Lengths are in units of the distance between the pupils, and times in seconds, so neither the size of a face nor the
+frame rate matters. The logarithms put faces that hardly move and faces that move a lot on one scale.
 """
 
 import jax
@@ -22,18 +22,18 @@ from tramp_jax.models.inputs import Inputs
 
 WINDOW = 8  # frames
 
-# The smallest motion that counts, about the noise of a detector; and a common one, whose log energy is 0.
+# The smallest motion that counts, about a detector's noise; and a typical motion, whose log energy is 0.
 SPEED_FLOOR, SPEED_UNIT = 0.04, 0.2  # pupil distances per second
 RANGE_FLOOR, RANGE_UNIT = 0.008, 0.05  # pupil distances
 
 LEFT_PUPIL, RIGHT_PUPIL = (landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
-SMALLEST = 1e-3  # pixels; pupils closer together than this give no unit
+SMALLEST = 1e-3  # pixels; keeps the distance between the pupils above 0
 
 
 def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
     """Turns trajectories of positions and colours (B, T, V, C) into the channels that the encoder reads.
 
-    With ``patch`` > 1, the encoder reads the means of runs of that many frames: (B, T / patch, V, channels).
+    With ``patch`` > 1, the encoder reads means over runs of that many frames: (B, T / patch, V, channels).
 
     Args:
       inputs: B clips; unchanged if the model reads positions and colours frame by frame, as published.
@@ -54,7 +54,7 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
     """The channels (B, T, V, channels) that ``option`` names.
 
     Args:
-      trajectories: (B, T, V, C) of the stored channels, positions in pixels relative to the nose tip.
+      trajectories: (B, T, V, C), the stored channels, with positions in pixels relative to the nose tip.
       seconds: (B, T) time since the frame at the place before, see ``Inputs``.
       option: ``model.trajectory.channels``, with motion.
     """
@@ -86,14 +86,14 @@ def _pupil_distance(points: jax.Array) -> jax.Array:
 
 
 def _speed(points: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Velocities (B, T, V, 2) per second; 0 in frames whose predecessor is not at the place before."""
+    """Velocities (B, T, V, 2) per second; 0 in frames that do not follow their predecessor."""
     moves = seconds > 0
     rate = jnp.where(moves, 1 / jnp.where(moves, seconds, 1), 0)
     return jnp.diff(points, axis=1, prepend=points[:, :1]) * rate[..., None, None]
 
 
 def _energies(points: jax.Array, speed: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Log energies (B, T, V, 4) of the window that each frame is in. Frames without a predecessor do not count."""
+    """Log energies (B, T, V, 4) of each frame's window. Frames without a predecessor do not count."""
 
     def windows(x: jax.Array) -> jax.Array:
         return rearrange(x, "b (w n) ... -> b w n ...", n=WINDOW)

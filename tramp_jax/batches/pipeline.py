@@ -1,4 +1,4 @@
-"""Clips to batches with grain: samples are made on the host, with uint8 frames and explicit random choices."""
+"""Turns clips into batches with grain. Samples are made on the host, with uint8 frames and explicit random choices."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,7 @@ from tramp_jax.models.inputs import Array, Inputs
 
 _Tree = TypeVar("_Tree")
 
-# Small batches are read ahead too, but never more than this many.
-_MAX_READ_AHEAD = 16
+_MAX_READ_AHEAD = 16  # batches, however small
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -35,7 +34,7 @@ class Batch(flax.struct.PyTreeNode):
     Attributes:
       inputs: the inputs of the model.
       target: (B,) float32 ratings, or class numbers.
-      mask: (B,) float32, 0 in rows that only fill up the batch; None in training.
+      mask: (B,) float32, 0 in rows that only pad the batch; None in training.
     """
 
     inputs: Inputs
@@ -44,7 +43,7 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class ClipNumbers(flax.struct.PyTreeNode):
-    """A training batch of B clips that are already on the devices, see ``device_cache``.
+    """A training batch of B clips that are already on the devices; see ``device_cache``.
 
     Attributes:
       clip: (B,) int32, number of the clip in its split.
@@ -64,21 +63,21 @@ class Sampler:
 
     @classmethod
     def to_learn(cls, config: ConfigDict) -> "Sampler":
-        """A sampler whose samples have everything that the loss compares with."""
+        """A sampler whose samples have everything the loss needs."""
         return cls(config, with_points=config.loss.landmarks > 0 and reads_frames(config.model))
 
     def train(self, position: int, clip: Clip) -> Batch:
         """A training sample with all F frames in order.
 
         Args:
-          position: number of the sample in the order of training; with ``config.seed`` it determines what is drawn.
+          position: number of the sample in the order of training; it and ``config.seed`` determine the random choices.
           clip: the clip.
         """
         view = View.of(self.config, len(clip.landmarks), Draw(self.config.seed, position % 2**32))
         return Batch(all_frames(self._sample(clip, view)), np.float32(clip.info.score))
 
     def test(self, clip: Clip) -> Batch:
-        """An evaluation sample. It holds a frame that is shown several times only once."""
+        """An evaluation sample. A frame that is shown several times is held only once."""
         return Batch(self._sample(clip, View.of(self.config, len(clip.landmarks))), np.float32(clip.info.score))
 
     def trajectory(self, clip: Clip) -> np.ndarray:
@@ -117,13 +116,13 @@ class Sampler:
     def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
         """The frames (K, S, S, 3) of these numbers."""
         size = stored_size(self.config.model.rgb.image_size)
-        # The device blanks frames after normalisation: zeros of the model's input are not black.
+        # The device blanks frames after normalisation, because zeros in the model's input are not black.
         present = numbers != BLANK if blanks_frames(self.config) else None
         return Inputs(frames=decoded(frames_of(clip), numbers, size), frames_present=present)
 
 
 def all_frames(inputs: Inputs) -> Inputs:
-    """One sample with all its F frames in order, in place of its distinct frames and ``frame_index``."""
+    """Replaces a sample's distinct frames and ``frame_index`` by all its F frames in order."""
     where, frames = inputs.frame_index, inputs.frames
     if where is None or frames is None:
         return inputs
@@ -133,7 +132,7 @@ def all_frames(inputs: Inputs) -> Inputs:
 
 
 def _chosen(inputs: Inputs, where: np.ndarray) -> Inputs:
-    """One sample with the frames at these places."""
+    """Replaces a sample's frames by those at these places."""
     assert inputs.frames is not None
     present = inputs.frames_present
     return inputs.replace(frames=inputs.frames[where], frames_present=None if present is None else present[where])
@@ -148,7 +147,7 @@ def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
     if clip.frames is None:
         raise UserError(
             "no_frames",
-            f"clip {clip.info.id} has no frames, but the model reads them; for data with landmarks only, set "
+            f"clip {clip.info.id} has no frames, but the model reads them; for data with only landmarks, set "
             'model.streams to "trajectory"',
         )
     return clip.frames
@@ -165,13 +164,13 @@ def frame_points(clip: Clip) -> np.ndarray:
     if np.isnan(points).all():
         raise UserError(
             "no_landmarks",
-            f"clip {clip.info.id} has no landmarks, but loss.landmarks learns from them; set loss.landmarks to 0",
+            f"clip {clip.info.id} has no landmarks, but loss.landmarks needs them; set loss.landmarks to 0",
         )
     return (2 * points / (width, height) - 1).astype(np.float32)
 
 
 def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
-    """The frames (len(numbers), size, size, 3) uint8 of a clip with these numbers; black for ``BLANK``."""
+    """A clip's frames with these numbers, (len(numbers), size, size, 3) uint8; black for ``BLANK``."""
     images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place: a copy costs half as much as decoding
     for place, frame in enumerate(numbers.tolist()):
         if frame == BLANK:
@@ -184,16 +183,16 @@ def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int
 
 
 def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_only: bool = False) -> grain.IterDataset:
-    """Endless shuffled batches of ``config.train.batch_size``, with new draws in every pass.
+    """Endless shuffled batches of ``config.train.batch_size``, with new random choices in every pass.
 
-    Order and draws depend only on ``config.seed`` and the position, not on the number of reader threads or processes or
-    on ``train.cache``. Each process gets its own rows of every batch.
+    Order and choices depend only on ``config.seed`` and the position, not on the number of reader threads or processes,
+    or on ``train.cache``. Each process gets its own rows of every batch.
 
     Args:
       split: the training clips.
       config: the whole configuration.
       first: number of the first batch.
-      numbers_only: whether to return ``ClipNumbers`` instead of ``Batch``, reading no clip.
+      numbers_only: whether to return ``ClipNumbers`` instead of ``Batch``, without reading clips.
 
     Raises:
       UserError: no_clips.
@@ -215,7 +214,7 @@ def _numbers(position: int, clip: int) -> ClipNumbers:
 
 
 def _read_options(config: ConfigDict, rows: int, numbers_only: bool = False) -> grain.ReadOptions:
-    # Grain's default is 500 elements, which are batches here: gigabytes of frames.
+    # Grain's default is 500 elements. Here, that would be 500 batches: gigabytes of frames.
     return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, numbers_only))
 
 
@@ -227,7 +226,7 @@ def read_ahead(config: ConfigDict, rows: int, numbers_only: bool = False) -> int
 
 
 def batch_bytes(config: ConfigDict, batch_size: int) -> int:
-    """Size of a batch in bytes."""
+    """Bytes of a batch."""
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
@@ -239,9 +238,9 @@ def batch_bytes(config: ConfigDict, batch_size: int) -> int:
 
 
 def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Iterator[Batch]:
-    """All clips in order, once. ``mask`` is 0 in the rows that fill up the last batch.
+    """All clips in order, once. ``mask`` is 0 in the rows that pad the last batch.
 
-    Each process gets its own rows of every batch, but the whole mask. Distinct frames are padded, see ``frame_slots``.
+    Each process gets its own rows of every batch, but the whole mask. Distinct frames are padded; see ``frame_slots``.
     """
     infos, count, own = split.infos, len(split), batch_size // jax.process_count()
     start = own * jax.process_index()
@@ -263,23 +262,23 @@ def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Ite
 
 
 def _distinct_frames(n: int, config: ConfigDict) -> int:
-    """Upper bound of the distinct frames in a sample of a clip of n frames."""
+    """Upper bound on the distinct frames in a sample of a clip of n frames."""
     return min(n + blanks_frames(config), config.model.rgb.num_frames)
 
 
 def frame_slots(count: int, config: ConfigDict) -> int:
-    """``count`` distinct frames, rounded up to a multiple of ``evaluation.frame_bucket``: fewer shapes to compile."""
+    """Rounds a number of distinct frames up to a multiple of ``evaluation.frame_bucket``: fewer shapes to compile."""
     bucket = config.evaluation.frame_bucket
     return max(count, min(-(-count // bucket) * bucket, config.model.rgb.num_frames))
 
 
 def with_slots(inputs: Inputs, slots: int) -> Inputs:
-    """One sample whose distinct frames are padded to ``slots`` by repeating the last one."""
+    """Pads a sample's distinct frames to ``slots`` by repeating the last one."""
     if inputs.frame_index is None or inputs.frames is None:
         return inputs
     return _chosen(inputs, np.minimum(np.arange(slots), len(inputs.frames) - 1))
 
 
 def stacked(samples: Sequence[_Tree]) -> _Tree:
-    """Stacks the pytrees of single samples to that of a batch."""
+    """Stacks samples, which are pytrees, into a batch."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *samples)

@@ -1,4 +1,4 @@
-"""A clip's trajectory as the model reads it: positions without head motion, and colours; and its mirror image."""
+"""A clip's trajectory as the model reads it (positions without head motion, and colours), and its mirror image."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def trajectory(clip: Clip, channels: str, normalise: str = head_motion.NOSE, fro
         if clip.pixels is None:
             raise UserError(
                 "no_colours",
-                f"clip {clip.info.id} has no colours under its landmarks; for data with landmarks only, set "
+                f"clip {clip.info.id} has no colours under its landmarks; for data with only landmarks, set "
                 'model.trajectory.channels to "xy"',
             )
         parts.append(clip.pixels.astype(np.float32))
@@ -35,10 +35,10 @@ def trajectory(clip: Clip, channels: str, normalise: str = head_motion.NOSE, fro
 
 
 def mirror(trajectories: Any) -> Any:
-    """The trajectories (..., 63, C) of the same clips seen in a mirror, in NumPy or JAX.
+    """Mirrors trajectories (..., 63, C), in NumPy or JAX.
 
-    Left and right points change places with their colours, and x, relative to the nose, changes its sign. C says which
-    channels they are: 5 is "xyrgb", 2 "xy" and 3 "rgb".
+    Left and right points swap places, along with their colours, and x, relative to the nose, changes its sign. C gives
+    the channels: 5 is "xyrgb", 2 is "xy", 3 is "rgb".
     """
     *_, V, C = trajectories.shape
     assert (V, C) in [(landmarks.NUM_LANDMARKS, C) for C in (2, 3, 5)], f"cannot mirror {trajectories.shape}"

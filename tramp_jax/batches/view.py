@@ -1,7 +1,7 @@
-"""``View``: which frames of a clip the model sees, in which order. The one home of truncation and padding.
+"""``View``: which frames of a clip the model sees, and in which order. All truncation and padding is here.
 
-A clip that is too short for a stream is padded. These are the modes of ``data.padding``, and for the frame stream of
-``data.frame_padding`` (paper, Table VIII), for a clip of n frames and a stream of T:
+A clip that is too short for a stream is padded. These are the modes of ``data.padding`` and, for the frame stream,
+``data.frame_padding`` (paper, Table VIII), with a clip of n frames and a stream of T:
 
 | padding | frame at place i | its number f, with ``index_t`` = 2·f/T − 1 |
 |---|---|---|
@@ -9,7 +9,7 @@ A clip that is too short for a stream is padded. These are the modes of ``data.p
 | "zero" | i; from i = n on, zeros of the model's input | i |
 | "repeat" | i; from i = n on, the last frame | i |
 | "spline" | a cubic spline through the clip at time i·(n − 1)/(T − 1); for images, the nearest frame | i |
-| "reflect" | forwards, then backwards, and so on | that of the frame |
+| "reflect" | forwards, then backwards, and so on | the frame's |
 
 To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``data.padding`` in ``tramp_jax.config``.
 """
@@ -26,7 +26,7 @@ from scipy.interpolate import CubicSpline
 
 from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
 
-BLANK = -1  # in place of a frame number: zeros
+BLANK = -1  # a frame number that stands for zeros
 
 
 class Padding(NamedTuple):
@@ -36,8 +36,8 @@ class Padding(NamedTuple):
       sources: (n, T) -> (T,) frame at each place, or ``BLANK``; the nearest frame if places lie between frames.
       words: what happens to the clip, for the report.
       interpolate: (trajectory (n, ...), T) -> (T, ...), if places lie between frames.
-      repeats_numbers: whether ``index_t`` counts the clip's frames, so that it starts again with each loop; otherwise
-        it counts places.
+      repeats_numbers: whether ``index_t`` counts the clip's frames, and so restarts with each loop; otherwise, it
+        counts places.
     """
 
     sources: Callable[[int, int], np.ndarray]
@@ -89,16 +89,16 @@ def blanks_frames(config: ConfigDict) -> bool:
 
 
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
-    """A clip's trajectory, padded if it is shorter than the model's. Colours beyond 0-255 are clipped.
+    """A clip's trajectory, padded if it is shorter than the model's. Colours are clipped to 0-255.
 
     Args:
-      whole: (n, V, C), every frame of the clip, see ``trajectories.trajectory``.
+      whole: (n, V, C), every frame of the clip; see ``trajectories.trajectory``.
       length: T.
       padding: a key of ``PADDINGS``.
       channels: names of the C channels, such as "xyrgb".
 
     Returns:
-      (max(n, T), V, C); ``whole`` itself if it is long enough or its frame numbers repeat.
+      (max(n, T), V, C); ``whole`` itself if it is long enough or if its frame numbers repeat.
     """
     mode = PADDINGS[padding]
     if len(whole) >= length or mode.repeats_numbers:
@@ -120,7 +120,7 @@ class View:
     """The frames of a clip that each stream sees.
 
     Attributes:
-      numbers: (T,) int, frame numbers in the padded clip, see ``extended``; they determine ``index_t``.
+      numbers: (T,) int, frame numbers in the padded clip (see ``extended``), which determine ``index_t``.
       trajectory: (T,) int, the clip's frame at each place of the trajectory stream, or ``BLANK``.
       frames: (F,) int, the clip's frame at each place of the frame stream, or ``BLANK``.
     """
@@ -133,8 +133,8 @@ class View:
     def of(cls, config: ConfigDict, n: int, draw: Draw | None = None) -> "View":
         """The view of a clip of ``n`` frames under a whole configuration.
 
-        From a long clip, evaluation takes the last T frames of the trajectory and evenly spaced frames, both ends
-        included; training draws them. With ``data.still``, the clip's first frame is at every place.
+        From a long clip, evaluation takes the last T frames of the trajectory, and evenly spaced frames, both ends
+        included; training draws both. With ``data.still``, the clip's first frame is at every place.
 
         Args:
           config: the whole configuration.
@@ -159,7 +159,7 @@ def distinct_frames(places: np.ndarray) -> np.ndarray:
 
 
 def describe(config: ConfigDict, n: int) -> dict[str, str]:
-    """Which of a clip's ``n`` frames each stream shows in evaluation, in words for the report."""
+    """Describes, for the report, which of a clip's ``n`` frames each stream shows in evaluation."""
 
     def stream(count: int, padding: str, of_long_clip: str) -> str:
         if config.data.still:
@@ -181,7 +181,7 @@ def index_t(numbers: np.ndarray, length: int) -> np.ndarray:
 
 
 def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
-    """The time of each frame of a padded clip, see ``extended``, in seconds from its start.
+    """The time of each frame of a padded clip (see ``extended``), in seconds from its start.
 
     Args:
       n: frames in the clip.
@@ -190,8 +190,8 @@ def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
       fps: frames per second.
 
     Returns:
-      (max(n, T),) float32; (n,) if the padding repeats frame numbers. Frames that only fill up have the time of the
-      last one.
+      (max(n, T),) float32; (n,) if the padding repeats frame numbers. Frames added as padding have the last frame's
+      time.
     """
     mode = PADDINGS[padding]
     frames: np.ndarray = np.arange(n)
@@ -206,11 +206,11 @@ def step_times(times: Any, numbers: Any) -> Any:
     """``Inputs.seconds`` of trajectories, in NumPy or JAX.
 
     Args:
-      times: (..., T) time of the frame at each place, see ``frame_times``.
-      numbers: (..., T) frame numbers at each place.
+      times: (..., T) time of the frame at each place; see ``frame_times``.
+      numbers: (..., T) frame number at each place.
 
     Returns:
-      (..., T) time between neighbouring frames; 0 where a place and the one before do not show neighbours.
+      (..., T) time since the frame at the place before; 0 if the two are not neighbouring frames.
     """
     xp: Any = jnp if isinstance(numbers, jax.Array) else np
     steps = xp.where(abs(xp.diff(numbers)) == 1, abs(xp.diff(times)), 0)
@@ -251,7 +251,7 @@ def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
 
 
 def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
-    """The run of frames that training takes from long trajectories: for one sample or, on the device, for several.
+    """The run of frames that training takes from long trajectories, for one sample or (on the device) several.
 
     Args:
       config: the whole configuration.
@@ -259,7 +259,7 @@ def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
       n: (...,) frames in their clips; the result is undefined if n < T.
 
     Returns:
-      (..., T) frame numbers; None if training draws none and takes those of evaluation.
+      (..., T) frame numbers; None if training uses the same as evaluation.
     """
     if config.data.still or config.data.truncation == "last":
         return None
@@ -267,16 +267,16 @@ def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
 
 
 def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
-    """The frames that training takes from long clips, as ``drawn_run``.
+    """The frames that training takes from long clips; see ``drawn_run``.
 
     Args:
       config: the whole configuration.
       draw: the choices of (...,) samples.
       n: (...,) frames in their clips; the result is undefined if n < F.
-      limit: an upper bound of n.
+      limit: an upper bound on n.
 
     Returns:
-      (..., F) frame numbers in order; None if training draws none and takes those of evaluation.
+      (..., F) frame numbers in order; None if training uses the same as evaluation.
     """
     data, count = config.data, config.model.rgb.num_frames
     if data.still or data.frame_choice == "uniform":

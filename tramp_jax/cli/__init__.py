@@ -14,18 +14,18 @@ from tramp_jax.cli.exit_codes import exit_codes
 # In the order of the help.
 COMMANDS: dict[str, str] = {
     "score": "score videos with a trained model: a table with intervals, and a report for each video",
-    "study": "train the rows of a table that compares models, such as the ablations of the paper",
+    "study": "train the rows of a table that compares models, such as the paper's ablations",
     "calibrate": "set the width of score intervals from a run's validation subjects",
     "export": "write a trained model as an ONNX file",
     "preprocess": "turn videos, folders of images or images into clips with landmarks",
-    "validate": "list all problems of a data set, or verify a packed one",
+    "validate": "list all problems with a data set, or verify a packed one",
     "pack": "write a data set into a few large files that are fast to read in any order",
     "view": "draw a clip's landmarks over its frames, as a video or a sheet of frames",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; returns the exit code."""
+    """Runs one subcommand and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="tramp-jax",
         description="Score facial expressions in short videos from landmark trajectories and frames.",

@@ -25,10 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     keep_compiled()
     found, written = calibrate_run(
-        arguments.checkpoint,
-        which=arguments.which,
-        level=arguments.level,
-        data_root=arguments.data_root,
+        arguments.checkpoint, which=arguments.which, level=arguments.level, data_root=arguments.data_root
     )
     sys.stdout.write(
         f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "
@@ -39,6 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
             f"warning: {found.subjects} people are few for a calibration; clips of one person are alike, so the "
-            "intervals may cover a smaller share of other people's clips than stated\n"
+            "intervals may cover fewer of other people's clips than stated\n"
         )
     return 0

@@ -1,6 +1,6 @@
-"""Command-line arguments that ``pack`` and ``validate`` share: the data set, its folder and its options.
+"""Command-line arguments shared by ``pack`` and ``validate``: the data set, its folder and its options.
 
-Imports the rest of the package only when it runs, so ``--help`` does not wait for jax.
+Imports the rest of the package only when it runs, so that ``--help`` does not wait for jax.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data set, as for --config.data.root")
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
-        help="options of the data set, as in --config.data.KEY=VALUE; separate the values of a list by commas",
+        help="options of the data set, as in --config.data.KEY=VALUE; separate list items by commas",
     )  # fmt: skip
     parser.add_argument("--no-frames", action="store_true", help="only landmarks and colours")
-    parser.add_argument("--no-landmarks", action="store_true", help="only frames, for models that read nothing else")
+    parser.add_argument("--no-landmarks", action="store_true", help="only frames, for models that need nothing else")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
     )
@@ -35,8 +35,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     """Returns the configuration for the arguments, and the parts of each clip to read.
 
     Raises:
-      UserError: no data set is named, an option is unknown (the message has the closest name), or a value has the wrong
-        type.
+      UserError: no data set is named, an option is unknown, or a value has the wrong type.
     """
     from tramp_jax import config as defaults
     from tramp_jax.data import datasets, packed_clips
@@ -44,7 +43,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     name = arguments.dataset
     frames, marks = not arguments.no_frames, not arguments.no_landmarks
     if not (frames or marks):
-        raise UserError("bad_option", "--no-frames and --no-landmarks leave nothing of a clip; use only one of them")
+        raise UserError("bad_option", "--no-frames and --no-landmarks together leave nothing to read; use one of them")
     if arguments.root and packed_clips.is_packed(arguments.root):
         manifest = packed_clips.read_manifest(arguments.root)
         name = name or manifest.name
@@ -64,8 +63,8 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
         if key == "target":
             raise UserError(
                 "bad_option",
-                f"--set {setting}: the rating to learn is an option of training (--config.data.target={text}); check "
-                f"it with `tramp-jax validate --target {text}`",
+                f"--set {setting}: the rating to learn is a training option (--config.data.target={text}); check it "
+                f"with `tramp-jax validate --target {text}`",
             )
         if key not in known:
             close = difflib.get_close_matches(key, known, 1, cutoff=0)

@@ -19,7 +19,7 @@ def exit_codes() -> Iterator[None]:
     """Ends the program with one line and exit code 1 after a user's mistake, or 130 after an interruption.
 
     SIGTERM interrupts like SIGINT. Any other exception passes through with a note, printed below its traceback, that
-    asks the user to report it.
+    asks to report it.
     """
     try:
         with _terminated_like_interrupted():
@@ -42,7 +42,7 @@ def exit_codes() -> Iterator[None]:
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """Turns SIGTERM into KeyboardInterrupt, unless something else handles or ignores it."""
-    main = threading.current_thread() is threading.main_thread()  # only this thread may change signals
+    main = threading.current_thread() is threading.main_thread()  # only the main thread may change signals
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

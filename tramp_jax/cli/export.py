@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if member.config.model.precision != "float32":
         precision = member.config.model.precision
-        sys.stdout.write(f"the model computes in {precision} and the file in float32, so scores differ slightly\n")
+        sys.stdout.write(f"the model computes in {precision}, but the file in float32, so scores differ slightly\n")
     return 0

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shards.add_arguments(parser, "only its files into the folder")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out faulty clips instead of stopping; the manifest lists them"
+        "--skip-bad", action="store_true", help="skip faulty clips instead of stopping; the manifest lists them"
     )
 
 

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV or Excel file of videos with columns path, subject, expression, score, and others",
     )
     parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
-    shards.add_arguments(parser, "a list of its own beside clips.csv")
+    shards.add_arguments(parser, "its own list next to clips.csv")
     parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
-    parser.add_argument("--subject", default="", help="the person in all INPUTs; default: another one in each file")
+    parser.add_argument("--subject", default="", help="the person in all INPUTs; default: a different one in each")
     parser.add_argument("--expression", default="", help="the expression in all INPUTs, such as smile")
     parser.add_argument("--score", type=float, default=float("nan"), help="the rating of all INPUTs")
 
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mediapipe",
         help="mediapipe (default) needs no download; insightface is the paper's, with models for non-commercial "
         "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks; "
-        "table reads NAME.csv of OpenFace or py-feat beside the video NAME.mp4",
+        "table reads NAME.csv from OpenFace or py-feat next to the video NAME.mp4",
     )
-    landmarks.add_argument("--models-dir", type=Path, help="folder with the model files of the source")
+    landmarks.add_argument("--models-dir", type=Path, help="folder with the source's model files")
     landmarks.add_argument(
         "--download", action="store_true", help="download InsightFace's models if they are missing (289 MB)"
     )
@@ -55,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", choices=DETECTORS, default="mediapipe", help="source that finds the face for lucas-kanade"
     )
     landmarks.add_argument("--tracks", type=Path, help="tracks of the one INPUT, or a folder with NAME.npz for each")
-    landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the frames that were tracked")
+    landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the tracked frames")
     landmarks.add_argument(
         "--queries",
         type=Path,
         metavar="FILE",
-        help="save the points of the first frame with a face as query points for a point tracker; makes no clip",
+        help="save the points of the first frame with a face as query points for a point tracker; makes no clips",
     )
 
     video = parser.add_argument_group("video")
@@ -132,14 +132,14 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
         missing = clip_list.collect(jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
-        sys.stdout.write(f"no shard has made a clip of {', '.join(str(job.video) for job in missing)}\n")
+        sys.stdout.write(f"no shard made a clip of {', '.join(str(job.video) for job in missing)}\n")
     return 1 if missing else 0
 
 
 def _source_maker(
     arguments: argparse.Namespace, options: "SourceOptions", count: int
 ) -> Callable[["Job"], "LandmarkSource"]:
-    """Returns a function that gives a job's landmark source: one for all, or with tracks and tables one for each."""
+    """Returns a function job -> landmark source: the same for all jobs, but for tracks and tables, one for each."""
     import dataclasses
 
     from tramp_jax import preprocess
@@ -152,7 +152,7 @@ def _source_maker(
     if arguments.tracks is None or (count > 1 and not arguments.tracks.is_dir()):
         raise UserError(
             "bad_option",
-            "--landmarks tracks needs --tracks FILE, or for several videos a folder with NAME.npz for each",
+            "--landmarks tracks needs --tracks FILE or, for several videos, a folder with NAME.npz for each",
         )
 
     def tracks_of(job: "Job") -> "LandmarkSource":
@@ -166,7 +166,7 @@ def _source_maker(
 
 
 def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
-    """The options that the clip of a job depends on, by their flags."""
+    """The options that a job's clip depends on, by their flags."""
     options: dict[str, object] = {
         "--landmarks": arguments.landmarks,
         "--fps": arguments.fps,
@@ -190,7 +190,7 @@ def _make_clips(
     options: "PreprocessOptions",
     source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
-    """Makes the missing clips of all jobs, or of those of a shard. Reports a video that cannot be used and goes on."""
+    """Makes the missing clips of all jobs, or of a shard's. Reports a video that cannot be used and continues."""
     from tqdm import tqdm
 
     from tramp_jax import progress

@@ -1,6 +1,6 @@
-"""Replaces names of people and files in tables and reports by salted hashes (``tramp-jax score --anonymise``).
+"""Replaces names of people and files in tables and reports with salted hashes (``tramp-jax score --anonymise``).
 
-Whoever has the salt can test whether a name belongs to a pseudonym, so the salt stays with you.
+Anyone with the salt can test whether a name belongs to a pseudonym, so keep the salt to yourself.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from tramp_jax.report.record import Evidence
 
 _SALT_BYTES = 32
-_HIDDEN = "left out"
+_HIDDEN = "hidden"
 
 
 class Pseudonyms:
     """Makes pseudonyms from the salt in a file, which is created if it does not exist.
 
-    Equal salts give equal pseudonyms. All of one salt share ``prefix``.
+    Equal salts give equal pseudonyms. All pseudonyms of a salt share ``prefix``.
 
     Args:
-      path: the file with the salt, readable by its owner only.
+      path: the file with the salt, readable only by its owner.
       runs: folders of the models, which may also contain names.
 
     Raises:
-      UserError: damaged_file, if the file is not a salt; no_permission, if others can read it.
+      UserError: damaged_file if the file is not a salt; no_permission if others can read it.
     """
 
     def __init__(self, path: Path, runs: Sequence[Path] = ()):
@@ -56,11 +56,11 @@ class Pseudonyms:
         self.prefix = f"anon-{self.digest('salt')[:4]}-"
 
     def digest(self, text: str) -> str:
-        """Salted hash of a text, 12 hexadecimal digits."""
+        """Salted hash of a text, 12 hex digits."""
         return hmac.new(self._salt, text.encode(errors="surrogateescape"), "sha256").hexdigest()[:12]
 
     def of(self, name: str) -> str:
-        """The pseudonym of a person or of the real path of a file."""
+        """The pseudonym of a person, or of a file's real path."""
         return self.prefix + self.digest(name)
 
     def of_input(self, path: str | Path) -> str:
@@ -68,7 +68,7 @@ class Pseudonyms:
         return self.of(os.path.realpath(path))
 
     def hide(self, text: str, path: str, info: ClipInfo | None = None) -> str:
-        """Replaces the names of an input, of its clip and person, and of the folders of the models in a text.
+        """Replaces, in a text, the names of an input, its clip and person, and the models' folders.
 
         A name inside a longer word stays.
         """
@@ -81,12 +81,12 @@ class Pseudonyms:
         return re.sub(rf"({self.prefix}\w+)[/\\][^\s:;,]+", r"\1", text)  # files in the folder of an input
 
     def person(self, info: ClipInfo) -> str:
-        """The pseudonym of the person in a clip; "" if there is no name."""
+        """The pseudonym of the person in a clip; "" without a name."""
         return info.subject and self.of(f"subject {info.subject}")
 
 
 def _spellings(path: str) -> set[str]:
-    """The spellings of a path that a message may contain, its folder, its file name, and that without the ending."""
+    """The spellings of a path that a message may contain: paths, folders, and file names with and without ending."""
     if not path:
         return set()
     paths = {Path(path), Path(path).expanduser(), Path(path).absolute(), Path(os.path.realpath(path))}
@@ -95,7 +95,7 @@ def _spellings(path: str) -> set[str]:
 
 
 def anonymous(evidence: "Evidence", path: str, pseudonyms: Pseudonyms) -> "Evidence":
-    """The contents of a report without names. Its pictures of the face stay."""
+    """Removes names from the contents of a report. Pictures of the face stay."""
     info, own = evidence.clip.info, pseudonyms.of_input(path)
     new = dataclasses.replace(info, id=own, subject=pseudonyms.person(info), group="", source="")
     return dataclasses.replace(

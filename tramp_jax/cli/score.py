@@ -26,31 +26,13 @@ if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
 
 WITHHELD = "withheld"
+# fmt: off
 COLUMNS = (
-    "input",
-    "status",
-    "score",
-    "low",
-    "high",
-    "level",
-    "ratings",
-    "raw",
-    "expression",
-    "frames",
-    "frames_used",
-    "fps",
-    "missing_ratio",
-    "outside",
-    "jitter",
-    "yaw",
-    "landmarks",
-    "model",
-    "interval",
-    "warnings",
-    "reason",
-    "report",
+    "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
+    "missing_ratio", "outside", "jitter", "yaw", "landmarks", "model", "interval", "warnings", "reason", "report",
     "settings",
 )
+# fmt: on
 _TEXTS = ("reason", "warnings", "interval")  # columns that may contain names
 
 
@@ -59,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="a video, a folder of images, a clip of preprocess, a folder of videos or of such clips, a table of "
-        "landmarks (.csv of OpenFace or py-feat), or a pattern",
+        help="a video, a folder of images, a clip made by preprocess, a folder of videos or of such clips, a landmark "
+        "table (.csv from OpenFace or py-feat), or a pattern",
     )
     parser.add_argument(
         "--checkpoint",
@@ -72,21 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument(
-        "--expression",
-        default="",
-        help="the expression that the person was asked to show; default: the model's",
+        "--expression", default="", help="the expression that the person was asked to make; default: the model's"
     )
     parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
     parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
     parser.add_argument(
         "--anonymise",
         action="store_true",
-        help="write salted hashes into the table and reports instead of the names of people and files; faces stay",
+        help="replace the names of people and files in the table and reports with salted hashes; faces stay",
     )
     parser.add_argument(
         "--salt", type=Path, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
     )
-    shards.add_arguments(parser, "a table of its own")
+    shards.add_arguments(parser, "its own table")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report for each input into this folder")
     parser.add_argument(
         "--no-attribution",
@@ -104,15 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("auto", "jax", "onnx"),
         default="auto",
-        help="library that computes scores; auto (default): on a CPU onnx, which is faster, if installed; else jax",
+        help="library that computes scores; auto (default): onnx on a CPU if installed, which is faster; else jax",
     )
     parser.add_argument(
         "--landmarks",
         choices=WITHOUT_FILES,
         default="mediapipe",
-        help="landmark source for videos; use the one that the model was trained with (see preprocess --help)",
+        help="landmark source for videos; use the one the model was trained with (see preprocess --help)",
     )
-    parser.add_argument("--models-dir", type=Path, help="folder with the model files of the landmark source")
+    parser.add_argument("--models-dir", type=Path, help="folder with the landmark source's model files")
     parser.add_argument(
         "--fps",
         type=float,
@@ -121,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images-fps", type=float, default=25.0, help="frame rate of a folder of images (default 25)")
     parser.add_argument(
-        "--max-gap", type=int, default=5, help="bridge gaps of up to this many frames without a face (default 5)"
+        "--max-gap", type=int, default=5, help="interpolate up to this many frames without a face (default 5)"
     )
     parser.add_argument(
         "--keep",
@@ -135,10 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.collect:
         return _collect(arguments.out, arguments.overwrite)
     if not (arguments.inputs and arguments.checkpoint):
-        raise UserError("missing_option", "name the INPUTs to score, and with --checkpoint the model's run")
+        raise UserError("missing_option", "name the INPUTs to score, and the model's run with --checkpoint")
     shard = shards.parse(arguments.shard) if arguments.shard else None
     out = shard.path(arguments.out) if shard else arguments.out
-    with locked(out):  # from the first reading of the table to its last writing
+    with locked(out):  # from the table's first read to its last write
         return _score(arguments, out, shard)
 
 
@@ -156,7 +136,7 @@ def _collect(out: Path, overwrite: bool) -> int:
 
 
 def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None) -> int:
-    """Scores the inputs that the table ``out`` lacks; returns the exit code."""
+    """Scores the inputs missing from the table ``out``; returns the exit code."""
     from tqdm import tqdm
 
     from tramp_jax import progress
@@ -240,7 +220,7 @@ def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:
-    """The reason for the table, and the message for the terminal, which adds a traceback if it is our bug."""
+    """The reason for the table, and the message for the terminal, which has a traceback if it is our bug."""
     mistake = as_user_error(error)
     if mistake is not None:
         return str(mistake), str(mistake)
@@ -267,9 +247,9 @@ def _is_video(path: Path) -> bool:
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """Expands names and patterns to inputs, each once. A name that exists is never a pattern.
+    """Expands names and patterns to inputs, without repeats. A name that exists is never a pattern.
 
-    A folder of videos, or of clips of ``tramp-jax preprocess``, expands to these.
+    A folder of videos, or of clips made by ``tramp-jax preprocess``, expands to its contents.
 
     Raises:
       UserError: nothing matches a pattern, or a folder holds both videos and images.
@@ -301,19 +281,19 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _identity(path: object) -> str:
-    """One form for all spellings of a path: absolute, relative, and through links."""
+    """The same string for all spellings of a path: absolute, relative, or through links."""
     return os.path.realpath(str(path))
 
 
 class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row, however its path is spelt. The row is replaced if the input is scored again: because it
-    failed, or because the file, the model's calibration or an option has changed.
+    An input has one row, however its path is spelt. The row is replaced if the input is scored again because it failed,
+    or because the file, the model's calibration or an option has changed.
 
     Raises:
-      UserError: not_scores, if the file exists but is not a table of scores; bad_option, if it has names and should
-        not, or has pseudonyms of another salt.
+      UserError: not_scores if the file exists but is not a table of scores; bad_option if it has names but should not,
+        or has pseudonyms of another salt.
     """
 
     def __init__(self, path: Path, overwrite: bool, pseudonyms: Pseudonyms | None = None):
@@ -334,19 +314,17 @@ class Table:
         if not cell.startswith(self._pseudonyms.prefix):
             raise UserError(
                 "bad_option",
-                f"{self.path} has names, or pseudonyms of another salt; name another table with --out, the right salt "
-                "with --salt, or replace the table with --overwrite",
+                f"{self.path} has names, or pseudonyms of another salt; name another table with --out or the right "
+                "salt with --salt, or replace the table with --overwrite",
             )
         return cell
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The row of this input, if its score was computed or withheld with these settings."""
         row = self._rows.get(self._key(path))
-        return (
-            row
-            if row is not None and (row["status"], row["settings"]) in (("ok", settings), (WITHHELD, settings))
-            else None
-        )
+        if row is None or row["status"] not in ("ok", WITHHELD) or row["settings"] != settings:
+            return None
+        return row
 
     def check_model(self, model: str) -> None:
         """Refuses to mix scores of two models in one table.
@@ -371,7 +349,7 @@ class Table:
         _write(self.path, self._rows.values())
 
     def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> None:
-        """Appends one row, of the clip called ``info``; it is on disk when this returns."""
+        """Appends one row, of the clip ``info``; it is on disk when this returns."""
         path = str(row["input"])
         key = self._key(path)
         if self._pseudonyms:
@@ -383,7 +361,7 @@ class Table:
 
 
 def _check_models(path: Path, models: Sequence[str]) -> None:
-    """Refuses rows of a table, or of its parts, whose model is not that of the first one."""
+    """Refuses rows of a table, or of its parts, whose model differs from the first one's."""
     if others := sorted(set(models) - set(models[:1])):
         raise UserError(
             "other_model",
@@ -398,14 +376,14 @@ def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
 
 
 def _read(path: Path) -> list[dict[str, object]]:
-    """Reads the rows of a table of scores. Leaves out a row that was cut short."""
+    """Reads the rows of a table of scores. Skips a row that was cut short."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
     except (ValueError, csv.Error):  # another encoding, or empty
         header, rows = [], []
     if tuple(header) != COLUMNS:
-        raise UserError("not_scores", f"{path} is not a table that this version wrote; name another file with --out")
+        raise UserError("not_scores", f"{path} is not a table written by this version; name another file with --out")
     whole = (map(tables.unguarded, row) for row in rows if len(row) == len(COLUMNS))
     return [dict(zip(COLUMNS, row, strict=True)) for row in whole]
 
@@ -419,9 +397,8 @@ class _Reports:
 
     def path(self, path: str) -> Path:
         """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
-        if self._pseudonyms:
-            return self._folder / self._ending(path)
-        return self._folder / f"{Path(path).stem or 'clip'}{self._ending(path)}"
+        name = "" if self._pseudonyms else Path(path).stem or "clip"
+        return self._folder / f"{name}{self._ending(path)}"
 
     def _ending(self, path: str) -> str:
         if self._pseudonyms:

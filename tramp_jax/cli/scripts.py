@@ -40,22 +40,22 @@ def run(main: Callable[[], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs on disk, so folds, resumed runs and later calls compile nothing twice."""
+    """Keeps compiled programs on disk, so that folds, resumed runs and later calls compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     try:
         from jax._src import compilation_cache
-    except ImportError:  # a private name that may move; without it, JAX only warns of a damaged program
+    except ImportError:  # a private name that may move; without it, JAX only warns about a damaged program
         return
     read = getattr(compilation_cache, "get_executable_and_time", None)
-    if read is not None and not isinstance(read, _Mending):
-        setattr(compilation_cache, read.__name__, _Mending(read))
+    if read is not None and not isinstance(read, _RepairingReader):
+        setattr(compilation_cache, read.__name__, _RepairingReader(read))
 
 
-class _Mending:
-    """Reads compiled programs. Deletes one that cannot be read, so JAX compiles and writes it again.
+class _RepairingReader:
+    """Reads compiled programs, and deletes any that cannot be read, so that JAX compiles and writes it again.
 
-    A kill or a full disk cuts such a file short. JAX alone would warn at every start and never replace it.
+    A kill or a full disk can cut such a file short. JAX alone would warn at every start and never replace it.
     """
 
     def __init__(self, read: Callable[..., Any]):
@@ -104,7 +104,7 @@ def plain_message(message: str) -> str:
         (": invalid literal for int", "a whole number"),
         (": could not convert string to float", "a number"),
         (": ('Non-boolean argument", "True or False"),
-        (": Failed to parse", "a group of options, each of which has its own flag"),
+        (": Failed to parse", "a group of options; each has its own flag"),
     ):
         before, found, _ = message.partition(words)
         if found:
@@ -121,7 +121,7 @@ def check_recipe(arguments: Sequence[str]) -> pathlib.Path | None:
     """Finds the file of ``--config`` before it runs; returns it, or None without ``--config``.
 
     Raises:
-      UserError: missing_recipe, naming the closest one; or bad_option, if the recipe takes no arguments.
+      UserError: missing_recipe, naming the closest one; or bad_option if the recipe takes no arguments.
     """
     given = [text.removeprefix("--config=") for text in arguments if text.startswith("--config=")]
     given += [text for flag, text in itertools.pairwise(arguments) if flag == "--config"]

@@ -1,4 +1,4 @@
-"""``tramp-jax study``: trains the rows of a table and makes the table."""
+"""``tramp-jax study``: trains the rows of a table, and makes the table."""
 
 import argparse
 import pathlib
@@ -24,18 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data, if the recipe needs one")
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="folder of the study; runs in it are continued")
     parser.add_argument("--seeds", type=int, metavar="N", help="train every row N times (default: 3; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="tiny settings, to see that everything runs")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs, their steps and the hours of a GPU")
+    parser.add_argument("--quick", action="store_true", help="tiny settings, to check that everything runs")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs, their steps and their GPU hours")
     parser.add_argument(
         "--tflops",
         type=float,
         default=50.0,
         metavar="N",
-        help="what the GPU reaches in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
+        help="speed of the GPU in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
     )
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--shard", metavar="I/N", help="do every N-th run only, for job arrays; then --collect")
-    part.add_argument("--collect", action="store_true", help="train nothing; make the table from what is there")
+    part.add_argument("--shard", metavar="I/N", help="do only every N-th run, for job arrays; then --collect")
+    part.add_argument("--collect", action="store_true", help="train nothing; make the table from existing runs")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _dry_run(study, runs, arguments.tflops)
     if not arguments.collect:
         scripts.keep_compiled()
-        if arguments.quick:  # programs that run a few times take most of their time to optimise
+        if arguments.quick:  # optimising programs that run only a few times takes longer than it saves
             jax.config.update("jax_disable_most_optimizations", True)
         runner.execute(shards.parse(arguments.shard).take(runs) if arguments.shard else runs)
     draws = 0 if arguments.quick else table.DRAWS
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(study: "Study", runs: "Sequence[Run]", tflops: float) -> int:
-    """Prints what a study costs; without the data, by the published number of clips."""
+    """Prints what a study costs, based on the published number of clips if the data is missing."""
     from tramp_jax.studies import cost
 
     seeds = len({each.seed for each in runs})

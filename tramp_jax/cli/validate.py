@@ -1,4 +1,4 @@
-"""``tramp-jax validate``: lists all problems of a data set."""
+"""``tramp-jax validate``: lists all problems with a data set."""
 
 import argparse
 import pathlib

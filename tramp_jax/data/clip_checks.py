@@ -1,4 +1,4 @@
-"""Checks of one clip from any data set."""
+"""Checks one clip of any data set."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,9 @@ from tramp_jax.data.problems import Problem
 
 
 def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
-    """Yields each contradiction to the documentation of ``Clip``; decodes the images.
+    """Yields every way in which a clip breaks the rules of ``Clip``; decodes the images.
 
-    Args:
-      clip: the clip.
-      with_landmarks: False for a clip of frames only, whose landmarks are NaN.
+    ``with_landmarks`` is False for a clip of frames only, whose landmarks are NaN.
     """
     place, count, name = place_of(clip.info), clip.info.num_frames, clip.info.id
     points = clip.landmarks
@@ -44,5 +42,5 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
 
 
 def place_of(info: ClipInfo) -> str:
-    """Where a clip is from, for a message."""
+    """Where a clip comes from, for messages."""
     return f"{info.source} (clip {info.id})" if info.source else f"clip {info.id}"

@@ -1,7 +1,6 @@
 """Reads the files of a clip strictly: arrays of points and colours, folders of images. Nothing in a file is executed.
 
-A reader passes a ``Problems``, which decides whether the first problem is raised or all are collected. Frames count
-from 1 in messages.
+A reader passes a ``Problems``, which raises the first problem or collects all of them. Messages count frames from 1.
 """
 
 import dataclasses
@@ -25,12 +24,11 @@ from tramp_jax.data.source import Wanted
 
 FRAME_SIZE = 256  # pixels, both sides of a face crop
 
-MAX_NUMBERS = 2**25  # in one array; landmarks of an hour of video have 20 million
+MAX_NUMBERS = 2**25  # in one array; the landmarks of an hour of video have 20 million
 _MAX_IMAGE_BYTES = 64 << 20
 _MAX_GAPS = 5  # listed in a message
 
-_IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each kind of file
-
+_IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each file type
 
 # NumPy parses headers with ``ast``, which fails in several threads at once in some versions of Python.
 _PARSING = threading.Lock()
@@ -41,16 +39,16 @@ class ClipFiles:
     """The files of one clip.
 
     Attributes:
-      frames: folder of its images.
+      frames: the folder of its images.
       landmarks: .npy file of (n, P, 2).
       layouts: possible layouts of the landmarks; the number of points P decides among them.
       fps: frames per second.
       cure: how to restore the files; ends each message.
       colours: .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames.
-      depth: .npy file of (n, P); None if there is none.
-      adapt: applied to the array of landmarks before its shape is checked.
-      gapless: False accepts missing numbers in the names of the images.
-      any_size: True accepts images of any size, unless the colours are taken from them.
+      depth: .npy file of (n, P), or None.
+      adapt: applied to the landmark array before its shape is checked.
+      gapless: False accepts missing numbers in the images' names.
+      any_size: True accepts images of any size, unless the colours come from them.
     """
 
     frames: Path
@@ -66,9 +64,9 @@ class ClipFiles:
 
 
 def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Problems) -> Clip | None:
-    """Reads the wanted parts of a clip, see ``source.FileSource``.
+    """Reads the wanted parts of a clip; see ``source.FileSource``.
 
-    For a collector the clip has all frames that were read, and no colours that are taken from them.
+    If ``problems`` collects, the clip keeps all frames that were read, and colours are not taken from them.
     """
     found: tuple[np.ndarray, str] | None = no_points(info)
     pixels: np.ndarray | None = None
@@ -137,7 +135,7 @@ def _npy_shape(file: IO[bytes], size: int) -> tuple[int, ...]:
         raise ValueError("Object arrays cannot be loaded when allow_pickle=False")  # as NumPy says
     numbers = math.prod(shape)
     if min(shape, default=1) < 0 or numbers > MAX_NUMBERS or numbers * dtype.itemsize > min(size, 8 * MAX_NUMBERS):
-        raise ValueError(f"it declares {dtype} of shape {shape}, more than the file holds or {MAX_NUMBERS:,} numbers")
+        raise ValueError(f"it declares {dtype} of shape {shape}, beyond the file or {MAX_NUMBERS:,} numbers")
     return shape
 
 
@@ -151,14 +149,14 @@ def npy_length(path: Path) -> int:
 
 
 def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, ndim: int = 3) -> np.ndarray | None:
-    """A numeric array from a plain .npy file; None if it cannot be used.
+    """Reads a numeric array from a plain .npy file; None if it cannot be used.
 
     Args:
-      path: of the file.
-      clip: id for the message.
-      what: "landmarks" or "colours", for the message and the kind of problem.
-      cure: end of the message, such as "extract them again".
-      problems: takes a file that is missing or damaged, or holds anything else.
+      path: the file.
+      clip: the clip's id, for messages.
+      what: "landmarks" or "colours", for messages and the kind of problem.
+      cure: ends each message, e.g. "extract them again".
+      problems: takes a missing, damaged or wrong file.
       ndim: number of axes.
     """
     if not path.is_file():
@@ -185,16 +183,14 @@ def read_points(
     size: int | None = FRAME_SIZE,
     adapt: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, str] | None:
-    """The landmarks of a clip and their layout; None if they cannot be used. See ``ClipFiles`` for the arguments.
+    """Reads the landmarks of a clip and their layout; None if they cannot be used.
 
     Args:
-      path: of the file.
-      info: of the clip.
-      layouts: that are possible.
-      cure: end of a message.
+      path: the file.
+      info: the clip.
+      layouts, cure, adapt: see ``ClipFiles``.
       problems: takes what is wrong with the file, its shape, or its points (``landmark_checks``).
-      size: of the frame in pixels; None if unknown.
-      adapt: see ``ClipFiles``.
+      size: the frame's size in pixels; None if unknown.
 
     Returns:
       (info.num_frames, P, 2) float32, and the name of the layout.
@@ -207,7 +203,7 @@ def read_points(
     layout = possible.get(array.shape[1])
     if layout is None or array.shape[2] != 2:
         shapes = " or ".join(f"(frames, {count}, 2)" for count in possible)
-        problems.add("wrong_shape", f"{path}: has the shape {array.shape}, not {shapes}; {cure}", info.id)
+        problems.add("wrong_shape", f"{path}: has shape {array.shape}, not {shapes}; {cure}", info.id)
         return None
     before = len(problems.found)
     _check_length(array, path, info, "landmarks", cure, problems)
@@ -224,12 +220,12 @@ def read_points(
 
 
 def no_points(info: ClipInfo) -> tuple[np.ndarray, str]:
-    """Stands for landmarks that are not wanted: (n, 73, 2) NaN, and a layout."""
+    """Stands in for unwanted landmarks: (n, 73, 2) NaN, and a layout."""
     return np.full((info.num_frames, 73, 2), np.nan, np.float32), "insightface73"
 
 
 def read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems: Problems) -> np.ndarray | None:
-    """The depth of a clip's landmarks, (n, P) float32; None if it cannot be used."""
+    """Reads the depth of a clip's landmarks, (n, P) float32; None if it cannot be used."""
     depth = read_array(path, info.id, "depth", cure, problems, ndim=2)
     if depth is None:
         return None
@@ -241,16 +237,16 @@ def read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems:
 
 
 def read_colours(path: Path, info: ClipInfo, cure: str, problems: Problems) -> np.ndarray | None:
-    """The colours under a clip's landmarks, (n, 63, 3) uint8 RGB; None if they cannot be used."""
+    """Reads the colours under a clip's landmarks, (n, 63, 3) uint8 RGB; None if they cannot be used."""
     array = read_array(path, info.id, "colours", cure, problems)
     if array is None:
         return None
     if array.shape[1:] not in ((71, 3), (63, 3)):
-        message = f"{path}: has the shape {array.shape}, not (frames, 71, 3) or (frames, 63, 3); {cure}"
+        message = f"{path}: has shape {array.shape}, not (frames, 71, 3) or (frames, 63, 3); {cure}"
         problems.add("wrong_shape", message, info.id)
         return None
     _check_length(array, path, info, "colours", cure, problems)
-    wrong = ~((array >= 0) & (array <= 255)).all((1, 2))  # true for NaN as well
+    wrong = ~((array >= 0) & (array <= 255)).all((1, 2))  # also true for NaN
     if wrong.any():
         message = f"{path}: has colours outside 0-255, first in frame {wrong.argmax() + 1}; {cure}"
         problems.add("colours_out_of_range", message, info.id)
@@ -272,12 +268,12 @@ def _expected(info: ClipInfo) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images (.jpg, .jpeg, .png) in a folder in natural order of their names (2.jpg before 10.jpg)."""
+    """The images (.jpg, .jpeg, .png) in a folder, in natural order (2.jpg before 10.jpg)."""
     return files_in(folder, _IMAGES) if folder.is_dir() else []
 
 
 def files_in(folder: Path, endings: Collection[str]) -> list[Path]:
-    """The files of a folder with one of the endings, in natural order; no hidden ones, folders, pipes or devices.
+    """The regular files in a folder with one of these endings, in natural order. Skips hidden files.
 
     Raises:
       OSError: the folder cannot be opened.
@@ -288,9 +284,9 @@ def files_in(folder: Path, endings: Collection[str]) -> list[Path]:
 
 
 def numbering_gaps(files: Sequence[Path]) -> str:
-    """The missing numbers in the names of a clip's images, such as "3, 7-9"; "" for none.
+    """The numbers missing from the names of a clip's images, such as "3, 7-9"; "" if none are.
 
-    Images that are not numbered one by one, such as every second frame, have no gaps.
+    If most steps are larger than 1, as for every second frame, there are no gaps.
     """
     named = [re.fullmatch(r"(.*?)([0-9]+)", file.stem, re.ASCII) for file in files]
     if len(files) < 2 or len({match[1] if match else None for match in named}) != 1 or not all(named):
@@ -307,16 +303,16 @@ def numbering_gaps(files: Sequence[Path]) -> str:
 def read_frames(
     folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = FRAME_SIZE
 ) -> tuple[bytes, ...]:
-    """The image files of a clip, one per frame, not decoded.
+    """Reads the image files of a clip, one per frame, without decoding them.
 
     Args:
-      folder: of the images.
-      info: of the clip.
-      cure: end of a message.
-      problems: takes a missing folder, a wrong number of images, and a file that does not begin as its kind does. For a
-        collector every image is decoded, to find all that is wrong with it.
-      gapless: whether a missing number in the names of the images is an error, else a warning.
-      size: that both sides of a decoded image must have, in pixels; 0 for any.
+      folder: the folder of the images.
+      info: the clip.
+      cure: ends each message.
+      problems: takes a missing folder, a wrong number of images, and files that do not begin like their type. A
+        collector also decodes every image, to find everything that is wrong with it.
+      gapless: whether a number missing from the images' names is an error; otherwise, a warning.
+      size: the required width and height of a decoded image, in pixels; 0 for any.
     """
     if not folder.is_dir():
         problems.add("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {cure}", info.id)
@@ -325,8 +321,8 @@ def read_frames(
     gaps = numbering_gaps(files)
     if len(files) != info.num_frames:
         kind = "missing_frames" if len(files) < info.num_frames else "extra_frames"
-        without = f" (number {gaps} is missing)" if gaps else ""
-        message = f"{folder}: has {len(files)} images{without}, but {_expected(info)}; {cure}"
+        missing = f" (number {gaps} is missing)" if gaps else ""
+        message = f"{folder}: has {len(files)} images{missing}, but {_expected(info)}; {cure}"
         problems.add(kind, message, info.id)
     elif gaps:
         message = (
@@ -355,7 +351,7 @@ def colours_under(
     """The colours under the 63 points: n frames of FRAME_SIZE and points (n, P, 2) -> (n, 63, 3) uint8 RGB.
 
     Raises:
-      DataError: a frame that cannot be decoded or has another size. It names the image in ``folder``.
+      DataError: names the image in ``folder`` that cannot be decoded or has another size.
     """
     chosen = landmarks.select(points, layout)
     colours = []

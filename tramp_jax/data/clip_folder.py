@@ -1,6 +1,6 @@
-"""A clip in a folder of its own, as ``tramp-jax preprocess`` writes it.
+"""A clip in its own folder, as ``tramp-jax preprocess`` writes it.
 
-CLIP/*.jpg         or .png: face crops of 256×256 in natural order of their names (2.jpg before 10.jpg)
+CLIP/*.jpg         or .png: face crops of 256×256, in natural order (2.jpg before 10.jpg)
 CLIP/landmarks.npy (n, P, 2), pixels of the crop
 CLIP/clip.json     {"layout": "insightface106", "fps": 25.0}; layout is a key of ``landmarks.LAYOUTS``
 CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else taken from the frames
@@ -32,10 +32,10 @@ _AGAIN = "make the clip again with `tramp-jax preprocess`"
 
 
 def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = True) -> Clip:
-    """Reads a clip folder on its own. What clip.json does not say is "", or NaN for the score.
+    """Reads a clip folder that no list describes. Fields that clip.json lacks become "", or NaN for the score.
 
     Args:
-      folder: of the clip.
+      folder: the clip's folder.
       with_frames: whether to read the frames, if there are any.
       with_pixels: whether to read the colours under the landmarks, from colours.npy or else from the frames.
 
@@ -44,7 +44,7 @@ def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = 
     """
     folder, problems = Path(folder), Problems()
     count = count_frames(folder, folder.name, problems)
-    described = _described(folder, folder.name, problems)
+    described = _read_description(folder, folder.name, problems)
     targets = described.get("targets", {})
     try:
         info = ClipInfo(
@@ -72,7 +72,7 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
     before = len(problems.found)
     described: dict[str, Any] = {}
     if wanted.landmarks or (folder / DESCRIPTION).is_file():  # frames need no description
-        described = _described(folder, info.id, problems)
+        described = _read_description(folder, info.id, problems)
     layout = described.get("layout")
     layouts = tuple(name for name in landmarks.LAYOUTS if name == layout)
     if wanted.landmarks and not layouts and len(problems.found) == before:
@@ -98,18 +98,18 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
 
 
 def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bool = True, place: str = "") -> int:
-    """Number of frames of a clip: of its landmarks, without reading them, or else of its images.
+    """Counts a clip's frames by its landmarks (without reading them), or by its images if landmarks are not wanted.
 
     Args:
-      folder: of the clip.
+      folder: the clip's folder.
       clip: its id.
-      problems: takes a folder that is missing or not preprocessed, or a damaged file of landmarks; then returns 0.
+      problems: takes a folder that is missing or not preprocessed, or a damaged landmark file; the count is then 0.
       with_landmarks: False if landmarks are not wanted.
       place: where the folder is listed, for messages.
     """
     path = folder / LANDMARKS
     if folder.is_file() and folder.suffix.lower() in _VIDEOS:
-        message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and list that"
+        message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and list the clip instead"
         problems.add("not_preprocessed", place + message, clip)
     elif not folder.is_dir():
         problems.add("missing_clip", f"{place}{folder}: no such clip folder; correct its path", clip)
@@ -129,13 +129,13 @@ def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bo
     return 0
 
 
-def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
+def _read_description(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
     """The contents of clip.json; {} if it cannot be used."""
     path = folder / DESCRIPTION
     try:
         return json_files.read(path, _AGAIN)
     except FileNotFoundError:
-        message = f'{path}: no such file; it must name the layout of the landmarks: {{"layout": NAME}}; {_AGAIN}'
+        message = f'{path}: no such file; it must name the landmark layout: {{"layout": NAME}}; {_AGAIN}'
     except UserError as error:
         message = error.message
     problems.add("bad_description", message, clip)
@@ -143,19 +143,19 @@ def _described(folder: Path, clip: str, problems: Problems) -> dict[str, Any]:
 
 
 def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
-    """Writes a clip folder whole or not at all: under a temporary name first.
+    """Writes a clip folder completely or not at all.
 
-    Frames that are image files are stored unchanged, arrays as JPEG of quality 95. If the process is killed, it leaves
-    a folder whose name begins with a dot; readers ignore it.
+    Image files are stored unchanged, frame arrays as JPEG of quality 95. A killed process leaves a folder whose name
+    begins with a dot, which readers ignore.
 
     Args:
-      folder: the folder to create, with its parents.
+      folder: the folder to create, along with its parents.
       clip: the clip. ``read_clip(folder)`` returns the same.
       overwrite: whether to replace an existing clip.
 
     Raises:
-      UserError: file_exists if the folder exists and ``overwrite`` is False, or the folder is not a clip's.
-      ValueError: the parts of the clip do not fit together.
+      UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip.
+      ValueError: the parts of the clip are inconsistent.
     """
     folder = Path(folder).expanduser().absolute()
     _check(clip)
@@ -165,7 +165,7 @@ def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
         message = f"{folder}: exists and is not a clip (it has no {DESCRIPTION}), so it is not overwritten"
         raise UserError("file_exists", f"{message}; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # In the same parent, because a folder cannot be renamed across disks.
+    # In the same parent, because a rename cannot cross disks.
     made, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
     made.mkdir()
     try:
@@ -179,7 +179,7 @@ def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
 
 
 def _check(clip: Clip) -> None:
-    """Refuses what ``read_clip`` would refuse."""
+    """Raises ValueError for a clip that ``read_clip`` would refuse."""
     landmarks.layout_of(clip.landmarks, clip.layout)
     count, name = len(clip.landmarks), f"clip {clip.info.id}"
     if not count or not np.isfinite(clip.landmarks).all():

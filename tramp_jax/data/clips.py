@@ -18,12 +18,12 @@ class ClipInfo:
 
     Attributes:
       id: unique within its data set.
-      subject: the person. Splits are made over subjects, never over clips.
-      expression: the task that the person was asked to do, such as "smile".
+      subject: the person. Splits are over subjects, never over clips.
+      expression: what the person was asked to do, such as "smile".
       score: the clinician's rating, which is the regression target; a class number for classification.
       num_frames: length of the clip.
       group: the subject's group, such as a diagnosis; "" if unknown.
-      targets: other ratings by name, such as (("symmetry", 3.0),). ``data.target`` can choose one of them.
+      targets: other ratings by name, such as (("symmetry", 3.0),). ``data.target`` can select one of them.
       source: where the clip was read from (file, row or folder), for messages and provenance.
     """
 
@@ -50,7 +50,7 @@ class Clip:
       fps: frames per second.
       depth: (n, P) float32, distance of each point behind the image plane in pixels; None if the landmark detector
         does not estimate it.
-      frame_size: (height, width) of the frames that the landmarks were found in; None if ``frames`` have this size.
+      frame_size: (height, width) of the frames the landmarks were found in; None if ``frames`` have this size.
     """
 
     info: ClipInfo
@@ -75,7 +75,7 @@ def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
     """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB.
 
     Raises:
-      UserError: bytes that are not a readable image.
+      UserError: the bytes are not a readable image.
     """
     if isinstance(frame, np.ndarray):
         return frame

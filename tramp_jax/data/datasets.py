@@ -21,7 +21,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def _reader(name: str) -> Any:
-    """The module that reads data set ``name``, see ``readers``.
+    """The module that reads data set ``name``; see ``readers``.
 
     Raises:
       UserError: bad_option, for an unknown name.
@@ -32,7 +32,7 @@ def _reader(name: str) -> Any:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options that ``config.data`` needs for data set ``name``, with their defaults: its name, and its own options.
+    """The options of data set ``name`` in ``config.data``, with their defaults, and its name.
 
     Raises:
       UserError: bad_option, for an unknown name.
@@ -46,12 +46,12 @@ def path_options(name: str) -> list[str]:
 
 
 def facts(name: str) -> Facts:
-    """What holds for every clip of data set ``name``; nothing if there is no reader of that name."""
+    """What holds for every clip of data set ``name``. Empty if there is no such reader."""
     return _reader(name).FACTS if name in READERS else Facts()
 
 
 def wanted_by(config: ConfigDict) -> Wanted:
-    """The parts of a clip that the model of a whole configuration reads, or that its loss compares with."""
+    """The parts of a clip that the model or the loss of a whole configuration needs."""
     model = config.model
     trajectories = reads_trajectories(model)
     colours = trajectories and "rgb" in channels.stored(model.trajectory.channels)
@@ -59,7 +59,7 @@ def wanted_by(config: ConfigDict) -> Wanted:
 
 
 def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:
-    """Opens the data set of ``config.data``. ``config.data.root`` may be a copy of it packed by ``tramp-jax pack``.
+    """Opens the data set of ``config.data``. ``config.data.root`` may be a copy made by ``tramp-jax pack``.
 
     Args:
       config: the whole configuration.
@@ -67,7 +67,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
       problems: collects what is wrong; None raises the first error.
 
     Raises:
-      UserError: an unknown name, or data that is absent or broken, with what to do.
+      UserError: an unknown name, or data that is missing or broken.
     """
     data, wanted, problems = config.data, wanted or wanted_by(config), problems or Problems()
     if data.root and packed_clips.is_packed(data.root):
@@ -84,7 +84,7 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
         dataset = dataclasses.replace(dataset, facts=dataclasses.replace(dataset.facts, scale=scale))
     target, classes = data.get("target", ""), config.model.head.num_classes
     if target or classes or dataset.facts.scale:
-        source = _targeted(dataset.source, target, classes, dataset.facts.scale, problems)
+        source = _with_target(dataset.source, target, classes, dataset.facts.scale, problems)
         dataset = dataclasses.replace(dataset, source=source)
     return dataset
 
@@ -93,27 +93,27 @@ def _declared(ends: Sequence[float], name: str) -> RatingScale:
     """The scale of ``data.scale``."""
     if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
         raise UserError(
-            "bad_option", f"data.scale is {tuple(ends)}; give the lowest and the highest rating, such as (0.0, 4.0)"
+            "bad_option", f"data.scale is {tuple(ends)}; give the lowest and highest rating, such as (0.0, 4.0)"
         )
     return RatingScale(name, float(ends[0]), float(ends[1]), "lowest", "highest")
 
 
 def _check_people(dataset: Dataset, problems: Problems) -> None:
-    """Adds an error for each two spellings of one person, and for a name that two people may share."""
+    """Adds an error for each pair of names that may be one person, and for each name that two people may share."""
     first: dict[str, ClipInfo] = {}
     for info in dataset.source.infos:
         first.setdefault(info.subject, info)
     for name, info in first.items():
         if names.is_rounded(name):
             message = (
-                f"subject {name} is a number that a spreadsheet has rounded; format the column as text, enter it again"
+                f"subject {name} is a number rounded by a spreadsheet; format the column as text and enter it again"
             )
             problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
     for one, other in names.alike(first):
         where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))
         message = (
-            f"{where}: subjects {one!a} and {other!a} look like one person in two spellings, who could be both trained "
-            "on and tested; spell them alike in the list, or give two people names that differ more"
+            f"{where}: subjects {one!a} and {other!a} look like two spellings of one person, who could then be in both "
+            "training and test; spell them alike in the list, or give two people more distinct names"
         )
         problems.add("similar_names", message)
 
@@ -124,25 +124,26 @@ def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:
     if manifest.name != name:
         raise UserError(
             "bad_option",
-            f"{root} (data.root) holds data set {manifest.name}, but data.name is {name}: name the folder of that data "
-            f"set, or use a recipe for {manifest.name}",
+            f"{root} (data.root) holds data set {manifest.name}, but data.name is {name}: give the folder of {name}, "
+            f"or use a recipe for {manifest.name}",
         )
     return Dataset(source, facts(name), manifest.official, manifest.folds, (*manifest.skipped, *manifest.warnings))
 
 
-def _targeted(
+def _with_target(
     source: ClipSource, target: str, classes: int, scale: RatingScale | None, problems: Problems
 ) -> ClipSource:
-    """The clips that have the rating ``data.target``, with it as their score.
+    """The clips that have the rating ``data.target``, with that rating as their score.
 
-    For a classifier the score is rounded to a class number, half up, because the mean of two raters may lie between.
+    For a classifier, the score is rounded to a class number, half up, because the mean of two raters may lie between
+    classes.
 
     Args:
-      source: of all clips.
+      source: all clips.
       target: name of a rating in ``ClipInfo.targets``; "" for the score itself.
-      classes: of the model; 0 for regression.
-      scale: that regression ratings must lie on; None if the data set names none.
-      problems: takes the clips without the rating, and ratings that are not a class or not on the scale.
+      classes: number of the model's classes; 0 for regression.
+      scale: the scale that ratings must lie on (regression only); None if the data set does not name one.
+      problems: takes clips without the rating, and ratings that are not a class or not on the scale.
 
     Raises:
       UserError: bad_option, if no clip has such a rating.
@@ -163,15 +164,15 @@ def _targeted(
             score = float(math.floor(score + 0.5))
             if not 0 <= score < classes:
                 message = (
-                    f"{where}: the {target or 'score'} makes class {score:g}, but model.head.num_classes={classes} has "
-                    f"the classes 0 to {classes - 1}"
+                    f"{where}: the {target or 'score'} gives class {score:g}, but model.head.num_classes={classes} "
+                    f"allows only 0 to {classes - 1}"
                 )
                 problems.add("class_out_of_range", message, info.id)
                 continue
         elif scale and not scale.low <= score <= scale.high:
             message = (
-                f"{where}: the {target or 'score'} is {score:g}, but the scale has {scale.low:g} to {scale.high:g}; "
-                "correct it, or name the scale with --config.data.scale"
+                f"{where}: the {target or 'score'} is {score:g}, but the scale is {scale.low:g} to {scale.high:g}; "
+                "correct it, or set the scale with --config.data.scale"
             )
             problems.add("bad_score", message, info.id)
             continue
@@ -200,7 +201,7 @@ def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
 def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, Split]:
     """Training, validation and test clips. Subjects are split, never their clips.
 
-    Validation subjects, which choose the checkpoint, are always taken from the training subjects.
+    Validation subjects, which select the checkpoint, always come from the training subjects.
 
     Raises:
       UserError: no clip shows ``data.expression``, or too few subjects.
@@ -233,14 +234,12 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
     rest = [info for info in infos if info.subject not in test]
     fractions = {TRAIN: 1 - data.validation_fraction, VALIDATION: data.validation_fraction}
     subjects: dict[str, frozenset[str]] = splits.holdout(rest, fractions, data.split_seed) | {TEST: test}
-    allowed: set[ClipInfo] = set(infos)
-
-    def part(name: str) -> Split:
-        return Split(
-            source, [i for i in chosen if source.infos[i].subject in subjects[name] and source.infos[i] in allowed]
-        )
-
-    return {name: part(name) for name in (TRAIN, VALIDATION, TEST)}
+    allowed = set(infos)
+    chosen = [i for i in chosen if source.infos[i] in allowed]
+    return {
+        name: Split(source, [i for i in chosen if source.infos[i].subject in subjects[name]])
+        for name in (TRAIN, VALIDATION, TEST)
+    }
 
 
 def _protocol(dataset: Dataset, config: ConfigDict) -> str:

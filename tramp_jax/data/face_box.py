@@ -1,4 +1,4 @@
-"""The square of a video frame that becomes the face crop, found from landmarks only."""
+"""The square of a video frame that becomes the face crop, computed from landmarks alone."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ class Box:
 
     Attributes:
       x, y: the pixel in its upper left corner.
-      side: in pixels.
+      side: its length in pixels.
     """
 
     x: int
@@ -36,7 +36,7 @@ class Box:
 def face_box(points: np.ndarray) -> Box:
     """The square around points (n, 63, 2), in pixels of the frame, with CROP_FACTOR times their extent.
 
-    It does not depend on the detector's layout. It is the same for the whole clip, which preserves the motion.
+    It does not depend on the detector's layout, and it is the same for the whole clip, which preserves the motion.
     """
     low, high = points.min((0, 1)).astype(float), points.max((0, 1)).astype(float)
     side = max(1, math.ceil(CROP_FACTOR * (high - low).max()))

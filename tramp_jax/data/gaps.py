@@ -1,18 +1,18 @@
-"""Frames without a face: which are bridged, which are cut off, and when a clip is refused."""
+"""Frames without a face: which are interpolated, which are cut off, and when a clip is refused."""
 
 import numpy as np
 
 from tramp_jax.errors import UserError
 
 MAX_GAP = 5  # frames; the longest gap that is interpolated
-MIN_SHARE = 0.5  # of the frames, that the face must span
+MIN_SHARE = 0.5  # share of the frames that the face must span
 
 
 def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
     """Interpolates short gaps linearly, and cuts off the frames before the first face and after the last.
 
     Args:
-      points: (n, P, 2) landmarks, with any values in frames without a face.
+      points: (n, P, 2) landmarks; those of frames without a face are ignored.
       found: (n,) bool, whether a frame shows the face.
 
     Returns:
@@ -33,7 +33,10 @@ def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
     if span.stop - span.start < MIN_SHARE * len(found):
         message = f"shows the face only from frame {span.start + 1} to {span.stop} of {len(found)}; cut the clip"
         raise UserError("no_single_face", message)
-    flat = points.reshape(len(points), -1)
-    frames = np.arange(span.start, span.stop)
-    filled = np.stack([np.interp(frames, seen, column[seen]) for column in flat.T], axis=1)
-    return span, filled.reshape(len(frames), *points.shape[1:])
+    filled = interpolated(points.reshape(len(points), -1), seen, np.arange(span.start, span.stop))
+    return span, filled.reshape(-1, *points.shape[1:])
+
+
+def interpolated(values: np.ndarray, seen: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Values (n, D) at ``frames`` (m,), interpolated linearly from those of the frames ``seen``: (m, D)."""
+    return np.stack([np.interp(frames, seen, column[seen]) for column in values.T], axis=1)

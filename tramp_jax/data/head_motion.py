@@ -1,20 +1,20 @@
 """Removes head motion from the trajectories: centres them, fits a similarity, and turns the face to the front.
 
-The trajectory of a landmark is the sum of facial expression and head motion. ``landmarks.normalise`` selects the motion
-to remove in the image plane:
+A landmark's trajectory is the sum of facial expression and head motion. ``landmarks.normalise`` selects what to remove
+in the image plane:
 
 - "nose" (the paper): moves every frame's nose tip to the origin, which removes translation.
 - "first_frame" (the released code): moves the first frame's nose tip to the origin. Nothing else changes.
 - "similarity": shifts, rotates and scales every frame in the plane to fit its stable points to their mean over the
   clip (least squares; Umeyama 1991), then moves every nose tip to the origin.
 
-``landmarks.frontalise`` comes first, for clips with depth: it turns every frame in space to fit its stable points to
-their mean over the clip, turns the mean to face the camera, and drops depth. It assumes a rigid head and an
-orthographic camera.
+``landmarks.frontalise`` comes first and needs depth: it rotates every frame in space to fit its stable points to their
+mean over the clip, turns the mean to face the camera, and drops depth. It assumes a rigid head and an orthographic
+camera.
 
 Stable points are those that expressions hardly move: the corners of the eyes and the bridge of the nose. Their mean
 (generalised Procrustes; Gower 1975) keeps the clip's mean size and, without ``frontalise``, its mean tilt. So only
-motion is removed: a clip without head motion changes only its origin. docs/head_motion.md compares the options.
+motion is removed: without head motion, only the origin changes. docs/head_motion.md compares the options.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ _MOUTH_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"mouth_{side}_corner") for si
 # Among the 63 points: four corners of the eyes, two points of the bridge of the nose.
 STABLE = (*_LEFT_CORNERS, *_RIGHT_CORNERS, *(landmarks.SLOT_NAMES.index(f"nose_bridge{k}") for k in (1, 3)))
 
-_ROUNDS = 20  # of the Procrustes mean; it has converged after three or four
+_ROUNDS = 20  # iterations of the Procrustes mean, which converges after three or four
 _SMALLEST = 1e-6  # pixels; stable points closer together than this do not define a pose
 
 
@@ -39,7 +39,7 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
     """The 63 points of every frame relative to the nose: (n, 63, 2) float32, in pixels of the crop.
 
     Args:
-      clip: a clip of n frames; all count for its mean, whichever frames a model reads.
+      clip: a clip of n frames; the mean is over all of them, whichever frames a model reads.
       normalise: one of ``NORMALISATIONS``.
       frontalise: turn every frame to the front first.
 
@@ -51,7 +51,7 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
         raise UserError("bad_option", f"landmarks.normalise is {normalise!r}; use one of: {', '.join(NORMALISATIONS)}")
     points = landmarks.select(clip.landmarks, clip.layout)
     nose = landmarks.nose_tip(clip.landmarks, clip.layout)
-    # The nose tip goes through every map with the 63 points, as number 64.
+    # The nose tip goes through every map along with the 63 points, as point 64.
     if frontalise:
         both = _frontal(clip, np.concatenate([points, nose], axis=1))
         points, nose = both[:, :-1], both[:, -1:]
@@ -66,7 +66,7 @@ def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:
     points = points.astype(np.float64)
     origin, stable, size = _stable(clip, points)
     rotation, mean = _fit(stable / size)
-    # The mean of unit size gets the clip's mean size; least squares gives each frame its scale.
+    # The unit-size mean gets the clip's mean size; least squares gives each frame its scale.
     mean *= np.exp(np.log(size).mean())
     scale = np.sum((stable @ rotation) * mean, axis=(1, 2), keepdims=True) / size**2
     return scale * (points - origin) @ rotation
@@ -77,8 +77,8 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     if clip.depth is None:
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id}: landmarks.frontalise needs landmarks with depth, but it has none; use a detector "
-            "that gives points in space, or set landmarks.frontalise to False",
+            f"clip {clip.info.id}: landmarks.frontalise needs landmarks with depth, but these have none; use a "
+            "detector that estimates depth, or set landmarks.frontalise to False",
         )
     if clip.depth.shape != clip.landmarks.shape[:2]:
         raise UserError(
@@ -92,13 +92,13 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     origin, stable, size = _stable(clip, space)
     rotation, _ = _fit(stable / size)
     aligned = (space - origin) @ rotation
-    # The median face over time, which a passing expression does not turn.
+    # The median face over time, which a brief expression does not turn.
     axes = _frontal_axes(np.median(aligned / size, axis=0), clip)
     return (aligned @ axes)[..., :2] + origin[..., :2]
 
 
 def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
-    """Directions of a face (64, 3), as columns (3, 3): to the right, down, and away from the camera.
+    """The axes of a face (64, 3), as columns (3, 3): to the right, down, and away from the camera.
 
     A face is frontal if the line between its eyes is level and the plane through the corners of eyes and mouth is
     parallel to the image.
@@ -109,7 +109,7 @@ def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     if np.linalg.norm(away) < _SMALLEST:
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id}: its eyes and mouth lie on one line, so its front is undefined; check its landmarks, "
+            f"clip {clip.info.id}: the eyes and mouth lie on one line, so its front is undefined; check the landmarks, "
             "or set landmarks.frontalise to False",
         )
     across, away = across / np.linalg.norm(across), away / np.linalg.norm(away)
@@ -127,7 +127,7 @@ def _stable(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
         raise UserError(
             "bad_data",
             f"clip {clip.info.id}: in frame {broken[0]}, the corners of the eyes and the bridge of the nose coincide "
-            'or are not numbers; repair its landmarks, or use landmarks.normalise="nose" without frontalise',
+            'or are not numbers; fix its landmarks, or use landmarks.normalise="nose" without frontalise',
         )
     return origin, stable, size
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 MAX_BYTES = 256 << 20
-MAX_PIXELS = 2**26  # a frame of 8K has half as many; decoding takes 6 bytes for each
+MAX_PIXELS = 2**26  # an 8K frame has half as many; decoding takes 6 bytes for each
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15 without DHT, JPG and DAC
 _SCAN, _END = 0xDA, b"\xff\xd9"
@@ -23,10 +23,10 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
 
     Args:
       image: the bytes of the file.
-      size: width and height that it must have, in pixels; 0 for any.
+      size: its required width and height in pixels; 0 for any.
 
     Raises:
-      ImageFault: empty, truncated, another size, or not such an image.
+      ImageFault: it is empty, truncated, of another size, or not such an image.
     """
     if not image:
         raise ImageFault("empty_file", "is empty (0 bytes)")
@@ -38,7 +38,7 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
         raise ImageFault("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
     if not ends:
         raise ImageFault("truncated_image", f"is truncated: its end is missing after {len(image)} bytes")
-    # Read the header first: with a hostile one the decoder would reserve gigabytes.
+    # The header first: a hostile one would make the decoder reserve gigabytes.
     if size and shape and shape != (size, size):
         raise ImageFault("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
     check_size(image)
@@ -49,16 +49,16 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
 
 
 def check_size(image: bytes) -> None:
-    """Refuses an image whose header declares more than ``MAX_PIXELS``. Its pixels are not decoded.
+    """Refuses an image whose header declares more than ``MAX_PIXELS``, without decoding it.
 
     Raises:
-      ImageFault: too large, truncated, or not an image.
+      ImageFault: it is too large, truncated, or not an image.
     """
     if image.startswith(_JPEG):
         shape = _jpeg(image)[0]
     elif image.startswith(_PNG):
         shape = _png(image)[0]
-        if not _png_chunks_fit(image):  # the decoder would reserve what the chunk declares
+        if not _png_chunks_fit(image):  # the decoder would reserve as much as the chunk declares
             raise ImageFault("truncated_image", "is truncated: a chunk declares more bytes than the file has")
     else:
         try:
@@ -76,7 +76,7 @@ def check_size(image: bytes) -> None:
 
 
 def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
-    """The arguments of the ``ImageFault`` that ``decode`` raises; None for a sound image."""
+    """The arguments of the ``ImageFault`` that ``decode`` would raise; None for an intact image."""
     try:
         decode(image, size)
     except ImageFault as error:

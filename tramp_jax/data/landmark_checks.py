@@ -1,7 +1,7 @@
 """Checks whether landmarks can belong to a face in its crop.
 
-The limits leave a margin around sound clips: 6,697 frames of films of talking people in all poses (YouTubePD), and
-12,445 synthetic frames.
+The limits leave a margin around intact clips: 6,697 frames of people talking in all poses (YouTubePD), and 12,445
+synthetic frames.
 """
 
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ import numpy as np
 
 CROP = 256  # pixels, both sides of a face crop
 
-# Distance of a frame's farthest landmark from the median landmark, in median distances. In sound frames it is at most
+# Distance of a frame's farthest landmark from the median landmark, in median distances. In intact frames it is at most
 # 3.4, on the contours of turned heads. A detector that loses a point can put it anywhere.
 _STRAY = 6.0
 _FLAT = 2.0  # pixels; landmarks in units of the crop's side span no more
-# Shares of the crop's side. Faces of sound clips are at least 0.40 wide or high, and their centres are at 0.35 to 0.64.
+# Shares of the crop's side. Intact faces are at least 0.40 wide or high, and their centres are at 0.35 to 0.64.
 _SMALL = 0.2
 _CENTRED = (0.25, 0.75)
 
 
 def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Iterator[tuple[str, str]]:
-    """Yields what is never true of a sound clip: the kind of a problem, and what is wrong in which frame.
+    """Yields what is never true of an intact clip: the kind of a problem, and what is wrong in which frame.
 
     Args:
       points: (n, P, 2) landmarks; frames with a NaN are skipped.
       size: both sides of the frame in pixels; None if unknown.
-      first: number of the first frame in messages.
+      first: what messages call the first frame.
     """
     numbers = np.flatnonzero(np.isfinite(points).all((1, 2)))
     points = points[numbers].astype(np.float64)
@@ -39,7 +39,7 @@ def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Itera
         return
     if flat.any():
         where = _where(flat, first + numbers)
-        yield "undetected_face", f"all landmarks are at one place {where}: no face was found there"
+        yield "undetected_face", f"all landmarks coincide {where}: no face was found there"
     numbers, points = numbers[~flat], points[~flat]
     middle = np.median(points, axis=1)
     if size is not None:
@@ -56,7 +56,7 @@ def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Itera
         point = distance[at].argmax()
         x, y = points[at, point]
         where = _where(stray, first + numbers)
-        yield "stray_landmark", f"a landmark is far from all other landmarks {where}: point {point} at ({x:g}, {y:g})"
+        yield "stray_landmark", f"a landmark is far from all others {where}: point {point} at ({x:g}, {y:g})"
 
 
 def _where(mask: np.ndarray, numbers: np.ndarray) -> str:
@@ -69,9 +69,9 @@ def _must_be(size: int | None) -> str:
 
 
 def doubt(points: np.ndarray) -> str:
-    """Describes what is rare in an intact clip: a face far smaller than its crop, or far from its middle; else "".
+    """Describes what is rare in an intact clip: a face much smaller than its crop, or far off centre; else "".
 
-    Landmarks in pixels of a crop with another size look like this.
+    Landmarks in pixels of a crop of another size look like this.
 
     Args:
       points: (n, P, 2) landmarks in pixels of the crop; frames with a NaN are skipped.

@@ -1,16 +1,16 @@
 """Measures how far the landmarks of a clip can be trusted, frame by frame.
 
 inside      share of the 63 landmarks inside the picture. The others are guesses.
-confidence  of the landmark source, 0 to 1. Landmarks behind a hand or a mask are guesses too, and lower it.
+confidence  confidence of the landmark source, 0 to 1. Landmarks behind a hand or a mask are guesses too, and lower it.
 jitter      standard deviation of one coordinate of the stable points (``head_motion.STABLE``) around a cubic through
-            five frames, in pixels of the crop. Shifts of the whole face are removed first. Slower errors of the
-            landmarks look like movement and are not included.
-yaw, pitch  turn of the head in degrees, from the position of the tip of the nose between the corners of the eyes. Yaw
-            is positive if the nose points to the right of the picture, pitch if it points down. The method assumes the
+            five frames, in pixels of the crop. Shifts of the whole face are removed first. Slower landmark errors look
+            like movement and are not included.
+yaw, pitch  rotation of the head in degrees, from the position of the nose tip between the corners of the eyes. Yaw is
+            positive if the nose points to the right of the picture, pitch if it points down. The method assumes the
             proportions of an average face: a long nose looks like a lowered head.
 
-On drawn faces of many shapes that turn by up to 40 degrees and nod by up to 20, 95 % of the errors of yaw are at most
-``YAW_ERROR`` and of pitch at most ``PITCH_ERROR`` (tests/test_landmark_quality.py).
+On drawn faces of many shapes that turn by up to 40 degrees and nod by up to 20, 95 % of yaw errors are at most
+``YAW_ERROR`` and 95 % of pitch errors at most ``PITCH_ERROR`` (tests/test_landmark_quality.py).
 """
 
 import dataclasses
@@ -24,10 +24,9 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.landmark_checks import CROP
 
 YAW_ERROR, PITCH_ERROR = 6.5, 10.5  # degrees
-# Beyond these bounds, a frame is doubtful. A clip gets a warning if more than this share of its frames are.
-FEW = 0.05
+FEW = 0.05  # a clip gets a warning if more than this share of its frames are beyond one of the bounds below
 LEAST_CONFIDENCE = 0.75
-MOST_YAW, MOST_PITCH = 35.0, 35.0  # degrees; further on, parts of the face hide each other
+MOST_YAW, MOST_PITCH = 35.0, 35.0  # degrees; beyond, parts of the face hide each other
 MOST_JITTER = 0.02  # distances between the pupils
 WHOLE_CROP = (0.0, 0.0, float(CROP), float(CROP))
 
@@ -35,10 +34,10 @@ _EYES = [
     landmarks.SLOT_NAMES.index(f"{side}_eye_{end}_corner") for side in ("left", "right") for end in ("left", "right")
 ]
 _PUPILS = [landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right")]
-# From the middle between the eyes to the tip of the nose, down and towards the camera, in distances between the centres
-# of the eyes: halfway between MediaPipe's mesh of an average face and the drawn faces.
+# From the midpoint between the eyes to the nose tip, down and towards the camera, in units of the distance between the
+# eyes' centres: halfway between MediaPipe's mesh of an average face and the drawn faces.
 _NOSE_DOWN, _NOSE_FORWARD = 0.585, 0.60
-_FRAMES = 5  # of the cubic, whose residual is the fourth difference
+_FRAMES = 5  # frames per cubic, whose residual is the fourth difference
 _FOURTH_DIFFERENCE = (1, -4, 6, -4, 1)
 _MEDIAN = 0.934  # median of a chi-squared variable with 10 degrees of freedom, divided by its mean
 _CLEAR = 3.0  # standard deviations
@@ -49,7 +48,7 @@ class Quality:
     """How far the landmarks of a clip of n frames can be trusted; see the top of this module. NaN is unknown.
 
     Attributes:
-      inside, confidence, jitter, yaw, pitch: (n,) of each frame.
+      inside, confidence, jitter, yaw, pitch: (n,), one value per frame.
       pupil_distance: median over the clip, in pixels of the crop.
     """
 
@@ -62,22 +61,22 @@ class Quality:
 
     @property
     def usual_jitter(self) -> float:
-        """Jitter of the clip in pixels of the crop; single lost frames do not change it."""
+        """Jitter of the clip in pixels of the crop. A few lost frames do not change it."""
         return math.sqrt(float(np.median(self.jitter**2)) / _MEDIAN)
 
     @property
     def relative_jitter(self) -> float:
-        """Jitter of the clip in distances between the pupils."""
+        """Jitter of the clip as a share of the distance between the pupils."""
         return self.usual_jitter / self.pupil_distance if self.pupil_distance > 0 else math.nan
 
     @property
     def smallest_motion(self) -> float:
-        """Shift of one coordinate between two frames, in pixels of the crop, that jitter exceeds once in 370 times."""
+        """Shift of a coordinate between two frames, in pixels of the crop, that jitter exceeds once in 370 times."""
         return _CLEAR * math.sqrt(2) * self.usual_jitter
 
     @property
     def largest_yaw(self) -> float:
-        """The largest turn of the head to either side, with its sign; NaN if unknown."""
+        """The largest yaw to either side, with its sign; NaN if unknown."""
         known = self.yaw[np.isfinite(self.yaw)]
         return float(known[np.abs(known).argmax()]) if len(known) else math.nan
 
@@ -87,7 +86,7 @@ class Quality:
         return float(np.mean(self.inside < 1))
 
     def doubtful(self) -> dict[str, np.ndarray]:
-        """Which frames (n,) are beyond a bound, by the name of the measure."""
+        """Which frames, (n,) bool, are beyond the bound, by measure."""
         return {
             "inside": self.inside < 1,
             "confidence": self.confidence < LEAST_CONFIDENCE,
@@ -102,13 +101,13 @@ class Quality:
         frames = {name: f"in {int(found.sum())} of {n} frames" for name, found in doubtful.items()}
         words = {
             "inside": f"landmarks lie outside the picture {frames['inside']} (up to {1 - self.inside.min():.0%} of "
-            "them): their places are guesses",
+            "them): their positions are guesses",
             "confidence": f"the landmark source is unsure {frames['confidence']} (confidence below "
             f"{LEAST_CONFIDENCE:g}): something may cover the face",
             "yaw": f"the head is turned by more than {MOST_YAW:.0f}° {frames['yaw']}: landmarks on the "
             "far side are guesses",
             "pitch": f"the head is raised or lowered by more than {MOST_PITCH:.0f}° {frames['pitch']}: "
-            "landmarks are less exact",
+            "landmarks are less accurate",
         }
         found = [text for name, text in words.items() if np.mean(doubtful[name]) > FEW]
         if self.relative_jitter > MOST_JITTER:
@@ -140,7 +139,7 @@ def measure(
 
     Args:
       clip: the clip.
-      confidence: (n,) of the landmark source; NaN for interpolated frames; () if unknown.
+      confidence: (n,) the landmark source's confidence; NaN for interpolated frames; () if unknown.
       picture: left, top, right and bottom of the part of the crop that shows the video, in pixels of the crop.
     """
     points = landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
@@ -153,7 +152,7 @@ def measure(
 
 
 def _jitter(points: np.ndarray) -> np.ndarray:
-    """Jitter (n,) of points (n, 63, 2). The first and last two frames take their neighbour's."""
+    """Jitter (n,) of points (n, 63, 2). The first and last two frames repeat their neighbour's."""
     if len(points) < _FRAMES:
         return np.full(len(points), np.nan)
     stable = points[:, list(head_motion.STABLE)]
@@ -168,9 +167,9 @@ def _jitter(points: np.ndarray) -> np.ndarray:
 def _turn(eyes: np.ndarray, nose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Yaw and pitch (n,) in degrees from the corners of the eyes (n, 4, 2) and the tip of the nose (n, 2).
 
-    A head that nods by p and then turns by y shows its nose at across = f sin y and down = d cos p + n sin p, with f =
-    n cos p - d sin p for a nose n in front of the eyes and d below them. The eyes come closer by cos y. The distance of
-    nose and eyes in space stays, which gives a quadratic equation in tan(y)**2.
+    Let the nose be n in front of the eyes and d below them. A head that nods by p and then turns by y shows its nose at
+    across = f sin y and down = d cos p + n sin p, where f = n cos p - d sin p, and brings the eyes closer by cos y. The
+    distance between nose and eyes in space stays the same, which gives a quadratic equation in tan(y)**2.
     """
     centres = eyes.reshape(-1, 2, 2, 2).mean(axis=2)
     line = centres[:, 1] - centres[:, 0]

@@ -1,17 +1,17 @@
-"""Tables of landmarks that other programs wrote: OpenFace, and py-feat with its 68 points (Fex).
+"""Landmark tables written by OpenFace, or by py-feat with its 68 points (Fex).
 
-A table is a CSV file with a row for each frame. Blanks around the names of columns are ignored, their case is not:
-OpenFace has x_0 in pixels and X_0 in millimetres.
+A table is a CSV file with one row per frame. Blanks around column names are ignored, but case matters: OpenFace has x_0
+in pixels and X_0 in millimetres.
 
 | column | meaning |
 |---|---|
 | x_0 ... x_67, y_0 ... y_67 | iBUG's 68 points in pixels of the video's frame |
-| eye_lmk_x_0 ... eye_lmk_y_55 | OpenFace's points of the eyes, of which the irises give the pupils; optional |
-| frame | number of the frame, from 1 in OpenFace and from 0 in py-feat; optional |
+| eye_lmk_x_0 ... eye_lmk_y_55 | OpenFace's eye points, whose irises give the pupils; optional |
+| frame | frame number, from 1 in OpenFace and from 0 in py-feat; optional |
 | timestamp | seconds; optional (py-feat has none) |
 | success | 0 where OpenFace lost the face; optional |
-| confidence, FaceScore | of OpenFace or py-feat, 0 to 1; a frame below 0.5 has no face; optional |
-| face_id | of the person; optional |
+| confidence, FaceScore | confidence of OpenFace or py-feat, 0 to 1; below 0.5, the frame has no face; optional |
+| face_id | the person; optional |
 
 Other columns are ignored.
 """
@@ -32,10 +32,10 @@ from tramp_jax.errors import UserError
 
 LAYOUT = "points63"
 MIN_CONFIDENCE = 0.5
-MAX_FPS = 300.0  # OpenFace gives the images of a folder 1000 a second
+MAX_FPS = 300.0  # OpenFace stamps a folder of images with 1000 frames a second
 
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
-_IRISES = (range(8), range(28, 36))  # of the eye that is left in the image, and of the other
+_IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
 _PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
 
 
@@ -58,8 +58,8 @@ def read(path: Path) -> Table:
     """Reads a table. Frames without a row have no face.
 
     Raises:
-      UserError: missing_file; bad_columns, bad_data or unreadable_table for what is not such a table; no_single_face if
-        it has several people, or rows for less than half of its frames.
+      UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
+        shows several people, or has rows for less than half of its frames.
     """
     if not path.is_file():
         raise UserError("missing_file", f"{path}: no such file; it must be a table of OpenFace or py-feat")
@@ -87,14 +87,14 @@ def read(path: Path) -> Table:
 
 
 def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
-    """The landmarks of a table as those of a clip.
+    """Turns a table into the landmarks of a clip.
 
-    Gaps are bridged as in ``gaps``, the frame rate becomes constant as in ``rate``, and the points are moved and scaled
-    to the face's crop (``face_box``).
+    Gaps are interpolated (``gaps``), the frame rate becomes constant (``rate``), and the points move to the face crop
+    (``face_box``).
 
     Args:
-      path: of the table.
-      fps: frames per second of the clip; 0 for that of the timestamps. Frames without timestamps have this rate.
+      path: the table.
+      fps: the clip's frames per second; 0 for the rate of the timestamps. A table without timestamps has this rate.
 
     Returns:
       (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop, and the frames per second.
@@ -113,7 +113,7 @@ def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
 
 
 def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
-    """A table as a clip of landmarks only; see ``read_trajectory``. The number of frames in ``info`` is filled in."""
+    """Turns a table into a clip of landmarks only; see ``read_trajectory``. Fills in the frame count of ``info``."""
     points, fps = read_trajectory(path, fps)
     return Clip(dataclasses.replace(info, num_frames=len(points)), points, LAYOUT, fps=fps)
 
@@ -121,19 +121,19 @@ def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
 def _timing(path: Path, seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
     wrong = "has no timestamps"
     if seconds is not None:
-        wrong = "has timestamps that do not grow"
+        wrong = "has timestamps that do not increase"
         if np.isfinite(seconds).all() and (np.diff(seconds) > 0).all():
             own = rate.constant(seconds, 0.0)
             if own.fps <= MAX_FPS:
                 return rate.constant(seconds, 0.0, fps) if fps else own
             wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
-        raise UserError("no_frame_rate", f"{path}: {wrong}; give its frames per second (fps)")
+        raise UserError("no_frame_rate", f"{path}: {wrong}; set its frames per second (fps)")
     return rate.Timing(fps, np.arange(count))
 
 
 def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
-    """The place of each column, and the rows."""
+    """The index of each column, and the rows."""
     try:
         header, *rows = [row for row in csv.reader(tables.read_lines(path, Problems())) if row] or [[]]
     except csv.Error as error:
@@ -144,8 +144,8 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
         found = f"lacks {missing[0]}" if missing else f"has more than {NUM_IBUG} points"
         raise UserError(
             "bad_columns",
-            f"{path}: {found}; a table of landmarks from OpenFace (with -2Dfp) or py-feat has the columns x_0 to x_67 "
-            "and y_0 to y_67",
+            f"{path}: {found}; a landmark table from OpenFace (with -2Dfp) or py-feat has columns x_0 to x_67 and y_0 "
+            "to y_67",
         )
     if not rows:
         raise UserError("bad_data", f"{path}: has no rows")
@@ -183,7 +183,7 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
         raise UserError("bad_data", f"{path}: column frame must hold whole numbers from 0; make the table again")
     first = 0 if "FaceScore" in header or numbers.min() == 0 else 1
     if numbers.max() + 1 - first > len(rows) / gaps.MIN_SHARE:
-        message = f"{path}: has {len(rows)} rows, but the last is of frame {numbers.max():g}; it needs all frames"
+        message = f"{path}: has {len(rows)} rows, but the last is frame {numbers.max():g}; it needs all frames"
         raise UserError("no_single_face", message)
     seen, times = np.unique(numbers[found], return_counts=True)
     if times.max(initial=1) > 1:

@@ -2,13 +2,12 @@
 
 The 63 points are 7 groups of 9 (paper, trajectory extraction): left eye, left brow, right eye, right brow, nose,
 lower lip, upper lip. "Left" and "right" are sides of the *image*: the left eye of this table is the subject's
-right eye. The two mouth corners stand in both lip groups, so 61 distinct points fill 63 slots.
+right eye. The two mouth corners are in both lip groups, so 61 distinct points fill 63 slots.
 
-InsightFace numbers its 106 points in the alphabetical order of the names that Face++ gives to the same 106 points
-(``FACEPP_106``), so one table of indices serves both detectors. The names also say what each slot is: see
-``SLOT_NAMES``.
+InsightFace numbers its 106 points in the alphabetical order of Face++'s names for them (``FACEPP_106``), so one index
+table serves both detectors. The names also say what each slot is: see ``SLOT_NAMES``.
 
-The 68 points of iBUG, which dlib, OpenFace and py-feat find, are fewer than the 63 need: see ``from_ibug68``.
+The 68 points of iBUG, which dlib, OpenFace and py-feat find, do not include all 63: see ``from_ibug68``.
 """
 
 import dataclasses
@@ -86,12 +85,12 @@ MIRROR = np.array([
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the 63 points and the nose tip stand among the points of one landmark detector.
+    """Which points of a landmark detector are the 63 points and the nose tip.
 
     Attributes:
       num_points: points per frame in this layout.
       slots: (63,) indices, group-major.
-      nose_tip: index of the tip of the nose (used for centring; not one of the 63).
+      nose_tip: index of the nose tip (used for centring; not one of the 63).
     """
 
     num_points: int
@@ -117,12 +116,11 @@ LAYOUTS = {
     "insightface73": _insightface(tuple(range(33, 106))),  # the published .npy files
     "insightface71": _insightface(INSIGHTFACE_71),
     "facepp106": _insightface(tuple(range(106))),  # in the order of FACEPP_106
-    "points63": _points63(),  # the 63 slots in order, then the tip of the nose: any other detector or point tracker
+    "points63": _points63(),  # the 63 slots in order, then the nose tip: any other detector or point tracker
 }
 
 # What each of the 63 slots is, e.g. SLOT_NAMES[7] = "left_eye_upper_left_quarter". The mouth corners occur twice.
 SLOT_NAMES: tuple[str, ...] = tuple(FACEPP_106[i] for i in LAYOUTS["facepp106"].slots)
-
 
 # The curves of iBUG's 68 points (counted from 0) on the left of the image and across its midline.
 _LINES_68 = {
@@ -136,8 +134,8 @@ _LINES_68 = {
     "upper_inner_lip": (60, 61, 62, 63, 64),
     "lower_inner_lip": (60, 67, 66, 65, 64),
 }
-# Where the 63 points are on these curves: 1.5 is half way from the second point of a curve to its third. The right
-# half follows by mirroring. A brow is one line in the 68 points, so its upper and its lower edge coincide.
+# Where the 63 points are on these curves: 1.5 is halfway between a curve's second and third point. The right half
+# follows by mirroring. A brow is one line in the 68 points, so its upper and lower edge coincide.
 _ON_LINES_68 = {
     "left_eye_left_corner": ("upper_lid", 0),
     "left_eye_upper_left_quarter": ("upper_lid", 0.75),
@@ -181,15 +179,22 @@ _MIRROR_68 = np.array([
 # fmt: on
 
 
-def _on_line(line: str, position: float) -> np.ndarray:
-    """Weights (68,) of a place on a curve: Catmull-Rom, so the curve goes through its points."""
-    points = _LINES_68[line]
-    start = min(int(position), len(points) - 2)
+def on_curve(count: int, position: float, closed: bool = False) -> np.ndarray:
+    """Weights (count,) of ``position``, from 0, on a smooth (Catmull-Rom) curve through ``count`` points."""
+    start = min(int(position), count - 1 if closed else count - 2)
     t = position - start
     terms = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3)
-    weights = np.zeros(NUM_IBUG)
+    weights = np.zeros(count)
     for i, term in enumerate(terms, start - 1):
-        weights[points[min(max(i, 0), len(points) - 1)]] += term / 2
+        weights[i % count if closed else min(max(i, 0), count - 1)] += term / 2
+    return weights
+
+
+def _on_line(line: str, position: float) -> np.ndarray:
+    """Weights (68,) of a position on one of ``_LINES_68``."""
+    points = _LINES_68[line]
+    weights = np.zeros(NUM_IBUG)
+    weights[list(points)] = on_curve(len(points), position)
     return weights
 
 
@@ -198,7 +203,7 @@ def _ibug_weights() -> np.ndarray:
     weights = {name: _on_line(*place) for name, place in _ON_LINES_68.items()}
     lids = np.unique(_LINES_68["upper_lid"] + _LINES_68["lower_lid"])
     weights["left_eye_pupil"] = np.isin(np.arange(NUM_IBUG), lids) / len(lids)
-    # The side of the nose: half way from its bridge to the corner of the eye, and on towards the nostril.
+    # The side of the nose: halfway from its bridge to the corner of the eye, and on towards the nostril.
     side = (weights["left_eye_right_corner"] + _on_line("bridge", 0.5)) / 2
     weights["nose_left_contour1"] = side
     weights["nose_left_contour2"] = (side + 2 * _on_line("nostrils", 0)) / 3
@@ -214,25 +219,25 @@ _IBUG_WEIGHTS = _ibug_weights()
 
 
 def from_ibug68(points: np.ndarray) -> np.ndarray:
-    """The 63 points and the tip of the nose from iBUG's 68, as float64: (n, 68, 2) -> (n, 64, 2), layout "points63".
+    """Converts iBUG's 68 points to layout "points63": (n, 68, 2) -> (n, 64, 2) float64.
 
     | group | where its points are |
     |---|---|
     | eyes | on smooth curves through the points of each lid; the pupil is the mean of the eye's six points |
-    | brows | the five points of a brow, each of them twice: the 68 do not say how thick the brow is |
+    | brows | the five points of a brow, each used twice: the 68 do not show how thick the brow is |
     | nose | bridge and base are points of the 68 or between two; the sides are between bridge, eye and nostril |
     | lips | the points of the outer and the inner contour |
 
-    On drawn faces the mean error is 0.6 % of the distance between the pupils; at the lower edge of the brows it is 8 %.
+    On drawn faces, the mean error is 0.6 % of the distance between the pupils; at the brows' lower edge it is 8 %.
     """
     return _IBUG_WEIGHTS @ points.astype(np.float64)
 
 
 def layout_of(points: np.ndarray, name: str) -> Layout:
-    """The layout called ``name``, after checking that ``points`` (n, P, 2) has its number of points.
+    """The layout called ``name``, after checking that ``points`` (n, P, 2) have its number of points.
 
     Raises:
-      UserError: unknown layout, or points of another shape.
+      UserError: the layout is unknown, or the points have another shape.
     """
     if name not in LAYOUTS:
         raise UserError("bad_option", f"unknown landmark layout {name!r}; known: {', '.join(LAYOUTS)}")
@@ -250,16 +255,16 @@ def select(points: np.ndarray, name: str) -> np.ndarray:
 
 
 def nose_tip(points: np.ndarray, name: str) -> np.ndarray:
-    """The tip of the nose in every frame: (n, P, 2) in layout ``name`` -> (n, 1, 2)."""
+    """The nose tip in every frame: (n, P, 2) in layout ``name`` -> (n, 1, 2)."""
     return points[:, [layout_of(points, name).nose_tip]]
 
 
 def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
-    """Positions relative to the tip of the nose.
+    """Positions relative to the nose tip.
 
     Args:
       points: (n, 63, 2) selected points.
-      nose: (n, 1, 2) tip of the nose in every frame.
+      nose: (n, 1, 2) nose tip in every frame.
       first_frame: False (the paper) subtracts each frame's own nose tip, which removes head translation; True (the
         released code) subtracts the nose tip of frame 0 from all frames, which keeps it.
 
@@ -267,7 +272,7 @@ def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> n
       (n, 63, 2) float32, in the unit of ``points``.
 
     Raises:
-      ValueError: no frames, or ``points`` and ``nose`` do not fit together.
+      ValueError: no frames, or the shapes of ``points`` and ``nose`` do not match.
     """
     if points.ndim != 3 or points.shape[0] == 0 or nose.shape != (points.shape[0], 1, points.shape[2]):
         raise ValueError(f"centring needs points (n, 63, 2) and nose tips (n, 1, 2), not {points.shape}, {nose.shape}")
@@ -278,7 +283,7 @@ def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> n
 def pixel_values(frame_rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Colour under each point: frame (H, W, 3) uint8 and points (63, 2) -> (63, 3) uint8.
 
-    The pixel is the one that contains the point; points outside the frame take the nearest border pixel.
+    Each point takes the pixel that contains it; a point outside the frame takes the nearest border pixel.
     """
     height, width = frame_rgb.shape[:2]
     x = np.clip(points[:, 0].astype(int), 0, width - 1)

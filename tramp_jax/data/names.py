@@ -1,4 +1,4 @@
-"""Names of people: one person must have one spelling, or may be both trained on and tested."""
+"""Names of people. A person with two spellings could be in both training and test."""
 
 import re
 import unicodedata
@@ -8,21 +8,21 @@ _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+", re.IGNORECASE | re.ASCII)
 
 
 def clean(text: str) -> str:
-    """A name without what cannot be seen: composed letters, no zero-width characters, ordinary blanks inside only."""
+    """Removes invisible differences: composes letters, drops zero-width characters, trims and unifies blanks."""
     visible = (" " if unicodedata.category(x) == "Zs" else x for x in text if unicodedata.category(x) != "Cf")
     return unicodedata.normalize("NFC", "".join(visible)).strip()
 
 
 def is_rounded(name: str) -> bool:
-    """Whether a spreadsheet has replaced a long number by a rounded one, such as 1.23E+11."""
+    """Whether a spreadsheet has rounded a long number, as in 1.23E+11."""
     return bool(_ROUNDED.fullmatch(name))
 
 
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of different names that people take for the same one.
+    """Yields pairs of different names that look like the same person.
 
-    They differ only in case, in their separators (P-01, P_01, P01), in zeros before a number (007, 7), in the number
-    format of a spreadsheet (7.0, 7), or in characters that look the same.
+    They differ only in case, in separators (P-01, P_01, P01), in leading zeros (007, 7), in a spreadsheet's number
+    format (7.0, 7), or in characters that look the same.
     """
     first: dict[object, str] = {}
     for name in sorted(set(names)):

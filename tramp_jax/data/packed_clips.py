@@ -1,4 +1,4 @@
-"""Packed clips: a folder of ArrayRecord shards with one record for each clip, and a manifest that describes them.
+"""Packed clips: a folder of ArrayRecord shards with one record per clip, and a manifest that describes them.
 
     OUT/manifest.json                            see ``Manifest``
     OUT/clips-00000-of-00012.array_record        records, in the order of the manifest's infos
@@ -40,10 +40,10 @@ _AGAIN = "pack the data set again, or restore the file from a copy"
 
 
 def encode(clip: Clip) -> bytes:
-    """The record of a clip. The same clip gives the same bytes.
+    """Encodes a clip as a record. The same clip gives the same bytes.
 
     Raises:
-      ValueError: an array of another type than ``Clip`` documents.
+      ValueError: an array does not have the type that ``Clip`` documents.
     """
     header: dict[str, Any] = {
         "info": _to_json(clip.info),
@@ -75,7 +75,7 @@ def _plain(array: np.ndarray, dtype: str, what: str) -> bytes:
 
 
 def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) -> Clip:
-    """The clip of a record, exactly as it was encoded. Frames stored as an array share the record's memory.
+    """Decodes a clip exactly as ``encode`` got it. Frames stored as an array share the record's memory.
 
     Args:
       record: made by ``encode``.
@@ -83,7 +83,7 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
       with_pixels: whether to read the pixels.
 
     Raises:
-      UserError: damaged_file for bytes that are not such a record; newer_version.
+      UserError: damaged_file if the bytes are not such a record; newer_version.
     """
     if len(record) < _PRELUDE.size or not record.startswith(_MAGIC):
         raise UserError("damaged_file", "not a clip record")
@@ -113,20 +113,21 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
         return _view(record, at, "|u1", kept["shape"])
     ends = at + np.cumsum([0, *kept["lengths"]])
     if ends[-1] != len(record):
-        raise ValueError(f"{len(record)} bytes, but its header promises {ends[-1]}")
+        raise ValueError(f"{len(record)} bytes, but its header declares {ends[-1]}")
     return tuple(record[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
 def check_version(version: int, what: str) -> None:
-    """Raises a ``UserError`` (newer_version) if a newer program wrote ``what`` with another schema.
+    """Checks that this program can read ``what``.
 
     Raises:
-      TypeError: not a version.
+      UserError: newer_version, if a newer program wrote it with another schema.
+      TypeError: ``version`` is not a number.
     """
     if version > VERSION:
         raise UserError(
             "newer_version",
-            f"{what} has the schema version {version}, but this program reads versions up to {VERSION}: get a newer "
+            f"{what} has schema version {version}, but this program reads versions up to {VERSION}: upgrade "
             "tramp_jax, or pack the data set again with this version",
         )
 
@@ -145,10 +146,10 @@ class Shard:
     """One file of records.
 
     Attributes:
-      file: name in the folder of the manifest.
+      file: its name, in the manifest's folder.
       records: number of records.
-      bytes: size of the file.
-      sha256: of the file, in hexadecimal digits.
+      bytes: the file's size.
+      sha256: the file's checksum, in hex.
     """
 
     file: str
@@ -162,15 +163,15 @@ class Manifest:
     """The description of a packed data set.
 
     Attributes:
-      name: of the data set, one of ``readers.READERS``.
-      infos: of all clips, in the order of the records.
-      shards: in the order of their records.
+      name: the data set's name, one of ``readers.READERS``.
+      infos: all clips, in the order of the records.
+      shards: all shards, in the order of their records.
       official: subjects of the published "train" and "test" parts, or None.
       folds: test subjects of each published fold.
-      request: the data, and the options that it was packed with. Repeating a request changes nothing.
+      request: the data, and the options it was packed with. Repeating a request changes nothing.
       labels: number of clips by expression and score, for people to read.
-      skipped: problems with the clips that were left out.
-      warnings: all other problems, such as clips that the reader left out.
+      skipped: problems with the clips that packing skipped.
+      warnings: all other problems, such as clips that the reader skipped.
       tool: version of the program that wrote it.
     """
 
@@ -221,10 +222,10 @@ def read_manifest(root: str | epath.Path) -> Manifest:
       UserError: damaged_file, newer_version.
     """
     path = epath.Path(root).expanduser() / MANIFEST
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+    if path.exists() and not path.is_file():  # reading a pipe would hang
         raise UserError("damaged_file", f"{path}: not a file; {_AGAIN}")
     if (size := path.stat().length) > json_files.MAX_BYTES:
-        raise UserError("oversized_file", f"{path}: has {size >> 20} MB, too many for a manifest; {_AGAIN}")
+        raise UserError("oversized_file", f"{path}: has {size >> 20} MB, too large for a manifest; {_AGAIN}")
     content = json_files.parse(path.read_bytes(), str(path), _AGAIN)
     try:
         check_version(content.pop("version"), str(path))
@@ -246,10 +247,10 @@ def read_manifest(root: str | epath.Path) -> Manifest:
 
 
 class PackedClips(ClipSource):
-    """A packed data set. Reading a clip reads only its record. Several threads can read.
+    """A packed data set. Reading a clip reads only its record. Threads can share it.
 
     Attributes:
-      root: the folder, on a local disk or anywhere that ArrayRecord and ``etils.epath`` can read.
+      root: the folder, on a local disk or anywhere ArrayRecord and ``etils.epath`` can read.
       manifest: its description.
     """
 
@@ -257,7 +258,7 @@ class PackedClips(ClipSource):
         """Reads the manifest, not the shards.
 
         Raises:
-          UserError: see ``read_manifest``; bad_data, if frames or landmarks are wanted that were not packed.
+          UserError: see ``read_manifest``; bad_data if frames or landmarks are wanted but were not packed.
         """
         self.root = epath.Path(root).expanduser()
         self.manifest = read_manifest(root)
@@ -267,7 +268,7 @@ class PackedClips(ClipSource):
             if is_wanted and not self.manifest.request["wanted"].get(part, True):
                 message = f"{self.root}: was packed without {part}, which this model needs; pack the data set with them"
                 raise UserError("bad_data", message)
-        # With its number of records after its name, a shard is opened when first needed.
+        # ArrayRecord opens a shard only when it is needed if its name ends with its number of records.
         names = [f"{self.root / shard.file}[0:{shard.records}]" for shard in self.manifest.shards]
         self._records = ArrayRecordDataSource(names, {"max_parallelism": "0"})
 
@@ -312,6 +313,6 @@ class PackedClips(ClipSource):
 
 
 def checksum(path: epath.Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
 """Writes a data set as packed clips (``packed_clips``): in parallel, one shard at a time, resumable.
 
-A shard gets its name when it is complete, and the manifest comes last, so a killed process leaves nothing wrong. While
-a store is being written, its folder holds pack.json, which says what goes into which shard, and beside each finished
-shard a small file with its checksum.
+A shard gets its name when it is complete, and the manifest comes last, so a killed process leaves nothing broken. While
+a store is being written, its folder also holds pack.json, which says what goes into which shard, and a small file with
+the checksum of each finished shard.
 """
 
 import collections
@@ -32,9 +32,9 @@ from tramp_jax.errors import UserError
 from tramp_jax.files import locked, write_atomically
 from tramp_jax.progress import Progress
 
-# Groups of one record make random reading cheap. Frames are already compressed, and the rest is small.
+# Groups of one record make random access cheap. Frames are already compressed, and the rest is small.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_PROBED = 8  # clips to estimate from how many go into a shard
+_PROBED = 8  # clips from which to estimate how many fit into a shard
 _UNFINISHED = ".unfinished"
 _REMOVE = "remove the folder and pack again"
 
@@ -47,7 +47,7 @@ class _Plan:
       request: see ``Manifest``.
       kept: indices of the clips to pack.
       ends: for each shard, the number of clips up to its end.
-      skipped: problems with the clips that are left out.
+      skipped: problems with the clips that are skipped.
       warnings: see ``Manifest``.
     """
 
@@ -68,7 +68,7 @@ def pack(
     job: shards.Shard | None = None,
     collect: bool = False,
 ) -> str:
-    """Packs the data set of ``config.data`` into the folder ``out``, or continues an interrupted pack.
+    """Packs the data set of ``config.data`` into the folder ``out``, or resumes an interrupted run.
 
     Every clip is checked before anything is written.
 
@@ -78,9 +78,9 @@ def pack(
       out: a folder that does not exist, is empty, or holds the same data set packed with the same arguments.
       shard_bytes: approximate size of a shard.
       workers: threads; the result does not depend on their number.
-      skip_bad: whether to leave out clips with a fault, and list them in the manifest, instead of stopping.
-      job: the part of the shards to write, without the manifest; several jobs may write into ``out`` at once.
-      collect: whether all shards must be there, so that only the manifest is written.
+      skip_bad: whether to skip clips with a fault, and list them in the manifest, instead of stopping.
+      job: which shards to write, without the manifest; several jobs may write into ``out`` at once.
+      collect: whether to write only the manifest, once all shards exist.
 
     Returns:
       One line on what was done.
@@ -92,73 +92,58 @@ def pack(
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
     with locked(job.path(out) if job else out):
-        return _pack(config, dataset, wanted, out, shard_bytes, workers, skip_bad, job, collect)
+        request = _request(config, dataset, wanted, shard_bytes, skip_bad)
+        if (out / MANIFEST).is_file():
+            manifest = packed_clips.read_manifest(out)
+            _check_same(manifest.request, request, out)
+            _clear(out)
+            return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
+        if (out / PLAN).is_file():
+            plan = _read_plan(out)
+            _check_same(plan.request, request, out)
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            message = f"{out}: exists and is not a packed data set; name another folder with --out"
+            raise UserError("file_exists", message)
+        elif collect:
+            raise UserError("missing_file", f"{out}: no job has packed anything; run it with --shard I/N first")
+        else:
+            plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
 
-
-def _pack(
-    config: ConfigDict,
-    dataset: Dataset,
-    wanted: Wanted,
-    out: pathlib.Path,
-    shard_bytes: int,
-    workers: int,
-    skip_bad: bool,
-    job: shards.Shard | None,
-    collect: bool,
-) -> str:
-    """Packs into ``out``, which no other program writes, see ``pack``."""
-    request = _request(config, dataset, wanted, shard_bytes, skip_bad)
-    if (out / MANIFEST).is_file():
-        manifest = packed_clips.read_manifest(out)
-        _check_same(manifest.request, request, out)
+        if collect:
+            _check_complete(plan, out)
+        written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
+        if job:
+            return f"{out}: part {job} is {len(written)} of {len(plan.ends)} shards, {already} of them finished before"
+        infos = tuple(dataset.source.infos[index] for index in plan.kept)
+        manifest = Manifest(
+            name=config.data.name,
+            infos=infos,
+            shards=tuple(written),
+            official=dataset.official,
+            folds=tuple(dataset.folds),
+            request=request,
+            labels=_labels(infos),
+            skipped=plan.skipped,
+            warnings=plan.warnings,
+            tool=f"tramp_jax {tramp_jax.__version__}",
+        )
+        write_atomically(out / MANIFEST, manifest.to_json())
         _clear(out)
-        return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
-    if (out / PLAN).is_file():
-        plan = _read_plan(out)
-        _check_same(plan.request, request, out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        message = f"{out}: exists and is not a packed data set; name another folder with --out"
-        raise UserError("file_exists", message)
-    elif collect:
-        raise UserError("missing_file", f"{out}: no job has packed anything; run the command with --shard I/N first")
-    else:
-        plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
-
-    if collect:
-        _check_complete(plan, out)
-    written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
-    if job:
-        return f"{out}: {len(written)} of {len(plan.ends)} shards are the part {job}, {already} of them finished before"
-    infos = tuple(dataset.source.infos[index] for index in plan.kept)
-    manifest = Manifest(
-        name=config.data.name,
-        infos=infos,
-        shards=tuple(written),
-        official=dataset.official,
-        folds=tuple(dataset.folds),
-        request=request,
-        labels=_labels(infos),
-        skipped=plan.skipped,
-        warnings=plan.warnings,
-        tool=f"tramp_jax {tramp_jax.__version__}",
-    )
-    write_atomically(out / MANIFEST, manifest.to_json())
-    _clear(out)
-    size = sum(shard.bytes for shard in written) / 2**20
-    kept = f", {already} of them finished before" if already else ""
-    return f"{out}: {len(infos)} clips in {len(written)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
+        size = sum(shard.bytes for shard in written) / 2**20
+        kept = f", {already} of them finished before" if already else ""
+        return f"{out}: {len(infos)} clips in {len(written)} shards{kept}, {size:.1f} MiB{_notes(manifest)}"
 
 
 def _notes(manifest: Manifest) -> str:
-    """The end of a line: the number of problems by kind."""
+    """How many problems of each kind there were, to end a line with."""
     notes = counted([*manifest.skipped, *manifest.warnings], {info.id for info in manifest.infos})
     return f"; {notes}: see {MANIFEST}" if notes else ""
 
 
 def _resolved(config: ConfigDict) -> ConfigDict:
-    """The same with absolute paths, so that the request does not depend on the working directory."""
+    """Makes paths absolute, so that the request does not depend on the working directory."""
     config = config.copy_and_resolve_references().unlock()
     for key in ("root", *path_options(config.data.name)):
         if config.data.get(key) and "://" not in config.data[key]:
@@ -194,7 +179,7 @@ def _check_same(old: Any, new: dict[str, Any], out: pathlib.Path) -> None:
     if changed:
         raise UserError(
             "file_exists",
-            f"{out}: holds another data set, or this one packed with other options; different: {', '.join(changed)}; "
+            f"{out}: holds another data set, or this one packed with other options; changed: {', '.join(changed)}; "
             "name another folder with --out, or remove this one",
         )
 
@@ -204,10 +189,10 @@ def _make_plan(
 ) -> _Plan:
     report = check(config, wanted, workers)
     if report.errors and not skip_bad:
-        cure = "nothing was packed; fix the data, or leave out these clips with --skip-bad"
+        cure = "nothing was packed; fix the data, or skip these clips with --skip-bad"
         raise UserError("bad_data", "\n".join([*report.lines(), cure]))
     sound, kept = report.sound()
-    # Estimated from a few clips, to avoid a second reading of all of them.
+    # Estimated from a few clips, to avoid reading all of them a second time.
     probed = np.unique(np.linspace(0, len(kept) - 1, _PROBED).astype(int)).tolist()
     frames = [info.num_frames for info in sound.source.infos]
     per_frame = sum(len(_record(sound.source, wanted, i)) for i in probed) / sum(frames[i] for i in probed)
@@ -267,7 +252,7 @@ def _finished(path: pathlib.Path) -> Shard | None:
         return None
     try:
         shard = json_files.record(Shard, json_files.read(note, ""))
-    except (TypeError, ValueError):  # of no use, so the shard is written again
+    except (TypeError, ValueError):  # unusable, so the shard is written again
         return None
     return shard if packed_clips.checksum(epath.Path(path)) == shard.sha256 else None
 
@@ -297,7 +282,7 @@ def _write_shard(
         writer.close()
         unfinished.unlink()
         raise
-    with unfinished.open("rb") as file:  # its name must not become permanent before its content
+    with unfinished.open("rb") as file:  # the content must reach the disk before the final name
         os.fsync(file.fileno())
     checksum = packed_clips.checksum(epath.Path(unfinished))
     shard = Shard(path.name, len(indices), unfinished.stat().st_size, checksum)
@@ -307,7 +292,7 @@ def _write_shard(
 
 
 def _clear(out: pathlib.Path) -> None:
-    """Removes the files that an unfinished store needs; its plan last, because the rest means nothing without it."""
+    """Removes the files that only an unfinished store needs; the plan last, as the rest means nothing without it."""
     for path in (*out.glob("clips-*.json"), *out.glob(f"*{_UNFINISHED}"), *out.glob(".*.partial"), out / PLAN):
         path.unlink(missing_ok=True)
 

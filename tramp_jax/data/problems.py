@@ -1,4 +1,4 @@
-"""Problems of a data set: its reader finds them, training raises the first, ``tramp-jax validate`` lists all."""
+"""Problems with a data set: its reader finds them, training raises the first, ``tramp-jax validate`` lists all."""
 
 import collections
 import dataclasses
@@ -17,8 +17,8 @@ class Problem:
     Attributes:
       kind: short stable name, such as "missing_frames".
       message: names the file, and its row or frame if there is one; says what is wrong and how to fix it.
-      clip: id of the clip that cannot be used because of it; "" if the problem is not with one clip.
-      severity: ``ERROR`` if it spoils training or its result, else ``WARNING``.
+      clip: id of the clip that this makes unusable; "" if it does not concern a single clip.
+      severity: ``ERROR`` if it would spoil training or its result, else ``WARNING``.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class Problem:
 
 
 class DataError(UserError):
-    """A problem that stopped the reading. Its kind and message are those of the problem."""
+    """A problem that stopped a reader, with the kind and message of the problem."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem.kind, problem.message)
@@ -41,7 +41,7 @@ class DataError(UserError):
 class Problems:
     """Takes the problems that a reader finds.
 
-    By default the first error is raised as ``DataError``. A collector keeps everything in ``found`` instead, and the
+    By default, it raises the first error as ``DataError``. A collector keeps everything in ``found`` instead, and the
     reader continues without the row or clip.
     """
 
@@ -65,19 +65,19 @@ def counted(problems: Sequence[Problem], clips: Collection[str]) -> str:
     """One line with the number of problems by kind; "" if there are none.
 
     Args:
-      problems: warnings, and errors in clips that are left out.
-      clips: ids of the clips that are not left out.
+      problems: warnings, and errors in clips that were skipped.
+      clips: ids of the clips that were not skipped.
     """
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     other: list[Problem] = []
     for problem in problems:
         if problem.clip and problem.clip not in clips:
-            left_out.setdefault(problem.clip, problem.kind)
+            skipped.setdefault(problem.clip, problem.kind)
         else:
             other.append(problem)
     parts = []
-    if left_out:
-        parts.append(f"{len(left_out)} clips are left out ({_by_kind(left_out.values())})")
+    if skipped:
+        parts.append(f"{len(skipped)} clips skipped ({_by_kind(skipped.values())})")
     if other:
         what = "warnings" if all(problem.severity == WARNING for problem in other) else "other problems"
         parts.append(f"{len(other)} {what} ({_by_kind(problem.kind for problem in other)})")

@@ -6,7 +6,7 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
-VARIABLE = 0.1  # share of the median step between frames; a step that differs by more makes the rate variable
+VARIABLE = 0.1  # share of the median step between frames; steps that differ by more make the rate variable
 _CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # clock ticks in seconds (GIF; QuickTime; Matroska, WebM, Flash, WMV)
 
 
@@ -28,8 +28,8 @@ class Timing:
 def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -> Timing:
     """Chooses frames that are equally spaced in time.
 
-    The usual step between frames sets the rate. If the rate varies, or ``target`` is another rate, each frame is the
-    one nearest in time. Frames are repeated or left out but never blended: each stays as the camera saw it, and its
+    The usual step between frames sets the rate. If the rate varies, or ``target`` is another rate, each chosen frame is
+    the one nearest in time. Frames are repeated or dropped but never blended: each stays as the camera saw it, and its
     landmarks and colours belong to one frame.
 
     Args:
@@ -53,7 +53,7 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
                 "bad_data",
                 "the video has neither frame times nor a frame rate; convert it with `ffmpeg -i IN -r 25 OUT.mp4`",
             )
-        warnings.append(f"the times of the frames are invalid; assuming {nominal:.4g} frames per second")
+        warnings.append(f"the frame times are invalid; assuming {nominal:.4g} frames per second")
         seconds = np.arange(count) / nominal
     own, odd = _own_rate(seconds, nominal)
     fps = target or own
@@ -68,14 +68,14 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
     later = np.searchsorted(seconds, wanted).clip(1, count - 1)
     earlier = later - 1
     nearest = np.where(wanted - seconds[earlier] <= seconds[later] - wanted, earlier, later)
-    repeated, left_out = total - len(np.unique(nearest)), count - len(np.unique(nearest))
+    repeated, dropped = total - len(np.unique(nearest)), count - len(np.unique(nearest))
     if odd:
         reason = f"variable frame rate ({odd} of {count - 1} steps differ from {1000 / own:.1f} ms)"
     else:
         reason = "variable frame rate (it drifts)" if same_rate else "resampled"
     warnings.append(
         f"{reason}: {count} frames at about {own:.4g} per second became {total} at {fps:.4g}, each the nearest in "
-        f"time; {repeated} repeated, {left_out} left out"
+        f"time; {repeated} repeated, {dropped} dropped"
     )
     return Timing(fps, nearest, tuple(warnings))
 
@@ -83,8 +83,8 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
 def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
     """Frames per second of the usual steps between increasing times (n,), and the number of unusual steps.
 
-    A container's clock rounds each time: at 30 frames per second, the steps are 33, 33 and 34 ms. Each may be off by
-    one tick, but their mean by far less. If the nominal rate lies within that error, it is the exact one.
+    A container's clock rounds each time: at 30 frames per second, the steps are 33, 33 and 34 ms. Each step may be off
+    by one tick, but their mean is much closer. If the nominal rate lies within that error, it is the exact one.
     """
     steps = np.diff(seconds)
     tick = _tick(seconds)
@@ -99,6 +99,6 @@ def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
 
 
 def _tick(seconds: np.ndarray) -> float:
-    """The coarsest known clock that has a tick at each of the times (n,); 0 if none fits."""
+    """The coarsest known clock that ticks at each of the times (n,); 0 if none does."""
     since = seconds - seconds[0]
     return next((tick for tick in _CLOCKS if np.abs(since / tick - np.round(since / tick)).max() < 1e-3), 0.0)

@@ -24,7 +24,7 @@ class Wanted:
 
 
 class ClipSource:
-    """Clips by number. A subclass sets ``infos``, without reading the clips, and defines ``__getitem__``."""
+    """Clips by number. A subclass sets ``infos`` without reading the clips, and defines ``__getitem__``."""
 
     infos: Sequence[ClipInfo]
 
@@ -57,10 +57,9 @@ class ClipSource:
 
 
 class FileSource(ClipSource):
-    """Clips that ``read(info, problems)`` reads from files of their own.
+    """Clips that each have their own files, which ``read(info, problems)`` reads.
 
-    With a collector, ``read`` also decodes images that it need not decode otherwise, and returns None if the landmarks
-    cannot be used.
+    With a collector, ``read`` also decodes all images to check them, and returns None if the landmarks cannot be used.
     """
 
     def __init__(self, infos: Sequence[ClipInfo], read: Callable[[ClipInfo, Problems], Clip | None]):
@@ -103,10 +102,10 @@ class Split(ClipSource):
 
 @dataclasses.dataclass(frozen=True)
 class RatingScale:
-    """The scale of a score. The defaults are that of the paper.
+    """The scale of a score. The defaults describe the paper's.
 
     Attributes:
-      name: of the scale.
+      name: the scale's name.
       low, high: its ends.
       low_means, high_means: the ends in words.
     """
@@ -125,7 +124,7 @@ class Facts:
     Attributes:
       scale: the scale of the scores; None if it is unnamed, so its ends come from the scores themselves.
       landmark_source: the detector that found the landmarks, such as "insightface"; "" if unknown.
-      layouts: of the landmarks, keys of ``landmarks.LAYOUTS``; () if any is possible.
+      layouts: possible landmark layouts, keys of ``landmarks.LAYOUTS``; () for any.
       fps: frames per second; 0 if it differs between clips.
       caveat: a warning to attach to every score of a model trained on this data; "" for none.
     """
@@ -146,7 +145,7 @@ class Dataset:
       facts: what holds for all of them.
       official: {"train": subjects, "test": subjects}, or None.
       folds: test subjects of each published fold; () if there are none.
-      notes: warnings of the reader, such as clips that it left out.
+      notes: the reader's warnings, such as clips that it skipped.
     """
 
     source: ClipSource

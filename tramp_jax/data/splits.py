@@ -24,7 +24,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset
       k pairs (training subjects, test subjects).
 
     Raises:
-      UserError: too_few_subjects if k < 2 or there are fewer than k; bad_score.
+      UserError: too_few_subjects if k < 2 or there are fewer than k subjects; bad_score.
     """
     subjects = _by_score(infos, seed)
     if not 2 <= k <= len(subjects):
@@ -43,14 +43,14 @@ def holdout(
 
     Args:
       infos: the clips.
-      fractions: share of the *subjects* in each part, positive and summing to 1. Every part gets at least one subject.
+      fractions: each part's share of the *subjects*; positive, with sum 1. Every part gets at least one subject.
       seed: chooses among equally good splits.
 
     Returns:
-      The subjects of each part. Every subject is in one part.
+      The subjects of each part. Every subject is in exactly one part.
 
     Raises:
-      UserError: bad_option for impossible fractions; too_few_subjects if there are fewer than parts; bad_score.
+      UserError: bad_option for impossible fractions; too_few_subjects if there are more parts than subjects; bad_score.
     """
     shares = np.array(list(fractions.values()), float)
     if not len(shares) or not (shares > 0).all() or not math.isclose(shares.sum(), 1, abs_tol=1e-6):
@@ -64,14 +64,14 @@ def holdout(
     counts = np.ones(len(shares), int)
     while counts.sum() < len(subjects):
         counts[np.argmax(shares * len(subjects) - counts)] += 1
-    # In ascending order of score, each subject goes to the part that is furthest behind its share ...
+    # In ascending order of score, each subject goes to the part furthest behind its share ...
     labels = np.zeros(len(subjects), int)
     dealt = np.zeros(len(shares), int)
     for rank in range(len(subjects)):
         lag = np.where(dealt < counts, counts * (rank + 1) / len(subjects) - dealt, -np.inf)
         labels[rank] = np.argmax(lag)
         dealt[labels[rank]] += 1
-    # ... and then neighbours swap places at random, within about one period of the smallest part.
+    # ... and then neighbours swap at random, within about one period of the smallest part.
     block = max(2, round(len(subjects) / counts.min()))
     parts = _deal(subjects, labels, block, np.random.default_rng([seed, 1]))
     return {name: parts[i] for i, name in enumerate(fractions)}

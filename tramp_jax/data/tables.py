@@ -1,4 +1,4 @@
-"""Lists as CSV files and Excel workbooks: reads the same text from both, and writes CSV files that are safe to open."""
+"""Lists as CSV files and Excel workbooks: reads both alike, and writes CSV files that are safe to open."""
 
 import csv
 import io
@@ -12,21 +12,21 @@ from pathlib import Path
 from tramp_jax.data.problems import Problems
 
 SUFFIXES = (".csv", ".xlsx")
-MAX_BYTES = 32 << 20  # of a CSV file, or of an unpacked workbook; a list of 16,000 clips has 2 MB
+MAX_BYTES = 32 << 20  # of a CSV file or an unpacked workbook; a list of 16,000 clips has 2 MB
 MAX_CELLS = 2_000_000
 MAX_ROWS = 1_048_576  # of an Excel sheet
 _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
-_BYTE_ORDER_MARKS = (  # the longer ones first, because that of UTF-32 begins with that of UTF-16
+_BYTE_ORDER_MARKS = (  # longest first, because UTF-32's begins like UTF-16's
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_LOST = re.compile("[\0\ufffd]")  # what another program has put in place of letters that it could not read
+_LOST = re.compile("[\0\ufffd]")  # what other programs write for letters they could not read
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 _WRITTEN_NUMBER = re.compile(rf"{_NUMBER.pattern}([eE][+-]?\d+)?", re.ASCII)
-# Where a spreadsheet would start a formula: at the start of a cell, and after what some of them take for a separator.
+# Where a spreadsheet would start a formula: at the start of a cell, and after anything some take for a separator.
 _FORMULA = r"(?:^|(?<=[,;\t\r\n])){0}(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])|^{0}(?='*[\t\r])"
 _UNGUARDED, _GUARDED = re.compile(_FORMULA.format("")), re.compile(_FORMULA.format("'"))
 
@@ -44,13 +44,13 @@ def whole(text: str) -> int | None:
 
 
 def find(folder: Path, names: Sequence[str], option: str, problems: Problems) -> Path | None:
-    """Finds the table in a folder with one of these names, such as "clips.csv", or the same as a workbook.
+    """Finds the table in a folder that has one of ``names``, such as "clips.csv", or the same name as a workbook.
 
     Args:
       folder: an existing folder.
       names: possible names of the table.
-      option: of the data set, to name another table.
-      problems: takes ``ambiguous_list`` if there are several; then the first is used.
+      option: the data set's option that names another table.
+      problems: takes ``ambiguous_list`` if there are several; the first is then used.
 
     Returns:
       Its path; None if there is none.
@@ -67,15 +67,15 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 
 
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
-    """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) and stripped fields.
+    """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) -> stripped fields.
 
     A CSV file is UTF-8 or UTF-16. Its separator is the most frequent in its first line: comma, semicolon or tab. A
     number in a workbook becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last
     saved value. The apostrophe that ``csv_text`` puts before a formula is removed.
 
     Args:
-      path: an existing file; .xlsx is a workbook, and anything else comma-separated values.
-      problems: takes ``unreadable_table`` if it is neither, or ``oversized_file``; then there are no rows.
+      path: an existing file: .xlsx is a workbook, anything else is CSV.
+      problems: takes ``unreadable_table`` if it is neither, or ``oversized_file``; there are then no rows.
     """
     suffix = path.suffix.lower()
     rows: dict[int, list[str]] = {}
@@ -89,7 +89,7 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
                 what = f"has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells, so it is not read; remove empty ones"
                 raise _TableFault("oversized_file", what, number)
             if lost := next(filter(_LOST.search, row), ""):
-                what = f"{lost[:80]!r} has lost letters, so two names may have become one; restore the list"
+                what = f"{lost[:80]!r} has unreadable letters, so two names may have become one; restore the list"
                 raise _TableFault("unreadable_table", what, number)
             if any(row):
                 rows[number] = [unguarded(field) for field in row]
@@ -108,7 +108,7 @@ class _TableFault(Exception):  # noqa: N818 - caught, and reported as a problem
 
 
 def read_lines(path: Path, problems: Problems) -> list[str]:
-    """The lines of a list that is not a table, in UTF-8 or UTF-16; [] if ``problems`` took ``unreadable_table``."""
+    """The lines of a UTF-8 or UTF-16 list that is not a table; [] if ``problems`` took ``unreadable_table``."""
     try:
         return _read_text(path).splitlines()
     except _TableFault as fault:
@@ -119,8 +119,8 @@ def read_lines(path: Path, problems: Problems) -> list[str]:
 def _read_text(path: Path) -> str:
     """Reads UTF-8, with or without a byte order mark, and UTF-16.
 
-    Spreadsheet programs also write older encodings. They are refused, because they cannot be told apart, and a wrong
-    guess would turn one person into two or two into one.
+    Spreadsheets also write older encodings. Those are refused, because they cannot be told apart, and a wrong guess
+    would turn one person into two, or two into one.
     """
     if path.stat().st_size > MAX_BYTES:
         raise _TableFault("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")
@@ -136,7 +136,7 @@ def _read_text(path: Path) -> str:
         wrong = content[max(0, error.start - 20) : error.start + 20].splitlines()
         what = (
             f"is not {encoding.upper()} text (byte {content[error.start]:#04x} in {b' '.join(wrong)!r}), so letters "
-            'beyond ASCII would be mistaken; save it in Excel as "CSV UTF-8", or as a workbook (.xlsx)'
+            'beyond ASCII would be misread; save it in Excel as "CSV UTF-8", or as a workbook (.xlsx)'
         )
         raise _TableFault("unreadable_table", what, row) from error
 
@@ -155,17 +155,14 @@ def _comma_separated(path: Path) -> Iterator[list[str]]:
             yield [field.strip() for field in row]
             number += 1  # an error is in the next row
     except csv.Error as error:
-        what = (
-            f"not comma-separated values ({error}); a field that begins with a quotation mark must end with one: close "
-            "it, or remove it"
-        )
+        what = f"not comma-separated values ({error}); a field that begins with a quotation mark must also end with one"
         raise _TableFault("unreadable_table", what, max(number, 1)) from error
 
 
 def _holds_rows(field: str, separator: str, columns: int) -> bool:
     """Whether a field has swallowed rows after an unclosed quotation mark.
 
-    It then has lines with about as many separators as the table. A note of several lines has fewer.
+    Its lines then have about as many separators as the table. A note of several lines has fewer.
     """
     breaks = len(re.findall(r"\r\n|\r|\n", field))
     return breaks > 0 and field.count(separator) >= breaks * min(max(columns - 1, 1), 3)
@@ -204,10 +201,10 @@ def _text(value: object) -> str:
 
 
 def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """Reads a table with a header. The case of column names, and blanks around a field, are ignored.
+    """Reads a table with a header. Ignores the case of column names, and blanks around fields.
 
     Args:
-      path: an existing file, see ``read_rows``.
+      path: an existing file; see ``read_rows``.
       required: columns, in lower case; if one is missing, there are no rows.
       problems: takes a missing column, a row with too many fields, and a file that is not a table.
 
@@ -224,8 +221,8 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
     if wrong:
         problems.add(
             "bad_columns",
-            f"{path}: has {' and '.join(wrong)}; the first row (in a workbook, of its first sheet) must name the "
-            f"columns, but it names: {', '.join(columns) or 'none'}",
+            f"{path}: has {' and '.join(wrong)}; the first row (of a workbook's first sheet) must name the columns, "
+            f"but it names: {', '.join(columns) or 'none'}",
         )
         return columns, {}
     rows = {}
@@ -233,8 +230,8 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
         if any(fields[len(columns) :]):
             problems.add(
                 "malformed_row",
-                f"{path}, row {i}: has {len(fields)} fields, but the header names {len(columns)} columns; quote a "
-                'field that contains a comma ("a, b")',
+                f"{path}, row {i}: has {len(fields)} fields, but the header names {len(columns)} columns; quote "
+                'fields that contain a comma ("a, b")',
             )
         else:
             rows[i] = dict(zip(columns, fields + [""] * (len(columns) - len(fields)), strict=False))
@@ -242,7 +239,7 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as the text of a CSV file in which no spreadsheet finds a formula.
+    """The text of a CSV file in which no spreadsheet finds a formula.
 
     A cell that begins with one of = + - @, a tab or a line break gets an apostrophe in front, which ``read_rows``
     removes. Numbers stay numbers.

@@ -27,7 +27,7 @@ from tramp_jax.progress import Progress
 
 _MAX_LISTED = 5  # scores listed in one message
 
-_Content = dict[str, str]  # digests of a clip's landmarks and frames, to find one clip under two names
+_Content = dict[str, str]  # digests of a clip's landmarks and frames, to find the same clip under two names
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -38,9 +38,9 @@ class Report:
     """The problems found in a data set.
 
     Attributes:
-      dataset: all of it.
-      problems: first with lists, then with parts, then with clips.
-      bad: indices of the clips that cannot be used. A row that was not read as a clip has no index.
+      dataset: the whole data set.
+      problems: those of lists first, then of parts, then of clips.
+      bad: indices of the unusable clips. A row that was not read as a clip has no index.
     """
 
     dataset: Dataset
@@ -57,22 +57,24 @@ class Report:
         return dict(collections.Counter(problem.kind for problem in self.problems).most_common())
 
     def summary(self) -> str:
-        """One line with the number of usable clips and of errors by kind."""
-        total, kinds = len(self.dataset.source), collections.Counter(problem.kind for problem in self.errors)
+        """One line with the number of usable clips, and of errors by kind."""
+        kinds = collections.Counter(problem.kind for problem in self.errors)
         errors = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none"
-        return f"{total - len(self.bad)} of {total} clips are without a fault; errors: {errors}"
+        return f"{self._usable()}; errors: {errors}"
 
     def lines(self) -> list[str]:
         """Every problem, then a summary, for people to read."""
         lines = [f"{problem.severity}: [{problem.kind}] {problem.message}" for problem in self.problems]
-        total = len(self.dataset.source)
-        warnings = len(self.problems) - len(self.errors)
         lines += [f"{count:6d}  {kind}" for kind, count in self.counts().items()]
-        sound = f"{total - len(self.bad)} of {total} clips are without a fault"
-        return [*lines, f"{len(self.errors)} errors, {warnings} warnings; {sound}"]
+        warnings = len(self.problems) - len(self.errors)
+        return [*lines, f"{len(self.errors)} errors, {warnings} warnings; {self._usable()}"]
+
+    def _usable(self) -> str:
+        total = len(self.dataset.source)
+        return f"{total - len(self.bad)} of {total} clips are usable"
 
     def to_json(self) -> str:
-        """The problems, and their number by kind, for programs."""
+        """The problems and their number by kind, for programs."""
         content = {
             "clips": len(self.dataset.source),
             "bad_clips": [self.dataset.source.infos[index].id for index in sorted(self.bad)],
@@ -85,8 +87,8 @@ class Report:
         """The data set without its bad clips, and the indices of the clips that remain.
 
         Raises:
-          UserError: bad_data with all problems, if no clip remains, or none in one of the published parts; or if a
-            person has two names, because no clip is to blame.
+          UserError: bad_data with all problems, if no clip remains in the data set or in one of its published parts, or
+            if a person has two names, because then no clip is to blame.
         """
         if any(problem.kind == "similar_names" for problem in self.errors):
             raise UserError("bad_data", "\n".join(self.lines()))
@@ -95,7 +97,7 @@ class Report:
         people = {source.infos[index].subject for index in kept}
         lost = [name for name, part in _parts(self.dataset).items() if not part & people]
         if lost or not kept:
-            what = f"nothing is left of {', '.join(lost) or 'the data set'} without the clips that have a fault"
+            what = f"without the unusable clips, nothing is left of {', '.join(lost) or 'the data set'}"
             raise UserError("bad_data", "\n".join([*self.lines(), what]))
         return dataclasses.replace(self.dataset, source=Split(source, kept)), kept
 
@@ -106,7 +108,7 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
     Args:
       config: the whole configuration.
       wanted: what to check of each clip; None for what the model reads.
-      workers: threads. They run in parallel, because decoding releases the interpreter lock.
+      workers: threads. They run in parallel, because decoding releases Python's global lock.
 
     Raises:
       UserError: there is no such data set.
@@ -139,11 +141,11 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
 
     Args:
       config: the whole configuration.
-      known: where an earlier report was written by ``Report.to_json``. If the file exists, its clips are left out and
-        nothing is checked again, so a run keeps its clips.
+      known: an earlier report, from ``Report.to_json``. If the file exists, its bad clips are skipped and nothing is
+        checked again, so a resumed run keeps its clips.
 
     Returns:
-      The data set, and the report of the check if there was one.
+      The data set, and the report if clips were checked.
 
     Raises:
       UserError: see ``datasets.open_dataset`` and ``Report.sound``; damaged_file for ``known``.
@@ -164,7 +166,7 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
 
 
 def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
-    """``map(function, items)`` in threads that work a few items ahead."""
+    """Like ``map(function, items)``, in threads that work a few items ahead."""
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
         waiting: collections.deque[concurrent.futures.Future[_Out]] = collections.deque()
         try:
@@ -180,7 +182,7 @@ def in_order(function: Callable[[_In], _Out], items: Iterable[_In], workers: int
 
 
 def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content]:
-    """Everything wrong with a clip, and what it is compared by."""
+    """Everything wrong with a clip, and its digests."""
     info = source.infos[index]
     try:
         found, clip = source.check(index)
@@ -199,7 +201,7 @@ def _unreadable(info: ClipInfo, error: Exception) -> Problem:
 
 
 def _content(clip: Clip) -> _Content:
-    """Digests of the landmarks, and of the first, the middle and the last image file, if there are any."""
+    """Digests of the landmarks, and of the first, middle and last image file, if there are any."""
     content: _Content = {}
     if not np.isnan(clip.landmarks).all():
         content["landmarks"] = hashlib.sha256(np.ascontiguousarray(clip.landmarks).tobytes()).hexdigest()
@@ -211,7 +213,7 @@ def _content(clip: Clip) -> _Content:
 
 
 def _repeated(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what: str) -> list[Problem]:
-    """The problem of a clip that repeats an earlier one."""
+    """The problem with a clip that repeats an earlier one, if it does."""
     if first == index:
         return []
     cure = "remove one of the two from its list"
@@ -222,10 +224,8 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
     problems = []
     for what, text in (("id", info.id), ("subject", info.subject)):
         if not text or re.search(r"\s", text) or not text.isprintable():
-            cure = (
-                "blanks and invisible characters in a name turn one person into two, so it must have none and not be "
-            )
-            message = f"{place_of(info)}: the {what} is {text!a}; {cure}empty: correct the list"
+            cure = "it must be neither empty nor contain blanks or invisible characters, which turn one person into two"
+            message = f"{place_of(info)}: the {what} is {text!a}; {cure}: correct the list"
             problems.append(Problem("blank_in_name", message, info.id))
     if not math.isfinite(info.score):
         what = f"{place_of(info)}: the score is {info.score}; correct the list"
@@ -246,7 +246,7 @@ def _parts(dataset: Dataset) -> dict[str, frozenset[str]]:
 
 
 def _folds(dataset: Dataset) -> list[tuple[str, frozenset[str]]]:
-    """The published folds by name, numbered as in their publication and in the recipes."""
+    """The published folds by name, numbered as published and as in the recipes."""
     count = len(dataset.folds)
     return [(f"fold {number} of {count}", people) for number, people in enumerate(dataset.folds, 1)]
 
@@ -259,12 +259,12 @@ def _set_problems(dataset: Dataset) -> Iterator[Problem]:
         return
     official = dataset.official or {}
     if both := official.get("test", frozenset()) & official.get("train", frozenset()):
-        what = f"subject {', '.join(sorted(both))} is in the official training part and in the test part"
+        what = f"subject {', '.join(sorted(both))} is in both the official training and test part"
         yield Problem("subject_in_both_lists", f"{what}; remove the rows of one of the two")
     yield from _fold_problems(_folds(dataset), {info.subject for info in infos})
     yield from _missing_classes(infos, _parts(dataset))
     for one, other in names.alike(info.expression for info in infos):
-        message = f"expressions {one!a} and {other!a} count as two; if they are the same, spell them alike in the list"
+        message = f"expressions {one!a} and {other!a} count as two; if they are one, spell them alike in the list"
         yield Problem("similar_names", message, severity=WARNING)
 
 
@@ -297,7 +297,7 @@ def _missing_classes(infos: Sequence[ClipInfo], parts: Mapping[str, frozenset[st
             continue
         for expression, known in sorted(scores.items()):
             if expression not in here:
-                what = f"{name} has no clip of {expression}: that expression cannot be trained and tested"
+                what = f"{name} has no clip of {expression}, so that expression cannot be trained and tested"
                 yield Problem("missing_expression", f"{what}; choose others, or another split")
             elif absent := sorted(known - here[expression]):
                 listed = ", ".join(f"{score:g}" for score in absent[:_MAX_LISTED])

@@ -1,7 +1,7 @@
 """Decodes a video file frame by frame: upright, progressive, with square pixels, and with the time of each frame.
 
-FFmpeg decodes, through PyAV. Only one frame is held at a time. A file that cannot be read raises a ``VideoError`` that
-names the file and the cure.
+FFmpeg decodes, through PyAV, and only one frame is held at a time. A file that cannot be read raises a ``VideoError``
+that names the file and the cure.
 """
 
 import collections
@@ -24,22 +24,22 @@ from av.video.stream import VideoStream
 
 from tramp_jax.errors import UserError
 
-MAX_PIXELS = 1 << 26  # in one frame; 8K has half as many
-_PROMISED = 0.9  # share of its frames that a damaged file must deliver to be used
+MAX_PIXELS = 1 << 26  # per frame; 8K has half as many
+_PROMISED = 0.9  # share of its frames that a damaged file must deliver to be usable
 _MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)  # width / height of a pixel; cameras stay between 1/2 and 2.2
-_SAME_SHAPE = 0.01  # relative difference of two shapes of the picture that is due to rounding
+_SAME_SHAPE = 0.01  # relative difference between two picture shapes that rounding explains
 _SKEW = 0.05  # sine of the angle by which a display matrix may miss a quarter turn
-# These decoders mark each frame as interlaced or not; for the rest, the container's mark counts.
+# These decoders mark each frame as interlaced or not; for others, the container's mark counts.
 _MARK_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
 # FFmpeg's AVFieldOrder: up to 1 is unknown or progressive; the top field is shown first in 2 and 5, not in 3 and 4.
 _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
-# Searches every 8th frame and every 4th column for combs, with steps of at least 10 grey levels. Combs hold at most 1 %
-# of the moving pixels in progressive videos, and 15 to 25 % in woven ones (measured).
+# Search every 8th frame and every 4th column for combs with steps of over 10 grey levels. Combs hold at most 1 % of the
+# moving pixels in progressive videos, and 15 to 25 % in interlaced ones (measured).
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
-# Titles that are not UTF-8 must not stop a video. From PyAV 19 on they never do, and the option is gone.
+# Titles that are not UTF-8 must not make a video unreadable. From PyAV 19 on, they never do, and the option is gone.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
@@ -57,7 +57,7 @@ class VideoFile:
     """Frames of a video file as a player shows them.
 
     Interlaced frames are deinterlaced (one frame for two fields), non-square pixels are made square, rotation and
-    mirror flags are applied, and frames that an edit list hides are left out.
+    mirror flags are applied, and frames hidden by an edit list are skipped.
 
     Attributes:
       path: the file.
@@ -72,7 +72,7 @@ class VideoFile:
             self.rate = float(_stream(container, path).guessed_rate or 0)
 
     def _open(self) -> InputContainer:
-        # "file:" and the whitelist keep a playlist or an odd name from opening a connection.
+        # "file:" and the whitelist keep playlists and odd names from opening a connection.
         options = {"protocol_whitelist": "file"}
         try:
             return av.open(f"file:{self.path}", container_options=options, **_LENIENT)
@@ -83,7 +83,7 @@ class VideoFile:
         """Yields (seconds since the first frame, (H, W, 3) uint8 RGB).
 
         Raises:
-          VideoError: no frame can be decoded, many are missing or damaged, or all are the same picture.
+          VideoError: no frame can be decoded, many are missing or damaged, or all are identical.
         """
         with self._open() as container:
             stream = _stream(container, self.path)
@@ -106,8 +106,8 @@ class VideoFile:
                 raise VideoError(
                     f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
                 ) from error
-            warnings = [*_rivals(container, stream), *picture.warnings, *combs.warnings()]
-            warnings += _losses(self.path, count, packets)
+            warnings = [*_other_videos(container, stream), *picture.warnings, *combs.warnings()]
+            warnings += _damage(self.path, count, packets)
         if count > 1 and still:
             raise VideoError(
                 f"{self.path}: all {count} frames are identical, so no face moves; record the person again, or export "
@@ -122,7 +122,7 @@ class _Packets:
     def __init__(self, container: InputContainer, stream: VideoStream):
         self._container, self._stream = container, stream
         self._start: float | None = None
-        # An AVI file numbers its frames in the order of decoding; frame k is shown at the k-th number.
+        # An AVI file numbers its frames in decoding order; frame k is shown at the k-th number.
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
         self.read = self.hidden = self.damaged = 0
         self.broken_end = False
@@ -152,7 +152,7 @@ class _Packets:
             yield from decoded
 
     def seconds(self, frame: VideoFrame) -> float:
-        """Seconds from the first frame to this one; NaN if the file does not say. Call it once for each frame."""
+        """Seconds from the first frame to this one; NaN if the file does not say. Call it once per frame."""
         time = frame.time
         if self._order and self._stream.time_base:
             time = float(self._order.popleft() * self._stream.time_base)
@@ -163,7 +163,7 @@ class _Packets:
         return time - self._start
 
     def promised(self) -> int:
-        """Number of frames that the container states, without those that its edit list hides; 0 if it does not say."""
+        """The container's frame count, without those hidden by its edit list; 0 if it does not say."""
         stream, counts = self._stream, []
         if stream.frames:
             counts.append(stream.frames - self.hidden)
@@ -177,11 +177,11 @@ class _Packets:
 
 
 class _Combs:
-    """Notices unmarked interlaced video, in which moving edges look like combs."""
+    """Detects unmarked interlaced video, in which moving edges look like combs."""
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
-        self._moving = self._combed = self._seen = 0
+        self._without_stills = self._combed = self._seen = 0
 
     def look(self, image: np.ndarray, number: int) -> None:
         """Compares some pairs of neighbouring frames (H, W, 3)."""
@@ -198,11 +198,11 @@ class _Combs:
             np.minimum(np.minimum(-first, -third), second) > _COMB_STEP
         )
         self._seen += moving.size
-        self._moving += int(moving.sum())
+        self._without_stills += int(moving.sum())
         self._combed += int((tooth & moving).sum())
 
     def warnings(self) -> list[str]:
-        if self._moving < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._moving:
+        if self._without_stills < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._without_stills:
             return []
         return [
             "the frames look interlaced, though the file does not say so: what moves has edges like combs; deinterlace "
@@ -222,7 +222,7 @@ class _Picture:
         self._converter = VideoReformatter()
         self.warnings: list[str] = []
         if not _MIN_ASPECT <= self._aspect <= _MAX_ASPECT:
-            self.warnings.append(f"by the file, a pixel is {self._aspect} times as wide as high; assuming square ones")
+            self.warnings.append(f"the file declares pixels {self._aspect} times as wide as high; assuming square ones")
             self._aspect = Fraction(1)
 
     def show(self, frame: VideoFrame, number: int) -> np.ndarray:
@@ -234,8 +234,8 @@ class _Picture:
             self._check_shape(coded, number)
         self._coded = coded
         width, height = self._size
-        how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, it affects only the colours
-        # At usual frame sizes, more threads only cost time.
+        how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, this affects only the colours
+        # At usual frame sizes, more threads are slower.
         image = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
         return self._upright(image, frame)
 
@@ -266,11 +266,11 @@ class _Picture:
         turned = abs(b) + abs(c) > abs(a) + abs(d)
         right, down = (c, b) if turned else (a, d)  # where the picture's own axes point, forwards or backwards
         if not (right and down):
-            return image  # not the matrix of any turn
+            return image  # not a rotation
         off = max(abs(a), abs(d)) if turned else max(abs(b), abs(c))
         if off > _SKEW * min(abs(right), abs(down)) and not self._skewed:
             self._skewed = True
-            self.warnings.append("the file's rotation flag is not a multiple of 90°; taken as the nearest")
+            self.warnings.append("the file's rotation flag is not a multiple of 90°; using the nearest")
         if turned:
             image = cv2.transpose(image)
         if right < 0 or down < 0:
@@ -279,7 +279,7 @@ class _Picture:
 
 
 def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    """The frames, deinterlaced from the first interlaced one on."""
+    """Yields the frames, deinterlaced from the first interlaced one on."""
     graph: Graph | None = None
     shape: tuple[int, int, str] | None = None
     order = 0 if stream.codec_context.name in _MARK_FRAMES else stream.codec_context.field_order
@@ -293,17 +293,17 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
             )
         if shape != (frame.width, frame.height, frame.format.name):
             if graph is not None:
-                yield from _through(graph, None)
+                yield from _filtered(graph, None)
             shape = (frame.width, frame.height, frame.format.name)
             graph = _deinterlacer(frame, order)
         assert graph is not None
-        yield from _through(graph, frame)
+        yield from _filtered(graph, frame)
     if graph is not None:
-        yield from _through(graph, None)
+        yield from _filtered(graph, None)
 
 
 def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
-    """Makes one frame from two fields. ``order`` is the container's; up to 1, the marks of the frames count."""
+    """Makes one frame from two fields. ``order`` is the container's field order; up to 1, each frame's mark counts."""
     parity = "auto" if order <= _PROGRESSIVE else "tff" if order in _TOP_FIRST else "bff"
     graph = Graph()
     graph.link_nodes(
@@ -314,8 +314,8 @@ def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
     return graph
 
 
-def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
-    """Passes a frame to the filter, None at the end of the video. Yields the frames that are ready."""
+def _filtered(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Passes a frame (None at the end of the video) to the filter. Yields the frames that are ready."""
     graph.vpush(frame)
     while True:
         try:
@@ -326,7 +326,7 @@ def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
 
 def _stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player shows."""
-    moving = _moving(container)
+    moving = _without_stills(container)
     if not moving:
         raise VideoError(f"{path}: {_diagnosis(path)}")
     best = container.streams.best("video")
@@ -337,7 +337,7 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def _moving(container: InputContainer) -> list[VideoStream]:
+def _without_stills(container: InputContainer) -> list[VideoStream]:
     """The video streams, without cover pictures and stills."""
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     return [each for each in streams if each.frames != 1] or streams
@@ -346,24 +346,24 @@ def _moving(container: InputContainer) -> list[VideoStream]:
 def _check_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise VideoError(
-            f"{path}: frames of {width}×{height} pixels are too large; make them smaller with "
+            f"{path}: frames of {width}×{height} pixels are too large; shrink them with "
             "`ffmpeg -i IN -vf scale=1920:-2 OUT.mp4`"
         )
 
 
-def _rivals(container: InputContainer, stream: VideoStream) -> list[str]:
+def _other_videos(container: InputContainer, stream: VideoStream) -> list[str]:
     """Warns if the file holds several videos."""
-    count = len(_moving(container))
+    count = len(_without_stills(container))
     if count == 1:
         return []
     return [f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"]
 
 
-def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
+def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
     """Warns if a little of the file is missing or damaged.
 
-    The number of frames that the container states is compared only if the file is damaged. Intact files with edit
-    lists, a variable rate, or sound that outlasts the picture also have fewer frames than stated.
+    The container's frame count matters only if the file is damaged. Intact files with edit lists, a variable rate, or
+    sound that outlasts the picture also have fewer frames than declared.
 
     Raises:
       VideoError: much is missing or damaged.
@@ -387,7 +387,7 @@ def _losses(path: Path, count: int, packets: _Packets) -> list[str]:
     if cut_off and not promised:
         return [f"the file is cut off after {count} frames; copy it again"]
     if packets.damaged:
-        return [f"{packets.damaged} of {packets.read} frames are damaged, so they are left out; copy the file again"]
+        return [f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again"]
     return []
 
 
@@ -406,9 +406,7 @@ def _diagnosis(path: Path) -> str:
             return "holds sound but no video; name the video file"
     if start.startswith((b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf1")) or start[8:12] == b"WAVE":
         return "looks like a sound file without video; name the video file"
-    return (
-        "is not a video that can be decoded; if it plays elsewhere, convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`"
-    )
+    return f"is not a video that can be decoded; if it plays elsewhere, convert it with {_CONVERT}"
 
 
 def _is_cut_off(path: Path) -> bool:
@@ -445,7 +443,7 @@ def _ends_with_a_tag(file: BinaryIO, end: int) -> bool:
 
 
 def _end_of_segment(file: BinaryIO) -> int:
-    """Where the only segment of a Matroska file ends, by its own header; 0 if that does not say."""
+    """Where the only segment of a Matroska file ends according to its header; 0 if it does not say."""
     file.seek(0)
     start = file.read(4096)
     position = start.find(_SEGMENT) + len(_SEGMENT)
@@ -458,7 +456,7 @@ def _end_of_segment(file: BinaryIO) -> int:
 
 
 def _mp4_index(file: BinaryIO) -> set[bytes]:
-    """Kinds of the tracks (b"vide", b"soun") that the index of an MP4 or MOV file names; empty without an index."""
+    """The track types (b"vide", b"soun") in the index of an MP4 or MOV file; empty without an index."""
     position, end = 0, file.seek(0, os.SEEK_END)
     while position + 8 <= end:
         file.seek(position)
@@ -469,7 +467,7 @@ def _mp4_index(file: BinaryIO) -> set[bytes]:
             length, header = int.from_bytes(file.read(8), "big"), 16
         if kind == b"moov":
             content = file.read(min(length or end, _MAX_INDEX))
-            # A track names its kind 8 bytes after the letters of its handler box.
+            # A track's type follows 8 bytes after the letters of its handler box.
             return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
         if length < header:  # the last box, which reaches to the end, or damage
             break

@@ -20,7 +20,7 @@ def normalised(g: Graph, config: ConfigDict) -> Tensor:
     x = g.op("Reshape", "frames", [-1, given, given, 3])
     x = g.op("Transpose", g.op("Cast", x, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     if size != given:
-        # Resizing is linear along each axis. Resized unit vectors make its matrix.
+        # Resizing is linear along each axis, so resizing unit vectors gives its matrix.
         matrix = np.asarray(jax.image.resize(np.eye(given, dtype=np.float32), (size, given), "linear"))
         x = g.op("MatMul", matrix, g.op("MatMul", x, matrix.T))
     mean, std = (np.array(z, np.float32).reshape(3, 1, 1) for z in (IMAGENET_MEAN, IMAGENET_STD))

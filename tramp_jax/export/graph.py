@@ -1,7 +1,7 @@
 """A builder of ONNX graphs: nodes, constants, and the layers that all parts of the model share.
 
-A tensor is known by its name, and every function returns the name of its result. Tokens are rows of a matrix (N, C), so
-a linear layer is a single product that includes the bias.
+A tensor is identified by its name, and every function returns the name of its result. Tokens are rows of a matrix
+(N, C), so a linear layer is a single product that includes the bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Graph:
         return results
 
     def output(self, x: Tensor, name: str) -> Tensor:
-        """Gives a tensor the name of an output. The graph can be cut there."""
+        """Names a tensor as an output, where the graph can be cut."""
         self.nodes.append(helper.make_node("Identity", [x], [name], name=name))
         return name
 

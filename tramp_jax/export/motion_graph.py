@@ -13,7 +13,7 @@ from tramp_jax.export.graph import Graph, Tensor
 
 
 def for_encoder(g: Graph, config: ConfigDict) -> tuple[Tensor, Tensor]:
-    """Trajectories (T / patch, V, channels) and ``index_t`` (T / patch,) that the encoder reads."""
+    """What the encoder reads: trajectories (T / patch, V, channels) and ``index_t`` (T / patch,)."""
     option, length, count, patch = config.channels, config.length, config.num_points, config.patch
     held, wanted = channels.stored(option), channels.names(option)
     x = g.op("Reshape", "trajectories", [length, count, len(held)])

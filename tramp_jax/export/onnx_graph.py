@@ -1,8 +1,8 @@
 """Builds the ONNX graph of a model from its configuration and variables.
 
-The graph takes the sample that ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32.
-It has no dropout. Batch normalisation is folded into convolutions, and scales of logits and inputs into linear layers.
-The q and k maps of a fusion with a single key are left out, since they have no effect.
+The graph takes what ``pipeline.Sampler.test`` makes of a clip, as a batch of one, and computes in float32. It has no
+dropout. Batch normalisation is folded into convolutions, and scales of logits and inputs into linear layers. A fusion
+with a single key has no q and k maps, since they would have no effect.
 """
 
 import json
@@ -39,26 +39,25 @@ def build(
 ) -> onnx.ModelProto:
     """The ONNX graph of a trained model.
 
-    The inputs are those of ``models.Inputs`` that the model reads: ``frames`` (1, K, S, S, 3) uint8 RGB at the stored
-    size S, for any K; ``frame_index`` (1, F) int32, but with ``scrambled_frames`` all F frames instead;
-    ``frames_present`` (1, K) bool, if the padding has zeros; ``trajectories`` (1, T, V, C), ``index_t`` (1, T) and, if
-    some channels describe motion, ``seconds`` (1, T), all float32. The outputs are ``score`` (1,) on the rating scale,
-    the model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
+    The inputs are the fields of ``models.Inputs`` that the model reads: ``frames`` (1, K, S, S, 3) uint8 RGB at the
+    stored size S, for any K, and ``frame_index`` (1, F) int32 (with ``scrambled_frames``: all F frames, and no index);
+    ``frames_present`` (1, K) bool, if padding is blank; ``trajectories`` (1, T, V, C), ``index_t`` (1, T) and, if some
+    channels describe motion, ``seconds`` (1, T), all float32. The outputs are ``score`` (1,) on the rating scale, the
+    model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
 
     Args:
       config: the whole configuration.
       variables: ``{"params", "batch_stats"}``.
       output: turns the raw value into the score.
-      metadata: further metadata besides ``config`` (JSON) and ``tramp_jax`` (version).
+      metadata: entries to add to ``config`` (JSON) and ``tramp_jax`` (version).
 
     Raises:
-      UserError: classifier.
+      UserError: the model is a classifier.
     """
     if config.model.head.num_classes:
         raise UserError(
             "classifier",
-            f"model.head.num_classes is {config.model.head.num_classes}, but only models that predict scores can be "
-            "exported",
+            f"model.head.num_classes is {config.model.head.num_classes}, but only regression models can be exported",
         )
     g = Graph()
     params, statistics = (jax.tree.map(np.asarray, variables.get(part, {})) for part in ("params", "batch_stats"))
@@ -91,7 +90,7 @@ def build(
 
 
 def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    """The collected nodes as a model."""
+    """Makes an ONNX model of the collected nodes."""
     return helper.make_model(
         helper.make_graph(g.nodes, "tramp_former", inputs, outputs, g.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -102,12 +101,7 @@ def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.Val
 
 
 def _value(
-    g: Graph,
-    config: ConfigDict,
-    model: Model,
-    params: Weights,
-    statistics: Weights,
-    read: tuple[Tensor, Tensor] | None,
+    g: Graph, config: ConfigDict, model: Model, params: Weights, statistics: Weights, read: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
     fusion = model.fusion if isinstance(model, TrampFormer) else None
@@ -176,7 +170,7 @@ def _score(g: Graph, output: Output, raw: Tensor) -> Tensor:
 
 
 def _bent(g: Graph, output: Output, line: Tensor) -> Tensor:
-    """The values (1,) before the decoding of a line (1,), see ``Output.pieces``."""
+    """Maps a line's value (1,) through the knots, before decoding; see ``Output.pieces``."""
     starts, lengths, slopes = output.pieces()
     (first, lowest), (last, _) = output.knots[0], output.knots[-1]
     inside = g.op("Min", g.op("Max", g.op("Sub", line, starts), np.array(0.0)), lengths)

@@ -24,7 +24,7 @@ __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "ini
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
-    """The flax module of a ``model`` group (``tramp_jax.config.MODEL``).
+    """Builds the flax module of a ``model`` group (``tramp_jax.config.MODEL``).
 
     Raises:
       UserError: bad_option, if options contradict each other.
@@ -32,8 +32,8 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     if config.members > 1 and (config.name != "tramp_former" or config.streams != "trajectory"):
         raise UserError(
             "bad_option",
-            f"model.members is {config.members}, but only models with model.streams=trajectory train side by side; for "
-            "others, train several runs with different seeds and give all of them to tramp-jax score",
+            f"model.members is {config.members}, but only models with model.streams=trajectory can train side by side; "
+            "train several runs with different seeds and give all of them to tramp-jax score",
         )
     if config.name == "skateformer":
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
@@ -64,10 +64,10 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
       model: see ``build_model``.
       variables: ``{"params", "batch_stats"}``.
       inputs: B clips.
-      options: further arguments of flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
+      options: more arguments for flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
-      ``(score, out)``, see ``TrampFormer.__call__``; with ``mutable``, a pair of that and the updated collections.
+      ``(score, out)``, see ``TrampFormer.__call__``. With ``mutable``, that pair and the updated collections.
     """
     return model.apply(
         variables,
@@ -112,23 +112,15 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     )
 
 
-def _partitions(config: ml_collections.ConfigDict) -> tuple[Partition, ...]:
-    places = config.length // config.patch
-    if config.length % config.patch:
+def _partitions(c: ml_collections.ConfigDict) -> tuple[Partition, ...]:
+    places = c.length // c.patch
+    if c.length % c.patch:
         raise UserError(
             "bad_option",
-            f"model.trajectory.patch is {config.patch}, which does not divide model.trajectory.length={config.length}",
+            f"model.trajectory.patch is {c.patch}, which does not divide model.trajectory.length={c.length}",
         )
-    halvings = len(config.widths) - 1
-    return partitions(
-        places,
-        config.neighbours,
-        config.distant,
-        config.local_frames,
-        places // 8,
-        config.table_frames or None,
-        halvings,
-    )
+    halvings = len(c.widths) - 1
+    return partitions(places, c.neighbours, c.distant, c.local_frames, places // 8, c.table_frames or None, halvings)
 
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
@@ -197,7 +189,7 @@ def reads_trajectories(config: ml_collections.ConfigDict) -> bool:
 
 
 def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tuple[int, ...] | None]:
-    """Shapes of ``frames``, ``trajectories`` and ``index_t``, in this order; None if the model does not read one."""
+    """Shapes of ``frames``, ``trajectories`` and ``index_t``, in this order; None for those the model does not read."""
     rgb, trajectory = config.rgb, config.trajectory
     shapes: dict[str, tuple[int, ...] | None] = {"frames": None, "trajectories": None, "index_t": None}
     if reads_frames(config):
@@ -218,12 +210,12 @@ def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def count_parameters(config: ml_collections.ConfigDict) -> int:
-    """Trained numbers of the model of a ``model`` group."""
+    """Number of trainable parameters of the model of a ``model`` group."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_variables(config)["params"]))
 
 
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
-    """Freshly drawn ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
+    """Random initial ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
     variables = initial.draw(build_model(config).init, key, *inputs)

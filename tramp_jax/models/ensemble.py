@@ -11,7 +11,7 @@ class Ensemble(nn.Module):
     """Models that read the same trajectories. They differ in their initial weights and in their dropout.
 
     Attributes:
-      model: one of them, without frames. All parameters have a leading axis of ``members``.
+      model: one member; it reads no frames. All parameters have a leading axis of ``members``.
       members: number of models.
     """
 
@@ -28,12 +28,12 @@ class Ensemble(nn.Module):
         frame_index: Array | None = None,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """See ``TrampFormer``. In training, (B, members) scores, so that each member has a loss of its own."""
+        """See ``TrampFormer``. In training, scores are (B, members), so that each member has its own loss."""
 
         def score(model: TrampFormer, trajectories: Array, index_t: Array) -> Array:
             return model(None, trajectories, index_t, train)[0]
 
-        of_all = nn.vmap(
+        score_all = nn.vmap(
             score,
             variable_axes={"params": 0, "batch_stats": 0},
             split_rngs={"params": True, "dropout": True},
@@ -41,5 +41,5 @@ class Ensemble(nn.Module):
             out_axes=1,
             axis_size=self.members,
         )
-        scores = of_all(self.model, trajectories, index_t)
+        scores = score_all(self.model, trajectories, index_t)
         return (scores if train else jnp.mean(scores, axis=1)), {}

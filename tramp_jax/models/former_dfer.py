@@ -161,22 +161,16 @@ class FormerDFER(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        frames: Array | None,
-        train: bool,
-        frame_index: Array | None = None,
-        frame_features: Array | None = None,
+        self, frames: Array | None, train: bool, frame_index: Array | None = None, frame_features: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """Encodes frames.
 
         Args:
           frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, the K
-            distinct frames of each clip (B, K, H, W, 3), each of which is encoded once; (1, K, H, W, 3) is shared by
-            all clips.
+            distinct frames of each clip (B, K, H, W, 3), each encoded once; all clips share (1, K, H, W, 3).
           train: whether batch statistics are used and updated.
-          frame_index: (B, F), which of the distinct frames is at each place; None if ``frames`` has all F.
-          frame_features: (B, K, widths[3]) or (1, K, widths[3]) output of the S-Former; replaces ``frames`` if it is
-            known.
+          frame_index: (B, F), which distinct frame is at each place; None if ``frames`` has all F.
+          frame_features: (B, K, widths[3]) or (1, K, widths[3]) output of the S-Former, if known; replaces ``frames``.
 
         Returns:
           Sub-clip features (B, F / clip_length, widths[3]), and the intermediate ``frame_features``

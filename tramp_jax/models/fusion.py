@@ -1,4 +1,4 @@
-"""Fusion of the two streams: the TraMP blocks of the paper, and the strategies that its Table VI compares them with.
+"""Fusion of the two streams: the paper's TraMP blocks, and the alternatives in its Table VI.
 
 Axes: B batch, Q query tokens, K key tokens, C channels, A attention heads, D channels per head.
 
@@ -43,7 +43,7 @@ class CrossAttention(nn.Module):
 
 
 class TrampBlock(nn.Module):
-    """Adds attention to the other stream ``y`` (B, K, C), then an MLP, to the tokens ``x`` (B, Q, C). ``y`` stays."""
+    """Adds attention to the other stream ``y`` (B, K, C), then an MLP, to the tokens ``x`` (B, Q, C)."""
 
     heads: int
     mlp_ratio: int
@@ -61,13 +61,12 @@ class Fusion(nn.Module):
     """A strategy: RGB tokens (B, Q, C) and trajectory tokens (B, K, C) -> tokens (B, N, C), whose mean is the feature.
 
     Attributes:
-      depth: number of blocks, if the strategy has blocks.
-      heads, mlp_ratio: of the blocks.
+      depth, heads, mlp_ratio: number of blocks, and their options. Unused by strategies without blocks.
       query: the stream that attends to the other one, if only one does.
       tokens: "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the
         frames and for each moment of the trajectory encoder's last stage. Only for strategies with attention.
       dtype: type of the products, see ``layers``.
-      attends: whether the strategy has attention, so that it needs heads and can take several tokens.
+      attends: whether the strategy has attention. If so, it needs heads and can take several tokens.
     """
 
     attends: ClassVar[bool] = False
@@ -80,7 +79,7 @@ class Fusion(nn.Module):
 
 
 class TrampFusion(Fusion):
-    """A stack of TraMP blocks, as published with the RGB feature as the query: N is the number of queries."""
+    """A stack of TraMP blocks, published with the RGB feature as the query. N is the number of queries."""
 
     attends = True
 
@@ -111,7 +110,7 @@ class CrossFusion(Fusion):
     """Bidirectional cross-fusion: in every block, RGB attends to the trajectory, then the trajectory to that RGB.
 
     Both directions have the same weights, and N = 2: the mean of each stream's tokens. This is the idea of QAFE-Net
-    (Duan et al., 2023). The exact form in the paper's Table VI is not known here.
+    (Duan et al., 2023). The exact form in the paper's Table VI is unknown.
     """
 
     attends = True

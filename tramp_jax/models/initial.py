@@ -1,9 +1,9 @@
 """Initial weights, drawn by one small program.
 
 XLA compiles every random draw of a model's ``init`` separately, which takes ten seconds or more. Here all draws share
-one program over blocks of numbers. In JAX, a number depends only on the key and on its position, so the weights are
-those of a compiled ``init``: with the same bits in JAX 0.10, up to the last digit in newer versions. The bits drawn
-here are the same in all of them.
+one program over blocks of numbers. In JAX, a random number depends only on the key and its position, so the weights
+are those of a compiled ``init``: bit for bit in JAX 0.10, up to the last digit in newer versions. The bits drawn here
+are the same in every version.
 """
 
 import math
@@ -17,7 +17,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 _BLOCK = 1 << 13
-_NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # JAX's names; a draw of another name is compiled by itself
+_NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # JAX's names; any other draw is compiled separately
 _INFINITY, _ROOT_2 = np.float32(np.inf), np.float32(2**0.5)
 # What initialisers do with their draws. NumPy computes the same bits, because these operations are rounded exactly.
 _EXACT: dict[str, Callable[..., Any]] = {"mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
@@ -27,8 +27,8 @@ def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
     """Returns ``init(key, *inputs)``, the variables of a flax module, without computing the module's output.
 
     Args:
-      init: of a flax module.
-      key: for the draws.
+      init: a flax module's ``init``.
+      key: the random key.
       inputs: arrays, or None.
     """
     closed, shapes = jax.make_jaxpr(init, return_shape=True)(key, *inputs)
@@ -36,16 +36,16 @@ def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
     given = [value for value, needed in zip(jax.tree.leaves((key, *inputs)), used, strict=True) if needed]
     values = dict(zip([*jaxpr.invars, *jaxpr.constvars], [*given, *closed.consts], strict=True))
 
-    uncut: set[Any] = set()  # draws whose numbers still lack the factor √2
+    unscaled: set[Any] = set()  # draws whose numbers still lack the factor √2
 
     def read(variable: Any) -> Any:
         if isinstance(variable, core.Literal):
             return np.asarray(variable.val, variable.aval.dtype)  # type: ignore[attr-defined]
-        return values[variable] * _ROOT_2 if variable in uncut else values[variable]
+        return values[variable] * _ROOT_2 if variable in unscaled else values[variable]
 
     def compute(equation: Any) -> None:
         first, *others = equation.invars
-        if equation.primitive.name == "mul" and not isinstance(first, core.Literal) and first in uncut:
+        if equation.primitive.name == "mul" and not isinstance(first, core.Literal) and first in unscaled:
             # XLA multiplies the two constants first.
             found: Sequence[Any] = [values[first] * (_ROOT_2 * read(others[0]))]
         else:
@@ -63,7 +63,7 @@ def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
             later.append(equation)
     drawn = _draw_all([_Draw.of(*map(read, each.invars), shape=each.outvars[0].aval.shape) for each in draws])
     values.update((each.outvars[0], numbers) for each, numbers in zip(draws, drawn, strict=True))
-    uncut.update(each.outvars[0] for each in draws if each.params["name"] == _NORMAL)
+    unscaled.update(each.outvars[0] for each in draws if each.params["name"] == _NORMAL)
     for equation in later:
         compute(equation)
     leaves = jax.device_put([read(variable) for variable in jaxpr.outvars])  # jnp.asarray would compile a copy
@@ -86,8 +86,8 @@ class _Draw(NamedTuple):
 
     Attributes:
       keys: (K, words), one for each equal part of the array.
-      limits: of the uniform numbers that become normal ones, a factor, and the limits of the result.
-      shape: of the array.
+      limits: (5,): limits of the uniform numbers that become normal ones, a factor, and limits of the result.
+      shape: the array's shape.
     """
 
     keys: np.ndarray
@@ -96,7 +96,7 @@ class _Draw(NamedTuple):
 
     @classmethod
     def of(cls, key: jax.Array, low: Any = None, high: Any = None, *, shape: tuple[int, ...]) -> "_Draw":
-        """A draw between ``low`` and ``high``; if they are None, one without limits and without its factor √2."""
+        """A draw between ``low`` and ``high``. If they are None, it has no limits and still lacks the factor √2."""
         words = np.asarray(jax.random.key_data(key))
         limits = [np.nextafter(np.float32(-1), np.float32(0)), 1, 1, -_INFINITY, _INFINITY]
         if low is not None:
@@ -118,7 +118,7 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     firsts = np.concatenate([np.tile(_BLOCK * np.arange(each.blocks), len(each.keys)) for each in draws])
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
-    # Not optimised, as it runs once; sums of products are then rounded as in earlier versions, on which seeds rely.
+    # Not optimised: it runs once, and seeds rely on sums of products being rounded as in earlier versions.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     numbers = np.asarray(jax.jit(_blocks, compiler_options=options)(keys, firsts.astype(np.uint32), limits))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
@@ -134,7 +134,7 @@ def _blocks(keys: jax.Array, firsts: jax.Array, limits: jax.Array) -> jax.Array:
     def block(key_first_limits: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         words, first, (low, high, factor, least, most) = key_first_limits
         positions = first + jnp.arange(_BLOCK, dtype=jnp.uint32)
-        # The two words of fold_in(key, n) are those that jax.random combines to the bits of its n-th number.
+        # jax.random combines the two words of fold_in(key, n) into the bits of its n-th number.
         folded = jax.random.key_data(
             jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), positions)
         )

@@ -30,7 +30,7 @@ def conv_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) ->
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
-    """Normal numbers. A function of its own, so that ``initial`` finds the draw in every version of JAX."""
+    """Normal numbers. A separate function, so that ``initial`` finds the draw in every version of JAX."""
     return jax.random.normal(key, shape, dtype)
 
 
@@ -98,8 +98,8 @@ class TemporalConv(nn.Module):
     """Convolution over time, the same for every joint: (B, T, V, C) -> (B, T / stride, V, features).
 
     With ``groups`` > 1, channels mix only within groups, as in PyTorch's grouped Conv2d of kernel (kernel, 1). Computed
-    as one matrix product over shifted copies of the input, because XLA is slow on CPUs at gradients of grouped and of
-    strided convolutions, and a group is only a few channels wide.
+    as one matrix product over shifted copies of the input: on CPUs, XLA is slow at gradients of grouped and strided
+    convolutions, and a group is only a few channels wide.
     """
 
     features: int

@@ -16,16 +16,7 @@ import numpy as np
 from einops import rearrange, repeat
 
 from tramp_jax.errors import UserError
-from tramp_jax.models.layers import (
-    Array,
-    BatchNorm,
-    Dtype,
-    Mlp,
-    TemporalConv,
-    embedding_init,
-    exact_gelu,
-    layer_norm,
-)
+from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, TemporalConv, embedding_init, exact_gelu, layer_norm
 
 HEADS_PER_PART = 4
 CONV_GROUPS = 8
@@ -77,9 +68,10 @@ def partitions(
       distant: joints in a set of distant joints (K, 7 for faces).
       local_frames: frames in a local set (N = 8).
       global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
-      table_frames: global sets that the tables of the global types are for. TraMP-Former shares tables for 32 frames
-        (T = 256) between all lengths; None makes them fit ``global_frames``, as in the published skeleton model.
-      halvings: how often the stages halve time.
+      table_frames: frames in the largest global set that the global types' tables can serve. TraMP-Former uses tables
+        for 32 frames (T = 256) at every length; None sizes them for ``global_frames``, as in the published skeleton
+        model.
+      halvings: how many times the stages halve time.
 
     Raises:
       UserError: bad_option, if the tables are too small or the length cannot be cut into sets.
@@ -89,7 +81,7 @@ def partitions(
         raise UserError(
             "bad_option",
             f"model.trajectory.table_frames is {table_frames}, but global sets have {global_frames} frames; use at "
-            "least as many, or 0",
+            f"least {global_frames}, or 0",
         )
     shares = [2**halvings * frames for frames in (local_frames, global_frames)]
     if not global_frames or any(num_frames % share for share in shares):
@@ -154,12 +146,12 @@ class SkateAttention(nn.Module):
             qkv, f"b {time} {joints} (three h d) -> three (g j) b h (n l) d", three=3, h=HEADS_PER_PART, **sizes
         )
         bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
-        # Repeating it here sums its gradient over the clips once, instead of in every set, which is slow in XLA.
+        # Repeating it here sums its gradient over the clips once. Summing in every set is slow in XLA.
         bias_bhpq = repeat(bias_hnlmk, "h n l m k -> b h (n l) (m k)", b=B)
 
         def attend(qkv_and_key: tuple[Array, Array, Array, Array | None]) -> Array:
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
-            # Published with the number of heads in place of their width.
+            # As published, scaled by the number of heads instead of their width.
             logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2)
             weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_bhpq, axis=-1)
             if key is not None:
@@ -341,7 +333,7 @@ class SkateFormer(nn.Module):
         return jnp.mean(x, axis=(1, 2)), out | {"trajectory_tokens": jnp.mean(x, axis=2)}
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
-        """The draws of all blocks for an input (B, T, V, C). Drawn at once: XLA compiles every draw to a loop."""
+        """The draws of all blocks for an input (B, T, V, C), made at once because XLA compiles each one to a loop."""
         B, T, V, _ = shape
         stages = np.repeat(np.arange(len(self.widths)), self.blocks_per_stage).tolist()
         nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)

@@ -38,7 +38,7 @@ class TrampFormer(nn.Module):
 
     Attributes:
       trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
-      width: channels of the fused feature. The trajectory feature has as many; the RGB feature is projected to them.
+      width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
       streams: the inputs to read. With one stream, the head reads that stream's feature.
     """
 
@@ -64,16 +64,15 @@ class TrampFormer(nn.Module):
         Args:
           frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation. With ``frame_index``, only
             the K distinct frames of each clip (B, K, H, W, 3), which gives the same scores at the cost of K frames;
-            (1, K, H, W, 3) is shared by all clips.
+            all clips share (1, K, H, W, 3).
           trajectories: (B, T, V, C): x and y in pixels relative to the nose tip, then r, g, b in 0-255.
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
-          frame_index: (B, F), which of the distinct frames is at each place.
-          frame_features: (B, K, channels) or (1, K, channels) output of the S-Former; replaces ``frames`` if it is
-            known.
+          frame_index: (B, F), which distinct frame is at each place.
+          frame_features: (B, K, channels) or (1, K, channels) output of the S-Former, if known; replaces ``frames``.
 
         Returns:
-          The score (B,) or class logits (B, num_classes), and named intermediates. Those of the streams in use include
+          The score (B,) or class logits (B, num_classes), and named intermediates of the streams in use, such as
           ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width), and
           ``trajectory_tokens`` (B, T', width) and ``rgb_tokens`` (B, F / 16, width), whose means are the features.
         """
@@ -91,7 +90,7 @@ class TrampFormer(nn.Module):
             if self.fusion.tokens == "mean":
                 rgb, trajectory = out["rgb_features"][:, None], out["trajectory_features"][:, None]
             else:
-                # Nothing in a sub-clip's feature says when it was; the trajectory has read ``index_t``.
+                # A sub-clip's feature does not show its place in time; the trajectory's tokens have ``index_t``.
                 positions = self.param("rgb_positions", embedding_init, tokens.shape[1:])
                 rgb, trajectory = tokens + positions, out["trajectory_tokens"]
             rgb = jnp.broadcast_to(rgb, (len(trajectory), *rgb.shape[1:]))  # shared frames, several trajectories

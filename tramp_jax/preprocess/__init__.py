@@ -1,4 +1,4 @@
-"""Turns a video of a person into a clip with landmarks and crops of one face. See docs/preprocess.md."""
+"""Turns a video into a clip of one face, with crops and landmarks. See docs/preprocess.md."""
 
 from tramp_jax.preprocess.clip import Preprocessed, PreprocessOptions, preprocess_video
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError

@@ -1,8 +1,8 @@
 """Decides whether two frames show the same face by comparing its look.
 
 The look is a small grey picture of the face and its hair, aligned by the eyes and the nose. From frame to frame it
-changes little, whatever the face expresses. If another face takes its place, everything changes at once. The shape of
-the landmarks separates the two cases far worse: an expression moves them as much as a change of person.
+changes little, whatever the face expresses. If another face takes its place, everything changes at once. Landmarks
+alone separate the two cases much worse: an expression moves them as much as a change of person.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from tramp_jax.data import landmarks
 SIZE = 32  # pixels
 # See docs/preprocess.md for the measurements.
 USUAL = 0.12  # allowed difference between neighbouring frames; √n times as much for frames n apart
-RATIO, MOST = 6.0, 0.3  # a restless clip may differ by RATIO times its own 90th percentile, but never by more than MOST
+RATIO, MOST = 6.0, 0.3  # a lively clip may differ by RATIO times its own 90th percentile, but never by more than MOST
 TURNING, MOST_TURNING = 4.0, 0.8  # the same for a turning head, relative to the neighbouring steps
 _EYES = 0.3  # distance between the eyes, as a share of the picture's side; leaves room for hair and ears
-_OVERSAMPLED = 4  # samples along the side of each pixel, averaged
-_FLAT = 3.0  # grey levels; a picture with a smaller spread has nothing to compare
+_OVERSAMPLED = 4  # samples per pixel along each side, averaged
+_FLAT = 3.0  # grey levels; a picture with less contrast has nothing to compare
 
 # Target positions of the eyes and the nose.
 _PLACES = SIZE * np.array([[0.5 - _EYES / 2, 0.39], [0.5 + _EYES / 2, 0.39], [0.5, 0.54]])
@@ -71,6 +71,6 @@ def turning(around: Sequence[float]) -> float:
     """The largest difference that a turning head explains, given the differences of the steps around it.
 
     A fast turn changes the look as much as another person would, but over several steps. A switch takes one step, or
-    two if the pictures were blended. So two of the steps around it must be large as well.
+    two if the pictures were blended. So two of the steps around it must be large, too.
     """
     return float(min(TURNING * sorted(around)[-2], MOST_TURNING)) if len(around) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Turns many videos into a folder of clips and its list ``clips.csv`` for training; resumable."""
+"""Turns many videos into a folder of clips for training, with a list ``clips.csv``. Resumable."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from tramp_jax.preprocess.clip import Preprocessed, clip_id
 from tramp_jax.preprocess.crop import CropBox
 
 EVIDENCE = "evidence.json"
-VIDEO = "video"  # column of clips.csv: the file that the clip was made from
+VIDEO = "video"  # column of clips.csv: the file the clip was made from
 _COLUMNS = ("path", "subject", "expression", "score", VIDEO)
 _TAKEN = ("id", "fps")  # columns with another meaning in the list of clips
 
@@ -33,7 +33,7 @@ class Job:
       video: the file or folder.
       name: unique name of the clip and its folder.
       info: identity and score.
-      columns: further columns for the list, such as the subject's group or a second score.
+      columns: more columns for the list, such as the subject's group or a second score.
     """
 
     video: Path
@@ -43,7 +43,7 @@ class Job:
 
 
 def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float) -> list[Job]:
-    """Returns a job for each video, all with the same expression and score. Without a subject, each clip is its own.
+    """Returns a job for each video, all with the same expression and score. Without a subject, each clip gets its own.
 
     Raises:
       UserError: two videos would get the same name.
@@ -57,7 +57,7 @@ def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float)
 def read_jobs(path: Path) -> list[Job]:
     """Reads a CSV or Excel file with the columns path (relative to the file), subject, expression and score.
 
-    A score may be missing. Further columns are copied to the list of clips.
+    Scores may be empty. Other columns are copied to the list of clips.
 
     Raises:
       UserError: the file is missing or malformed, or two videos would get the same name.
@@ -86,9 +86,9 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _names(videos: Sequence[Path]) -> list[str]:
-    """Names each video after its file, without the ending. If two are equal, the folder's name comes first.
+    """Names each video after its file, without the ending. Equal names get the folder's name as a prefix.
 
-    Spaces become "_", because the id of a clip has none. If that makes two names equal, a number is added.
+    Spaces become "_", because a clip's id has none. If that makes two names equal, one gets a number.
     """
     paths = [video.resolve() for video in videos]
     short = [path.name if path.is_dir() else path.stem for path in paths]
@@ -114,7 +114,7 @@ def further_columns(jobs: Sequence[Job]) -> list[str]:
 class ClipList:
     """``clips.csv`` of an output folder: knows which clips are done and adds a row for each new one.
 
-    A shard has a list of its own.
+    Each shard has its own list.
 
     Raises:
       UserError: the list exists, but this program did not write it.
@@ -129,7 +129,7 @@ class ClipList:
         if self.path.is_file():
             _, table = tables.read_table(self.path, _COLUMNS, Problems())
             self._videos = {row["path"]: row[VIDEO] for row in table.values()}
-            header, *rows = tables.read_rows(self.path, Problems()).values()  # with columns that have no name
+            header, *rows = tables.read_rows(self.path, Problems()).values()  # including columns without a name
         self.columns = [name.lower() for name in header]
         added = [name for name in further if name not in self.columns]
         self.columns += added
@@ -139,12 +139,12 @@ class ClipList:
         write_atomically(self.path, tables.csv_text([header + added, *filled]))
 
     def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
-        """Whether the clip of this job exists and is listed, and does not need to be made again.
+        """Whether the clip of this job exists, is listed, and need not be made again.
 
         Args:
           job: the job.
-          options: the options it would be made with, by their flags; None for any. Options that the clip's evidence
-            does not record, because an earlier version wrote it, are not compared.
+          options: the options it would be made with, by their flags; None for any. Options missing from the clip's
+            evidence, because an earlier version wrote it, are not compared.
           overwrite: make it again in any case.
 
         Raises:
@@ -162,17 +162,17 @@ class ClipList:
                     "folder, or choose another --out",
                 )
             return False
-        # A clip that is not listed was left by an interrupted run, or somebody put it there.
+        # An unlisted clip was left by an interrupted run, or someone put it there.
         made_from = self._videos[job.name] if listed else _video_of(description)
         if made_from != video:
             raise UserError(
                 "bad_data",
-                f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot have "
-                "the same name; rename it, or choose another --out",
+                f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot use "
+                "this name; rename it, or choose another --out",
             )
         if overwrite or not (listed and there):
             return False
-        recorded = _evidence(self.root / job.name).get("options")
+        recorded = _read_evidence(self.root / job.name).get("options")
         made_with = recorded if isinstance(recorded, dict) else {}
         differing = [
             f"{flag} {_shown(made_with[flag])}, not {_shown(value)}"
@@ -188,9 +188,9 @@ class ClipList:
         return True
 
     def add(self, job: Job, made: Preprocessed, options: Mapping[str, object] | None = None) -> None:
-        """Writes the clip, its evidence and its row in the list; an existing row is kept.
+        """Writes the clip, its evidence and, if it has none yet, its row in the list.
 
-        The evidence records ``options``: plain values for a JSON file, by their flags.
+        The evidence records ``options``, plain values for a JSON file by their flags.
         """
         target = self.root / job.name
         video = str(job.video.resolve())
@@ -217,7 +217,7 @@ class ClipList:
         self._videos[name] = row[VIDEO]
 
     def collect(self, jobs: Sequence[Job]) -> list[Job]:
-        """Adds the rows of the lists of all shards, in the order of ``jobs``. Returns the jobs without a clip.
+        """Adds the rows of all shards' lists, in the order of ``jobs``. Returns the jobs without a clip.
 
         Raises:
           UserError: see ``shards.collected``.
@@ -233,7 +233,7 @@ class ClipList:
 
 
 def _video_of(description: Path) -> str:
-    """The video that a clip.json names; "" if it names none."""
+    """The video named by a clip.json; "" if there is none."""
     try:
         return str(json_files.read(description, "").get("source", ""))
     except UserError:
@@ -259,7 +259,7 @@ def read_origin(clip_folder: Path) -> ClipOrigin:
     Raises:
       UserError: the file is not the evidence of a clip.
     """
-    evidence = _evidence(clip_folder)
+    evidence = _read_evidence(clip_folder)
     source, warnings = evidence.get("landmarks", ""), evidence.get("warnings", [])
     if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
         raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: not the evidence of a clip; make the clip again")
@@ -267,8 +267,8 @@ def read_origin(clip_folder: Path) -> ClipOrigin:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pictured:
-    """The values of evidence.json from which the quality of landmarks follows."""
+class _FrameEvidence:
+    """The values of evidence.json that the quality of landmarks depends on."""
 
     scores: tuple[float | None, ...]
     crop: CropBox
@@ -276,17 +276,17 @@ class _Pictured:
 
 
 def read_quality(clip_folder: Path, clip: Clip) -> Quality:
-    """Measures the landmarks of a clip, with what its evidence says about the picture and the landmark source.
+    """Measures a clip's landmarks, using what its evidence says about the picture and the landmark source.
 
     Raises:
       UserError: the file is not the evidence of this clip.
     """
-    evidence = _evidence(clip_folder)
-    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_Pictured)}
+    evidence = _read_evidence(clip_folder)
+    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_FrameEvidence)}
     if not known.keys() <= evidence.keys():
         return measure(clip)
     found = json_files.checked_record(
-        _Pictured,
+        _FrameEvidence,
         known,
         clip_folder / EVIDENCE,
         "make the clip again",
@@ -305,13 +305,13 @@ def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
     path = clip_folder / EVIDENCE
     if not path.is_file():
         return []
-    interpolated = _evidence(clip_folder).get("interpolated")
+    interpolated = _read_evidence(clip_folder).get("interpolated")
     if not isinstance(interpolated, list) or len(interpolated) != count:
-        raise UserError("damaged_file", f"{path}: does not fit the clip's {count} frames; make the clip again")
+        raise UserError("damaged_file", f"{path}: does not match the clip's {count} frames; make the clip again")
     return [bool(each) for each in interpolated]
 
 
-def _evidence(clip_folder: Path) -> dict[str, Any]:
+def _read_evidence(clip_folder: Path) -> dict[str, Any]:
     """The contents of a clip's evidence.json; {} if there is none."""
     path = clip_folder / EVIDENCE
     try:

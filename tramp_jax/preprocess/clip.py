@@ -1,4 +1,4 @@
-"""Turns a video of a person into a clip, with evidence of how it was made."""
+"""Turns a video into a clip of one face, with evidence of how it was made."""
 
 import collections
 import dataclasses
@@ -25,9 +25,9 @@ class PreprocessOptions:
 
     Attributes:
       fps: frames per second of the clip; None keeps the video's own (nominal) rate.
-      images_fps: frames per second of a folder of images, which does not record it.
+      images_fps: frames per second of a folder of images, which does not record its rate.
       min_frames: shorter clips are refused.
-      max_gap: longest run of frames without a face that is interpolated.
+      max_gap: longest run of frames without a face to interpolate.
       keep: see ``tracking.follow``.
       quality: JPEG quality of the frames, 1-100.
     """
@@ -46,7 +46,7 @@ class Preprocessed:
 
     Attributes:
       clip: landmarks in pixels of the crop, 256×256 JPEG frames, colours under the points.
-      source_frames: (n,) numbers of the video's frames, from 0; a resampled clip may repeat or skip some.
+      source_frames: (n,) indices of the video's frames, from 0; a resampled clip may repeat or skip some.
       scores: (n,) confidence of the landmark source; NaN for interpolated frames.
       interpolated: (n,) bool.
       crop: the square of the video's frame that the crop shows.
@@ -55,7 +55,7 @@ class Preprocessed:
       source: name of the landmark source.
       quality: how far the landmarks can be trusted.
       warnings: what you should know before you use the clip.
-      seconds: time spent by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (with encoding).
+      seconds: time by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (includes encoding).
     """
 
     clip: clips.Clip
@@ -105,8 +105,7 @@ def preprocess_video(
         after the file, with score NaN.
 
     Raises:
-      VideoError: the video cannot be read, no single face can be followed, or too few frames remain. The message names
-        the file and the frames and says what to do.
+      VideoError: the video cannot be read, no single face can be followed, or too few frames remain.
       SourceError: the landmark source cannot be used with this video.
     """
     path, options = Path(path), options or PreprocessOptions()
@@ -136,7 +135,7 @@ def preprocess_video(
         )
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 
-    points = np.stack([box.to_crop(track.faces[i].points) for i in timing.chosen])
+    points = np.stack([box.map(track.faces[i].points) for i in timing.chosen])
     selected = landmarks.select(points, source.layout)
     source_frames = track.first + timing.chosen
     images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)
@@ -176,7 +175,7 @@ def preprocess_video(
 
 
 def clip_id(name: str) -> str:
-    """Turns a name into the id of a clip: spaces become "_", because lists of ids are separated by spaces."""
+    """Turns a name into a clip id: spaces become "_", because ids are listed with spaces between them."""
     return "_".join(name.split()) or "clip"
 
 
@@ -198,7 +197,7 @@ def first_face(
 
 
 class _FirstPass:
-    """Passes the video to the landmark source and records times, frame size and changes of the picture."""
+    """Passes the video to the landmark source, and records frame times, frame size and picture changes."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -208,7 +207,7 @@ class _FirstPass:
 
     def run(self, frames: Frames, source: LandmarkSource) -> list[list[Face]]:
         """Returns the faces of every frame, in pixels of the video's own frames."""
-        shown: collections.deque[np.ndarray] = collections.deque()  # frames that wait for the source's faces
+        shown: collections.deque[np.ndarray] = collections.deque()  # frames waiting for the source's faces
 
         def show() -> Iterator[np.ndarray]:
             for image in self.watch(frames, source.max_side):
@@ -267,7 +266,7 @@ def _second_pass(
 ) -> tuple[tuple[bytes, ...], np.ndarray, dict[str, float]]:
     """Crops the ``wanted`` (n,) frames. Returns JPEGs, colours (n, 63, 3) at ``selected`` (n, 63, 2), seconds by stage.
 
-    Colours are read before compression, like the landmarks.
+    Colours are read before compression, as landmarks were.
     """
     spent = {"decode": 0.0, "crop": 0.0}
     images: list[bytes] = []

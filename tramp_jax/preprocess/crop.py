@@ -1,8 +1,8 @@
 """Chooses the square of the frame that becomes the face crop of a clip.
 
 All frames of a clip share one square. The crop then does not jitter with the detector's boxes, head motion stays
-visible, and a pixel has the same length in every frame, as the trajectory stream assumes. It is not known whether the
-published crops were made per frame or per clip.
+visible, and a pixel has the same length in every frame, as the trajectory stream assumes. Whether the published crops
+were made per frame or per clip is unknown.
 """
 
 import dataclasses
@@ -11,33 +11,27 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-SIZE = 256  # pixels of the published face crops
-# Side of the square relative to the longer side of the face's box. The frame stream crops 224 out of 256 pixels; with
-# this margin it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
+from tramp_jax.data.clip_files import FRAME_SIZE as SIZE
+from tramp_jax.data.face_box import Box
+
+# Side of the square relative to the longer side of the face's box. The frame stream crops 224 of 256 pixels; with this
+# margin, it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
 MARGIN = 1.3
 
 
 @dataclasses.dataclass(frozen=True)
-class CropBox:
-    """A square in pixels of the frame. It may extend beyond the frame; the crop is black there."""
-
-    x: int
-    y: int
-    side: int
+class CropBox(Box):
+    """A square in pixels of the frame. Where it extends beyond the frame, the crop is black."""
 
     @property
     def scale(self) -> float:
         """Pixels of the crop per pixel of the frame."""
         return SIZE / self.side
 
-    def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """Converts points (..., 2) from pixels of the frame to float32 pixels of the crop."""
-        return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
-
     def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the part of the crop that shows a frame (width, height), in its pixels."""
+        """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
         ends = np.array([(0, 0), frame_size])
-        left, top, right, bottom = np.clip(self.to_crop(ends), 0, SIZE).ravel().tolist()
+        left, top, right, bottom = np.clip(self.map(ends), 0, SIZE).ravel().tolist()
         return left, top, right, bottom
 
     def cut(self, frame: np.ndarray) -> np.ndarray:
@@ -57,9 +51,9 @@ class CropBox:
 def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[CropBox, tuple[str, ...]]:
     """Chooses one square for the face's boxes (4,) of all frames. Returns it with warnings.
 
-    The square lies around the median box, with ``MARGIN`` times its longer side. If the face leaves that square in any
-    frame, it grows until it also holds every box. If it sticks out of the frame (width, height) but would fit, it is
-    moved inside.
+    The square is centred on the median box, with ``MARGIN`` times its longer side. If the face leaves that square in
+    any frame, the square grows until it holds every box. If it sticks out of the frame (width, height) but would fit,
+    it moves inside.
     """
     edges = np.stack(boxes).astype(np.float64)
     centre = np.median((edges[:, :2] + edges[:, 2:]) / 2, axis=0)
@@ -78,8 +72,8 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Cr
     warnings = []
     if side > 1.5 * usual:
         warnings.append(
-            f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual, so the face is that "
-            "much smaller in it"
+            f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual, and the face in it "
+            "that much smaller"
         )
     if box.side < SIZE / 2:
         warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {SIZE}")

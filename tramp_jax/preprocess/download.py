@@ -21,14 +21,14 @@ def fetch(address: str, target: Path, sha256: str | None = None, timeout: float 
     """Downloads ``address`` to ``target``, which appears only once it is complete and checked.
 
     Args:
-      address: https; plain http only from this machine.
+      address: an https address; plain http only from this machine.
       target: the file to write; its folder is created.
-      sha256: expected checksum in hexadecimal; None checks only the length.
+      sha256: expected checksum in hex; None checks only the length.
       timeout: seconds to wait for the server at each step.
 
     Raises:
-      SourceError: the server cannot be reached or refuses, the file is cut off or has the wrong checksum, or it cannot
-        be written.
+      SourceError: the server cannot be reached or refuses, the download is cut off or has the wrong checksum, or the
+        file cannot be written.
     """
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
@@ -38,21 +38,21 @@ def fetch(address: str, target: Path, sha256: str | None = None, timeout: float 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(address, timeout=timeout) as answer:  # noqa: S310  (the scheme is checked above)
-            promised = int(answer.headers.get("Content-Length") or 0)
+            expected = int(answer.headers.get("Content-Length") or 0)
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
             partial = Path(name)
             checksum, received = hashlib.sha256(), 0
             with (
                 os.fdopen(handle, "wb") as file,
-                tqdm.tqdm(total=promised or None, unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
+                tqdm.tqdm(total=expected or None, unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
             ):
                 while chunk := answer.read(_CHUNK):
                     file.write(chunk)
                     checksum.update(chunk)
                     received += len(chunk)
                     bar.update(len(chunk))
-        if promised and received != promised:
-            raise SourceError(f"{address}: the download broke off after {received} of {promised} bytes; try again")
+        if expected and received != expected:
+            raise SourceError(f"{address}: the download stopped after {received} of {expected} bytes; try again")
         if sha256 is not None and checksum.hexdigest() != sha256:
             raise SourceError(
                 f"{address}: has checksum {checksum.hexdigest()}, expected {sha256}, so it is not used; try again, or "

@@ -12,7 +12,7 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
-MAX_SIDE = 1920  # pixels; enough to find a face, and an 8K frame would take seconds
+MAX_SIDE = 1920  # pixels; enough to find a face, while an 8K frame would take seconds
 
 
 class SourceError(UserError):
@@ -31,7 +31,7 @@ class Face:
       score: the source's confidence, 0 to 1.
       points: (P, 2) float32 in the source's layout.
       depth: (P,) float32, distance of each point behind the image plane in pixels; None if the source has no depth.
-      look: small picture that reveals a change of person (``appearance.look``); sources leave it out.
+      look: small picture that reveals a change of person (``appearance.look``); not set by sources.
     """
 
     box: np.ndarray
@@ -50,7 +50,7 @@ class LandmarkSource(Protocol):
     Attributes:
       name: name of the source, for messages and provenance.
       layout: a key of ``landmarks.LAYOUTS``.
-      max_side: longest side in pixels of the frames it accepts; larger ones are reduced first. None for any size.
+      max_side: longest side in pixels of the frames it accepts; larger frames are shrunk first. None for any size.
       seconds: time spent in the last call, by stage ("detect", "landmarks").
     """
 

@@ -1,4 +1,4 @@
-"""Draws landmarks over a clip's frames, so you can judge them: as a video, or as a sheet of some frames."""
+"""Draws landmarks over a clip's frames so that you can judge them, as a video or as a sheet of selected frames."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 
 SCALE = 2  # crops are enlarged to keep 63 points apart
-# One colour per group, in the order of landmarks.GROUPS; the tip of the nose is white.
+# One colour per group, in the order of landmarks.GROUPS; the nose tip is white.
 COLOURS = ((255, 196, 0), (255, 110, 0), (0, 200, 255), (0, 110, 255), (80, 230, 80), (255, 70, 160), (200, 90, 255))
 _MARK = (255, 40, 40)  # border of frames with interpolated landmarks
 _BLANK = 256  # side in pixels of the black picture for a clip without frames
@@ -29,7 +29,7 @@ def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", mar
       points: (P, 2) in pixels of the frame, in ``layout``.
       layout: a key of ``landmarks.LAYOUTS``.
       note: text for the top left corner.
-      marked: draw a red border, which marks interpolated frames.
+      marked: whether to draw a red border, which marks interpolated frames.
 
     Returns:
       (2H, 2W, 3) uint8 RGB.
@@ -40,7 +40,7 @@ def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", mar
         _dot(picture, point, COLOURS[slot // landmarks.GROUP_SIZE])
     _dot(picture, landmarks.nose_tip(points[None], layout)[0, 0], (255, 255, 255))
     if note:
-        # The outline is shifted copies, because a thicker stroke would also widen the letters.
+        # The outline is made of shifted copies, because a thicker stroke would also widen the letters.
         places = [(8 + x, 20 + y, (0, 0, 0)) for x in (-1, 0, 1) for y in (-1, 0, 1)] + [(8, 20, (255, 255, 255))]
         for x, y, colour in places:
             cv2.putText(picture, note, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
@@ -57,7 +57,7 @@ def _dot(picture: np.ndarray, point: np.ndarray, colour: tuple[int, int, int]) -
 
 
 def picture(clip: Clip, number: int, interpolated: Sequence[bool] = ()) -> np.ndarray:
-    """Draws frame ``number`` of a clip. If the clip has no frames, the background is black."""
+    """Draws frame ``number`` of a clip, on black if the clip has no frames."""
     frame = np.zeros((_BLANK, _BLANK, 3), np.uint8) if clip.frames is None else decode_frame(clip.frames[number])
     marked = bool(interpolated[number]) if len(interpolated) else False
     note = f"{number}  {number / clip.fps:.2f} s" + ("  interpolated" if marked else "")

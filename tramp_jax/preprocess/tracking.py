@@ -1,4 +1,4 @@
-"""Follows one face through a video: bridges or refuses gaps, and never hides a change of person."""
+"""Follows one face through a video: interpolates or refuses gaps, and never hides a change of person."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
 
-MIN_OVERLAP = 0.3  # with the followed face's last box; a face that overlaps less is somebody else
+MIN_OVERLAP = 0.3  # with the followed face's last box; a face that overlaps less is someone else
 KEEP = ("error", "longest")
 _CUT, _CUT_RATIO = 20.0, 5.0  # a cut changes the picture by this many grey levels, and this many times the usual change
-_MOMENT = 5  # frames; a face that does not turn changes its look little within them
-_LARGER = 1.5  # another face this many times larger than the followed one casts doubt on the choice
+_MOMENT = 5  # frames, within which a face that does not turn hardly changes its look
+_LARGER = 1.5  # another face that is this many times larger than the followed one casts doubt on the choice
 
 
 class TrackingError(UserError):
@@ -44,9 +44,9 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """Frames in which one face was followed, in order, and why they ended.
+    """The frames in which one face was followed, in order, and why they end.
 
-    ``changed`` lists frames with another face in its place, ``doubtful`` those in which it may only have turned.
+    ``changed`` lists frames with another face in its place, ``doubtful`` frames in which it may just have turned.
     """
 
     found: dict[int, Face]
@@ -73,14 +73,14 @@ def follow(
     cuts: Sequence[int] = (),
     min_share: float = gaps.MIN_SHARE,
 ) -> Track:
-    """Follows one face: the largest one at first, then the one that overlaps its last box most.
+    """Follows one face: first the largest one, then the one that overlaps its last box most.
 
     A face in that place with another ``look`` does not count as the followed one. Up to ``max_gap`` such frames are a
-    gap; more end the track.
+    gap; more of them end the track.
 
     Args:
       faces: the faces of every frame.
-      max_gap: longest gap that is bridged.
+      max_gap: longest gap to interpolate.
       keep: how to treat a video with several tracks, or one in which the track spans less than ``min_share`` of the
         frames: "error" refuses it, "longest" keeps the longest track.
       cuts: frames that begin a new shot.
@@ -173,7 +173,7 @@ def spell(frames: Sequence[int] | np.ndarray | range) -> str:
 def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -> list[_Segment]:
     segments: list[_Segment] = []
     current: _Segment | None = None
-    usual = _usual(faces)
+    usual = _usual_difference(faces)
     number = 0
     while number < len(faces):
         if current is None:
@@ -187,8 +187,8 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
         if number in cuts:
             ending = f"the picture cuts to another shot at frame {number}"
         elif (nearest := _in_place(faces[number], current.found[last].box)) is not None:
-            # The allowed change grows only with frames that show no face. If frames with another face also counted,
-            # that face would soon pass as the followed one.
+            # The allowed change grows only with frames that show no face. If frames with another face counted as well,
+            # that face would soon pass for the followed one.
             unseen = number - last - sum(i > last for i in current.changed)
             change = appearance.difference(current.found[last].look, nearest.look)
             same = change <= appearance.limit(unseen, usual)
@@ -201,7 +201,7 @@ def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -
         if not ending and number - current.last > max_gap:
             ending = _why_lost(faces, current, number, max_gap)
         if ending:
-            # The next track may begin in the frames since the face was last seen.
+            # The next track may begin right after the face was last seen.
             current.ending, current, number = ending, None, last + 1
             cuts = frozenset(cut for cut in cuts if cut > number)
             continue
@@ -215,7 +215,7 @@ def _in_place(faces: list[Face], box: np.ndarray) -> Face | None:
     return nearest if nearest is not None and overlap(nearest.box, box) >= MIN_OVERLAP else None
 
 
-def _usual(faces: Sequence[list[Face]]) -> float:
+def _usual_difference(faces: Sequence[list[Face]]) -> float:
     """90th percentile of the differences between the looks of a face in neighbouring frames."""
     changes = []
     for before, after in pairwise(faces):
@@ -225,7 +225,7 @@ def _usual(faces: Sequence[list[Face]]) -> float:
 
 
 def _differences_around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: Face) -> list[float]:
-    """Differences between neighbouring looks: within the three frames before ``number``, and the three from it on."""
+    """Differences between neighbouring looks, among the three frames before ``number`` and the three from it on."""
     before = [segment.found[i] for i in range(segment.last - 2, segment.last + 1) if i in segment.found]
     after: list[Face | None] = [face]
     for later in faces[number + 1 : number + 3]:
@@ -235,7 +235,7 @@ def _differences_around(faces: Sequence[list[Face]], segment: _Segment, number: 
 
 
 def _fast_changes(segment: _Segment) -> list[int]:
-    """Frames up to which the look changed fast: in one step of a turn, or strongly within a few frames."""
+    """The frames at the end of a fast change of look: one step of a turn, or a strong change over a few frames."""
     known = segment.found
     pairs = [
         (number, known[number - _MOMENT].look, known[number].look) for number in known if number - _MOMENT in known
@@ -248,10 +248,7 @@ def _why_lost(faces: Sequence[list[Face]], segment: _Segment, number: int, max_g
     """Says why the face of the segment cannot be followed to frame ``number``."""
     lost = segment.last + 1
     if replaced := [i for i in segment.changed if i >= lost]:
-        return (
-            f"from frame {replaced[0]} on, another face is in the place of the followed one, last seen in frame "
-            f"{segment.last}"
-        )
+        return f"from frame {replaced[0]} on, another face replaces the followed one, last seen in frame {segment.last}"
     if others := [i for i in range(lost, number + 1) if faces[i]]:
         return f"from frame {others[0]} on, another face is in view, but not the followed one"
     return f"no face for more than {max_gap} frames from frame {lost} on"
@@ -259,28 +256,21 @@ def _why_lost(faces: Sequence[list[Face]], segment: _Segment, number: int, max_g
 
 def _bridge(segment: _Segment) -> tuple[tuple[Face, ...], np.ndarray]:
     """A face for every frame of the segment, and which of them are interpolated."""
-    known = sorted(segment.found)
-    faces = []
-    for number in range(segment.first, segment.last + 1):
-        if number in segment.found:
-            faces.append(segment.found[number])
-            continue
-        later = next(i for i in known if i > number)
-        earlier = known[known.index(later) - 1]
-        a, b, part = segment.found[earlier], segment.found[later], (number - earlier) / (later - earlier)
-        faces.append(
-            Face(
-                _between(a.box, b.box, part),
-                float("nan"),
-                _between(a.points, b.points, part),
-                None if a.depth is None or b.depth is None else _between(a.depth, b.depth, part),
-            )
-        )
-    return tuple(faces), np.array([number not in segment.found for number in range(segment.first, segment.last + 1)])
+    found = segment.found
+    faces = [found[segment.first]]
+    for earlier, later in pairwise(found):
+        for number in range(earlier + 1, later):
+            faces.append(_between(found[earlier], found[later], (number - earlier) / (later - earlier)))
+        faces.append(found[later])
+    return tuple(faces), np.array([number not in found for number in range(segment.first, segment.last + 1)])
 
 
-def _between(a: np.ndarray, b: np.ndarray, part: float) -> np.ndarray:
-    return ((1 - part) * a + part * b).astype(np.float32)
+def _between(a: Face, b: Face, share: float) -> Face:
+    def mix(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return ((1 - share) * x + share * y).astype(np.float32)
+
+    depth = None if a.depth is None or b.depth is None else mix(a.depth, b.depth)
+    return Face(mix(a.box, b.box), float("nan"), mix(a.points, b.points), depth)
 
 
 def _others_in_view(faces: Sequence[list[Face]], segment: _Segment) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks that a face is the right way up. A sideways or upside-down face gives a clip unlike any in training."""
+"""Checks that a face is the right way up. A sideways or upside-down face makes a clip unlike any in training."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from tramp_jax.data import clips, landmarks
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess.faces import Face, LandmarkSource
 
-TILTED, LYING = 35.0, 60.0  # degrees from upright: above the first a warning, above the second an error
-_LOOKS = 8  # frames that are compared with themselves upside down
+TILTED, LYING = 35.0, 60.0  # degrees from upright: a warning above the first, an error above the second
+_LOOKS = 8  # frames to compare with themselves upside down
 _BETTER = 0.75  # a video is upside down if the detector prefers at least this share of them turned
 _CURES = {90: "transpose=1", -90: "transpose=2", 180: "hflip,vflip"}
 
@@ -48,8 +48,8 @@ def tilt(points: np.ndarray, layout: str) -> float:
 def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> None:
     """Compares some of a clip's face crops (JPEG) with the same crops upside down.
 
-    A detector often takes an upside-down face for an upright one, with noise for landmarks, but is more confident if
-    the picture is turned. Sources without ``finds_faces`` are not checked: they only follow points.
+    A detector often takes an upside-down face for an upright one, with noise for landmarks, but is more confident when
+    the picture is turned. Sources without ``finds_faces`` only follow points and are not checked.
 
     Raises:
       UserError: most crops have a more confident face upside down.
@@ -63,7 +63,7 @@ def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> No
     if np.mean(better) >= _BETTER:
         raise UserError(
             "not_upright",
-            f"the face seems to be upside down: the detector is more confident if the picture is turned; {_cure(180)}",
+            f"the face seems to be upside down: the detector is more confident with the picture turned; {_cure(180)}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Streams the frames of a video file, a folder of images or one image, with the time at which each is shown.
+"""Streams the frames of a video file, a folder of images or one image, and when each is shown.
 
 Only one frame is held at a time. If an input cannot be read, a ``VideoError`` names the file and says what to do.
 """
@@ -48,7 +48,7 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
 
     Args:
       path: the file or folder; its name may have spaces and any script.
-      images_fps: frames per second of a folder of images, which does not record it.
+      images_fps: frames per second of a folder of images, which does not record its rate.
 
     Raises:
       VideoError: the path does not exist, is empty or cannot be read.
@@ -76,9 +76,9 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
 
 
 def expand_input(path: str | Path) -> list[Path]:
-    """Expands a folder of videos to its videos in natural order; any other path stands for itself.
+    """Expands a folder of videos to its videos, in natural order. Any other path stands for itself.
 
-    A folder of images and a clip made by ``tramp-jax preprocess`` are one input each. Unreadable paths are left to
+    A folder of images, or a clip made by ``tramp-jax preprocess``, is one input. Unreadable paths are left to
     ``open_frames``.
 
     Raises:
@@ -120,15 +120,15 @@ class ImageFrames:
         self.warnings: tuple[str, ...] = ()
         if missing:
             self.warnings = (
-                f"the numbers of the images are not consecutive: missing {missing}; the images around each gap count "
-                "as neighbours, so the face jumps there",
+                f"the images are not numbered consecutively: missing {missing}; the images around each gap count as "
+                "neighbours, so the face jumps there",
             )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         size: tuple[int, ...] | None = None
         for number, file in enumerate(self.files):
             if kind := _animation(file):
-                raise VideoError(f"{file}: an animated {kind} image is a video of its own; name that file as the input")
+                raise VideoError(f"{file}: an animated {kind} image is a video; name that file as the input")
             image = _decode(file)
             if image is None:
                 raise VideoError(f"{file}: not a readable image; remove it or export it again")
@@ -150,7 +150,7 @@ class AnimatedWebP:
         content = path.read_bytes()
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
-            raise VideoError(f"{path}: {width}×{height} pixels are too large; make it smaller")
+            raise VideoError(f"{path}: {width}×{height} pixels are too large; shrink it")
         self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
@@ -201,10 +201,10 @@ def _decode(file: Path) -> np.ndarray | None:
         raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
     except images.ImageFault as error:
         raise VideoError(f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
-    with _Quiet():
+    with _SilentOpenCV():
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-        except (cv2.error, MemoryError) as error:  # the header states a huge size, rightly or wrongly
+        except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
             raise VideoError(
                 f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
             ) from error
@@ -224,8 +224,8 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "err", "") or error or type(error).__name__).strip()
 
 
-class _Quiet:
-    """Silences OpenCV's log: a file that it cannot read becomes a ``VideoError``."""
+class _SilentOpenCV:
+    """Silences OpenCV's log: a file it cannot read becomes a ``VideoError``."""
 
     def __enter__(self) -> None:
         self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

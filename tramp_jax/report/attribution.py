@@ -34,7 +34,7 @@ from tramp_jax.report.motion import inter_ocular
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
 
-# The kinds of input, by the first letters of their channels. The first that fits counts.
+# The kinds of input, by the prefix of their channels' names. The first match counts.
 _INPUTS = {
     "speed_energy": "how fast the landmarks move",
     "range_energy": "how far the landmarks move, moment by moment",
@@ -45,7 +45,7 @@ _INPUTS = {
     **dict.fromkeys("rgb", "colours under the landmarks"),
 }
 
-NODES = 6  # in a panel
+NODES = 6  # per panel
 _NOISE = 2e-5  # share of the score; smaller differences are float32 rounding
 _MOST_PATCHES = 32  # along a side of the frames' heat map
 _NEAR = 0.3  # in units of the inter-ocular distance; patches farther from all landmarks are ELSEWHERE
@@ -60,7 +60,7 @@ class Attribution:
       score: the clip's score.
       baseline_score: score of the same person not moving.
       trajectory: (n, 63, C) float64, by frame, landmark and channel; None if the model reads no trajectories. If a
-        short clip loops, the attributions of all places of a frame are added up.
+        short clip loops, this sums over all repeats of a frame.
       channels: names of the C channels, see ``tramp_jax.channels``.
       frames: (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames.
       regions: (n, R) float64, both streams by frame and region, in the order of ``region_names``.
@@ -91,9 +91,8 @@ class Attribution:
     @property
     def relative_error(self) -> float | None:
         """``error`` as a share of the difference; None if the motion hardly changed the score."""
-        if abs(self.difference) <= _negligible(self.score):
-            return None
-        return self.error / abs(self.difference)
+        negligible = abs(self.difference) <= 10 * _NOISE * max(1.0, abs(self.score))
+        return None if negligible else self.error / abs(self.difference)
 
     @property
     def by_region(self) -> dict[str, float]:
@@ -116,15 +115,11 @@ class Attribution:
         parts: dict[str, float] = {}
         if self.trajectory is not None:
             for channel, effect in zip(self.channels, self.trajectory.sum(axis=(0, 1)).tolist(), strict=True):
-                words = next(words for start, words in _INPUTS.items() if channel.startswith(start))
-                parts[words] = parts.get(words, 0.0) + effect
+                kind = next(kind for prefix, kind in _INPUTS.items() if channel.startswith(prefix))
+                parts[kind] = parts.get(kind, 0.0) + effect
         if self.frames is not None:
             parts["frames"] = float(self.frames.sum())
         return parts
-
-
-def _negligible(score: float) -> float:
-    return 10 * _NOISE * max(1.0, abs(score))
 
 
 class Explainer:
@@ -133,26 +128,22 @@ class Explainer:
     Args:
       config: the whole configuration.
       output: turns raw values into scores; None explains raw values.
-      tolerance: largest error of completeness as a share of the score difference. Can be changed later.
-      max_evaluations: largest number of gradients for a clip, though one panel is always computed. If they are too few,
-        the attribution has not ``converged``. Can be changed later.
+      tolerance: largest error of completeness, as a share of the score difference. You can change it later.
+      max_evaluations: most gradients for a clip; one panel is always computed. If they are not enough, the attribution
+        is not ``converged``. You can change it later.
 
     Raises:
-      UserError: classifier.
+      UserError: the model is a classifier.
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        output: Output | None = None,
-        tolerance: float = 0.01,
-        max_evaluations: int = 384,
+        self, config: ConfigDict, output: Output | None = None, tolerance: float = 0.01, max_evaluations: int = 384
     ):
         if config.model.head.num_classes:
             raise UserError(
                 "classifier",
-                f"model.head.num_classes is {config.model.head.num_classes}, but only models that predict scores can "
-                "be explained",
+                f"model.head.num_classes is {config.model.head.num_classes}, but only the scores of a regression model "
+                "can be explained",
             )
         self.tolerance, self.max_evaluations = tolerance, max_evaluations
         self._config = config
@@ -180,12 +171,12 @@ class Explainer:
         for source in sources.values():
             read[source[source != BLANK]] = True
         if "trajectories" in sources:
-            trajectory = _fold(found.parts["trajectories"], sources["trajectories"], n)
+            trajectory = _sum_by_frame(found.parts["trajectories"], sources["trajectories"], n)
             groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
             for group, region in enumerate(landmarks.REGION_OF_GROUP):
                 regions[:, region] += groups[:, group].sum(axis=1)
         if "frames" in sources:
-            patches = _fold(found.parts["frames"], sources["frames"], n)
+            patches = _sum_by_frame(found.parts["frames"], sources["frames"], n)
             where = patch_regions(clip, patches.shape[1])
             for region in range(len(names)):
                 regions[:, region] += np.where(where == region, patches, 0).sum(axis=(1, 2))
@@ -204,26 +195,26 @@ class Explainer:
         )
 
     def ends(self, clip: Clip) -> tuple[Inputs, Inputs]:
-        """The inputs of a clip and of the same person not moving, for ``integrate``, without a batch axis.
+        """The inputs of a clip, and of the same person not moving, for ``integrate``. They have no batch axis.
 
-        Padding by zeros is in both, so it gets no attribution.
+        Both contain the same zero padding, so padding gets no attribution.
         """
         sample, still = (all_frames(Sampler(config).test(clip).inputs) for config in (self._config, self._still))
         view = View.of(self._config, len(clip.landmarks))
         return sample, sample.replace(
-            frames=_held(sample.frames, still.frames, view.frames),
-            trajectories=_held(sample.trajectories, still.trajectories, view.trajectory),
+            frames=_hold_still(sample.frames, still.frames, view.frames),
+            trajectories=_hold_still(sample.trajectories, still.trajectories, view.trajectory),
         )
 
     def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
-        """Integrates gradients along the line from ``baseline`` to ``sample``, see ``ends``."""
+        """Integrates gradients along the line from ``baseline`` to ``sample``; see ``ends``."""
         panels = [self._panel(variables, sample, baseline, 0.0, 1.0)]
         baseline_score, score = panels[0].scores
         evaluations = NODES
         allowed = max(self.tolerance * abs(score - baseline_score), _NOISE * max(1.0, abs(score)))
         while True:
             errors = np.array([panel.error for panel in panels])
-            # The norm, because errors that cancel would satisfy completeness and leave attributions wrong.
+            # The norm, because errors that cancel would satisfy completeness but leave attributions wrong.
             error = max(abs(errors.sum()), np.linalg.norm(errors))
             if error <= allowed or evaluations + 2 * NODES > self.max_evaluations:
                 break
@@ -237,7 +228,7 @@ class Explainer:
         return Integral(score, baseline_score, parts, bool(error <= allowed), evaluations)
 
     def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "_Panel":
-        """Quadrature between two points of the line, which has the baseline at 0 and the clip at 1."""
+        """Integrates between two points of the line, which runs from 0 (baseline) to 1 (clip)."""
         nodes, weights = _lobatto(NODES)
         nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
         at_once = self._at_once()
@@ -252,7 +243,7 @@ class Explainer:
         return _Panel(start, stop, (scores[0], scores[-1]), parts)
 
     def _at_once(self) -> int:
-        """Number of nodes in one call of the model: the largest divisor of ``NODES`` that fits into memory."""
+        """Nodes per call of the model: the largest divisor of ``NODES`` that fits into memory."""
         shapes = [shape for shape in input_shapes(self._config.model, 1).values() if shape is not None]
         fitting = _FLOATS_AT_ONCE // sum(math.prod(shape) for shape in shapes)
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
@@ -306,9 +297,9 @@ def patches_along_side(image_size: int) -> int:
 
 
 def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
-    """The jitted (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts) of a ``model`` group.
+    """A jitted function (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
 
-    ``parts`` is the contribution of these nodes to ``Integral.parts``.
+    ``config`` is the ``model`` group; ``parts`` is what these nodes contribute to ``Integral.parts``.
     """
     model, image_size = build_model(config), config.rgb.image_size
     G = patches_along_side(image_size)
@@ -316,10 +307,10 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
         ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), config) for inputs in (baseline, sample)]
         # Only pixels and trajectories move along the line; index_t stays.
-        origin, target = (_moving(jax.tree.map(lambda x: x[0], end)) for end in ends)
+        origin, target = (_streams(jax.tree.map(lambda x: x[0], end)) for end in ends)
         change = jax.tree.map(jnp.subtract, target, origin)
         if "frames" in change:
-            # The compiler may round the two ends differently, but equal frames must change by exactly 0.
+            # The compiler may round both ends differently, but equal frames must change by exactly 0.
             same = jnp.all(sample.frames == baseline.frames, axis=(1, 2, 3), keepdims=True)
             change["frames"] = jnp.where(same, 0, change["frames"])
         K = len(nodes)
@@ -344,28 +335,28 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
 
 
 def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (n,), with both ends, and weights (n,) of Gauss–Lobatto quadrature on [0, 1], exact to degree 2n − 3."""
+    """Nodes (n,) and weights (n,) of Gauss–Lobatto quadrature on [0, 1], ends included. Exact to degree 2n − 3."""
     last = np.polynomial.Legendre.basis(n - 1)
     nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
     weights = 2 / (n * (n - 1) * last(nodes) ** 2)
     return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
-def _moving(inputs: Inputs) -> dict[str, jax.Array]:
+def _streams(inputs: Inputs) -> dict[str, jax.Array]:
     """The inputs that change along the line, by name."""
     named = {"frames": inputs.frames, "trajectories": inputs.trajectories}
     return {name: x for name, x in named.items() if x is not None}
 
 
-def _held(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
-    """``still``, but ``moving`` at the blank places of ``source``."""
+def _hold_still(moving: np.ndarray | None, still: np.ndarray | None, source: np.ndarray) -> np.ndarray | None:
+    """``still``, except where ``source`` is blank: there, ``moving``."""
     if moving is None or still is None:
         return None
     return np.where((source == BLANK).reshape(-1, *[1] * (still.ndim - 1)), moving, still)
 
 
-def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
-    """Adds up values of the places of a stream (count, ...) for each of the clip's n frames: (n, ...)."""
+def _sum_by_frame(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
+    """Sums a stream's values (count, ...) over each of the clip's n frames: (n, ...)."""
     folded = np.zeros((n, *values.shape[1:]))
     own = source != BLANK
     np.add.at(folded, source[own], values[own])
@@ -375,8 +366,8 @@ def _fold(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
 def patch_regions(clip: Clip, count: int) -> np.ndarray:
     """The region of each patch of each frame: that of the nearest landmark.
 
-    Both the landmark's current place and its place in the first frame count, since a moving lip changes the picture in
-    both. Patches far from all landmarks are ELSEWHERE.
+    A landmark counts both where it is and where it was in the first frame, since a moving lip changes the picture in
+    both places. Patches far from all landmarks are ELSEWHERE.
 
     Args:
       clip: a clip with frames.
@@ -386,18 +377,18 @@ def patch_regions(clip: Clip, count: int) -> np.ndarray:
       (n, G, G) int8 indices into ``landmarks.REGIONS``; ``len(landmarks.REGIONS)`` for ELSEWHERE.
     """
     assert clip.frames is not None, "patches are parts of frames"
-    G = count
     height, width = decode_frame(clip.frames[0]).shape[:2]
     points = landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
-    y, x = np.meshgrid((np.arange(G) + 0.5) * height / G, (np.arange(G) + 0.5) * width / G, indexing="ij")
+    steps = np.arange(count) + 0.5
+    y, x = np.meshgrid(steps * height / count, steps * width / count, indexing="ij")
     centres = np.stack([x.ravel(), y.ravel()], axis=-1)
     near = _NEAR * inter_ocular(points)
     of_landmark = np.repeat(landmarks.REGION_OF_GROUP, landmarks.GROUP_SIZE)
-    regions = np.empty((len(points), G * G), np.int8)
+    regions = np.empty((len(points), count**2), np.int8)
     for t, now in enumerate(points):
         places = np.concatenate([now, points[0]])
         distance = np.linalg.norm(centres[:, None] - places, axis=-1)
         nearest = distance.argmin(axis=1)
         region = of_landmark[nearest % landmarks.NUM_LANDMARKS]
         regions[t] = np.where(distance.min(axis=1) <= near, region, len(landmarks.REGIONS))
-    return regions.reshape(-1, G, G)
+    return regions.reshape(-1, count, count)

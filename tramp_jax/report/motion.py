@@ -32,12 +32,12 @@ FACE = "face"
 WINDOW_MS, REST_MS = 280.0, 120.0
 MIN_FRAMES = 5  # a cubic passes through four points exactly, so it smooths nothing
 LOW, HIGH = 0.1, 0.9  # reference levels, as shares of the peak
-# Largest asymmetry of a symmetric movement of a drawn face that is turned by up to 30 degrees (tests/
-# test_landmark_quality.py): of one region with the head held, of one region while the head turns.
+# Largest asymmetry measured for a symmetric movement of a drawn face turned by up to 30 degrees, with the head held
+# still and while it turns (tests/test_landmark_quality.py).
 FALSE_ASYMMETRY_HELD, FALSE_ASYMMETRY_TURNING = 0.25, 0.45
 _CUBIC = 3
-# A movement is clear of the jitter if its peak exceeds this many standard deviations of a noise-only excursion. Still
-# faces stay below it (tests/test_report_motion.py).
+# A movement stands out from the jitter if its peak exceeds this many standard deviations of a noise-only excursion.
+# Still faces stay below it (tests/test_report_motion.py).
 _CLEAR = 6.5
 _SMALLEST = 0.005  # units of length (half a pixel of a typical crop): smaller movements get no timing
 
@@ -64,7 +64,7 @@ class RegionMotion:
       region: a name of ``landmarks.GROUPS``, or FACE for all 63 points.
       range: units of length.
       peak_speed: units of length per second.
-      onset_ms, rise_ms, hold_ms: None if no movement was clear of the jitter.
+      onset_ms, rise_ms, hold_ms: None if no movement stood out from the jitter.
     """
 
     region: str
@@ -82,7 +82,7 @@ class SideMotion:
     Attributes:
       pair: "eyes", "brows", "nose", "lower_lip", "upper_lip" or FACE.
       left, right: range of the points on that side of the *image*, in units of length.
-      asymmetry: (left − right) / (left + right), from −1 to 1; None if neither movement was clear of the jitter.
+      asymmetry: (left − right) / (left + right), from −1 to 1; None if neither side stood out from the jitter.
     """
 
     pair: str
@@ -134,7 +134,7 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
         raise UserError("bad_data", f"the frame rate is {fps}; it must be a positive number")
     unit = inter_ocular(points)
     if not (np.isfinite(points).all() and unit > 0):
-        raise UserError("bad_data", "landmarks are not finite, or both eyes are one point; check the clip's landmarks")
+        raise UserError("bad_data", "landmarks are not finite, or the outer eye corners coincide; check the clip")
     window = _window(len(points), fps)
     points = points.astype(np.float64) / unit
     regions = tuple(_region(name, _excursion(points[:, slots], fps, window), fps) for name, slots in _REGIONS.items())
@@ -153,7 +153,7 @@ def _window(n: int, fps: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Excursion:
-    """Excursion (n,) of some points, its slope (n,) per second, and whether it is clear of the jitter."""
+    """Excursion (n,) of some points, its slope (n,) per second, and whether it stands out from the jitter."""
 
     values: np.ndarray
     slope: np.ndarray
@@ -179,10 +179,10 @@ def _excursion(points: np.ndarray, fps: float, window: int) -> _Excursion:
 
 
 def _noise(raw: np.ndarray, smooth: np.ndarray) -> float:
-    """Standard deviation of the excursion that jitter gives coordinates (n, coordinates) of a still face.
+    """Standard deviation of the excursion that jitter alone would give to coordinates (n, coordinates).
 
-    The first factor is the deviation of a coordinate, corrected for what a cubic through few frames absorbs. The
-    second is how much of it the principal direction collects: the largest singular value of noise grows as
+    The first factor is the deviation of a coordinate, corrected for what a cubic absorbs in a short clip. The second
+    is how much of it the principal direction collects: the largest singular value of noise grows as
     √n + √coordinates.
     """
     n, coordinates = raw.shape
@@ -210,7 +210,7 @@ def _timing(excursion: np.ndarray, fps: float) -> tuple[float, float, float]:
     below = np.flatnonzero(excursion[: reached + 1] < low)
     onset = _crossing(times, excursion, int(below[-1]), low) if len(below) else 0.0
     top = _crossing(times, excursion, reached - 1, high) if reached else 0.0
-    # Share of each interval between two frames during which a straight line between them is at or above the level.
+    # Share of the time between two frames that a straight line between them spends at or above the level.
     before, after = excursion[:-1] - high, excursion[1:] - high
     span = np.maximum(np.abs(after - before), 1e-12)
     both = (before >= 0) & (after >= 0)

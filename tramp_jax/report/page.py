@@ -1,4 +1,4 @@
-"""Pieces of HTML for the report. This module escapes every text that it is given."""
+"""Pieces of HTML for the report. This module escapes all text it is given."""
 
 import base64
 import html
@@ -51,7 +51,7 @@ table.text tbody th { font-weight: 600; width: 15rem; max-width: 40vw; }
   figure, table, .score { break-inside: avoid; } h2, h3 { break-after: avoid; } figure img { min-width: 0; } }
 """
 
-# Browsers fetch nothing for this page, whatever its texts contain.
+# Keeps browsers from fetching anything for this page, whatever its text contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -78,7 +78,7 @@ def paragraph(value: str, kind: str = "") -> str:
 
 
 def missing(what: str, reason: str) -> str:
-    """A line in place of something that the report cannot show."""
+    """A line in place of something the report cannot show."""
     return paragraph(f"{what}: not available ({reason}).")
 
 

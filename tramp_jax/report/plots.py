@@ -1,8 +1,8 @@
 """The plots of the report. Each takes the evidence and returns HTML: the plot, or the reason why it is missing.
 
-To add a plot, write a function like these and list it in ``writer.SECTIONS``. Plots have a light background of their
-own, also in the dark. Sides in labels are the *person's*: the person's right eye is on the left of the picture, as in
-a video that was not mirrored.
+To add a plot, write a function like these and list it in ``writer.SECTIONS``. Plots keep a light background even in
+dark mode. Sides in labels are the *person's*: the person's right eye is on the left of the picture, as in a video that
+was not mirrored.
 """
 
 import io
@@ -26,7 +26,7 @@ from tramp_jax.report.motion import inter_ocular
 from tramp_jax.report.record import Evidence
 
 EFFECTS = "Effects of movement on the score"
-# Names of regions for readers. The names of the groups give the side of the image.
+# Labels of the regions. Group names give the side of the image, labels the side of the person.
 REGION_LABELS = {
     "left_eye": "right eye",
     "left_brow": "right eyebrow",
@@ -38,7 +38,7 @@ REGION_LABELS = {
     "mouth": "mouth",
     ELSEWHERE: "elsewhere in the picture",
 }
-# Landmarks whose pixel values are shown: slot name -> label. Each is where the colour changes as the face moves.
+# Landmarks whose pixel values are shown: slot name -> label. The colour under each changes as the face moves.
 _COLOUR_POINTS = {
     "left_eye_top": "top of the right eye",
     "left_eyebrow_lower_middle": "lower edge of the right eyebrow",
@@ -53,7 +53,7 @@ _TILES, _COLUMNS = 8, 4  # of the contact sheet
 
 
 def contact_sheet(evidence: Evidence) -> str:
-    """Frames in order of time with their landmarks; below each, how its run of frames changed the score.
+    """Frames in time order with their landmarks; below each, how the frames around it changed the score.
 
     Dots are the landmarks' positions and colours, squares the patches of the picture, on one colour scale.
     """
@@ -63,7 +63,7 @@ def contact_sheet(evidence: Evidence) -> str:
     edges = np.linspace(0, len(points), min(_TILES, len(points)) + 1).astype(int)
     dots, patches, largest = _effects_of_runs(attribution, edges)
     norm = CenteredNorm(0, largest)
-    height = 1 if attribution is None else 2  # panels of one frame
+    height = 1 if attribution is None else 2  # panels per frame
     rows, columns = height * math.ceil((len(edges) - 1) / _COLUMNS), min(_COLUMNS, len(edges) - 1)
     figure = _figure(2.25 * columns, 2.5 * rows + (0.1 if attribution is None else 0.8))
     panels = figure.subplots(rows, columns, squeeze=False)
@@ -91,7 +91,7 @@ def contact_sheet(evidence: Evidence) -> str:
         if dots is not None:
             axes.scatter(x, y, s=22, c=dots[i], cmap=_DIVERGING, norm=norm, edgecolors="0.3", linewidths=0.3)
         _frame(axes, box, f"frames {start}–{stop - 1}")
-    words = "Frames in order of time with their 63 landmarks."
+    words = "Frames in time order with their 63 landmarks."
     if attribution is not None:
         label = "effect on the score of each landmark (dots) and each patch of the picture (squares)"
         scale = ScalarMappable(norm, _DIVERGING)
@@ -104,7 +104,7 @@ def contact_sheet(evidence: Evidence) -> str:
 
 
 def attribution_over_time(evidence: Evidence) -> str:
-    """Heat map of effects, region × time, above their sum. Frames that the model did not read are hatched."""
+    """Heat map of effects, region × time, above their sum. Frames the model did not read are hatched."""
     attribution, fps = evidence.attribution, evidence.clip.fps
     if attribution is None:
         return page.missing(EFFECTS, evidence.attribution_note)
@@ -233,7 +233,7 @@ def _effects_of_runs(
     if attribution is not None and attribution.frames is not None:
         patches = np.add.reduceat(attribution.frames, edges[:-1], axis=0)
         if patches.shape[1] % 2 == 0 and patches.shape[1] > 16:
-            patches = reduce(patches, "i (y two) (x also) -> i y x", "sum", two=2, also=2)
+            patches = reduce(patches, "i (y h) (x w) -> i y x", "sum", h=2, w=2)
     largest = max((float(np.abs(x).max()) for x in (dots, patches) if x is not None), default=0.0)
     return dots, patches, largest or 1.0
 
@@ -266,7 +266,7 @@ def _shaded(evidence: Evidence) -> str:
 
 
 def _runs(marked: np.ndarray) -> list[tuple[int, int]]:
-    """First and one past the last index of each run of True in (n,)."""
+    """The (start, stop) indices of each run of True in (n,)."""
     steps = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(int)))
     return [(int(start), int(stop)) for start, stop in steps.reshape(-1, 2)]
 

@@ -39,7 +39,7 @@ PROVENANCE = {
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """Everything that a report shows. For anything that is missing, the report gives the reason.
+    """Everything a report shows. The report gives the reason for anything that is missing.
 
     Attributes:
       clip: the scored clip; ``frames`` and ``pixels`` may be None.
@@ -53,10 +53,10 @@ class Evidence:
       interval_note: level and method of the interval, or why there is none.
       attribution: how movement changed the score, or None.
       attribution_note: why there is no attribution.
-      interpolated: numbers of the frames whose landmarks were interpolated, not measured.
+      interpolated: indices of the frames whose landmarks were interpolated, not measured.
       quality: how far the landmarks can be trusted, or None.
       warnings: what a reader must know before trusting the score.
-      provenance: values by the keys of ``PROVENANCE``, see ``provenance``. Other keys follow under their own names.
+      provenance: values by the keys of ``PROVENANCE``; see ``provenance``. Other keys follow under their own names.
     """
 
     clip: Clip
@@ -89,7 +89,7 @@ def provenance(
     Args:
       clip: the scored clip.
       config: the whole configuration of the model.
-      source: the file or folder that the clip was made from. A file is recorded with its SHA-256.
+      source: the file or folder the clip was made from. A file is recorded with its SHA-256.
       **known: values that only the caller knows ("model", "checkpoint", "landmark_source", "missing_ratio", or others).
     """
     found: dict[str, object] = {
@@ -112,7 +112,7 @@ def provenance(
 
 
 def frames_used(config: ConfigDict, n: int) -> str:
-    """The frames of a clip of n frames that the model reads, in words."""
+    """Describes which of a clip's n frames the model reads."""
     words = view.describe(config, n)
     parts = []
     if reads_trajectories(config.model):

@@ -116,7 +116,7 @@ def strongest_moment(attribution: Attribution, fps: float) -> tuple[float, float
 
 
 def _effects(evidence: Evidence) -> str:
-    """How the attribution was computed, how exact it is, and its sums by region and by kind of input."""
+    """How the attribution was computed, how accurate it is, and its sums by region and by kind of input."""
     found = evidence.attribution
     if found is None:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
@@ -259,23 +259,23 @@ def _quality(evidence: Evidence) -> str:
     rows = [
         [label, *(shown(abs(f(values))) for f in (np.nanmedian, np.nanmax)), limit, int(doubtful[name].sum())]
         if np.isfinite(values).any()
-        else [label, "not known", "not known", limit, "–"]
+        else [label, "unknown", "unknown", limit, "–"]
         for name, label, values, shown, limit in items
     ]
     table = page.table(
-        "Quality of the landmarks in each frame.", ["measure", "usual", "worst", "bound", "frames beyond it"], rows
+        "Quality of the landmarks in each frame.", ["measure", "median", "worst", "limit", "frames beyond it"], rows
     )
-    exact = (
-        f"Turns of the head are estimated from the picture, to about {bound.YAW_ERROR:.0f}° sideways and "
+    accuracy = (
+        f"Head rotation is estimated from the picture, to within about {bound.YAW_ERROR:.0f}° sideways and "
         f"{bound.PITCH_ERROR:.0f}° up and down."
     )
     if not math.isfinite(found.usual_jitter):
-        return table + page.paragraph(exact, "soft")
+        return table + page.paragraph(accuracy, "soft")
     return table + page.paragraph(
         f"A still landmark jitters by {found.usual_jitter:.2f} pixels of the face crop, "
-        f"{100 * found.relative_jitter:.2f} % of the distance between the pupils. So the smallest movement of a single "
-        f"landmark between two frames that can be seen is {found.smallest_motion:.1f} pixels; the mean of a region is "
-        f"more exact. {exact}",
+        f"{100 * found.relative_jitter:.2f} % of the distance between the pupils. So the smallest visible movement of "
+        f"one landmark between two frames is {found.smallest_motion:.1f} pixels; the mean of a region is more precise. "
+        f"{accuracy}",
         "soft",
     )
 

@@ -1,4 +1,4 @@
-"""Scores videos of people, with intervals and the evidence for a report. See docs/scoring.md."""
+"""Scores videos, with intervals and the evidence for a report. See docs/scoring.md."""
 
 from tramp_jax.scoring.scorer import Scored, Scorer
 

@@ -1,10 +1,10 @@
 """Intervals around scores by split conformal prediction on validation people.
 
-The error of each validation clip is measured in units of the clip's own spread plus the median spread, see ``output``.
+The error of each validation clip is measured in units of the clip's own spread (see ``output``) plus the median spread.
 The half width of a new interval is a fixed multiple of the same sum for the new clip (the normalised score of Lei et
 al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Clips of one person are alike, so each person
 counts once: a clip has the weight 1 / (clips of its person), as in the hierarchical conformal prediction of Lee,
-Barber and Willett (2023). The coverage then holds for a clip of a new person like those of the validation split.
+Barber and Willett (2023). The coverage then holds for a clip of a new person similar to the validation people.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class Calibration:
       level: share of new people's clips that intervals should cover.
       factor: half width in units of (spread + floor).
       floor: added to every spread, in units of the score: the median spread of the validation clips.
-      low, high: ends of the scale of the scores. Intervals stay within.
+      low, high: ends of the scale of the scores. Intervals stay within them.
       ratings: the ratings that exist, to list those in an interval; () if there are many.
       models: ids of the members that were calibrated together.
       clips, subjects: numbers of validation clips and subjects.
-      coverage: share of the clips of held-out test subjects that intervals cover; None before the test.
+      coverage: share of the held-out test clips that intervals cover; None before the test.
       width: mean width of those intervals.
-      test_clips: number of those clips.
+      test_clips: number of test clips.
     """
 
     level: float
@@ -60,7 +60,7 @@ class Calibration:
         return float(low), float(high)
 
     def ratings_in(self, interval: tuple[float, float]) -> tuple[float, ...]:
-        """The ratings in an interval, which have its coverage; the nearest one if it lies between two."""
+        """The ratings in an interval, which have its coverage; if there are none, the nearest one."""
         inside = tuple(rating for rating in self.ratings if interval[0] <= rating <= interval[1])
         if inside or not self.ratings:
             return inside
@@ -68,7 +68,7 @@ class Calibration:
         return (min(self.ratings, key=lambda rating: abs(rating - middle)),)
 
     def tested(self, scores: np.ndarray, spreads: np.ndarray, targets: np.ndarray) -> "Calibration":
-        """The calibration with its coverage of N other clips; all arrays are (N,)."""
+        """Adds the coverage measured on N other clips; all arrays are (N,)."""
         intervals = np.array([self.interval(*pair) for pair in zip(scores, spreads, strict=True)])
         covered = (intervals[:, 0] <= targets) & (targets <= intervals[:, 1])
         return dataclasses.replace(
@@ -86,9 +86,9 @@ class Calibration:
 
 
 def load(folder: pathlib.Path, models: Sequence[str]) -> Calibration | None:
-    """The calibration in a run's folder for models with these ids; None without one of this version.
+    """The calibration in a run's folder for models with these ids; None if there is none of this version.
 
-    The calibration of a single model may belong to another checkpoint of the run.
+    The calibration of a single model may be for another checkpoint of the run.
 
     Raises:
       UserError: damaged_file.
@@ -127,7 +127,7 @@ def calibrate(
       subjects: the N people.
       level, models: see ``Calibration``.
       scale: lowest and highest score.
-      ratings: that exist.
+      ratings: the ratings that exist.
 
     Raises:
       UserError: too_few_people for this level.
@@ -138,13 +138,13 @@ def calibrate(
     if people < needed:
         raise UserError(
             "too_few_people",
-            f"{people} validation people are too few for intervals of {level:.0%}, which need at least {needed}; "
-            "choose a smaller --level",
+            f"{people} validation people are too few for {level:.0%} intervals, which need at least {needed}; choose a "
+            "smaller --level",
         )
     floor = float(np.median(spreads)) or 1.0
     errors = np.abs(scores - targets) / (spreads + floor)
     order = np.argsort(errors, kind="stable")
-    # Count the new person too, whose error may be larger than all others.
+    # Also count the new person, whose error may be larger than all others.
     weights = np.array([1 / ((people + 1) * clips_of[subject]) for subject in subjects])[order]
     covering = int(np.searchsorted(np.cumsum(weights), level - 1e-9))
     return Calibration(

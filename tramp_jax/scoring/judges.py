@@ -1,4 +1,4 @@
-"""Judges compute the raw values of clips with a trained model, in JAX or in ONNX Runtime."""
+"""Judges compute the raw values of clips with a trained model, in JAX or ONNX Runtime."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -31,8 +31,8 @@ class Judge(Protocol):
 def make_judge(member: Member, runtime: str = AUTO) -> Judge:
     """The judge for a model.
 
-    Raw values of both runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra ``onnx``
-    is installed, and JAX otherwise.
+    Raw values of the two runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra
+    ``onnx`` is installed, and JAX otherwise.
 
     Args:
       member: the model.

@@ -32,9 +32,9 @@ class Member:
       config: the whole configuration of the run.
       step: step of the checkpoint.
       variables: ``{"params", "batch_stats"}``.
-      trained_on: description of the training data; None for older runs, which have none.
+      trained_on: description of the training data; None for older runs, which lack it.
       output: turns its raw values into scores.
-      id: short digest of the model's configuration, variables and output. Equal ids give equal scores.
+      id: short digest of the model's configuration, variables and output. Equal ids mean equal scores.
     """
 
     run: pathlib.Path
@@ -63,7 +63,7 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
       which: "best", "last" or a step number.
 
     Raises:
-      UserError: not_a_run, classifier, no_scores, or missing_checkpoint, also for a run of several folds.
+      UserError: not_a_run, classifier, no_scores, or missing_checkpoint (also for a run over several folds).
     """
     config = run.load_config(folder)
     if config.model.head.num_classes:
@@ -71,12 +71,12 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
     if config.loss.name == LANDMARKS:
         raise UserError(
             "no_scores",
-            f"{folder} was trained by landmarks only (loss.name=landmarks) and predicts no scores; train a model that "
+            f"{folder} was trained on landmarks only (loss.name=landmarks) and predicts no scores; train a model that "
             f"starts from it with --config.init.rgb={folder}",
         )
     if not run.is_trained(folder):
         folds = run.trained_folds(folder)
-        cure = f"name one or several of its folds: {folds[0]}" if folds else "train it first"
+        cure = f"name one or more of its folds: {folds[0]}" if folds else "train it first"
         raise UserError("missing_checkpoint", f"{folder} holds no checkpoints; {cure}")
     with Checkpoints(folder) as checkpoints:
         step, variables = checkpoints.restore_variables(which, abstract_variables(config.model), sharding.data_mesh())
@@ -86,7 +86,7 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
 
 
 def _decoding(config: ConfigDict, data: TrainingData | None) -> Output:
-    """The output of a checkpoint for which none was fitted. A run that does not know its ratings is not decoded."""
+    """The output for a checkpoint without a fitted one. If the run does not know its ratings, it does not decode."""
     if data is not None and data.scale is not None:
         return outputs.of_training(config, data.ratings, data.scale)
     facts = datasets.facts(config.data.name)

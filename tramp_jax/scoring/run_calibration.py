@@ -26,7 +26,7 @@ def calibrate_run(
 ) -> tuple[Calibration, pathlib.Path]:
     """Calibrates the models of these runs together and writes the calibration into the first one's folder.
 
-    A checkpoint of an older run without an output gets one, fitted on the validation people.
+    A checkpoint of an older run that has no output gets one, fitted on the validation people.
 
     Args:
       checkpoints: folders of runs or of their folds.
@@ -38,11 +38,11 @@ def calibrate_run(
       The calibration and the path of its file.
 
     Raises:
-      UserError: bad_option; other_people, if the runs have different splits; too_few_people; in_use, if
-        another program calibrates them; or see ``load_member``.
+      UserError: bad_option; other_people if the runs have different splits; too_few_people; in_use if another program
+        is calibrating them; or see ``load_member``.
     """
     if not 0 < level < 1:
-        raise UserError("bad_option", f"--level is {level}; it must lie between 0 and 1")
+        raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
     members = [load_member(path, which) for path in checkpoints]
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
         return _calibrate(members, level, data_root)

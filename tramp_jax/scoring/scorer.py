@@ -1,4 +1,4 @@
-"""``Scorer``: from videos to scores."""
+"""``Scorer`` turns videos into scores."""
 
 import dataclasses
 import difflib
@@ -40,7 +40,7 @@ from tramp_jax.scoring.members import load_member
 
 CLIPS_AT_ONCE = 4
 _WIDE = 0.75  # share of the scale; wider intervals get a warning
-_OTHER_RATE = 0.1  # frame rates that differ by more than this share show motion at another speed
+_OTHER_RATE = 0.1  # a frame rate that differs by more than this share shows motion at the wrong speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Scored:
       clip: the clip, with the arrays that the model read.
       score: mean of the members' scores, on the rating scale.
       raw: (members,) raw values, before the output step.
-      interval: interval around the score; None if there is none, see ``note``.
+      interval: interval around the score; None if there is none (see ``note``).
       level: share of clips that such intervals cover, or None.
       ratings: the ratings in the interval, which have its level; () if there are none or too many to list.
       withheld: why the score must not be used; "" if it may.
       outside: what makes the clip unlike the training clips; "" if nothing does.
       note: the method of the interval, or the reason why there is none.
-      frames_used: number of the clip's frames in the trajectory stream, or in the frame stream if that is the only one.
-      spread: standard deviation of the rating, see ``output``; for an ensemble also that of its members' scores.
+      frames_used: how many of the clip's frames the trajectory stream (or else the frame stream) reads.
+      spread: standard deviation of the rating (see ``output``); for an ensemble, including that of its members' scores.
       members: (members,) scores.
-      interpolated: numbers of frames without a detected face, whose landmarks were interpolated.
+      interpolated: indices of frames without a detected face, whose landmarks were interpolated.
       missing_ratio: their share of the clip; NaN if unknown.
       landmark_source: name of the landmark source, or of the layout.
       quality: how far the landmarks can be trusted.
@@ -92,7 +92,7 @@ class Scorer:
     Args:
       checkpoints: folders of runs of train.py or of their folds.
       which: "best", "last" or a step number.
-      landmarks: landmark source for videos, see ``preprocess.SOURCES``; opened when first needed.
+      landmarks: landmark source for videos, one of ``preprocess.SOURCES``; opened when first needed.
       source_options: options of the landmark source.
       options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
         clips if its own differs by more than 10 %.
@@ -100,8 +100,8 @@ class Scorer:
       runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
 
     Raises:
-      UserError: see ``load_member`` and ``make_judge``; other_task, if the models of an ensemble have different tasks;
-        bad_option for a negative ``max_width``, or not_calibrated if there are no intervals to compare with it.
+      UserError: see ``load_member`` and ``make_judge``; other_task if the models of an ensemble have different tasks;
+        bad_option for a negative ``max_width``; not_calibrated if ``max_width`` has no intervals to apply to.
     """
 
     def __init__(
@@ -129,22 +129,22 @@ class Scorer:
         self._source: LandmarkSource | None = None
         self._judges = [make_judge(member, runtime) for member in self.members]
         self._explainer: Explainer | None = None
-        self._usual = usual_motion.load(self.members[0].run)
+        self._usual_motion = usual_motion.load(self.members[0].run)
         self.calibration, self._uncalibrated = self._load_calibration(which)
         self._max_width = max_width
         if max_width is not None and not max_width >= 0:
-            raise UserError("bad_option", f"the largest width is {max_width}; it must be at least 0")
+            raise UserError("bad_option", f"the maximum width is {max_width}; it must be at least 0")
         if max_width is not None and self.calibration is None:
-            raise UserError("not_calibrated", f"a largest width needs intervals; {self._uncalibrated}")
+            raise UserError("not_calibrated", f"a maximum width needs intervals; {self._uncalibrated}")
 
     @property
     def config(self) -> ConfigDict:
-        """Configuration of the (first) model."""
+        """Configuration of the first model."""
         return self.members[0].config
 
     @property
     def expressions(self) -> tuple[str, ...]:
-        """Expressions that the (first) model was trained on; empty if an older run does not say."""
+        """Expressions that the first model was trained on; empty if an older run does not say."""
         data, single = self.members[0].trained_on, self.config.data.expression
         return data.expressions if data is not None else (single,) * bool(single)
 
@@ -152,14 +152,14 @@ class Scorer:
         """The landmark source of all videos, opened when this is first called.
 
         Raises:
-          UserError: missing_package or missing_file; the message says how to get it.
+          UserError: missing_package or missing_file.
         """
         if self._source is None:
             self._source = open_landmark_source(self.landmarks, self._source_options)
         return self._source
 
     def _options_of(self, path: pathlib.Path) -> PreprocessOptions:
-        """Options for this video. A rate close to that of the training clips stays, since resampling repeats frames."""
+        """Options for this video. A rate close to the training clips' is kept: resampling would repeat frames."""
         data = self.members[0].trained_on
         if self._options.fps is not None or data is None:
             return self._options
@@ -168,10 +168,10 @@ class Scorer:
         return self._options if near else dataclasses.replace(self._options, fps=data.fps)
 
     def check_expression(self, expression: str) -> None:
-        """Refuses what looks like a misspelt expression. Other unknown expressions are scored with a warning.
+        """Refuses what looks like a misspelt expression. Other unknown expressions only get a warning.
 
         Raises:
-          UserError: bad_option, for a name close to one that the model was trained on.
+          UserError: bad_option for a name similar to one that the model was trained on.
         """
         if not expression or expression in self.expressions:
             return
@@ -184,15 +184,15 @@ class Scorer:
             )
 
     def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:
-        """Scores a video, a folder of images, a folder that ``tramp-jax preprocess`` made, or a table of landmarks.
+        """Scores a video, a folder of images, a folder made by ``tramp-jax preprocess``, or a landmark table.
 
         Args:
           path: the file or folder.
-          expression: the expression that the person was asked for; "" for that of the model.
-          subject: name of the person, for the record.
+          expression: the expression that the person was asked to make; "" for the model's.
+          subject: the person's name, for the record.
 
         Raises:
-          UserError: the video cannot be used; the message says why and what to do.
+          UserError: the input cannot be used.
         """
         path = pathlib.Path(path)
         asked = expression or self.config.data.expression
@@ -240,19 +240,11 @@ class Scorer:
         warnings: Sequence[str] = (),
     ) -> Scored:
         """Scores a clip; see ``Scored`` for the arguments."""
-        return self._scored(
-            clip,
-            self._judged([clip])[:, 0],
-            expression,
-            tuple(interpolated),
-            missing_ratio,
-            landmark_source,
-            quality,
-            tuple(warnings),
-        )
+        raw = self._judged([clip])[:, 0]
+        return self._scored(clip, raw, expression, interpolated, missing_ratio, landmark_source, quality, warnings)
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
-        """Scores clips, several at once, which is faster on a GPU than one after another."""
+        """Scores clips, several at once, which is faster on a GPU."""
         found = []
         for first in range(0, len(clips), CLIPS_AT_ONCE):
             some = clips[first : first + CLIPS_AT_ONCE]
@@ -269,11 +261,11 @@ class Scorer:
         clip: Clip,
         raw: np.ndarray,
         expression: str,
-        interpolated: tuple[int, ...] = (),
+        interpolated: Sequence[int] = (),
         missing_ratio: float = float("nan"),
         landmark_source: str = "",
         quality: Quality | None = None,
-        warnings: tuple[str, ...] = (),
+        warnings: Sequence[str] = (),
     ) -> Scored:
         outputs = [member.output for member in self.members]
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
@@ -292,7 +284,7 @@ class Scorer:
                 "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
             )
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
-        turned = self._usual.turned(quality) if self._usual is not None else ""
+        turned = self._usual_motion.turned(quality) if self._usual_motion is not None else ""
         doubts = self._doubts(clip, expression or clip.info.expression, source, interval)
         return Scored(
             clip=clip,
@@ -307,18 +299,18 @@ class Scorer:
             frames_used=self._frames_used(len(clip.landmarks)),
             spread=spread,
             members=scores,
-            interpolated=interpolated,
+            interpolated=tuple(interpolated),
             missing_ratio=missing_ratio,
             landmark_source=source,
             quality=quality,
-            # Those of the landmarks stand among the warnings of a clip of preprocess already.
+            # Preprocess has already put the landmarks' warnings among those of its clips.
             warnings=tuple(dict.fromkeys(filter(None, [outside, *warnings, *quality.warnings(), turned, *doubts]))),
         )
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
-        """Short digest of everything besides the model that determines the score of an input.
+        """Short digest of everything except the model that determines an input's score.
 
-        These are the names, sizes and times of the files, the calibration, and the options.
+        This includes the names, sizes and times of the files, the calibration, and the options.
         """
         path = pathlib.Path(os.path.realpath(path))  # the same for every spelling
         try:
@@ -337,7 +329,7 @@ class Scorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
-        """The contents of a report, see ``report.writer.write_report``. Attributions are those of the first model."""
+        """The contents of a report; see ``report.writer.write_report``. Attributions are the first model's."""
         first = self.members[0]
         attribution = None
         if attribute:
@@ -369,7 +361,7 @@ class Scorer:
         )
 
     def _load_calibration(self, which: str) -> tuple[calibration.Calibration | None, str]:
-        """The members' calibration, or None and the reason why there is none."""
+        """The members' calibration and "", or None and why there is none."""
         models = tuple(member.id for member in self.members)
         command = "tramp-jax calibrate " + " ".join(str(member.run) for member in self.members)
         command += f" --which {which}" * (which != BEST)
@@ -381,7 +373,7 @@ class Scorer:
         return found, ""
 
     def _scale(self, score: float) -> RatingScale:
-        """The scale of the scores; an older run may have it in its calibration only."""
+        """The scale of the scores. An older run may have it only in its calibration."""
         data, c = self.members[0].trained_on, self.calibration
         if data is not None and data.scale is not None:
             return data.scale
@@ -389,10 +381,10 @@ class Scorer:
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _outside(self, clip: Clip) -> str:
-        if self._usual is None:
+        if self._usual_motion is None:
             return ""
         try:
-            return self._usual.unlike(clip)
+            return self._usual_motion.unlike(clip)
         except UserError:  # a clip that is too short to move
             return ""
 
@@ -422,13 +414,13 @@ class Scorer:
             doubts.append(facts.caveat)
         elif facts.landmark_source and facts.landmark_source not in source:
             doubts.append(
-                f"the model was trained on landmarks of {facts.landmark_source}, and these are of {source}: they "
+                f"the model was trained on landmarks from {facts.landmark_source}, but these are from {source}: they "
                 "differ systematically (docs/preprocess.md)"
             )
         elif not facts.landmark_source and data is not None and clip.layout not in data.layouts:
             doubts.append(
-                f"the model was trained on landmarks in the layout {', '.join(data.layouts)}, and these are in "
-                f"{clip.layout}, of another source: they differ systematically (docs/preprocess.md)"
+                f"the model was trained on landmarks in layout {', '.join(data.layouts)}, but these are in "
+                f"{clip.layout}, from another source: they differ systematically (docs/preprocess.md)"
             )
         return doubts + self._wide(interval)
 
@@ -441,8 +433,8 @@ class Scorer:
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and spreads (N,) of an ensemble, from those of its members (M, N).
+    """Scores and spreads (N,) of an ensemble, from its members' (M, N).
 
-    They are the mean and the standard deviation of the mixture of the members' distributions.
+    They are the mean and standard deviation of the mixture of the members' distributions.
     """
     return scores.mean(axis=0), np.sqrt(np.square(spreads).mean(axis=0) + np.var(scores, axis=0))

@@ -1,4 +1,4 @@
-"""What a model costs: FLOPs of a clip, steps of a training."""
+"""What a model costs: FLOPs per clip, and training steps."""
 
 import functools
 import math
@@ -52,15 +52,15 @@ def _flops(program: Any) -> float:
 
 
 def steps(config: ConfigDict, column: str, expected: Mapping[str, int]) -> tuple[int, int] | None:
-    """Training steps of a run over all folds, and the clips that it trains on.
+    """Training steps of a run over all folds, and the number of clips it trains on.
 
     Args:
       config: the whole configuration.
-      column: of the study.
-      expected: clips of each column by the published sizes, if the data is not here.
+      column: the study's column.
+      expected: published number of clips in each column, for when the data is missing.
 
     Returns:
-      None if the data is not here and its size is unknown.
+      None if the data is missing and its size is unknown.
     """
     train = config.train
     try:

@@ -1,16 +1,16 @@
-"""From a study file to the runs it asks for.
+"""Turns a study file into runs.
 
 A study file (``studies/*.toml``) holds:
 
     title = "..."
     data = ["pfed5"]                # optional: the clinical data it is meant for, if not PFED5 and NeuroFace
-    reference = "..."               # the row that the others are compared with; the first one if absent
+    reference = "..."               # optional: the row to compare the others with, if not the first
     [on.DATA]                       # optional: options of every row, on this data set
     [columns.DATA]                  # optional: options of each column, instead of the recipe's columns
     [[rows]]
     name = "..."
-    method = "random forest"        # optional: a simple method (``simple.METHODS``) instead of a training
-    paper.DATA = [...]              # optional: the paper's figure × 100 of each column, then the mean; or the mean only
+    method = "random forest"        # optional: a simple method (``simple.METHODS``) instead of training a model
+    paper.DATA = [...]              # optional: the paper's figures × 100, one per column and the mean; or only the mean
     on.DATA.model.streams = "rgb"   # optional: options of the row, on this data set
     model.streams = "rgb"           # anything else is an option of ``tramp_jax.config``
 
@@ -24,7 +24,7 @@ import pathlib
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -46,10 +46,10 @@ class Row:
     """A row of the table: a model and how to train it.
 
     Attributes:
-      name: in the table.
+      name: its name in the table.
       options: what differs from the study's recipe.
       method: ``TRAINING``, or a simple method.
-      paper: the paper's figures × 100, of each column and their mean, or of the mean only; () if there are none.
+      paper: the paper's figures × 100, for each column and their mean, or only for the mean; () if there are none.
     """
 
     name: str
@@ -63,15 +63,15 @@ class Study:
     """A study on one data set.
 
     Attributes:
-      name: of its file.
-      title: of its table.
+      name: its file's name.
+      title: its table's title.
       data: the recipe, such as "pfed5" or "synthetic:few".
-      reference: name of the row that the others are compared with.
-      rows: in the order of the table.
-      columns: options of each column, such as an expression; the only one is called "".
-      meant_for: recipes of the clinical data that it is meant for.
-      expected_clips: training clips of each column over all folds, by the published sizes; empty if unknown.
-      quick: whether the settings are tiny, which proves that everything runs and nothing else.
+      reference: name of the row to compare the others with.
+      rows: the rows, in the order of the table.
+      columns: options of each column, such as an expression; a single column is called "".
+      meant_for: recipes of the clinical data it is meant for.
+      expected_clips: published number of training clips in each column over all folds; empty if unknown.
+      quick: whether settings are tiny, which only proves that everything runs.
     """
 
     name: str
@@ -108,9 +108,9 @@ def load(name: str, data: str, quick: bool = False) -> Study:
     """Reads a study.
 
     Args:
-      name: of a file in ``studies/``, or the path of a .toml file.
-      data: a recipe in ``configs/``, with arguments after a colon if it takes some.
-      quick: use tiny settings.
+      name: the name of a file in ``studies/``, or the path of a .toml file.
+      data: a recipe in ``configs/``, with arguments after a colon if it takes any.
+      quick: whether to use tiny settings.
 
     Raises:
       UserError: missing_study, bad_study, missing_recipe.
@@ -179,17 +179,17 @@ def _check(path: pathlib.Path, study: Study) -> None:
             known = ", ".join(METHODS)
             raise UserError("bad_study", f"{path}: row {row.name!r} has method {row.method!r}; known: {known}")
         if len(row.paper) not in (0, 1, len(study.columns) + 1):
-            wanted = f"{len(study.columns)} figures and their mean, or the mean only"
+            wanted = f"{len(study.columns)} figures and their mean, or only the mean"
             raise UserError("bad_study", f"{path}: row {row.name!r}: paper.{study.data} must hold {wanted}")
 
 
 def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
-    """The runs of a study, in the order in which they are done: the first seed of every row comes first.
+    """The runs of a study in their order: the first seed of every row comes first.
 
     Args:
       study: the study.
-      root: folder of the data; "" for that of the recipe. A row's own ``data.root`` lies inside it.
-      out: folder of the study.
+      root: the data's folder; "" for the recipe's. A row's own ``data.root`` is relative to it.
+      out: the study's folder.
       seeds: number of seeds, from 0.
 
     Raises:
@@ -239,7 +239,7 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
 
 
 def _shrink(config: ConfigDict) -> None:
-    """Tiny settings that run the whole machinery in seconds. What the model then scores means nothing."""
+    """Tiny settings that run everything in seconds. The model's scores are then meaningless."""
     model = config.model
     model.trajectory.update(widths=(32,), embed_width=32, blocks_per_stage=1, length=64)
     model.rgb.update(num_frames=16, image_size=32, widths=(8, 8, 16, 16), spatial_heads=2, spatial_mlp_dim=16)
@@ -262,23 +262,14 @@ def _recipe(data: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         known = ", ".join(sorted(each.stem for each in RECIPES.glob("[!_]*.py"))) or "none"
-        raise UserError("missing_recipe", f"--data {data}: there is no {path} here; known: {known}")
+        raise UserError("missing_recipe", f"--data {data}: no {path} here; known: {known}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def _flat(nested: Mapping[str, Any]) -> Options:
-    """{"model": {"streams": "rgb"}} as {"model.streams": "rgb"}."""
-
-    def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(leaves(nested, ""))
+    return dict(options.leaves(nested))
 
 
 def slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Does the runs of a study, each once: a run that is done is skipped, one that was stopped continues."""
+"""Does the runs of a study, each once: a finished run is skipped, and a stopped one continues."""
 
 import json
 import statistics
@@ -20,10 +20,10 @@ from tramp_jax.studies.plan import Run
 
 
 def execute(runs: Sequence[Run]) -> None:
-    """Does the runs one after the other. A failing one is recorded with its reason and tried again next time.
+    """Does the runs one after the other. Records a failing one with its reason, and tries it again next time.
 
     Raises:
-      UserError: changed_options, if a run was started with other options.
+      UserError: changed_options if a run was started with other options.
       Interrupted: the user stopped it; the same command continues.
     """
     for number, each in enumerate(runs, start=1):
@@ -39,7 +39,7 @@ def execute(runs: Sequence[Run]) -> None:
         except Exception as error:  # one run must not stop the others
             mistake = as_user_error(error)
             if mistake and mistake.kind == "in_use":  # another program does this run, and will say how it ended
-                tqdm.write(f"{each} is left out: {mistake}", file=sys.stderr)
+                tqdm.write(f"{each} is skipped: {mistake}", file=sys.stderr)
                 continue
             if mistake is None:
                 tqdm.write(traceback.format_exc(), file=sys.stderr)
@@ -49,11 +49,11 @@ def execute(runs: Sequence[Run]) -> None:
         ended["seconds"] = round(time.monotonic() - started)
         write_atomically(each.outcome, json.dumps(ended) + "\n")
         if not each.row.method:
-            jax.clear_caches()  # else the programs of all runs stay in memory
+            jax.clear_caches()  # otherwise, the programs of all runs stay in memory
 
 
 def outcome(each: Run) -> dict[str, Any] | None:
-    """How a run ended: its ``error`` (None if it is done) and measurements; None if it has not ended."""
+    """How a run ended: its ``error`` (None if it succeeded) and measurements; None if it has not ended."""
     if not each.outcome.is_file():
         return None
     cure = "delete it, and the run is done again"
@@ -64,10 +64,10 @@ def outcome(each: Run) -> dict[str, Any] | None:
 
 
 def is_done(each: Run) -> bool:
-    """Whether a run has ended well, and its folder is still there.
+    """Whether a run has succeeded and its folder still exists.
 
     Raises:
-      UserError: changed_options, if it was started with other options.
+      UserError: changed_options if it was started with other options.
     """
     if not (each.folder / run.CONFIG).is_file():
         return False

@@ -27,11 +27,11 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
 
     Args:
       config: the whole configuration. Only its data, head and seed matter.
-      folder: of the run.
-      method: of ``METHODS``.
+      folder: the run's folder.
+      method: one of ``METHODS``.
 
     Raises:
-      UserError: a bad option, or data that cannot be used.
+      UserError: a bad option, or unusable data.
     """
     asked, config = config, config.copy_and_resolve_references().unlock()
     # Only landmarks are read.

@@ -21,7 +21,7 @@ from tramp_jax.training_log import save_figure
 
 MARKDOWN, TABLE, FIGURE = "table.md", "table.csv", "table.png"
 DRAWS = 1000
-# The metrics of a table; the first one is compared. Figures are × 100, as in the paper, but for the error in points.
+# The metrics of a table; the first one is compared. Figures are × 100, as in the paper, except for the absolute error.
 _OF_SCORES, _OF_CLASSES = ("spearman", "mae", "icc_a1"), ("accuracy", "precision", "recall", "specificity", "f1")
 _WORDS = {"spearman": "ρ × 100", "mae": "mean absolute error", "icc_a1": "ICC(A,1) × 100"}
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     """A row of the table.
 
     Attributes:
-      row: of the study.
+      row: the study's row.
       parts: the predictions of its finished runs.
       measured: parameters, FLOPs and clips per second, where known.
       failed: why runs failed.
@@ -63,17 +63,17 @@ class Figures(NamedTuple):
 
 
 def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> str:
-    """Writes the tables and the figure of what has been done so far; returns the Markdown.
+    """Writes the tables and the figure from the runs done so far; returns the Markdown.
 
     Args:
       study: the study.
       runs: all runs of the study.
       out: the folder to write into.
-      draws: resamplings of the people for intervals.
+      draws: number of resamplings of people for intervals.
     """
     lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
     reference = next(line for line in lines if line.row.name == study.reference)
-    names = _metrics(runs)
+    names = _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
     found = {
         (line.row.name, column, metric): _figures(
             metric,
@@ -114,18 +114,14 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
     return Line(row, parts, {name: float(np.median(values)) for name, values in measured.items()}, failed, missing)
 
 
-def _metrics(runs: Sequence[Run]) -> tuple[str, ...]:
-    return _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
-
-
 def _of_column(line: Line, column: str) -> list[Part]:
     return [part for part in line.parts if column in (MEAN, part.column)]
 
 
 def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
-    """The figures of a row, and its difference to ``others`` on the clips of both, if there are any.
+    """The figures of a row, and its difference from ``others`` on the clips they share, if there are any.
 
-    ``draws`` is the number of resamplings of the people; 0 for no intervals.
+    ``draws`` is the number of resamplings of people; 0 for no intervals.
     """
     nan = float("nan")
     if not parts:
@@ -162,7 +158,7 @@ def _subjects(parts: Sequence[Part]) -> list[str]:
 
 
 def _by_seed(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> list[float]:
-    """The metric's mean over columns of each seed."""
+    """The metric's mean over columns, for each seed."""
     groups = [[part for part in parts if part.seed == seed] for seed in sorted({part.seed for part in parts})]
     return [_mean_of(metric, columns, group)(np.arange(len(_subjects(group)))) for group in groups]
 
@@ -170,8 +166,8 @@ def _by_seed(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> list
 def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
     """A function from row numbers in the joined clips of ``parts`` to the metric's mean over columns.
 
-    In each column it is the mean over seeds and folds, of those in which it is defined. It is NaN if a column has none:
-    the columns differ too much for means over different ones.
+    Within a column, it is the mean over the seeds and folds in which it is defined. It is NaN if a column has none:
+    columns differ too much to compare means over different ones.
     """
     sizes = [len(part.written.clips) for part in parts]
     starts = np.cumsum([0, *sizes])
@@ -242,26 +238,26 @@ def _markdown(
         undefined = [part for part in line.parts if not np.isfinite(_by_seed(first, [part.column], [part])[0])]
         if undefined:
             what = f"{_words(first)} is undefined in {len(undefined)} of {len(line.parts)} test sets"
-            notes.append(f"- {line.row.name}: {what}, of equal scores or ratings; the means leave them out")
+            notes.append(f"- {line.row.name}: {what}, because scores or ratings are equal; means ignore these")
     seeds = len({part.seed for line in lines for part in line.parts})
     people = len({subject for line in lines for part in line.parts for subject in part.written.subjects})
-    told = (
+    legend = (
         f"On `{study.data}`: {people} test people, {seeds} seed{'s' if seeds != 1 else ''}. ± is the standard "
-        "deviation over seeds; intervals are 95 % over people, of differences on the same people. The checkpoint is "
-        "the one that validation people chose."
+        "deviation over seeds; intervals are 95 % over people, and differences are on the same people. Validation "
+        "people selected the checkpoint."
     )
-    told += " Figures in parentheses are the paper's." * (with_paper and bool(columns))
-    title = f"# {study.title}{': a check of the machinery with tiny settings' if study.quick else ''}"
+    legend += " Figures in parentheses are the paper's." * (with_paper and bool(columns))
+    title = f"# {study.title}{': a test run with tiny settings' if study.quick else ''}"
     warning = "The models are too small and trained too briefly: the figures mean nothing."
     table = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     before, after = [warning, ""] if study.quick else [], ["", *notes] if notes else []
-    return "\n".join([title, "", *before, told, "", *table, *after]) + "\n"
+    return "\n".join([title, "", *before, legend, "", *table, *after]) + "\n"
 
 
 def _csv(
     study: Study, lines: Sequence[Line], names: Sequence[str], found: Mapping[tuple[str, str, str], Figures]
 ) -> str:
-    """A line for each row, column and metric. Values are not × 100, except for the paper's."""
+    """One line per row, column and metric. Values are not × 100, except for the paper's."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measures = ("value", "sd_over_seeds", "low", "high", "difference", "difference_low", "difference_high")
@@ -285,13 +281,9 @@ def _csv(
 
 
 def _plot(
-    path: pathlib.Path,
-    study: Study,
-    lines: Sequence[Line],
-    metric: str,
-    found: Mapping[tuple[str, str, str], Figures],
+    path: pathlib.Path, study: Study, lines: Sequence[Line], metric: str, found: Mapping[tuple[str, str, str], Figures]
 ) -> None:
-    """The compared metric of every row with its interval over people, each seed, and the paper's figure."""
+    """Plots the compared metric of every row with its interval over people, each seed, and the paper's figure."""
     figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for place, line in enumerate(lines):

@@ -1,1 +1,1 @@
-"""Drawn faces that make expressions with a known severity, so everything runs without data."""
+"""Drawn faces that make expressions with a known severity, so that everything runs without data."""

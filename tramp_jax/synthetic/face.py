@@ -12,6 +12,8 @@ import itertools
 
 import numpy as np
 
+from tramp_jax.data.landmarks import on_curve
+
 IMAGE_SIZE = 256
 EYE_LINE = (128.0, 106.0)  # image position of the origin of an upright head at rest
 
@@ -114,7 +116,7 @@ class Motion:
 
 
 def _action_fields() -> np.ndarray:
-    """(len(ACTIONS), 2 sides, NUM_POINTS, 2) displacement per unit. Each side moves a midline point by half."""
+    """(len(ACTIONS), 2 sides, NUM_POINTS, 2) displacement per unit. Each side moves midline points by half."""
     fields = np.zeros((len(ACTIONS), 2, NUM_POINTS, 2))
     mirror = dict(zip(LEFT.tolist(), RIGHT.tolist(), strict=True))
     for action, moves in enumerate(_ACTIONS.values()):
@@ -190,7 +192,7 @@ def draw_neutral(rng: np.random.Generator) -> np.ndarray:
 
 
 def _asymmetry(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smooth displacement (P, 2) of about half a pixel. It differs between the sides, as in any real face."""
+    """Smooth displacement (P, 2) of about half a pixel that differs between the sides, as in any real face."""
     wave = rng.normal(size=(3, 2)) / 45
     phase = rng.uniform(0, 2 * np.pi, 3)
     return np.sin(points @ wave.T + phase) @ rng.normal(0, 0.35, (3, 2))
@@ -259,14 +261,5 @@ def project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 @functools.cache
 def catmull_rom(count: int, steps: int, closed: bool = False) -> np.ndarray:
     """Weights (m, count) of a smooth curve through ``count`` points, with ``steps`` pieces between neighbours."""
-    spans = count if closed else count - 1
-    weights = np.zeros((spans * steps + (not closed), count))
-    for row, at in enumerate(np.arange(len(weights)) / steps):
-        start = min(int(at), spans - 1)
-        t = at - start
-        terms = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3)
-        for k, term in enumerate(terms):
-            index = start - 1 + k
-            index = index % count if closed else min(max(index, 0), count - 1)
-            weights[row, index] += term / 2
-    return weights
+    pieces = (count if closed else count - 1) * steps
+    return np.stack([on_curve(count, at, closed) for at in np.arange(pieces + (not closed)) / steps])

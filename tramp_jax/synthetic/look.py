@@ -24,7 +24,7 @@ class Look:
       hair_lift: outward offset of the hair in pixels; negative for short hair.
       long_hair: whether hair falls beside the neck.
       part: sideways position of the parting in pixels.
-      age: 0-1; sets the depth of lines and folds.
+      age: 0 to 1; sets the depth of lines and folds.
     """
 
     skin: Colour

@@ -4,7 +4,7 @@ Severity affects only the motion. At time 0 every action is exactly 0, so the fi
 are in seconds from the start of the clip, rates per second.
 
 To add an expression, append it to ``TARGETS``. To add a sign of severity, add it to ``Impairment`` and apply it in
-``draw_actions``; if it is random, give it a stream of its own in ``faces.Stream``.
+``draw_actions``; if it is random, give it its own stream in ``faces.Stream``.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tramp_jax.synthetic import face
 FPS = 25.0
 EARLIEST = 0.36  # nothing moves before this time
 
-# Strength of each action at the peak of each healthy expression. Clips are seeded by place: append, never insert.
+# Strength of each action at the peak of each healthy expression. Clips are seeded by position: append, never insert.
 TARGETS: dict[str, dict[str, float]] = {
     "sit_at_rest": {},
     "smile": {"corner_pull": 1.0, "cheek": 0.7, "lips_part": 0.7},
@@ -129,7 +129,7 @@ def _at_rest(times: np.ndarray, effect: Impairment, rng: np.random.Generator) ->
 
 
 def _blinks(times: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """Closure of the lids (n,) by spontaneous blinks. The first comes at least 0.25 s after EARLIEST."""
+    """Closure of the lids (n,) in spontaneous blinks. The first comes at least 0.25 s after EARLIEST."""
     gaps = rng.gamma(4.0, 0.25, 32) / rate
     gaps[0] *= rng.uniform()  # the clip starts at a random time between two blinks
     peaks = EARLIEST + 0.25 + np.cumsum(gaps + 0.2) - 0.2
@@ -185,7 +185,7 @@ def draw_gaze(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_pose(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws head motion (n, 6), see ``face.Motion.pose``: an offset of the clip and slow swaying around it."""
+    """Draws head motion (n, 6), see ``face.Motion.pose``: one offset per clip, and slow swaying around it."""
     spread = np.array([0.09, 0.06, 0.04, 0.02, 3.0, 2.5])
     times = np.arange(num_frames)[:, None, None] / FPS
     frequency = rng.uniform(0.08, 0.5, (2, 6))

@@ -1,4 +1,4 @@
-"""The curves that are drawn through the points of a face: its outlines, and the folds of its skin."""
+"""The curves drawn through the points of a face: its outlines, and the folds of its skin."""
 
 import functools
 
@@ -8,7 +8,7 @@ from tramp_jax.synthetic import face
 
 
 def _arch(name: str) -> list[int]:
-    """The drawn-only points of ``name``, from the left across the midline to the right."""
+    """The points of ``face.DRAWN_ONLY[name]``, from the left across the midline to the right."""
     left, right = face.DRAWN_ONLY[name]
     return [*left, *right[::-1]] if face.EXTRA[name][-1][0] else [*left, *right[-2::-1]]
 

@@ -1,7 +1,7 @@
-"""Paints drawn faces from the points of ``face``, so pixels and landmarks agree.
+"""Paints drawn faces from the points of ``face``, so that pixels and landmarks agree.
 
 A frame is painted flat (filled, anti-aliased shapes), multiplied by a half-resolution map of light and folds, softened
-as by a lens, and given the noise of a camera.
+as if by a lens, and given camera noise.
 """
 
 import functools
@@ -19,7 +19,7 @@ _HALF = face.IMAGE_SIZE // 2
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels -> OpenCV's fixed-point coordinates, in which (0, 0) is the centre of the first pixel."""
+    """Pixels -> OpenCV's fixed-point coordinates, where (0, 0) is the centre of the first pixel."""
     return np.rint((points - 0.5) * 2**_SHIFT).astype(np.int32)
 
 
@@ -38,9 +38,9 @@ class Painter:
       look: the person.
       points: (n, NUM_POINTS, 2) from ``face.move``, without detector noise.
       motion: the motion behind ``points``; it sets the depth of the folds.
-      rng: draws the camera of this clip: exposure, sharpness and noise.
-      skin: what the skin shows beside ``motion``, in place of the folds that follow from it.
-      flicker: (n, 3) factor of each colour in every frame; None for a steady camera.
+      rng: draws this clip's camera: exposure, sharpness and noise.
+      skin: signs on the skin that replace the folds that follow from ``motion``.
+      flicker: (n, 3) factor for each colour in every frame; None for a steady camera.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ def _noise_bank() -> np.ndarray:
 
 
 def _inlay(image: np.ndarray, hole: np.ndarray, draw: Callable[[np.ndarray, np.ndarray], None]) -> None:
-    """Lets ``draw(patch, corner)`` paint a copy of the surroundings of ``hole``, and shows it only inside the hole."""
+    """Lets ``draw(patch, corner)`` paint a copy of the surroundings of ``hole``, and shows it inside the hole only."""
     x, y, width, height = cv2.boundingRect(hole >> _SHIFT)
     x0, y0 = max(x - 1, 0), max(y - 1, 0)
     view = image[y0 : y + height + 2, x0 : x + width + 2]

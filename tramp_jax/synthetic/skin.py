@@ -1,7 +1,7 @@
 """Signs of an expression that no landmark shows: bulging cheeks, folds and lines of the skin.
 
-They lie on a face that makes the expression without any impairment, so neither their places nor their course in time
-depend on a severity. Only their strength does: like hypomimia, severity weakens them. At time 0 all are 0.
+They lie on a face that makes the expression without any impairment, so neither their positions nor their timing depend
+on the severity. Only their strength does: like hypomimia, severity weakens them. At time 0, all are 0.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class Skin:
     """The skin of a face in a clip of n frames.
 
     Attributes:
-      points: (n, face.NUM_POINTS, 2) image points on which folds lie.
-      strengths: (n, len(SIGNS)) of each sign, 0 at rest and about 1 at the peak of a healthy expression.
+      points: (n, face.NUM_POINTS, 2) image points that folds lie on.
+      strengths: (n, len(SIGNS)) strength of each sign, 0 at rest and about 1 at the peak of a healthy expression.
     """
 
     points: np.ndarray
@@ -61,10 +61,10 @@ def draw_skin(neutral: np.ndarray, healthy: face.Motion, severity: float, rng: n
     """Draws the skin of one clip.
 
     Args:
-      neutral: the resting face, see ``face.draw_neutral``.
-      healthy: the motion of this person in this clip without any impairment.
-      severity: of the signs (continuous, about -0.5 to 4.5).
-      rng: draws how much this clip shows each sign, independent of the severity.
+      neutral: the resting face; see ``face.draw_neutral``.
+      healthy: this person's motion in this clip without any impairment.
+      severity: the severity that the signs show (continuous, about -0.5 to 4.5).
+      rng: draws how much this clip shows each sign, independently of the severity.
     """
     moving = np.delete(healthy.actions, face.ACTIONS.index("close"), axis=1)
     effort = np.abs(moving).sum(axis=(1, 2))

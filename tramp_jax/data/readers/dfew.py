@@ -1,13 +1,13 @@
 """DFEW: film clips of faces that show one of seven emotions. The encoders are pre-trained on it.
 
-The layout, in one folder ROOT (CLIP is DFEW's own number of a clip, such as 00001):
+The layout, in one folder ROOT (CLIP is DFEW's number of a clip, such as 00001):
 
     ROOT/set_K_train.txt, ROOT/set_K_test.txt   official lists of set K = 1..5, as Former-DFER releases them
     ROOT/frames/CLIP/*.jpg                      frames
     ROOT/landmarks/CLIP.npy                     landmarks (n, 73, 2), pixels of the 256×256 face crop
     ROOT/colours/CLIP.npy                       RGB under the landmarks (n, 71, 3), 0-255; optional
 
-A line of a list is ``path frames label``. The path lies on its author's disk, so only its last part, CLIP, is used.
+A line of a list is ``path frames label``. The path is on the author's disk, so only its last part, CLIP, is used.
 Labels are 1-7 in some copies of the lists and 0-6 in others (such as Former-DFER's own); a 7 or a 0 shows which.
 """
 
@@ -42,7 +42,7 @@ _LIST_CURE = f"restore it from {LISTS_ADDRESS}"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which clips of DFEW, and where its parts lie; "" for the place in ``config.data.root``."""
+    """Which clips of DFEW to read, and where its parts are; "" for the usual place in ``config.data.root``."""
 
     set: int = 1  # which of the five official splits, 1 to 5
     train_list: str = ""
@@ -50,25 +50,25 @@ class Options:
     frames_root: str = ""
     landmarks_root: str = ""
     colours_root: str = ""  # without this folder, colours are taken from the frames, which must then be 256×256
-    first_label: int = -1  # label of "happy" in the lists, 0 or 1; -1 to find it
-    min_frames: int = 1  # shorter clips are left out; Former-DFER leaves out those of fewer than 16
+    first_label: int = -1  # label of "happy" in the lists, 0 or 1; -1 to detect it
+    min_frames: int = 1  # shorter clips are skipped; Former-DFER uses 16
 
     def __post_init__(self) -> None:
         if self.set not in range(1, 6):
             raise UserError("bad_option", f"data.set is {self.set}; DFEW has the sets 1 to 5")
         if self.first_label not in (-1, 0, 1):
-            raise UserError("bad_option", f"data.first_label is {self.first_label}; use 0, 1, or -1 to find it")
+            raise UserError("bad_option", f"data.first_label is {self.first_label}; use 0, 1, or -1 to detect it")
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the lists, and the landmarks of each clip to leave out clips without a face in every frame.
+    """Reads the lists and the landmarks of each clip, and skips clips that lack a face in some frame.
 
-    Such a clip has no file of landmarks, or one with a frame of points that are all NaN or zero; it is a warning. Clips
+    Such a clip has no landmark file, or one with a frame whose points are all NaN or zero; it gets a warning. Clips
     come in the order of the training list, then the test list. ``score`` is the class 0-6 in the order of
     ``EMOTIONS``. DFEW does not name people, so every clip is its own subject.
 
     Raises:
-      UserError: a missing folder or list, with what to obtain and where to put it, or no usable clips.
+      UserError: no usable clips, or a missing folder or list, with what to get and where to put it.
       DataError: the first error in the lists, unless ``problems`` collects.
     """
     root = root_folder(root, _HOW_TO_GET)
@@ -87,19 +87,21 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
         lists[part] = list_file(root, path, (), f"{part}_list", _LIST_CURE, Problems()) or Path(path)
     infos, official = _read_lists(lists, options.first_label, problems)
 
-    left_out = []
+    skipped = []
     for info in infos:
-        reason = _too_short(info, options.min_frames)
-        if not reason and wanted.landmarks:
+        kind, reason = "undetected_face", ""
+        if info.num_frames < options.min_frames:
+            kind, reason = "short_clip", f"it has {info.num_frames} frames, fewer than {options.min_frames}"
+        elif wanted.landmarks:
             reason = _undetected(info, landmarks / f"{info.id}.npy")
         if reason:
-            left_out.append(info.id)
-            problems.add(*reason, info.id, WARNING)
-    if left_out and len(left_out) == len(infos):
+            skipped.append(info.id)
+            problems.add(kind, f"clip {info.id} is skipped: {reason}", info.id, WARNING)
+    if skipped and len(skipped) == len(infos):
         raise UserError(
             "no_clips",
             f"{landmarks if wanted.landmarks else lists['train']}: none of the {len(infos)} listed clips can be used; "
-            f"the first, {left_out[0]}, has too few frames or no landmarks",
+            f"the first, {skipped[0]}, has too few frames or no landmarks",
         )
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -110,41 +112,34 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
             fps=FACTS.fps,
             cure=_FILES_CURE,
             colours=colours / f"{info.id}.npy" if colours_given else None,
-            gapless=False,  # crops without a face may have been left out after numbering; the list counts the rest
+            gapless=False,  # crops without a face may have been removed after numbering; the list counts the rest
             any_size=True,
         )
         return clip_files.read_clip(info, files, wanted, problems)
 
-    gone = frozenset(left_out)
+    gone = frozenset(skipped)
     kept = [info for info in infos if info.id not in gone]
     return Dataset(FileSource(kept, read), FACTS, {part: clips - gone for part, clips in official.items()})
 
 
-def _too_short(info: ClipInfo, min_frames: int) -> tuple[str, str] | None:
-    """The kind and message of a clip that is too short."""
-    if info.num_frames >= min_frames:
-        return None
-    return "short_clip", f"clip {info.id} is left out: it has {info.num_frames} frames, fewer than {min_frames}"
-
-
-def _undetected(info: ClipInfo, path: Path) -> tuple[str, str] | None:
-    """The kind and message of a clip without a face in every frame."""
+def _undetected(info: ClipInfo, path: Path) -> str:
+    """Why a clip lacks a face in some frame; "" if it does not, or if its file is damaged."""
     if not path.is_file():
-        return "undetected_face", f"{path}: no such file, so clip {info.id} is left out"
+        return f"{path}: no such file"
     points = clip_files.read_array(path, info.id, "landmarks", "", Problems(collect=True))
     if points is None:
-        return None  # not undetected but damaged: an error when the clip is read
+        return ""  # not undetected but damaged: an error when the clip is read
     undetected = ~np.isfinite(points).all((1, 2)) | (points == 0).all((1, 2))
     if not undetected.any():
-        return None
+        return ""
     where = f"{undetected.sum()} of {len(points)} frames, first in frame {undetected.argmax() + 1}"
-    return "undetected_face", f"{path}: no face in {where}, so clip {info.id} is left out"
+    return f"{path}: no face in {where}"
 
 
 def _read_lists(
     paths: dict[str, Path], first_label: int, problems: Problems
 ) -> tuple[list[ClipInfo], dict[str, frozenset[str]]]:
-    """The clips of both lists, and the ids of each. A repeated clip counts once, where it came first."""
+    """The clips of both lists, and the ids in each. A repeated clip counts only where it comes first."""
     rows: list[tuple[str, str, str, int, int]] = []
     seen: dict[str, str] = {}
     for part, path in paths.items():
@@ -171,7 +166,7 @@ def _read_lists(
     official: dict[str, set[str]] = {part: set() for part in paths}
     for where, part, clip, frames, label in rows:
         if not 0 <= label - first < len(EMOTIONS):
-            message = f"{where}: label {label}, but labels go from {first} to {first + 6}; {_LIST_CURE}"
+            message = f"{where}: label {label}, but labels range from {first} to {first + 6}; {_LIST_CURE}"
             problems.add("bad_label", message, clip)
             continue
         infos.append(ClipInfo(clip, clip, EXPRESSION, float(label - first), frames, source=where))

@@ -1,10 +1,10 @@
-"""Your own clips: a folder for each, and a list of who shows what in them, with which score.
+"""Your own clips: a folder for each, and a list of their subjects, expressions and scores.
 
-    ROOT/clips.csv          a row for each clip: path, subject, expression, score and, if you like, more columns
+    ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
     ROOT/PATH/...           the clip: see ``tramp_jax.data.clip_folder``
 
 The list has the columns path (of a clip folder, relative to the list), subject, expression and score. Optional columns
-are id (else the path is the id), group, fps (else that of clip.json), and split ("train" or "test" in each row). Any
+are id (default: the path), group, fps (default: that of clip.json), and split ("train" or "test" in each row). Any
 other column of numbers, such as a second score, is a target for ``data.target``; other columns are ignored.
 """
 
@@ -31,18 +31,18 @@ _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the co
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
 and for each path, relative to ROOT, a folder of face crops with landmarks, which `tramp-jax preprocess` makes from
-videos and photographs. Then: python train.py --config configs/folder.py --config.data.root=ROOT"""
+videos and photos. Then: python train.py --config configs/folder.py --config.data.root=ROOT"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where the list lies."""
+    """Where the list is."""
 
     clip_list: str = ""  # "" for clips.csv or clips.xlsx in ``config.data.root``
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the list, and the number of frames of each clip. Clips come in the order of the list.
+    """Reads the list, and counts the frames of each clip. Clips come in the order of the list.
 
     Raises:
       UserError: missing_file if ``root`` does not exist.
@@ -67,7 +67,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of the list: the clip's folder or file, its info, and its frame rate (0 if the list does not say)."""
+    """A row of the list: the clip's folder or file, its info, and its frame rate (0 if the list has none)."""
 
     path: Path
     info: ClipInfo
@@ -77,11 +77,11 @@ class Row:
 def read_list(
     path: Path, count: Callable[[Row], int], how_to_make: str, problems: Problems
 ) -> tuple[list[Row], dict[str, frozenset[str]] | None]:
-    """The rows of the list, and the subjects of each part of its split; None if it has no split.
+    """The rows of the list, and the subjects of each part of its split (None if it has no split).
 
     Args:
-      path: of the list.
-      count: returns the number of frames of a row's clip; 0 if ``problems`` took what is wrong with it.
+      path: the list.
+      count: returns the number of frames of a row's clip, or 0 if ``problems`` took what is wrong with it.
       how_to_make: ends the message about an empty list.
       problems: takes what is wrong.
     """
@@ -110,8 +110,8 @@ def read_list(
         if parts.setdefault(subject, split) != split:
             problems.add(
                 "subject_in_both_lists",
-                f"{where}: subject {subject} is in {split} here, but in {parts[subject]} above; a model must not be "
-                "tested on people it was trained on: give all rows of a subject the same split",
+                f"{where}: subject {subject} is in {split} here, but in {parts[subject]} above; never test a model on "
+                "people it was trained on: give all rows of a subject the same split",
                 clip,
             )
             continue
@@ -146,7 +146,7 @@ def _are_ratings(values: Sequence[str]) -> bool:
 
 
 def _missing_codes(values: Sequence[str]) -> frozenset[float]:
-    """The numbers in a column that stand for a missing rating: far above the ratings, or the only ones below 0."""
+    """The numbers in a column that stand for a missing rating: far above all ratings, or the only negative ones."""
     numbers = {value for text in values if (value := tables.number(text)) is not None}
     ratings = numbers - _CODES
     if not ratings or min(ratings) < 0 or max(ratings) < 2:  # -1, 0 and 1 can be ratings
@@ -157,8 +157,8 @@ def _missing_codes(values: Sequence[str]) -> frozenset[float]:
 def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:
     for name, found in codes.items():
         if tables.number(fields[name]) in found:
-            cure = "leave out the row" if name == "score" else "leave the cell empty"
-            return f"{name} is {fields[name]}, which stands for a missing rating among the others; {cure}"
+            cure = "remove the row" if name == "score" else "leave the cell empty"
+            return f"{name} is {fields[name]}, which looks like a code for a missing rating; {cure}"
     return ""
 
 
@@ -168,7 +168,7 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
         if not fields[name]:
             return f"{name} is empty"
     if tables.number(fields["score"]) is None:
-        return f"score is {fields['score'][:80]!r}, not a number (decimals have a point)"
+        return f"score is {fields['score'][:80]!r}, not a number (write decimals with a point)"
     fps = tables.number(fields.get("fps") or "1")
     if fps is None or fps <= 0:
         return f"fps is {fields['fps'][:80]!r}, not a number above 0"

@@ -4,7 +4,7 @@
 folder ROOT; FILE is a File Name of the split list, such as A002_02_NSM_OPEN_color, and REP a repetition, such as 1:
 
     ROOT/neuroface_split.csv       the published list that cuts videos into repetitions
-    ROOT/ratings.csv               or .xlsx: ratings, in a form of our own: see ``neuroface_lists.read_ratings``
+    ROOT/ratings.csv               or .xlsx: ratings, in our own format: see ``neuroface_lists.read_ratings``
     either, already cut and cropped:
     ROOT/frames/FILE_REP/*.jpg     face crops, 256×256
     ROOT/landmarks/FILE_REP.npy    landmarks (n, 73, 2) or (n, 106, 2) of InsightFace, pixels of the crop
@@ -12,7 +12,7 @@ folder ROOT; FILE is a File Name of the split list, such as A002_02_NSM_OPEN_col
     ROOT/Videos/FILE.avi           videos (.avi, .mp4 or .mov), about 50 frames per second
     ROOT/video_landmarks/FILE_REP.npy   landmarks as above of the repetition's frames, pixels of the video frame
 
-If ROOT/landmarks exists, it is used, else the videos are.
+If ROOT/landmarks does not exist, the videos are read.
 """
 
 import collections
@@ -64,7 +64,7 @@ _Read = Callable[[ClipInfo, Problems], Clip | None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where parts of NeuroFace lie; "" for the place in ``config.data.root``."""
+    """Where the parts of NeuroFace are; "" for the usual place in ``config.data.root``."""
 
     split_list: str = ""
     ratings: str = ""
@@ -79,11 +79,11 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     ``expression`` is one of ``TASKS``, ``score`` the mean of the raters' overall scores, ``targets`` the means of their
     sub-scores, ``group`` the diagnosis. From a video, the repetition is cut out frame by frame, and a square around all
-    its landmarks (``face_box``) is scaled to 256×256, together with the landmarks.
+    its landmarks (``face_box``) is scaled to 256×256, along with the landmarks.
 
     Raises:
-      UserError: a missing folder or list, with what to obtain and where to put it.
-      DataError: the first error in list or ratings, unless ``problems`` collects.
+      UserError: a missing folder or list, with what to get and where to put it.
+      DataError: the first error in the list or the ratings, unless ``problems`` collects.
     """
     root = root_folder(root, _HOW_TO_GET)
     repetitions = _read_lists(root, options, problems)
@@ -120,8 +120,8 @@ def _read_lists(root: Path, options: Options, problems: Problems) -> list[tuple[
         file, number = unused[0]
         problems.add(
             "unknown_repetition",
-            f"{ratings}: rates {len(unused)} repetitions that are not in {split_list}, the first is repetition "
-            f"{number} of {file}; they are ignored",
+            f"{ratings}: ignored ratings of {len(unused)} repetitions that are not in {split_list}, first repetition "
+            f"{number} of {file}",
             severity=WARNING,
         )
     return found
@@ -218,7 +218,7 @@ def _cut(
 
 
 def crop(image: np.ndarray, box: Box) -> np.ndarray:
-    """Frame (H, W, 3) -> the box as (256, 256, 3). Outside the frame, its border is repeated."""
+    """Frame (H, W, 3) -> the box as (256, 256, 3). Beyond the frame, its border is repeated."""
     height, width = image.shape[:2]
     top, left = max(0, -box.y), max(0, -box.x)
     bottom, right = max(0, box.y + box.side - height), max(0, box.x + box.side - width)
@@ -231,8 +231,8 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
 def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:
     """Yields frames ``first`` to ``last`` of a video, counted from 1, as (H, W, 3) uint8 RGB; fewer if it ends before.
 
-    The video is decoded from its beginning: seeking is not exact in every format, and the frame count in a video's
-    header is not always true.
+    Decodes the video from its beginning: seeking is not exact in every format, and the frame count in a header is not
+    always correct.
 
     Raises:
       VideoError: the file cannot be decoded.

@@ -16,11 +16,11 @@ UNUSED_TASKS = ("BIGSMILE",)  # in the published list, but not in the published 
 GROUPS = {"A": "ALS", "S": "stroke", "OP": "stroke", "N": "control"}  # by the letters of a subject's id
 SUB_SCORES = ("symmetry", "ROM", "speed", "variability", "fatigue")
 MAX_SUB_SCORE = 5
-MAX_OVERALL = MAX_SUB_SCORE * len(SUB_SCORES)  # an upper limit, whether it is rated like them or is their sum
+MAX_OVERALL = MAX_SUB_SCORE * len(SUB_SCORES)  # an upper limit, whether it is rated like the sub-scores or is their sum
 LIST_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former (data/Toronto_NeuroFace_split_.csv)"
 LIST_CURE = f"correct the row, or restore the list from {LIST_ADDRESS}"
 
-# Test subjects of the three published folds. The released code has "S007 " here, which matches nobody.
+# Test subjects of the three published folds. The released code has "S007 " here, which matches no one.
 FOLDS = tuple(
     frozenset(fold.split())
     for fold in (
@@ -31,7 +31,7 @@ FOLDS = tuple(
 )
 SUBJECTS = frozenset().union(*FOLDS)
 
-_FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # no blank or path, because it names files
+_FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # no blanks or slashes, because it names files
 _MEASURES = ("overall", *SUB_SCORES)
 
 
@@ -64,14 +64,14 @@ class Repetition:
 def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
     """Reads the repetitions of ``TASKS`` in the published split list, in the order of the file.
 
-    The columns are File Name, repID, Number of Frames, start, end. Blanks around a field are ignored. Frames count from
-    1 (no start in the published list is 0), and both ends belong to the repetition.
+    The columns are File Name, repID, Number of Frames, start, end. Blanks around fields are ignored. Frames count from
+    1 (no start in the published list is 0), and both ends are part of the repetition.
 
     In 22 published rows, start and end span more frames than Number of Frames, mostly because they overlap with the
-    repetition before or after. There, Number of Frames decides: a repetition begins after the one before, if that
+    repetition before or after. There, Number of Frames decides: a repetition begins after the one before it, if that
     leaves enough frames up to its end, and stops after its number of frames. Every published row then gets its number
     of frames between its start and end, and only one frame (323 of A002_02_NSM_SPREAD_color) is in two repetitions.
-    Each such row is a warning.
+    Each such row gets a warning.
     """
     rows: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)  # file -> (end, start, frames, rep, row)
     seen: dict[tuple[str, int], int] = {}
@@ -93,7 +93,7 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
         else:
             rows[file].append((end, start, frames, repetition, row))
     if unused:
-        message = f"{path}: {unused} repetitions of {', '.join(UNUSED_TASKS)} are left out, as in the published results"
+        message = f"{path}: skipped {unused} repetitions of {', '.join(UNUSED_TASKS)}, as in the published results"
         problems.add("unused_task", message, severity=WARNING)
     found = {}
     for file, entries in rows.items():
@@ -105,7 +105,7 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
             if (first, previous) != (start, end):
                 problems.add(
                     "frame_count",
-                    f"{path}, row {row}: {start} to {end} are {end - start + 1} frames, not {frames}; using {first} to "
+                    f"{path}, row {row}: {start} to {end} is {end - start + 1} frames, not {frames}; using {first} to "
                     f"{previous}",
                     f"{file}_{repetition}",
                     WARNING,
@@ -145,10 +145,10 @@ def task_of(file: str) -> str:
 def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[str, float]]:
     """Reads the ratings: {(File Name, repID): {"overall": mean over raters, "symmetry": ..., ...}}.
 
-    There is a row for each repetition and rater, with the columns File Name, repID, rater (any name), overall (0 to 25,
-    since it may be a sum of sub-scores), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This form is
-    our own: we do not know how the ratings were published. An empty sub-score is left out of its mean. A repetition
-    without exactly two raters is a warning.
+    There is one row per repetition and rater, with the columns File Name, repID, rater (any name), overall (0 to 25,
+    since it may be a sum of sub-scores), and any of symmetry, ROM, speed, variability, fatigue (0 to 5). This format is
+    our own: we do not know how the ratings were published. Means ignore empty sub-scores. A repetition without exactly
+    two raters gets a warning.
     """
     columns, rows = tables.read_table(path, ("file name", "repid", "rater", "overall"), problems)
     given: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
@@ -173,7 +173,7 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
                 values[key][name].append(float(score))
     for key, raters in given.items():
         if len(raters) != 2:
-            message = f"{path}: repetition {key[1]} of {key[0]} is rated by {len(raters)}, not two raters"
+            message = f"{path}: repetition {key[1]} of {key[0]} has {len(raters)} raters, not two"
             problems.add("raters", f"{message}; its score is their mean", f"{key[0]}_{key[1]}", WARNING)
     return {key: {name: math.fsum(x) / len(x) for name, x in scores.items()} for key, scores in values.items()}
 
@@ -187,7 +187,7 @@ def _rating_fault(name: str, text: str) -> str:
 
 
 def clip_info(repetition: Repetition, means: Mapping[str, float]) -> ClipInfo:
-    """The clip of a repetition with its mean ratings."""
+    """Describes a repetition with its mean ratings as a clip."""
     match = _FILE.fullmatch(repetition.file)
     assert match is not None
     return ClipInfo(

@@ -1,6 +1,6 @@
 """PFED5: five facial expressions of 41 people with Parkinson's disease, rated 0-4 on the MDS-UPDRS.
 
-The layout is that of the authors' two code releases, in one folder ROOT. PATIENT and VIDEO come from a clip's id:
+The layout is that of the authors' two code releases, merged in one folder ROOT. PATIENT and VIDEO come from clip ids:
 
     ROOT/train_41.csv, ROOT/test_41.csv             official lists as TraMP-Former names them, or
     ROOT/PFED5_train.csv, ROOT/PFED5_test.csv       as QAFE-Net names them; see ``pfed5_lists``
@@ -41,13 +41,13 @@ Without it: python train.py --config configs/synthetic.py"""
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where parts of PFED5 lie; "" for the published place in ``config.data.root``."""
+    """Where the parts of PFED5 are; "" for the published place in ``config.data.root``."""
 
     landmarks_root: str = ""
     pixels_root: str = ""  # without this folder, colours are taken from the frames, all of which are then decoded
     train_list: str = ""
     test_list: str = ""
-    expression_column: int = 0  # of the lists, counted from 0; 0 to find it
+    expression_column: int = 0  # of the lists, counted from 0; 0 to detect it
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
@@ -83,7 +83,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
 
 def _published_points(array: np.ndarray) -> np.ndarray:
-    """Drops the extra point in front, and the depth, of files that the released code also reads."""
+    """Drops the extra first point, and the depth, of files that the released code also reads."""
     return array[:, 1:, :2] if array.shape[1:] in ((74, 2), (74, 3)) else array
 
 
@@ -101,8 +101,8 @@ def _read_lists(root: Path, options: Options, problems: Problems) -> tuple[list[
             continue
         problems.add(
             "subject_in_both_lists",
-            f"{info.source}: subject {info.subject} is also in {train}; a model must not be tested on people it was "
-            "trained on: remove that subject's rows from one of the lists",
+            f"{info.source}: subject {info.subject} is also in {train}; never test a model on people it was trained "
+            "on: remove that subject's rows from one of the lists",
             info.source,
         )
     return [*trained, *tested], {"train": people, "test": frozenset(info.subject for info in tested)}

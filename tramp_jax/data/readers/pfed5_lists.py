@@ -1,4 +1,4 @@
-"""The official lists of PFED5, with a clip in each row.
+"""The official lists of PFED5, with one clip per row.
 
 A list has the columns id, score, frames and, in column 3 or 4 (counted from 0), the expression 0-4. PATIENT is the part
 of the id after its last "_", VIDEO its first 11 characters.
@@ -18,7 +18,7 @@ AGAIN = "restore it from the authors' download"
 
 _EXPRESSION_COLUMNS = (3, 4)
 _VIDEO_LENGTH = 11
-# An id names folders, so it must not contain a blank or a path.
+# An id names folders, so it must not contain blanks or slashes.
 _ID = re.compile(r"(?!\.)[^\s/\\]+_[^\s/\\_.][^\s/\\_]*")
 
 
@@ -30,14 +30,14 @@ def video(info: ClipInfo) -> str:
 def read_list(path: Path, expression_column: int, problems: Problems) -> list[ClipInfo]:
     """Reads an official list (CSV or Excel), in the order of the file; ``ClipInfo.source`` names the file and the row.
 
-    A first row without a number, or with the column numbers 0, 1, 2, ..., is a header. Blanks around a field are
+    A first row without a number, or with the column numbers 0, 1, 2, ..., is a header. Blanks around fields are
     ignored. If ``expression_column`` is 0, the expression is in column 3 or 4 (counted from 0): the one that holds a
-    whole number of 0-4 in more than half of the rows. If both do, it is the one with "expression" or "class" in its
-    header.
+    whole number from 0 to 4 in more than half of the rows. If both do, it is the one with "expression" or "class" in
+    its header.
 
     Raises:
-      DataError: a malformed row, a row that repeats the clip of an earlier one, no clips, or an unclear column of the
-        expression. If ``problems`` collects them instead, these rows are left out.
+      DataError: a malformed row, a row that repeats an earlier clip, no clips, or an unclear expression column. If
+        ``problems`` collects them instead, these rows are skipped.
     """
     rows = _rows(tables.read_rows(path, problems))
     if not rows.keys() - {0}:
@@ -80,7 +80,7 @@ def _rows(rows: dict[int, list[str]]) -> dict[int, list[str]]:
 
 
 def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problems) -> int:
-    """The column of the expression; 0 if it is unclear and problems are collected."""
+    """The expression's column; 0 if it is unclear and problems are collected."""
     header = rows.get(0, [])
     data = [fields for number, fields in rows.items() if number]
     fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in data if c < len(x)) > len(data)]
@@ -92,14 +92,14 @@ def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problem
     which = "both columns 3 and 4 hold" if fits else "neither column 3 nor column 4 holds"
     problems.add(
         "unclear_column",
-        f"{path}: it is unclear which column has the expression: {which} numbers of 0 to {len(EXPRESSIONS) - 1} "
-        "(columns counted from 0: id, score, frames, ...); choose it with --config.data.expression_column=COLUMN",
+        f"{path}: unclear which column is the expression: {which} numbers from 0 to {len(EXPRESSIONS) - 1} (columns "
+        "counted from 0: id, score, frames, ...); choose it with --config.data.expression_column=COLUMN",
     )
     return 0
 
 
 def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
-    """Yields the kind and description of everything that is wrong in a row."""
+    """Yields the kind and description of everything that is wrong with a row."""
     if len(fields) <= max(column, 2):
         what = f"has {len(fields)} columns, but column {column} (counted from 0) must be the expression"
         yield "missing_column", what
@@ -113,7 +113,7 @@ def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
         )
     value, count = tables.number(score), tables.whole(frames)
     if value is None or not 0 <= value <= MAX_SCORE:
-        yield "bad_score", f"the score {score[:80]!r} (column 1) is not a number of 0 to {MAX_SCORE}"
+        yield "bad_score", f"the score {score[:80]!r} (column 1) is not a number from 0 to {MAX_SCORE}"
     if count is None or count < 1:
         what = f"the number of frames {frames[:80]!r} (column 2) is not a whole number of at least 1"
         yield "bad_frame_count", what

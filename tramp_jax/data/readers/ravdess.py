@@ -1,12 +1,12 @@
 """RAVDESS: landmarks of 24 actors who speak and sing with eight emotions at two intensities (public).
 
-Landmark tracking with OpenFace 2.1, Zenodo record 3255102, CC BY-NC-SA 4.0. The archive holds a table for each
-recording, flat or in folders:
+Tracked with OpenFace 2.1; Zenodo record 3255102, CC BY-NC-SA 4.0. The archive holds a table for each recording, flat or
+in folders:
 
     ROOT/**/MODALITY-CHANNEL-EMOTION-INTENSITY-STATEMENT-REPETITION-ACTOR.csv
 
-Each part of a name is a number of two digits. Modality 01 has sound, 02 has none. Channel 01 is speech, 02 song. The
-numbers of the emotions are their places in ``EMOTIONS``; intensity 01 is normal, 02 strong (neutral is always normal).
+Each part of a name is a two-digit number. Modality 01 has sound, 02 has none. Channel 01 is speech, 02 song. Emotions
+are numbered from 01 as in ``EMOTIONS``. Intensity 01 is normal, 02 strong (neutral is always normal).
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
-from tramp_jax.data.readers.base import root_folder
+from tramp_jax.data.readers.base import check_wanted, root_folder
 from tramp_jax.data.readers.folder import Row
 from tramp_jax.data.readers.tables import FACTS as TABLES
-from tramp_jax.data.readers.tables import Tables, check_wanted
+from tramp_jax.data.readers.tables import Tables
 from tramp_jax.data.source import Dataset, RatingScale, Wanted
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -26,7 +26,7 @@ EMOTION = "emotion"  # name of the class 0-7 among the targets
 FACTS = dataclasses.replace(
     TABLES,
     scale=RatingScale("intensity of an acted emotion", 1.0, 2.0, "normal", "strong"),
-    caveat="the model was trained on emotions that actors played, so its score is not a clinical rating",
+    caveat="the model was trained on acted emotions, so its score is not a clinical rating",
 )
 
 ADDRESS = "https://zenodo.org/records/3255102"
@@ -44,14 +44,15 @@ class Options:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads all tables below ``root``, which takes about a minute for the whole data set. Clips come in order of name.
+    """Reads all tables below ``root``, in about a minute for the whole data set. Clips are sorted by name.
 
     ``expression`` is the emotion, ``score`` the intensity (1 or 2), ``subject`` the actor. The target "emotion" is the
     class 0-7.
 
     Raises:
       UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
-      DataError: a file with another name, no files, or the first problem with a table, unless ``problems`` collects.
+      DataError: a file with an unexpected name, no files, or the first problem with a table, unless ``problems``
+        collects.
     """
     check_wanted("ravdess", wanted)
     root = root_folder(root, _HOW_TO_GET)
@@ -60,7 +61,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     for path in sorted(root.rglob("*.csv"), key=lambda path: (path.stem, path)):
         name = _NAME.fullmatch(path.stem)
         if name is None:
-            message = f"{path}: its name is not that of a recording, such as 01-01-03-02-01-01-12.csv; remove it"
+            message = f"{path}: not named like a recording, such as 01-01-03-02-01-01-12.csv; remove it"
             problems.add("bad_id", message)
             continue
         emotion, intensity = int(name[1]) - 1, float(name[2])

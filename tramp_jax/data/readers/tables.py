@@ -1,11 +1,11 @@
-"""Your own landmarks without video: a table of OpenFace or py-feat for each clip, and a list of them.
+"""Your own landmarks without video: a table from OpenFace or py-feat for each clip, and a list of them.
 
-    ROOT/clips.csv          a row for each clip: path, subject, expression, score and, if you like, more columns
+    ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
     ROOT/PATH               its table: see ``tramp_jax.data.landmark_tables``
 
-The list is that of ``readers.folder``, with tables as its paths. Its column fps is needed if a table has no timestamps;
-a table that has some is resampled to it. Clips have landmarks only, so a model must read the trajectory stream only,
-and no colours. Every table is read when the data set is opened; the landmarks stay in memory, 512 bytes a frame.
+The list is that of ``readers.folder``, but its paths are tables. It needs the column fps if a table has no timestamps;
+a table with timestamps is resampled to that rate. Clips have landmarks only, so a model must read the trajectory stream
+only, and no colours. Opening the data set reads every table; the landmarks stay in memory, 512 bytes a frame.
 """
 
 import dataclasses
@@ -15,25 +15,20 @@ from pathlib import Path
 from tramp_jax.data import clip_checks, landmark_tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import Problems
-from tramp_jax.data.readers.base import list_file, root_folder
-from tramp_jax.data.readers.folder import LIST, Row, read_list
+from tramp_jax.data.readers.base import check_wanted, list_file, root_folder
+from tramp_jax.data.readers.folder import LIST, Options, Row, read_list
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
 from tramp_jax.errors import UserError
+
+__all__ = ["FACTS", "Options", "Tables", "open"]
 
 FACTS = Facts(landmark_source="table", layouts=(landmark_tables.LAYOUT,))
 
 _HOW_TO_MAKE = f"""A folder of tables needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     tables/anna_smile_1.csv,anna,smile,3
-and for each path, relative to ROOT, a table that OpenFace or py-feat wrote. Then:
+and for each path, relative to ROOT, a table from OpenFace or py-feat. Then:
     python train.py --config configs/folder.py:few --config.data.name=tables --config.data.root=ROOT"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Where the list lies."""
-
-    clip_list: str = ""  # "" for clips.csv or clips.xlsx in ``config.data.root``
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
@@ -51,25 +46,15 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     return Dataset(tables.source(row.info for row in rows), FACTS, official)
 
 
-def check_wanted(name: str, wanted: Wanted) -> None:
-    """Refuses to read data set ``name`` without its landmarks.
-
-    Raises:
-      UserError: bad_option.
-    """
-    if not wanted.landmarks:
-        raise UserError("bad_option", f"data set {name} holds only landmarks, so it cannot be read without them")
-
-
 class Tables:
-    """The clips of a data set of tables, each read once. What is wrong with one goes to ``problems``."""
+    """The clips of a data set of tables, each read once. ``problems`` takes what is wrong with them."""
 
     def __init__(self, problems: Problems):
         self._problems = problems
         self._clips: dict[str, Clip] = {}
 
     def add(self, row: Row) -> int:
-        """Reads the table of a row. Returns its number of frames, or 0 if it cannot be used."""
+        """Reads a row's table. Returns its number of frames, or 0 if it cannot be used."""
         try:
             clip = landmark_tables.read_clip(row.path, row.info, row.fps)
         except UserError as error:

@@ -8,9 +8,9 @@ The layout is that of the public repository:
     Landmarks/videoN/multi_label.txt the same score again
 
 Points are already whole pixels of a 256-pixel face crop (20 to 236 in the training list). The files do not state a
-frame rate. They hold every second frame of the authors' 20 per second: their motion correlates with that of the
-authors' 20-per-second regions by 0.98 at 10 frames per second, and by 0.13 at 20, in 70 of 70 videos. There are no
-images, so clips have landmarks only.
+frame rate, but hold every second frame of the authors' 20 per second: their motion correlates with that of the authors'
+20-per-second regions by 0.98 at 10 frames per second, and by 0.13 at 20, in 70 of 70 videos. There are no images, so
+clips have landmarks only.
 """
 
 import dataclasses
@@ -28,9 +28,8 @@ from tramp_jax.data import landmark_checks, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmarks import FACEPP_106
 from tramp_jax.data.problems import DataError, Problem, Problems
-from tramp_jax.data.readers.base import root_folder
+from tramp_jax.data.readers.base import check_wanted, root_folder
 from tramp_jax.data.source import Dataset, Facts, FileSource, RatingScale, Wanted
-from tramp_jax.errors import UserError
 
 MAX_SCORE = 10
 FACTS = Facts(
@@ -40,7 +39,7 @@ FACTS = Facts(
 )
 
 ADDRESS = "https://github.com/anshgs/YouTubePD_Additional_Modalities"
-MAX_MISSING = 0.1  # a video that lacks a larger share of its frame numbers is refused
+MAX_MISSING = 0.1  # a video that lacks a larger share of its frames is refused
 
 _LISTS = {"train": "Data_Extraction/train.csv", "test": "Data_Extraction/test.csv"}
 _MAX_BYTES = 64 * 1024  # a published frame has under 4 kB
@@ -56,9 +55,9 @@ def _text(padding: bytes) -> bytes:
     return b"|".join(re.escape(bytes([length])) + padding + b".{%d}" % length for length in range(64))
 
 
-# A pickle is a program. This grammar allows only those that build dicts of dicts of ints: no instruction can name,
-# import, build or call an object, or reserve more memory than the size of the file. Each instruction begins with a
-# different byte, so matching takes linear time.
+# A pickle is a program. This grammar allows only programs that build dicts of dicts of ints: no instruction can name,
+# import, build or call an object, or reserve more memory than the file's size. Each instruction begins with a different
+# byte, so matching takes linear time.
 _INSTRUCTIONS = (
     rb"\x80.|\x95.{8}",  # PROTO, FRAME
     rb"[}(su\x94]",  # EMPTY_DICT, MARK, SETITEM, SETITEMS, MEMOIZE
@@ -77,9 +76,9 @@ class Options:
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
     """Reads the lists, the labels and the names of the frame files. Clips come in the order of the lists.
 
-    The lists do not name people, so every video is its own subject; if a person appears in two videos, no split can
-    account for it. ``expression`` is "in_the_wild", because nobody was asked for one. The score is the clinician's
-    severity, 0 (no Parkinson's) to 10.
+    The lists do not name people, so every video is its own subject; no split can account for a person who appears in
+    two videos. ``expression`` is "in_the_wild", because no one was asked for one. The score is the clinician's severity
+    rating, 0 (no Parkinson's) to 10.
 
     A frame without a detected face has no file. A clip consists of the frames that exist, in order (the training list
     has no gaps).
@@ -89,8 +88,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
       DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames,
         unless ``problems`` collects.
     """
-    if not wanted.landmarks:
-        raise UserError("bad_option", "data set youtubepd holds only landmarks, so it cannot be read without them")
+    check_wanted("youtubepd", wanted)
     root = root_folder(root, _HOW_TO_GET)
     infos: list[ClipInfo] = []
     frames: dict[str, tuple[Path, ...]] = {}
@@ -114,7 +112,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     decoded: dict[str, np.ndarray] = {}
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
-        if info.id not in decoded:  # decoded once; the whole data set takes about 20 MB
+        if info.id not in decoded:  # the whole decoded data set takes about 20 MB
             points = [_checked_frame(path, info, problems) for path in frames[info.id]]
             sound = [frame for frame in points if frame is not None]
             if len(sound) < len(points):
@@ -165,8 +163,8 @@ def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
     """Reads an official list: video name -> (severity score, line counted from 1), in the order of the file.
 
     Raises:
-      DataError: a line is not "videoN_final.mp4 SCORE" with a score of 0 to 10, or a video is listed twice. If
-        ``problems`` collects them instead, the line is left out.
+      DataError: a line is not "videoN_final.mp4 SCORE" with a score from 0 to 10, or a video is listed twice. If
+        ``problems`` collects them instead, the line is skipped.
     """
     listed: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(tables.read_lines(path, problems), 1):
@@ -178,12 +176,12 @@ def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
         if not video or not 0 <= score <= MAX_SCORE:
             problems.add(
                 "bad_score" if video else "bad_id",
-                f"{path}, line {number}: {line[:80]!r} is not 'videoN_final.mp4 SCORE' with a score of 0 to "
+                f"{path}, line {number}: {line[:80]!r} is not 'videoN_final.mp4 SCORE' with a score from 0 to "
                 f"{MAX_SCORE}; {_AGAIN}",
                 f"{path}, line {number}",
             )
         elif video[1] in listed:
-            what = f"{path}, line {number}: {video[1]} is listed a second time, after line {listed[video[1]][1]}"
+            what = f"{path}, line {number}: {video[1]} is already listed in line {listed[video[1]][1]}"
             problems.add("duplicate_clip", f"{what}; {_AGAIN}", f"{path}, line {number}")
         else:
             listed[video[1]] = score, number
@@ -196,8 +194,8 @@ def read_frame(path: Path) -> np.ndarray:
     Nothing in the file is executed.
 
     Raises:
-      DataError: the file is too large, holds anything but dicts, strings and ints, or its landmarks are not the 106
-        published ones, with integer coordinates near the crop.
+      DataError: the file is too large, holds anything but dicts, strings and ints, or does not have the 106 published
+        landmarks with integer coordinates near the crop.
     """
     points = _load(path)
     if not isinstance(points, dict):
@@ -245,7 +243,7 @@ def _is_pixel(value: object) -> bool:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that builds built-in containers only: it refuses to look up any name."""
+    """An unpickler that only builds built-in containers: it refuses to look up any name."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")

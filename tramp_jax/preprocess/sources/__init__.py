@@ -17,8 +17,8 @@ class SourceOptions:
       models_dir: folder with the model files; None for the source's usual folder.
       download: download missing model files (insightface).
       detector: source that finds the first face for lucas-kanade.
-      tracks: file of saved point tracks, or the table of landmarks.
-      tracks_size: (width, height) of the frames that were tracked; None for the video's own.
+      tracks: file of saved point tracks, or landmark table.
+      tracks_size: (width, height) of the tracked frames; None for the video's own.
     """
 
     models_dir: Path | None = None
@@ -29,12 +29,12 @@ class SourceOptions:
 
 
 def table_beside(video: Path) -> Path:
-    """Where the table of a video's landmarks lies."""
+    """Where a video's landmark table is."""
     return video.with_suffix(".csv")
 
 
 def open_table_beside(video: Path) -> LandmarkSource:
-    """Opens the table of a video's landmarks.
+    """Opens a video's landmark table.
 
     Raises:
       UserError: there is no such table, or it cannot be read.
@@ -72,6 +72,6 @@ def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
         from tramp_jax.preprocess.sources.table import Table
 
         if options.tracks is None:
-            raise SourceError("--landmarks table reads the table beside each video; name a video")
+            raise SourceError("--landmarks table reads the table next to each video; name a video")
         return Table(options.tracks)
     raise SourceError(f"unknown landmark source {name!r}; choose from {', '.join(SOURCES)}")

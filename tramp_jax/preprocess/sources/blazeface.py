@@ -1,4 +1,4 @@
-"""MediaPipe's short-range face detector (BlazeFace), run with LiteRT. Anchors, decoding and suppression are in NumPy.
+"""MediaPipe's short-range face detector (BlazeFace), run with LiteRT; anchors, decoding and suppression in NumPy.
 
 The constants come from MediaPipe's graph ``face_detection_short_range``.
 """
@@ -14,7 +14,7 @@ from tramp_jax.preprocess.faces import SourceError, area, overlap
 
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
-_MIN_SCORE_PART = 0.8  # within a part of the frame, where folds of cloth and the like reach 0.73
+_MIN_SCORE_PART = 0.8  # in a part of the frame, where folds of cloth and the like reach 0.73
 _MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6
 _GRIDS = ((16, 2), (8, 6))  # cells per side, anchors per cell
 
@@ -66,8 +66,8 @@ class Detector:
     def __call__(self, frame: np.ndarray) -> list[Detection]:
         """Finds the faces in a frame (H, W, 3) uint8 RGB, best first.
 
-        The network was made for faces at least a fifth as wide as the picture. For smaller ones it finds boxes between
-        two people, so overlapping squares of the frame are searched as well.
+        The network was made for faces at least a fifth as wide as the picture. If faces are smaller, it finds boxes
+        between two people, so overlapping squares of the frame are searched as well.
         """
         height, width = frame.shape[:2]
         scale = 2 * SIZE / max(height, width)

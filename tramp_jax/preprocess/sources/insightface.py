@@ -1,10 +1,10 @@
 """InsightFace's 106 points, as in the paper: model package buffalo_l, detector input 640×640.
 
-If the package's model of 68 points in space is present too, the 106 points get depth, interpolated from the 68.
+If the package's 3D model of 68 points is also present, the 106 points get depth, interpolated from the 68.
 ``landmarks.frontalise`` needs it.
 
-InsightFace's code is under the MIT licence; its models are for non-commercial research only. They are downloaded only
-if you ask for it.
+InsightFace's code has the MIT licence; its models are for non-commercial research only. They are downloaded only if you
+ask for it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FOLDER = Path("~/.insightface/models") / PACKAGE  # InsightFace's own folder
 ADDRESS = f"https://github.com/deepinsight/insightface/releases/download/model-zoo/{PACKAGE}.zip"
 MEGABYTES = 289
 LICENCE = "InsightFace's models are for non-commercial research only (https://www.insightface.ai)"
-# The files we use from the package, with their checksums. The last one is only for depth.
+# The package's files that we use, with their checksums. The last one is only for depth.
 DETECTOR, LANDMARKS, SPACE = "det_10g.onnx", "2d106det.onnx", "1k3d68.onnx"
 REQUIRED = (DETECTOR, LANDMARKS)
 SHA256 = {
@@ -36,7 +36,7 @@ SHA256 = {
     LANDMARKS: "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
     SPACE: "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc",
 }
-# Among the 68 points: the tip of the nose, and the ends of the jaw at the ears, which lie behind it.
+# Among the 68 points: the nose tip, and the ends of the jaw at the ears, which lie behind it.
 _NOSE, _EARS = 30, [0, 16]
 DETECTOR_INPUT = (640, 640)
 MIN_SCORE = 0.5
@@ -67,19 +67,19 @@ class InsightFace:
             ) from error
         try:
             self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106", "landmark_3d_68"])
-        except Exception as error:  # InsightFace asserts, ONNX Runtime has exceptions of its own
+        except Exception as error:  # InsightFace asserts, ONNX Runtime has its own exceptions
             raise SourceError(
                 f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
             ) from error
         if "landmark_2d_106" not in self._app.models:
             raise SourceError(f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}")
-        # Set explicitly: InsightFace has changed its default size in version 2.
+        # Set explicitly: InsightFace changed its default size in version 2.
         self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
         self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
-        # One call does both; the detector takes nearly all of the time.
+        # One call does both; the detector takes nearly all the time.
         self.seconds = {"detect": 0.0}
         for frame in frames:
             started = time.perf_counter()
@@ -106,10 +106,10 @@ def _depth(points: np.ndarray, space: np.ndarray) -> np.ndarray:
 
 
 def find_models(models_dir: Path | None, fetch: bool) -> Path:
-    """Returns the folder with the model files; with ``fetch``, downloads them first if they are missing.
+    """Returns the folder with the model files; with ``fetch``, first downloads missing ones.
 
     Raises:
-      SourceError: the files are missing, or the download failed. The message says how to get them.
+      SourceError: the files are missing, or the download failed.
     """
     root = Path(models_dir if models_dir else FOLDER).expanduser()
     for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
@@ -153,7 +153,7 @@ def install(address: str, folder: Path, sha256: dict[str, str] | None = None) ->
 
 
 def _cause(error: SourceError, address: str) -> str:
-    """The reason in an error of ``download.fetch``, without its address and its advice on a temporary file."""
+    """The reason in a ``download.fetch`` error, without its address and its advice on a temporary file."""
     return str(error).removeprefix(f"{address}: ").split(";")[0]
 
 

@@ -1,7 +1,7 @@
 """Carries points from frame to frame by optical flow (pyramidal Lucas-Kanade), starting from one detected frame.
 
-Smoother than detecting every frame independently, but small errors add up over a long clip, and points on smooth skin
-slide. Use it for comparisons, and if a detector jitters.
+This is smoother than detecting every frame independently, but small errors add up over a long clip, and points on
+smooth skin slide. Use it for comparisons, or if a detector jitters.
 """
 
 import time
@@ -14,9 +14,9 @@ from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing, largest
 
 WINDOW = 1 / 8  # side of the window compared around a point, as a share of the face box's side
 LEVELS = 3
-# A point is lost if tracking it there and back misses its start by more than this share of the face box's side.
+# A point is lost if tracking it forward and back misses its start by more than this share of the face box's side.
 MAX_ERROR = 0.01
-MIN_KEPT = 0.6  # share of the points that must be found; with fewer, the face is detected again
+MIN_KEPT = 0.6  # if a smaller share of the points is found, the face is detected again
 _MIN_PAIRS = 3
 
 
@@ -98,8 +98,5 @@ def _same_frame(face: Face, points: np.ndarray) -> np.ndarray:
     old, new = enclosing(face.points), enclosing(points)
     growth = np.maximum(new[2:] - new[:2], 1) / np.maximum(old[2:] - old[:2], 1)
     return np.concatenate(
-        [
-            new[:2] + (face.box[:2] - old[:2]) * growth,
-            new[2:] + (face.box[2:] - old[2:]) * growth,
-        ]
+        [new[:2] + (face.box[:2] - old[:2]) * growth, new[2:] + (face.box[2:] - old[2:]) * growth]
     ).astype(np.float32)

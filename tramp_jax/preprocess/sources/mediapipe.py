@@ -1,12 +1,11 @@
 """The 63 points from MediaPipe's face mesh, run with LiteRT.
 
 Both models come with this package (``tramp_jax/preprocess/models``, Apache-2.0). The mesh of 468 points has no iris. A
-pupil is the mean of the middles of its two eyelids, so it follows the lids and does not follow sideways gaze. The mesh
-and InsightFace place brows and the bridge of the nose slightly differently, so expect a loss if you train on one and
-score with the other.
+pupil is the mean of the midpoints of its two eyelids, so it follows the lids but not sideways gaze. The mesh and
+InsightFace place brows and the bridge of the nose slightly differently, so expect a loss of accuracy if you train on
+one and score with the other.
 
-The table of indices was made by comparing the mesh with InsightFace's mark-up drawing and with InsightFace's output on
-photographs.
+The index table comes from comparing the mesh with InsightFace's mark-up drawing and with its output on photos.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ MODELS = Path(__file__).parents[1] / "models"
 DETECTOR, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
 NUM_VERTICES = 468
 SIZE = 192  # side of the mesh network's square input, in pixels
-DETECT_EVERY = 10  # frames; a new face is noticed within them
+DETECT_EVERY = 10  # frames; a new face is found after at most this many
 MAX_FACES = 4
 MIN_PRESENCE = 0.5
 _MARGIN = 1.5  # side of the region given to the mesh, relative to the face's box
 _SAME = 0.3  # a detection that overlaps a followed face at least this much is that face
 _EYES = (33, 263)  # outer corners, image-left and image-right
 
-# Each of the 63 points, in the order of SLOT_NAMES, is a vertex or the mean of two; the 64th is the tip of the nose.
+# Each of the 63 points, in the order of SLOT_NAMES, is a vertex or the mean of two; the 64th is the nose tip.
 _LEFT_PUPIL, _RIGHT_PUPIL = (159, 145), (386, 374)
 # fmt: off
 VERTICES: tuple[int | tuple[int, int], ...] = (
@@ -66,10 +65,10 @@ class _Region:
 
 
 class MediaPipe:
-    """Detects faces in the first frame, in every tenth and if one is lost; else looks where the last mesh was.
+    """Detects faces in every tenth frame and if one is lost; otherwise, looks where the last mesh was.
 
     Args:
-      models_dir: folder with the two model files; None for those of this package.
+      models_dir: folder with the two model files; None for those in this package.
 
     Raises:
       SourceError: LiteRT or a model is missing.
@@ -82,9 +81,7 @@ class MediaPipe:
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
-                raise SourceError(
-                    f"{folder / file}: no such model; leave out --models-dir to use the one of this package"
-                )
+                raise SourceError(f"{folder / file}: no such model; omit --models-dir to use the one in this package")
         self._detector = blazeface.Detector(folder / DETECTOR)
         self._mesh = blazeface.interpreter(folder / MESH)
         self._input = self._mesh.get_input_details()[0]["index"]
@@ -108,7 +105,7 @@ class MediaPipe:
                     if all(overlap(detection.box, face.box) < _SAME for face, _ in found)
                 ]
                 unknown.sort(key=lambda detection: -area(detection.box))  # the largest is most likely the right one
-                new = [_region_of_detection(detection) for detection in unknown]
+                new = [_region(detection.box, *detection.keypoints[:2]) for detection in unknown]
                 found += self._look(frame, new[: MAX_FACES - len(found)])
                 found = _distinct(found)
             regions = [region for _, region in found]
@@ -129,7 +126,7 @@ class MediaPipe:
             if presence >= MIN_PRESENCE:
                 points = points63(mesh).astype(np.float32)
                 face = Face(enclosing(mesh[:, :2]), presence, points[:, :2], points[:, 2])
-                found.append((face, _region_of_mesh(mesh, face.box)))
+                found.append((face, _region(face.box, *mesh[list(_EYES), :2])))
         self.seconds["landmarks"] += time.perf_counter() - started
         return found
 
@@ -152,17 +149,8 @@ class MediaPipe:
         return vertices, float(1 / (1 + np.exp(-logit)))
 
 
-def _region_of_detection(detection: blazeface.Detection) -> _Region:
-    left_eye, right_eye = detection.keypoints[:2]
-    return _region(detection.box, right_eye - left_eye)
-
-
-def _region_of_mesh(mesh: np.ndarray, box: np.ndarray) -> _Region:
-    return _region(box, mesh[_EYES[1], :2] - mesh[_EYES[0], :2])
-
-
-def _region(box: np.ndarray, eye_line: np.ndarray) -> _Region:
-    side = _MARGIN * float(np.max(box[2:] - box[:2]))
+def _region(box: np.ndarray, left_eye: np.ndarray, right_eye: np.ndarray) -> _Region:
+    side, eye_line = _MARGIN * float(np.max(box[2:] - box[:2])), right_eye - left_eye
     return _Region((box[:2] + box[2:]) / 2.0, max(side, 1.0), float(np.arctan2(eye_line[1], eye_line[0])))
 
 

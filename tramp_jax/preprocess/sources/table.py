@@ -1,6 +1,6 @@
-"""Reads the landmarks of a video from a table that OpenFace or py-feat wrote, see ``landmark_tables``.
+"""Reads the landmarks of a video from a table written by OpenFace or py-feat; see ``landmark_tables``.
 
-Its timestamps are not used, because the video has its own.
+The table's timestamps are ignored, because the video has its own.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ from tramp_jax.preprocess.sources.tracks import Tracks
 
 
 class Table(Tracks):
-    """Saved landmarks of one video; a frame without a face in the table has none here.
+    """Saved landmarks of one video. Frames without a face in the table yield no face.
 
     Args:
-      path: of the table.
+      path: the table.
 
     Raises:
       UserError: the file is missing, is not such a table, or has no face in any frame.

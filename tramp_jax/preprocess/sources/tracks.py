@@ -1,4 +1,4 @@
-"""Reads point tracks that another program saved: TAPIR, BootsTAPIR, CoTracker, or any with the same layouts.
+"""Reads point tracks saved by TAPIR, BootsTAPIR, CoTracker, or any program with the same layouts.
 
 | file from | arrays | order |
 |---|---|---|
@@ -8,8 +8,8 @@
 Coordinates are always (x, y). *Query* points are (t, y, x) for TAPIR and (t, x, y) for CoTracker. TAPIR works on
 resized frames, usually 256×256: unless you scale the tracks back before saving, you must give that size.
 
-N determines the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_NAMES`` and the tip of the nose;
-106, 73 and 71 are InsightFace's.
+N determines the layout: 64 points are the 63 slots in the order of ``landmarks.SLOT_NAMES``, then the nose tip; 106, 73
+and 71 are InsightFace's.
 """
 
 import io
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tramp_jax.data import gaps
 from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
 from tramp_jax.files import write_atomically
@@ -28,10 +29,10 @@ LAYOUT_OF = {
     LAYOUTS[name].num_points: name for name in ("points63", "insightface106", "insightface73", "insightface71")
 }
 MIN_VISIBLE = 0.5  # a frame that shows a smaller share of the points has no face
-# Margins of a face's box around its 63 points (left, top, right, bottom), as shares of the sides of the points' own
-# box: means over two videos with MediaPipe's mesh, whose outline matches a face box.
+# Margins of a face box around its 63 points (left, top, right, bottom), as shares of the sides of the points' own box:
+# means over two videos with MediaPipe's mesh, whose outline matches a face box.
 BOX_MARGINS = (0.15, 0.25, 0.15, 0.33)
-_FARTHEST = 1e6  # pixels; a point farther away is an error of the tracker and counts as hidden
+_FARTHEST = 1e6  # pixels; a point farther away is a tracking error and counts as hidden
 _TIME_FIRST = "pred_tracks"  # CoTracker's name
 _TRACKS = ("tracks", _TIME_FIRST, "points", "trajectories")
 _VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
@@ -45,7 +46,7 @@ class Tracks:
 
     Args:
       path: .npz, or .npy with only the tracks (all visible).
-      size: (width, height) of the frames that were tracked; None for the video's own.
+      size: (width, height) of the tracked frames; None for the video's own.
 
     Raises:
       SourceError: the file cannot be read, or its arrays have another layout.
@@ -63,11 +64,9 @@ class Tracks:
         never = np.flatnonzero(~visible.any(axis=0))
         if len(never):
             raise SourceError(f"{self.path}: no frame shows points {never[:10].tolist()}; track them again")
-        times = np.arange(len(points))
         for point in np.flatnonzero(~visible.all(axis=0)):
-            seen = visible[:, point]
-            for axis in range(2):
-                points[:, point, axis] = np.interp(times, times[seen], points[seen, point, axis])
+            seen = np.flatnonzero(visible[:, point])
+            points[:, point] = gaps.interpolated(points[:, point], seen, np.arange(len(points)))
         self._points, self._visible = points, visible
         self.seconds: dict[str, float] = {}
 
@@ -135,22 +134,22 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
     """Whether tracks are (N, T, 2), not (T, N, 2); either may have a batch axis of 1 in front.
 
-    The number of points decides. If the number of frames could be one too, CoTracker's name decides.
+    The number of points decides. If the number of frames could also be one, CoTracker's name decides.
     """
     shape = points.shape[1:] if points.ndim == 4 and points.shape[0] == 1 else points.shape
     if len(shape) == 3 and shape[2] == 2 and np.issubdtype(points.dtype, np.number):
         firsts, seconds = shape[0] in LAYOUT_OF, shape[1] in LAYOUT_OF
         if firsts and seconds and name != _TIME_FIRST:
             raise SourceError(
-                f"{path}: {name} of shape {points.shape} can be read in two ways, because the number of frames could "
-                f"be a number of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}"
+                f"{path}: {name} of shape {points.shape} is ambiguous, because the number of frames could be a number "
+                f"of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}"
             )
         if firsts or seconds:
             return not seconds
         if NUM_LANDMARKS in shape[:2]:
             raise SourceError(
-                f"{path}: tracks of shape {points.shape} have the 63 points, but not the tip of the nose, on which "
-                "they are centred; add it as the 64th"
+                f"{path}: tracks of shape {points.shape} have the 63 points, but not the nose tip that centres them; "
+                "add it as the 64th"
             )
     raise SourceError(
         f"{path}: tracks of shape {points.shape} are neither (points, frames, 2), as TAPIR saves them, nor (1, frames, "
@@ -170,7 +169,7 @@ def _visibility(path: Path, arrays: dict[str, np.ndarray], points_first: bool, s
         values = values[0]
     values = values.T if points_first else values
     if values.shape != shape:
-        raise SourceError(f"{path}: {name} has shape {arrays[name].shape}, which does not fit the tracks")
+        raise SourceError(f"{path}: {name} has shape {arrays[name].shape}, which does not match the tracks")
     if values.dtype != bool:
         if np.isfinite(values).all() and ((values >= 0) & (values <= 1)).all():
             values = values > 0.5
