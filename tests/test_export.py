@@ -153,6 +153,10 @@ def in_tokens(name):
             id="motion in patches, with blanks",
         ),
         pytest.param(changed(model={"streams": "trajectory", "members": 2}), id="two members"),
+        pytest.param(
+            changed(model={"streams": "trajectory", "members": 2, "ridge": True, "trajectory": {"patch": 2}}),
+            id="two members and a ridge regression",
+        ),
         pytest.param(changed(data={"padding": "zero"}, model={"streams": "rgb"}), id="frames of zeros"),
         pytest.param(changed(data={"padding": "zero", "frame_padding": "loop"}), id="only the trajectory has zeros"),
         pytest.param(changed(data={"padding": "spline", "frame_padding": "zero"}), id="only the frames have zeros"),

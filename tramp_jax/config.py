@@ -50,6 +50,9 @@ MODEL: dict[str, Any] = {
     # Number of models that train side by side from different initial weights; the score is their mean. Steadier with
     # few people; only for streams=trajectory.
     "members": _at_least(1, 1),
+    # Make the score the mean of the network's and that of a ridge regression on the means of its trajectory channels.
+    # Steadier with few people; see tramp_jax.ridge.
+    "ridge": False,
     "trajectory": {
         "length": 128,  # T: 64, 128 or 256
         # What to read about each landmark: position and colour as published, how it moves, or both, as in "xy+energy";
@@ -239,7 +242,7 @@ def for_few_people(config: ConfigDict) -> None:
     choose the checkpoint; they only fit the line from raw values to scores.
     """
     config.data.padding = "reflect"
-    config.model.update(streams="trajectory", members=3)
+    config.model.update(streams="trajectory", members=3, ridge=True)
     config.model.head.hidden = ()
     config.model.trajectory.update(
         length=128,

@@ -15,7 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tramp_jax import evaluation, metrics, run, sharding, training_log
+from tramp_jax import evaluation, metrics, ridge, run, sharding, training_log
 from tramp_jax.batches.cache import RunClips, build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints
@@ -55,6 +55,8 @@ def fit(
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
     variables, origin = initial_variables(config, given=not resume)
+    if config.model.ridge and not resume:
+        variables = ridge.fitted(variables, splits[TRAIN], config, mesh)
     frozen = frozen_paths(variables, config.freeze)
     rate = learning_rate(config.optimizer, steps_per_epoch, config.train.epochs)
     optimizer = build_optimizer(config.optimizer, rate, frozen["params"])

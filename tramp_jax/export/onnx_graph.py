@@ -25,7 +25,7 @@ from tramp_jax.export.fusion_graph import fused
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, mean
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
-from tramp_jax.models import Model, build_model, reads_frames, reads_trajectories
+from tramp_jax.models import RIDGE, Model, build_model, reads_frames, reads_trajectories
 from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.tramp_former import SkateFormerClassifier, TrampFormer
 from tramp_jax.output import Output
@@ -81,6 +81,9 @@ def build(
         value = g.op("ReduceMean", g.op("Concat", *values, axis=0), [0], keepdims=0)
     else:
         value = _value(g, config, model, params, statistics, read)
+    if RIDGE in statistics:
+        assert read is not None
+        value = g.op("Mul", g.op("Add", value, _ridge(g, statistics[RIDGE], read[0])), np.array(0.5))
     raw = g.output(g.op("Reshape", value, [1]), RAW)
     g.output(_score(g, output, raw), SCORE)
     proto = as_model(g, inputs, outputs)
@@ -133,6 +136,12 @@ def _value(
         trajectory, rgb = features
         feature = fused(g, fusion, params.get("fusion", {}), rgb, trajectory)
     return _head(g, params["head"], feature)
+
+
+def _ridge(g: Graph, weights: Weights, channels_read: Tensor) -> Tensor:
+    """The score (1, 1) of the ridge regression; ``channels_read`` are (T / patch, V, channels)."""
+    means = g.op("Reshape", g.op("ReduceMean", channels_read, [0], keepdims=0), [1, -1])
+    return g.op("Add", g.op("MatMul", means, weights["kernel"][:, None]), weights["bias"])
 
 
 def _trajectory_inputs(config: ConfigDict) -> list[onnx.ValueInfoProto]:

@@ -18,6 +18,7 @@ from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
+RIDGE = "ridge"  # next to the model's modules in "batch_stats", since no gradient changes it
 Model = TrampFormer | Ensemble | SkateFormerClassifier | FormerDFERClassifier
 
 __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "init_variables", "input_shapes"]
@@ -34,6 +35,12 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
             "bad_option",
             f"model.members is {config.members}, but only models with model.streams=trajectory can train side by side; "
             "train several runs with different seeds and give all of them to tramp-jax score",
+        )
+    if config.ridge and (config.name != "tramp_former" or config.streams == "rgb" or config.head.num_classes):
+        raise UserError(
+            "bad_option",
+            "model.ridge is on, but only a model.name=tramp_former that reads trajectories and predicts scores can "
+            "have a ridge regression beside it",
         )
     if config.name == "skateformer":
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
@@ -67,9 +74,10 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
       options: more arguments for flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
-      ``(score, out)``, see ``TrampFormer.__call__``. With ``mutable``, that pair and the updated collections.
+      ``(score, out)``, see ``TrampFormer.__call__``. With ``mutable``, that pair and the updated collections. Except in
+      training, the score is the mean of the network's and that of the ridge regression, if the variables have one.
     """
-    return model.apply(
+    found = model.apply(
         variables,
         inputs.frames,
         inputs.trajectories,
@@ -78,6 +86,17 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
         frame_features=inputs.frame_features,
         **options,
     )
+    regression = variables.get("batch_stats", {}).get(RIDGE)
+    if regression is None or options.get("train"):
+        return found
+    score, out = found
+    linear = channel_means(inputs.trajectories) @ regression["kernel"] + regression["bias"]
+    return (score + linear) / 2, out
+
+
+def channel_means(trajectories: Any) -> jax.Array:
+    """What the ridge regression reads: the means over time (B, V · C) of what the trajectory encoder reads."""
+    return jnp.mean(trajectories, axis=1).reshape(len(trajectories), -1)
 
 
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
@@ -206,7 +225,7 @@ def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
     variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {"params": variables["params"], "batch_stats": _with_ridge(variables.get("batch_stats", {}), config)}
 
 
 def count_parameters(config: ml_collections.ConfigDict) -> int:
@@ -219,4 +238,13 @@ def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[st
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
     variables = initial.draw(build_model(config).init, key, *inputs)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {"params": variables["params"], "batch_stats": _with_ridge(variables.get("batch_stats", {}), config)}
+
+
+def _with_ridge(batch_stats: Any, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Adds a ridge regression that gives 0, if ``model.ridge`` is on; ``tramp_jax.ridge`` fits it."""
+    if not config.ridge:
+        return batch_stats
+    shape = input_shapes(config, batch=1)["trajectories"]
+    assert shape is not None
+    return batch_stats | {RIDGE: {"kernel": jnp.zeros(math.prod(shape[2:])), "bias": jnp.zeros(())}}

@@ -35,7 +35,7 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
     """
     asked, config = config, config.copy_and_resolve_references().unlock()
     # Only landmarks are read.
-    config.model.update(name="tramp_former", streams="trajectory", members=1)
+    config.model.update(name="tramp_former", streams="trajectory", members=1, ridge=False)
     config.model.trajectory.update(channels="xy", input_scale=(1.0,))
     config.output.update(decode="clip", fit="none")
     classes = config.model.head.num_classes
