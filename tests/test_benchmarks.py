@@ -159,7 +159,7 @@ def test_flops_of_the_whole_model_are_those_of_its_parts():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "sections"),
-    [(attention, ["--batch", "1"], 4), (inference, [], 2)],
+    [(attention, ["--batch", "1"], 4), (inference, [], 3)],
     ids=["attention", "inference"],
 )
 def test_command_runs(command, arguments, sections, recipe, tmp_path):

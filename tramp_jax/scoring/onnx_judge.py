@@ -51,6 +51,9 @@ class OnnxJudge:
     Args:
       member: the model.
       threads: number of threads to compute with; 0 for all cores that this process may use.
+
+    Attributes:
+      encoder: the session of the part that encodes frames; None for a model without frames.
     """
 
     def __init__(self, member: Member, threads: int = 0):
@@ -61,11 +64,11 @@ class OnnxJudge:
         self.member = member
         model = build(member.config, member.variables, member.output)
         inputs = [entry.name for entry in model.graph.input]
-        self._encoder = None
+        self.encoder: Any = None
         if "frames" in inputs:
             of_frames = [name for name in inputs if name in ("frames", "frames_present")]
             part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
-            self._encoder = open_session(part.SerializeToString(), threads)
+            self.encoder = open_session(part.SerializeToString(), threads)
             inputs = [FRAME_FEATURES, *(name for name in inputs if name not in of_frames)]
         self._rest = open_session(Extractor(model).extract_model(inputs, [RAW]).SerializeToString(), threads)
         self._inputs = inputs
@@ -76,7 +79,7 @@ class OnnxJudge:
 
     def _one(self, clip: Clip) -> float:
         sample = Sampler(self.member.config).test(clip).inputs
-        if self._encoder is not None:
+        if self.encoder is not None:
             sample = sample.replace(frames=None, frames_present=None, frame_features=self._encode(sample))
         batch = {name: x if name == "frame_features" else x[None] for name, x in _named(sample, self._inputs)}
         (raw,) = self._rest.run(None, batch)
@@ -84,7 +87,7 @@ class OnnxJudge:
 
     def _encode(self, sample: Inputs) -> np.ndarray:
         """Features (K, C) of the distinct frames of one sample."""
-        assert self._encoder is not None
+        assert self.encoder is not None
         assert sample.frames is not None
         if self.member.config.model.rgb.scrambled_frames:  # mixes frames before they are encoded: all stay together
             return self._run_encoder(sample, slice(None))
@@ -94,9 +97,9 @@ class OnnxJudge:
 
     def _run_encoder(self, sample: Inputs, chosen: np.ndarray | slice) -> np.ndarray:
         """Features of the ``chosen`` frames."""
-        assert self._encoder is not None
-        names = [entry.name for entry in self._encoder.get_inputs()]
-        features: np.ndarray = self._encoder.run(None, {n: x[None, chosen] for n, x in _named(sample, names)})[0]
+        assert self.encoder is not None
+        names = [entry.name for entry in self.encoder.get_inputs()]
+        features: np.ndarray = self.encoder.run(None, {n: x[None, chosen] for n, x in _named(sample, names)})[0]
         return features
 
 
