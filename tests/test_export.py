@@ -16,6 +16,7 @@ from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
+from tramp_jax.data.clips import encode_frame
 from tramp_jax.models import Inputs, abstract_variables, apply, build_model
 from tramp_jax.output import Output
 from tramp_jax.scoring import judges
@@ -236,6 +237,34 @@ def test_both_runtimes_give_the_same_raw_values(run, source, padding):
     short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
     clips = [source[0], short]
     np.testing.assert_allclose(OnnxJudge(member).many(clips), JaxJudge(member).many(clips), rtol=1e-4, atol=1e-4)
+
+
+def test_repeated_frames_are_encoded_once_with_the_same_result(run, source, monkeypatch):
+    judge, clip = OnnxJudge(load_member(run)), source[0]
+    numbers = np.repeat(np.arange(8), 2)
+    twice = dataclasses.replace(
+        clip,
+        landmarks=clip.landmarks[numbers],
+        pixels=clip.pixels[numbers],
+        frames=tuple(clip.frames[i] for i in numbers),
+    )
+    encoded = []
+    encode = judge._run_encoder
+    monkeypatch.setattr(judge, "_run_encoder", lambda *of: encoded.append(encode(*of)) or encoded[-1])
+    raw = judge.many([twice])
+    assert sum(map(len, encoded)) == 8
+    monkeypatch.setattr(onnx_judge, "_without_repeats", lambda frames, present: (np.arange(len(frames)),) * 2)
+    assert np.array_equal(judge.many([twice]), raw)
+
+
+def test_a_black_frame_is_not_taken_for_padding(run, source):
+    member = load_member(run)
+    config = member.config.copy_and_resolve_references().unlock()
+    config.data.padding = "zero"
+    member = dataclasses.replace(member, config=config)
+    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    black = dataclasses.replace(short, frames=(encode_frame(np.zeros((256, 256, 3), np.uint8)), *short.frames[1:]))
+    np.testing.assert_allclose(OnnxJudge(member).many([black]), JaxJudge(member).many([black]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("knots", [(), ((-0.6, 0.2), (-0.45, 0.3), (-0.3, 1.7), (1.0, 1.71))])

@@ -1,6 +1,7 @@
 """Scores clips in ONNX Runtime, which is faster than XLA on CPUs: see docs/export.md."""
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -45,11 +46,14 @@ class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
     The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
-    in the processor's cache.
+    in the processor's cache, and a frame that repeats the one before is not encoded again.
 
     Args:
       member: the model.
       threads: number of threads to compute with; 0 for all cores that this process may use.
+
+    Attributes:
+      encoder: the session of the part that encodes frames; None for a model without frames.
     """
 
     def __init__(self, member: Member, threads: int = 0):
@@ -60,11 +64,11 @@ class OnnxJudge:
         self.member = member
         model = build(member.config, member.variables, member.output)
         inputs = [entry.name for entry in model.graph.input]
-        self._encoder = None
+        self.encoder: Any = None
         if "frames" in inputs:
             of_frames = [name for name in inputs if name in ("frames", "frames_present")]
             part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
-            self._encoder = open_session(part.SerializeToString(), threads)
+            self.encoder = open_session(part.SerializeToString(), threads)
             inputs = [FRAME_FEATURES, *(name for name in inputs if name not in of_frames)]
         self._rest = open_session(Extractor(model).extract_model(inputs, [RAW]).SerializeToString(), threads)
         self._inputs = inputs
@@ -75,7 +79,7 @@ class OnnxJudge:
 
     def _one(self, clip: Clip) -> float:
         sample = Sampler(self.member.config).test(clip).inputs
-        if self._encoder is not None:
+        if self.encoder is not None:
             sample = sample.replace(frames=None, frames_present=None, frame_features=self._encode(sample))
         batch = {name: x if name == "frame_features" else x[None] for name, x in _named(sample, self._inputs)}
         (raw,) = self._rest.run(None, batch)
@@ -83,17 +87,37 @@ class OnnxJudge:
 
     def _encode(self, sample: Inputs) -> np.ndarray:
         """Features (K, C) of the distinct frames of one sample."""
-        assert self._encoder is not None
-        names = [entry.name for entry in self._encoder.get_inputs()]
+        assert self.encoder is not None
         assert sample.frames is not None
-        count = len(sample.frames)
-        # Scrambling mixes frames before they are encoded, so they must stay together.
-        at_once = count if self.member.config.model.rgb.scrambled_frames else _FRAMES_AT_ONCE
-        parts = []
-        for first in range(0, count, at_once):
-            cut = {name: x[None, first : first + at_once] for name, x in _named(sample, names)}
-            parts.append(self._encoder.run(None, cut)[0])
-        return np.concatenate(parts)
+        if self.member.config.model.rgb.scrambled_frames:  # mixes frames before they are encoded: all stay together
+            return self._run_encoder(sample, slice(None))
+        fresh, where = _without_repeats(sample.frames, sample.frames_present)
+        starts = range(0, len(fresh), _FRAMES_AT_ONCE)
+        return np.concatenate([self._run_encoder(sample, fresh[i : i + _FRAMES_AT_ONCE]) for i in starts])[where]
+
+    def _run_encoder(self, sample: Inputs, chosen: np.ndarray | slice) -> np.ndarray:
+        """Features of the ``chosen`` frames."""
+        assert self.encoder is not None
+        names = [entry.name for entry in self.encoder.get_inputs()]
+        features: np.ndarray = self.encoder.run(None, {n: x[None, chosen] for n, x in _named(sample, names)})[0]
+        return features
+
+
+def _without_repeats(frames: np.ndarray, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Finds neighbouring frames (K, S, S, 3) with equal pixels, as in a video resampled to a higher rate.
+
+    Args:
+      frames: uint8.
+      present: (K,) bool; a frame that is not present is encoded as zeros. None if all are.
+
+    Returns:
+      The places (N,) of the frames that differ from the one before, and for each of the K frames, which of the N it
+      equals.
+    """
+    differs = np.array([True, *((a != b).any() for a, b in itertools.pairwise(frames))])
+    if present is not None:
+        differs[1:] |= present[1:] != present[:-1]
+    return np.flatnonzero(differs), np.cumsum(differs) - 1
 
 
 def _named(inputs: Inputs, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
