@@ -459,7 +459,7 @@ def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, 
     scored = scorer.score_clip(source[0], "pout")
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
     assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
-    assert any("in the layout points63, and these are in" in text for text in scored.warnings)
+    assert any("in layout points63, but these are in" in text for text in scored.warnings)
     known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
     assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", None))
     frames = tmp_path / "frames"
