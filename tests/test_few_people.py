@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import folder, synthetic
+from tests import linear
 from tramp_jax import Scorer, experiment, run
 from tramp_jax.data import datasets
 
@@ -23,6 +24,21 @@ def trained(tmp_path_factory):
     return workdir, config
 
 
+@pytest.fixture(scope="module")
+def linear_run(tmp_path_factory):
+    """Cross-validation of ten people in five folds, with a linear stand-in for the network."""
+    config = synthetic.get_config("few").unlock()
+    config.update_from_flattened_dict(linear.OPTIONS)
+    config.model.update(members=1, ridge=False)
+    config.model.trajectory.patch = 1
+    config.data.update(num_subjects=10, clips_per_subject=1, protocol="k_fold", num_folds=5)
+    config.train.update(epochs=1, evaluate_every=1, batch_size=4)
+    workdir = tmp_path_factory.mktemp("few") / "folds"
+    with linear.linear_model():
+        experiment.train(config.lock(), workdir)
+    return workdir
+
+
 def test_simple_methods_learn_from_the_same_people(trained):
     workdir, _ = trained
     found = json.loads((workdir / run.BASELINES).read_text())
@@ -36,6 +52,15 @@ def test_simple_methods_learn_from_the_same_people(trained):
     }
     assert (workdir / run.BASELINES_PLOT).is_file()
     assert not (workdir / run.CROSS_VALIDATION).exists()
+
+
+def test_differences_are_defined_where_folds_hold_few_people(linear_run):
+    """Resampled people may miss a fold, or be all alike in one."""
+    found = json.loads((linear_run / run.CROSS_VALIDATION).read_text())["differences"]
+    for pairs in found.values():
+        for difference in pairs.values():
+            assert difference["interval"] is None or difference["interval"][0] <= difference["interval"][1]
+    assert any(each["interval"] for each in found["spearman"].values())
 
 
 def test_both_runtimes_score_with_all_members(trained):

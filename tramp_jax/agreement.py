@@ -4,10 +4,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tramp_jax import metrics
-from tramp_jax.training_log import save_figure
+from tramp_jax.training_log import new_figure, save_figure
 
 _MOST_RATINGS = 12  # a larger table would not be readable
 
@@ -39,7 +38,7 @@ def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict
       report: what ``evaluation.write_report`` returns.
       title: the picture's title.
     """
-    figure = Figure(figsize=(10, 8.4), layout="constrained")
+    figure = new_figure(10, 8.4)
     figure.suptitle(title)
     (calibrated, differences), (table, risk) = figure.subplots(2, 2)
     _plot_calibration(calibrated, score, target)

@@ -104,7 +104,7 @@ def _difference(
     scores = [np.concatenate([fold.scores[name] for fold in folds]) for name in (one, other)]
 
     def difference(rows: np.ndarray) -> float:
-        within = [rows[number[rows] == i] for i in range(len(folds))]
+        within = [part for i in range(len(folds)) if len(part := rows[number[rows] == i])]  # a draw may miss a fold
         first, second = (np.array([REGRESSION[metric](score[r], target[r]) for r in within]) for score in scores)
         defined = np.isfinite(first - second)
         return float(np.mean((first - second)[defined])) if defined.any() else float("nan")

@@ -5,14 +5,16 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tramp_jax import metrics, run, sharding
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Reporter:
@@ -85,7 +87,7 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
     rows = read_metrics(folder)
     train = [(r["step"] / steps_per_epoch, r["loss"]) for r in rows if r["kind"] == "train"]
     validation = [(r["step"] / steps_per_epoch, r[selection]) for r in rows if r["kind"] == "validation"]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     epochs, losses = np.array(train, float).T if train else (np.zeros(0), np.zeros(0))
     left.plot(epochs, losses, color="0.75", linewidth=0.8, label="every step")
@@ -109,7 +111,7 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
 
 def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str) -> None:
     """Plots predicted over true scores, one colour per group (expression), jittered if targets are whole numbers."""
-    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    figure = new_figure(5, 4.6)
     axes = figure.subplots()
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(target)) if np.all(target % 1 == 0) else 0.0
     low, high = min(np.min(score), np.min(target)), max(np.max(score), np.max(target))
@@ -126,7 +128,7 @@ def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, grou
 
 def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Plots cross-validation, {metric: {method: value per fold}}, with one panel per metric and a bar at the mean."""
-    figure = Figure(figsize=(4.2 * len(values), 3.4), layout="constrained")
+    figure = new_figure(4.2 * len(values), 3.4)
     panels = np.atleast_1d(figure.subplots(1, len(values)))
     for axes, (metric, methods) in zip(panels, values.items(), strict=True):
         for i, folds in enumerate(methods.values()):
@@ -138,7 +140,14 @@ def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[fl
     save_figure(figure, path)
 
 
-def save_figure(figure: Figure, path: pathlib.Path) -> None:
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty picture of this size in inches."""
+    from matplotlib.figure import Figure  # takes a second, which no start needs
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: "Figure", path: pathlib.Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=130)
     write_atomically(path, image.getvalue())

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from scipy.interpolate import CubicSpline
 
 from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
 
@@ -55,6 +54,8 @@ def _spline(whole: np.ndarray, length: int) -> np.ndarray:
     n = len(whole)
     if n == 1:
         return np.repeat(whole, length, axis=0)
+    from scipy.interpolate import CubicSpline  # takes most of a second, and other paddings do not need it
+
     return CubicSpline(np.arange(n), whole)(np.linspace(0, n - 1, length)).astype(whole.dtype)
 
 

@@ -1,5 +1,6 @@
 """The networks. ``build_model(config.model)`` builds one, ``apply`` calls it on ``Inputs``."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -222,6 +223,11 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
 
 def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Shapes and types of ``init_variables``, without computing it."""
+    return jax.tree.map(lambda x: x, _abstract_variables(ml_collections.FrozenConfigDict(config)))  # own dicts
+
+
+@functools.lru_cache(maxsize=4)  # tracing the model takes a second, and a run asks several times
+def _abstract_variables(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
     variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from tramp_jax import metrics, run
 from tramp_jax.checkpoint import BEST
@@ -17,7 +16,7 @@ from tramp_jax.evaluation import Written, read_predictions
 from tramp_jax.files import write_atomically
 from tramp_jax.studies import runner
 from tramp_jax.studies.plan import MEAN, Row, Run, Study
-from tramp_jax.training_log import save_figure
+from tramp_jax.training_log import new_figure, save_figure
 
 MARKDOWN, TABLE, FIGURE = "table.md", "table.csv", "table.png"
 DRAWS = 1000
@@ -284,7 +283,7 @@ def _plot(
     path: pathlib.Path, study: Study, lines: Sequence[Line], metric: str, found: Mapping[tuple[str, str, str], Figures]
 ) -> None:
     """Plots the compared metric of every row with its interval over people, each seed, and the paper's figure."""
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines)), layout="constrained")
+    figure = new_figure(7, 1.2 + 0.42 * len(lines))
     axes = figure.subplots()
     for place, line in enumerate(lines):
         f = found[line.row.name, MEAN, metric]
