@@ -62,8 +62,8 @@ def _of_study(name: str) -> list[str]:
             rows = [[row.name, *_paper(row.paper, len(columns))] for row in study.rows if row.paper]
             lines += [f"{title}, the paper's ρ × 100:", "", *_table(["", *columns, "mean"], rows), ""]
     meant_for = plan.load(name, "synthetic").meant_for
-    lines += ["```", *(f"tramp-jax study {name} --data {d} --root DATA --out results/{d}/{name}" for d in meant_for)]
-    lines += ["```", ""]
+    commands = [f"tramp-jax study {name} --data {d} --root DATA --out results/{d}/{name}" for d in meant_for]
+    lines += ["```", *commands, "```", ""] if commands else []
     kept = KEPT / f"{name}.md"
     if kept.is_file():
         body = kept.read_text().partition("\n")[2].strip()

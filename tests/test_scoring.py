@@ -26,6 +26,8 @@ from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member
+from tramp_jax.scoring.onnx_judge import OnnxJudge
+from tramp_jax.scoring.run_calibration import calibrate_run
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,50 @@ def test_an_ensemble_has_its_own_calibration(runs, calibrated, source, tmp_path)
     assert together.calibration.level == 0.7
     assert together.score_clip(source[0]).interval is not None
     assert Scorer(folders[0]).calibration == alone
+
+
+@pytest.fixture(scope="module")
+def cross_validated(tmp_path_factory, tiny_variables):
+    """A run over four folds, with models that differ in their bias."""
+    home = tmp_path_factory.mktemp("runs") / "folds"
+    config = tiny.get_config().unlock()
+    config.data.update(num_subjects=20, protocol="k_fold", num_folds=4)
+    home.mkdir()
+    (home / "config.json").write_text(config.to_json())
+    for number in range(4):
+        variables = jax.tree.map(np.copy, tiny_variables)
+        variables["params"]["head"]["layer3"]["bias"] += 0.3 * number
+        (home / f"fold_{number}").mkdir()
+        with Checkpoints(home / f"fold_{number}", writing=True) as checkpoints:
+            checkpoints.save_best(7, variables)
+    return home
+
+
+def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_them(cross_validated, capsys):
+    assert cli.main(["calibrate", str(cross_validated)]) == 0
+    assert "20 clips of 20 people" in capsys.readouterr().out
+    scorer = Scorer(cross_validated)
+    found = scorer.calibration
+    assert (found.clips, found.subjects, found.test_clips) == (20, 20, 20)
+    scores, spreads, targets, people = [], [], [], []
+    for member in scorer.members:
+        split = datasets.split(datasets.open_dataset(member.config), member.config, member.fold)["test"]
+        raw = OnnxJudge(member).many([split[i] for i in range(len(split))])
+        scores += list(member.output.score(raw))
+        spreads += list(member.output.spread(raw))
+        targets += [info.score for info in split.infos]
+        people += [info.subject for info in split.infos]
+    assert len(set(people)) == 20
+    ids = [member.id for member in scorer.members]
+    given = np.array(scores), np.array(spreads), np.array(targets), people
+    expected = calibration.calibrate(*given, level=0.9, models=ids, scale=(0.0, 4.0))
+    assert (found.factor, found.floor) == pytest.approx((expected.factor, expected.floor), rel=1e-3)
+    clip = datasets.open_dataset(scorer.config).source[0]
+    scored = scorer.score_clip(clip)
+    assert len(scored.members) == 4
+    assert scored.interval is not None
+    with user_error("too_few_people", 3, "num_folds"):  # the validation people of one fold
+        calibrate_run([cross_validated / "fold_1"], which="best", level=0.9)
 
 
 def test_clips_scored_together_have_the_same_scores_as_alone(runs, source):

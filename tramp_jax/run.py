@@ -23,7 +23,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -72,6 +72,12 @@ def is_trained(folder: pathlib.Path) -> bool:
 def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
     """Folders of the folds that hold checkpoints."""
     return sorted(folder for folder in run.glob("fold_*") if is_trained(folder))
+
+
+def models_in(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The folders of single models: a run over several folds stands for all its trained folds."""
+    parts = ([folder] if is_trained(folder) else trained_folds(folder) or [folder] for folder in folders)
+    return [model for part in parts for model in part]
 
 
 def evaluation_folder(folder: pathlib.Path, split: str, checkpoint: str) -> pathlib.Path:

@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run of train.py (or RUN/fold_0); several with the same split are calibrated as an ensemble",
+        help="folder of a run of train.py; several with the same split are calibrated as an ensemble, and so are the "
+        "folds of a cross-validated run",
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
@@ -28,11 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.checkpoint, which=arguments.which, level=arguments.level, data_root=arguments.data_root
     )
     sys.stdout.write(
-        f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} validation people; "
-        f"they cover {found.coverage:.1%} of {found.test_clips} clips of held-out test people, "
-        f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
-        f"written: {written}\n"
+        f"{found.level:.0%} intervals from {found.clips} clips of {found.subjects} people who were not trained on\n"
     )
+    if found.coverage is not None:
+        sys.stdout.write(
+            f"they cover {found.coverage:.1%} of {found.test_clips} clips of other held-out people, "
+            f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
+        )
+    sys.stdout.write(f"written: {written}\n")
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
             f"warning: {found.subjects} people are few for a calibration; clips of one person are alike, so the "

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="RUN",
-        help="folder of a run of train.py (or RUN/fold_0); several make an ensemble",
+        help="folder of a run of train.py; several make an ensemble, and so do the folds of a cross-validated run",
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument(

@@ -1,4 +1,10 @@
-"""Calibrates trained runs on their validation split, and tests the calibration on their test split."""
+"""Calibrates trained runs on people that they were not trained on.
+
+Models of one split are calibrated on its validation people and tested on its test people. The folds of one
+cross-validation are calibrated together on all people, each scored by the fold that was not trained on them, as in the
+CV+ of Barber et al., "Predictive Inference with the Jackknife+" (Annals of Statistics 2021). So the data of thirty
+people give intervals, which a validation split of six cannot.
+"""
 
 import dataclasses
 import pathlib
@@ -19,6 +25,7 @@ from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
 from tramp_jax.scoring.members import Member, load_member
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, combined
+from tramp_jax.training_data import TrainingData
 
 
 def calibrate_run(
@@ -29,7 +36,7 @@ def calibrate_run(
     A checkpoint of an older run that has no output gets one, fitted on the validation people.
 
     Args:
-      checkpoints: folders of runs or of their folds.
+      checkpoints: folders of runs or of their folds. A run over several folds stands for all of them.
       which: "best", "last" or a step number.
       level: share of clips that intervals should cover, between 0 and 1.
       data_root: where the data is now, if it has moved.
@@ -43,13 +50,20 @@ def calibrate_run(
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
-    members = [load_member(path, which) for path in checkpoints]
+    members = [load_member(path, which) for path in run.models_in(checkpoints)]
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
-        return _calibrate(members, level, data_root)
+        splits, described = _opened(members, data_root)
+        folds = {member.fold for member in members}
+        one_run = len({run.home(member.run).resolve() for member in members}) == 1
+        crossed = one_run and None not in folds and 1 < len(folds) == len(members)
+        found = (_across_folds if crossed else _on_validation)(members, splits, described, level)
+        return found, found.save(members[0].run)
 
 
-def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Calibration, pathlib.Path]:
-    splits = []
+def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, Split]], TrainingData]:
+    """The splits of every member, and the description of the first one's training data."""
+    splits: list[dict[str, Split]] = []
+    described = members[0].trained_on
     for member in members:
         config = member.config.copy_and_resolve_references()
         if data_root:
@@ -58,6 +72,55 @@ def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Cal
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.append(datasets.split(dataset, config, member.fold))
         usual_motion.describe(config, splits[-1], member.run)
+        described = described or training_data.describe(splits[-1], dataset.facts, config.data.target)
+    assert described is not None
+    return splits, described
+
+
+def _across_folds(
+    members: Sequence[Member], splits: Sequence[dict[str, Split]], data: TrainingData, level: float
+) -> Calibration:
+    """Calibrates on the test people of all folds, and tests each fold's people by a calibration on the others."""
+    scale = data.scale
+    assert scale is not None
+    parts = []
+    for member, split in zip(members, splits, strict=True):
+        raw, target = _judged([make_judge(member)], split[TEST])
+        parts.append((member.output.score(raw[0]), member.output.spread(raw[0]), target))
+    people = [[info.subject for info in split[TEST].infos] for split in splits]
+    ratings = outputs.histogram([info.score for split in splits for info in split[TEST].infos])
+
+    def calibrated(folds: Sequence[int]) -> Calibration:
+        scores, spreads, targets = (np.concatenate([parts[k][i] for k in folds]) for i in range(3))
+        return calibrate(
+            scores,
+            spreads,
+            targets,
+            [name for k in folds for name in people[k]],
+            level=level,
+            models=[member.id for member in members],
+            scale=(scale.low, scale.high),
+            ratings=[rating for rating, _ in ratings],
+        )
+
+    every = range(len(parts))
+    found = calibrated(every)
+    try:
+        tests = [calibrated([k for k in every if k != fold]).tested(*parts[fold]) for fold in every]
+    except UserError:  # too few people without one fold
+        return found
+    clips = [test.test_clips for test in tests]
+    return dataclasses.replace(
+        found,
+        coverage=float(np.average([test.coverage for test in tests], weights=clips)),
+        width=float(np.average([test.width for test in tests], weights=clips)),
+        test_clips=sum(clips),
+    )
+
+
+def _on_validation(
+    members: list[Member], splits: Sequence[dict[str, Split]], data: TrainingData, level: float
+) -> Calibration:
     # The ensemble must not be calibrated on a clip that one of its members was trained on.
     for name in (VALIDATION, TEST):
         people = [{info.subject for info in split[name].infos} for split in splits]
@@ -65,11 +128,10 @@ def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Cal
             raise UserError(
                 "other_people",
                 f"the {name} people of these runs differ, so the runs cannot be calibrated together; train them on the "
-                "same split (data.split_seed, data.fold) and with different --config.seed",
+                "same split (data.split_seed, data.fold) and with different --config.seed, or name all folds of a run",
             )
     judges = [make_judge(member) for member in members]
     split = splits[0]
-    data = members[0].trained_on or training_data.describe(split, dataset.facts, config.data.target)
     assert data.scale is not None
     ratings = outputs.histogram([info.score for info in split[TRAIN].infos])
     subjects = [info.subject for info in split[VALIDATION].infos]
@@ -93,8 +155,7 @@ def _calibrate(members: list[Member], level: float, data_root: str) -> tuple[Cal
     )
     raw, target = _judged(judges, split[TEST])
     scored = [(member.output.score(row), member.output.spread(row)) for member, row in zip(members, raw, strict=True)]
-    found = found.tested(*combined(*np.stack(scored, axis=1)), target)
-    return found, found.save(members[0].run)
+    return found.tested(*combined(*np.stack(scored, axis=1)), target)
 
 
 def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray]:

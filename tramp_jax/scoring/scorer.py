@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import training_data, usual_motion
+from tramp_jax import run, training_data, usual_motion
 from tramp_jax.batches.view import View, distinct_frames
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets, landmark_tables
@@ -116,7 +116,7 @@ class Scorer:
     ):
         if not checkpoints:
             raise TypeError("a scorer needs the folder of at least one trained run")
-        self.members = [load_member(pathlib.Path(path), which) for path in checkpoints]
+        self.members = [load_member(path, which) for path in run.models_in(map(pathlib.Path, checkpoints))]
         kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
         if len(kinds) > 1:
             raise UserError(
@@ -280,8 +280,8 @@ class Scorer:
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
             if self._max_width is not None and width > self._max_width:
                 withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
-            note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} validation people" + (
-                "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} held-out clips"
+            note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
+                "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} test clips"
             )
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
         turned = self._usual_motion.turned(quality) if self._usual_motion is not None else ""

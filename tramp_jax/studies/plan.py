@@ -3,7 +3,7 @@
 A study file (``studies/*.toml``) holds:
 
     title = "..."
-    data = ["pfed5"]                # optional: the clinical data it is meant for, if not PFED5 and NeuroFace
+    data = ["pfed5"]                # optional: the clinical data it is meant for, if not PFED5 and NeuroFace; may be []
     reference = "..."               # optional: the row to compare the others with, if not the first
     [on.DATA]                       # optional: options of every row, on this data set
     [columns.DATA]                  # optional: options of each column, instead of the recipe's columns
