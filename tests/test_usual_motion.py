@@ -10,7 +10,7 @@ from tests import tiny
 from tests.raises import user_error
 from tramp_jax import run, usual_motion
 from tramp_jax.data import datasets
-from tramp_jax.data.source import Wanted
+from tramp_jax.data.source import Split, Wanted
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,21 @@ def test_other_motion_is_recognised(splits, usual, change):
     strange = [usual.unlike(moved(test[i], change)) for i in range(8)]
     assert np.mean([bool(text) for text in strange]) >= 0.9
     assert "usual up to" in strange[0]
+
+
+def test_two_validation_clips_do_not_set_the_limit_alone(splits, tmp_path):
+    config, parts = splits
+    found = []
+    for first in (0, 4, 8):
+        some = {"train": Split(parts["train"], range(48)), "validation": Split(parts["validation"], [first, first + 1])}
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        usual_motion.describe(config, some, folder)
+        found.append(usual_motion.load(folder))
+    assert max(each.threshold for each in found) < 1.3 * min(each.threshold for each in found)
+    test = parts["test"]
+    assert np.mean([bool(found[0].unlike(test[i])) for i in range(len(test))]) <= 0.2
+    assert all(found[0].unlike(moved(test[i], shaking)) for i in range(4))
 
 
 def test_a_model_of_frames_alone_has_no_usual_motion(splits, tmp_path):

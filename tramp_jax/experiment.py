@@ -140,7 +140,7 @@ def train_fold(
         data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
         tqdm.write(f"clips: {data}; writing to {folder}")
-        if data.people[VALIDATION] < FEW_PEOPLE:
+        if data.people[VALIDATION] < FEW_PEOPLE and config.train.evaluate_every < config.train.epochs:
             tqdm.write(
                 f"warning: only {data.people[VALIDATION]} validation people select the best checkpoint, so the choice "
                 "is mostly luck; use the last one, or raise --config.data.validation_fraction"

@@ -3,7 +3,8 @@
 The score of such a clip means nothing, however certain the model is. Each motion feature of a clip (see ``baselines``)
 is compared with its median over the training clips, in units of its interquartile range, on a logarithmic scale because
 features are skewed. The distance of a clip is the root mean square of these, each limited. A clip is unusual if it is
-farther away than nearly all validation clips. Head rotation is compared with that of the training frames.
+farther away than nearly all validation clips; where these are few, training clips count too, each compared with the
+others. Head rotation is compared with that of the training frames.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from tramp_jax.files import write_atomically
 from tramp_jax.models import reads_trajectories
 
 _USUAL = 0.95  # share of new people's clips that should count as usual
+_ENOUGH = 19  # clips; of fewer, the largest distance is not yet that of ``_USUAL``
 _LARGEST = 10.0  # limit of a single feature, in interquartile ranges
 _OFFSET = 0.01  # added before the logarithm
 _POSES = (0.5, 99.5)  # percentiles of the head's rotation in training
@@ -118,15 +120,22 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     train = np.array(list(features(TRAIN)))
     if len(train) < 2:
         return
-    medians = np.median(train, axis=0)
-    ranges = np.maximum(np.subtract(*np.percentile(train, [75, 25], axis=0)), 0.05)
-    found = sorted(_distance(each, medians, ranges) for each in features(VALIDATION))
+    medians, ranges = _spread(train)
+    found = [_distance(each, medians, ranges) for each in features(VALIDATION)]
+    if len(found) < _ENOUGH:
+        found += [_distance(each, *_spread(np.delete(train, i, axis=0))) for i, each in enumerate(train)]
     rank = min(math.ceil((len(found) + 1) * _USUAL), len(found))
-    threshold = found[rank - 1] if found else max(_distance(each, medians, ranges) for each in train)
+    threshold = sorted(found)[rank - 1]
     low, high = np.nanpercentile(np.concatenate(rotations, axis=1), _POSES, axis=1)
     yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
     content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)
     write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
+
+
+def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians and interquartile ranges (D,) of the features (N, D) of clips."""
+    ranges = np.maximum(np.subtract(*np.percentile(features, [75, 25], axis=0)), 0.05)
+    return np.median(features, axis=0), ranges
 
 
 def load(folder: pathlib.Path) -> UsualMotion | None:
