@@ -30,5 +30,6 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.data.target = EMOTION
         config.loss.name = "cross_entropy"
         config.model.head.num_classes = len(EMOTIONS)
+        config.model.ridge = False
         config.evaluation.baselines = False
     return config.lock()
