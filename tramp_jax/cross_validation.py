@@ -120,7 +120,7 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
     train_scores = np.array([info.score for part in seen for info in part.infos])
     describe = (baselines.motion_features, baselines.motion_energies)
     forest, energies = zip(*(baselines.described(part, *describe) for part in (seen, unseen)), strict=True)
-    model = _predicted(folder, parts[TEST], raw=config.loss.name == "mse")
+    raw, score = _predicted(folder, parts[TEST])
     svr = baselines.support_vectors(energies[0], train_scores, energies[1])
     ridge = baselines.ridge(energies[0], train_scores, energies[1])
     scores = {
@@ -128,26 +128,26 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
         SVR: svr,
         RIDGE: ridge,
-        HYBRID: (model + svr) / 2,
-        MODEL: model,
+        HYBRID: ((raw if config.loss.name == "mse" else score) + svr) / 2,
+        MODEL: raw,  # scores have more ties, where the scale ends
     }
     infos = parts[TEST].infos
     return _Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
 
 
-def _predicted(folder: pathlib.Path, split: Split, raw: bool) -> np.ndarray:
-    """The model's raw values or scores (N,) of the clips of a split, from its report.
+def _predicted(folder: pathlib.Path, split: Split) -> np.ndarray:
+    """The model's raw values and scores (2, N) of the clips of a split, from its report.
 
     Raises:
       UserError: damaged_file.
     """
     report = run.evaluation_folder(folder, TEST, BEST)
     written = evaluation.read_predictions(report)
-    found = dict(zip(written.clips, written.raw if raw else written.score, strict=True))
+    found = dict(zip(written.clips, zip(written.raw, written.score, strict=True), strict=True))
     missing = [info.id for info in split.infos if info.id not in found]
     if missing:
         raise UserError("damaged_file", f"{report}: clip {missing[0]} is missing; evaluate this checkpoint again")
-    return np.array([found[info.id] for info in split.infos])
+    return np.array([found[info.id] for info in split.infos]).T
 
 
 def _measured(folders: Sequence[pathlib.Path], which: str, metric: str) -> list[float]:
