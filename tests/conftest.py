@@ -10,8 +10,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 # compiled program depends on everything in it, so nothing here is ever out of date.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
-# Programs run a few times here, so the compiler's later passes take longer than they save.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import pytest
