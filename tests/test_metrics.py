@@ -12,6 +12,12 @@ SCORE = TARGET + RNG.normal(size=60)
 SUBJECTS = [f"s{i // 3}" for i in range(60)]
 
 
+def test_scores_that_are_not_numbers_have_no_ranks():
+    score, target = np.array([0.1, np.nan, 0.3, 0.2]), np.array([0.0, 1.0, 2.0, 0.0])
+    assert np.isnan(metrics.spearman(score, target))
+    assert np.isnan(metrics.auroc(score, target))
+
+
 def test_rank_and_linear_correlation_agree_with_scipy():
     assert metrics.spearman(SCORE, TARGET) == pytest.approx(stats.spearmanr(SCORE, TARGET).statistic)
     assert metrics.pearson(SCORE, TARGET) == pytest.approx(stats.pearsonr(SCORE, TARGET).statistic)

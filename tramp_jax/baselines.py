@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -22,6 +21,7 @@ from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
+from tramp_jax.ridge import regression
 
 # Peaks and ranges are percentiles, so that one badly detected frame or a cut does not determine them.
 _LOW, _HIGH = 5, 95
@@ -228,9 +228,9 @@ def support_vectors(
 def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Fits a linear map of features (n, d) in one unit to scores (n,); returns its scores (m,) of features (m, d).
 
-    Leave-one-out errors choose the penalty. ``seed`` changes nothing.
+    The regression is that of ``model.ridge``. ``seed`` changes nothing.
     """
-    return RidgeCV(np.logspace(-2, 4, 25)).fit(train_features, train_scores).predict(test_features)
+    return regression().fit(train_features, train_scores).predict(test_features)
 
 
 def constant(train_scores: Sequence[float] | np.ndarray, n: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads JSON files that anyone may have changed: whatever is wrong becomes an error that names the file."""
+"""Reads JSON files that anyone may have changed. Any fault becomes an error that names the file."""
 
 import dataclasses
 import functools

@@ -29,6 +29,8 @@ def spearman(score: np.ndarray, target: np.ndarray) -> float:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, ties averaged: ``scipy.stats.rankdata``, whose import would take a second of every start."""
+    if np.isnan(values).any():  # a model that diverged has no ranks
+        return np.full(len(values), np.nan)
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 

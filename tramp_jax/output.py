@@ -124,7 +124,7 @@ class Output:
     def fitted(self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto") -> "Output":
         """Adds the line with the least squared error on N clips of validation people.
 
-        There is no line if there are fewer than ``FEW_PEOPLE``, or if all raw values or all targets are equal.
+        No line is fitted to fewer than ``FEW_PEOPLE``, or if all raw values or all targets are equal.
 
         Args:
           raw, target: (N,).

@@ -21,8 +21,15 @@ from tramp_jax.models import Inputs
 PENALTIES = np.logspace(-2, 4, 25)
 
 
+def regression() -> Any:
+    """The regression before it is fitted. Leave-one-out errors choose its penalty."""
+    from sklearn.linear_model import RidgeCV  # takes seconds
+
+    return RidgeCV(PENALTIES)
+
+
 def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """The variables, with the regression fitted to the training clips. Leave-one-out errors choose its penalty.
+    """The variables, with the regression fitted to the training clips.
 
     Args:
       variables: ``{"params", "batch_stats"}``.
@@ -30,7 +37,6 @@ def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Me
       config: the whole configuration, with ``model.ridge``.
       mesh: the devices.
     """
-    from sklearn.linear_model import RidgeCV  # takes seconds
 
     def means(inputs: Inputs) -> jax.Array:
         return models.channel_means(for_evaluation(inputs, config.model).trajectories)
@@ -41,6 +47,6 @@ def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Me
     for batch in evaluation_batches(split, config, size):
         assert batch.mask is not None
         rows.append(np.asarray(means_of(sharding.put(batch.inputs, mesh)))[batch.mask > 0])
-    found = RidgeCV(PENALTIES).fit(np.concatenate(rows).astype(np.float64), [info.score for info in split.infos])
-    regression = {"kernel": jnp.float32(found.coef_), "bias": jnp.float32(found.intercept_)}
-    return variables | {"batch_stats": variables["batch_stats"] | {models.RIDGE: regression}}
+    found = regression().fit(np.concatenate(rows).astype(np.float64), [info.score for info in split.infos])
+    weights = {"kernel": jnp.float32(found.coef_), "bias": jnp.float32(found.intercept_)}
+    return variables | {"batch_stats": variables["batch_stats"] | {models.RIDGE: weights}}

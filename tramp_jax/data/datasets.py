@@ -46,7 +46,7 @@ def path_options(name: str) -> list[str]:
 
 
 def facts(name: str) -> Facts:
-    """What holds for every clip of data set ``name``. Empty if there is no such reader."""
+    """The facts about every clip of data set ``name``; empty ones for an unknown data set."""
     return _reader(name).FACTS if name in READERS else Facts()
 
 
