@@ -113,14 +113,17 @@ class _Stage(nn.Module):
 class _FusionAndHead(nn.Module):
     """The layers of ``TrampFormer`` after both encoders, whose tokens are (B, S, C) and (B, K, width)."""
 
-    fusion: fusion.Fusion
+    fusion: fusion.Fusion | None
     head: nn.Module
+    trajectory_head: nn.Module | None
 
     @nn.compact
     def __call__(self, subclips: jax.Array, trajectories: jax.Array) -> jax.Array:
         rgb = nn.Dense(trajectories.shape[-1])(subclips)
-        if self.fusion.tokens == "mean":
+        if self.fusion is None or self.fusion.tokens == "mean":
             rgb = jnp.mean(rgb, axis=1, keepdims=True)
+        if self.fusion is None:
+            return self.head(rgb[:, 0]) + self.trajectory_head(trajectories[:, 0])
         return self.head(jnp.mean(self.fusion(rgb, trajectories), axis=1).astype(jnp.float32))
 
 
@@ -166,13 +169,14 @@ def fusion_part(config: ConfigDict, batch: int) -> Part:
         "cross": to_trajectory + to_rgb,
         "concatenation": 4 * width**2,
         "sum": 0,
+        models.LATE: 0,
     }[c.name]
     widths = [width, *config.head.hidden, config.head.num_classes or 1]
-    head = sum(a * b for a, b in itertools.pairwise(widths))
+    head = sum(a * b for a, b in itertools.pairwise(widths)) * (2 if c.name == models.LATE else 1)
     flops = 2 * batch * (subclips * rgb.widths[-1] * width + head) + batch * fused
     shapes = (batch, subclips, rgb.widths[-1]), (batch, T, width)
     model = models.build_model(config)
-    module = _FusionAndHead(model.fusion, model.head)
+    module = _FusionAndHead(model.fusion, model.head, model.trajectory_head)
     return Part("fusion and head", 0, 1, flops, module, shapes, jnp.dtype(config.precision))
 
 

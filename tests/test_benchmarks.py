@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import attention, costs, inference, parts, quick, scale_model, timing, train_step
 from tests import tiny
-from tramp_jax.models import build_model, fusion
+from tramp_jax import config as defaults
+from tramp_jax.models import build_model
 
 no_torch = importlib.util.find_spec("torch") is None
 ROOT = pathlib.Path(__file__).parents[1]
@@ -131,7 +132,8 @@ def test_flops_by_hand_are_those_of_xla():
     shares |= {f"ResNet stage {i}": 1.0 for i in (1, 2, 3, 4)} | {"fusion and head": 1.02}
     seen = set()
     fusions = []
-    for way in [*({"name": name} for name in fusion.FUSIONS), {"name": "cross", "tokens": "sequence"}]:
+    ways = [{"name": name} for name in defaults.MODEL["fusion"]["name"].known]
+    for way in [*ways, {"name": "cross", "tokens": "sequence"}]:
         config.fusion.update(way)
         fusions.append(parts.fusion_part(config, 1))
     found = parts.trajectory_parts(config, 1), parts.frame_parts(config, 16), fusions

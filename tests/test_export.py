@@ -163,6 +163,7 @@ def in_tokens(name):
         pytest.param(changed(data={"padding": "spline", "frame_padding": "zero"}), id="only the frames have zeros"),
         pytest.param(in_tokens("tramp"), id="fusion of tokens"),
         pytest.param(in_tokens("cross"), id="cross-fusion of tokens"),
+        pytest.param(changed(model={"fusion": {"name": "late", "width": 32}}), id="late fusion"),
         pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),
         pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),

@@ -11,6 +11,7 @@ from convert_weights.load import LoadedCheckpoint
 from tests import tiny
 from tests.raises import user_error
 from tramp_jax import config as defaults
+from tramp_jax import losses, models
 from tramp_jax.models import abstract_variables, build_model, init_variables
 from tramp_jax.models.fusion import FUSIONS
 
@@ -57,7 +58,7 @@ def features():
 
 
 def test_every_strategy_can_be_chosen():
-    assert tuple(FUSIONS) == defaults.MODEL["fusion"]["name"].known
+    assert (*FUSIONS, models.LATE) == defaults.MODEL["fusion"]["name"].known
 
 
 @pytest.mark.parametrize("way", WAYS, ids=words)
@@ -94,6 +95,59 @@ def test_cross_fusion_alternates_tramp_blocks(features):
     np.testing.assert_allclose(cross.apply(variables, *features), jnp.concatenate([rgb, trajectory], 1), rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def late():
+    """The late fusion of a small model: its configuration, variables without initial zeros, inputs of 3 clips."""
+    config = tiny.get_config().unlock()
+    config.model.fusion.name = models.LATE
+    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32) + (0.5 if x.ndim == 1 else 0),
+        abstract_variables(config.model),
+    )
+    drawn = [rng.normal(size=shape).astype(np.float32) for shape in models.input_shapes(config.model, 3).values()]
+    return config, variables, drawn
+
+
+def test_late_fusion_is_the_mean_of_two_models(late):
+    config, variables, (frames, trajectories, index_t) = late
+    late = jax.jit(build_model(config.model).apply)
+    score, out = late(variables, frames, trajectories, index_t)
+    alone = []
+    for streams, head in (("rgb", "head"), ("trajectory", "trajectory_head")):
+        one = config.model.copy_and_resolve_references()
+        one.streams = streams
+        own = variables | {"params": variables["params"] | {"head": variables["params"][head]}}
+        alone.append(jax.jit(build_model(one).apply)(own, frames, trajectories, index_t)[0])
+    assert np.abs(alone[0] - alone[1]).min() > 1e-3
+    np.testing.assert_allclose(score, np.mean(alone, axis=0), rtol=1e-5)
+    assert {"rgb_features", "trajectory_features"} < out.keys()
+    shared, _ = late(variables, frames[:1], trajectories, index_t)
+    assert shared.shape == (3,)
+    assert float(shared[0]) == pytest.approx(float(score[0]), rel=1e-5)
+
+
+def test_in_late_fusion_each_stream_learns_from_its_own_loss(late):
+    config, variables, inputs = late
+    model, target = build_model(config.model), jnp.array([0.0, 2.0, 4.0])
+    loss = losses.build_loss(config, [0, 2, 4])
+
+    def of_frames(params):
+        given = {"params": params, "batch_stats": variables["batch_stats"]}
+        keys = {"dropout": jax.random.key(0)}
+        (scores, _), _ = model.apply(given, *inputs, train=True, rngs=keys, mutable=["batch_stats"])
+        return losses.bmc(scores[:, 0], target), scores
+
+    slopes, scores = jax.jit(jax.grad(of_frames, has_aux=True))(variables["params"])
+    assert scores.shape == (3, 2)
+    separate = [float(losses.bmc(scores[:, stream], target)) for stream in (0, 1)]
+    assert float(loss(scores, target)) == pytest.approx(np.mean(separate), rel=1e-5)
+    norms = {part: sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(tree)) for part, tree in slopes.items()}
+    assert norms.pop("trajectory_encoder") == norms.pop("trajectory_head") == 0
+    assert min(norms.values()) > 0
+
+
 def test_sizes_at_the_published_width():
     sizes = {}
     for name in FUSIONS:
@@ -105,13 +159,14 @@ def test_sizes_at_the_published_width():
     assert sizes == {"tramp": 2_368_512, "concatenation": 131_328, "sum": 0, "cross": 2_368_512}
 
 
-def test_options_of_other_strategies_have_no_effect_but_their_ways_are_refused(config):
-    config.model.fusion.update(name="sum", heads=3)  # 3 does not divide the width
+@pytest.mark.parametrize("name", ["sum", models.LATE])
+def test_options_of_other_strategies_have_no_effect_but_their_ways_are_refused(config, name):
+    config.model.fusion.update(name=name, heads=3)  # 3 does not divide the width
     build_model(config.model)
     for option, value in (("query", "trajectory"), ("tokens", "sequence")):
         changed = config.copy_and_resolve_references().model
         changed.fusion[option] = value
-        with user_error("bad_option", f"model.fusion.{option}", "sum"):
+        with user_error("bad_option", f"model.fusion.{option}", name):
             build_model(changed)
 
 
@@ -119,7 +174,7 @@ def zeros(config):
     return jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract_variables(config))
 
 
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name != "tramp"])
+@pytest.mark.parametrize("name", [*(name for name in FUSIONS if name != "tramp"), models.LATE])
 def test_weights_of_another_fusion_are_refused(config, name):
     theirs, ours = (config.model.copy_and_resolve_references() for _ in range(2))
     ours.fusion.name = name

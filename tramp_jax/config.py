@@ -91,9 +91,10 @@ MODEL: dict[str, Any] = {
     },
     "fusion": {
         # How the streams are combined (paper, Table VI): TraMP blocks as published; features side by side and one
-        # linear map; their sum; TraMP blocks in both directions. Options below that a strategy does not use have no
+        # linear map; their sum; TraMP blocks in both directions. "late" is ours: each stream is trained with a head and
+        # a loss of its own, and the score is the mean of both. Options below that a strategy does not use have no
         # effect.
-        "name": _one_of("tramp", "concatenation", "sum", "cross"),
+        "name": _one_of("tramp", "concatenation", "sum", "cross", "late"),
         "query": _one_of("rgb", "trajectory"),  # for "tramp": the stream that attends to the other one
         # What the strategy reads from a stream: its mean feature, as published, so that attention has one key and its
         # softmax is 1; or, for "tramp" and "cross", the features of its sub-clips or moments. Sub-clips then get

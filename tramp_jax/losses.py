@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from tramp_jax.errors import UserError
-from tramp_jax.models import reads_frames
+from tramp_jax.models import reads_frames, separate_losses
 
 Array = jax.Array
 LANDMARKS = "landmarks"  # ignores the ratings
@@ -147,14 +147,15 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
 def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss``, as a function of the model's output and the targets.
 
-    With ``model.members``, the output has a member axis after the batch axis, and the loss is the members' mean.
+    With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis, and the
+    loss is the mean of theirs.
 
     Args:
       config: the whole configuration.
       ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
     """
     loss = _build_loss(config, ratings)
-    if config.model.members == 1:
+    if not separate_losses(config.model):
         return loss
     return lambda outputs, target: jnp.mean(jax.vmap(loss, in_axes=(1, None))(outputs, target))
 

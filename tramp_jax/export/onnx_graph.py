@@ -131,6 +131,10 @@ def _value(
         if "rgb_projection" in params:
             rgb = dense(g, params["rgb_projection"], rgb)
         features.append(g.op("Add", rgb, params["rgb_positions"]) if in_tokens else rgb)
+    if isinstance(model, TrampFormer) and model.trajectory_head is not None:
+        trajectory, rgb = features
+        scores = _head(g, params["head"], rgb), _head(g, params["trajectory_head"], trajectory)
+        return g.op("Mul", g.op("Add", *scores), np.array(0.5))
     feature = features[0]
     if fusion is not None:
         trajectory, rgb = features

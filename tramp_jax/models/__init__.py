@@ -19,6 +19,7 @@ from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
+LATE = "late"  # the fusion of scores instead of features
 RIDGE = "ridge"  # next to the model's modules in "batch_stats", since no gradient changes it
 Model = TrampFormer | Ensemble | SkateFormerClassifier | FormerDFERClassifier
 
@@ -47,7 +48,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
     if config.name == "former_dfer":
         return FormerDFERClassifier(_rgb_encoder(config), _head(config))
-    both = config.streams == "both"
+    both, late = config.streams == "both", is_late_fusion(config)
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise UserError(
             "bad_option",
@@ -59,6 +60,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
         fusion=_fusion(config) if both else None,
         head=_head(config),
+        trajectory_head=_head(config) if late else None,
         width=config.fusion.width,
         streams=config.streams,
     )
@@ -166,7 +168,18 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
     )
 
 
-def _fusion(config: ml_collections.ConfigDict) -> Fusion:
+def is_late_fusion(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model of a ``model`` group scores each stream by itself."""
+    return config.name == "tramp_former" and config.streams == "both" and config.fusion.name == LATE
+
+
+def separate_losses(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model's output in training has several scores of each clip in its second axis, each with a loss."""
+    return config.members > 1 or is_late_fusion(config)
+
+
+def _fusion(config: ml_collections.ConfigDict) -> Fusion | None:
+    """The fusion of features; None for late fusion."""
     c = config.fusion
     if c.query != "rgb" and c.name != "tramp":
         raise UserError(
@@ -174,16 +187,17 @@ def _fusion(config: ml_collections.ConfigDict) -> Fusion:
             f"model.fusion.query is {c.query}, but only model.fusion.name=tramp has a query, not {c.name}; set it to "
             "rgb",
         )
-    fusion = FUSIONS[c.name]
-    if c.tokens != "mean" and not fusion.attends:
+    fusion = FUSIONS.get(c.name)
+    attends = fusion is not None and fusion.attends
+    if c.tokens != "mean" and not attends:
         raise UserError(
             "bad_option",
             f"model.fusion.tokens is {c.tokens}, but model.fusion.name={c.name} has no attention and takes one token "
             "per stream; set it to mean",
         )
-    if fusion.attends:
+    if attends:
         _check_divisible("model.fusion.width", [c.width], c.heads)
-    return fusion(c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
+    return fusion and fusion(c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:

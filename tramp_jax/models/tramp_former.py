@@ -38,6 +38,7 @@ class TrampFormer(nn.Module):
 
     Attributes:
       trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
+      trajectory_head: only for late fusion, where each stream has a head and ``head`` reads the frames.
       width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
       streams: the inputs to read. With one stream, the head reads that stream's feature.
     """
@@ -46,6 +47,7 @@ class TrampFormer(nn.Module):
     rgb_encoder: FormerDFER | None
     fusion: Fusion | None
     head: Head
+    trajectory_head: Head | None = None
     width: int = 256
     streams: Streams = "both"
 
@@ -72,7 +74,8 @@ class TrampFormer(nn.Module):
           frame_features: (B, K, channels) or (1, K, channels) output of the S-Former, if known; replaces ``frames``.
 
         Returns:
-          The score (B,) or class logits (B, num_classes), and named intermediates of the streams in use, such as
+          The score (B,) or class logits (B, num_classes); in training with late fusion, those of each stream
+          (B, 2) or (B, 2, num_classes), so that each has its own loss. And named intermediates of the streams, such as
           ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width), and
           ``trajectory_tokens`` (B, T', width) and ``rgb_tokens`` (B, F / 16, width), whose means are the features.
         """
@@ -95,6 +98,11 @@ class TrampFormer(nn.Module):
                 rgb, trajectory = tokens + positions, out["trajectory_tokens"]
             rgb = jnp.broadcast_to(rgb, (len(trajectory), *rgb.shape[1:]))  # shared frames, several trajectories
             out["fused_features"] = jnp.mean(self.fusion(rgb, trajectory), axis=1)
+        if self.trajectory_head is not None:
+            pairs = (self.head, out["rgb_features"]), (self.trajectory_head, out["trajectory_features"])
+            scores = [head(features.astype(jnp.float32)) for head, features in pairs]
+            stacked = jnp.stack(jnp.broadcast_arrays(*scores), axis=1)
+            return (stacked if train else jnp.mean(stacked, axis=1)), out
         feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
         return self.head(out[feature[self.streams]].astype(jnp.float32)), out
 
