@@ -28,7 +28,6 @@ def first_batch(config):
 
 def main(folder: pathlib.Path) -> None:
     config = tiny.get_config().unlock()
-    config.model.trajectory.widths = (32,)  # compiles in half the time; the frame encoder has batch statistics
     config.optimizer.name = "sgd"
     config.train.ema = 0.9
     batch = first_batch(config)

@@ -31,7 +31,7 @@ def small(kind: str) -> Any:
     model, tiny = base().model.copy_and_resolve_references(), get_config().model
     model.name = kind
     if kind != "former_dfer":
-        model.trajectory.update(widths=tiny.trajectory.widths, embed_width=32, blocks_per_stage=1)
+        model.trajectory.update(widths=(32, 32), embed_width=32, blocks_per_stage=1)
     if kind != "skateformer":
         model.rgb.update({key: tiny.rgb[key] for key in ("widths", "image_size", "spatial_mlp_dim")})
         model.rgb.update({key: tiny.rgb[key] for key in ("temporal_mlp_dim", "temporal_depth")})

@@ -24,8 +24,7 @@ RECIPE = """
 from tests import tiny
 
 def get_config():
-    config = tiny.get_config().unlock()
-    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)  # compiles fastest"""
+    config = tiny.get_config().unlock()"""
 FEW_POINTS = "config.model.trajectory.update(num_points=12, neighbours=4, distant=3)"
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -293,7 +293,7 @@ def one_device(tmp_path_factory):
     """Options, and the losses of a run of the trajectory stream with them on one device; dropout is on."""
     # Small steps: in large ones, or by Adam's division by small second moments, any rounding grows from step to step.
     options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0}
-    options |= linear.OPTIONS | {"model.trajectory.widths": (32,)}
+    options |= linear.OPTIONS
     workdir = tmp_path_factory.mktemp("runs") / "one"
     _train(workdir, **{name.replace(".", "__"): value for name, value in options.items()})
     return options, _losses(workdir)
@@ -316,7 +316,7 @@ def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_
     for collection in ("params", "batch_stats"):
         assert _equal(tuned[collection]["rgb_encoder"], given[collection]["rgb_encoder"])
     trajectory, before = (x["params"]["trajectory_encoder"] for x in (tuned, given))
-    assert _equal(trajectory["stage_1_block_0"], before["stage_1_block_0"])
+    assert _equal(trajectory["stage_0_block_0"], before["stage_0_block_0"])
     for trained in ("fusion", "head"):
         assert not _equal(tuned["params"][trained], given["params"][trained])
     assert not _equal(trajectory["stem_0"], before["stem_0"])

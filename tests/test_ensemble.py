@@ -17,7 +17,7 @@ def configs():
     """The configuration of one model, and of three of them."""
     one = tiny.get_config().unlock()
     one.model.streams = "trajectory"
-    one.model.trajectory.update(widths=(32,), attention_dropout=0.5, drop_path=0.0)
+    one.model.trajectory.update(attention_dropout=0.5, drop_path=0.0)
     three = one.copy_and_resolve_references().unlock()
     three.model.members = 3
     return one, three

@@ -56,13 +56,6 @@ def source():
     return datasets.open_dataset(tiny.get_config()).source
 
 
-def quick(config):
-    """The smallest trajectory stream: one stage, which compiles faster."""
-    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
-    config.model.update(fusion={"width": 32, "depth": 1})
-    return config
-
-
 def with_tokens(graph):
     """The graph with one more output: the tokens (T · V, C) whose mean is the trajectory's feature.
 
@@ -109,7 +102,7 @@ def error(expected, found):
 
 
 def changed(**groups):
-    config = quick(tiny.get_config().unlock())
+    config = tiny.get_config().unlock()
     for group, options in groups.items():
         config[group].update(options)
     return config
@@ -124,7 +117,7 @@ def in_tokens(name):
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(tiny.get_config().unlock(), id="both streams, two stages"),
+        pytest.param(changed(model={"trajectory": {"widths": (32, 32)}}), id="both streams, two stages"),
         pytest.param(changed(model={"streams": "rgb"}), id="rgb"),
         pytest.param(changed(model={"streams": "trajectory", "trajectory": {"bias_order": "time"}}), id="bias by time"),
         pytest.param(
@@ -163,7 +156,7 @@ def in_tokens(name):
         pytest.param(changed(data={"padding": "spline", "frame_padding": "zero"}), id="only the frames have zeros"),
         pytest.param(in_tokens("tramp"), id="fusion of tokens"),
         pytest.param(in_tokens("cross"), id="cross-fusion of tokens"),
-        pytest.param(changed(model={"fusion": {"name": "late", "width": 32}}), id="late fusion"),
+        pytest.param(changed(model={"fusion": {"name": "late"}}), id="late fusion"),
         pytest.param(changed(model={"streams": "rgb", "rgb": {"scrambled_frames": True}}), id="scrambled frames"),
         pytest.param(changed(model={"name": "skateformer", "head": {"hidden": ()}}), id="skateformer"),
         pytest.param(changed(model={"name": "former_dfer", "head": {"hidden": ()}}), id="former_dfer"),
@@ -221,7 +214,7 @@ def test_a_classifier_is_refused():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a run, with an untrained model."""
-    folder, config = tmp_path_factory.mktemp("run"), quick(tiny.get_config().unlock())
+    folder, config = tmp_path_factory.mktemp("run"), tiny.get_config().unlock()
     config.model.trajectory.update(attention_dropout=0.5, drop_path=0.2)
     (folder / "config.json").write_text(config.to_json())
     with Checkpoints(folder, writing=True) as checkpoints:

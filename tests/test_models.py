@@ -314,7 +314,6 @@ def test_bfloat16_stays_near_float32_and_keeps_its_parameters_in_float32(config,
 def test_gradients_in_bfloat16_are_near_those_in_float32(config, inputs):
     """Trajectory stream only: gradients of untrained frame encoders are ill-conditioned, see docs/performance.md."""
     config.model.streams = "trajectory"
-    config.model.trajectory.widths = (32,)
     variables, found = init_variables(config.model, jax.random.key(0)), []
     for precision in ("float32", "bfloat16"):
         config.model.precision = precision

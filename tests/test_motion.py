@@ -140,7 +140,6 @@ def test_a_reversed_clip_moves_backwards(clip):
 def test_patches_are_means(clip):
     whole, config = read(clip, configured("xy+energy")), configured("xy+energy")
     config.model.trajectory.patch = 4
-    config.model.trajectory.widths = (32,)
     inputs = pipeline.stacked([pipeline.Sampler(config).test(clip).inputs])
     found = augment.for_evaluation(inputs, config.model)
     assert found.trajectories.shape == (1, 16, 63, 6)

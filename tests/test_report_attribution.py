@@ -80,7 +80,7 @@ def check_complete(found, tolerance: float) -> None:
     assert abs(found.regions.sum() - found.difference) <= tolerance * abs(found.difference)
     assert found.error == pytest.approx(abs(found.regions.sum() - found.difference), abs=1e-9)
     assert found.relative_error <= tolerance
-    parts = (found.trajectory.sum(axis=(1, 2)), found.frames.sum(axis=(1, 2)))
+    parts = [x.sum(axis=(1, 2)) for x in (found.trajectory, found.frames) if x is not None]
     np.testing.assert_allclose(sum(parts), found.by_moment, atol=1e-12)
     assert sum(found.by_input.values()) == pytest.approx(found.regions.sum())
     assert found.by_landmark.sum() == pytest.approx(found.trajectory.sum())
@@ -117,7 +117,7 @@ def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_var
 def test_motion_is_explained_by_its_kinds(source):
     config = tiny.get_config().unlock()
     config.model.streams = "trajectory"
-    config.model.trajectory.update(channels="xy+energy+range+asymmetry", input_scale=(1.0,), patch=2, widths=(32,))
+    config.model.trajectory.update(channels="xy+energy+range+asymmetry", input_scale=(1.0,), patch=2)
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
     assert found.converged
     assert found.trajectory.shape == (TIMES, 63, 14)
@@ -153,28 +153,27 @@ def test_a_bent_line_is_explained_in_units_of_the_rating(source, monkeypatch):
     np.testing.assert_allclose(effects, shares * effects.sum(), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_trained_model_is_explained_as_well(explainer, tmp_path):
-    """On whole clips of people that it was not trained on."""
+def test_a_trained_model_is_explained_as_well(tmp_path):
+    """On whole clips of people that it was not trained on; of motion only, which takes seconds to learn."""
     config = tiny.get_config().unlock()
-    config.train.update(epochs=6)
+    config.model.streams = "trajectory"
+    config.model.trajectory.update(channels="energy", patch=8, input_scale=(1.0,))
+    config.train.update(epochs=10, evaluate_every=10)
     splits = datasets.split(datasets.open_dataset(config), config, None)
     trainer.fit(config, splits, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         shapes = models.abstract_variables(config.model)
         _, variables = checkpoints.restore_variables("last", shapes, sharding.data_mesh())
-    differences = []
-    for index in range(min(2, len(splits["test"]))):
+    explainer = Explainer(config)
+    for index in range(2):
         found = explainer(variables, splits["test"][index])
+        assert abs(found.difference) > 0.1  # there is something to explain
         check_complete(found, 0.01)
-        differences.append(abs(found.difference))
-    assert max(differences) > 0.05  # there is something to explain
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compile")
 def test_a_fusion_of_tokens_is_explained_as_well(source, config):
-    config.model.trajectory.update(widths=(32,), blocks_per_stage=1)
     config.model.fusion.tokens = "sequence"
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))
     check_complete(found, 0.01)

@@ -111,7 +111,7 @@ def trajectory_config():
     stage) and without dropout."""
     config = tiny.get_config().unlock()
     config.model.streams = "trajectory"
-    config.model.trajectory.update(channels="xy", input_scale=(0.03,), widths=(32,))
+    config.model.trajectory.update(channels="xy", input_scale=(0.03,))
     config.model.trajectory.update(attention_dropout=0.0, drop_path=0.0)
     config.augment.reverse_time = 0.0
     config.optimizer.update(name="sgd", learning_rate=1e-2)

@@ -16,7 +16,6 @@ def shrink(config: ConfigDict, root: Path, streams: str = "both") -> ConfigDict:
     config = ConfigDict(config.to_dict())
     config.data.root = str(root)
     config.model.update(streams=streams, trajectory=small.model.trajectory, fusion=small.model.fusion)
-    config.model.trajectory.widths = (32,)  # one stage compiles fastest
     config.model.rgb.update(small.model.rgb)
     config.train.update(small.train, epochs=1, passes_per_epoch=1, batch_size=8)
     config.evaluation.update(small.evaluation)

@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from tramp_jax.errors import UserError
-from tramp_jax.models import reads_frames, separate_losses
+from tramp_jax.models import is_late_fusion, reads_frames, separate_losses
 
 Array = jax.Array
 LANDMARKS = "landmarks"  # ignores the ratings
@@ -147,8 +147,9 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
 def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss``, as a function of the model's output and the targets.
 
-    With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis, and the
-    loss is the mean of theirs.
+    With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
+    is the mean of the members' losses, or the sum of the streams': so ``loss.landmarks`` weighs as much beside the
+    frames' loss as without the other stream.
 
     Args:
       config: the whole configuration.
@@ -157,7 +158,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     loss = _build_loss(config, ratings)
     if not separate_losses(config.model):
         return loss
-    return lambda outputs, target: jnp.mean(jax.vmap(loss, in_axes=(1, None))(outputs, target))
+    together = jnp.sum if is_late_fusion(config.model) else jnp.mean
+    return lambda outputs, target: together(jax.vmap(loss, in_axes=(1, None))(outputs, target))
 
 
 def _build_loss(config: ConfigDict, ratings: Sequence[float]) -> Loss:

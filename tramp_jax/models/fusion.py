@@ -3,7 +3,8 @@
 Axes: B batch, Q query tokens, K key tokens, C channels, A attention heads, D channels per head.
 
 To add a strategy, add a ``Fusion`` to ``FUSIONS``, its name to ``model.fusion.name`` in ``tramp_jax.config`` and its
-ONNX nodes to ``tramp_jax.export.fusion_graph``.
+ONNX nodes to ``tramp_jax.export.fusion_graph``. Late fusion, which joins scores instead of features, is in
+``tramp_former``.
 """
 
 from typing import ClassVar, Literal

@@ -40,9 +40,8 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     return Dataset(_drawn(options, wanted.frames or wanted.pixels), FACTS)
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # the runs of a study read the same faces: a minute to draw those of configs/synthetic.py
+# The runs of a study read the same faces, and drawing those of configs/synthetic.py takes a minute.
+@functools.lru_cache(maxsize=1)
 def _drawn(options: Options, with_frames: bool) -> faces.SyntheticFaces:
     return faces.SyntheticFaces(
         options.num_subjects,
