@@ -6,7 +6,7 @@ import math
 import cv2
 import numpy as np
 
-from tramp_jax.data.clip_files import FRAME_SIZE
+from tramp_jax.data.landmark_checks import CROP
 
 CROP_FACTOR = 2.0  # side of a face crop / larger extent of the 63 points, which span about half of a published crop
 
@@ -27,7 +27,7 @@ class Box:
     @property
     def scale(self) -> float:
         """Pixels of the crop per pixel of the frame."""
-        return FRAME_SIZE / self.side
+        return CROP / self.side
 
     def fits(self, width: int, height: int) -> bool:
         """Whether landmarks with this box can lie in a frame of this size."""
@@ -41,7 +41,7 @@ class Box:
     def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
         ends = np.array([(0, 0), frame_size])
-        left, top, right, bottom = np.clip(self.map(ends), 0, FRAME_SIZE).ravel().tolist()
+        left, top, right, bottom = np.clip(self.map(ends), 0, CROP).ravel().tolist()
         return left, top, right, bottom
 
     def cut(self, frame: np.ndarray) -> np.ndarray:
@@ -55,8 +55,8 @@ class Box:
             square = np.zeros((self.side, self.side, 3), np.uint8)
             if right > left and bottom > top:
                 square[top - self.y : bottom - self.y, left - self.x : right - self.x] = frame[top:bottom, left:right]
-        how = cv2.INTER_AREA if self.side > FRAME_SIZE else cv2.INTER_LINEAR
-        return cv2.resize(square, (FRAME_SIZE, FRAME_SIZE), interpolation=how)
+        how = cv2.INTER_AREA if self.side > CROP else cv2.INTER_LINEAR
+        return cv2.resize(square, (CROP, CROP), interpolation=how)
 
 
 def face_box(points: np.ndarray) -> Box:

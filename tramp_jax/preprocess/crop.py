@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tramp_jax.data.clip_files import FRAME_SIZE as SIZE
 from tramp_jax.data.face_box import Box
+from tramp_jax.data.landmark_checks import CROP
 
 # Side of the square relative to the longer side of the face's box. The frame stream crops 224 of 256 pixels; with this
 # margin, it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
@@ -44,6 +44,6 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Bo
             f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual, and the face in it "
             "that much smaller"
         )
-    if box.side < SIZE / 2:
-        warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {SIZE}")
+    if box.side < CROP / 2:
+        warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {CROP}")
     return box, tuple(warnings)
