@@ -25,16 +25,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import timing
-from benchmarks.parts import (
-    TRAINING,
-    Part,
-    frame_encoder_flops,
-    frame_parts,
-    fusion_part,
-    model_flops,
-    trajectory_parts,
-)
+from benchmarks.parts import Part, frame_parts, fusion_part, total_flops, trajectory_parts
 from tramp_jax import models
+from tramp_jax.studies.cost import TRAINING, flops
 
 
 def xla_cost(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
@@ -182,12 +175,12 @@ def scoring(config: ConfigDict, rounds: int, limit: Mapping[str, float]) -> tupl
     variables = models.init_variables(config, key)
     forward = jax.jit(lambda variables, inputs: model.apply(variables, *inputs)[0])
     seconds = timing.take_turns_repeated({"forward": lambda: forward(variables, inputs)}, rounds)["forward"]
-    gflop, spread = model_flops(config, 1) / 1e9, timing.spread([1e3 * value for value in seconds])
+    gflop, spread = flops(config) / 1e9, timing.spread([1e3 * value for value in seconds])
     rate = gflop / (spread.median / 1e3)
     share = rate / limit[f"{config.precision} product"]
     lines = [
         f"One clip of {config.rgb.num_frames} frames and T = {config.trajectory.length}, all frames different, "
-        f"{config.precision}: {gflop:.1f} GFLOP by hand in {timing.digits(spread.median)} ms "
+        f"{config.precision}: {gflop:.1f} GFLOP in {timing.digits(spread.median)} ms "
         f"({timing.digits(spread.low)}–{timing.digits(spread.high)}), which is {timing.digits(rate)} GFLOP/s and "
         f"{share:.0%} of the product's limit.",
     ]
@@ -217,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines += ["", "float32 products have JAX's default precision: TF32 on NVIDIA's GPUs since Ampere."]
     report.add("limits of the machine", lines, **limit)
 
-    trajectories, encoder = model_flops(config, 1), frame_encoder_flops(config, config.rgb.num_frames)
-    trajectories -= encoder
+    trajectories = total_flops([*trajectory_parts(config, 1), fusion_part(config, 1)])
+    encoder = total_flops(frame_parts(config, config.rgb.num_frames))
     lines = [
-        "| encoder | GFLOP a clip, forward | training (3 times) |",
+        f"| encoder | GFLOP a clip, forward | training ({TRAINING} times) |",
         "|---|---|---|",
         f"| trajectories, T = {config.trajectory.length}, fusion and head | {trajectories / 1e9:.1f} "
         f"| {TRAINING * trajectories / 1e9:.1f} |",

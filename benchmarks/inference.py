@@ -8,6 +8,7 @@ numbers of frames in a call, and convolutions in int8, whose ranges are calibrat
 trained run that reads frames, for which the command also measures how far int8 moves the scores of 200 drawn clips.
 """
 
+import contextlib
 import functools
 import pathlib
 import tempfile
@@ -51,10 +52,6 @@ def _without_normalisation() -> Any:
 def _queries_and_keys() -> Any:
     """Computes queries and keys even though there is only one key to attend to."""
     return mock.patch.object(fusion.CrossAttention, "is_initializing", return_value=True)
-
-
-def _nothing() -> Any:
-    return mock.patch.dict({})
 
 
 def take_turns(module: nn.Module, inputs: Sequence[jax.Array], ways: dict[str, Callable[[], Any]], rounds: int) -> Any:
@@ -171,9 +168,7 @@ def shifts(folder: pathlib.Path, threads: int) -> tuple[list[str], dict[str, lis
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
     flags = timing.parser(__doc__, rounds=5)
-    flags.add_argument(
-        "--clips", type=int, default=2, help="of the frame encoder's clip length, 16 frames as published"
-    )
+    flags.add_argument("--clips", type=int, default=2, help="of the encoder's clip length, 16 frames as published")
     flags.add_argument("--run", type=pathlib.Path, help="trained run whose scores are compared in float32 and int8")
     flags.add_argument("--threads", type=int, default=min(2, timing.cores()), help="of ONNX Runtime")
     options = flags.parse_args(arguments)
@@ -185,12 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     key = jax.random.key(0)
 
     frames = jax.random.normal(key, (options.clips, rgb.clip_length, rgb.image_size, rgb.image_size, 3))
-    ways = {AS_IT_IS: _nothing, "without batch normalisation": _without_normalisation}
+    ways = {AS_IT_IS: contextlib.nullcontext, "without batch normalisation": _without_normalisation}
     seconds = take_turns(_FrameEncoder(model.rgb_encoder), [frames], ways, options.rounds)
     report.add("frame encoder", timing.comparison(seconds, AS_IT_IS), seconds=seconds)
 
     query = jax.random.normal(key, (8, 1, config.fusion.width))
-    ways = {"queries and keys computed": _queries_and_keys, AS_IT_IS: _nothing}
+    ways = {"queries and keys computed": _queries_and_keys, AS_IT_IS: contextlib.nullcontext}
     seconds = take_turns(model.fusion, [query, query], ways, options.rounds)
     report.add("fusion", timing.comparison(seconds, "queries and keys computed"), seconds=seconds)
 

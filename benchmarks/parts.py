@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,6 @@ from tramp_jax import models
 from tramp_jax.models import former_dfer, fusion, layers, skateformer
 
 Shape = tuple[int, ...]
-TRAINING = 3  # a training step counts as this many forward passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ def _keys_in_training(keys: jax.Array | None) -> Callable[[bool], tuple[Any, ...
 
 
 def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
-    """The trajectory encoder's layers without the stem (0.1 % of the FLOPs); ``config`` is the ``model`` group."""
+    """The trajectory encoder's layers without the stem (4 % of its FLOPs); ``config`` is the ``model`` group."""
     c, dtype = config.trajectory, jnp.dtype(config.precision)
     encoder = models.build_model(config).trajectory_encoder
     V, n = c.num_points, c.blocks_per_stage
@@ -187,18 +186,6 @@ def _tramp_block_flops(queries: int, keys: int, width: int, mlp_ratio: int) -> f
     return 2 * products
 
 
-def frame_encoder_flops(config: ConfigDict, frames: int) -> float:
-    """FLOPs of one forward pass of ``frames`` frames; ``config`` is the ``model`` group."""
-    return sum(part.count * part.flops for part in frame_parts(config, frames))
-
-
-def model_flops(config: ConfigDict, batch: int) -> float:
-    """FLOPs of one forward pass of ``batch`` clips; ``config`` is the ``model`` group."""
-    flops = 0.0
-    if models.reads_trajectories(config):
-        flops += sum(part.count * part.flops for part in trajectory_parts(config, batch))
-    if models.reads_frames(config):
-        flops += frame_encoder_flops(config, batch * config.rgb.num_frames)
-    if config.name == "tramp_former" and config.streams == "both":
-        flops += fusion_part(config, batch).flops
-    return flops
+def total_flops(parts: Iterable[Part]) -> float:
+    """FLOPs of one forward pass of all parts."""
+    return sum(part.count * part.flops for part in parts)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.scale_model [--tflops 135] [--memory 3350] [--host 25]
 
-The work of a step is counted: FLOPs by hand (``benchmarks/parts.py``), gradients from the shapes of the model, and the
-bytes that XLA's programs touch from the kept report of ``benchmarks.costs``. The peaks of the machines are stated by
-flags; their defaults are an assumption about servers of eight H100, not a measurement. A step takes as long as its
-arithmetic or its memory traffic, whichever is longer, and then the all-reduce, which overlaps with nothing. Input is
-made meanwhile by each server; without a cache it limits the steps if it is slower.
+The work of a step is counted: FLOPs of products (``tramp_jax/studies/cost.py``), gradients from the shapes of the
+model, and the bytes that XLA's programs touch from the kept report of ``benchmarks.costs``. The peaks of the machines
+are stated by flags; their defaults are an assumption about servers of eight H100, not a measurement. A step takes as
+long as its arithmetic or its memory traffic, whichever is longer, and then the all-reduce, which overlaps with nothing.
+Input is made meanwhile by each server; without a cache it limits the steps if it is slower.
 """
 
 import dataclasses
@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import parts, timing
+from benchmarks import timing
 from tramp_jax import models
+from tramp_jax.studies import cost
 
 PER_SERVER = 8
 JPEG_MB = 43.0 / 24  # a clip of 80 to 150 frames as packed by ``benchmarks.input`` (2026-11-22)
@@ -48,7 +49,7 @@ class Clip:
     gradients: float
 
 
-def cost(config: ConfigDict) -> Clip:
+def clip_of(config: ConfigDict) -> Clip:
     """The cost of the model of a configuration."""
     report = json.loads((timing.RESULTS / COSTS).read_text())["measured"]
     frame_parts, trajectory_parts = (report[name]["parts"] for name in list(report)[-2:])
@@ -57,8 +58,8 @@ def cost(config: ConfigDict) -> Clip:
     size = config.model.rgb.image_size
     params = jax.tree.leaves(models.abstract_variables(config.model)["params"])
     return Clip(
-        flops=parts.TRAINING * parts.model_flops(config.model, 1),
-        touched=parts.TRAINING * touched,
+        flops=cost.TRAINING * cost.flops(config.model),
+        touched=cost.TRAINING * touched,
         frames=config.model.rgb.num_frames * size * size * 3,
         gradients=sum(4 * math.prod(leaf.shape) for leaf in params),
     )
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = flags.parse_args(arguments)
     machine = Machine(options.tflops, options.memory, options.within, options.between, options.host)
     config = timing.recipe(options.config)
-    clip = cost(config)
+    clip = clip_of(config)
     lines = [
         f"A clip in training: {clip.flops / 1e12:.2f} TFLOP, {clip.touched / 1e9:.1f} GB of memory traffic in float32, "
         f"{clip.frames / 1e6:.1f} MB of pixels; gradients of {clip.gradients / 1e6:.0f} MB a step.",

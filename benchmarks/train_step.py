@@ -27,9 +27,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import costs, parts, timing, ways
+from benchmarks import costs, timing, ways
 from benchmarks.ways import EAGER, HIGHEST, JAX_WAYS, TORCH_WAYS, WAYS, JaxWay, Work, torch
 from tramp_jax import losses, models, optimizer, sharding, training_step
+from tramp_jax.studies import cost
 
 PARTS = ("encoder", "step", "compile")
 PRODUCT = "bfloat16 product"
@@ -109,7 +110,7 @@ def step_table(
     shapes = ", ".join(f"{name} {'×'.join(map(str, x.shape))}" for name, x in ways.named(work.batch).items())
     baseline = EAGER if EAGER in seconds else next(iter(seconds), "")
     lines = [shapes + ".", "", *timing.comparison(seconds, baseline, failed=failed), ""]
-    gflop = parts.TRAINING * parts.model_flops(work.config.model, batch) / 1e9
+    gflop = cost.TRAINING * batch * cost.flops(work.config.model) / 1e9
     lines += ["| way | clips/s, median (range) | TFLOP/s | of the bfloat16 product |", "|---|---|---|---|"]
     shares = {}
     for name, values in seconds.items():
@@ -125,7 +126,7 @@ def step_table(
         lines += ["", f"{ours} is {times:.2f} times as fast as {theirs}: the fastest way of each side."]
     lines += [
         "",
-        f"A step counts as {gflop:.0f} GFLOP, {parts.TRAINING} times a forward pass by hand (benchmarks/parts.py). The "
+        f"A step counts as {gflop:.0f} GFLOP, {cost.TRAINING} times a forward pass (tramp_jax/studies/cost.py). The "
         f"bfloat16 product of large matrices took turns with the ways: {timing.digits(limit / 1e3)} TFLOP/s at best.",
         "",
         *(f"- {line}" for line in ways.PRECISIONS),

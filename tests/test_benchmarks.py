@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tarfile
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks import attention, costs, inference, parts, quick, scale_model, timing, train_step
 from tests import tiny
-from tramp_jax import config as defaults
-from tramp_jax.models import build_model
+from tramp_jax.config import MODEL, base
+from tramp_jax.studies import cost
 
 no_torch = importlib.util.find_spec("torch") is None
 ROOT = pathlib.Path(__file__).parents[1]
@@ -131,7 +130,7 @@ def test_flops_by_hand_are_those_of_xla():
     shares |= {f"ResNet stage {i}": 1.0 for i in (1, 2, 3, 4)} | {"fusion and head": 1.02}
     seen = set()
     fusions = []
-    ways = [{"name": name} for name in defaults.MODEL["fusion"]["name"].known]
+    ways = [{"name": name} for name in MODEL["fusion"]["name"].known]
     for way in [*ways, {"name": "cross", "tokens": "sequence"}]:
         config.fusion.update(way)
         fusions.append(parts.fusion_part(config, 1))
@@ -145,16 +144,13 @@ def test_flops_by_hand_are_those_of_xla():
 
 
 def test_flops_of_the_whole_model_are_those_of_its_parts():
-    """The whole frame encoder; some of its parts are written again in ``parts``."""
-    config = tiny.get_config().unlock().model
-    config.name, config.streams = "former_dfer", "rgb"
-    config.head.update(hidden=(), num_classes=0)
-    config.rgb.update(widths=(32, 32, 64, 128), image_size=224)
-    model = build_model(config)
-    frames = jax.ShapeDtypeStruct((1, 16, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(frames.shape), None, None))
-    counted = costs.xla_cost(lambda variables, x: model.apply(variables, x, None, None)[0], variables, frames)
-    assert 0.85 < counted["flops"] / parts.model_flops(config, 1) < 1.05
+    """The stem of the trajectories, 4 % of their FLOPs, is no part."""
+    config = base().model
+    frames = parts.total_flops(parts.frame_parts(config, config.rgb.num_frames))
+    trajectories = parts.total_flops([*parts.trajectory_parts(config, 1), parts.fusion_part(config, 1)])
+    assert cost.flops(config) == pytest.approx(frames + trajectories, rel=0.003)
+    config.streams = "trajectory"
+    assert 1.04 < cost.flops(config) / trajectories < 1.05
 
 
 @pytest.mark.slow

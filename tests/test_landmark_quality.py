@@ -8,7 +8,8 @@ import pytest
 
 from tests.raises import user_error
 from tramp_jax.data import clip_folder, clips, head_motion, landmark_quality, landmarks
-from tramp_jax.preprocess import batch, crop
+from tramp_jax.data.face_box import Box
+from tramp_jax.preprocess import batch
 from tramp_jax.report import motion, plots, record, writer
 from tramp_jax.synthetic import face
 from tramp_jax.synthetic.faces import LAYOUT, SyntheticFaces
@@ -137,7 +138,7 @@ def test_points_outside_the_picture_and_unsure_frames_get_warnings():
 
 
 def test_the_crop_knows_which_part_of_it_shows_the_picture():
-    box = crop.CropBox(-64, 20, 512)
+    box = Box(-64, 20, 512)
     assert box.picture((320, 240)) == (32, 0, 192, 110)
 
 

@@ -127,21 +127,11 @@ def test_crop_is_the_same_for_both_layouts_and_all_frames(tmp_path):
     assert 2 * extent <= boxes[0].side < 2 * extent + 1
 
 
-def test_crop_beyond_the_frame_repeats_its_border():
-    image = np.zeros((100, 200, 3), np.uint8)
-    image[:, 100:] = 200
-    cropped = neuroface.crop(image, Box(150, -50, 128))
-    assert cropped.shape == (256, 256, 3)
-    assert (cropped == 200).all()
-    point = Box(150, -50, 128).map(np.array([[150.0, -50.0], [214.0, 14.0]]))
-    np.testing.assert_array_equal(point, [[0, 0], [128, 128]])
-
-
 def test_crop_maps_points_as_it_maps_the_image():
     """Every pixel of a crop that is scaled down shows what lies under the point that maps to it."""
     ramp = np.tile(np.arange(600, dtype=float)[None, :, None] / 4, (600, 1, 3)).astype(np.uint8)
     box = Box(40, 20, 512)
-    cropped = neuroface.crop(ramp, box)
+    cropped = box.cut(ramp)
     x = np.arange(60, 500, 37) + 0.5
     mapped = box.map(np.stack([x, np.full_like(x, 300)], axis=1))
     under = cropped[mapped[:, 1].astype(int), mapped[:, 0].astype(int), 0]

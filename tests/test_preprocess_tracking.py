@@ -5,6 +5,7 @@ import pytest
 
 from tests.preprocess_inputs import grid
 from tests.raises import user_error
+from tramp_jax.data.face_box import Box
 from tramp_jax.preprocess import crop, tracking
 from tramp_jax.preprocess.faces import Face, overlap
 
@@ -152,7 +153,7 @@ def test_a_square_that_fits_is_moved_into_the_frame():
 @pytest.mark.parametrize(("x", "y", "side"), [(20, 30, 128), (37, 11, 300), (-40, -25, 200), (250, 180, 200)])
 def test_points_and_pixels_are_cropped_alike(x, y, side):
     """Coloured dots of the frame appear in the crop where ``map`` puts them."""
-    box = crop.CropBox(x, y, side)
+    box = Box(x, y, side)
     at = np.stack(np.meshgrid(np.arange(24, 300, 24), np.arange(24, 220, 24)), axis=-1).reshape(-1, 2)
     points = at[((at > (x + 8, y + 8)) & (at < (x + side - 8, y + side - 8))).all(axis=1)]
     assert len(points) >= 4
@@ -169,6 +170,6 @@ def test_points_and_pixels_are_cropped_alike(x, y, side):
 
 
 def test_outside_the_frame_the_crop_is_black():
-    cut = crop.CropBox(-100, 0, 200).cut(np.full((200, 200, 3), 200, np.uint8))
+    cut = Box(-100, 0, 200).cut(np.full((200, 200, 3), 200, np.uint8))
     assert cut[:, :120].max() == 0
     assert cut[:, 136:].min() == 200

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from benchmarks import results_page
-from benchmarks.parts import model_flops
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tramp_jax import baselines, cli, evaluation, metrics
@@ -20,7 +19,7 @@ from tramp_jax.data.landmarks import MIRROR
 from tramp_jax.files import locked
 from tramp_jax.models import build_model
 from tramp_jax.run import prepare
-from tramp_jax.studies import cost, plan, runner, table
+from tramp_jax.studies import plan, runner, table
 from tramp_jax.studies import simple as simple_methods
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -311,11 +310,6 @@ def test_dry_run_needs_no_data(capsys):
 
 def test_the_page_of_results_is_that_of_the_studies():
     assert results_page.page() == results_page.PAGE.read_text(), "run python -m benchmarks.results_page"
-
-
-def test_flops_are_those_of_the_products():
-    model = plan.runs(plan.load("streams", "synthetic"), "", pathlib.Path("out"), 1)[0].config.model
-    assert cost.flops(model) == pytest.approx(model_flops(model, 1), rel=0.05)
 
 
 def test_geometric_features_see_the_side_that_moves():

@@ -270,8 +270,8 @@ def test_hostile_pickle_is_refused_and_nothing_runs(frame, tmp_path, where, prot
 
 
 def test_the_unpickler_itself_refuses_names_and_outside_objects():
-    for raw, fact in ((b"cos\nsystem\n.", r"os\.system"), (b"\x80\x02K\x01Q.", "outside")):
-        with pytest.raises(pickle.UnpicklingError, match=fact):
+    for raw in (b"cos\nsystem\n.", b"\x80\x02K\x01Q."):
+        with pytest.raises(pickle.UnpicklingError):
             _PlainUnpickler(io.BytesIO(raw)).load()
 
 

@@ -196,7 +196,7 @@ def _bad_landmarks(message: str) -> UserError:
 
 
 def random_forest(
-    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0
+    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int
 ) -> np.ndarray:
     """Fits a random forest to features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
     forest = RandomForestRegressor(500, min_samples_leaf=3, max_features=1 / 3, n_jobs=1, random_state=seed)
@@ -214,21 +214,16 @@ def forest_of_classes(
     return found
 
 
-def support_vectors(
-    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """Fits an SVR to standardised features (n, d) and scores (n,); returns its scores (m,) of test features (m, d).
-
-    ``seed`` changes nothing.
-    """
-    regression = make_pipeline(StandardScaler(), SVR(C=3.0))
-    return regression.fit(train_features, train_scores).predict(test_features)
+def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+    """Fits an SVR to standardised features (n, d) and scores (n,); returns its scores (m,) of test features (m, d)."""
+    svr = make_pipeline(StandardScaler(), SVR(C=3.0))
+    return svr.fit(train_features, train_scores).predict(test_features)
 
 
-def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, seed: int = 0) -> np.ndarray:
+def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
     """Fits a linear map of features (n, d) in one unit to scores (n,); returns its scores (m,) of features (m, d).
 
-    The regression is that of ``model.ridge``. ``seed`` changes nothing.
+    The regression is that of ``model.ridge``.
     """
     return regression().fit(train_features, train_scores).predict(test_features)
 

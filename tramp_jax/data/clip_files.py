@@ -19,10 +19,9 @@ import numpy as np
 
 from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import ERROR, WARNING, Problems
 from tramp_jax.data.source import Wanted
-
-FRAME_SIZE = 256  # pixels, both sides of a face crop
 
 MAX_NUMBERS = 2**25  # in one array; the landmarks of an hour of video have 20 million
 _MAX_IMAGE_BYTES = 64 << 20
@@ -81,7 +80,7 @@ def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Proble
     if colours and files.colours is not None:
         pixels = read_colours(files.colours, info, files.cure, problems)
     if wanted.frames or computed:
-        size = 0 if files.any_size and not computed else FRAME_SIZE
+        size = 0 if files.any_size and not computed else CROP
         frames = read_frames(files.frames, info, files.cure, problems, files.gapless, size)
     if found is None:
         return None
@@ -180,7 +179,7 @@ def read_points(
     layouts: Sequence[str],
     cure: str,
     problems: Problems,
-    size: int | None = FRAME_SIZE,
+    size: int | None = CROP,
     adapt: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, str] | None:
     """Reads the landmarks of a clip and their layout; None if they cannot be used.
@@ -301,7 +300,7 @@ def numbering_gaps(files: Sequence[Path]) -> str:
 
 
 def read_frames(
-    folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = FRAME_SIZE
+    folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = CROP
 ) -> tuple[bytes, ...]:
     """Reads the image files of a clip, one per frame, without decoding them.
 
@@ -348,7 +347,7 @@ def read_frames(
 def colours_under(
     frames: Sequence[bytes] | np.ndarray, points: np.ndarray, layout: str, folder: Path, clip: str, cure: str
 ) -> np.ndarray:
-    """The colours under the 63 points: n frames of FRAME_SIZE and points (n, P, 2) -> (n, 63, 3) uint8 RGB.
+    """The colours under the 63 points: n frames of ``CROP`` and points (n, P, 2) -> (n, 63, 3) uint8 RGB.
 
     Raises:
       DataError: names the image in ``folder`` that cannot be decoded or has another size.
@@ -357,7 +356,7 @@ def colours_under(
     colours = []
     for i, frame in enumerate(frames):
         try:
-            image = images.decode(frame, FRAME_SIZE) if isinstance(frame, bytes) else frame
+            image = images.decode(frame, CROP) if isinstance(frame, bytes) else frame
         except images.ImageFault as error:
             kind, what = error.args
             Problems().add(kind, f"{image_files(folder)[i]}: {what}; {cure}", clip)

@@ -20,6 +20,7 @@ import numpy as np
 from tramp_jax import json_files
 from tramp_jax.data import clip_files, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
+from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
@@ -192,7 +193,7 @@ def _check(clip: Clip) -> None:
         raise ValueError(f"{name}: pixels must be (n, 63, 3) uint8, not {clip.pixels.shape}")
     if clip.depth is not None and clip.depth.shape != clip.landmarks.shape[:2]:
         raise ValueError(f"{name}: depth must be (n, P), not {clip.depth.shape}")
-    if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (clip_files.FRAME_SIZE,) * 2 + (3,):
+    if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (CROP, CROP, 3):
         raise ValueError(f"{name}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
     if not 0 < clip.fps < math.inf:
         raise ValueError(f"{name}: fps is {clip.fps}; it must be above 0")

@@ -1,18 +1,19 @@
-"""The square of a video frame that becomes the face crop, computed from landmarks alone."""
+"""The square of a video frame that becomes the face crop, and its choice from landmarks alone."""
 
 import dataclasses
 import math
 
+import cv2
 import numpy as np
 
-from tramp_jax.data.clip_files import FRAME_SIZE
+from tramp_jax.data.landmark_checks import CROP
 
 CROP_FACTOR = 2.0  # side of a face crop / larger extent of the 63 points, which span about half of a published crop
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A square of whole pixels in a video frame. It may extend beyond the frame.
+    """A square of whole pixels in a video frame. Where it extends beyond the frame, the crop is black.
 
     Attributes:
       x, y: the pixel in its upper left corner.
@@ -23,6 +24,11 @@ class Box:
     y: int
     side: int
 
+    @property
+    def scale(self) -> float:
+        """Pixels of the crop per pixel of the frame."""
+        return CROP / self.side
+
     def fits(self, width: int, height: int) -> bool:
         """Whether landmarks with this box can lie in a frame of this size."""
         x, y = self.x + self.side / 2, self.y + self.side / 2
@@ -30,7 +36,27 @@ class Box:
 
     def map(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in pixels of the frame -> float32 in pixels of the 256×256 crop."""
-        return ((points - (self.x, self.y)) * (FRAME_SIZE / self.side)).astype(np.float32)
+        return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
+
+    def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
+        ends = np.array([(0, 0), frame_size])
+        left, top, right, bottom = np.clip(self.map(ends), 0, CROP).ravel().tolist()
+        return left, top, right, bottom
+
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """Crops a frame (H, W, 3) uint8 and resizes it to (256, 256, 3) uint8."""
+        height, width = frame.shape[:2]
+        left, top = max(self.x, 0), max(self.y, 0)
+        right, bottom = min(self.x + self.side, width), min(self.y + self.side, height)
+        if (left, top, right, bottom) == (self.x, self.y, self.x + self.side, self.y + self.side):
+            square = frame[top:bottom, left:right]
+        else:
+            square = np.zeros((self.side, self.side, 3), np.uint8)
+            if right > left and bottom > top:
+                square[top - self.y : bottom - self.y, left - self.x : right - self.x] = frame[top:bottom, left:right]
+        how = cv2.INTER_AREA if self.side > CROP else cv2.INTER_LINEAR
+        return cv2.resize(square, (CROP, CROP), interpolation=how)
 
 
 def face_box(points: np.ndarray) -> Box:

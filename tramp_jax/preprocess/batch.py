@@ -11,13 +11,13 @@ from typing import Any
 from tramp_jax import json_files, shards
 from tramp_jax.data import clip_folder, names, tables
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.face_box import Box
 from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.preprocess.clip import Preprocessed, clip_id
-from tramp_jax.preprocess.crop import CropBox
 
 EVIDENCE = "evidence.json"
 VIDEO = "video"  # column of clips.csv: the file the clip was made from
@@ -271,7 +271,7 @@ class _FrameEvidence:
     """The values of evidence.json that the quality of landmarks depends on."""
 
     scores: tuple[float | None, ...]
-    crop: CropBox
+    crop: Box
     frame_size: tuple[int, int]
 
 

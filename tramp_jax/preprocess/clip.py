@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from tramp_jax.data import clips, gaps, landmark_quality, landmarks, rate
+from tramp_jax.data.face_box import Box
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance, crop, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
@@ -62,7 +63,7 @@ class Preprocessed:
     source_frames: np.ndarray
     scores: np.ndarray
     interpolated: np.ndarray
-    crop: crop.CropBox
+    crop: Box
     frame_size: tuple[int, int]
     frames_read: int
     source: str
@@ -262,7 +263,7 @@ def _scaled(face: Face, factor: float) -> Face:
 
 
 def _second_pass(
-    frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: crop.CropBox, quality: int
+    frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: Box, quality: int
 ) -> tuple[tuple[bytes, ...], np.ndarray, dict[str, float]]:
     """Crops the ``wanted`` (n,) frames. Returns JPEGs, colours (n, 63, 3) at ``selected`` (n, 63, 2), seconds by stage.
 

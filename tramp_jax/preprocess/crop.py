@@ -5,50 +5,19 @@ visible, and a pixel has the same length in every frame, as the trajectory strea
 were made per frame or per clip is unknown.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
-from tramp_jax.data.clip_files import FRAME_SIZE as SIZE
 from tramp_jax.data.face_box import Box
+from tramp_jax.data.landmark_checks import CROP
 
 # Side of the square relative to the longer side of the face's box. The frame stream crops 224 of 256 pixels; with this
 # margin, it loses at most a sliver of the face. Synthetic faces have the same size in their crops.
 MARGIN = 1.3
 
 
-@dataclasses.dataclass(frozen=True)
-class CropBox(Box):
-    """A square in pixels of the frame. Where it extends beyond the frame, the crop is black."""
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the crop per pixel of the frame."""
-        return SIZE / self.side
-
-    def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
-        ends = np.array([(0, 0), frame_size])
-        left, top, right, bottom = np.clip(self.map(ends), 0, SIZE).ravel().tolist()
-        return left, top, right, bottom
-
-    def cut(self, frame: np.ndarray) -> np.ndarray:
-        """Crops a frame (H, W, 3) uint8 and resizes it to (256, 256, 3) uint8."""
-        height, width = frame.shape[:2]
-        left, top = max(self.x, 0), max(self.y, 0)
-        right, bottom = min(self.x + self.side, width), min(self.y + self.side, height)
-        if (left, top, right, bottom) == (self.x, self.y, self.x + self.side, self.y + self.side):
-            square = frame[top:bottom, left:right]
-        else:
-            square = np.zeros((self.side, self.side, 3), np.uint8)
-            if right > left and bottom > top:
-                square[top - self.y : bottom - self.y, left - self.x : right - self.x] = frame[top:bottom, left:right]
-        return cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA if self.side > SIZE else cv2.INTER_LINEAR)
-
-
-def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[CropBox, tuple[str, ...]]:
+def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Box, tuple[str, ...]]:
     """Chooses one square for the face's boxes (4,) of all frames. Returns it with warnings.
 
     The square is centred on the median box, with ``MARGIN`` times its longer side. If the face leaves that square in
@@ -68,13 +37,13 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Cr
         min(max(int(np.floor(start + 1e-6)), 0), length - whole) if whole <= length else int(np.floor(start + 1e-6))
         for start, length in zip(corner, frame_size, strict=True)
     )
-    box = CropBox(x, y, whole)
+    box = Box(x, y, whole)
     warnings = []
     if side > 1.5 * usual:
         warnings.append(
             f"the head moves so much that the crop is {side / usual:.1f} times as wide as usual, and the face in it "
             "that much smaller"
         )
-    if box.side < SIZE / 2:
-        warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {SIZE}")
+    if box.side < CROP / 2:
+        warnings.append(f"the face is small: its crop of {box.side} pixels was enlarged to {CROP}")
     return box, tuple(warnings)

@@ -105,11 +105,6 @@ class Attribution:
         return self.regions.sum(axis=1)
 
     @property
-    def by_landmark(self) -> np.ndarray | None:
-        """(63,) attribution of each landmark, over all moments and channels."""
-        return None if self.trajectory is None else self.trajectory.sum(axis=(0, 2))
-
-    @property
     def by_input(self) -> dict[str, float]:
         """Attribution of each kind of input, such as positions, colours and frames."""
         parts: dict[str, float] = {}

@@ -41,7 +41,6 @@ _CUBIC = 3
 _CLEAR = 6.5
 _SMALLEST = 0.005  # units of length (half a pixel of a typical crop): smaller movements get no timing
 
-_SLOT = {name: i for i, name in enumerate(SLOT_NAMES)}
 _LEFT = np.array([n.startswith("left") or ("_left_" in n and not n.startswith("right")) for n in SLOT_NAMES])
 _GROUP = {name: np.arange(i * GROUP_SIZE, (i + 1) * GROUP_SIZE) for i, name in enumerate(GROUPS)}
 _REGIONS = _GROUP | {FACE: np.arange(NUM_LANDMARKS)}
@@ -112,7 +111,7 @@ class MotionTable:
 
 def inter_ocular(points: np.ndarray) -> float:
     """Distance between the outer corners of the eyes in points (n, 63, 2), median over the frames."""
-    outer = points[:, _SLOT["left_eye_left_corner"]] - points[:, _SLOT["right_eye_right_corner"]]
+    outer = points[:, SLOT_NAMES.index("left_eye_left_corner")] - points[:, SLOT_NAMES.index("right_eye_right_corner")]
     return float(np.median(np.linalg.norm(outer, axis=-1)))
 
 

@@ -40,7 +40,8 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
     config.output.update(decode="clip", fit="none")
     classes = config.model.head.num_classes
     feature, of_scores = METHODS[method]
-    if classes and of_scores is not baselines.random_forest:
+    is_forest = of_scores is baselines.random_forest
+    if classes and not is_forest:
         raise UserError("bad_option", f"{method} gives scores, not classes; use a forest for a classifier")
     folds = experiment.open_folds(config)
     run.prepare(asked, folder, resume=(folder / run.CONFIG).is_file(), overwrite=False)
@@ -52,7 +53,7 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
             raw, output = baselines.forest_of_classes(train, target, test, classes, config.seed), None
         else:
             output = experiment.decoding(config, splits, folds.facts)
-            raw = of_scores(train, target, test, config.seed)
+            raw = of_scores(train, target, test, **({"seed": config.seed} if is_forest else {}))
         where = run.evaluation_folder(run.fold_folder(folder, fold), TEST, BEST)
         predictions = evaluation.Predictions(unseen.infos, raw, output)
         evaluation.write_report(predictions, where, config, f"{TEST}, {method}")

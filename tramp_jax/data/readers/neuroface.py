@@ -21,11 +21,10 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tramp_jax.data import clip_files, landmarks
-from tramp_jax.data.clip_files import FRAME_SIZE, ClipFiles
+from tramp_jax.data.clip_files import ClipFiles
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import Box, face_box
 from tramp_jax.data.problems import WARNING, Problems
@@ -163,7 +162,7 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
             if problems.collect or box is None:
                 collections.deque(images, maxlen=0)  # decodes them
             else:
-                frames = np.stack([crop(image, box) for image in images])
+                frames = np.stack([box.cut(image) for image in images])
         if found is None or box is None:
             return None
         points, layout = box.map(found[0]), found[1]
@@ -215,17 +214,6 @@ def _cut(
             f"frames {repetition.first} to {repetition.last}; restore the video"
         )
         problems.add("short_video", message, repetition.id)
-
-
-def crop(image: np.ndarray, box: Box) -> np.ndarray:
-    """Frame (H, W, 3) -> the box as (256, 256, 3). Beyond the frame, its border is repeated."""
-    height, width = image.shape[:2]
-    top, left = max(0, -box.y), max(0, -box.x)
-    bottom, right = max(0, box.y + box.side - height), max(0, box.x + box.side - width)
-    padded = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    window = padded[box.y + top : box.y + top + box.side, box.x + left : box.x + left + box.side]
-    how = cv2.INTER_AREA if box.side > FRAME_SIZE else cv2.INTER_LINEAR
-    return cv2.resize(window, (FRAME_SIZE, FRAME_SIZE), interpolation=how)
 
 
 def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:

@@ -248,9 +248,6 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it asks for an object outside the file")
-
 
 def _load_plain(raw: bytes) -> Any:
     """Unpickles dicts, strings and ints. Anything else raises before it is built."""
