@@ -407,6 +407,9 @@ def test_paths_that_cannot_exist_are_named(tmp_path, path):
     assert [problem.kind for problem in found] == (["malformed_row"] if len(path) > 255 else ["missing_clip"])
     assert "row 2" in found[0].message
     assert [info.id for info in infos] == ["c1"]
+    if len(path) > 255:
+        with user_error("bad_data", "clips.csv", "row 2"):
+            batch.read_jobs(tmp_path / "clips.csv")
 
 
 @pytest.mark.parametrize("cell", ["NA", "", "missing"])

@@ -68,13 +68,16 @@ def read_jobs(path: Path) -> list[Job]:
             f"{path}: no such file; name a CSV or Excel file with the columns path, subject, expression, score",
         )
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
+    for number, row in table.items():
+        if not tables.is_path(row["path"]):
+            raise UserError("bad_data", f"{path}, row {number}: the path has {len(row['path'])} characters; correct it")
     videos = [tables.located(path.parent, row["path"]) for row in table.values()]
     further = [name for name in columns if name and name not in (*_COLUMNS, *_TAKEN)]
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
         subject = names.clean(row["subject"])
-        if not row["path"] or not tables.is_path(row["path"]) or not subject or score is None:
+        if not row["path"] or not subject or score is None:
             raise UserError(
                 "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
             )
