@@ -9,10 +9,10 @@ _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DATE = re.compile(
     rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d|\d{{1,2}}-({_MONTHS})(-\d+)?|({_MONTHS})-\d+", re.IGNORECASE | re.ASCII
 )
-# Cyrillic and Greek letters that look like Latin ones.
+# Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
 _LOOKS = str.maketrans(
-    "АВЕЅІЈКМНОРСТУХаеѕіјорсухΑΒΕΖΗΙΚΜΝΟΡΤΥΧοѵԛԝ\u2212", "ABESIJKMHOPCTYXaesijopcyxABEZHIKMNOPTYXovqw-"
-)
+    "АВЕЅІЈКМНОРСТУХԚԜѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ\u2212", "ABESIJKMHOPCTYXQWVABEZHIKMNOPTYX-"
+)  # fmt: skip
 
 
 def clean(text: str) -> str:
@@ -45,7 +45,7 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _spelling(name: str) -> object:
-    plain = clean(unicodedata.normalize("NFKC", name)).translate(_LOOKS).casefold()
+    plain = clean(unicodedata.normalize("NFKC", name)).casefold().upper().translate(_LOOKS)
     if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
         plain = whole[1]
     plain = "".join(" " if unicodedata.category(x)[0] in "PZ" else x for x in unicodedata.normalize("NFKC", plain))

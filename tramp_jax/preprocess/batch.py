@@ -133,7 +133,7 @@ class ClipList:
             _, table = tables.read_table(self.path, _COLUMNS, Problems())
             self._videos = {row["path"]: row[VIDEO] for row in table.values()}
             header, *rows = tables.read_rows(self.path, Problems()).values()  # including columns without a name
-        self.columns = [name.lower() for name in header]
+        self.columns = [names.clean(name).lower() for name in header]
         added = [name for name in further if name not in self.columns]
         self.columns += added
         root.mkdir(parents=True, exist_ok=True)
