@@ -84,6 +84,8 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_one_missing_cell_does_not_remove_a_rating")),
         ("a rating far from all others: 9 or 33 among 0 to 4", "a warning in each row",
          ("test_a_rating_far_from_all_others_gives_a_warning",)),
+        ("#N/A or nan for a name; the time between frames for a rate", "an error in each row",
+         ("test_a_missing_name_is_not_a_name", "test_a_rate_that_is_none_is_named")),
         ("names that a spreadsheet changed into dates or rounded; merged cells, hidden rows, formulas without values",
          "read as they are shown, or refused with their row",
          ("test_a_name_that_a_spreadsheet_took_for_a_date_is_not_a_person",

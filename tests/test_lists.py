@@ -369,6 +369,29 @@ def test_a_rating_far_from_all_others_gives_a_warning(tmp_path, more, doubtful, 
         assert column in problem.message
 
 
+@pytest.mark.parametrize("name", ["#N/A", "#REF!", "#NAME?", "nan", "null", "?", "-", "unknown", "N/A"])
+@pytest.mark.parametrize("column", ["subject", "expression"])
+def test_a_missing_name_is_not_a_name(tmp_path, name, column):
+    """A failed look-up in a spreadsheet would make one person of many."""
+    row = {"path": "c1", "subject": "b", "expression": "smile", "score": "1"} | {column: name}
+    found, infos = _open(tmp_path, _text([HEADER, ["c0", "NA", "none", "0"], list(row.values())]))
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert all(fact in found[0].message for fact in ("row 3", column, name))
+    assert [info.subject for info in infos] == ["NA"]
+    if column == "subject":
+        with user_error("bad_data", "clips.csv", "row 3"):
+            batch.read_jobs(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("fps", ["0.04", "40000", "0", "-25", "25 fps"])
+def test_a_rate_that_is_none_is_named(tmp_path, fps):
+    found, _ = _open(
+        tmp_path, _text([[*HEADER, "fps"], ["c0", "a", "smile", "0", fps], ["c1", "b", "smile", "1", "50"]])
+    )
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert all(fact in found[0].message for fact in ("row 2", "fps", fps))
+
+
 # One clip, one row
 
 

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+_MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")  # NA and ND may be initials
 _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+|\d{15}0{3,}", re.IGNORECASE | re.ASCII)
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DATE = re.compile(
@@ -19,6 +20,11 @@ def clean(text: str) -> str:
     """Removes invisible differences: composes letters, drops zero-width characters, trims and unifies blanks."""
     visible = (" " if unicodedata.category(x) == "Zs" else x for x in text if unicodedata.category(x) != "Cf")
     return unicodedata.normalize("NFC", "".join(visible)).strip()
+
+
+def is_missing(name: str) -> bool:
+    """Whether a cell has no name: a spreadsheet's error such as #N/A, or what programs write for a missing value."""
+    return (name.startswith("#") and name.endswith(("!", "?", "/A"))) or name.lower() in _MISSING
 
 
 def is_rounded(name: str) -> bool:

@@ -77,7 +77,7 @@ def read_jobs(path: Path) -> list[Job]:
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
         subject = names.clean(row["subject"])
-        if not row["path"] or not subject or score is None:
+        if not row["path"] or names.is_missing(subject) or score is None:
             raise UserError(
                 "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
             )

@@ -28,6 +28,7 @@ _SPLITS = ("train", "test")
 _NAMES = ("id", "subject", "expression", "group", "split")
 _MISSING = ("", "-", ".", "?", "na", "n/a", "#n/a", "nan", "nd", "none", "null", "missing", "unknown")
 _CODES = frozenset([-1.0, *(sign * x for sign in (-1.0, 1.0) for x in (77, 88, 99, 777, 888, 999, 9999)), -7, -8, -9])
+_FPS = (1, 1000)  # fewer is the time between frames, more a clock's ticks
 _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
@@ -196,13 +197,16 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
     for name in _REQUIRED:
         if not fields[name]:
             return f"{name} is empty"
+    for name in ("subject", "expression"):
+        if names.is_missing(fields[name]):
+            return f"{name} is {fields[name]!r}, as if it were missing"
     if not tables.is_path(fields["path"]):
         return f"path is {fields['path'][:40]!r}... of {len(fields['path'])} characters"
     if tables.number(fields["score"]) is None:
         return f"score is {fields['score'][:80]!r}, not a number"
     fps = tables.number(fields.get("fps") or "1")
-    if fps is None or fps <= 0:
-        return f"fps is {fields['fps'][:80]!r}, not a number above 0"
+    if fps is None or not _FPS[0] <= fps <= _FPS[1]:
+        return f"fps is {fields['fps'][:80]!r}, not a number of frames per second from {_FPS[0]} to {_FPS[1]}"
     if has_split and fields["split"].lower() not in _SPLITS:
         return f"split is {fields['split'][:80]!r}, not train or test"
     return ""
