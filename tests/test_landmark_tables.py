@@ -130,12 +130,68 @@ def test_points_are_those_of_a_face_in_its_crop(table):
         ({"x_68": [1] * 60}, "bad_columns", ["68"]),
         ({"eye_lmk_x_0": [1] * 60}, "bad_columns", ["eye_lmk_x_1"]),
         ({"timestamp": [0] * 60}, "no_frame_rate", ["fps"]),
+        ({"timestamp": [i * 1000 / 30 for i in range(60)]}, "bad_data", ["seconds"]),
+        ({"timestamp": [i * 33333 for i in range(60)]}, "bad_data", ["seconds"]),
+        ({"timestamp": [*np.arange(30) / 30, *np.arange(30) / 30]}, "bad_data", ["0.966"]),
+        ({"timestamp": [*np.arange(30) / 30, *np.arange(30, 60) / 30 + 60]}, "bad_data", ["60.0 seconds"]),
+        ({"confidence": [98] * 60}, "bad_data", ["confidence", "98"]),
+        ({" x_0": [1] * 60}, "bad_columns", ["x_0"]),
+        ({"timestamp ": range(60)}, "bad_columns", ["timestamp"]),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(table, columns, kind, facts):
     path = table(**columns)
     with user_error(kind, path, *facts):
         landmark_tables.read_trajectory(path)
+
+
+def moved_from(points, frame):
+    moved = points.copy()
+    moved[frame:] += (400, 0)
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "fact"),
+    [
+        (lambda points: points / (384, 288), "landmarks_out_of_crop", "pixels"),  # shares of the picture
+        (lambda points: points * (1, -1) + (0, 288), "not_upright", "178°"),  # y grows upwards
+        (lambda points: points[..., ::-1], "not_upright", "92°"),  # y before x
+        (lambda points: np.stack([288 - points[..., 1], points[..., 0]], -1), "not_upright", "92°"),
+        (lambda points: moved_from(points, 30), "no_single_face", "frame 31"),
+        (
+            lambda points: np.where(np.arange(60)[:, None, None] % 2, np.add(points, (150, 0)), points),
+            "no_single_face",
+            "frame 2",
+        ),
+    ],
+    ids=["shares", "y up", "y first", "turned", "another face", "two faces in turn"],
+)
+@pytest.mark.parametrize("fps", [0.0, 30.0])
+def test_points_that_cannot_be_one_upright_face_in_pixels_are_refused(tmp_path, points, change, kind, fact, fps):
+    columns = files.openface(change(points))
+    del columns["frame"]  # which would tell two faces apart
+    path = files.write(tmp_path / "a.csv", columns)
+    with user_error(kind, path, fact):
+        landmark_tables.read_trajectory(path, fps)
+
+
+def test_rows_out_of_order_are_sorted_or_refused(tmp_path, points):
+    order = np.random.default_rng(0).permutation(60)
+    columns = {name: [values[i] for i in order] for name, values in files.openface(points).items()}
+    expected = landmark_tables.read_trajectory(files.write(tmp_path / "sorted.csv", files.openface(points)))
+    found = landmark_tables.read_trajectory(files.write(tmp_path / "a.csv", columns))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1] == expected[1]
+    del columns["frame"]
+    with user_error("bad_data", "b.csv", "sort"):
+        landmark_tables.read_trajectory(files.write(tmp_path / "b.csv", columns), 30.0)
+
+
+def test_rows_of_zeros_have_no_face(tmp_path, points):
+    gone = np.where(np.isin(np.arange(60), [20, 21])[:, None, None], 0, points)
+    read = landmark_tables.read(files.write(tmp_path / "a.csv", files.openface(gone)))
+    assert np.flatnonzero(~read.found).tolist() == [20, 21]
 
 
 def test_other_files_are_refused(tmp_path, points):

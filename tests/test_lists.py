@@ -1,6 +1,8 @@
 """Lists as offices really save them: nothing in them is lost, merged or mistaken in silence."""
 
 import csv
+import datetime
+import time
 import unicodedata
 import zipfile
 
@@ -151,6 +153,33 @@ def test_a_list_that_cannot_be_read_is_not_written_back(tmp_path, content, kind)
     assert (tmp_path / "clips.csv").read_bytes() == content
 
 
+# Headers
+
+
+@pytest.mark.parametrize("start", ["sep={}\r\n", "\ufeffsep={}\r\n", "\ufeff\ufeff", "\r\n\r\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ends", ["\r\n", "\n", "\r"])
+def test_what_programs_write_before_the_header_is_skipped(tmp_path, start, separator, ends):
+    text = start.format(separator) + _text(_rows(), separator)
+    found, infos = _open(tmp_path, text.replace("\r\n", ends))
+    assert not found
+    assert [info.subject for info in infos] == PEOPLE
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "path;subject;expression;score;notes (a, b, c, d, e)",
+        'path;subject;expression;score;"a,b,c,d,e"',
+        "path;sub\u200bject;expression;\u00a0score\u00a0;x",
+    ],
+)
+def test_a_header_with_other_separators_or_invisible_characters_is_read(tmp_path, header):
+    found, infos = _open(tmp_path, f"{header}\r\nc0;a;smile;1;x, y\r\nc1;b;smile;2;z\r\n")
+    assert not found
+    assert [(info.subject, info.score) for info in infos] == [("a", 1), ("b", 2)]
+
+
 # Quotation marks
 
 
@@ -199,10 +228,12 @@ def test_spellings_that_differ_only_in_invisible_ways_are_one_person(tmp_path):
 ALIKE = [
     ("007", "7"), ("7.0", "7"), ("7,00", "7"), ("P-01", "P_01"), ("P-01", "p 1"), ("P01", "P-1"), ("Anna", "anna"),
     ("STRASSE", "Straße"), ("Zoë", "ZOE\u0308"), ("P\u201301", "P-01"), ("\uff17", "7"), ("1-2", "1_02"), ("ﬁn", "fin"),
+    ("\u041001", "A01"), ("\u0420-1", "P1"), ("\u03a11", "P1"), ("P\u221201", "P-01"), ("(P1)", "P1"), ("P1*", "P1"),
+    ("ИВАН", "Иван"), ("НИНА", "нина"), ("\u0420\u041e1", "po1"),
 ]  # fmt: skip
 DIFFERENT = [
     ("Müller", "Möller"), ("Zoé", "Zoë"), ("1-12", "11-2"), ("P1", "P10"), ("7", "7.5"), ("a", "b"), ("हिन्दी", "हन्द"),
-    ("N002", "OP02"), ("0", "00a"), ("1E5x", "1E6x"),
+    ("N002", "OP02"), ("0", "00a"), ("Иван", "Ибан"), ("Ольга", "Елена"), ("1E5x", "1E6x"),
 ]  # fmt: skip
 
 
@@ -244,7 +275,13 @@ def test_expressions_in_two_spellings_are_a_warning(tmp_path):
     assert [problem.kind for problem in report.problems if problem.severity == WARNING] == ["similar_names"]
 
 
-@pytest.mark.parametrize("name", ["1.23457E+11", "1,2E+05", "3e11"])
+@pytest.mark.parametrize("name", ["4-Mar", "04-Mar-2024", "Mar-04", "2024-03-04 00:00:00"])
+def test_a_name_that_a_spreadsheet_took_for_a_date_is_not_a_person(tmp_path, name):
+    with user_error("bad_id", "row 2", name, "date"):
+        datasets.open_dataset(_save(tmp_path, _text(_rows([name, "3-5"]))))
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "1,2E+05", "3e11", "123456789012345000"])
 def test_a_number_that_a_spreadsheet_rounded_is_not_a_person(tmp_path, name):
     with user_error("bad_id", "row 2", name):
         datasets.open_dataset(_save(tmp_path, _text(_rows([f'"{name}"', "b"]))))
@@ -272,7 +309,7 @@ def test_ratings_of_other_scales_are_read(tmp_path, scores):
     assert [info.score for info in infos] == list(scores)
 
 
-@pytest.mark.parametrize("cell", ["NA", "n/a", "", "missing", "3,5", "high", "9" * 400])
+@pytest.mark.parametrize("cell", ["NA", "n/a", "", "missing", "1,234", "high", "9" * 400])
 def test_one_missing_cell_does_not_remove_a_rating(tmp_path, cell):
     speed = ["1", "2", f'"{cell}"', "4", "0", "1"]
     found, infos = _open(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], speed=speed)))
@@ -290,6 +327,113 @@ def test_notes_are_not_ratings(tmp_path):
     found, infos = _open(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], notes=["7", "see b", "ok", "", "", ""])))
     assert not found
     assert not any(info.targets for info in infos)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(("cell", "value"), [("3,5", 3.5), ("-0,5", -0.5), ("0,125", 0.125), ("2,3333", 2.3333)])
+def test_a_decimal_comma_is_a_point(tmp_path, separator, cell, value):
+    rows = _rows(["a", "b", "c"], scores=["0", f'"{cell}"', "2"], speed=["1", f'"{cell}"', "2"])
+    found, infos = _open(tmp_path, _text(rows, separator))
+    assert not found
+    assert [(info.score, dict(info.targets)["speed"]) for info in infos] == [(0, 1), (value, value), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    "cell", ["1,234", "1.234,5", "3,", "２", "III", "2-3", "3/4", "#DIV/0!", "True", "1 000", "=1+1"]
+)
+def test_what_is_not_one_number_is_not_a_score(tmp_path, cell):
+    found, infos = _open(tmp_path, _text(_rows(["a", "b", "c"], scores=["1", f'"{cell}"', "2"])))
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert "row 3" in found[0].message
+    assert [info.score for info in infos] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "doubtful"),
+    [([9], {9}), ([33, 44], {33, 44}), ([-3], {-3}), ([8, 9], set()), ([4], set()), ([5, 6, 7], set())],
+)
+@pytest.mark.parametrize("column", ["score", "speed"])
+def test_a_rating_far_from_all_others_gives_a_warning(tmp_path, more, doubtful, column):
+    scores = [0, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 3, *more]
+    people = [f"s{number}" for number in range(len(scores))]
+    speed = {"speed": [str(mark) for mark in scores]} if column == "speed" else {}
+    rows = _rows(people, scores=[1] * len(scores) if speed else scores, **speed)
+    for i in range(8, len(scores)):
+        (tmp_path / f"c{i}").mkdir()
+        np.save(tmp_path / f"c{i}" / "landmarks.npy", np.zeros((5, 106, 2), np.float32))
+    found, infos = _open(tmp_path, _text(rows))
+    assert len(infos) == len(scores)
+    assert [(problem.kind, problem.severity) for problem in found] == [("doubtful_rating", WARNING)] * len(doubtful)
+    for problem, mark in zip(found, sorted(doubtful, key=scores.index), strict=True):
+        assert f"row {scores.index(mark) + 2}:" in problem.message
+        assert column in problem.message
+
+
+@pytest.mark.parametrize("name", ["#N/A", "#REF!", "#NAME?", "nan", "null", "?", "-", "unknown", "N/A"])
+@pytest.mark.parametrize("column", ["subject", "expression"])
+def test_a_missing_name_is_not_a_name(tmp_path, name, column):
+    """A failed look-up in a spreadsheet would make one person of many."""
+    row = {"path": "c1", "subject": "b", "expression": "smile", "score": "1"} | {column: name}
+    found, infos = _open(tmp_path, _text([HEADER, ["c0", "NA", "none", "0"], list(row.values())]))
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert all(fact in found[0].message for fact in ("row 3", column, name))
+    assert [info.subject for info in infos] == ["NA"]
+    if column == "subject":
+        with user_error("bad_data", "clips.csv", "row 3"):
+            batch.read_jobs(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("fps", ["0.04", "40000", "0", "-25", "25 fps"])
+def test_a_rate_that_is_none_is_named(tmp_path, fps):
+    found, _ = _open(
+        tmp_path, _text([[*HEADER, "fps"], ["c0", "a", "smile", "0", fps], ["c1", "b", "smile", "1", "50"]])
+    )
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert all(fact in found[0].message for fact in ("row 2", "fps", fps))
+
+
+# One clip, one row
+
+
+@pytest.mark.parametrize("path", ["./c0", "c0/", "c1/../c0", "link", ".\\c0"])
+@pytest.mark.parametrize("person", ["a", "b"])
+def test_one_clip_under_two_spellings_of_its_path_is_an_error(tmp_path, path, person):
+    (tmp_path / "link").symlink_to(tmp_path / "c0")
+    found, infos = _open(tmp_path, f"path,subject,expression,score\nc0,a,smile,1\n{path},{person},smile,3\n")
+    assert [problem.kind for problem in found] == ["duplicate_clip"]
+    assert all(fact in found[0].message for fact in ("row 3", "row 2"))
+    assert [info.score for info in infos] == [1]
+
+
+def test_two_ids_may_share_a_clip_of_one_person_only(tmp_path):
+    found, infos = _open(tmp_path, "id,path,subject,expression,score\nx,c0,a,smile,1\ny,c0,a,smile,3\nz,c0,b,smile,3\n")
+    assert [problem.kind for problem in found] == ["duplicate_clip"]
+    assert [info.id for info in infos] == ["x", "y"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_paths_are_found_as_other_systems_spell_them(tmp_path, on_disk, listed):
+    folder = tmp_path / "day" / unicodedata.normalize(on_disk, "Zoë")
+    folder.mkdir(parents=True)
+    np.save(folder / "landmarks.npy", np.zeros((5, 106, 2), np.float32))
+    for path in ("day\\Zoë", "day/Zoë", ".\\day\\Zoë"):
+        text = _text([HEADER, [unicodedata.normalize(listed, path), "a", "smile", "1"]])
+        found, infos = _open(tmp_path, text)
+        assert (found, len(infos)) == ([], 1)
+        (job,) = batch.read_jobs(tmp_path / "clips.csv")
+        assert job.video == folder
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/a", "x" * 300, "a/" * 5000])
+def test_paths_that_cannot_exist_are_named(tmp_path, path):
+    found, infos = _open(tmp_path, f"path,subject,expression,score\n{path},a,smile,1\nc1,b,smile,2\n")
+    assert [problem.kind for problem in found] == (["malformed_row"] if len(path) > 255 else ["missing_clip"])
+    assert "row 2" in found[0].message
+    assert [info.id for info in infos] == ["c1"]
+    if len(path) > 255:
+        with user_error("bad_data", "clips.csv", "row 2"):
+            batch.read_jobs(tmp_path / "clips.csv")
 
 
 @pytest.mark.parametrize("cell", ["NA", "", "missing"])
@@ -417,3 +561,75 @@ def test_excel_shows_numbers_as_numbers(tmp_path):
     book.active["B2"].number_format = "000"
     book.save(tmp_path / "list.xlsx")
     assert tables.read_rows(tmp_path / "list.xlsx", Problems())[2] == ["a", "7"]
+
+
+def _book(path, rows, change=lambda book, sheet: None):
+    """A workbook with ``rows``, changed as someone would in a spreadsheet program."""
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    change(book, book.active)
+    book.save(path)
+    return tables.read_table(path, HEADER, Problems())[1]
+
+
+def test_merged_cells_are_read_in_all_their_rows(tmp_path):
+    def merge(book, sheet):
+        for cells in ("B2:B4", "F2:F3", "F4:G5", "A7:D7"):
+            sheet.merge_cells(cells)
+
+    rows = [[*HEADER, "notes", "group", "fps"]]
+    rows += [[f"c{i}", ["anna", "ben"][i > 2], "smile", i, None, ["PD", None, "HC", None][i], 50] for i in range(4)]
+    read = _book(tmp_path / "list.xlsx", [*rows, [], ["all rated by one person"]], merge)
+    assert [row["subject"] for row in list(read.values())[:4]] == ["anna", "anna", "anna", "ben"]
+    assert [row["group"] for row in list(read.values())[:4]] == ["PD", "PD", "HC", "HC"]
+    assert sorted(read) == [2, 3, 4, 5, 7]
+
+
+def test_the_sheet_that_is_shown_is_read(tmp_path):
+    def hide(book, sheet):
+        sheet.sheet_state = "hidden"
+        for row in (HEADER, ["c0", "anna", "smile", 4]):
+            book.create_sheet("now").append(row) if row is HEADER else book["now"].append(row)
+        book.active = 1
+
+    assert _book(tmp_path / "list.xlsx", [HEADER, ["c0", "anna", "smile", 1]], hide)[2]["score"] == "4"
+
+
+ROWS = [HEADER, ["c0", "anna", "smile", 1], ["c1", "ben", "smile", 2]]
+
+
+def test_a_hidden_row_is_named(tmp_path):
+    def hide(book, sheet):
+        sheet.row_dimensions[3].hidden = sheet.row_dimensions[9].hidden = True
+
+    with user_error("unreadable_table", "list.xlsx", "row 3", "hidden"):
+        _book(tmp_path / "list.xlsx", ROWS, hide)
+    assert sorted(_book(tmp_path / "list.xlsx", ROWS[:2], hide)) == [2]  # hidden rows without contents do not matter
+
+
+def test_a_formula_without_a_saved_value_is_named(tmp_path):
+    for cells in (["c1", "ben", "smile", "=1+1"], ["c1", "=A3", "smile", 2]):
+        with user_error("unreadable_table", "list.xlsx", "row 3", "formula"):
+            _book(tmp_path / "list.xlsx", [*ROWS[:2], cells])
+
+
+@pytest.mark.parametrize(
+    "name", [123456789012345681.0, 123456789012345699, 1.2345678901234e16, datetime.datetime(2024, 3, 4)]
+)
+def test_a_workbook_that_lost_a_name_is_refused(tmp_path, name):
+    made = _save(tmp_path, b"")
+    (tmp_path / "clips.csv").unlink()
+    _book(tmp_path / "clips.xlsx", [HEADER, ["c0", name, "smile", 1], ["c1", "b", "smile", 2]])
+    with user_error("bad_id", "clips.xlsx", "row 2"):
+        datasets.open_dataset(made)
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [b"<c" * (1 << 19), b'<row hidden="1"' * (1 << 18), b"<c r='A1'><f>" * (1 << 18), b"<mergeCell ref=" * (1 << 18)],
+)
+def test_hostile_xml_of_a_sheet_takes_little_time(xml):
+    started = time.perf_counter()
+    assert list(tables._as_shown([["a"]], xml)) == [["a"]]
+    assert time.perf_counter() - started < 10

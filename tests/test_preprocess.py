@@ -339,6 +339,22 @@ def test_clips_made_with_other_options_are_not_reused(tmp_path, portrait, capsys
     assert len(rows(out / "clips.csv")) == 1
 
 
+def test_frames_that_a_camera_did_not_take_give_a_warning(tmp_path):
+    """12 frames a second in a file of 24, and the third frame of a film shown twice, as on television."""
+    pictures = [np.maximum(square(100 + 2 * t, 80, 64), 10) for t in range(24)]
+    files = {
+        "sound": pictures,
+        "doubled": [picture for picture in pictures[:12] for _ in range(2)],
+        "pulled": [pictures[t * 4 // 5] for t in range(24)],
+    }
+    for name, frames in files.items():
+        made = preprocess_video(write_images(tmp_path / name, frames), SquareSource())
+        repeated = [warning for warning in made.warnings if "repeat the one before" in warning]
+        assert len(repeated) == (name != "sound")
+        if name == "doubled":
+            assert "12 of 24 frames" in repeated[0]
+
+
 def test_the_evidence_records_source_and_warnings(tmp_path):
     video = write_images(tmp_path / "a clip", [square(100, 80, 64 * (t > 1)) for t in range(12)])
     (job,) = batch.jobs_of([video], "", "smile", 1.0)

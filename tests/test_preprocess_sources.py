@@ -13,7 +13,7 @@ from tests.preprocess_inputs import VIDEOS, encode, moved, photograph, real_vide
 from tests.raises import user_error
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, LAYOUTS, MIRROR
-from tramp_jax.preprocess import SOURCES, SourceOptions, open_landmark_source, preprocess_video, upright
+from tramp_jax.preprocess import SOURCES, SourceOptions, open_landmark_source, preprocess_video
 from tramp_jax.preprocess.faces import Face, enclosing, overlap
 from tramp_jax.preprocess.sources.blazeface import Detector
 from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade, step
@@ -368,7 +368,7 @@ def test_a_head_tilted_by_more_than_35_degrees_gives_a_warning(mediapipe, tmp_pa
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 0.8)
     path = encode(tmp_path / "a.mp4", [cv2.warpAffine(picture, turn, (width, height)) for picture in pictures])
     made = preprocess_video(path, mediapipe)
-    assert upright.tilt(made.clip.landmarks, "points63") == pytest.approx(degrees, abs=12)
+    assert landmarks.tilt(made.clip.landmarks, "points63") == pytest.approx(degrees, abs=12)
     assert any("tilted" in warning for warning in made.warnings) == (abs(degrees) > 35)
 
 

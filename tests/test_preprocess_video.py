@@ -5,6 +5,7 @@ import struct
 import wave
 import zlib
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -204,6 +205,51 @@ def test_gaps_in_the_numbers_of_images_give_a_warning(tmp_path, names, missing):
         assert f"missing {missing};" in warnings[0]
 
 
+def named(tmp_path, *names):
+    """A folder of images with these names; each is 5 grey levels brighter than the last."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((40, 50, 3), 5 * number, np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1.png", "1.tif", "2.png", "2.tif"),
+        ("left_1.png", "left_2.png", "right_1.png", "right_2.png"),
+        ("1.png", "01.png"),
+        tuple(f"t_{i * 0.04:g}.png" for i in range(12)),  # 0.2 would come before 0.04
+    ],
+)
+def test_images_whose_order_is_unclear_are_refused(tmp_path, names):
+    fail(named(tmp_path, *names))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        tuple(f"t_{i * 0.04:.2f}.png" for i in range(40)),
+        tuple(f"v{i}.bmp" if i % 2 else f"v{i}.png" for i in range(12)),
+        tuple(f"minute{i // 4}_{i % 4}.png" for i in range(12)),
+        ("anna.png", "ben.png"),
+        ("a1.png", "b2.png", "b10.png"),
+    ],
+)
+def test_images_are_read_in_the_order_of_their_names(tmp_path, names):
+    images = [image for _, image in read(named(tmp_path, *names))]
+    assert [int(image[0, 0, 0]) for image in images] == [5 * i for i in range(len(names))]
+
+
+def test_pages_of_an_image_are_not_lost(tmp_path):
+    first, *others = (Image.fromarray(image) for image in grey(3))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    assert "pages" in fail(tmp_path / "a.tif")
+    first.save(tmp_path / "b.tif")
+    assert len(read(tmp_path / "b.tif")) == 1
+
+
 def test_the_rate_of_images_must_be_positive(tmp_path):
     folder = write_images(tmp_path / "frames", grey(2))
     assert "--images-fps" in fail(folder, images_fps=0.0)
@@ -388,6 +434,47 @@ def test_a_rotation_between_two_quarter_turns_gives_a_warning(tmp_path):
     frames = open_frames(encode(tmp_path / "a.mp4", grey(4), matrix=(0.94, 0.34, -0.34, 0.94)))
     assert {image.shape for _, image in frames} == {(64, 96, 3)}
     assert "multiple of 90°" in frames.warnings[0]
+
+
+# Colours
+
+
+@pytest.mark.parametrize("transfer", [1, 16, 18])
+def test_high_dynamic_range_gives_a_warning(tmp_path, transfer):
+    options = {"x265-params": f"log-level=none:colorprim=9:transfer={transfer}:colormatrix=9"}
+    frames = open_frames(encode(tmp_path / "a.mp4", moving(8), "libx265", pixels="yuv420p10le", options=options))
+    assert len(list(frames)) == 8
+    assert [("HDR" in warning) for warning in frames.warnings] == [True] * (transfer > 1)
+
+
+PATCHES = [(200, 30, 30), (30, 180, 40), (40, 60, 210), (128, 128, 128)]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(5, 0.299, 0.114), (1, 0.2126, 0.0722), (9, 0.2627, 0.0593)])
+def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, bits, matrix, red, blue):
+    rgb = np.repeat(np.array(PATCHES)[None], 64, axis=0).repeat(16, axis=1) / 255
+    luma = rgb @ (red, 1 - red - blue, blue)
+    chroma = (rgb[..., 2] - luma) / (2 - 2 * blue), (rgb[..., 0] - luma) / (2 - 2 * red)
+    low, scale, spread = (0, 255, 255) if full else (16, 219, 224)
+    planes = np.rint(np.stack([low + scale * luma, *(128 + spread * part for part in chroma)]) * (1 << bits - 8))
+    kind = "yuv444p" if bits == 8 else "yuv444p10le"
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = kind
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        for number in range(2):
+            planes[0, 0, 0] += 8 * number  # a video of identical frames is refused
+            frame = av.VideoFrame(64, 64, kind)
+            for to, plane in zip(frame.planes, planes.astype(np.uint8 if bits == 8 else np.uint16), strict=True):
+                to.update(plane.tobytes())
+            frame.colorspace, frame.color_range, frame.pts = matrix, 2 if full else 1, number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    image = read(tmp_path / "a.mkv")[0][1]
+    np.testing.assert_allclose(image[32, 8::16], PATCHES, atol=2)
 
 
 # Intact files that seem to lack frames
@@ -603,6 +690,24 @@ def test_a_missing_frame_is_noticed_on_a_coarse_clock():
         assert timing.fps == fps
         np.testing.assert_array_equal(timing.chosen, [*range(40), timing.chosen[40], *range(40, 99)])
         assert "1 of 98 steps" in timing.warnings[0]
+
+
+def test_a_pause_of_the_recording_is_named():
+    """Two recordings in one file, or a camera that stopped for a while."""
+    seconds = np.concatenate([np.arange(10) / 25, 60 + np.arange(10) / 25])
+    for target in (None, 30):
+        with user_error("bad_data", "59.6 seconds", "frame 10 "):
+            rate.constant(seconds, 25, target)
+    times = np.concatenate([np.arange(10) / 25, 1.2 + np.arange(10) / 25])
+    assert len(rate.constant(times, 25).chosen) == 40
+
+
+@pytest.mark.parametrize(("fps", "slow"), [(0.0001, True), (1 / 60, True), (5, True), (10, False), (240, False)])
+def test_a_rate_too_slow_for_a_face_gives_a_warning(fps, slow):
+    timing = rate.constant(np.arange(20) / fps, 0)
+    assert timing.fps == pytest.approx(fps, rel=0.05)
+    np.testing.assert_array_equal(timing.chosen, np.arange(20))
+    assert len(timing.warnings) == slow
 
 
 def test_a_rate_that_drifts_is_variable():

@@ -299,6 +299,28 @@ def numbering_gaps(files: Sequence[Path]) -> str:
     return ", ".join([*listed[:_MAX_GAPS], *(["..."] if len(listed) > _MAX_GAPS else [])])
 
 
+def unclear_order(files: Sequence[Path]) -> str:
+    """Why the names of images do not say in which order they were taken; "" if they do.
+
+    Two files with the same numbers belong to two series (left_1.png and right_1.png, 1.jpg and 1.png). Decimals of
+    different length (t_0.04.png, t_0.1.png) can be read as decimals or as two numbers.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    for file in files:
+        numbers = tuple(map(int, re.findall(r"\d+", file.stem, re.ASCII)))
+        if numbers and first.setdefault(numbers, file.name) != file.name:
+            return f"{first[numbers]} and {file.name} have the same number, as if there were two series"
+    decimals = [[float(x) for x in re.findall(r"\d+(?:\.\d+)?", file.stem, re.ASCII)] for file in files]
+    for (before, one), (after, other) in itertools.pairwise(zip(decimals, files, strict=True)):
+        if len(before) == len(after) and before > after and _words(one) == _words(other):
+            return f"{one.name} and {other.name} can be put in two orders; give all decimals the same length"
+    return ""
+
+
+def _words(file: Path) -> list[str]:
+    return re.split(r"\d+(?:\.\d+)?", file.stem, flags=re.ASCII)
+
+
 def read_frames(
     folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = CROP
 ) -> tuple[bytes, ...]:

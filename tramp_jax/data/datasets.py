@@ -104,10 +104,9 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
     for info in dataset.source.infos:
         first.setdefault(info.subject, info)
     for name, info in first.items():
-        if names.is_rounded(name):
-            message = (
-                f"subject {name} is a number rounded by a spreadsheet; format the column as text and enter it again"
-            )
+        if names.is_rounded(name) or names.is_date(name):
+            what = "a number rounded" if names.is_rounded(name) else "a name taken for a date"
+            message = f"subject {name} is {what} by a spreadsheet; format the column as text and enter it again"
             problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
     for one, other in names.alike(first):
         where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))

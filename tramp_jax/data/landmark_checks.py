@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 CROP = 256  # pixels, both sides of a face crop
+LYING = 60.0  # degrees from upright; a face that is tilted more is sideways or upside down
 
 # Distance of a frame's farthest landmark from the median landmark, in median distances. In intact frames it is at most
 # 3.4, on the contours of turned heads. A detector that loses a point can put it anywhere.

@@ -23,18 +23,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tramp_jax.data import gaps, rate, tables
+from tramp_jax.data import gaps, landmark_checks, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import face_box
-from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68
+from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68, tilt
 from tramp_jax.data.problems import Problems
 from tramp_jax.errors import UserError
 
 LAYOUT = "points63"
 MIN_CONFIDENCE = 0.5
-MAX_FPS = 300.0  # OpenFace stamps a folder of images with 1000 frames a second
+# OpenFace stamps a folder of images with 1000 frames a second. Milliseconds taken for seconds give less than one.
+MIN_FPS, MAX_FPS = 2.0, 300.0
 
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
+_FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id")
 _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
 _PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
 
@@ -65,10 +67,13 @@ def read(path: Path) -> Table:
         raise UserError("missing_file", f"{path}: no such file; it must be a table of OpenFace or py-feat")
     header, rows = _cells(path)
     points = _numbers(path, header, rows, _POINTS).reshape(-1, 2, NUM_IBUG).swapaxes(1, 2)
-    found = np.isfinite(points).all((1, 2))
+    found = np.isfinite(points).all((1, 2)) & (np.ptp(points, axis=1) > 0).any(1)  # some programs write zeros
     for name, least in (("success", 1), ("confidence", MIN_CONFIDENCE), ("FaceScore", MIN_CONFIDENCE)):
         if name in header:
-            found &= _numbers(path, header, rows, [name])[:, 0] >= least
+            values = _numbers(path, header, rows, [name])[:, 0]
+            if np.nanmax(values, initial=0) > 1:
+                raise UserError("bad_data", f"{path}: column {name} reaches {np.nanmax(values):g}, but must be 0 to 1")
+            found &= values >= least
     frames = _frames(path, header, rows, found)
     converted = from_ibug68(points[found])
     if "eye_lmk_x_0" in header:
@@ -100,14 +105,16 @@ def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
       (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop, and the frames per second.
 
     Raises:
-      UserError: see ``read`` and ``gaps.bridge``; no_frame_rate.
+      UserError: see ``read`` and ``gaps.bridge``; no_frame_rate; bad_data for times that are not seconds in order;
+        not_upright, and the kinds of ``landmark_checks.faults``, for points that cannot be one upright face in pixels.
     """
     table = read(path)
+    _check_face(path, table)
     try:
         span, points = gaps.bridge(table.points, table.found)
+        timing = _timing(None if table.seconds is None else table.seconds[span], len(points), fps)
     except UserError as error:
         raise UserError(error.kind, f"{path}: {error}") from error
-    timing = _timing(path, None if table.seconds is None else table.seconds[span], len(points), fps)
     points = points[timing.chosen]
     return face_box(points[:, :NUM_LANDMARKS]).map(points), timing.fps
 
@@ -118,17 +125,43 @@ def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
     return Clip(dataclasses.replace(info, num_frames=len(points)), points, LAYOUT, fps=fps)
 
 
-def _timing(path: Path, seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
+def _check_face(path: Path, table: Table) -> None:
+    """Raises UserError if the points cannot be those of one upright face, in pixels."""
+    frames, points = np.flatnonzero(table.found), table.points[table.found, :NUM_LANDMARKS]
+    for kind, what in landmark_checks.faults(table.points, size=None):
+        raise UserError(kind, f"{path}: {what}")
+    if not len(frames):
+        return
+    middles, side = np.median(points, axis=1), np.median(np.ptp(points, axis=1).max(1))
+    jumps = np.linalg.norm(np.diff(middles, axis=0), axis=1) > side
+    if jumps.any():
+        frame = frames[jumps.argmax() + 1] + 1
+        message = f"{path}: the face jumps to another place at frame {frame}, by more than its size"
+        raise UserError("no_single_face", f"{message}; keep the rows of one person, in order, or cut the clip there")
+    degrees = tilt(table.points[table.found], LAYOUT)
+    if abs(degrees) > landmark_checks.LYING:
+        message = f"{path}: the face is turned by {degrees:.0f}°, sideways or upside down, though y must grow downwards"
+        raise UserError("not_upright", f"{message}; correct the points, or turn the video and make the table again")
+
+
+def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
     wrong = "has no timestamps"
     if seconds is not None:
         wrong = "has timestamps that do not increase"
-        if np.isfinite(seconds).all() and (np.diff(seconds) > 0).all():
+        steps = np.diff(seconds)
+        if (steps < 0).any():
+            message = f"has timestamps that go back after {seconds[(steps < 0).argmax()]:g} s; sort the rows by time"
+            raise UserError("bad_data", f"{message}, and keep those of one recording")
+        if np.isfinite(seconds).all() and (steps > 0).all():
             own = rate.constant(seconds, 0.0)
+            if own.fps < MIN_FPS:
+                message = f"has timestamps of {own.fps:.2g} frames per second, so they are not seconds (milliseconds?)"
+                raise UserError("bad_data", f"{message}; convert them to seconds, or remove the column and set fps")
             if own.fps <= MAX_FPS:
                 return rate.constant(seconds, 0.0, fps) if fps else own
             wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
-        raise UserError("no_frame_rate", f"{path}: {wrong}; set its frames per second (fps)")
+        raise UserError("no_frame_rate", f"{wrong}; set its frames per second (fps)")
     return rate.Timing(fps, np.arange(count))
 
 
@@ -138,7 +171,10 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
         header, *rows = [row for row in csv.reader(tables.read_lines(path, Problems())) if row] or [[]]
     except csv.Error as error:
         raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
-    columns = {name.strip(): i for i, name in enumerate(header)}
+    names = [name.strip() for name in header]
+    columns = {name: i for i, name in enumerate(names)}
+    if twice := next((name for name in (*_POINTS, *_FURTHER) if names.count(name) > 1), ""):
+        raise UserError("bad_columns", f"{path}: has two columns {twice}; keep one of them")
     missing = [name for name in _POINTS if name not in columns]
     if missing or f"x_{NUM_IBUG}" in columns:
         found = f"lacks {missing[0]}" if missing else f"has more than {NUM_IBUG} points"

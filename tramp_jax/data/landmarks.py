@@ -259,6 +259,19 @@ def nose_tip(points: np.ndarray, name: str) -> np.ndarray:
     return points[:, [layout_of(points, name).nose_tip]]
 
 
+def tilt(points: np.ndarray, name: str) -> float:
+    """Angle in degrees between straight down and the direction from the eyes to the mouth, over points (n, P, 2).
+
+    Positive if the mouth is to the right of the eyes in the picture; ±180 for an upside-down face.
+    """
+    centres = select(points, name).reshape(-1, len(GROUPS), GROUP_SIZE, 2).mean(axis=2)
+    left, right, lower, upper = (
+        centres[:, GROUPS.index(group)] for group in ("left_eye", "right_eye", "lower_lip", "upper_lip")
+    )
+    x, y = (lower + upper - left - right).sum(axis=0)
+    return float(np.degrees(np.arctan2(x, y)))
+
+
 def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
     """Positions relative to the nose tip.
 

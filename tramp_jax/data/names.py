@@ -4,7 +4,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-_ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+", re.IGNORECASE | re.ASCII)
+_MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")  # NA and ND may be initials
+_ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+|\d{15}0{3,}", re.IGNORECASE | re.ASCII)
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_DATE = re.compile(
+    rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d|\d{{1,2}}-({_MONTHS})(-\d+)?|({_MONTHS})-\d+", re.IGNORECASE | re.ASCII
+)
+# Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
+_LOOKS = str.maketrans(
+    "АВЕЅІЈКМНОРСТУХԚԜѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ\u2212", "ABESIJKMHOPCTYXQWVABEZHIKMNOPTYX-"
+)  # fmt: skip
 
 
 def clean(text: str) -> str:
@@ -13,9 +22,19 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(visible)).strip()
 
 
+def is_missing(name: str) -> bool:
+    """Whether a cell has no name: a spreadsheet's error such as #N/A, or what programs write for a missing value."""
+    return (name.startswith("#") and name.endswith(("!", "?", "/A"))) or name.lower() in _MISSING
+
+
 def is_rounded(name: str) -> bool:
-    """Whether a spreadsheet has rounded a long number, as in 1.23E+11."""
+    """Whether a spreadsheet has rounded a long number, as in 1.23E+11 or 123456789012345000."""
     return bool(_ROUNDED.fullmatch(name))
+
+
+def is_date(name: str) -> bool:
+    """Whether a spreadsheet has taken a name such as 3-4 for a date, as in 4-Mar or 2024-03-04 00:00:00."""
+    return bool(_DATE.fullmatch(name))
 
 
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -32,7 +51,7 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _spelling(name: str) -> object:
-    plain = clean(unicodedata.normalize("NFKC", name)).casefold()
+    plain = clean(unicodedata.normalize("NFKC", name)).casefold().upper().translate(_LOOKS)
     if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
         plain = whole[1]
     plain = "".join(" " if unicodedata.category(x)[0] in "PZ" else x for x in unicodedata.normalize("NFKC", plain))

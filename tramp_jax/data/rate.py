@@ -6,6 +6,8 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
+MAX_PAUSE = 1.0  # seconds; the longest unusual step between two frames
+SLOW = 8.0  # frames per second; with fewer, a movement of the face is over between two frames
 VARIABLE = 0.1  # share of the median step between frames; steps that differ by more make the rate variable
 _CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # clock ticks in seconds (GIF; QuickTime; Matroska, WebM, Flash, WMV)
 
@@ -38,7 +40,7 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       target: wanted frames per second; None keeps the video's own rate.
 
     Raises:
-      UserError: ``target`` is not above 0, or no rate is known.
+      UserError: ``target`` is not above 0, no rate is known, or nothing was recorded for ``MAX_PAUSE``.
     """
     if target is not None and not target > 0:
         raise UserError("bad_option", f"--fps must be above 0, not {target}")
@@ -56,6 +58,15 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
         warnings.append(f"the frame times are invalid; assuming {nominal:.4g} frames per second")
         seconds = np.arange(count) / nominal
     own, odd = _own_rate(seconds, nominal)
+    steps = np.diff(seconds)
+    if steps.max() > max(MAX_PAUSE, 5 / own):
+        raise UserError(
+            "bad_data",
+            f"nothing was recorded for {steps.max():.1f} seconds after frame {steps.argmax() + 1} of {count}; cut "
+            "the clip there",
+        )
+    if own < SLOW:
+        warnings.append(f"only {own:.3g} frames per second, too few to see how a face moves; record it again with 25")
     fps = target or own
     # NTSC rates are rounded to decimals, so ignore tiny differences.
     same_rate = abs(fps / own - 1) < 1e-3
@@ -95,7 +106,7 @@ def _own_rate(seconds: np.ndarray, nominal: float) -> tuple[float, int]:
     error = max(1e-3, (1 + odd) * tick / (usual.sum() * step))
     if nominal > 0 and abs(nominal * step - 1) <= error:
         return nominal, odd
-    return round(1 / step, 3), odd
+    return round(1 / step, 3) or 1 / step, odd
 
 
 def _tick(seconds: np.ndarray) -> float:

@@ -1,14 +1,18 @@
 """Lists as CSV files and Excel workbooks: reads both alike, and writes CSV files that are safe to open."""
 
 import csv
+import functools
 import io
 import math
+import os
 import re
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tramp_jax.data.names import clean
 from tramp_jax.data.problems import Problems
 
 SUFFIXES = (".csv", ".xlsx")
@@ -25,6 +29,17 @@ _BYTE_ORDER_MARKS = (  # longest first, because UTF-32's begins like UTF-16's
 )
 _LOST = re.compile("[\0\ufffd]")  # what other programs write for letters they could not read
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d\d?|\d{4,})|0,\d+)", re.ASCII)  # 1,234 may be a thousand
+_MAX_PATH, _MAX_NAME = 3000, 255  # bytes; Linux allows 4096 for a whole path
+_MAX_DIGITS = 15  # of a number in a workbook
+_UNSAVED = re.compile(  # a formula that gives an empty text is saved with t="str"
+    rb'<(?:\w+:)?c\b(?![^<>]*\st="str")[^<>]*\sr="[A-Z]{1,3}(\d{1,7})"[^<>]*>\s*'
+    rb"<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<>]*</(?:\w+:)?f>)\s*"
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
+_HIDDEN = re.compile(rb'<(?:\w+:)?row\b[^<>]*\shidden="(?:1|true)"[^<>]*>')
+_ROW_NUMBER = re.compile(rb'\sr="(\d{1,7})"')
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s+ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
 _WRITTEN_NUMBER = re.compile(rf"{_NUMBER.pattern}([eE][+-]?\d+)?", re.ASCII)
 # Where a spreadsheet would start a formula: at the start of a cell, and after anything some take for a separator.
 _FORMULA = r"(?:^|(?<=[,;\t\r\n])){0}(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])|^{0}(?='*[\t\r])"
@@ -69,9 +84,11 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) -> stripped fields.
 
-    A CSV file is UTF-8 or UTF-16. Its separator is the most frequent in its first line: comma, semicolon or tab. A
-    number in a workbook becomes the text that a CSV file would have, "3" rather than "3.0". A formula becomes its last
-    saved value. The apostrophe that ``csv_text`` puts before a formula is removed.
+    A CSV file is UTF-8 or UTF-16. Its separator is the one that its first line names ("sep=;", as spreadsheets do), or
+    the most frequent there: comma, semicolon or tab. Of a workbook, the first sheet that is shown is read. A number
+    becomes the text that a CSV file would have, "3" rather than "3.0", or "1.2e+17" if the workbook lost its last
+    digits. A formula becomes its last saved value. All rows of merged cells have their value. A decimal comma becomes a
+    point. The apostrophe that ``csv_text`` puts before a formula is removed.
 
     Args:
       path: an existing file: .xlsx is a workbook, anything else is CSV.
@@ -92,7 +109,7 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
                 what = f"{lost[:80]!r} has unreadable letters, so two names may have become one; restore the list"
                 raise _TableFault("unreadable_table", what, number)
             if any(row):
-                rows[number] = [unguarded(field) for field in row]
+                rows[number] = [_with_point(unguarded(field)) for field in row]
     except _TableFault as fault:
         problems.add(fault.kind, f"{path}{f', row {fault.row}' if fault.row else ''}: {fault}")
         return {}
@@ -143,12 +160,16 @@ def _read_text(path: Path) -> str:
 
 def _comma_separated(path: Path) -> Iterator[list[str]]:
     file = io.StringIO(_read_text(path), newline="")
-    first = re.sub(r'"[^"]*"', "", file.readline())
+    first = next(filter(str.strip, file), "")
+    hint = re.fullmatch(r"sep=([,;\t])\s*", first, re.IGNORECASE)
+    # Texts in brackets and quotation marks may have other separators.
+    separator = hint[1] if hint else max(",;\t", key=re.sub(r'"[^"]*"|\([^)]*\)', "", first).count)
     file.seek(0)
-    separator = max(",;\t", key=first.count)
     number = columns = 0
     try:
         for number, row in enumerate(csv.reader(file, delimiter=separator, strict=True), 1):
+            if hint and row:
+                hint, row = None, []
             columns = columns or len(row)
             if any(_holds_rows(field, separator, columns) for field in row):
                 raise csv.Error("a quoted field holds what look like further rows")
@@ -180,10 +201,11 @@ def _workbook(path: Path) -> Iterator[list[str]]:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and menus
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
-            sheet = book.worksheets[0]
+            sheet = next((x for x in book.worksheets if x.sheet_state == "visible"), book.worksheets[0])
             sheet.reset_dimensions()  # some programs write wrong ones
-            for row in sheet.iter_rows(values_only=True):
-                yield [_text(value) for value in row]
+            with zipfile.ZipFile(path) as archive:
+                xml = archive.read(sheet._worksheet_path)
+            yield from _as_shown(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), xml)
     except _TableFault:
         raise
     except Exception as error:  # a damaged workbook raises almost anything
@@ -192,9 +214,39 @@ def _workbook(path: Path) -> Iterator[list[str]]:
         raise _TableFault("unreadable_table", what) from error
 
 
+def _as_shown(rows: Iterable[list[str]], xml: bytes) -> Iterator[list[str]]:
+    """Yields the rows of a sheet, given also as XML. All rows of merged cells have their value.
+
+    Raises:
+      _TableFault: a row that is not empty is hidden, or a formula has no saved value.
+    """
+    if unsaved := _UNSAVED.search(xml):
+        what = "has a formula without a saved value; open the workbook in a spreadsheet program and save it again"
+        raise _TableFault("unreadable_table", what, int(unsaved[1]))
+    hidden = {int(found[1]) for row in _HIDDEN.findall(xml) if (found := _ROW_NUMBER.search(row))}
+    merged: dict[int, list[tuple[int, int]]] = {}  # first row -> column from 0, last row
+    for letters, top, bottom in _MERGED.findall(xml):
+        column = functools.reduce(lambda value, letter: 26 * value + letter - ord("A") + 1, letters, 0) - 1
+        merged.setdefault(int(top), []).append((column, int(bottom)))
+    above: dict[int, tuple[int, str]] = {}  # column -> last row, value
+    for number, row in enumerate(rows, 1):
+        if number in hidden and any(row):
+            what = "is hidden, perhaps by a filter, so it is unclear whether it counts; show all rows, or delete it"
+            raise _TableFault("unreadable_table", what, number)
+        above = {column: cell for column, cell in above.items() if cell[0] >= number}
+        if any(row):
+            for column, (_, value) in above.items():
+                row += [""] * (column + 1 - len(row))
+                row[column] = value
+        above |= {column: (last, row[column]) for column, last in merged.get(number, ()) if column < len(row)}
+        yield row
+
+
 def _text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, int | float) and abs(value) >= 10**_MAX_DIGITS:
+        return f"{value:.{_MAX_DIGITS}e}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
@@ -215,7 +267,7 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
     table = read_rows(path, problems)
     if len(problems.found) > found:
         return [], {}
-    columns = [name.lower() for name in table.pop(min(table, default=0), [])]
+    columns = [clean(name).lower() for name in table.pop(min(table, default=0), [])]
     wrong = [f"no column {name!r}" for name in required if name not in columns]
     wrong += [f"two columns {name!r}" for name in sorted({x for x in columns if x and columns.count(x) > 1})]
     if wrong:
@@ -252,6 +304,26 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 def _guarded(cell: object) -> str:
     text = "" if cell is None else str(cell)
     return text if _WRITTEN_NUMBER.fullmatch(text) else _UNGUARDED.sub("'", text)
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is short enough to be a path; a longer one makes the system's calls fail."""
+    content = os.fsencode(text)
+    return len(content) < _MAX_PATH and all(len(part) <= _MAX_NAME for part in re.split(rb"[/\\]", content))
+
+
+def located(folder: Path, text: str) -> Path:
+    """The file that a list in ``folder`` names; the path as it is if there is none.
+
+    The list may have backslashes, and composed letters where the disk has decomposed ones, or the reverse.
+    """
+    spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+    paths = [folder / os.path.expanduser(x) for y in spellings for x in (y, y.replace("\\", "/"))]
+    return next(filter(os.path.exists, paths), paths[0])
 
 
 def unguarded(cell: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files
-from tramp_jax.data import landmark_checks, names
+from tramp_jax.data import landmark_checks, landmarks, names
 from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.datasets import open_dataset, wanted_by
@@ -194,6 +194,10 @@ def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content
 def _doubts(clip: Clip) -> Iterator[Problem]:
     if what := landmark_checks.doubt(clip.landmarks):
         yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
+    seen = clip.landmarks[np.isfinite(clip.landmarks).all((1, 2))]
+    if len(seen) and abs(degrees := landmarks.tilt(seen, clip.layout)) > landmark_checks.LYING:
+        message = f"{place_of(clip.info)}: the face is turned by {degrees:.0f}°, sideways or upside down (y grows down)"
+        yield Problem("doubtful_landmarks", message, clip.info.id, WARNING)
 
 
 def _unreadable(info: ClipInfo, error: Exception) -> Problem:

@@ -36,6 +36,7 @@ _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
 # Search every 8th frame and every 4th column for combs with steps of over 10 grey levels. Combs hold at most 1 % of the
 # moving pixels in progressive videos, and 15 to 25 % in interlaced ones (measured).
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
+_HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
@@ -106,7 +107,7 @@ class VideoFile:
                 raise VideoError(
                     f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
                 ) from error
-            warnings = [*_other_videos(container, stream), *picture.warnings, *combs.warnings()]
+            warnings = [*_other_videos(container, stream), *_wide_colours(stream), *picture.warnings, *combs.warnings()]
             warnings += _damage(self.path, count, packets)
         if count > 1 and still:
             raise VideoError(
@@ -357,6 +358,17 @@ def _other_videos(container: InputContainer, stream: VideoStream) -> list[str]:
     if count == 1:
         return []
     return [f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"]
+
+
+def _wide_colours(stream: VideoStream) -> list[str]:
+    """Warns about high dynamic range, whose colours are not those of ordinary video."""
+    if not (name := _HDR.get(int(stream.codec_context.color_trc or 0))):
+        return []
+    return [
+        f"the video is HDR ({name}), so its colours look pale and its contrast differs; switch HDR off in the camera, "
+        "or convert it with `ffmpeg -i IN -vf zscale=t=linear:npl=100,tonemap=hable,zscale=t=bt709:m=bt709:p=bt709,"
+        "format=yuv420p OUT.mp4`"
+    ]
 
 
 def _damage(path: Path, count: int, packets: _Packets) -> list[str]:

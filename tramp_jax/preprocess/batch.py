@@ -68,13 +68,16 @@ def read_jobs(path: Path) -> list[Job]:
             f"{path}: no such file; name a CSV or Excel file with the columns path, subject, expression, score",
         )
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
-    videos = [path.parent / Path(row["path"]).expanduser() for row in table.values()]
+    for number, row in table.items():
+        if not tables.is_path(row["path"]):
+            raise UserError("bad_data", f"{path}, row {number}: the path has {len(row['path'])} characters; correct it")
+    videos = [tables.located(path.parent, row["path"]) for row in table.values()]
     further = [name for name in columns if name and name not in (*_COLUMNS, *_TAKEN)]
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
         subject = names.clean(row["subject"])
-        if not row["path"] or not subject or score is None:
+        if not row["path"] or names.is_missing(subject) or score is None:
             raise UserError(
                 "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
             )
@@ -130,7 +133,7 @@ class ClipList:
             _, table = tables.read_table(self.path, _COLUMNS, Problems())
             self._videos = {row["path"]: row[VIDEO] for row in table.values()}
             header, *rows = tables.read_rows(self.path, Problems()).values()  # including columns without a name
-        self.columns = [name.lower() for name in header]
+        self.columns = [names.clean(name).lower() for name in header]
         added = [name for name in further if name not in self.columns]
         self.columns += added
         root.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
+_REPEATED = 0.1  # share of frames that repeat the one before, bit by bit; a camera's noise never does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,15 @@ def preprocess_video(
         frames_read=count,
         source=source.name,
         quality=quality,
-        warnings=(*doubts, *track.warnings, *timing.warnings, *tilt_warnings, *box_warnings, *quality.warnings()),
+        warnings=(
+            *doubts,
+            *track.warnings,
+            *timing.warnings,
+            *first_pass.warnings(),
+            *tilt_warnings,
+            *box_warnings,
+            *quality.warnings(),
+        ),
         seconds=stages,
     )
 
@@ -203,6 +212,7 @@ class _FirstPass:
     def __init__(self) -> None:
         self.times: list[float] = []
         self.changes: list[float] = []
+        self.repeated = 0
         self.size = (0, 0)
         self.decode = 0.0
 
@@ -232,9 +242,18 @@ class _FirstPass:
             return faces
         return [[_scaled(face, 1 / factor) for face in each] for each in faces]
 
+    def warnings(self) -> list[str]:
+        if self.repeated <= _REPEATED * len(self.times):
+            return []
+        return [
+            f"{self.repeated} of {len(self.times)} frames repeat the one before: the camera took fewer than the file "
+            "has, so movements are jerky; record it again at the camera's own rate"
+        ]
+
     def watch(self, frames: Iterable[tuple[float, np.ndarray]], max_side: int | None) -> Iterator[np.ndarray]:
         started = time.perf_counter()
         before: np.ndarray | None = None
+        some_before: np.ndarray | None = None
         for seconds, image in frames:
             self.times.append(seconds)
             self.size = (image.shape[1], image.shape[0])
@@ -242,7 +261,10 @@ class _FirstPass:
             if factor < 1:
                 image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
             step = max(min(image.shape[:2]) // 180, 1)  # averaging all pixels would take longer than decoding
-            small = cv2.resize(image[::step, ::step], _THUMBNAIL, interpolation=cv2.INTER_AREA)
+            some = image[::step, ::step].copy()
+            self.repeated += some_before is not None and np.array_equal(some, some_before)
+            some_before = some
+            small = cv2.resize(some, _THUMBNAIL, interpolation=cv2.INTER_AREA)
             after = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
             if before is not None:
                 self.changes.append(tracking.change(before, after))

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
+from tramp_jax.data.landmark_checks import LYING
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess.faces import Face, LandmarkSource
 
-TILTED, LYING = 35.0, 60.0  # degrees from upright: a warning above the first, an error above the second
+TILTED = 35.0  # degrees from upright: a warning above it, an error above ``LYING``
 _LOOKS = 8  # frames to compare with themselves upside down
 _BETTER = 0.75  # a video is upside down if the detector prefers at least this share of them turned
 _CURES = {90: "transpose=1", -90: "transpose=2", 180: "hflip,vflip"}
@@ -20,7 +21,7 @@ def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
     Raises:
       UserError: the face is sideways or upside down.
     """
-    degrees = tilt(np.stack([face.points for face in faces]), layout)
+    degrees = landmarks.tilt(np.stack([face.points for face in faces]), layout)
     if abs(degrees) <= TILTED:
         return ()
     if abs(degrees) <= LYING:
@@ -30,19 +31,6 @@ def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
         "not_upright",
         f"the face is {'upside down' if turn == 180 else 'sideways'}, turned by {degrees:.0f}°; {_cure(turn)}",
     )
-
-
-def tilt(points: np.ndarray, layout: str) -> float:
-    """Angle in degrees between straight down and the direction from the eyes to the mouth, over points (n, P, 2).
-
-    Positive if the mouth is to the right of the eyes in the picture; ±180 for an upside-down face.
-    """
-    centres = landmarks.select(points, layout).reshape(-1, len(landmarks.GROUPS), landmarks.GROUP_SIZE, 2).mean(axis=2)
-    left, right, lower, upper = (
-        centres[:, landmarks.GROUPS.index(name)] for name in ("left_eye", "right_eye", "lower_lip", "upper_lip")
-    )
-    x, y = (lower + upper - left - right).sum(axis=0)
-    return float(np.degrees(np.arctan2(x, y)))
 
 
 def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> None:

@@ -3,6 +3,7 @@
 Only one frame is held at a time. If an input cannot be read, a ``VideoError`` names the file and says what to do.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tramp_jax.data import images
-from tramp_jax.data.clip_files import files_in, numbering_gaps
+from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION
 from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
 
@@ -116,6 +117,8 @@ class ImageFrames:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
             )
+        if what := unclear_order(self.files):
+            raise VideoError(f"{path}: {what}; keep the images of one video, numbered in order")
         missing = numbering_gaps(self.files)
         self.warnings: tuple[str, ...] = ()
         if missing:
@@ -129,6 +132,8 @@ class ImageFrames:
         for number, file in enumerate(self.files):
             if kind := _animation(file):
                 raise VideoError(f"{file}: an animated {kind} image is a video; name that file as the input")
+            if _has_pages(file):
+                raise VideoError(f"{file}: has several pages; save each as an image of its own")
             image = _decode(file)
             if image is None:
                 raise VideoError(f"{file}: not a readable image; remove it or export it again")
@@ -176,6 +181,18 @@ def _animation(path: Path) -> str:
     if start.startswith(b"\x89PNG") and b"acTL" in start.partition(b"IDAT")[0]:
         return "PNG"
     return "WebP" if start[8:16] == b"WEBPVP8X" and len(start) > 30 and start[20] & 2 else ""
+
+
+def _has_pages(path: Path) -> bool:
+    """Whether a TIFF file holds several images, of which only the first would be read."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["TIFF"]) as image:
+            image.seek(1)
+        return True
+    except Exception:  # no second page, or a damaged file, which decoding reports
+        return False
 
 
 def _webp_durations(content: bytes) -> list[float]:

@@ -9,6 +9,7 @@ other column of numbers, such as a second score, is a target for ``data.target``
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _SPLITS = ("train", "test")
 _NAMES = ("id", "subject", "expression", "group", "split")
 _MISSING = ("", "-", ".", "?", "na", "n/a", "#n/a", "nan", "nd", "none", "null", "missing", "unknown")
 _CODES = frozenset([-1.0, *(sign * x for sign in (-1.0, 1.0) for x in (77, 88, 99, 777, 888, 999, 9999)), -7, -8, -9])
+_FPS = (1, 1000)  # fewer is the time between frames, more a clock's ticks
 _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
@@ -90,8 +92,10 @@ def read_list(
     given = {name: [row[name] for row in table.values()] for name in columns if table}
     targets = [name for name in given if name and name not in (*_REQUIRED, *_OPTIONAL) and _are_ratings(given[name])]
     codes = {name: _missing_codes(given[name]) for name in (*targets, "score") if name in given}
+    unlike = {name: _unlike_others(given[name]) - codes[name] for name in codes}
     rows: list[Row] = []
     seen: dict[str, int] = {}
+    places: dict[str, tuple[int, str]] = {}  # the clip's file or folder -> row, subject
     parts: dict[str, str] = {}  # subject -> split
     for number, fields in table.items():
         where = f"{path}, row {number}"
@@ -107,6 +111,13 @@ def read_list(
             continue
         seen[clip] = number
         subject, split = fields["subject"], fields.get("split", "").lower()
+        place = tables.located(path.parent, fields["path"])
+        first, person = places.setdefault(os.path.realpath(place), (number, subject))
+        if first != number and (person != subject or not fields.get("id")):
+            whose = f", for subject {person}" if person != subject else ""
+            message = f"{where}: {place} is also in row {first}{whose}; remove one of the two rows"
+            problems.add("duplicate_clip", message, clip)
+            continue
         if parts.setdefault(subject, split) != split:
             problems.add(
                 "subject_in_both_lists",
@@ -115,6 +126,12 @@ def read_list(
                 clip,
             )
             continue
+        for name, values in unlike.items():
+            if tables.number(fields[name]) in values:
+                message = (
+                    f"{where}: {name} is {fields[name]}, far from all others; correct it if it is a slip or a code"
+                )
+                problems.add("doubtful_rating", message, clip, WARNING)
         for name in targets:
             if tables.number(fields[name]) is None:
                 message = f"{where}: {name} is {fields[name][:80]!r}, not a number, so the clip has no such rating"
@@ -129,7 +146,7 @@ def read_list(
             targets=tuple((name, value) for name in targets if (value := tables.number(fields[name])) is not None),
             source=where,
         )
-        row = Row(path.parent / fields["path"], info, float(fields.get("fps") or 0))
+        row = Row(place, info, float(fields.get("fps") or 0))
         if frames := count(row):
             rows.append(dataclasses.replace(row, info=dataclasses.replace(info, num_frames=frames)))
     if not table and len(problems.found) == before:
@@ -154,6 +171,19 @@ def _missing_codes(values: Sequence[str]) -> frozenset[float]:
     return frozenset(code for code in numbers & _CODES if code < 0 or code > 2 * max(ratings))
 
 
+def _unlike_others(values: Sequence[str]) -> frozenset[float]:
+    """The few ratings that are more than twice as large as all others, or below 0 where all others are not."""
+    found = sorted(value for text in values if (value := tables.number(text)) is not None)
+    few = len(found) // 4
+    low = {value for value in found[:few] if value < 0 <= found[few]}
+    high: set[float] = set()
+    for i in range(len(found) - few, len(found)):
+        if 0 < i and max(2 * found[i - 1], 4) < found[i]:
+            high = set(found[i:])
+            break
+    return frozenset(low | high) if len(found) >= 5 else frozenset()
+
+
 def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:
     for name, found in codes.items():
         if tables.number(fields[name]) in found:
@@ -167,11 +197,16 @@ def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
     for name in _REQUIRED:
         if not fields[name]:
             return f"{name} is empty"
+    for name in ("subject", "expression"):
+        if names.is_missing(fields[name]):
+            return f"{name} is {fields[name]!r}, as if it were missing"
+    if not tables.is_path(fields["path"]):
+        return f"path is {fields['path'][:40]!r}... of {len(fields['path'])} characters"
     if tables.number(fields["score"]) is None:
-        return f"score is {fields['score'][:80]!r}, not a number (write decimals with a point)"
+        return f"score is {fields['score'][:80]!r}, not a number"
     fps = tables.number(fields.get("fps") or "1")
-    if fps is None or fps <= 0:
-        return f"fps is {fields['fps'][:80]!r}, not a number above 0"
+    if fps is None or not _FPS[0] <= fps <= _FPS[1]:
+        return f"fps is {fields['fps'][:80]!r}, not a number of frames per second from {_FPS[0]} to {_FPS[1]}"
     if has_split and fields["split"].lower() not in _SPLITS:
         return f"split is {fields['split'][:80]!r}, not train or test"
     return ""
