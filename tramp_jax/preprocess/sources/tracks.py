@@ -59,7 +59,7 @@ class Tracks:
         self._size = size
         if size is not None and min(size) < 1:
             raise SourceError(f"--tracks-size {size[0]}x{size[1]}: both numbers must be above 0")
-        points, visible = _read(self.path)
+        points, visible = self._read(self.path)
         self.layout = LAYOUT_OF[points.shape[1]]
         never = np.flatnonzero(~visible.any(axis=0))
         if len(never):
@@ -94,6 +94,11 @@ class Tracks:
                 f"{self.path}: has tracks for {len(self._points)} frames, but the video has {count}; track all frames "
                 "of this video"
             )
+
+    @staticmethod
+    def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Reads points (T, P, 2) float64 and visibility (T, P) bool. Other files have another one."""
+        return _read(path)
 
 
 def _box(points: np.ndarray) -> np.ndarray:
