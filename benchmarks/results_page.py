@@ -9,6 +9,7 @@ import argparse
 import datetime
 import pathlib
 import platform
+import re
 import shutil
 
 from tramp_jax.studies import plan, table
@@ -67,7 +68,10 @@ def _of_study(name: str) -> list[str]:
     kept = KEPT / f"{name}.md"
     if kept.is_file():
         body = kept.read_text().partition("\n")[2].strip()
-        lines += ["### On drawn faces", "", f"`tramp-jax study {name} --out results/{name}`", "", body, ""]
+        seeds = re.search(r"(\d+) seeds?\.", body)
+        assert seeds, f"{kept} does not say how many seeds it has"
+        command = f"`tramp-jax study {name} --seeds {seeds[1]} --out results/{name}`"
+        lines += ["### On drawn faces", "", command, "", body, ""]
         lines += [f"![{name}](images/study_{name}.png)", ""]
     return lines
 
