@@ -52,4 +52,14 @@ def linear_model() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         for place in (models, training_step, evaluation, experiment):
             patched.setattr(place, "build_model", lambda config: Linear(config.head.num_classes, dropout=0.5))
-        yield
+        try:
+            _forget()
+            yield
+        finally:
+            _forget()
+
+
+def _forget() -> None:
+    """Clears what is remembered by configuration, which does not tell the two models apart."""
+    models._abstract_variables.cache_clear()
+    evaluation._predictor.cache_clear()
