@@ -4,7 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-_MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")  # NA and ND may be initials
+# What programs and people write for a missing value, in names as in numbers. NA and ND may be initials.
+MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")
 _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+|\d{15}0{3,}", re.IGNORECASE | re.ASCII)
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DATE = re.compile(
@@ -24,7 +25,7 @@ def clean(text: str) -> str:
 
 def is_missing(name: str) -> bool:
     """Whether a cell has no name: a spreadsheet's error such as #N/A, or what programs write for a missing value."""
-    return (name.startswith("#") and name.endswith(("!", "?", "/A"))) or name.lower() in _MISSING
+    return (name.startswith("#") and name.endswith(("!", "?", "/A"))) or name.lower() in MISSING
 
 
 def is_rounded(name: str) -> bool:
