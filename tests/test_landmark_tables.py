@@ -194,6 +194,12 @@ def test_rows_of_zeros_have_no_face(tmp_path, points):
     assert np.flatnonzero(~read.found).tolist() == [20, 21]
 
 
+@pytest.mark.parametrize("cell", ["", "-nan(ind)", "nan", "NaN", "-nan"])
+def test_a_point_that_is_no_number_is_a_gap(table, points, cell):
+    read = landmark_tables.read(table(x_3=[cell, *points[1:, 3, 0]]))
+    assert np.flatnonzero(~read.found).tolist() == [0]
+
+
 def test_other_files_are_refused(tmp_path, points):
     with user_error("missing_file", tmp_path / "a.csv"):
         landmark_tables.read(tmp_path / "a.csv")

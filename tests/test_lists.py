@@ -599,6 +599,27 @@ def test_the_sheet_that_is_shown_is_read(tmp_path):
 ROWS = [HEADER, ["c0", "anna", "smile", 1], ["c1", "ben", "smile", 2]]
 
 
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        ([HEADER, ["c2", "eva", "smile", 3]], True),
+        ([HEADER], False),
+        ([["code", "name"], [1, "x"]], False),
+        ([], False),
+    ],
+)
+def test_rows_of_a_second_sheet_are_not_lost(tmp_path, rows, refused):
+    def add(book, sheet):
+        for row in rows:
+            book["more"].append(row) if "more" in book else book.create_sheet("more").append(row)
+
+    if not refused:
+        assert sorted(_book(tmp_path / "list.xlsx", ROWS, add)) == [2, 3]
+        return
+    with user_error("unreadable_table", "list.xlsx", "more"):
+        _book(tmp_path / "list.xlsx", ROWS, add)
+
+
 def test_a_hidden_row_is_named(tmp_path):
     def hide(book, sheet):
         sheet.row_dimensions[3].hidden = sheet.row_dimensions[9].hidden = True

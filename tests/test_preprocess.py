@@ -298,6 +298,30 @@ def test_wrong_commands_give_one_line_errors(tmp_path, portrait, capsys):
     assert not (tmp_path / "clips").exists()
 
 
+@pytest.mark.parametrize("column", ["id", "fps", "video", "FPS"])
+def test_a_column_that_would_be_lost_is_refused(tmp_path, column):
+    listed = tmp_path / "videos.csv"
+    listed.write_text(f"path,subject,expression,score,{column}\na.mp4,anna,smile,3,30\n")
+    with user_error("bad_columns", listed, column.lower()):
+        batch.read_jobs(listed)
+
+
+def test_what_was_changed_in_a_list_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
+    write_images(tmp_path / "a", [square(100, 80, 64)] * 8)
+    listed = tmp_path / "videos.csv"
+    command = ["preprocess", "--list", str(listed), "--out", str(tmp_path / "out")]
+    outputs = []
+    for row in ("a,anna,smile,3,", "a,anna,smile,3.0,", "a,ben,smile,4,PD", "a,anna,smile,,"):
+        listed.write_text(f"path,subject,expression,score,group\n{row}\n")
+        assert cli.main(command) == 0
+        outputs.append(capsys.readouterr().out)
+    assert ["warning: a: the list has" in output for output in outputs] == [False, False, True, False]
+    assert all(fact in outputs[2] for fact in ("subject ben, not anna", "score 4, not 3", "group PD", "clips.csv"))
+    (row,) = rows(tmp_path / "out" / "clips.csv")
+    assert (row["subject"], row["score"]) == ("anna", "3")
+
+
 def test_a_clip_of_another_video_with_the_same_name_is_not_overwritten(tmp_path):
     video, other = (write_images(tmp_path / d / "clip", [square(100, 80, 64)] * 8) for d in "ab")
     out = tmp_path / "out"
@@ -396,9 +420,12 @@ def test_ids_have_no_spaces_and_stay_different(tmp_path):
 
 def test_a_folder_of_videos_expands_to_the_videos(tmp_path):
     videos = [write_video(tmp_path / "videos" / f"{number}.MP4", [square(9, 9, 9)] * 2) for number in (10, 2)]
+    for name in ("11.MTS", "12.3gp", "13.gif"):
+        videos.insert(0, tmp_path / "videos" / name)
+        videos[0].touch()
     (tmp_path / "videos" / "notes.txt").touch()
     (tmp_path / "videos" / ".3.mp4").touch()
-    assert expand_input(tmp_path / "videos") == videos[::-1]
+    assert expand_input(tmp_path / "videos") == sorted(videos, key=lambda path: int(path.stem))
     images = write_images(tmp_path / "images", [square(9, 9, 9)] * 2)
     for single in (images, videos[0], tmp_path / "missing", tmp_path):
         assert expand_input(str(single)) == [single]

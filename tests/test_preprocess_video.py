@@ -242,6 +242,15 @@ def test_images_are_read_in_the_order_of_their_names(tmp_path, names):
     assert [int(image[0, 0, 0]) for image in images] == [5 * i for i in range(len(names))]
 
 
+@pytest.mark.parametrize("name", ["2.heic", "2.HEIF"])
+def test_photographs_that_cannot_be_read_are_not_left_out(tmp_path, name):
+    folder = named(tmp_path, "1.png", "3.png")
+    (folder / name).write_bytes(struct.pack(">I4s8s", 16, b"ftyp", b"heic" + bytes(4)) + bytes(500))
+    for path in (folder, folder / name):
+        with user_error("unusable_video", folder / name):
+            read(path)
+
+
 def test_pages_of_an_image_are_not_lost(tmp_path):
     first, *others = (Image.fromarray(image) for image in grey(3))
     first.save(tmp_path / "a.tif", save_all=True, append_images=others)
@@ -553,6 +562,89 @@ def test_a_file_with_a_damaged_half_is_refused(tmp_path):
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     with user_error("unusable_video", path, "472 frames"):
         read(path)
+
+
+def remuxed(path, name, dropped=(), metadata=()):
+    """Copies the packets of a video, except for those with these numbers, into another container."""
+    with (
+        av.open(str(path)) as read,
+        av.open(str(path.with_name(name)), "w", container_options=KEEP_METADATA) as written,
+    ):
+        written.metadata.update(metadata)
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for number, packet in enumerate(read.demux(read.streams.video[0])):
+            if packet.size and number not in dropped:
+                packet.stream = stream
+                written.mux(packet)
+    return path.with_name(name)
+
+
+KEEP_METADATA = {"movflags": "use_metadata_tags"}
+
+
+def textured(count):
+    """A square that moves in front of a pattern, which is costly to encode."""
+    pattern = np.random.default_rng(0).integers(0, 100, (18, 22, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    return [np.maximum(square(20 + 2 * t, 30, 80, (176, 144)), pattern) for t in range(count)]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "mpeg4"), ("b.avi", "mpeg4"), ("c.avi", "msmpeg4")])
+def test_frames_before_the_first_whole_picture_are_skipped(tmp_path, name, codec):
+    """A video cut without encoding may begin within a group of pictures. Some decoders then draw on grey."""
+    pictures = textured(60)
+    whole = encode(tmp_path / f"whole-{name}", pictures, codec, options={"g": "4", "b": "4000000"})
+    frames = open_frames(remuxed(whole, name, dropped=[0]))
+    images = [image for _, image in frames]
+    assert len(images) == 56
+    for image, expected in zip(images, pictures[4:], strict=True):
+        assert np.abs(image.astype(int) - expected).mean() < 8
+    assert "3 damaged frames of 59" in frames.warnings[0]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.ts", "mpeg2video")])
+def test_damaged_frames_are_skipped_with_a_warning(tmp_path, name, codec):
+    """The decoder guesses what is missing of a frame."""
+    path = encode(tmp_path / name, textured(40), codec, options={"g": "10", "b": "4000000"})
+    content = bytearray(path.read_bytes())
+    middle, length = len(content) // 2, len(content) // 60
+    content[middle : middle + length] = bytes(length)
+    path.write_bytes(content)
+    frames = open_frames(path)
+    count = len(list(frames))
+    assert count < 40
+    assert "damaged" in frames.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.wmv", "a.ts", "a.gif"])
+def test_a_truncated_file_without_an_index_is_named(tmp_path, name):
+    codec, pixels = {"a.wmv": ("wmv2", "yuv420p"), "a.gif": ("gif", "rgb8")}.get(name, ("libx264", "yuv420p"))
+    path = encode(tmp_path / name, moving(40), codec, pixels=pixels, options={"g": "10"})
+    frames = open_frames(path)
+    assert len(list(frames)) == 40
+    assert not frames.warnings
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 1])
+    count = len(list(frames))
+    assert count < 40
+    assert f"cut off after {count} frames" in frames.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("taken", "warning"),
+    [
+        ("240.000000", "slow motion"),
+        ("1.000000", "time lapse"),
+        ("25.0", ""),
+        ("30.000000", ""),
+        ("fast", ""),
+        ("0", ""),
+    ],
+)
+def test_slow_motion_and_time_lapse_give_a_warning(tmp_path, taken, warning):
+    """Phones write the rate of the camera into the file, whose own rate is the usual one."""
+    path = encode(tmp_path / "a.mp4", grey(12))
+    frames = open_frames(remuxed(path, "b.mp4", metadata={"com.android.capture.fps": taken}))
+    assert len(list(frames)) == 12
+    assert [warning in found for found in frames.warnings] == [True] * bool(warning)
 
 
 def test_a_tag_in_another_encoding_stops_nothing(tmp_path):

@@ -412,6 +412,16 @@ def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
         expand([str(tmp_path)])
 
 
+def test_a_folder_of_clips_and_videos_is_not_read_in_part(tmp_path):
+    for name in ("anna", ".anna-1234.old"):  # the second was left by a killed process
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.json").write_text("{}")
+    assert expand([str(tmp_path)]) == [str(tmp_path / "anna")]
+    (tmp_path / "bert.mp4").touch()
+    with user_error("bad_option", tmp_path, "bert.mp4"):
+        expand([str(tmp_path)])
+
+
 def test_a_folder_that_cannot_be_read_gets_a_row(runs, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "1.png").symlink_to(tmp_path / "nothing")

@@ -203,7 +203,11 @@ def _make_clips(
         started = time.perf_counter()
         try:
             recorded = _options_of(arguments, job)
-            if clip_list.done(job, recorded, arguments.overwrite):
+            done = clip_list.done(job, recorded, arguments.overwrite)
+            if arguments.list and (changes := clip_list.changes(job)):
+                warning = f"{job.name}: the list has {changes} as in {clip_list.path}"
+                tqdm.write(f"warning: {warning}; that row stays, so correct one of the two", file=sys.stdout)
+            if done:
                 skipped += 1
                 continue
             made = preprocess_video(job.video, source_of(job), options, job.info)

@@ -268,12 +268,17 @@ def expand(patterns: Sequence[str]) -> list[str]:
         found += matches
     inputs: list[str] = []
     for name in found:
-        clips = sorted(str(file.parent) for file in Path(name).glob(f"*/{DESCRIPTION}"))
-        if clips:
-            inputs += clips
+        # A name that begins with a dot is that of a clip whose writing was interrupted.
+        folders = sorted(str(file.parent) for file in Path(name).glob(f"*/{DESCRIPTION}"))
+        clips = [folder for folder in folders if not os.path.basename(folder).startswith(".")]
+        videos = [str(video) for video in expand_input(name)]
+        if len(videos) == 1 and Path(videos[0]) == Path(name).expanduser():
+            inputs += clips or [name]
+        elif clips:
+            message = f"{name}: holds both clips ({clips[0]}) and videos ({videos[0]}); name the ones to score"
+            raise UserError("bad_option", message)
         else:
-            videos = expand_input(name)
-            inputs += [name] if len(videos) == 1 and videos[0] == Path(name).expanduser() else map(str, videos)
+            inputs += videos
     first: dict[str, str] = {}
     for name in inputs:
         first.setdefault(_identity(name), name)

@@ -28,7 +28,12 @@ from tramp_jax.errors import UserError
 DESCRIPTION, LANDMARKS, COLOURS, DEPTH = "clip.json", "landmarks.npy", "colours.npy", "depth.npy"
 DEFAULT_FPS = 25.0
 
-_VIDEOS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+# fmt: off
+VIDEOS = (
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v", ".mkv", ".mod",
+    ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts", ".vob", ".webm", ".wmv",
+)
+# fmt: on
 _AGAIN = "make the clip again with `tramp-jax preprocess`"
 
 
@@ -109,7 +114,7 @@ def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bo
       place: where the folder is listed, for messages.
     """
     path = folder / LANDMARKS
-    if folder.is_file() and folder.suffix.lower() in _VIDEOS:
+    if folder.is_file() and folder.suffix.lower() in VIDEOS:
         message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and list the clip instead"
         problems.add("not_preprocessed", place + message, clip)
     elif not folder.is_dir():

@@ -193,13 +193,14 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
 
 
 def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: Sequence[str]) -> np.ndarray:
-    """Columns as numbers (rows, names); an empty field is NaN."""
+    """Columns as numbers (rows, names); an empty field is NaN, and so is the "-nan(ind)" of Windows."""
     places = [header[name] for name in names if name in header]
     if len(places) < len(names):
         missing = next(name for name in names if name not in header)
         raise UserError("bad_columns", f"{path}: lacks {missing}; make the table again")
     try:
-        return np.array([[row[place].strip() or "nan" for place in places] for row in rows], np.float64)
+        cells = [[row[place].strip() or "nan" for place in places] for row in rows]
+        return np.array([["nan" if "nan" in cell.lower() else cell for cell in row] for row in cells], np.float64)
     except ValueError as error:
         raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error
 

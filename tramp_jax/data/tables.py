@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import itertools
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tramp_jax.data.names import clean
 from tramp_jax.data.problems import Problems
@@ -201,8 +203,13 @@ def _workbook(path: Path) -> Iterator[list[str]]:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and menus
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
-            sheet = next((x for x in book.worksheets if x.sheet_state == "visible"), book.worksheets[0])
-            sheet.reset_dimensions()  # some programs write wrong ones
+            sheet, *others = [x for x in book.worksheets if x.sheet_state == "visible"] or book.worksheets[:1]
+            header = _first_rows(sheet)[0]
+            for other in others:
+                its_header, row = _first_rows(other)
+                if row and its_header == header:
+                    what = f"sheets {sheet.title!r} and {other.title!r} have the same columns, but only one is read"
+                    raise _TableFault("unreadable_table", f"{what}; put all rows into the first, or remove the other")
             with zipfile.ZipFile(path) as archive:
                 xml = archive.read(sheet._worksheet_path)
             yield from _as_shown(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), xml)
@@ -212,6 +219,13 @@ def _workbook(path: Path) -> Iterator[list[str]]:
         reason = str(error) or type(error).__name__
         what = f"damaged, encrypted, or not an Excel workbook ({reason}); save the table as a CSV file"
         raise _TableFault("unreadable_table", what) from error
+
+
+def _first_rows(sheet: Any) -> list[list[str]]:
+    """The cells of the first two rows of a sheet that are not empty; [] for a row that is missing."""
+    sheet.reset_dimensions()  # some programs write wrong ones
+    rows = ([text for value in row if (text := _text(value).lower())] for row in itertools.islice(sheet.values, 100))
+    return [*itertools.islice(filter(None, rows), 2), [], []][:2]
 
 
 def _as_shown(rows: Iterable[list[str]], xml: bytes) -> Iterator[list[str]]:

@@ -18,10 +18,11 @@ import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from tramp_jax.data import tables
 from tramp_jax.errors import UserError
 
 MAX_PIXELS = 1 << 26  # per frame; 8K has half as many
@@ -36,6 +37,10 @@ _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
 # Search every 8th frame and every 4th column for combs with steps of over 10 grey levels. Combs hold at most 1 % of the
 # moving pixels in progressive videos, and 15 to 25 % in interlaced ones (measured).
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
+# These decoders return nothing before the first picture that they can decode. Others return P- and B-frames on grey.
+_WAIT = ("h264", "hevc")
+_PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
+_SLOW_MOTION = 3  # by how much the camera's rate and the file's must differ; in the dark, a phone takes fewer frames
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
@@ -45,6 +50,9 @@ _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.
 
 _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
+_ASF = bytes.fromhex("3026b2758e66cf11")  # the header of a WMV file, and the part of it that has the file's size
+_ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_TS_PACKETS = ((188, 0), (192, 4))  # size, and where b"G" stands, in a transport stream and on an AVCHD card
 
 
 class VideoError(UserError):
@@ -100,14 +108,16 @@ class VideoFile:
                     if first is None:
                         first = image.copy()
                     still = still and np.array_equal(first, image)
-                    combs.look(image, count)
+                    if stream.codec_context.name != "gif":  # dithered colours look like combs
+                        combs.look(image, count)
                     count += 1
                     yield packets.seconds(frame), image
             except (av.FFmpegError, MemoryError) as error:
                 raise VideoError(
                     f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
                 ) from error
-            warnings = [*_other_videos(container, stream), *_wide_colours(stream), *picture.warnings, *combs.warnings()]
+            warnings = [*_other_videos(container, stream), *_wide_colours(stream), *_other_speed(container, stream)]
+            warnings += [*picture.warnings, *combs.warnings()]
             warnings += _damage(self.path, count, packets)
         if count > 1 and still:
             raise VideoError(
@@ -125,6 +135,7 @@ class _Packets:
         self._start: float | None = None
         # An AVI file numbers its frames in decoding order; frame k is shown at the k-th number.
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
+        self._started = stream.codec_context.name in _WAIT
         self.read = self.hidden = self.damaged = 0
         self.broken_end = False
 
@@ -150,7 +161,18 @@ class _Packets:
                 self.damaged += 1
                 self.broken_end = True
                 continue
-            yield from decoded
+            for frame in decoded:
+                if self._is_whole(frame):
+                    yield frame
+                    continue
+                self.damaged += 1
+                if self._order:
+                    self._order.popleft()
+
+    def _is_whole(self, frame: VideoFrame) -> bool:
+        """Whether nothing that a frame is decoded from is missing, as far as the decoder says."""
+        self._started |= frame.key_frame or frame.pict_type not in _PREDICTED
+        return self._started and not frame.is_corrupt
 
     def seconds(self, frame: VideoFrame) -> float:
         """Seconds from the first frame to this one; NaN if the file does not say. Call it once per frame."""
@@ -166,6 +188,8 @@ class _Packets:
     def promised(self) -> int:
         """The container's frame count, without those hidden by its edit list; 0 if it does not say."""
         stream, counts = self._stream, []
+        if self._container.format.name in ("mpegts", "gif"):  # the length is that of the frames in the file
+            return 0
         if stream.frames:
             counts.append(stream.frames - self.hidden)
         if not stream.frames or "mp4" in self._container.format.name:  # an edit list shortens the time, not the count
@@ -371,6 +395,20 @@ def _wide_colours(stream: VideoStream) -> list[str]:
     ]
 
 
+def _other_speed(container: InputContainer, stream: VideoStream) -> list[str]:
+    """Warns about slow motion and time lapse, in which phones write how many frames a second the camera took."""
+    taken = tables.number(container.metadata.get("com.android.capture.fps", ""))
+    shown = float(stream.average_rate or 0)
+    if not taken or not shown or 1 / _SLOW_MOTION < taken / shown < _SLOW_MOTION:
+        return []
+    what = "slow motion" if taken > shown else "time lapse"
+    return [
+        f"{what}: the camera took {taken:.4g} frames per second and the file shows {shown:.4g}, so the face moves at "
+        f"another speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} OUT.mp4`, or "
+        "record it again at the usual speed"
+    ]
+
+
 def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
     """Warns if a little of the file is missing or damaged.
 
@@ -422,7 +460,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a part of an MP4, MOV, AVI, Matroska, WebM or Flash file reaches beyond its end."""
+    """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, Flash, WMV, MPEG-TS, GIF."""
     with path.open("rb") as file:
         start = file.read(8)
         position, end = 0, file.seek(0, os.SEEK_END)
@@ -432,8 +470,13 @@ def _is_cut_off(path: Path) -> bool:
             return end < _end_of_segment(file)
         if start.startswith(b"FLV"):
             return not _ends_with_a_tag(file, end)
+        if start == _ASF:
+            return end < _asf_size(file)
+        if start.startswith(b"GIF8"):
+            file.seek(max(end - 1024, 0))
+            return not file.read().rstrip(b"\0").endswith(b";")
         if start[4:] not in _MP4_STARTS:
-            return False
+            return any(_ends_within_a_packet(file, end, size, at) for size, at in _TS_PACKETS)
         while position + 8 <= end:
             file.seek(position)
             length = int.from_bytes(file.read(4), "big")
@@ -443,6 +486,22 @@ def _is_cut_off(path: Path) -> bool:
                 return False
             position += length
     return position > end
+
+
+def _asf_size(file: BinaryIO) -> int:
+    """The size of a WMV file according to its header; 0 if it does not say, as in a live recording."""
+    file.seek(0)
+    start = file.read(1 << 16)
+    position = start.find(_ASF_SIZE)
+    flags = start[position + 88 : position + 89]
+    live = position < 0 or not flags or flags[0] & 1
+    return 0 if live else int.from_bytes(start[position + 40 : position + 48], "little")
+
+
+def _ends_within_a_packet(file: BinaryIO, end: int, size: int, at: int) -> bool:
+    """Whether a file of MPEG-TS packets of ``size`` bytes, with b"G" at ``at``, does not end with a whole one."""
+    file.seek(0)
+    return file.read(4 * size)[at::size] == b"GGGG" and end % size > 0
 
 
 def _ends_with_a_tag(file: BinaryIO, end: int) -> bool:

@@ -22,7 +22,7 @@ from tramp_jax.preprocess.clip import Preprocessed, clip_id
 EVIDENCE = "evidence.json"
 VIDEO = "video"  # column of clips.csv: the file the clip was made from
 _COLUMNS = ("path", "subject", "expression", "score", VIDEO)
-_TAKEN = ("id", "fps")  # columns with another meaning in the list of clips
+_TAKEN = ("id", "fps", VIDEO)  # columns with another meaning in the list of clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,11 @@ def read_jobs(path: Path) -> list[Job]:
     for number, row in table.items():
         if not tables.is_path(row["path"]):
             raise UserError("bad_data", f"{path}, row {number}: the path has {len(row['path'])} characters; correct it")
+    if taken := next((name for name in columns if name in _TAKEN), ""):
+        message = f"{path}: column {taken} has another meaning in {LIST}, so it would be lost; rename or remove it"
+        raise UserError("bad_columns", message)
     videos = [tables.located(path.parent, row["path"]) for row in table.values()]
-    further = [name for name in columns if name and name not in (*_COLUMNS, *_TAKEN)]
+    further = [name for name in columns if name and name not in _COLUMNS]
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
@@ -126,12 +129,12 @@ class ClipList:
     def __init__(self, root: Path, further: Sequence[str] = (), shard: shards.Shard | None = None):
         self.root = root
         self.path = shard.path(root / LIST) if shard else root / LIST
-        self._videos: dict[str, str] = {}
+        self._rows: dict[str, Mapping[str, str]] = {}
         rows: list[list[str]] = []
         header = [*_COLUMNS]
         if self.path.is_file():
             _, table = tables.read_table(self.path, _COLUMNS, Problems())
-            self._videos = {row["path"]: row[VIDEO] for row in table.values()}
+            self._rows = {row["path"]: row for row in table.values()}
             header, *rows = tables.read_rows(self.path, Problems()).values()  # including columns without a name
         self.columns = [names.clean(name).lower() for name in header]
         added = [name for name in further if name not in self.columns]
@@ -155,10 +158,10 @@ class ClipList:
             under another name.
         """
         description = self.root / job.name / clip_folder.DESCRIPTION
-        listed, there = job.name in self._videos, description.is_file()
+        listed, there = job.name in self._rows, description.is_file()
         video = str(job.video.resolve())
         if not (listed or there):
-            if others := [name for name, of in self._videos.items() if of == video]:
+            if others := [name for name, row in self._rows.items() if row[VIDEO] == video]:
                 raise UserError(
                     "file_exists",
                     f"{self.path}: already lists a clip of {job.video}, as {others[0]!r}; remove that row and its "
@@ -166,7 +169,7 @@ class ClipList:
                 )
             return False
         # An unlisted clip was left by an interrupted run, or someone put it there.
-        made_from = self._videos[job.name] if listed else _video_of(description)
+        made_from = self._rows[job.name][VIDEO] if listed else _video_of(description)
         if made_from != video:
             raise UserError(
                 "bad_data",
@@ -203,21 +206,23 @@ class ClipList:
         known = {**made.evidence(), "options": dict(options or {})}
         evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
         write_atomically(target / EVIDENCE, evidence + "\n")
-        if job.name not in self._videos:
-            score = "" if math.isnan(info.score) else f"{info.score:g}"
-            row = {
-                "path": job.name,
-                "subject": info.subject,
-                "expression": info.expression,
-                "score": score,
-                VIDEO: video,
-            }
-            self._append(job.name, {**job.columns, **row})
+        if job.name not in self._rows:
+            self._append(job.name, {**_cells(job), "path": job.name, VIDEO: video})
+
+    def changes(self, job: Job) -> str:
+        """What the job has that its row in the list has not, such as "score 4, not 3"; "" if there is nothing."""
+        row = self._rows.get(job.name)
+        cells = _cells(job) if row else {}
+        return "; ".join(
+            f"{column} {cell}, not {row.get(column) or 'empty'}"
+            for column, cell in cells.items()
+            if cell and row and not _equal(cell, row.get(column, ""))
+        )
 
     def _append(self, name: str, row: Mapping[str, str]) -> None:
         added = tables.csv_text([[row.get(column, "") for column in self.columns]])
         write_atomically(self.path, self.path.read_bytes() + added.encode())
-        self._videos[name] = row[VIDEO]
+        self._rows[name] = row
 
     def collect(self, jobs: Sequence[Job]) -> list[Job]:
         """Adds the rows of all shards' lists, in the order of ``jobs``. Returns the jobs without a clip.
@@ -230,9 +235,20 @@ class ClipList:
             _, table = tables.read_table(part, _COLUMNS, Problems())
             rows |= {row["path"]: row for row in table.values()}
         for job in jobs:
-            if job.name in rows and job.name not in self._videos:
+            if job.name in rows and job.name not in self._rows:
                 self._append(job.name, rows[job.name])
-        return [job for job in jobs if job.name not in self._videos]
+        return [job for job in jobs if job.name not in self._rows]
+
+
+def _cells(job: Job) -> dict[str, str]:
+    """The cells of a job's row in the list of clips, but for its path and video."""
+    score = "" if math.isnan(job.info.score) else f"{job.info.score:g}"
+    return {**job.columns, "subject": job.info.subject, "expression": job.info.expression, "score": score}
+
+
+def _equal(one: str, other: str) -> bool:
+    number = tables.number(one)
+    return names.clean(one) == names.clean(other) or (number is not None and number == tables.number(other))
 
 
 def _video_of(description: Path) -> str:

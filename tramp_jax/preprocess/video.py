@@ -14,11 +14,11 @@ from PIL import Image
 
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
-from tramp_jax.data.clip_folder import DESCRIPTION
+from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
 from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+_UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
 
 
 class Frames(Protocol):
@@ -68,7 +68,7 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
             pass
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    if path.suffix.lower() not in IMAGES:
+    if path.suffix.lower() not in (*IMAGES, *_UNREADABLE):
         return VideoFile(path)
     kind = _animation(path)
     if kind == "WebP":
@@ -91,7 +91,7 @@ def expand_input(path: str | Path) -> list[Path]:
     videos = _files(path, VIDEOS)
     if not videos:
         return [path]
-    if images := _files(path, IMAGES):
+    if images := _files(path, (*IMAGES, *_UNREADABLE)):
         raise VideoError(
             f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so it "
             "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders"
@@ -112,7 +112,7 @@ class ImageFrames:
                 f"{path}: the frame rate of a folder of images must be above 0, not {fps}; change --images-fps"
             )
         self.path, self.rate = path, float(fps)
-        self.files = [path] if path.is_file() else _files(path, IMAGES)
+        self.files = [path] if path.is_file() else _files(path, (*IMAGES, *_UNREADABLE))
         if not self.files:
             raise VideoError(
                 f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
