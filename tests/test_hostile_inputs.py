@@ -509,3 +509,9 @@ def test_the_record_of_a_checkpoint_is_checked(tmp_path, record):
     (tmp_path / "checkpoints/last/1/record/metadata").write_text(record)
     with checkpoint.Checkpoints(tmp_path) as checkpoints, user_error("damaged_file", tmp_path):
         checkpoints.restore_last(tree, tree, sharding.data_mesh())
+
+
+def test_reading_creates_no_checkpoints(tmp_path):
+    with user_error("missing_checkpoint", tmp_path):
+        checkpoint.Checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
