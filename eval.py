@@ -1,10 +1,9 @@
 """Scores a split with a trained model: python eval.py --workdir DIR [--checkpoint last|best|STEP] [--split test]"""
 
-import pathlib
-
 from absl import flags
 
 from tramp_jax.cli import scripts
+from tramp_jax.files import expanded
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "last, best (by validation subjects) or a step number.")
@@ -15,7 +14,7 @@ DATA_ROOT = flags.DEFINE_string("data_root", "", "New folder of the data, if it 
 def main() -> None:
     from tramp_jax import experiment  # here, so that --help answers at once
 
-    experiment.evaluate(pathlib.Path(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
+    experiment.evaluate(expanded(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
 
 
 if __name__ == "__main__":

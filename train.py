@@ -1,11 +1,10 @@
 """Trains a model: python train.py --config configs/synthetic.py [--workdir DIR] [--config.KEY=VALUE ...]"""
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from tramp_jax.cli import scripts
+from tramp_jax.files import expanded
 
 CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>/<time>.")
@@ -22,7 +21,7 @@ def main() -> None:
 
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+    workdir = expanded(WORKDIR.value) if WORKDIR.value else None
     experiment.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value)
 
 

@@ -11,6 +11,7 @@ from convert_weights.load import LoadedCheckpoint, load_checkpoint
 from convert_weights.state_dict import ON_PURPOSE, OUTSIDE
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
+from tramp_jax.files import expanded
 
 _LISTED = 40  # show at most this many dropped tensors; the report lists all
 
@@ -29,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert_weights", description="Convert PyTorch weights, and convert them back."
     )
-    parser.add_argument("source", metavar="SRC", type=pathlib.Path, help="file, converted folder or run")
-    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="folder to write params and batch_stats to")
+    parser.add_argument("source", metavar="SRC", type=expanded, help="file, converted folder or run")
+    parser.add_argument("--out", metavar="DIR", type=expanded, help="folder to write params and batch_stats to")
     parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="default: inferred from the names")
     parser.add_argument("--length", type=int, help="trajectory length T, if SRC does not reveal it")
     parser.add_argument(
@@ -40,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--drop", metavar="PATTERN", action="append", default=[], help="tensors of SRC to ignore, e.g. s_former.extra.*"
     )
     parser.add_argument("--container", metavar="KEY", help="state dict of SRC to read, e.g. ckpt.model")
-    parser.add_argument(
-        "--to-pytorch", metavar="OUT.pth", type=pathlib.Path, help="file to write a PyTorch state dict to"
-    )
+    parser.add_argument("--to-pytorch", metavar="OUT.pth", type=expanded, help="file to write a PyTorch state dict to")
     parser.add_argument("--checkpoint", default="", help="a run's checkpoint: best, last or a step")
     parser.add_argument("--verify", action="store_true", help="compare with the PyTorch model on the same weights")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR or OUT.pth")

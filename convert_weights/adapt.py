@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from convert_weights.convert import Path, Variables, channel_scale, flattened, nested, target_shapes
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from convert_weights.reader import nonfinite_warnings
 from tramp_jax import channels
 from tramp_jax.errors import UserError
 
@@ -232,7 +233,7 @@ def initialise(
       them and for each skipped array, sorted by path. See ``format_rows``.
 
     Raises:
-      UserError: see ``load_checkpoint`` and ``adapt``.
+      UserError: not_finite for weights with a NaN or an infinity; or see ``load_checkpoint`` and ``adapt``.
     """
     unknown = set(sources) - {"all", *_MODULES}
     if unknown:
@@ -249,7 +250,10 @@ def initialise(
         adapted = adapt(checkpoint, model_config, part, table_rule, path)
         for warning in checkpoint.report["warnings"] + adapted.warnings:
             tqdm.write(f"warning: {path}: {warning.removeprefix(f'{path}: ')}", file=sys.stderr)
-        flat |= flattened(adapted.variables)
+        loaded = flattened(adapted.variables)
+        if broken := nonfinite_warnings({"/".join(target): x for target, x in loaded.items()}):
+            raise UserError("not_finite", f"{path}: {broken[0]}; training cannot start from it, so give other weights")
+        flat |= loaded
         rows |= {row.path: row for row in adapted.rows if row.status != "skipped"}
         skipped += [row for row in adapted.rows if row.status == "skipped"]
     return nested(flat), sorted([*rows.values(), *skipped])

@@ -15,6 +15,7 @@ from convert_weights.kinds import KINDS, recognise
 from convert_weights.kinds.kind import Architecture, Kind
 from convert_weights.safe_globals import bad_file, printable
 from convert_weights.state_dict import StateDict
+from tramp_jax import files
 from tramp_jax.errors import UserError
 
 
@@ -61,7 +62,7 @@ def load_checkpoint(
     Raises:
       UserError: names the file, which cannot be read or (kind "mismatch") does not fit the model.
     """
-    path = pathlib.Path(path)
+    path = files.expanded(os.fspath(path))
     if path.is_dir():
         if drop or container is not None:
             raise UserError("bad_option", f"{path}: is a folder, but --drop and --container are for files; omit them")

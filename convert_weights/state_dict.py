@@ -16,6 +16,7 @@ from tramp_jax.errors import UserError
 _OPTIMISER = re.compile("optimi[sz]er|optim(_|$)|sched|scaler", re.IGNORECASE)  # in the key of a training state
 _SAVE_STATE_DICT = "save only the model's state_dict with torch.save"
 _WRAPPERS = ("module", "_orig_mod")  # added to names by DataParallel, DDP, AveragedModel; torch.compile
+_ATTRIBUTES = ("model", "net", "network")  # under which a LightningModule or another trainer keeps its model
 OUTSIDE, ON_PURPOSE = "tensor outside the state dict", "dropped on purpose"  # reasons of records
 AVERAGE = "counter of averaged models, not read by the model"
 _AVERAGED = "n_averaged"  # AveragedModel's count of the models in its average
@@ -164,17 +165,19 @@ def _plain(value: object) -> object:
     """A scalar that strict JSON can hold."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and np.isfinite(value)):
+    if value is None or (isinstance(value, float) and np.isfinite(value)):
         return value
+    if isinstance(value, int):  # such as the seed of a generator, which may have 64 bits and no sign
+        return value if abs(value) <= np.iinfo(np.int64).max else printable(hex(value), 200)
     return printable(value, 200)
 
 
 def shared_prefix(names: Sequence[str]) -> str:
-    """The wrappers in front of every name, such as ``module._orig_mod.``; AveragedModel's counter has fewer."""
+    """The wrappers in front of every name, such as ``model.module.``; AveragedModel's counter has fewer."""
     wrapped = [name.split(".")[:-1] for name in names if name.split(".")[-1] != _AVERAGED]
     depth = 0
     while wrapped and all(parts[depth : depth + 1] == wrapped[0][depth : depth + 1] for parts in wrapped):
-        if wrapped[0][depth : depth + 1] not in ([wrapper] for wrapper in _WRAPPERS):
+        if wrapped[0][depth : depth + 1] not in ([name] for name in (*_WRAPPERS, *_ATTRIBUTES)):
             break
         depth += 1
     return "".join(f"{part}." for part in wrapped[0][:depth]) if wrapped else ""

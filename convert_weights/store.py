@@ -63,7 +63,7 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory(".partial", f".{name}.", path.parent, ignore_cleanup_errors=True) as scratch:
             new = pathlib.Path(scratch, name)
             yield new
-            if os.path.lexists(path):
+            if path.is_dir():  # a file is replaced at once
                 path.rename(new.with_name(f"{name}.old"))
             new.rename(path)
     except OSError as error:
@@ -127,6 +127,8 @@ class _Report:
 
 
 def _load_converted(path: pathlib.Path) -> Loaded:
+    from tramp_jax.checkpoint import stored_shapes
+
     report = json_files.read(path / REPORT, _CONVERT_AGAIN)
     if report.get("format") != FORMAT:
         what = f"{path}: has format {report.get('format')!r:.40}, known is {FORMAT}; {_CONVERT_AGAIN}"
@@ -139,16 +141,17 @@ def _load_converted(path: pathlib.Path) -> Loaded:
         for target in report["fresh"]:
             del shapes[tuple(target.split("/"))]
         restore_args = nested(dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray)))
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            variables = checkpointer.restore(
-                (path / VARIABLES).absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args)
-            )
-        flat = flattened(variables)
+        folder = (path / VARIABLES).absolute()
+        stored = flattened(stored_shapes(folder))
+        if stored == shapes:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                args = ocp.args.PyTreeRestore(restore_args=restore_args)
+                variables = checkpointer.restore(folder, args=args)
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
-    if {target: x.shape for target, x in flat.items()} != shapes:
+    if stored != shapes:
         raise UserError("damaged_file", f"{path}: its arrays do not match its {REPORT}; {_CONVERT_AGAIN}")
-    return report["kind"], nested(flat), config, report
+    return report["kind"], nested(flattened(variables)), config, report
 
 
 def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:

@@ -22,11 +22,11 @@ from configs import pfed5, youtubepd
 from tests import linear, tiny
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax import evaluation, experiment, metrics, sharding, trainer, training_data
+from tramp_jax import evaluation, experiment, metrics, sharding, trainer, training_data, training_log
 from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
-from tramp_jax.errors import UserError
+from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import locked
 from tramp_jax.training_log import read_metrics
 
@@ -148,6 +148,25 @@ def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path, 
         assert _equal(ours, reference)
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again_from_its_given_weights(
+    linear_model, finished_linear_run, tmp_path, monkeypatch
+):
+    options = LINEAR | {"init__all": str(finished_linear_run), "train__epochs": 1}
+    _train(tmp_path / "whole", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(training_log.Reporter, "write", _interrupt)
+        with pytest.raises(Interrupted):
+            _train(tmp_path / "cut", **options)
+    assert not list((tmp_path / "cut/checkpoints/last").iterdir())
+    _train(tmp_path / "cut", resume=True, **options)
+    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
+    assert _equal(_arrays(tmp_path / "cut")[1], _arrays(tmp_path / "whole")[1])
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_second_trainer_on_a_run_is_refused(finished_run, program, tmp_path, monkeypatch):
     """Neither --resume nor --overwrite touches a run that trains. Only the first of several processes locks it."""
     files = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
@@ -228,17 +247,18 @@ files = sorted(pathlib.Path(sys.argv[1]).glob("*-cache"))
 for number, file in enumerate(files):
     file.write_bytes(file.read_bytes()[: number % 2 * 100])
 jax.clear_caches()
-print(work(2.0), bool(files), all(file.stat().st_size > 100 for file in files))
+print(work(2.0), bool(files), all(file.stat().st_size > 100 for file in files), scripts.CACHE.is_absolute())
 """
 
 
 def test_a_damaged_compiled_program_is_compiled_and_written_again(tmp_path):
     environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment["XDG_CACHE_HOME"] = ""  # the same as unset
     command = [sys.executable, "-c", _DAMAGED_CACHE, str(tmp_path)]
     result = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
     )
-    assert (result.stdout, result.stderr) == ("7.0 True True\n", "")
+    assert (result.stdout, result.stderr) == ("7.0 True True True\n", "")
 
 
 @pytest.mark.parametrize("when", ["training", "the final evaluation"])
@@ -346,7 +366,9 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     assert "epoch" not in capsys.readouterr().out
     assert json.loads((tmp_path / "folds" / "cross_validation.json").read_text()) == values
     experiment.evaluate(tmp_path / "folds", "last", "test")
-    assert capsys.readouterr().out.count("test, checkpoint of step") == 2
+    assert (whole := capsys.readouterr().out).count("test, checkpoint of step") == 2
+    experiment.evaluate(tmp_path / "folds" / "fold_1", "last", "test")
+    assert whole.endswith(capsys.readouterr().out)
 
 
 # Options of the configuration, or what surrounds it; the kind of the error; and facts that its message must name.
@@ -488,6 +510,31 @@ def test_parameters_that_are_not_finite_are_never_saved(linear_model, tmp_path, 
         _train(tmp_path / "broken", **LINEAR, **options)
     assert "parameter norm" in capsys.readouterr().err
     assert not any((tmp_path / "broken" / "checkpoints" / "last").iterdir())
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint_and_resumes_from_it(
+    linear_model, finished_linear_run, tmp_path, monkeypatch
+):
+    """A moment's fault, such as that of a device, in the first step of the third epoch."""
+    build = trainer.build_train_step
+
+    def build_broken(*arguments):
+        step = build(*arguments)
+
+        def broken(state, *batch):
+            number = int(state.step)
+            state, measured = step(state, *batch)
+            return state, measured | ({"parameter_norm": np.float32(np.nan)} if number == 4 else {})
+
+        return broken
+
+    with monkeypatch.context() as patched, user_error("not_finite", "of step 4, is intact"):
+        patched.setattr(trainer, "build_train_step", build_broken)
+        _train(tmp_path / "run", **LINEAR)
+    assert _arrays(tmp_path / "run")[0] == 4
+    _train(tmp_path / "run", resume=True, **LINEAR)
+    assert _losses(tmp_path / "run") == _losses(finished_linear_run)
+    assert _equal(_arrays(tmp_path / "run")[1], _arrays(finished_linear_run)[1])
 
 
 def test_only_runs_are_overwritten(finished_run, tmp_path, capsys):

@@ -142,6 +142,8 @@ SCRIPTS = {
     "one compiled module": ("", lambda t: _inside("s_former", "_orig_mod", t)),
     "one parallel module in DDP": ("", lambda t: _prefixed("module.", _inside("s_former", "module", t))),
     "a wrapped last layer": ("", lambda t: _inside("fc", "module._orig_mod", t)),
+    "Lightning": ("state_dict", lambda t: {"state_dict": _prefixed("model.", t), "hyper_parameters": {"lr": 0.1}}),
+    "Lightning with DDP": ("state_dict", lambda t: {"state_dict": _prefixed("net.module._orig_mod.", t)}),
     "AveragedModel": ("", lambda t: AVERAGED | _prefixed("module.", t)),
     "AveragedModel of torch.compile": ("ema", lambda t: {"ema": AVERAGED | _prefixed("module._orig_mod.", t)}),
     "torch.compile of AveragedModel": ("", lambda t: _prefixed("_orig_mod.", AVERAGED | _prefixed("module.", t))),
@@ -162,7 +164,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("kind", ["former_dfer", "tramp_former"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_training_scripts_save_the_same_weights_in_many_ways(script, kind, tmp_path):
-    if kind == "tramp_former" and not script.startswith(("torch.compile", "Averaged", "one", "nested")):
+    if kind == "tramp_former" and not script.startswith(("torch.compile", "Lightning", "Averaged", "one", "nested")):
         pytest.skip("the same for every kind")
     container, tree = SCRIPTS[script]
     config = small(kind)
@@ -186,6 +188,16 @@ def test_every_loose_tensor_is_in_the_report_and_on_the_screen(tmp_path, capsys)
     assert dropped["epoch"] == {"reason": "training record", "value": 9}
     assert "dropped: best_acc: " in shown
     assert "dropped: criterion.weight: " in shown
+
+
+def test_integers_of_any_size_beside_the_weights_come_back(tmp_path):
+    """Seeds of 64 bits, and what only a stranger writes; text of an integer has a limit of 4300 digits."""
+    numbers = {"seed": 2**64 - 1, "epoch": -(2**63) + 1, "huge": 10**5000}
+    source = write(tmp_path / "a.pth", numbers | {"state_dict": random_state_dict(small("former_dfer"))})
+    assert run_command([str(source), "--out", str(tmp_path / "out")]) == 0
+    dropped = {r["source"]: r.get("value") for r in convert_weights.load_checkpoint(tmp_path / "out").report["dropped"]}
+    assert (dropped["seed"], dropped["epoch"]) == ("0xffffffffffffffff", -(2**63) + 1)
+    assert len(dropped["huge"]) == 200
 
 
 def test_counter_of_an_average_is_in_the_report_and_must_not_be_zero(tmp_path):

@@ -234,15 +234,16 @@ def test_variables_keep_the_structure_that_training_has(files):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
 
 
-def test_non_finite_values_give_a_warning_before_training(files, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["s_former.conv1.weight", "s_former.bn1.running_var"])
+def test_training_does_not_start_from_values_that_are_not_finite(name, files, tmp_path, capsys):
+    """Statistics of batches do not enter the loss, which stays finite with any of them."""
     tensors = random_state_dict(small("former_dfer"))
-    tensors["s_former.conv1.weight"][0] = np.nan
+    tensors[name][0] = np.nan
     config = small("tramp_former")
     path = write(tmp_path / "n.pth", tensors)
-    initialise(config, fresh(config), {"rgb": path})
-    assert (
-        capsys.readouterr().err == f"warning: {path}: not a finite number (NaN or infinity) in s_former.conv1.weight\n"
-    )
+    with user_error("not_finite", path, "rgb_encoder/s_former/"):
+        initialise(config, fresh(config), {"rgb": path})
+    assert capsys.readouterr().err == f"warning: {path}: not a finite number (NaN or infinity) in {name}\n"
 
 
 def test_unknown_source_is_named():

@@ -173,7 +173,7 @@ def test_run_is_exported_with_its_input_scale_in_the_stem(tmp_path, config):
     folds, run = tmp_path / "run", tmp_path / "run" / "fold_2"
     run.mkdir(parents=True)
     (folds / "config.json").write_text(config.to_json())
-    with Checkpoints(run) as checkpoints:
+    with Checkpoints(run, writing=True) as checkpoints:
         checkpoints.save_best(7, jax.tree.map(jax.numpy.array, nested(flat)))
     assert run_command([str(run), "--to-pytorch", str(tmp_path / "a.pth"), "--out", str(tmp_path / "out")]) == 0
     tensors = torch.load(tmp_path / "a.pth", weights_only=True)["model"]

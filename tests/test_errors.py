@@ -50,6 +50,18 @@ def test_a_full_disk_needs_no_file_name():
     assert as_user_error(OSError(errno.ENOSPC, "No space left on device")).kind == "disk_full"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("write() failed: No space left on device; writing /d/x.array_record; at byte 262144"),
+        ValueError('Error writing "a/0" at local file "/d/x.array_record": No space left on device [os_error_code=28]'),
+    ],
+)
+def test_a_full_disk_is_recognised_in_the_words_of_libraries(error):
+    mistake = as_user_error(error)
+    assert (mistake.kind, str(mistake).partition(":")[0]) == ("disk_full", "/d/x.array_record")
+
+
 def test_an_interruption_has_its_own_exit_code(capsys):
     for error in (Interrupted("stopped after step 3"), KeyboardInterrupt()):
         code, message = _end_of(error, capsys)

@@ -5,14 +5,16 @@ import fcntl
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from convert_weights import store
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax.files import locked
+from tramp_jax.files import locked, write_atomically
 
 _HOLD = """
 import pathlib, sys, time
@@ -34,6 +36,44 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     with locked(path):
         assert [file.name for file in path.parent.iterdir()] == [".scores.csv.lock"]
     assert not list(path.parent.iterdir())
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from tramp_jax import files
+path = pathlib.Path(sys.argv[1])
+setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+with files.locked(path):
+    files.write_atomically(path, "new")
+"""
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_kill_while_writing_leaves_the_old_file_and_no_lock(moment, tmp_path):
+    """Calibrations, exported models and all other single files are written this way."""
+    path = tmp_path / "calibration.json"
+    path.write_text("old")
+    command = [sys.executable, "-c", _KILLED, str(path), moment]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    with locked(path):
+        write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_converted_file_is_never_missing_while_it_is_replaced(tmp_path, monkeypatch):
+    path, rename = tmp_path / "weights.pth", os.rename
+    path.write_text("old")
+
+    def checked(*paths):
+        rename(*paths)
+        assert path.exists()
+
+    monkeypatch.setattr(os, "rename", checked)
+    with store.written_whole(path) as new:
+        new.write_text("new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["weights.pth"]
 
 
 # Lines that write files in a folder of their own, which gets its name when it is complete, or rows that are whole or

@@ -15,11 +15,22 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tensorstore
 from PIL import Image
 
 from tests import published_layouts, tiny
 from tests.raises import user_error
-from tramp_jax import cli, config, cross_validation, json_files, run, training_data, training_log
+from tramp_jax import (
+    checkpoint,
+    cli,
+    config,
+    cross_validation,
+    json_files,
+    run,
+    sharding,
+    training_data,
+    training_log,
+)
 from tramp_jax.data import clip_files, clip_folder, clips, datasets, images, packed_clips, packing, validation
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
@@ -468,3 +479,39 @@ def test_a_huge_image_takes_little_memory(tmp_path):
     message, memory = done.stdout.splitlines()
     assert "1.png" in message
     assert int(memory) < 1 << 20  # kB
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_that_declares_huge_chunks_is_refused(tmp_path):
+    """A file of a few hundred bytes; reading an array takes the memory of a whole chunk."""
+    tree = {"params": {"layer": {"kernel": np.zeros(3, np.float32)}}, "batch_stats": {}}
+    with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints:
+        checkpoints.save_last(1, tree, tree, {"best": None, "best_step": None})
+    item = tmp_path / "checkpoints/last/1/variables"
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{item}/"}).result()
+    key = b"params.layer.kernel/.zarray"
+    declared = json.loads(store.read(key).result().value)
+    store.write(key, json.dumps(declared | {"chunks": [1 << 28]}).encode()).result()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints, user_error("damaged_file", tmp_path, 1 << 28):
+        checkpoints.restore_variables("last", tree, sharding.data_mesh())
+    with checkpoint.Checkpoints(tmp_path) as checkpoints, user_error("damaged_file", tmp_path, 1 << 28):
+        checkpoints.restore_last(tree, tree, sharding.data_mesh())
+
+
+@pytest.mark.parametrize("record", ['{"best": "x", "best_step": 1}', "{}", "[1]"])
+def test_the_record_of_a_checkpoint_is_checked(tmp_path, record):
+    tree = {"params": {"layer": {"kernel": np.zeros(3, np.float32)}}, "batch_stats": {}}
+    with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints:
+        checkpoints.save_last(1, tree, tree, {"best": 0.5, "best_step": 1})
+        assert checkpoints.restore_last(tree, tree, sharding.data_mesh())[3] == {"best": 0.5, "best_step": 1}
+    (tmp_path / "checkpoints/last/1/record/metadata").write_text(record)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints, user_error("damaged_file", tmp_path):
+        checkpoints.restore_last(tree, tree, sharding.data_mesh())
+
+
+def test_reading_creates_no_checkpoints(tmp_path):
+    with user_error("missing_checkpoint", tmp_path):
+        checkpoint.Checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -331,6 +331,31 @@ def test_a_killed_pack_goes_on_where_it_was(packed, published, shard_mb, tmp_pat
     assert _content(out) == _content(packed)
 
 
+def test_a_pack_goes_on_after_a_full_disk(packed, published, shard_mb, tmp_path, monkeypatch, capsys):
+    """The writer raises this when it is closed, each time, as seen on a small disk."""
+    out, opened = tmp_path / "out", []
+
+    class Full(packing.ArrayRecordWriter):
+        def __init__(self, path, options):
+            super().__init__(path, options)
+            opened.append(path)
+
+        def close(self):
+            super().close()
+            if len(opened) == 2:
+                raise RuntimeError(f"write() failed: No space left on device; writing {opened[-1]}; at byte 4096")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "ArrayRecordWriter", Full)
+        with pytest.raises(SystemExit) as stopped:
+            _pack(published, out, "--shard-size-mb", shard_mb)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {opened[-1]}: no space left")
+    assert sorted(_content(out)) == ["clips-00000-of-00003.array_record", "clips-00000-of-00003.json", "pack.json"]
+    assert _pack(published, out, "--shard-size-mb", shard_mb) == 0
+    assert _content(out) == _content(packed)
+
+
 def test_a_shard_that_changed_meanwhile_is_written_again(packed, published, shard_mb, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:

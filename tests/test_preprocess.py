@@ -3,12 +3,17 @@
 import argparse
 import csv
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.preprocess_inputs import (
     SLOTS,
     SquareSource,
@@ -490,9 +495,51 @@ def test_jobs_of_an_array_make_the_clips_of_one_run(tmp_path, monkeypatch, capsy
     for path in parts.glob("clips.shard-*"):
         path.unlink()
 
-    def content(root):
-        found = {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        timed = {path: json.loads(text) for path, text in found.items() if path.name == batch.EVIDENCE}
-        return found | {path: evidence | {"seconds": 0} for path, evidence in timed.items()}
-
     assert content(parts) == content(whole)
+
+
+def content(root):
+    """The files below a folder; not hidden ones, which readers ignore, nor how long a clip took."""
+    names = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    found = {name: (root / name).read_bytes() for name in names if not any(x.startswith(".") for x in name.parts)}
+    timed = {name: json.loads(text) for name, text in found.items() if name.name == batch.EVIDENCE}
+    return found | {name: evidence | {"seconds": 0} for name, evidence in timed.items()}
+
+
+_KILLED = """
+import os, signal, sys
+from tests.preprocess_inputs import SquareSource
+from tramp_jax import cli
+from tramp_jax.cli import preprocess
+from tramp_jax.preprocess import batch
+
+preprocess._source_maker = lambda *_: lambda job: SquareSource()
+root, moments = sys.argv[1], int(sys.argv[2])
+for moment in range(moments):
+    if not (child := os.fork()):  # before any thread is there
+        left = iter(range(moment))
+
+        def killing(rename):
+            return lambda *paths: os.kill(os.getpid(), signal.SIGKILL) if next(left, None) is None else rename(*paths)
+
+        os.rename, os.replace = killing(os.rename), killing(os.replace)
+        cli.main(["preprocess", f"{root}/a", f"{root}/b", "--out", f"{root}/{moment}"])
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_killed_preprocess_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Killed at each moment when a file or folder gets its name: the list, then folder, evidence and row of a clip."""
+    monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
+    videos = [write_images(tmp_path / name, [square(100, 80, 64)] * 8) for name in "ab"]
+    command, moments = ["preprocess", *map(str, videos), "--out"], 1 + 3 * 2
+    assert cli.main([*command, str(tmp_path / "whole")]) == 0
+    killed = [sys.executable, "-c", _KILLED, str(tmp_path), str(moments + 1)]
+    found = subprocess.run(killed, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [int(line) for line in found.stdout.splitlines() if re.fullmatch(r"-?\d+", line)] == [
+        *[-signal.SIGKILL] * moments, 0,
+    ]  # fmt: skip
+    for moment in range(moments):
+        assert cli.main([*command, str(tmp_path / str(moment))]) == 0
+        assert content(tmp_path / str(moment)) == content(tmp_path / "whole")

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import pathlib
+import re
 
 import pytest
 
 from tests import tiny
+from tests.conftest import ROOT
 from tests.raises import user_error
 from tramp_jax import run
-from tramp_jax.files import write_atomically
+from tramp_jax.files import expanded, write_atomically
 
 
 @pytest.fixture
@@ -71,6 +74,12 @@ def test_only_a_run_is_overwritten(folder, tmp_path):
         run.prepare(tiny.get_config(), folder, resume=False, overwrite=False)
     run.prepare(tiny.get_config(), folder, resume=False, overwrite=True)
     assert [path.name for path in folder.iterdir()] == [run.CONFIG]
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    (folder / "old").touch()
+    run.prepare(tiny.get_config(), link, resume=False, overwrite=True)
+    assert link.is_symlink()
+    assert [path.name for path in folder.iterdir()] == [run.CONFIG]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / run.CONFIG).write_text("{}")
     with user_error("not_a_run", tmp_path / "thesis"):
@@ -95,6 +104,51 @@ def test_a_file_is_replaced_by_its_new_content(content, tmp_path):
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("data/file")
+    write_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "data" / "file").read_text() == "new"
+    assert os.listdir(tmp_path / "data") == ["file"]
+
+
+def test_two_writers_of_one_file_with_equal_process_numbers_do_not_meet(tmp_path, monkeypatch):
+    """As in two containers."""
+    path, sync, inner = tmp_path / "file", os.fsync, []
+
+    def write_between(file):
+        if not inner:
+            inner.append(file)
+            write_atomically(path, "inner")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", write_between)
+    write_atomically(path, "outer, which is longer")
+    assert path.read_text() == "outer, which is longer"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_run_killed_while_its_folder_was_made_can_start_again(tmp_path):
+    (tmp_path / f".{run.CONFIG}.1234.partial").touch()
+    run.prepare(tiny.get_config(), tmp_path, resume=False, overwrite=False)
+    assert run.load_config(tmp_path).name == "tiny"
+
+
+def test_an_option_of_a_command_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/run") == tmp_path / "run"
+    assert expanded("~nobody-of-that-name") == pathlib.Path("~nobody-of-that-name")
+    given = [
+        line
+        for path in (*ROOT.glob("tramp_jax/cli/*.py"), ROOT / "convert_weights/__main__.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"type=(pathlib\.)?Path\b", line)
+    ]
+    assert given == []
 
 
 def _umask() -> int:

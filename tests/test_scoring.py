@@ -17,7 +17,7 @@ from tests.raises import user_error
 from tramp_jax import Scorer, cli, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
-from tramp_jax.cli.score import expand
+from tramp_jax.cli.score import Table, expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
@@ -375,6 +375,20 @@ def test_a_second_score_on_one_table_is_refused_and_no_row_is_lost(calibrated, s
     with out.open() as file:
         assert [Path(row["input"]).name for row in csv.DictReader(file)] == ["anna", "bert", "carl"]
     assert os.listdir(out.parent) == [out.name]
+
+
+def test_a_full_disk_loses_no_earlier_row_of_a_table(tmp_path):
+    rows = [{"input": str(tmp_path / name), "status": "ok", "model": "m", "settings": "s"} for name in "ab"]
+    path = tmp_path / "scores.csv"
+    with pytest.raises(OSError, match="No space left"), Table(path, overwrite=False) as table:  # noqa: PT012
+        table.add(rows[0])
+        table._file.close()
+        table._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+        table.add(rows[1])
+    with Table(path, overwrite=False) as table:
+        assert [table.find(row["input"], "s") is not None for row in rows] == [True, False]
+        table.add(rows[1])
+    assert [Path(row["input"]).name for row in csv.DictReader(path.read_text().splitlines())] == ["a", "b"]
 
 
 def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tmp_path, monkeypatch, capsys):

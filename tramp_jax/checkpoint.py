@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
 from tramp_jax import landmark_readout, run, sharding
@@ -30,10 +31,15 @@ class Checkpoints:
       folder: the folder of the run or fold.
       keep_last: number of last checkpoints to keep.
       writing: whether a training run opens them, which may remove what a killed one left half-written.
+
+    Raises:
+      UserError: missing_checkpoint, unless ``writing``; damaged_file.
     """
 
     def __init__(self, folder: str | pathlib.Path, keep_last: int = 1, writing: bool = False):
         root = pathlib.Path(folder).absolute() / run.CHECKPOINTS
+        if not (writing or root.is_dir()):  # Orbax would create it
+            raise UserError("missing_checkpoint", f"{folder} holds no checkpoints; train it first")
         self.root = root
         with self._damage_named():
             self._managers = {
@@ -105,15 +111,11 @@ class Checkpoints:
             raise UserError(
                 "missing_checkpoint", f"{self.root} holds no checkpoint to resume from; start without --resume"
             )
+        trees = _to_restore(variables, mesh) | {"optimizer": ocp.args.StandardRestore(_abstract(optimizer, mesh))}
         with self._damage_named():
-            restored = self._managers[LAST].restore(
-                step,
-                args=ocp.args.Composite(
-                    **_to_restore(variables, mesh),
-                    optimizer=ocp.args.StandardRestore(_abstract(optimizer, mesh)),
-                    record=ocp.args.JsonRestore(),
-                ),
-            )
+            restored = self._restore(LAST, step, trees, record=ocp.args.JsonRestore())
+            if not all(isinstance(restored.record[name], int | float | None) for name in ("best", "best_step")):
+                raise ValueError(f"its record is {restored.record!r:.60}")
         return step, _restored(restored), restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
@@ -125,11 +127,32 @@ class Checkpoints:
         for name, manager in self._managers.items():
             step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
             if step is not None and step in manager.all_steps():
-                target = ocp.args.Composite(**_to_restore(variables, mesh))
                 with self._damage_named():
-                    return step, _restored(manager.restore(step, args=target))
+                    return step, _restored(self._restore(name, step, _to_restore(variables, mesh)))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
         raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; there are {existing}")
+
+    def _restore(self, name: str, step: int, trees: dict[str, Any], **others: Any) -> Any:
+        for tree in trees:
+            stored_shapes(self.root / name / str(step) / tree)
+        return self._managers[name].restore(step, args=ocp.args.Composite(**trees, **others))
+
+
+def stored_shapes(item: pathlib.Path) -> Any:
+    """The shapes of the arrays in a folder of Orbax, as a tree.
+
+    Raises:
+      ValueError: a chunk is larger than its array. Any file can declare chunks of gigabytes, and to read one takes the
+        memory of a whole one.
+    """
+
+    def shape(stored: Any) -> tuple[int, ...]:
+        chunk = stored.storage.chunk_shape
+        if any(length > max(whole, 1) for length, whole in zip(chunk, stored.shape, strict=True)):
+            raise ValueError(f"it declares chunks of {chunk} for an array of {stored.shape}")
+        return tuple(stored.shape)
+
+    return jax.tree.map(shape, ocp.PyTreeCheckpointHandler().metadata(epath.Path(item)).tree)
 
 
 def _items(variables: Any) -> dict[str, Any]:

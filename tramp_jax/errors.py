@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import os
 import re
 
 
@@ -42,6 +43,7 @@ _FIXABLE = {
     errno.ENOSPC: _DISK_FULL,
     errno.EDQUOT: _DISK_FULL,
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _cure(package: str) -> str:
@@ -56,8 +58,8 @@ def _cure(package: str) -> str:
 def as_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` that an exception amounts to, or None if it is our bug.
 
-    An ``OSError`` amounts to one if the user can fix it: a missing file, permissions, a full disk. So does the
-    ``ImportError`` of a package that lacks a system library.
+    An ``OSError`` amounts to one if the user can fix it: a missing file, permissions, a full disk. So do a library's
+    error about a full disk, and the ``ImportError`` of a package that lacks a system library.
     """
     if isinstance(error, UserError):
         return error
@@ -69,4 +71,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return None
         kind, cure = known
         return UserError(kind, f"{error.filename or error.strerror}: {cure}")
+    # Libraries in C++ have no numbers: TensorStore raises a ValueError, and ArrayRecord a RuntimeError.
+    if isinstance(error, Exception) and any(os.strerror(number) in str(error) for number in _FULL):
+        path = re.search(r'(?<=[" ])/[^";]+', str(error))
+        return UserError(_DISK_FULL[0], f"{path[0] if path else type(error).__name__}: {_DISK_FULL[1]}")
     return None

@@ -181,7 +181,7 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     """Scores a split with a checkpoint of a run, writes the report (``evaluation.write_report``) and prints it.
 
     Args:
-      folder: the run's folder.
+      folder: the folder of the run, or of one of its folds.
       which: "last", "best" or a step number.
       split: "train", "validation" or "test".
       data_root: where the data is now, if it has moved.
@@ -194,12 +194,13 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
         raise UserError("bad_option", f"--split is {split!r}; known: {', '.join(known)}")
     if data_root:
         config.data.root = data_root
-    dataset, _ = open_sound(config, folder / run.SKIPPED)
+    home, own = run.home(folder), run.fold_of(folder)
+    dataset, _ = open_sound(config, home / run.SKIPPED)
     _print(
         evaluate_split(
-            config, datasets.split(dataset, config, fold), dataset.facts, run.fold_folder(folder, fold), which, split
+            config, datasets.split(dataset, config, fold), dataset.facts, run.fold_folder(home, fold), which, split
         )
-        for fold in datasets.runs(dataset, config)
+        for fold in (datasets.runs(dataset, config) if own is None else [own])
     )
 
 

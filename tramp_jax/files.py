@@ -5,6 +5,7 @@ import datetime
 import errno
 import os
 import pathlib
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,23 +21,30 @@ except ImportError:  # Windows
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+def expanded(text: str) -> pathlib.Path:
+    """The path in a command's option. A shell leaves the ~ of ``--out=~/x`` to the program."""
+    return pathlib.Path(os.path.expanduser(text))
+
+
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes or replaces a file. Whatever happens, ``path`` has either its old or its complete new content.
 
     Args:
-      path: the file, in a folder that exists.
+      path: the file, in a folder that exists. If it is a link, the file that it leads to is written.
       content: bytes, or text to write as UTF-8.
 
     Raises:
       OSError: it cannot be written; the error names ``path``.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = pathlib.Path(os.path.realpath(path))
+    # Not named by the process: on two machines or in two containers, numbers of processes are often equal.
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()

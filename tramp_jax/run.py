@@ -165,13 +165,15 @@ def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
 
 
 def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
-    if folder.exists() and any(folder.iterdir()):
+    # A file that a killed process left half-written has a hidden name.
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         if not overwrite:
             cure = "continue it with --resume, replace it with --overwrite, or name another"
             raise UserError("file_exists", f"{folder} exists; {cure}")
         if not _is_run(folder):
             cure = "so --overwrite does not delete it; name another"
             raise UserError("not_a_run", f"{folder} is not the folder of a run, {cure}")
+        folder = folder.resolve()  # a link stays
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, config.to_json(indent=1) + "\n")

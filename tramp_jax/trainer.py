@@ -51,6 +51,9 @@ def fit(
         memory; bad_option if options contradict each other or the data.
       Interrupted: after SIGINT or SIGTERM; the state was saved.
     """
+    if resume:
+        with Checkpoints(workdir) as saved:
+            resume = saved.last_step() is not None  # else it was killed before its first checkpoint: start again
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
@@ -68,7 +71,7 @@ def fit(
 
     with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
-        resumed_step = checkpoints.last_step() if resume else None  # None if stopped before the first checkpoint
+        resumed_step = checkpoints.last_step() if resume else None
         if resumed_step is not None:
             step, *parts, record = checkpoints.restore_last(state.scoring, state.training, mesh)
             state = state.restored(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *parts)

@@ -2,14 +2,15 @@
 
 import argparse
 import sys
-from pathlib import Path
+
+from tramp_jax.files import expanded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         nargs="+",
-        type=Path,
+        type=expanded,
         metavar="RUN",
         help="folder of a run of train.py; several with the same split are calibrated as an ensemble, and so are the "
         "folds of a cross-validated run",

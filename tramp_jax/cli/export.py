@@ -5,14 +5,15 @@ import sys
 from pathlib import Path
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import expanded, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="RUN", help="folder of a run of train.py (or RUN/fold_0)"
+        "--checkpoint", type=expanded, required=True, metavar="RUN", help="folder of a run of train.py (or RUN/fold_0)"
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
-    parser.add_argument("--out", type=Path, default=Path("model.onnx"), help="file to write (default model.onnx)")
+    parser.add_argument("--out", type=expanded, default=Path("model.onnx"), help="file to write (default model.onnx)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
@@ -25,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError("missing_package", 'export needs onnx: pip install "tramp_jax[onnx]"') from error
     from tramp_jax.export.onnx_graph import build
-    from tramp_jax.files import write_atomically
     from tramp_jax.scoring.members import load_member
 
     member = load_member(arguments.checkpoint, arguments.which)

@@ -1,19 +1,19 @@
 """``tramp-jax pack``: writes a data set into a few large files that are fast to read in any order."""
 
 import argparse
-import pathlib
 import sys
 
 from tramp_jax import shards
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
+from tramp_jax.files import expanded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the subcommand."""
     data_arguments.add_arguments(parser)
     parser.add_argument(
-        "--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write; an interrupted pack continues"
+        "--out", type=expanded, required=True, metavar="DIR", help="folder to write; an interrupted pack continues"
     )
     parser.add_argument(
         "--shard-size-mb",
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
         raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")
-    out = arguments.out.expanduser()
+    out = arguments.out
     size = round(arguments.shard_size_mb * 2**20)
     shard = shards.parse(arguments.shard) if arguments.shard else None
     options = config, wanted, out, size, arguments.workers, arguments.skip_bad

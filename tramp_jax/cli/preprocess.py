@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError
-from tramp_jax.files import locked
+from tramp_jax.files import expanded, locked
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="*",
-        type=Path,
+        type=expanded,
         metavar="INPUT",
         help="a video, a folder of videos, a folder of images, or an image",
     )
     parser.add_argument(
         "--list",
-        type=Path,
+        type=expanded,
         help="CSV or Excel file of videos with columns path, subject, expression, score, and others",
     )
-    parser.add_argument("--out", type=Path, help="folder for the clips and their list, clips.csv")
+    parser.add_argument("--out", type=expanded, help="folder for the clips and their list, clips.csv")
     shards.add_arguments(parser, "its own list next to clips.csv")
     parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: a different one in each")
@@ -47,18 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "research only; lucas-kanade follows the points of one detected frame; tracks reads saved point tracks; "
         "table reads NAME.csv from OpenFace or py-feat next to the video NAME.mp4",
     )
-    landmarks.add_argument("--models-dir", type=Path, help="folder with the source's model files")
+    landmarks.add_argument("--models-dir", type=expanded, help="folder with the source's model files")
     landmarks.add_argument(
         "--download", action="store_true", help="download InsightFace's models if they are missing (289 MB)"
     )
     landmarks.add_argument(
         "--detector", choices=DETECTORS, default="mediapipe", help="source that finds the face for lucas-kanade"
     )
-    landmarks.add_argument("--tracks", type=Path, help="tracks of the one INPUT, or a folder with NAME.npz for each")
+    landmarks.add_argument(
+        "--tracks", type=expanded, help="tracks of the one INPUT, or a folder with NAME.npz for each"
+    )
     landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the tracked frames")
     landmarks.add_argument(
         "--queries",
-        type=Path,
+        type=expanded,
         metavar="FILE",
         help="save the points of the first frame with a face as query points for a point tracker; makes no clips",
     )

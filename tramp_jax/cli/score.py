@@ -18,7 +18,7 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import locked, write_atomically
+from tramp_jax.files import expanded, locked, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         nargs="+",
-        type=Path,
+        type=expanded,
         default=[],
         metavar="RUN",
         help="folder of a run of train.py; several make an ensemble, and so do the folds of a cross-validated run",
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expression", default="", help="the expression that the person was asked to make; default: the model's"
     )
-    parser.add_argument("--out", type=Path, default=Path("scores.csv"), help="table of scores (default scores.csv)")
+    parser.add_argument("--out", type=expanded, default=Path("scores.csv"), help="table of scores (default scores.csv)")
     parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
     parser.add_argument(
         "--anonymise",
@@ -64,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace the names of people and files in the table and reports with salted hashes; faces stay",
     )
     parser.add_argument(
-        "--salt", type=Path, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
+        "--salt", type=expanded, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
     )
     shards.add_arguments(parser, "its own table")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a report for each input into this folder")
+    parser.add_argument("--report", type=expanded, metavar="DIR", help="write a report for each input into this folder")
     parser.add_argument(
         "--no-attribution",
         action="store_true",
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mediapipe",
         help="landmark source for videos; use the one the model was trained with (see preprocess --help)",
     )
-    parser.add_argument("--models-dir", type=Path, help="folder with the landmark source's model files")
+    parser.add_argument("--models-dir", type=expanded, help="folder with the landmark source's model files")
     parser.add_argument(
         "--fps",
         type=float,

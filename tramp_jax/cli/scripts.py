@@ -19,7 +19,7 @@ from tramp_jax import config as options
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tramp_jax" / "compiled"
+CACHE = pathlib.Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "tramp_jax" / "compiled"
 
 
 def run(main: Callable[[], None]) -> None:

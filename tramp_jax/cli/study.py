@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import expanded
 
 if TYPE_CHECKING:
     from tramp_jax.studies.plan import Run, Study
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe in configs/, such as pfed5, neuroface, youtubepd, folder or synthetic (the default)",
     )
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data, if the recipe needs one")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="folder of the study; runs in it are continued")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="folder of the study; runs in it are continued")
     parser.add_argument("--seeds", type=int, metavar="N", help="train every row N times (default: 3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="tiny settings, to check that everything runs")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs, their steps and their GPU hours")
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.out or arguments.dry_run):
         raise UserError("missing_option", "--out is missing; name the folder of the study, such as --out studies_out/x")
     study = plan.load(arguments.name, arguments.data, arguments.quick)
-    out = (arguments.out or pathlib.Path("OUT")).expanduser()
+    out = arguments.out or pathlib.Path("OUT")
     runs = plan.runs(study, arguments.root, out, seeds)
     if arguments.dry_run:
         return _dry_run(study, runs, arguments.tflops)

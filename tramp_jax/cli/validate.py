@@ -1,12 +1,11 @@
 """``tramp-jax validate``: lists all problems with a data set."""
 
 import argparse
-import pathlib
 import sys
 
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import expanded, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", type=int, default=0, metavar="N", help="also check that scores are classes 0 to N-1 when rounded"
     )
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the problems to FILE")
+    parser.add_argument("--json", type=expanded, metavar="FILE", help="also write the problems to FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,17 +2,17 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import expanded
 
 _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clip", type=Path, help="folder of a clip made by tramp-jax preprocess")
+    parser.add_argument("clip", type=expanded, help="folder of a clip made by tramp-jax preprocess")
     parser.add_argument(
-        "--out", type=Path, required=True, help="X.mp4 for a video; X.png or X.jpg for a sheet of frames"
+        "--out", type=expanded, required=True, help="X.mp4 for a video; X.png or X.jpg for a sheet of frames"
     )
 
 

@@ -6,6 +6,7 @@ the checksum of each finished shard.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -279,7 +280,8 @@ def _write_shard(
             bar.update()
         writer.close()
     except BaseException:
-        writer.close()
+        with contextlib.suppress(RuntimeError):  # a full disk again
+            writer.close()
         unfinished.unlink()
         raise
     with unfinished.open("rb") as file:  # the content must reach the disk before the final name
