@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tramp_jax import agreement, metrics, training_log
+from tests.raises import user_error
+from tramp_jax import agreement, evaluation, metrics, run, training_log
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.output import Output
 
 RNG = np.random.default_rng(0)
 TARGET = RNG.integers(0, 5, 60).astype(float)
@@ -221,3 +224,15 @@ def test_the_confusion_table_of_many_ratings_has_few_labels():
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown[:3] == ["0", "9", "18"]
     assert len(shown) == 12
+
+
+def test_predictions_come_back_as_they_were_written(tmp_path):
+    infos = [ClipInfo(name, f"{name}=", "smile", 1.0, 5) for name in ("'=a", "-b", "c, d")]
+    found = evaluation.Predictions(infos, np.array([0.5, 1.0, 2.0]), Output((), (), 1.0, 0.0, 4.0))
+    evaluation._write_csv(found, tmp_path / run.PREDICTIONS)
+    written = evaluation.read_predictions(tmp_path)
+    assert written.clips == [info.id for info in infos]
+    assert written.subjects == [info.subject for info in infos]
+    (tmp_path / run.PREDICTIONS).write_text("clip,subject,expression,target,score,raw\n")
+    with user_error("damaged_file", run.PREDICTIONS):
+        evaluation.read_predictions(tmp_path)
