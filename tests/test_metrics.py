@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tramp_jax import agreement, metrics
+from tests.raises import user_error
+from tramp_jax import agreement, evaluation, metrics, run, training_log
+from tramp_jax.data.clips import ClipInfo
+from tramp_jax.output import Output
 
 RNG = np.random.default_rng(0)
 TARGET = RNG.integers(0, 5, 60).astype(float)
@@ -71,6 +74,12 @@ def test_clips_of_one_subject_are_resampled_together():
     once = _interval(metrics.mae, SCORE, TARGET, SUBJECTS)
     fivefold = _interval(metrics.mae, *copies, np.repeat(SUBJECTS, 5))
     np.testing.assert_allclose(once, fivefold)
+
+
+def test_one_subject_has_no_interval():
+    table = metrics.with_intervals(metrics.REGRESSION, SCORE, TARGET, ["s"] * 60, 20)
+    assert table["mae"]["value"] is not None
+    assert all(entry["interval"] is None for entry in table.values())
 
 
 def test_undefined_metrics_are_none_in_a_table():
@@ -153,6 +162,14 @@ def test_a_constant_difference_lowers_only_absolute_agreement():
     assert np.isnan(metrics.icc_a1(np.ones(3), np.ones(3)))
 
 
+def test_agreement_is_undefined_if_no_rater_tells_clips_apart():
+    """Means of equal numbers differ from them by rounding, which must not look like variance."""
+    for score, target in ((0.3, 0.3), (0.7, 0.7), (2.7, 2.3)):
+        for clips in (3, 10, 60):
+            ratings = np.tile([score, target], (clips, 1))
+            assert np.isnan([metrics.icc(ratings, absolute) for absolute in (True, False)]).all()
+
+
 def test_kappa_is_that_of_scikit_learn():
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
@@ -192,3 +209,30 @@ def test_leaving_out_unsure_clips_lowers_the_error():
     curve = agreement.risk_coverage(spread * rng.normal(size=500), target, spread)
     assert curve["coverage"][-1] == 1
     assert np.all(np.diff(curve["mae"]) > 0)
+
+
+def test_equal_spreads_say_nothing_about_the_error():
+    target = np.repeat([0.0, 4.0], 50)
+    curve = agreement.risk_coverage(np.ones(100), target, np.ones(100))
+    np.testing.assert_allclose(curve["mae"], 2)
+
+
+def test_the_confusion_table_of_many_ratings_has_few_labels():
+    axes = training_log.new_figure(3, 3).subplots()
+    target = np.arange(101.0)
+    agreement._plot_confusion(axes, agreement.confusion(target, target))
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown[:3] == ["0", "9", "18"]
+    assert len(shown) == 12
+
+
+def test_predictions_come_back_as_they_were_written(tmp_path):
+    infos = [ClipInfo(name, f"{name}=", "smile", 1.0, 5) for name in ("'=a", "-b", "c, d")]
+    found = evaluation.Predictions(infos, np.array([0.5, 1.0, 2.0]), Output((), (), 1.0, 0.0, 4.0))
+    evaluation._write_csv(found, tmp_path / run.PREDICTIONS)
+    written = evaluation.read_predictions(tmp_path)
+    assert written.clips == [info.id for info in infos]
+    assert written.subjects == [info.subject for info in infos]
+    (tmp_path / run.PREDICTIONS).write_text("clip,subject,expression,target,score,raw\n")
+    with user_error("damaged_file", run.PREDICTIONS):
+        evaluation.read_predictions(tmp_path)

@@ -153,6 +153,16 @@ def test_a_bent_line_is_the_same_in_jax_with_its_gradient(config):
     np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_bent_line_is_the_same_in_jax_if_ratings_are_far_apart(config):
+    rng = np.random.default_rng(0)
+    target = rng.choice([10.0, 30.0, 50.0], 200)
+    raw, found = target + rng.normal(0, 3, 200), outputs.of_training(config, ((10.0, 1), (30.0, 1), (50.0, 1)), MDS)
+    bent = found.fitted(raw, target, people_of(200), "isotonic")
+    assert bent.knots
+    apart = raw[np.min(np.abs(raw[:, None] - (20, 40)), axis=1) > 1]  # between, scores leap from one rating to the next
+    np.testing.assert_allclose(bent.score(jnp.array(apart, jnp.float32), jnp), bent.score(apart), atol=1e-3)
+
+
 @pytest.mark.parametrize("fit", ["line", "isotonic"])
 def test_held_out_scores_never_see_their_own_person(config, fit):
     rng = np.random.default_rng(2)
@@ -166,6 +176,15 @@ def test_held_out_scores_never_see_their_own_person(config, fit):
     np.testing.assert_array_equal(scores[:2], again[:2])
     assert not np.array_equal(scores, again)
     assert (spreads > 0).all()
+
+
+def test_the_fewest_people_with_a_line_are_scored_with_a_line(config):
+    """Without one person, they are fewer than a line takes."""
+    target = np.tile(np.arange(5.0), 2)
+    raw, subjects = 3 * target - 4, [f"p{i}" for i in range(outputs.FEW_PEOPLE)]
+    fitted = outputs.of_training(config, RATINGS, MDS).fitted(raw, target, subjects)
+    scores, _ = outputs.held_out(fitted, raw, target, subjects)
+    np.testing.assert_allclose(scores, fitted.score(raw), atol=0.1)
 
 
 def test_an_output_is_saved_with_its_checkpoint_and_damage_is_named(config, tmp_path):

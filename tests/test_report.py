@@ -142,7 +142,7 @@ def test_the_report_shows_what_it_must(document, evidence):
     assert "Interval 1.75 to 3.25 (90 % of new people)." in text
     assert "0 (normal) to 4 (severe)" in text
     # The eye on the left of the picture is the person's right one.
-    assert "the model's score would be 1.25. Movement changed it by +1.25." in text
+    assert "the model's score would be 1.25. Movement changed the score by +1.25." in text
     assert "right eye (+1.50), mouth (-0.25)" in text
     assert "add up to +1.2500; the score changed by +1.2490. The error is 0.001 (0.08 % of the change)" in text
     assert f"In 4 of {len(evidence.clip.landmarks)} frames" in text
@@ -163,6 +163,15 @@ def test_a_report_lists_the_ratings_and_says_what_cannot_be_trusted(evidence, un
     held = Read(writer.render(dataclasses.replace(shown, withheld="interval too wide"))).text
     assert "withheld" in held
     assert "2.50 on" not in held
+    assert "would be" not in held  # with the change, it gives the score
+    of_many = dataclasses.replace(shown, score=2.3, withheld="interval too wide", level=0.975)
+    held = Read(writer.render(of_many)).text
+    assert "2.50" not in held
+    assert "Rating 2 or 3, 97.5%." in held
+
+
+def test_a_scale_of_one_rating_is_drawn():
+    assert 'cx="20.0"' in page.scale(2, 2, 2, (2, 2), "all clips have the same rating")
 
 
 def test_the_strongest_half_second_holds_the_strongest_frame(attribution):

@@ -512,6 +512,9 @@ def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
     c = scorer.calibration
     assert not scorer._wide((c.low, c.low + 0.5 * (c.high - c.low)))
     assert "90%" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
+    scorer.calibration = dataclasses.replace(c, low=2.0, high=2.0)  # all clips have the same rating
+    assert not scorer._wide((2.0, 2.0))
+    scorer.calibration = c
     scored = scorer.score_clip(source[0])
     assert set(scorer._wide(scored.interval)) <= set(scored.warnings)
 

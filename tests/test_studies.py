@@ -286,6 +286,15 @@ def test_people_are_drawn_with_their_clips_of_all_columns_and_seeds():
     assert np.isnan(table._figures("spearman", ["one", "two"], parts[:-1], [], 0).spread)
 
 
+def test_any_name_leaves_the_tables_whole(study_file, tmp_path):
+    study = plan.load(study_file('[[rows]]\nname = "+ motion | energy"\n'), "synthetic")
+    text = table.write(study, plan.runs(study, "", tmp_path, 1), tmp_path, 0)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    with (tmp_path / table.TABLE).open() as file:
+        assert {row["row"] for row in csv.DictReader(file)} == {"'+ motion | energy"}  # no formula
+
+
 def test_the_study_of_the_documentation_runs_on_your_own_clips(study_file, tmp_path, capsys):
     text = (ROOT / "docs" / "studies.md").read_text().partition("```toml\n")[2].partition("```")[0]
     assert 0 < len(text.strip().splitlines()) <= 10

@@ -247,10 +247,10 @@ def read_predictions(folder: pathlib.Path) -> Written:
             for names in ((logits, logits) if logits else (["score"], ["raw"]))
         )
         target = np.array([float(row["target"]) for row in rows.values()])
-        clips, subjects = ([tables.unguarded(row[name]) for row in rows.values()] for name in ("clip", "subject"))
-    except (KeyError, ValueError) as error:
+        clips, subjects = ([row[name] for row in rows.values()] for name in ("clip", "subject"))
+        return Written(clips, subjects, target, *((score, raw) if logits else (score[:, 0], raw[:, 0])))
+    except (KeyError, ValueError, IndexError) as error:
         raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error
-    return Written(clips, subjects, target, *((score, raw) if logits else (score[:, 0], raw[:, 0])))
 
 
 def _write_csv(predictions: Predictions, path: pathlib.Path) -> None:

@@ -73,10 +73,10 @@ def icc(ratings: np.ndarray, absolute: bool) -> float:
     """Intraclass correlation of a single rater, from (N, K) ratings of N clips by K raters.
 
     ICC(A,1), absolute agreement, or ICC(C,1), consistency, by McGraw and Wong (Psychological Methods, 1996). These are
-    ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979).
+    ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979). NaN if no rater tells clips apart.
     """
     n, k = ratings.shape
-    if n < 2:
+    if n < 2 or not np.ptp(ratings, axis=0).any():
         return float("nan")
     grand, clips, raters = ratings.mean(), ratings.mean(axis=1), ratings.mean(axis=0)
     between_clips = k * np.sum(np.square(clips - grand)) / (n - 1)
@@ -212,7 +212,8 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
       draws: number of resamplings.
 
     Returns:
-      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if it is undefined in more than half.
+      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if it is undefined in more than half,
+      or if there is only one subject.
     """
     rng = np.random.default_rng(0)
     _, subject = np.unique(np.asarray(subjects), return_inverse=True)
@@ -221,7 +222,7 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
     for _ in range(draws):
         values.append(value(np.concatenate([clips_of[s] for s in rng.integers(len(clips_of), size=len(clips_of))])))
     defined = np.array(values)[np.isfinite(values)]
-    if len(defined) * 2 < draws or not len(defined):
+    if len(clips_of) < 2 or len(defined) * 2 < draws or not len(defined):
         return float("nan"), float("nan")
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)

@@ -35,7 +35,7 @@ MANY_PEOPLE = 200
 Histogram = tuple[tuple[float, int], ...]
 
 _STEEPEST = 3.0  # largest |log slope|
-_FAR = 1e6  # beyond any value before decoding
+_FAR = 60  # difference of log probabilities that leaves only one rating
 _STRAIGHT = 0.05  # share of the straight line in a bent line, which therefore rises everywhere
 _PARTS = 20  # largest number of parts in ``held_out``
 
@@ -121,19 +121,22 @@ class Output:
         weights = xp.exp(logits - logits.max(-1, keepdims=True))
         return weights / weights.sum(-1, keepdims=True)
 
-    def fitted(self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto") -> "Output":
+    def fitted(
+        self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto", least: int = FEW_PEOPLE
+    ) -> "Output":
         """Adds the line with the least squared error on N clips of validation people.
 
-        No line is fitted to fewer than ``FEW_PEOPLE``, or if all raw values or all targets are equal.
+        No line is fitted to fewer than ``least`` people, or if all raw values or all targets are equal.
 
         Args:
           raw, target: (N,).
           subjects: the N people.
           fit: one of ``config.output.fit``.
+          least: smallest number of people.
         """
         people = len(set(subjects))
         straight = dataclasses.replace(self, slope=1.0, offset=0.0, people=0, knots=())
-        if fit == "none" or people < FEW_PEOPLE or np.ptp(raw) == 0 or np.ptp(target) == 0:
+        if fit == "none" or people < least or np.ptp(raw) == 0 or np.ptp(target) == 0:
             return straight
         from scipy.optimize import minimize
 
@@ -170,7 +173,9 @@ class Output:
         """The values (K,) that decode to scores (K,), by bisection."""
         if not self.ratings:
             return scores
-        low, high = np.full_like(scores, -_FAR), np.full_like(scores, _FAR)
+        # Beyond these values, the score is the first or last rating. A knot farther out would cost float32 its digits.
+        margin = _FAR * self.sigma**2 / np.diff(self.ratings).min()
+        low, high = (np.full_like(scores, end) for end in (self.ratings[0] - margin, self.ratings[-1] + margin))
         for _ in range(100):
             middle = (low + high) / 2
             below = self._decoded(middle, np) < scores
@@ -229,7 +234,7 @@ def held_out(
     for number in np.unique(parts):
         held, kept = parts == number, parts != number
         others = [name for name, keep in zip(subjects, kept, strict=True) if keep]
-        fitted = output.fitted(raw[kept], target[kept], others, output.fit) if kept.any() else output
+        fitted = output.fitted(raw[kept], target[kept], others, output.fit, least=1) if kept.any() else output
         scores[held], spreads[held] = fitted.score(raw[held]), fitted.spread(raw[held])
     return scores, spreads
 

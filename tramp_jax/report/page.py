@@ -123,7 +123,7 @@ def scale(low: float, high: float, score: float, interval: tuple[float, float] |
     first, last = min(ends), max(ends)
 
     def x(value: float) -> float:
-        return 20 + 360 * (value - first) / (last - first)
+        return 20 + 360 * (value - first) / ((last - first) or 1)
 
     marks = [low + i * (high - low) / 4 for i in range(5)]
     ticks = "".join(

@@ -69,7 +69,7 @@ def _score(evidence: Evidence) -> str:
     if interval is not None:
         note = f"Interval {interval[0]:.2f} to {interval[1]:.2f} ({evidence.interval_note})."
         if evidence.ratings:
-            note = f"Rating {either(evidence.ratings)}, {evidence.level:.0%}. {note}"
+            note = f"Rating {either(evidence.ratings)}, {100 * evidence.level:g}%. {note}"
     if evidence.withheld:
         words = f"The score is withheld: {evidence.withheld}."
         return page.paragraph(words, "number") + page.paragraph(ends, "soft") + page.paragraph(note)
@@ -96,13 +96,15 @@ def _headline(evidence: Evidence) -> str:
     found = evidence.attribution
     if found is None:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
-    still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}."
+    still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
+    if evidence.withheld:  # it and the change add up to the score
+        still = ""
     if found.relative_error is None:
-        return page.paragraph(f"{still} Movement hardly changed it, so no region or moment stands out.")
+        return page.paragraph(f"{still}Movement hardly changed the score, so no region or moment stands out.")
     largest = ", ".join(f"{name} ({value:+.2f})" for name, value in _ranked(_by_label(found))[:2])
     start, stop = strongest_moment(found, evidence.clip.fps)
     return page.paragraph(
-        f"{still} Movement changed it by {found.difference:+.2f}. Regions with the largest effects: {largest}. "
+        f"{still}Movement changed the score by {found.difference:+.2f}. Regions with the largest effects: {largest}. "
         f"The effect was strongest from {start:.2f} to {stop:.2f} s."
     )
 
@@ -138,7 +140,7 @@ def _effects(evidence: Evidence) -> str:
         _effect_table("region", "Effect of each region, summed over time. Sides are the person's.", _by_label(found)),
         _effect_table("input", "Effect of each kind of input.", found.by_input),
     ]
-    if abs(found.score - evidence.score) > 0.005:
+    if abs(found.score - evidence.score) > 0.005 and not evidence.withheld:
         explained = f"The effects explain the network's output, {found.score:.2f}; the score above is derived from it."
         parts.insert(0, page.paragraph(explained))
     return "\n".join(parts)

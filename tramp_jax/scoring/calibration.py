@@ -138,7 +138,7 @@ def calibrate(
     if people < needed:
         raise UserError(
             "too_few_people",
-            f"{people} people are too few for {level:.0%} intervals, which need at least {needed}; choose a smaller "
+            f"{people} people are too few for {100 * level:g}% intervals, which need at least {needed}; choose a smaller "
             "--level, or train with --config.data.num_folds=5 and calibrate that run, which counts all people",
         )
     floor = float(np.median(spreads)) or 1.0

@@ -280,7 +280,7 @@ class Scorer:
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
             if self._max_width is not None and width > self._max_width:
                 withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
-            note = f"{c.level:.0%} interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
+            note = f"{100 * c.level:g}% interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
                 "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} test clips"
             )
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
@@ -426,7 +426,7 @@ class Scorer:
 
     def _wide(self, interval: tuple[float, float] | None) -> list[str]:
         c = self.calibration
-        if c is None or interval is None or interval[1] - interval[0] < _WIDE * (c.high - c.low):
+        if c is None or interval is None or interval[1] - interval[0] <= _WIDE * (c.high - c.low):
             return []
         share = (interval[1] - interval[0]) / (c.high - c.low)
         return [f"the interval covers {share:.0%} of the scale, so the score says little"]

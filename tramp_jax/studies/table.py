@@ -1,8 +1,6 @@
 """The outcome of a study as a Markdown table, a CSV table and a figure."""
 
-import csv
 import functools
-import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ import numpy as np
 
 from tramp_jax import metrics, run
 from tramp_jax.checkpoint import BEST
+from tramp_jax.data import tables
 from tramp_jax.data.datasets import TEST
 from tramp_jax.evaluation import Written, read_predictions
 from tramp_jax.files import write_atomically
@@ -248,7 +247,8 @@ def _markdown(
     legend += " Figures in parentheses are the paper's." * (with_paper and bool(columns))
     title = f"# {study.title}{': a test run with tiny settings' if study.quick else ''}"
     warning = "The models are too small and trained too briefly: the figures mean nothing."
-    table = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in (head, ["---"] * len(head), *rows))
+    table = ["| " + " | ".join(cells) + " |" for cells in escaped]
     before, after = [warning, ""] if study.quick else [], ["", *notes] if notes else []
     return "\n".join([title, "", *before, legend, "", *table, *after]) + "\n"
 
@@ -257,11 +257,9 @@ def _csv(
     study: Study, lines: Sequence[Line], names: Sequence[str], found: Mapping[tuple[str, str, str], Figures]
 ) -> str:
     """One line per row, column and metric. Values are not × 100, except for the paper's."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     measures = ("value", "sd_over_seeds", "low", "high", "difference", "difference_low", "difference_high")
     costs = ("parameters", "flops", "clips_per_second")
-    writer.writerow(["row", "column", "metric", *measures, "paper", *costs, "failed", "missing"])
+    rows = [["row", "column", "metric", *measures, "paper", *costs, "failed", "missing"]]
     for line in lines:
         for i, column in enumerate((*study.columns, MEAN)):
             for metric in names:
@@ -270,13 +268,13 @@ def _csv(
                 paper: Any = ""
                 if metric == names[0] and line.row.paper and (column == MEAN or len(line.row.paper) > 1):
                     paper = line.row.paper[-1 if column == MEAN else i]
-                writer.writerow(
+                rows.append(
                     [line.row.name, column, metric]
                     + [f"{x:.6f}" if np.isfinite(x) else "" for x in numbers]
                     + [paper, *(line.measured.get(name, "") for name in costs)]
                     + ["; ".join(dict.fromkeys(line.failed)), line.missing]
                 )
-    return text.getvalue()
+    return tables.csv_text(rows)
 
 
 def _plot(
