@@ -52,7 +52,7 @@ def fit(
       Interrupted: after SIGINT or SIGTERM; the state was saved.
     """
     if resume:
-        with Checkpoints(workdir) as saved:
+        with Checkpoints(workdir, writing=True) as saved:
             resume = saved.last_step() is not None  # else it was killed before its first checkpoint: start again
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)

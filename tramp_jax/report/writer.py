@@ -68,7 +68,7 @@ def _score(evidence: Evidence) -> str:
     note = f"No interval: {evidence.interval_note}."
     if interval is not None:
         note = f"Interval {interval[0]:.2f} to {interval[1]:.2f} ({evidence.interval_note})."
-        if evidence.ratings:
+        if evidence.ratings and evidence.level:
             note = f"Rating {either(evidence.ratings)}, {100 * evidence.level:g}%. {note}"
     if evidence.withheld:
         words = f"The score is withheld: {evidence.withheld}."

@@ -138,8 +138,8 @@ def calibrate(
     if people < needed:
         raise UserError(
             "too_few_people",
-            f"{people} people are too few for {100 * level:g}% intervals, which need at least {needed}; choose a smaller "
-            "--level, or train with --config.data.num_folds=5 and calibrate that run, which counts all people",
+            f"{people} people are too few for {100 * level:g}% intervals, which need at least {needed}; choose a "
+            "smaller --level, or train with --config.data.num_folds=5 and calibrate that run, which counts all people",
         )
     floor = float(np.median(spreads)) or 1.0
     errors = np.abs(scores - targets) / (spreads + floor)

@@ -3,8 +3,8 @@
 Models of one split are calibrated on its validation people and tested on its test people. The folds of one
 cross-validation are calibrated together on all people, each scored by the fold that was not trained on them, as in the
 CV+ of Barber et al., "Predictive Inference with the Jackknife+" (Annals of Statistics 2021). So the data of thirty
-people give intervals, which a validation split of six cannot. An interval lies around the mean of the folds' models; CV+
-combines an interval around each, so its guarantee does not hold here.
+people give intervals, which a validation split of six cannot. CV+ combines an interval around each fold's model. Ours
+lies around their mean, so the guarantee of CV+ does not hold for it.
 """
 
 import dataclasses
