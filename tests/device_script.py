@@ -48,7 +48,7 @@ def main(folder: pathlib.Path) -> None:
         first = first or new
         found["devices"][count] = {"loss": loss, "moved": _apart(new, params), "away": _apart(new, first)}
     with Checkpoints(folder / "run", writing=True) as checkpoints:  # on 8 devices
-        checkpoints.save_last(1, state.scoring, state.training, {})
+        checkpoints.save_last(1, state.scoring, state.training, {"best": None, "best_step": None})
         found["restored"] = {}
         for count, mesh in meshes.items():
             _, *restored, _ = checkpoints.restore_last(state.scoring, state.training, mesh)

@@ -308,26 +308,6 @@ def test_a_clip_that_cannot_be_read_costs_no_step(linear_model, finished_linear_
     assert _equal(_arrays(workdir)[1], _arrays(finished_linear_run)[1])
 
 
-@pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    """Options, and the losses of a run of the trajectory stream with them on one device; dropout is on."""
-    # Small steps: in large ones, or by Adam's division by small second moments, any rounding grows from step to step.
-    options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0}
-    options |= linear.OPTIONS
-    workdir = tmp_path_factory.mktemp("runs") / "one"
-    _train(workdir, **{name.replace(".", "__"): value for name, value in options.items()})
-    return options, _losses(workdir)
-
-
-def test_eight_devices_give_the_losses_of_one(one_device, program, tmp_path):
-    options, expected = one_device
-    flags = [f"--config.{name}={value}" for name, value in options.items()]
-    several = program("train.py", "--config", "tests/tiny.py", *flags, "--workdir", tmp_path / "run", devices=8)
-    assert several.returncode == 0, several.stderr
-    assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(_losses(tmp_path / "run"), expected, rtol=1e-5)
-
-
 def test_training_starts_from_given_weights_and_leaves_the_frozen_ones(finished_run, tmp_path, capsys):
     workdir = tmp_path / "tuned"
     freeze = ("rgb_encoder", "trajectory_encoder/stage_*")

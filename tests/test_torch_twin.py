@@ -33,7 +33,6 @@ SKELETON = {
 }
 # These programs run once, on small inputs: optimising them would take most of the time.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-NO_DROPOUT = {"attention_dropout": 0.0, "drop_path": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +75,6 @@ def assert_close(ours: torch.Tensor, golden_array: np.ndarray, tolerance: float 
     assert ours.shape == golden_array.shape
     error = np.abs(ours - golden_array).max() / np.abs(golden_array).max()
     assert error < tolerance
-
-
-def bmc(score: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Balanced MSE with sigma = 1, from the paper's formula."""
-    logits = -(score[:, None] - label[None, :]).square() / 2
-    return 2 * torch.nn.functional.cross_entropy(logits, torch.arange(len(score)))
 
 
 # Golden cases
@@ -139,44 +132,6 @@ def test_golden_tramp_former() -> None:
     assert_close(score, expected["score"])
     assert_close(out_released["rgb_features"], expected["rgb_features_released_layout"][:1])
     assert_close(score_released, expected["score_released_layout"][:1])
-
-
-@pytest.mark.slow
-def test_golden_gradients_and_training_step() -> None:
-    spec, tensors, expected = case("train_step_t64")
-    config = make_config(trajectory=NO_DROPOUT | {"length": 64}, rgb={"num_frames": 16})
-    # Not channels-last, for which CPUs sum batch statistics less accurately (2e-4 in the first scores).
-    model = build_twin(config).eval()
-    model.load_state_dict(tensors, strict=True)
-    inputs = drawn(spec, "rgb", (4, 16, 3, 224, 224)), drawn(spec, "traj", (4, 63, 64, 5)), index_t(4, 64)
-    labels = torch.from_numpy(expected["labels"])
-    params = dict(model.named_parameters())
-    names = [str(name) for name in expected["param_names"]]
-    assert set(names) == set(params)
-
-    def grad_norms() -> torch.Tensor:
-        return torch.stack([params[name].grad.norm() for name in names])
-
-    score, _ = model(*inputs)
-    loss = bmc(score, labels)
-    loss.backward()
-    probes = [torch.from_numpy(golden.draw("probe/" + name, params[name].shape, 0)) for name in names]
-    assert_close(score, expected["eval_score"], 1e-3)
-    assert_close(loss, expected["eval_loss"], 1e-3)
-    assert_close(grad_norms(), expected["eval_grad_norm"], 2e-3)
-    products = [(params[name].grad * probe).sum() for name, probe in zip(names, probes, strict=True)]
-    assert_close(torch.stack(products), expected["eval_grad_probe"], 2e-3)
-
-    model.zero_grad()
-    score, _ = model.train()(*inputs)
-    loss = bmc(score, labels)
-    loss.backward()
-    statistics = model.state_dict()
-    norms = torch.stack([statistics[str(name)].norm() for name in expected["bn_names"]])
-    assert_close(norms, expected["bn_norm_after_1"], 2e-3)
-    assert_close(grad_norms(), expected["train_grad_norm"], 2e-3)
-    assert_close(loss, expected["train_losses"][0], 1e-3)
-    assert_close(score, expected["train_scores"][0], 1e-3)
 
 
 # Our JAX model against the twin
