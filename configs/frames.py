@@ -25,7 +25,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.name = f"frames_{name}"
     config.data.update(options(name), protocol="holdout")
     if name == "synthetic":
-        config.data.update(num_subjects=200, cues="both")
+        config.data.update(num_subjects=200, cues="both", synthetic_seed=1)  # other people than configs/synthetic.py
     config.model.rgb.update(synthetic.get_config().model.rgb)
     config.model.update(streams="rgb")
     config.loss.update(name="landmarks", landmarks=30.0)

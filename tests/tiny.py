@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.trajectory.update(widths=(32,), embed_width=32)  # one stage; two take a third longer to compile
     config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)
     config.model.rgb.update(spatial_heads=2, temporal_heads=2, temporal_depth=1, temporal_mlp_dim=16)
-    config.model.fusion.update(width=32, depth=1, heads=2)
+    config.model.fusion.update(name="tramp", width=32, depth=1, heads=2)
     config.model.head.hidden = (16, 8)
     config.loss.landmarks = 0.0
     config.optimizer.update(learning_rate=2e-3, schedule="step", decay_every=7, decay_factor=0.3)
