@@ -213,8 +213,15 @@ class Scorer:
             )
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0, source=str(path))
         if path.suffix.lower() == ".csv":
-            clip = landmark_tables.read_clip(path, info, self._options.fps or 0.0)
-            return self.score_clip(clip, asked, landmark_source="table")
+            read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
+            return self.score_clip(
+                read.clip(info),
+                asked,
+                interpolated=tuple(np.flatnonzero(read.interpolated).tolist()),
+                missing_ratio=float(read.interpolated.mean()),
+                landmark_source="table",
+                warnings=read.warnings,
+            )
         source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
         video = preprocess_video(path, source, self._options_of(path), info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
