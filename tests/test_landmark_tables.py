@@ -96,6 +96,14 @@ def test_the_first_and_last_frames_without_a_face_are_cut_off(table):
     assert "4 to 59 of 60" in found.warnings[0]
 
 
+@pytest.mark.parametrize("fps", [-25.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [range(60), [0] * 60], ids=["times", "no times"])
+def test_a_rate_that_no_camera_has_is_refused(table, seconds, fps):
+    path = table(timestamp=[second / 30 for second in seconds])
+    with user_error("bad_option", path, f"{fps:g}"):
+        landmark_tables.read_trajectory(path, fps)
+
+
 def test_a_longer_gap_is_interpolated_on_request(table):
     path = table(success=without([1] * 60, *range(20, 28)))
     assert landmark_tables.read_trajectory(path, max_gap=8).interpolated.sum() == 8

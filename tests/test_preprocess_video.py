@@ -259,9 +259,10 @@ def test_pages_of_an_image_are_not_lost(tmp_path):
     assert len(read(tmp_path / "b.tif")) == 1
 
 
-def test_the_rate_of_images_must_be_positive(tmp_path):
+@pytest.mark.parametrize("fps", [0.0, -25.0, float("inf"), float("nan")])
+def test_the_rate_of_images_must_be_one_of_a_camera(tmp_path, fps):
     folder = write_images(tmp_path / "frames", grey(2))
-    assert "--images-fps" in fail(folder, images_fps=0.0)
+    assert "--images-fps" in fail(folder, images_fps=fps)
     assert [seconds for seconds, _ in read(folder, images_fps=50)] == [0, 0.02]
 
 
@@ -860,8 +861,9 @@ def test_invalid_times_are_replaced_by_the_nominal_rate():
     assert "24 frames" in timing.warnings[0]
     with user_error("bad_data", "ffmpeg"):
         rate.constant(np.zeros(10), 0)
-    with user_error("bad_option", "--fps", 0):
-        rate.constant(np.arange(3) / 25, 25, target=0)
+    for fps in (0, -25, 1e9, float("inf"), float("nan")):
+        with user_error("bad_option", "--fps", f"{fps:g}"):
+            rate.constant(np.arange(3) / 25, 25, target=fps)
 
 
 def test_a_real_video_of_variable_rate():

@@ -196,6 +196,7 @@ def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
             wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
         raise UserError("no_frame_rate", f"{wrong}; set its frames per second (fps)")
+    rate.check(fps)
     return rate.Timing(fps, np.arange(count))
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
+from tramp_jax.data.rate import check as check_rate
 from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
+from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
@@ -113,10 +115,10 @@ class ImageFrames:
     """
 
     def __init__(self, path: Path, fps: float):
-        if not fps > 0:
-            raise VideoError(
-                f"{path}: the frame rate of a folder of images must be above 0, not {fps}; change --images-fps"
-            )
+        try:
+            check_rate(fps, "--images-fps")
+        except UserError as error:
+            raise VideoError(f"{path}: {error}") from error
         self.path, self.rate = path, float(fps)
         self.files = [path] if path.is_file() else _files(path, (*IMAGES, *_UNREADABLE))
         if not self.files:
