@@ -155,9 +155,9 @@ def doubt(ratings: Sequence[float]) -> str:
     if largest <= _WIDEST:
         return ""
     return (
-        f"the ratings reach {largest:g}, but learning rates and loss.sigma fit scales such as 0 to 4, so scores will "
-        "be far off and their spread too small; write the ratings, divided to about 0 to 4, into a column of the list "
-        "and learn it with --config.data.target=COLUMN"
+        f"the ratings reach {largest:g}, but learning rates and loss.sigma fit scales such as 0 to 4, so scores may be "
+        "too low or too close together, and their spread too small; write the ratings, divided to about 0 to 4, into a "
+        "column of the list and learn it with --config.data.target=COLUMN"
     )
 
 
