@@ -240,6 +240,7 @@ FAULTS = (
     Fault("landmarks wholly beside the crop", _P, _array(POINTS, _face(0.5, 128, 210)), "landmarks_out_of_crop", (POINTS, "7 frames", "frame 1")),
     Fault("landmarks shifted by 150 pixels", _P, _array(POINTS, _face(1, 0, 150)), "landmarks_out_of_crop", (POINTS, "7 frames")),
     Fault("landmarks of a crop of 112 pixels (a warning)", _P, _array(POINTS, _face(112 / 256, 0)), "doubtful_landmarks", (TRAIN, "row 2"), WARNING),
+    Fault("mirrored landmarks (a warning)", _P, _array(POINTS, lambda points: np.abs((255, 0) - points)), "doubtful_landmarks", (TRAIN, "row 2", "mirrored"), WARNING),
     Fault("landmarks of a tiny face (a warning)", _P, _array(POINTS, _face(0.4, 128)), "doubtful_landmarks", (TRAIN, "row 2", "256"), WARNING),
     Fault("one landmark far from all others", _P, _array(POINTS, _stray), "stray_landmark", (POINTS, "frame 5", "point 5", "(500, -200)")),
     Fault("a frame of landmarks that are all zero", _P, _array(POINTS, _frame(0)), "undetected_face", (POINTS, "frame 5")),

@@ -27,6 +27,10 @@ def test_every_recipe_has_only_allowed_values(recipe):
         ("optimizer.name", "lion", ["sgd", "adam"]),
         ("train.epochs", 0, ["at least 1"]),
         ("augment.flip", 1.5, ["at most 1"]),
+        ("loss.sigma", 0.0, ["at least"]),
+        ("loss.sigma", float("nan"), ["at least"]),
+        ("seed", -1, ["at least 0"]),
+        ("data.split_seed", -1, ["at least 0"]),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused(path, value, facts, config):

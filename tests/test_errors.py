@@ -38,12 +38,26 @@ def test_a_users_mistake_is_one_line(capsys):
         (errno.EISDIR, "bad_path"),
         (errno.ENOTDIR, "bad_path"),
         (errno.ENAMETOOLONG, "bad_path"),
+        (errno.ELOOP, "bad_path"),
+        (errno.EIO, "lost_disk"),
+        (errno.ESTALE, "lost_disk"),
     ],
 )
 def test_an_error_of_the_system_about_a_file_has_a_cure(number, kind):
     mistake = as_user_error(OSError(number, os.strerror(number), "clips.csv"))
     assert mistake.kind == kind
     assert str(mistake).startswith("clips.csv: ")
+
+
+def test_a_file_where_a_folder_must_be_is_named(tmp_path):
+    (tmp_path / "scores.csv").touch()
+    with pytest.raises(FileExistsError) as caught:
+        (tmp_path / "scores.csv").mkdir(exist_ok=True)
+    mistake = as_user_error(caught.value)
+    path, _, what = str(mistake).partition(": ")
+    assert (mistake.kind, path) == ("file_exists", str(tmp_path / "scores.csv"))
+    assert "folder" in what
+    assert "remove" not in what  # it may hold hours of scores
 
 
 def test_a_full_disk_needs_no_file_name():

@@ -68,7 +68,7 @@ def test_a_real_table_of_openface():
         pytest.skip(f"no table at {OPENFACE}")
     with user_error("no_frame_rate", OPENFACE, "1000"):  # OpenFace read it from images
         landmark_tables.read_trajectory(OPENFACE)
-    found, fps = landmark_tables.read_trajectory(OPENFACE, 30.0)
+    found, fps, _, _ = landmark_tables.read_trajectory(OPENFACE, 30.0)
     assert (found.shape, fps) == ((100, 64, 2), 30.0)
     assert not list(landmark_checks.faults(found))
     middle = {name: found[0, landmarks.SLOT_NAMES.index(name)] for name in landmarks.SLOT_NAMES}
@@ -79,8 +79,11 @@ def test_a_real_table_of_openface():
 
 @pytest.mark.parametrize("column", ["success", "confidence"])
 def test_short_gaps_are_interpolated(table, points, column):
-    whole, _ = landmark_tables.read_trajectory(table())
-    gap, _ = landmark_tables.read_trajectory(table(**{column: without([1] * 60, *range(20, 25))}))
+    whole = landmark_tables.read_trajectory(table()).points
+    found = landmark_tables.read_trajectory(table(**{column: without([1] * 60, *range(20, 25))}))
+    assert np.flatnonzero(found.interpolated).tolist() == [20, 21, 22, 23, 24]
+    assert "5 of 60 frames" in found.warnings[0]
+    gap = found.points
     expected = np.linspace(whole[19], whole[25], 7)
     scale = np.ptp(whole) / np.ptp(gap)  # the crop may differ a little
     np.testing.assert_allclose((gap[19:26] - gap[19:20]) * scale, expected - whole[19:20], atol=0.2)
@@ -88,8 +91,55 @@ def test_short_gaps_are_interpolated(table, points, column):
 
 
 def test_the_first_and_last_frames_without_a_face_are_cut_off(table):
-    found, _ = landmark_tables.read_trajectory(table(success=without([1] * 60, 0, 1, 2, 59)))
-    assert len(found) == 56
+    found = landmark_tables.read_trajectory(table(success=without([1] * 60, 0, 1, 2, 59)))
+    assert (len(found.points), found.interpolated.any()) == (56, False)
+    assert "4 to 59 of 60" in found.warnings[0]
+
+
+@pytest.mark.parametrize("fps", [-25.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [range(60), [0] * 60], ids=["times", "no times"])
+def test_a_rate_that_no_camera_has_is_refused(table, seconds, fps):
+    path = table(timestamp=[second / 30 for second in seconds])
+    with user_error("bad_option", path, f"{fps:g}"):
+        landmark_tables.read_trajectory(path, fps)
+
+
+def test_a_longer_gap_is_interpolated_on_request(table):
+    path = table(success=without([1] * 60, *range(20, 28)))
+    assert landmark_tables.read_trajectory(path, max_gap=8).interpolated.sum() == 8
+    with user_error("no_single_face", path, "8 frames", "7"):
+        landmark_tables.read_trajectory(path, max_gap=7)
+
+
+def test_a_table_whose_rate_varies_is_resampled_with_a_warning(table):
+    found = landmark_tables.read_trajectory(table(timestamp=np.cumsum(np.where(np.arange(60) % 10, 1, 3)) / 30))
+    assert found.fps == pytest.approx(30, rel=1e-3)
+    assert len(found.points) > 60
+    assert "variable" in found.warnings[0]
+
+
+@pytest.mark.parametrize("first", [1, 0, 1000])
+def test_a_part_of_a_longer_table_is_a_clip(table, first):
+    """People cut a clip out of a recording by deleting the other rows."""
+    whole = landmark_tables.read_trajectory(table())
+    later = [f"{(first + i) / 30:.3f}" for i in range(60)]
+    found = landmark_tables.read_trajectory(table(frame=range(first, first + 60), timestamp=later))
+    np.testing.assert_array_equal(found.points, whole.points)
+    assert not found.warnings
+
+
+def test_beside_a_video_frame_numbers_count_from_its_first_frame(table):
+    assert np.flatnonzero(landmark_tables.read(table(frame=range(11, 71))).found).tolist() == list(range(10, 70))
+
+
+@pytest.mark.parametrize(
+    ("separator", "start", "point"), [(";", "", "."), (";", "", ","), ("\t", "", ","), (";", "sep=;\n", ",")]
+)
+def test_a_table_that_a_spreadsheet_saved_is_read(table, separator, start, point):
+    path = table()
+    whole = landmark_tables.read_trajectory(path)
+    path.write_text(start + path.read_text().replace(",", separator).replace(".", point))
+    np.testing.assert_array_equal(landmark_tables.read_trajectory(path).points, whole.points)
 
 
 def test_a_frame_without_a_row_is_a_gap(tmp_path, table):
@@ -105,12 +155,12 @@ def test_a_frame_without_a_row_is_a_gap(tmp_path, table):
 def test_the_rate_is_that_of_the_timestamps_or_the_wanted_one(table):
     path = table()
     assert landmark_tables.read_trajectory(path)[1] == pytest.approx(30, rel=1e-3)
-    found, fps = landmark_tables.read_trajectory(path, 15.0)
+    found, fps, _, _ = landmark_tables.read_trajectory(path, 15.0)
     assert (len(found), fps) == (30, 15.0)
 
 
 def test_points_are_those_of_a_face_in_its_crop(table):
-    found, _ = landmark_tables.read_trajectory(table())
+    found = landmark_tables.read_trajectory(table()).points
     assert found.dtype == np.float32
     assert not list(landmark_checks.faults(found))
     assert abs(np.mean([found.min(axis=(0, 1)), found.max(axis=(0, 1))]) - 128) < 2
@@ -156,6 +206,7 @@ def moved_from(points, frame):
     [
         (lambda points: points / (384, 288), "landmarks_out_of_crop", "pixels"),  # shares of the picture
         (lambda points: points * (1, -1) + (0, 288), "not_upright", "178°"),  # y grows upwards
+        (lambda points: points * (-1, 1) + (384, 0), "mirrored_landmarks", "x must"),  # x grows to the left
         (lambda points: points[..., ::-1], "not_upright", "92°"),  # y before x
         (lambda points: np.stack([288 - points[..., 1], points[..., 0]], -1), "not_upright", "92°"),
         (lambda points: moved_from(points, 30), "no_single_face", "frame 31"),
@@ -165,7 +216,7 @@ def moved_from(points, frame):
             "frame 2",
         ),
     ],
-    ids=["shares", "y up", "y first", "turned", "another face", "two faces in turn"],
+    ids=["shares", "y up", "x left", "y first", "turned", "another face", "two faces in turn"],
 )
 @pytest.mark.parametrize("fps", [0.0, 30.0])
 def test_points_that_cannot_be_one_upright_face_in_pixels_are_refused(tmp_path, points, change, kind, fact, fps):
@@ -343,7 +394,10 @@ def test_a_table_can_be_scored_without_video(tmp_path):
     config.train.update(epochs=1, evaluate_every=1)
     config.evaluation.update(bootstrap=10, baselines=False)
     experiment.train(config.lock(), tmp_path / "run")
-    scored = Scorer(tmp_path / "run").score(tmp_path / "01-01-03-02-01-01-08.csv")
+    columns = files.openface(files.drawn68(8, 20)) | {"success": without([1] * 20, 7, 8)}
+    scored = Scorer(tmp_path / "run").score(files.write(tmp_path / "new.csv", columns))
     assert 1 <= scored.score <= 2
+    assert (scored.interpolated, scored.missing_ratio) == ((7, 8), 0.1)
+    assert any("2 of 20 frames" in warning for warning in scored.warnings)
     assert scored.landmark_source == "table"
     assert ravdess.FACTS.caveat in scored.warnings

@@ -140,3 +140,8 @@ def test_sgd_follows_torch(config):
         theirs.grad = torch.tensor(gradient)
         reference.step()
     np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("ratings", "wide"), [([0, 4], False), ([0, 10], False), ([0, 25], False), ([12, 100], True)])
+def test_a_scale_that_the_recipes_do_not_fit_is_doubted(ratings, wide):
+    assert ("100" in losses.doubt(ratings)) == wide

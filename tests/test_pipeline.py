@@ -138,6 +138,9 @@ def test_folds_test_every_subject_once(config, dataset):
     assert sorted(tested) == sorted(info.id for info in dataset.source.infos)
     config.data.fold = 1
     assert datasets.runs(dataset, config) == (1,)
+    config.data.protocol = "holdout"
+    with user_error("bad_option", "data.fold is 1", "data.num_folds"):
+        datasets.runs(dataset, config)
 
 
 def test_an_official_split_is_kept(config, dataset):

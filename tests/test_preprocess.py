@@ -29,6 +29,7 @@ from tests.raises import user_error
 from tramp_jax import cli
 from tramp_jax.cli import preprocess as cli_preprocess
 from tramp_jax.data import clip_folder, landmarks
+from tramp_jax.data.clip_files import image_files
 from tramp_jax.data.clips import ClipInfo, decode_frame
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder
@@ -44,6 +45,7 @@ from tramp_jax.preprocess import (
     preprocess_video,
     tracking,
 )
+from tramp_jax.preprocess.video import open_frames
 
 
 def _opened(root):
@@ -439,6 +441,34 @@ def test_a_folder_of_videos_expands_to_the_videos(tmp_path):
         expand_input(images)
     (images / "clip.json").touch()
     assert expand_input(images) == [images]
+
+
+def test_a_folder_of_videos_is_not_read_in_part(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "day1").mkdir()
+    (tmp_path / "day1" / "notes.txt").touch()
+    assert expand_input(tmp_path) == [tmp_path / "a.mp4"]
+    (tmp_path / "day1" / "b.mov").touch()
+    with user_error("unusable_video", tmp_path, "day1"):
+        expand_input(tmp_path)
+    (tmp_path / "a.mp4").unlink()
+    with user_error("unusable_video", tmp_path, "day1"):
+        open_frames(tmp_path)
+
+
+@pytest.mark.parametrize("leads_to", ["gone.mp4", "a.mp4"])
+def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path, leads_to):
+    """An unmounted disk, or a link to itself."""
+    (tmp_path / "a.mp4").symlink_to(tmp_path / leads_to)
+    (tmp_path / "b.mp4").touch()
+    assert expand_input(tmp_path) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    with user_error("unusable_video", tmp_path / "a.mp4", "link"):
+        open_frames(tmp_path / "a.mp4")
+    images = write_images(tmp_path / "images", [square(9, 9, 9)] * 2)
+    (images / "3.png").symlink_to(images / leads_to.replace("a.mp4", "3.png"))
+    with user_error("unusable_video", images / "3.png"):
+        list(open_frames(images))
+    assert [path.name for path in image_files(images)] == ["1.png", "2.png"]  # of a clip, whose frames are counted
 
 
 @pytest.mark.usefixtures("mediapipe")

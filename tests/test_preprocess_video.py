@@ -259,9 +259,10 @@ def test_pages_of_an_image_are_not_lost(tmp_path):
     assert len(read(tmp_path / "b.tif")) == 1
 
 
-def test_the_rate_of_images_must_be_positive(tmp_path):
+@pytest.mark.parametrize("fps", [0.0, -25.0, float("inf"), float("nan")])
+def test_the_rate_of_images_must_be_one_of_a_camera(tmp_path, fps):
     folder = write_images(tmp_path / "frames", grey(2))
-    assert "--images-fps" in fail(folder, images_fps=0.0)
+    assert "--images-fps" in fail(folder, images_fps=fps)
     assert [seconds for seconds, _ in read(folder, images_fps=50)] == [0, 0.02]
 
 
@@ -459,31 +460,56 @@ def test_high_dynamic_range_gives_a_warning(tmp_path, transfer):
 PATCHES = [(200, 30, 30), (30, 180, 40), (40, 60, 210), (128, 128, 128)]
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("bits", [8, 10])
-@pytest.mark.parametrize(("matrix", "red", "blue"), [(5, 0.299, 0.114), (1, 0.2126, 0.0722), (9, 0.2627, 0.0593)])
-def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, bits, matrix, red, blue):
-    rgb = np.repeat(np.array(PATCHES)[None], 64, axis=0).repeat(16, axis=1) / 255
+def write_patches(path, weights, mark, *, full=False, bits=8, size=(64, 64)):
+    """A video of ``PATCHES`` whose matrix weighs red and blue so, and the file's mark (FFmpeg's AVColorSpace)."""
+    (width, height), (red, blue) = size, weights
+    rgb = np.repeat(np.array(PATCHES)[None], height, axis=0).repeat(width // 4, axis=1) / 255
     luma = rgb @ (red, 1 - red - blue, blue)
     chroma = (rgb[..., 2] - luma) / (2 - 2 * blue), (rgb[..., 0] - luma) / (2 - 2 * red)
     low, scale, spread = (0, 255, 255) if full else (16, 219, 224)
     planes = np.rint(np.stack([low + scale * luma, *(128 + spread * part for part in chroma)]) * (1 << bits - 8))
     kind = "yuv444p" if bits == 8 else "yuv444p10le"
-    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+    with av.open(str(path), "w") as output:
         stream = output.add_stream("ffv1", rate=25)
-        stream.width = stream.height = 64
-        stream.pix_fmt = kind
-        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        stream.width, stream.height, stream.pix_fmt = width, height, kind
+        stream.codec_context.colorspace, stream.codec_context.color_range = mark, 2 if full else 1
         for number in range(2):
             planes[0, 0, 0] += 8 * number  # a video of identical frames is refused
-            frame = av.VideoFrame(64, 64, kind)
+            frame = av.VideoFrame(width, height, kind)
             for to, plane in zip(frame.planes, planes.astype(np.uint8 if bits == 8 else np.uint16), strict=True):
                 to.update(plane.tobytes())
-            frame.colorspace, frame.color_range, frame.pts = matrix, 2 if full else 1, number
+            frame.colorspace, frame.color_range, frame.pts = mark, 2 if full else 1, number
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    image = read(tmp_path / "a.mkv")[0][1]
+    return path
+
+
+BT601, BT709, BT2020 = (0.299, 0.114), (0.2126, 0.0722), (0.2627, 0.0593)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("mark", "weights"), [(5, BT601), (1, BT709), (9, BT2020)])
+def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, bits, mark, weights):
+    image = read(write_patches(tmp_path / "a.mkv", weights, mark, full=full, bits=bits))[0][1]
     np.testing.assert_allclose(image[32, 8::16], PATCHES, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "mark", "weights"),
+    [
+        ((1280, 720), 2, BT709),
+        ((720, 1280), 2, BT709),
+        ((1440, 1080), 2, BT709),
+        ((720, 576), 2, BT601),
+        ((480, 640), 2, BT601),
+        ((1280, 720), 5, BT601),
+        ((720, 576), 1, BT709),
+    ],
+)
+def test_a_file_without_a_colour_matrix_has_that_of_its_size(tmp_path, size, mark, weights):
+    image = read(write_patches(tmp_path / "a.mkv", weights, mark, size=size))[0][1]
+    np.testing.assert_allclose(image[32, size[0] // 8 :: size[0] // 4], PATCHES, atol=2)
 
 
 # Intact files that seem to lack frames
@@ -835,8 +861,9 @@ def test_invalid_times_are_replaced_by_the_nominal_rate():
     assert "24 frames" in timing.warnings[0]
     with user_error("bad_data", "ffmpeg"):
         rate.constant(np.zeros(10), 0)
-    with user_error("bad_option", "--fps", 0):
-        rate.constant(np.arange(3) / 25, 25, target=0)
+    for fps in (0, -25, 1e9, float("inf"), float("nan")):
+        with user_error("bad_option", "--fps", f"{fps:g}"):
+            rate.constant(np.arange(3) / 25, 25, target=fps)
 
 
 def test_a_real_video_of_variable_rate():

@@ -165,9 +165,11 @@ def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_
     assert (row["status"], row["score"], row["raw"]) == ("withheld", "", "")
     assert float(row["low"]) < float(row["high"])
     assert "too wide" in row["reason"]
+    told = capsys.readouterr().out
+    assert "inputs: 0 scored, 1 withheld, 0 failed" in told
+    assert f"{score:.2f}" not in told
     page = (reports / row["report"]).read_text()
     assert "withheld" in page
-    assert f"{score:.2f}" not in capsys.readouterr().out
     assert 'class="score"' not in page  # neither the number nor its drawing; tables may hold the same number
     assert f"{score:.2f} on" not in page
     assert cli.main(command) == 0
@@ -210,7 +212,18 @@ def cross_validated(tmp_path_factory, tiny_variables):
         (home / f"fold_{number}").mkdir()
         with Checkpoints(home / f"fold_{number}", writing=True) as checkpoints:
             checkpoints.save_best(7, variables)
+    (home / run_folder.CROSS_VALIDATION).touch()
     return home
+
+
+def test_a_cross_validation_that_has_not_ended_is_not_taken_for_all_folds(cross_validated, tmp_path):
+    shutil.copytree(cross_validated, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "fold_3")
+    (tmp_path / "run" / run_folder.CROSS_VALIDATION).unlink()
+    for use in (Scorer, lambda folder: calibrate_run([folder], which="best", level=0.9)):
+        with user_error("unfinished_run", tmp_path / "run", "--resume", "fold_2"):
+            use(tmp_path / "run")
+    assert len(Scorer(*(tmp_path / "run" / f"fold_{k}" for k in range(3))).members) == 3
 
 
 def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_them(cross_validated, capsys):

@@ -110,7 +110,7 @@ MODEL: dict[str, Any] = {
 
 OPTIONS: dict[str, Any] = {
     "name": "base",
-    "seed": 0,
+    "seed": _at_least(0, 0),
     "model": MODEL,
     "data": {
         "name": "",  # one of tramp_jax.data.readers.READERS
@@ -135,7 +135,7 @@ OPTIONS: dict[str, Any] = {
         "fold": _at_least(-1, -1),  # the fold to run; -1 for all in turn
         "test_fraction": _share(0.2),  # of the subjects, with "holdout"
         "validation_fraction": _share(0.2),  # of the training subjects, for choosing a checkpoint
-        "split_seed": 0,
+        "split_seed": _at_least(0, 0),
     },
     "landmarks": {
         # The head motion to remove: translation ("nose"), also rotation in the plane and scale ("similarity"), or only
@@ -165,7 +165,7 @@ OPTIONS: dict[str, Any] = {
         # over a mixture of Gaussians fitted to them. See docs/scoring.md for which to choose.
         # landmarks: ignore the ratings, to train the frame encoder only by loss.landmarks; see docs/frames.md.
         "name": _one_of("bmc", "balanced_mse", "gai", "mse", "cross_entropy", "landmarks"),
-        "sigma": 1.0,  # for the balanced losses: the noise of a rating
+        "sigma": _at_least(1e-3, 1.0),  # for the balanced losses: the noise of a rating
         "components": _at_least(1, 8),  # for gai
         "swapped": False,  # for bmc, like the released code: exchange prediction and target
         # Weight of a second target of the frame encoder: the landmarks in each frame, read off its features by a

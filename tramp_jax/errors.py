@@ -30,18 +30,28 @@ class Interrupted(RuntimeError):  # noqa: N818 - not an error: the user asked fo
 
 
 _NO_PERMISSION = ("no_permission", "permission denied; change the permissions or choose another place")
+_LOST_DISK = (
+    "lost_disk",
+    "the disk or network share failed while this was read or written; check that it is still there",
+)
 _DISK_FULL = ("disk_full", "no space left; free some, raise your quota or choose another place")
 _FIXABLE = {
     errno.ENOENT: ("missing_file", "no such file or folder; check the path"),
     errno.ENOTDIR: ("bad_path", "part of this path is a file, not a folder; check the path"),
     errno.EISDIR: ("bad_path", "this is a folder, not a file; name a file"),
     errno.ENAMETOOLONG: ("bad_path", "the name is too long; shorten it"),
-    errno.EEXIST: ("file_exists", "already exists; remove it or name another"),
+    # Almost always of a folder that was to be created.
+    errno.EEXIST: ("file_exists", "already exists, and is not a folder; name another"),
+    errno.ELOOP: ("bad_path", "a link here leads back to itself; correct it"),
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
     errno.EROFS: ("no_permission", "this disk is read-only; choose another place"),
     errno.ENOSPC: _DISK_FULL,
     errno.EDQUOT: _DISK_FULL,
+    errno.EIO: _LOST_DISK,
+    errno.ESTALE: _LOST_DISK,
+    errno.ENOTCONN: _LOST_DISK,
+    errno.ETIMEDOUT: _LOST_DISK,
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -145,6 +145,8 @@ def train_fold(
                 f"warning: only {data.people[VALIDATION]} validation people select the best checkpoint, so the choice "
                 "is mostly luck; use the last one, or raise --config.data.validation_fraction"
             )
+        if _predicts_scores(config) and (doubt := losses.doubt([info.score for info in splits[TRAIN].infos])):
+            tqdm.write(f"warning: {doubt}")
         _note_on_size(config, data.people[TRAIN])
     output = decoding(config, splits, facts) if _predicts_scores(config) else None
     trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)

@@ -17,6 +17,7 @@ from tramp_jax.models import is_late_fusion, reads_frames, separate_losses
 Array = jax.Array
 LANDMARKS = "landmarks"  # ignores the ratings
 BALANCED = ("bmc", "balanced_mse", "gai")
+_WIDEST = 30.0  # the widest scale of a recipe is that of NeuroFace, 0 to 25
 Loss = Callable[[Array, Array], Array]  # (the model's output for a batch, targets (B,)) -> loss
 
 
@@ -142,6 +143,22 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
             "train.batch_size is 1, but loss.name=bmc compares the clips of a batch and has no gradient for one clip; "
             "use a larger batch or --config.loss.name=balanced_mse",
         )
+
+
+def doubt(ratings: Sequence[float]) -> str:
+    """What is wrong with a scale that is far wider than those that the recipes are made for; "" if nothing is.
+
+    Raw values begin near 0, and the recipes' learning rates move them by some points, not by fifty. The noise of a
+    rating, ``loss.sigma``, is one point.
+    """
+    largest = max(map(abs, ratings), default=0)
+    if largest <= _WIDEST:
+        return ""
+    return (
+        f"the ratings reach {largest:g}, but learning rates and loss.sigma fit scales such as 0 to 4, so scores may be "
+        "too low or too close together, and their spread too small; write the ratings, divided to about 0 to 4, into a "
+        "column of the list and learn it with --config.data.target=COLUMN"
+    )
 
 
 def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:

@@ -71,7 +71,8 @@ class Output:
             line = f"{self.slope:.3g} · raw {self.offset:+.3g}"
             bent = f", bent at {len(self.knots)} knots," if self.knots else ""
             return f"{kind}, after the line {line}{bent} fitted on {self.people} validation people"
-        return f"{kind}, without a line, which takes {FEW_PEOPLE} validation people to fit"
+        why = f"output.fit=none, fewer than {FEW_PEOPLE} validation people, or values that are all equal"
+        return f"{kind}, without a fitted line ({why})"
 
     @property
     def fit(self) -> str:

@@ -1,6 +1,7 @@
 """``tramp-jax score``: scores videos into a table with intervals, and writes a report for each."""
 
 import argparse
+import collections
 import csv
 import glob
 import hashlib
@@ -177,25 +178,27 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     ]
     if arguments.landmarks != "table" and any(_is_video(Path(path)) for path in todo):
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
-    failed = 0
+    counts: collections.Counter[str] = collections.Counter()
     with table:
         for path in progress.over(todo, "clip"):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
             except Exception as error:  # still score the other inputs
-                failed += 1
+                counts["failed"] += 1
                 reason, message = _failure(path, error)
                 table.add(row | {"status": "failed", "reason": reason})
                 tqdm.write(f"error: {message}", file=sys.stderr)
                 continue
             row |= _row(scorer, scored)
+            outcome = WITHHELD if scored.withheld else "scored"
             if reports:
                 try:
                     row["report"] = reports.write(path, scorer, scored)
                 except Exception as error:  # the score stays in the table
-                    failed += 1
+                    outcome = "failed"
                     tqdm.write(f"error: no report: {_failure(path, error)[1]}", file=sys.stderr)
+            counts[outcome] += 1
             table.add(row, scored.clip.info)
             name = f"{path} ({pseudonyms.of_input(path)})" if pseudonyms else path
             tqdm.write(_line(name, scored), file=sys.stdout)
@@ -203,11 +206,13 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
     skipped = len(inputs) - len(todo)
     sys.stdout.write(
-        f"inputs: {len(todo) - failed} scored, {failed} failed, {skipped} already in the table {out}"
+        f"inputs: {counts['scored']} scored, "
+        + (f"{counts[WITHHELD]} withheld, " if counts[WITHHELD] else "")
+        + f"{counts['failed']} failed, {skipped} already in the table {out}"
         + (f"; reports in {arguments.report}" if arguments.report else "")
         + "\n"
     )
-    return 1 if failed else 0
+    return 1 if counts["failed"] else 0
 
 
 def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:

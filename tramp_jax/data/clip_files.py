@@ -271,15 +271,26 @@ def image_files(folder: Path) -> list[Path]:
     return files_in(folder, _IMAGES) if folder.is_dir() else []
 
 
-def files_in(folder: Path, endings: Collection[str]) -> list[Path]:
+def files_in(folder: Path, endings: Collection[str], broken: bool = False) -> list[Path]:
     """The regular files in a folder with one of these endings, in natural order. Skips hidden files.
+
+    Args:
+      folder: an existing folder.
+      endings: in lower case, with their dot.
+      broken: whether to include links that lead nowhere, so that reading them names what is missing.
 
     Raises:
       OSError: the folder cannot be opened.
     """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        names = [entry.name for entry in shown if (broken if _is_broken(entry) else entry.is_file())]
     return [folder / name for name in sorted(names, key=natural) if Path(name).suffix.lower() in endings]
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link whose file is missing, or that leads back to itself."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def numbering_gaps(files: Sequence[Path]) -> str:

@@ -188,6 +188,11 @@ def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
     """
     protocol, fold = _protocol(dataset, config), config.data.fold
     if protocol not in ("k_fold", "folds"):
+        if fold != -1:
+            how = "leave out the fold, or cross-validate with data.protocol=k_fold and data.num_folds"
+            raise UserError(
+                "bad_option", f"data.fold is {fold}, but there are no folds with protocol {protocol}; {how}"
+            )
         return (None,)
     count = len(dataset.folds) if protocol == "folds" else config.data.num_folds
     if count < 2:

@@ -8,12 +8,13 @@ MAX_GAP = 5  # frames; the longest gap that is interpolated
 MIN_SHARE = 0.5  # share of the frames that the face must span
 
 
-def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
+def bridge(points: np.ndarray, found: np.ndarray, max_gap: int = MAX_GAP) -> tuple[slice, np.ndarray]:
     """Interpolates short gaps linearly, and cuts off the frames before the first face and after the last.
 
     Args:
       points: (n, P, 2) landmarks; those of frames without a face are ignored.
       found: (n,) bool, whether a frame shows the face.
+      max_gap: the longest gap that is interpolated, in frames.
 
     Returns:
       The frames that remain, and their points.
@@ -25,9 +26,9 @@ def bridge(points: np.ndarray, found: np.ndarray) -> tuple[slice, np.ndarray]:
     if not len(seen):
         raise UserError("no_single_face", f"has no face in any of its {len(found)} frames")
     steps = np.diff(seen)
-    if steps.max(initial=1) > MAX_GAP + 1:
+    if steps.max(initial=1) > max_gap + 1:
         lost = seen[steps.argmax()] + 2
-        message = f"has no face for {steps.max() - 1} frames from frame {lost} on; at most {MAX_GAP} are interpolated"
+        message = f"has no face for {steps.max() - 1} frames from frame {lost} on; at most {max_gap} are interpolated"
         raise UserError("no_single_face", f"{message}: cut the clip there")
     span = slice(int(seen[0]), int(seen[-1]) + 1)
     if span.stop - span.start < MIN_SHARE * len(found):

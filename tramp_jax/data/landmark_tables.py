@@ -1,7 +1,8 @@
 """Landmark tables written by OpenFace, or by py-feat with its 68 points (Fex).
 
-A table is a CSV file with one row per frame. Blanks around column names are ignored, but case matters: OpenFace has x_0
-in pixels and X_0 in millimetres.
+A table is a CSV file with one row per frame. Commas, semicolons or tabs separate its fields; without commas, decimals
+may have one. Blanks around column names are ignored, but case matters: OpenFace has x_0 in pixels and X_0 in
+millimetres.
 
 | column | meaning |
 |---|---|
@@ -20,13 +21,14 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tramp_jax.data import gaps, landmark_checks, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import face_box
-from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68, tilt
+from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68, is_mirrored, tilt
 from tramp_jax.data.problems import Problems
 from tramp_jax.errors import UserError
 
@@ -56,8 +58,33 @@ class Table:
     seconds: np.ndarray | None
 
 
-def read(path: Path) -> Table:
+class Trajectory(NamedTuple):
+    """The landmarks of a clip.
+
+    Attributes:
+      points: (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop.
+      fps: frames per second.
+      interpolated: (m,) bool, whether a frame had no face.
+      warnings: what was interpolated, cut off or resampled.
+    """
+
+    points: np.ndarray
+    fps: float
+    interpolated: np.ndarray
+    warnings: tuple[str, ...]
+
+    def clip(self, info: ClipInfo) -> Clip:
+        """A clip of landmarks only. Fills in the frame count of ``info``."""
+        return Clip(dataclasses.replace(info, num_frames=len(self.points)), self.points, LAYOUT, fps=self.fps)
+
+
+def read(path: Path, cut: bool = False) -> Table:
     """Reads a table. Frames without a row have no face.
+
+    Args:
+      path: the table.
+      cut: whether its first row is that of the first frame, as in a part of a longer table. Otherwise, frame numbers
+        count from the beginning of the video.
 
     Raises:
       UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
@@ -74,7 +101,7 @@ def read(path: Path) -> Table:
             if np.nanmax(values, initial=0) > 1:
                 raise UserError("bad_data", f"{path}: column {name} reaches {np.nanmax(values):g}, but must be 0 to 1")
             found &= values >= least
-    frames = _frames(path, header, rows, found)
+    frames = _frames(path, header, rows, found, cut)
     converted = from_ibug68(points[found])
     if "eye_lmk_x_0" in header:
         for pupil, iris in zip(_PUPILS, _IRISES, strict=True):
@@ -91,7 +118,7 @@ def read(path: Path) -> Table:
     return Table(everywhere, np.isfinite(everywhere).all((1, 2)), seconds)
 
 
-def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
+def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -> Trajectory:
     """Turns a table into the landmarks of a clip.
 
     Gaps are interpolated (``gaps``), the frame rate becomes constant (``rate``), and the points move to the face crop
@@ -100,29 +127,33 @@ def read_trajectory(path: Path, fps: float = 0.0) -> tuple[np.ndarray, float]:
     Args:
       path: the table.
       fps: the clip's frames per second; 0 for the rate of the timestamps. A table without timestamps has this rate.
-
-    Returns:
-      (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop, and the frames per second.
+      max_gap: the longest gap that is interpolated, in frames.
 
     Raises:
       UserError: see ``read`` and ``gaps.bridge``; no_frame_rate; bad_data for times that are not seconds in order;
-        not_upright, and the kinds of ``landmark_checks.faults``, for points that cannot be one upright face in pixels.
+        not_upright, mirrored_landmarks, and the kinds of ``landmark_checks.faults``, for points that cannot be one
+        upright face in pixels.
     """
-    table = read(path)
+    table = read(path, cut=True)
     _check_face(path, table)
     try:
-        span, points = gaps.bridge(table.points, table.found)
+        span, points = gaps.bridge(table.points, table.found, max_gap)
         timing = _timing(None if table.seconds is None else table.seconds[span], len(points), fps)
     except UserError as error:
         raise UserError(error.kind, f"{path}: {error}") from error
+    count, warnings = len(table.found), []
+    if len(points) < count:
+        warnings.append(f"frames {span.start + 1} to {span.stop} of {count} are used; the others have no face")
+    if lost := int((~table.found[span]).sum()):
+        warnings.append(f"{lost} of {len(points)} frames have no face, so their landmarks were interpolated")
     points = points[timing.chosen]
-    return face_box(points[:, :NUM_LANDMARKS]).map(points), timing.fps
+    inside = face_box(points[:, :NUM_LANDMARKS]).map(points)
+    return Trajectory(inside, timing.fps, ~table.found[span][timing.chosen], (*warnings, *timing.warnings))
 
 
 def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
     """Turns a table into a clip of landmarks only; see ``read_trajectory``. Fills in the frame count of ``info``."""
-    points, fps = read_trajectory(path, fps)
-    return Clip(dataclasses.replace(info, num_frames=len(points)), points, LAYOUT, fps=fps)
+    return read_trajectory(path, fps).clip(info)
 
 
 def _check_face(path: Path, table: Table) -> None:
@@ -142,6 +173,9 @@ def _check_face(path: Path, table: Table) -> None:
     if abs(degrees) > landmark_checks.LYING:
         message = f"{path}: the face is turned by {degrees:.0f}°, sideways or upside down, though y must grow downwards"
         raise UserError("not_upright", f"{message}; correct the points, or turn the video and make the table again")
+    if is_mirrored(table.points[table.found], LAYOUT):
+        message = f"{path}: the face is mirrored: the eye that must be on the left of the picture is on the right"
+        raise UserError("mirrored_landmarks", f"{message}, though x must grow to the right; correct the points")
 
 
 def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
@@ -162,15 +196,20 @@ def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
             wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
         raise UserError("no_frame_rate", f"{wrong}; set its frames per second (fps)")
+    rate.check(fps)
     return rate.Timing(fps, np.arange(count))
 
 
 def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
     """The index of each column, and the rows."""
+    lines = tables.read_lines(path, Problems())
+    separator, hint = tables.separator(lines)
     try:
-        header, *rows = [row for row in csv.reader(tables.read_lines(path, Problems())) if row] or [[]]
+        header, *rows = [row for row in csv.reader(lines, delimiter=separator) if row][hint:] or [[]]
     except csv.Error as error:
         raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
+    if separator != ",":
+        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
     names = [name.strip() for name in header]
     columns = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in (*_POINTS, *_FURTHER) if names.count(name) > 1), ""):
@@ -205,8 +244,8 @@ def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: S
         raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error
 
 
-def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np.ndarray) -> np.ndarray:
-    """The frame of each row, (rows,) int from 0, after checking that no frame shows two people."""
+def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np.ndarray, cut: bool) -> np.ndarray:
+    """The frame of each row, (rows,) int from 0, after checking that no frame shows two people; see ``read``."""
     person = header.get("face_id")
     shown = [row for row, face in zip(rows, found, strict=True) if face]
     people = sorted({row[person].strip() for row in shown}) if person is not None else []
@@ -218,7 +257,7 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
     numbers = _numbers(path, header, rows, ["frame"])[:, 0]
     if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (numbers % 1 == 0).all()):
         raise UserError("bad_data", f"{path}: column frame must hold whole numbers from 0; make the table again")
-    first = 0 if "FaceScore" in header or numbers.min() == 0 else 1
+    first = numbers.min() if cut else 0 if "FaceScore" in header or numbers.min() == 0 else 1
     if numbers.max() + 1 - first > len(rows) / gaps.MIN_SHARE:
         message = f"{path}: has {len(rows)} rows, but the last is frame {numbers.max():g}; it needs all frames"
         raise UserError("no_single_face", message)
@@ -226,4 +265,4 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
     if times.max(initial=1) > 1:
         message = f"{path}: has several faces in frame {seen[times.argmax()]:g}; keep the rows of one person"
         raise UserError("no_single_face", message)
-    return numbers.astype(int) - first
+    return (numbers - first).astype(int)

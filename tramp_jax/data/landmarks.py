@@ -264,12 +264,23 @@ def tilt(points: np.ndarray, name: str) -> float:
 
     Positive if the mouth is to the right of the eyes in the picture; ±180 for an upside-down face.
     """
+    x, y = _axes(points, name)[1].sum(axis=0)
+    return float(np.degrees(np.arctan2(x, y)))
+
+
+def is_mirrored(points: np.ndarray, name: str) -> bool:
+    """Whether points (n, P, 2) are of a face whose left and right are exchanged, which no picture shows."""
+    across, down = _axes(points, name)
+    return bool((across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]).sum() < 0)
+
+
+def _axes(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (n, 2) from the left eye to the right one, and from the eyes to the mouth."""
     centres = select(points, name).reshape(-1, len(GROUPS), GROUP_SIZE, 2).mean(axis=2)
     left, right, lower, upper = (
         centres[:, GROUPS.index(group)] for group in ("left_eye", "right_eye", "lower_lip", "upper_lip")
     )
-    x, y = (lower + upper - left - right).sum(axis=0)
-    return float(np.degrees(np.arctan2(x, y)))
+    return right - left, lower + upper - left - right
 
 
 def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
+MAX_FPS = 1000  # of any camera for faces; more would fill the memory with repeated frames
 MAX_PAUSE = 1.0  # seconds; the longest unusual step between two frames
 SLOW = 8.0  # frames per second; with fewer, a movement of the face is over between two frames
 VARIABLE = 0.1  # share of the median step between frames; steps that differ by more make the rate variable
@@ -27,6 +28,16 @@ class Timing:
     warnings: tuple[str, ...] = ()
 
 
+def check(fps: float, option: str = "--fps") -> None:
+    """Refuses a wanted rate that no video has.
+
+    Raises:
+      UserError: bad_option.
+    """
+    if not 0 < fps <= MAX_FPS:
+        raise UserError("bad_option", f"{option} is {fps:g}; it must be above 0 and at most {MAX_FPS}")
+
+
 def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -> Timing:
     """Chooses frames that are equally spaced in time.
 
@@ -40,10 +51,10 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       target: wanted frames per second; None keeps the video's own rate.
 
     Raises:
-      UserError: ``target`` is not above 0, no rate is known, or nothing was recorded for ``MAX_PAUSE``.
+      UserError: ``target`` is no rate (see ``check``), none is known, or nothing was recorded for ``MAX_PAUSE``.
     """
-    if target is not None and not target > 0:
-        raise UserError("bad_option", f"--fps must be above 0, not {target}")
+    if target is not None:
+        check(target)
     count = len(seconds)
     if count == 1:
         return Timing(target or nominal or 25.0, np.zeros(1, int))

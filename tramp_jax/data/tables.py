@@ -160,20 +160,26 @@ def _read_text(path: Path) -> str:
         raise _TableFault("unreadable_table", what, row) from error
 
 
+def separator(lines: Iterable[str]) -> tuple[str, bool]:
+    """The separator of comma-separated values, and whether the first line only names it, as in "sep=;"."""
+    first = next(filter(str.strip, lines), "")
+    if hint := re.fullmatch(r"sep=([,;\t])\s*", first, re.IGNORECASE):
+        return hint[1], True
+    # Texts in brackets and quotation marks may have other separators.
+    return max(",;\t", key=re.sub(r'"[^"]*"|\([^)]*\)', "", first).count), False
+
+
 def _comma_separated(path: Path) -> Iterator[list[str]]:
     file = io.StringIO(_read_text(path), newline="")
-    first = next(filter(str.strip, file), "")
-    hint = re.fullmatch(r"sep=([,;\t])\s*", first, re.IGNORECASE)
-    # Texts in brackets and quotation marks may have other separators.
-    separator = hint[1] if hint else max(",;\t", key=re.sub(r'"[^"]*"|\([^)]*\)', "", first).count)
+    sign, hint = separator(file)
     file.seek(0)
     number = columns = 0
     try:
-        for number, row in enumerate(csv.reader(file, delimiter=separator, strict=True), 1):
+        for number, row in enumerate(csv.reader(file, delimiter=sign, strict=True), 1):
             if hint and row:
-                hint, row = None, []
+                hint, row = False, []
             columns = columns or len(row)
-            if any(_holds_rows(field, separator, columns) for field in row):
+            if any(_holds_rows(field, sign, columns) for field in row):
                 raise csv.Error("a quoted field holds what look like further rows")
             yield [field.strip() for field in row]
             number += 1  # an error is in the next row

@@ -198,6 +198,11 @@ def _doubts(clip: Clip) -> Iterator[Problem]:
     if len(seen) and abs(degrees := landmarks.tilt(seen, clip.layout)) > landmark_checks.LYING:
         message = f"{place_of(clip.info)}: the face is turned by {degrees:.0f}°, sideways or upside down (y grows down)"
         yield Problem("doubtful_landmarks", message, clip.info.id, WARNING)
+    elif len(seen) and landmarks.is_mirrored(seen, clip.layout):
+        message = (
+            f"{place_of(clip.info)}: the left eye is on the right: the landmarks are mirrored, or in another order"
+        )
+        yield Problem("doubtful_landmarks", message, clip.info.id, WARNING)
 
 
 def _unreadable(info: ClipInfo, error: Exception) -> Problem:

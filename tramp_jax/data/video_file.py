@@ -19,7 +19,7 @@ from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from tramp_jax.data import tables
@@ -41,6 +41,8 @@ _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 _WAIT = ("h264", "hevc")
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
 _SLOW_MOTION = 3  # by how much the camera's rate and the file's must differ; in the dark, a phone takes fewer frames
+# FFmpeg's AVColorSpace. Without a mark, FFmpeg takes BT.601 for every size, and players BT.709 for HD sizes.
+_UNMARKED, _SD_SIZE = 2, (1279, 576)
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
@@ -260,8 +262,11 @@ class _Picture:
         self._coded = coded
         width, height = self._size
         how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, this affects only the colours
+        matrix = Colorspace.ITU709 if frame.colorspace == _UNMARKED and _is_hd(coded) else None
         # At usual frame sizes, more threads are slower.
-        image = self._converter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
+        image = self._converter.reformat(
+            frame, width, height, "rgb24", src_colorspace=matrix, interpolation=how, threads=1
+        ).to_ndarray()
         return self._upright(image, frame)
 
     def _square(self, coded: tuple[int, int]) -> tuple[int, int]:
@@ -301,6 +306,11 @@ class _Picture:
         if right < 0 or down < 0:
             image = cv2.flip(image, -1 if right < 0 and down < 0 else int(right < 0))
         return image
+
+
+def _is_hd(size: tuple[int, int]) -> bool:
+    """Whether (width, height) is a size of HD video, also upright."""
+    return max(size) > _SD_SIZE[0] or min(size) > _SD_SIZE[1]
 
 
 def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

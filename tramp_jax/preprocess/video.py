@@ -15,7 +15,9 @@ from PIL import Image
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
+from tramp_jax.data.rate import check as check_rate
 from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
+from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
@@ -56,7 +58,8 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise VideoError(f"{path}: no such file or folder; check the path")
+        what = "a link that leads nowhere" if path.is_symlink() else "no such file or folder"
+        raise VideoError(f"{path}: {what}; check the path")
     if path.is_dir():
         return ImageFrames(path, images_fps)
     if not path.is_file():
@@ -83,7 +86,7 @@ def expand_input(path: str | Path) -> list[Path]:
     ``open_frames``.
 
     Raises:
-      VideoError: the folder cannot be opened, or holds both videos and images.
+      VideoError: the folder cannot be opened, or holds videos beside images or beside folders of videos.
     """
     path = Path(path).expanduser()
     if not path.is_dir() or (path / DESCRIPTION).is_file():
@@ -96,6 +99,11 @@ def expand_input(path: str | Path) -> list[Path]:
             f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so it "
             "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders"
         )
+    if left_out := next((video for folder in _folders(path) for video in _files(folder, VIDEOS)), None):
+        raise VideoError(
+            f"{path}: holds videos ({videos[0].name}) and a folder of videos ({left_out.parent.name}), which would be "
+            "left out; name the videos, or put those of this folder into one of their own"
+        )
     return videos
 
 
@@ -107,15 +115,17 @@ class ImageFrames:
     """
 
     def __init__(self, path: Path, fps: float):
-        if not fps > 0:
-            raise VideoError(
-                f"{path}: the frame rate of a folder of images must be above 0, not {fps}; change --images-fps"
-            )
+        try:
+            check_rate(fps, "--images-fps")
+        except UserError as error:
+            raise VideoError(f"{path}: {error}") from error
         self.path, self.rate = path, float(fps)
         self.files = [path] if path.is_file() else _files(path, (*IMAGES, *_UNREADABLE))
         if not self.files:
+            inside = "".join(f"; its folders, such as {folder.name}, are not searched" for folder in _folders(path)[:1])
             raise VideoError(
-                f"{path}: the folder holds no images ({', '.join(IMAGES)}); name a video file or a folder of frames"
+                f"{path}: the folder holds neither videos nor images ({', '.join(IMAGES)}){inside}; name a video file, "
+                "or a folder of videos or frames"
             )
         if what := unclear_order(self.files):
             raise VideoError(f"{path}: {what}; keep the images of one video, numbered in order")
@@ -229,11 +239,16 @@ def _decode(file: Path) -> np.ndarray | None:
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of the endings; see ``files_in``."""
+    """The files of a folder with one of the endings, and broken links; see ``files_in``."""
     try:
-        return files_in(folder, endings)
+        return files_in(folder, endings, broken=True)
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder, by name, without hidden ones."""
+    return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
 def _reason(error: BaseException) -> str:

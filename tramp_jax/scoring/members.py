@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -53,6 +54,28 @@ class Member:
             digest.update(np.asarray(leaf).tobytes())
         digest.update(json.dumps(self.output.as_dict()).encode())
         return digest.hexdigest()[:12]
+
+
+def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Member]:
+    """Loads the models of runs. A run over several folds stands for all of them; see ``load_member``.
+
+    Raises:
+      UserError: see ``load_member``; unfinished_run if a cross-validation has not ended.
+    """
+    folders = list(folders)
+    members = [load_member(path, which) for path in run.models_in(folders)]
+    for folder in folders:
+        # Only the end of a run over all folds writes the file. Until then, folds are missing or still learn.
+        if run.is_trained(folder) or (folder / run.CROSS_VALIDATION).is_file():
+            continue
+        if run.load_config(folder).data.fold == -1:
+            ready = " ".join(str(fold) for fold in run.trained_folds(folder))
+            raise UserError(
+                "unfinished_run",
+                f"{folder}: its cross-validation has not ended; let it, or continue it with `python train.py --workdir "
+                f"{folder} --resume`, or name the folds to use: {ready}",
+            )
+    return members
 
 
 def load_member(folder: pathlib.Path, which: str = BEST) -> Member:

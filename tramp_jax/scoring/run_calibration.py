@@ -24,7 +24,7 @@ from tramp_jax.files import locked
 from tramp_jax.progress import Progress
 from tramp_jax.scoring.calibration import Calibration, calibrate
 from tramp_jax.scoring.judges import Judge, make_judge
-from tramp_jax.scoring.members import Member, load_member
+from tramp_jax.scoring.members import Member, load_members
 from tramp_jax.scoring.scorer import CLIPS_AT_ONCE, combined
 from tramp_jax.training_data import TrainingData
 
@@ -47,11 +47,11 @@ def calibrate_run(
 
     Raises:
       UserError: bad_option; other_people if the runs have different splits; too_few_people; in_use if another program
-        is calibrating them; or see ``load_member``.
+        is calibrating them; or see ``load_members``.
     """
     if not 0 < level < 1:
         raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
-    members = [load_member(path, which) for path in run.models_in(checkpoints)]
+    members = load_members(checkpoints, which)
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
         splits, described = _opened(members, data_root)
         folds = {member.fold for member in members}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from tramp_jax import run, training_data, usual_motion
+from tramp_jax import training_data, usual_motion
 from tramp_jax.batches.view import View, distinct_frames
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets, landmark_tables
@@ -36,7 +36,7 @@ from tramp_jax.report.attribution import Explainer
 from tramp_jax.report.record import Evidence, provenance
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.judges import AUTO, make_judge
-from tramp_jax.scoring.members import load_member
+from tramp_jax.scoring.members import load_members
 
 CLIPS_AT_ONCE = 4
 _WIDE = 0.75  # share of the scale; wider intervals get a warning
@@ -100,7 +100,7 @@ class Scorer:
       runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
 
     Raises:
-      UserError: see ``load_member`` and ``make_judge``; other_task if the models of an ensemble have different tasks;
+      UserError: see ``load_members`` and ``make_judge``; other_task if the models of an ensemble have different tasks;
         bad_option for a negative ``max_width``; not_calibrated if ``max_width`` has no intervals to apply to.
     """
 
@@ -116,7 +116,7 @@ class Scorer:
     ):
         if not checkpoints:
             raise TypeError("a scorer needs the folder of at least one trained run")
-        self.members = [load_member(path, which) for path in run.models_in(map(pathlib.Path, checkpoints))]
+        self.members = load_members(map(pathlib.Path, checkpoints), which)
         kinds = {(m.config.data.expression, m.config.data.target, m.config.data.name) for m in self.members}
         if len(kinds) > 1:
             raise UserError(
@@ -213,8 +213,15 @@ class Scorer:
             )
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0, source=str(path))
         if path.suffix.lower() == ".csv":
-            clip = landmark_tables.read_clip(path, info, self._options.fps or 0.0)
-            return self.score_clip(clip, asked, landmark_source="table")
+            read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
+            return self.score_clip(
+                read.clip(info),
+                asked,
+                interpolated=tuple(np.flatnonzero(read.interpolated).tolist()),
+                missing_ratio=float(read.interpolated.mean()),
+                landmark_source="table",
+                warnings=read.warnings,
+            )
         source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
         video = preprocess_video(path, source, self._options_of(path), info)
         frames = tuple(np.flatnonzero(video.interpolated).tolist())
