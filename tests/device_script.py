@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tests import tiny
+from tests.linear import Linear
 from tramp_jax import losses, optimizer, sharding, training_step
 from tramp_jax.batches import pipeline
 from tramp_jax.checkpoint import Checkpoints
@@ -56,10 +57,11 @@ def main(folder: pathlib.Path) -> None:
             there = {len(x.sharding.device_set) for x in jax.tree.leaves(restored)}
             found["restored"][count] = jax.tree.all(same) and there == {count}
 
-    # Parts of a batch add up to the whole without batch statistics and dropout.
+    # Parts of a batch add up to the whole without batch statistics and dropout, so of a linear model.
     config.model.streams = "trajectory"
-    config.model.trajectory.update(attention_dropout=0.0, drop_path=0.0)
-    variables = jax.tree.map(np.asarray, init_variables(config.model, jax.random.key(0)))
+    training_step.build_model = lambda config: Linear()
+    weights = Linear().init(jax.random.key(0), None, batch.inputs.trajectories, None)["params"]
+    variables = {"params": jax.tree.map(lambda x: 0.01 * np.asarray(x), weights), "batch_stats": {}}
     found["whole"] = step(1)[1]
     config.train.accumulate = 2
     found["in parts"] = step(4)[1]

@@ -41,6 +41,12 @@ def recipe(tmp_path):
     return recipe_with(tmp_path, FEW_POINTS)
 
 
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    """The folder in which ``benchmarks.input`` keeps its data."""
+    return tmp_path_factory.mktemp("layout")
+
+
 def test_ways_take_turns_and_the_first_run_is_not_measured():
     """Only the ways advance the clock: a takes 1, 2, 3 ... seconds, b always 6."""
     now = [0.0]
@@ -194,11 +200,13 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     ],
     ids=["compile", "scaling", "score", "input", "caches"],
 )
-def test_command_runs_in_its_own_process(command, tmp_path):
+def test_command_runs_in_its_own_process(command, layout, tmp_path):
     name, *flags = command
     random_inputs = name in ("train_step", "scaling")
-    recipe = recipe_with(tmp_path, *['config.model.streams = "trajectory"', FEW_POINTS] * random_inputs)
+    lines = ['config.model.streams = "trajectory"', FEW_POINTS] if random_inputs else ["config.train.read_ahead_mb = 1"]
+    recipe = recipe_with(tmp_path, *lines)
     line = [sys.executable, "-m", f"benchmarks.{name}", *flags, "--config", recipe, "--out", tmp_path / "out"]
+    line += ["--layout", layout] if name == "input" else []
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

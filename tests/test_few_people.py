@@ -7,6 +7,7 @@ import pytest
 
 from configs import folder, synthetic
 from tests import linear
+from tests.conftest import compiled_quickly
 from tramp_jax import Scorer, experiment, run
 from tramp_jax.data import datasets
 
@@ -20,7 +21,8 @@ def trained(tmp_path_factory):
     config.model.members = 2
     config.evaluation.bootstrap = 20
     workdir = tmp_path_factory.mktemp("few") / "run"
-    experiment.train(config.lock(), workdir)
+    with compiled_quickly():  # two steps
+        experiment.train(config.lock(), workdir)
     return workdir, config
 
 
@@ -63,6 +65,7 @@ def test_differences_are_defined_where_folds_hold_few_people(linear_run):
     assert any(each["interval"] for each in found["spearman"].values())
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_both_runtimes_score_with_all_members(trained):
     workdir, config = trained
     clip = datasets.open_dataset(config).source[3]

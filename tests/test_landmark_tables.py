@@ -387,6 +387,7 @@ def test_ravdess_splits_actors(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
 def test_a_table_can_be_scored_without_video(tmp_path):
     files.write_ravdess(tmp_path, actors=range(1, 9), emotions=("happy",), count=20)
     config = recipe.get_config().unlock()

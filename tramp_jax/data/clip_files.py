@@ -321,15 +321,11 @@ def unclear_order(files: Sequence[Path]) -> str:
         numbers = tuple(map(int, re.findall(r"\d+", file.stem, re.ASCII)))
         if numbers and first.setdefault(numbers, file.name) != file.name:
             return f"{first[numbers]} and {file.name} have the same number, as if there were two series"
-    decimals = [[float(x) for x in re.findall(r"\d+(?:\.\d+)?", file.stem, re.ASCII)] for file in files]
-    for (before, one), (after, other) in itertools.pairwise(zip(decimals, files, strict=True)):
-        if len(before) == len(after) and before > after and _words(one) == _words(other):
+    named = [re.split(r"(\d+(?:\.\d+)?)", file.stem, flags=re.ASCII) for file in files]  # words and decimals in turn
+    for (one, before), (other, after) in itertools.pairwise(zip(files, named, strict=True)):
+        if before[::2] == after[::2] and [*map(float, before[1::2])] > [*map(float, after[1::2])]:
             return f"{one.name} and {other.name} can be put in two orders; give all decimals the same length"
     return ""
-
-
-def _words(file: Path) -> list[str]:
-    return re.split(r"\d+(?:\.\d+)?", file.stem, flags=re.ASCII)
 
 
 def read_frames(

@@ -9,7 +9,6 @@ import os
 import re
 import unicodedata
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,17 +197,19 @@ def _holds_rows(field: str, separator: str, columns: int) -> bool:
 
 
 def _workbook(path: Path) -> Iterator[list[str]]:
-    import openpyxl  # takes a third of a second, and most lists are CSV files
+    from openpyxl.reader.excel import ExcelReader  # takes a third of a second, and most lists are CSV files
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(part.file_size for part in archive.infolist() if not part.filename.startswith("xl/media/"))
-        if size > MAX_BYTES:
-            what = f"unpacks to {size >> 20} MB, more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?"
-            raise _TableFault("oversized_file", what)
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and menus
-            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            reader = ExcelReader(file, read_only=True, data_only=True, keep_links=False)
+            parts = reader.archive.infolist()
+            size = sum(part.file_size for part in parts if not part.filename.startswith("xl/media/"))
+            if size > MAX_BYTES:
+                what = f"unpacks to {size >> 20} MB, more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?"
+                raise _TableFault("oversized_file", what)
+            reader.read()
+            book = reader.wb
             sheet, *others = [x for x in book.worksheets if x.sheet_state == "visible"] or book.worksheets[:1]
             header = _first_rows(sheet)[0]
             for other in others:
@@ -216,8 +217,8 @@ def _workbook(path: Path) -> Iterator[list[str]]:
                 if row and its_header == header:
                     what = f"sheets {sheet.title!r} and {other.title!r} have the same columns, but only one is read"
                     raise _TableFault("unreadable_table", f"{what}; put all rows into the first, or remove the other")
-            with zipfile.ZipFile(path) as archive:
-                xml = archive.read(sheet._worksheet_path)
+            places = {found.name: place.target for found, place in reader.parser.find_sheets()}
+            xml = reader.archive.read(places[sheet.title])
             yield from _as_shown(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), xml)
     except _TableFault:
         raise
