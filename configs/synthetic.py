@@ -45,8 +45,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     rgb.temporal_depth = 2
     rgb.temporal_heads = 4
     rgb.temporal_mlp_dim = 256
-    config.model.fusion.name = "late"  # as good as the better stream or better, which TraMP is not here: docs/results.md
-    config.model.fusion.update(width=64, heads=4, depth=2)  # of the other fusions, such as --config.model.fusion.name=tramp
+    config.model.fusion.name = "late"  # TraMP, as published, gains nothing from two streams here: docs/results.md
+    config.model.fusion.update(width=64, heads=4, depth=2)  # of --config.model.fusion.name=tramp and others
 
     config.loss.landmarks = 30.0
     config.optimizer.update(name="adam", learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
