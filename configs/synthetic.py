@@ -45,7 +45,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     rgb.temporal_depth = 2
     rgb.temporal_heads = 4
     rgb.temporal_mlp_dim = 256
-    config.model.fusion.name = "late"  # TraMP, as published, gains nothing from two streams here: docs/results.md
+    config.model.fusion.name = "late"  # published TraMP shows no gain from two streams here: docs/frames.md
     config.model.fusion.update(width=64, heads=4, depth=2)  # of --config.model.fusion.name=tramp and others
 
     config.loss.landmarks = 30.0
