@@ -109,6 +109,18 @@ def test_intervals_cover_the_requested_share_of_new_people():
     assert np.ptp(unsure) > 1.5 * np.ptp(sure)
 
 
+@pytest.mark.parametrize("people", [9, 20, 48])
+def test_intervals_from_few_people_cover_the_level_and_hardly_more(people):
+    """Errors are exponential, so the coverage of each calibration is known."""
+    rng = np.random.default_rng(people)
+    zeros, covered = np.zeros(people), []
+    for _ in range(1000):
+        errors = rng.exponential(size=people)
+        found = calibration.calibrate(errors, zeros, zeros, range(people), level=0.9, models=["a"], scale=(-90.0, 90.0))
+        covered.append(1 - np.exp(-found.interval(0.0, 0.0)[1]))
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.01)
+
+
 def test_an_interval_stays_on_the_scale_lists_its_ratings_and_needs_enough_people():
     numbers = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.array([1.0, 2.5, 1.0])
     options = {"models": ["a"], "scale": (0.0, 4.0), "ratings": range(5)}

@@ -4,7 +4,9 @@ The error of each validation clip is measured in units of the clip's own spread 
 The half width of a new interval is a fixed multiple of the same sum for the new clip (the normalised score of Lei et
 al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Clips of one person are alike, so each person
 counts once: a clip has the weight 1 / (clips of its person), as in the hierarchical conformal prediction of Lee,
-Barber and Willett (2023). The coverage then holds for a clip of a new person similar to the validation people.
+Barber and Willett (2023). The coverage then holds for a clip of a new person similar to the validation people. Where
+the level falls between two errors, the multiple is interpolated (Beran and Hall, "Interpolated Nonparametric Prediction
+Intervals and Confidence Intervals", JRSS B 1993): the larger error would cover more than the level.
 """
 
 import dataclasses
@@ -146,10 +148,9 @@ def calibrate(
     order = np.argsort(errors, kind="stable")
     # Also count the new person, whose error may be larger than all others.
     weights = np.array([1 / ((people + 1) * clips_of[subject]) for subject in subjects])[order]
-    covering = int(np.searchsorted(np.cumsum(weights), level - 1e-9))
     return Calibration(
         level=level,
-        factor=float(errors[order][min(covering, len(errors) - 1)]),
+        factor=float(np.interp(level, np.cumsum(weights), errors[order])),
         floor=floor,
         low=scale[0],
         high=scale[1],
