@@ -28,7 +28,7 @@ import numpy as np
 from tramp_jax.data import gaps, landmark_checks, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import face_box
-from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68, is_mirrored, tilt
+from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, PUPILS, from_ibug68
 from tramp_jax.data.problems import Problems
 from tramp_jax.errors import UserError
 
@@ -40,7 +40,6 @@ MIN_FPS, MAX_FPS = 2.0, 300.0
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
 _FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id")
 _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
-_PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +82,8 @@ def read(path: Path, cut: bool = False) -> Table:
 
     Args:
       path: the table.
-      cut: whether its first row is that of the first frame, as in a part of a longer table. Otherwise, frame numbers
-        count from the beginning of the video.
+      cut: whether the table may be a part of a longer one, so that its lowest frame number is the first frame.
+        Otherwise, frame numbers count from the beginning of the video.
 
     Raises:
       UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
@@ -104,7 +103,7 @@ def read(path: Path, cut: bool = False) -> Table:
     frames = _frames(path, header, rows, found, cut)
     converted = from_ibug68(points[found])
     if "eye_lmk_x_0" in header:
-        for pupil, iris in zip(_PUPILS, _IRISES, strict=True):
+        for pupil, iris in zip(PUPILS, _IRISES, strict=True):
             names = [f"eye_lmk_{axis}_{i}" for axis in "xy" for i in iris]
             converted[:, pupil] = _numbers(path, header, rows, names)[found].reshape(-1, 2, len(iris)).mean(axis=2)
     count = int(frames.max(initial=-1)) + 1
@@ -151,11 +150,6 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     return Trajectory(inside, timing.fps, ~table.found[span][timing.chosen], (*warnings, *timing.warnings))
 
 
-def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
-    """Turns a table into a clip of landmarks only; see ``read_trajectory``. Fills in the frame count of ``info``."""
-    return read_trajectory(path, fps).clip(info)
-
-
 def _check_face(path: Path, table: Table) -> None:
     """Raises UserError if the points cannot be those of one upright face, in pixels."""
     frames, points = np.flatnonzero(table.found), table.points[table.found, :NUM_LANDMARKS]
@@ -169,13 +163,8 @@ def _check_face(path: Path, table: Table) -> None:
         frame = frames[jumps.argmax() + 1] + 1
         message = f"{path}: the face jumps to another place at frame {frame}, by more than its size"
         raise UserError("no_single_face", f"{message}; keep the rows of one person, in order, or cut the clip there")
-    degrees = tilt(table.points[table.found], LAYOUT)
-    if abs(degrees) > landmark_checks.LYING:
-        message = f"{path}: the face is turned by {degrees:.0f}°, sideways or upside down, though y must grow downwards"
-        raise UserError("not_upright", f"{message}; correct the points, or turn the video and make the table again")
-    if is_mirrored(table.points[table.found], LAYOUT):
-        message = f"{path}: the face is mirrored: the eye that must be on the left of the picture is on the right"
-        raise UserError("mirrored_landmarks", f"{message}, though x must grow to the right; correct the points")
+    for kind, what in landmark_checks.wrong_way(table.points, LAYOUT):
+        raise UserError(kind, f"{path}: {what}; correct the points, or turn the video and make the table again")
 
 
 def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
@@ -205,9 +194,12 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
     lines = tables.read_lines(path, Problems())
     separator, hint = tables.separator(lines)
     try:
-        header, *rows = [row for row in csv.reader(lines, delimiter=separator) if row][hint:] or [[]]
+        table = [row for row in csv.reader(lines, delimiter=separator) if row]
     except csv.Error as error:
         raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
+    if hint:
+        del table[0]
+    header, *rows = table or [[]]
     if separator != ",":
         rows = [[cell.replace(",", ".") for cell in row] for row in rows]
     names = [name.strip() for name in header]
@@ -238,8 +230,8 @@ def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: S
         missing = next(name for name in names if name not in header)
         raise UserError("bad_columns", f"{path}: lacks {missing}; make the table again")
     try:
-        cells = [[row[place].strip() or "nan" for place in places] for row in rows]
-        return np.array([["nan" if "nan" in cell.lower() else cell for cell in row] for row in cells], np.float64)
+        cells = [[row[place].strip() for place in places] for row in rows]
+        return np.array([[c if c and "nan" not in c.lower() else "nan" for c in row] for row in cells], np.float64)
     except ValueError as error:
         raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error
 
@@ -257,7 +249,9 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
     numbers = _numbers(path, header, rows, ["frame"])[:, 0]
     if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (numbers % 1 == 0).all()):
         raise UserError("bad_data", f"{path}: column frame must hold whole numbers from 0; make the table again")
-    first = numbers.min() if cut else 0 if "FaceScore" in header or numbers.min() == 0 else 1
+    first = numbers.min()
+    if not cut:
+        first = 0 if first == 0 or "FaceScore" in header else 1
     if numbers.max() + 1 - first > len(rows) / gaps.MIN_SHARE:
         message = f"{path}: has {len(rows)} rows, but the last is frame {numbers.max():g}; it needs all frames"
         raise UserError("no_single_face", message)
