@@ -221,7 +221,7 @@ def moved_from(points, frame):
 @pytest.mark.parametrize("fps", [0.0, 30.0])
 def test_points_that_cannot_be_one_upright_face_in_pixels_are_refused(tmp_path, points, change, kind, fact, fps):
     columns = files.openface(change(points))
-    del columns["frame"]  # which would tell two faces apart
+    del columns["frame"]  # without it, only the positions show that there are two faces
     path = files.write(tmp_path / "a.csv", columns)
     with user_error(kind, path, fact):
         landmark_tables.read_trajectory(path, fps)
