@@ -46,7 +46,7 @@ class ClipFiles:
       colours: .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames.
       depth: .npy file of (n, P), or None.
       adapt: applied to the landmark array before its shape is checked.
-      gapless: False accepts missing numbers in the images' names.
+      gapless: whether a number missing from the images' names is an error; otherwise, it is a warning.
       any_size: True accepts images of any size, unless the colours come from them.
     """
 
@@ -69,7 +69,7 @@ def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Proble
     """
     found: tuple[np.ndarray, str] | None = no_points(info)
     pixels = depth = frames = None
-    colours_from_frames = wanted.pixels and wanted.landmarks and files.colours is None
+    colours_from_frames = wanted.colours and files.colours is None
     if wanted.landmarks:
         found = read_points(files.landmarks, info, files.layouts, files.cure, problems, adapt=files.adapt)
         if files.depth is not None and found is not None:

@@ -216,10 +216,10 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
         )
     if not rows:
         raise UserError("bad_data", f"{path}: has no rows")
-    short = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), 0)
-    if short:
-        message = f"{path}, row {short}: has {len(rows[short - 2])} fields, but the header names {len(header)} columns"
-        raise UserError("bad_data", f"{message}; make the table again")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            message = f"{path}, row {number}: has {len(row)} fields, but the header names {len(header)} columns"
+            raise UserError("bad_data", f"{message}; make the table again")
     return columns, rows
 
 

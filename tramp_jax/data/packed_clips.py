@@ -252,7 +252,7 @@ class PackedClips(ClipSource):
         self.root = epath.Path(root).expanduser()
         self.manifest = read_manifest(root)
         self.infos = self.manifest.infos
-        self.has_landmarks = wanted.landmarks
+        self._with_landmarks = wanted.landmarks
         self._wanted = wanted
         for part, is_wanted in (("landmarks", wanted.landmarks), ("frames", wanted.frames)):
             if is_wanted and not self.manifest.request["wanted"].get(part, True):

@@ -261,9 +261,10 @@ def _finished(path: pathlib.Path) -> Shard | None:
 def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
     clip = source[index]
     # Some sources return more than is wanted.
-    clip = dataclasses.replace(
-        clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
-    )
+    if not wanted.frames:
+        clip = dataclasses.replace(clip, frames=None)
+    if not wanted.pixels:
+        clip = dataclasses.replace(clip, pixels=None)
     if not wanted.landmarks:
         clip = dataclasses.replace(clip, landmarks=np.full_like(clip.landmarks, np.nan), depth=None)
     return packed_clips.encode(clip)

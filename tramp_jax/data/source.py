@@ -22,17 +22,17 @@ class Wanted:
     pixels: bool = True
     landmarks: bool = True
 
+    @property
+    def colours(self) -> bool:
+        """Whether ``pixels`` are read, which lie under the landmarks."""
+        return self.pixels and self.landmarks
+
 
 class ClipSource:
-    """Clips by number. A subclass sets ``infos`` without reading the clips, and defines ``__getitem__``.
-
-    Attributes:
-      infos: what is known about each clip.
-      has_landmarks: False if landmarks are not wanted, so those of every clip are NaN.
-    """
+    """Clips by number. A subclass sets ``infos`` without reading the clips, and defines ``__getitem__``."""
 
     infos: Sequence[ClipInfo]
-    has_landmarks: bool = True
+    _with_landmarks = True  # False in a source whose landmarks are not wanted, so that all are NaN
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -55,7 +55,7 @@ class ClipSource:
             clip = self[index]
         except DataError as error:
             return [error.problem], None
-        return list(clip_problems(clip, self.has_landmarks)), clip
+        return list(clip_problems(clip, self._with_landmarks)), clip
 
     def store_problems(self) -> Iterator[Problem]:
         """Yields what is wrong with files that hold many clips; reads all of them."""

@@ -339,7 +339,9 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
 
 def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
     """Makes one frame from two fields. ``order`` is the container's field order; up to 1, each frame's mark counts."""
-    parity = "auto" if order <= _PROGRESSIVE else "tff" if order in _TOP_FIRST else "bff"
+    parity = "auto"
+    if order > _PROGRESSIVE:
+        parity = "tff" if order in _TOP_FIRST else "bff"
     graph = Graph()
     graph.link_nodes(
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),

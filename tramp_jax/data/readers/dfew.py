@@ -79,7 +79,7 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
         landmarks = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", put, Problems())
         if wanted.pixels and colours_given:
             colours = part_folder(root, options.colours_root, "colours", "colours_root", put, Problems())
-    if wanted.frames or (wanted.pixels and wanted.landmarks and not colours_given):
+    if wanted.frames or (wanted.colours and not colours_given):
         frames = part_folder(root, options.frames_root, "frames", "frames_root", put, Problems())
     lists = {}
     for part, given in (("train", options.train_list), ("test", options.test_list)):

@@ -130,7 +130,7 @@ def _crops(root: Path, options: Options, wanted: Wanted) -> _Read:
     points = frames = root
     if wanted.landmarks:
         points = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", _PUT, Problems())
-    if wanted.frames or (wanted.pixels and wanted.landmarks):
+    if wanted.frames or wanted.colours:
         frames = part_folder(root, options.frames_root, "frames", "frames_root", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -145,9 +145,8 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
     """Cuts repetitions out of videos: every frame up to a repetition's last is decoded."""
     name, option = "video_landmarks", "video_landmarks_root"
     points_folder = part_folder(root, options.video_landmarks_root, name, option, _PUT, Problems())
-    coloured = wanted.pixels and wanted.landmarks
     videos = root
-    if wanted.frames or coloured:
+    if wanted.frames or wanted.colours:
         videos = part_folder(root, options.videos_root, "Videos", "videos_root", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -155,7 +154,7 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
         found = clip_files.read_points(path, info, FACTS.layouts, _FILES_CURE, problems, size=None)
         box = face_box(landmarks.select(*found)) if found else None
         frames = pixels = None
-        if wanted.frames or coloured:
+        if wanted.frames or wanted.colours:
             images = _cut(videos, repetition, box, path, problems)
             if problems.collect or box is None:
                 for _ in images:  # decodes them, which finds what is wrong
@@ -165,7 +164,7 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
         if found is None or box is None:
             return None
         points, layout = box.map(found[0]), found[1]
-        if frames is not None and coloured:
+        if frames is not None and wanted.colours:
             pixels = clip_files.colours_under(frames, points, layout, videos, info.id, _FILES_CURE)
         if not wanted.landmarks:
             points, layout = clip_files.no_points(info)
