@@ -326,6 +326,14 @@ def write_folder(
     return written
 
 
+def edit(path: Path, line: int, old: str, new: str) -> None:
+    """Replaces text in one line (counted from 1) of a list."""
+    lines = path.read_text().splitlines()
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    path.write_text("\n".join(lines))
+
+
 def _rendered(source: SyntheticFaces, index: int, num_frames: int) -> tuple[list[np.ndarray], np.ndarray]:
     """The first frames of a synthetic clip and their 106 landmarks."""
     painter = source.painter(index)  # renders only the frames that are asked for
