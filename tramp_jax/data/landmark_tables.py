@@ -168,9 +168,10 @@ def _check_face(path: Path, table: Table) -> None:
 
 
 def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
-    wrong = "has no timestamps"
+    """Timing from the timestamps, resampled to ``fps`` unless it is 0; from ``fps`` alone if they are unusable."""
+    unusable = "has no timestamps"
     if seconds is not None:
-        wrong = "has timestamps that do not increase"
+        unusable = "has timestamps that do not increase"
         steps = np.diff(seconds)
         if (steps < 0).any():
             message = f"has timestamps that go back after {seconds[(steps < 0).argmax()]:g} s; sort the rows by time"
@@ -182,9 +183,9 @@ def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
                 raise UserError("bad_data", f"{message}; convert them to seconds, or remove the column and set fps")
             if own.fps <= MAX_FPS:
                 return rate.constant(seconds, 0.0, fps) if fps else own
-            wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
+            unusable = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
-        raise UserError("no_frame_rate", f"{wrong}; set its frames per second (fps)")
+        raise UserError("no_frame_rate", f"{unusable}; set its frames per second (fps)")
     rate.check(fps)
     return rate.Timing(fps, np.arange(count))
 
@@ -238,12 +239,12 @@ def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: S
 
 def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np.ndarray, cut: bool) -> np.ndarray:
     """The frame of each row, (rows,) int from 0, after checking that no frame shows two people; see ``read``."""
-    person = header.get("face_id")
-    shown = [row for row, face in zip(rows, found, strict=True) if face]
-    people = sorted({row[person].strip() for row in shown}) if person is not None else []
-    if len(people) > 1:
-        message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
-        raise UserError("no_single_face", message)
+    if "face_id" in header:
+        place = header["face_id"]
+        people = sorted({row[place].strip() for row, has_face in zip(rows, found, strict=True) if has_face})
+        if len(people) > 1:
+            message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
+            raise UserError("no_single_face", message)
     if "frame" not in header:
         return np.arange(len(rows))
     numbers = _numbers(path, header, rows, ["frame"])[:, 0]
