@@ -258,7 +258,8 @@ def test_other_files_are_refused(tmp_path, points):
         ("", "bad_columns", "x_0"),
         ("a,b\n1,2\n", "bad_columns", "x_0"),
         (",".join(files.points_of(points)) + "\n", "bad_data", "rows"),
-        (",".join(files.points_of(points)) + "\n1,2\n", "bad_data", "row 2"),
+        (",".join(files.points_of(points)) + "\n1,2\n", "bad_data", "row 2:"),
+        ("sep=,\n\n" + ",".join(files.points_of(points)) + "\n\n1,2\n", "bad_data", "row 5:"),
     ):
         (tmp_path / "a.csv").write_text(text)
         with user_error(kind, tmp_path / "a.csv", fact):

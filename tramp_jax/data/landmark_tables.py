@@ -194,15 +194,15 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
     """The index of each column, and the rows."""
     lines = tables.read_lines(path, Problems())
     separator, hint = tables.separator(lines)
+    reader = csv.reader(lines, delimiter=separator)
     try:
-        table = [row for row in csv.reader(lines, delimiter=separator) if row]
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
-    if hint:
-        del table[0]
-    header, *rows = table or [[]]
+    table = dict(numbered[1:] if hint else numbered)
+    header = table.pop(min(table, default=0), [])
     if separator != ",":
-        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
+        table = {number: [cell.replace(",", ".") for cell in row] for number, row in table.items()}
     names = [name.strip() for name in header]
     columns = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in (*_POINTS, *_FURTHER) if names.count(name) > 1), ""):
@@ -215,13 +215,13 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
             f"{path}: {found}; a landmark table from OpenFace (with -2Dfp) or py-feat has columns x_0 to x_67 and y_0 "
             "to y_67",
         )
-    if not rows:
+    if not table:
         raise UserError("bad_data", f"{path}: has no rows")
-    for number, row in enumerate(rows, 2):
+    for number, row in table.items():
         if len(row) != len(header):
             message = f"{path}, row {number}: has {len(row)} fields, but the header names {len(header)} columns"
             raise UserError("bad_data", f"{message}; make the table again")
-    return columns, rows
+    return columns, list(table.values())
 
 
 def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: Sequence[str]) -> np.ndarray:
