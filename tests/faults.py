@@ -1,4 +1,4 @@
-"""Faults of data sets: how to make each in a sound layout, and what a report must say of it."""
+"""Faults of data sets: how to plant each in a sound layout, and what a report must say about it."""
 
 # ruff: noqa: E501  # a table reads best with a fault in each line
 
@@ -29,9 +29,9 @@ class Fault:
       what: in words.
       dataset: whose layout is broken: a key of ``datasets.READERS``, or "packed".
       make: breaks the layout in a folder.
-      kind: that a problem must have.
-      facts: that its message must name: the file, and the row or the frame.
-      severity: of that kind of problem.
+      kind: the kind of problem that a report must list.
+      facts: what the problem's message must name: the file, and the row or the frame.
+      severity: the problem's severity.
     """
 
     what: str

@@ -40,7 +40,7 @@ def write_pfed5(
     """The PFED5 tree below ``folder``.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.readers.pfed5``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.pfed5``; created if it does not exist.
       num_train_subjects: in the training list; the subjects are P00, P01, ...
       num_test_subjects: in the test list, after the training subjects.
       expressions: some of PFED5_EXPRESSIONS.
@@ -128,12 +128,12 @@ def write_neuroface(
     repetition begins in frame 2, as in most published videos, and two more frames follow the last.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.readers.neuroface``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.neuroface``; created if it does not exist.
       subjects: some of the published ones.
       tasks: some of BLOW, KISS, BROW, OPEN, SPREAD, BIGSMILE.
       lengths: frames of each repetition in a video.
       cropped: crops of 256×256 and landmarks in them, without videos.
-      points_per_frame: of the landmarks.
+      points_per_frame: landmarks in each frame.
       video_type: avi is Motion JPEG, mp4 is MPEG-4.
 
     Returns:
@@ -238,14 +238,14 @@ def write_dfew(
     """The DFEW tree below ``folder``; labels go round the seven emotions, and the lists name somebody else's folders.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.readers.dfew``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.dfew``; created if it does not exist.
       num_train: clips in the training list; the clips are 00001, 00002, ...
       num_test: clips in the test list, after them.
-      number: of the set.
+      number: number of the set.
       first_label: 1, or 0 as in the lists of the Former-DFER release.
       num_frames: of each clip.
       colours: False leaves out the colours under the landmarks.
-      undetected: of as many of the last clips of the training list, what is wrong with the landmarks.
+      undetected: what is wrong with the landmarks of the last clips of the training list, one entry for each clip.
 
     Returns:
       The clips as a reader should find them, training list first, without those that are undetected.
@@ -295,10 +295,10 @@ def write_folder(
     """Clip folders and their list, clips.csv, below ``folder``.
 
     Args:
-      folder: ROOT of ``tramp_jax.data.readers.folder``; made where it is absent.
+      folder: ROOT of ``tramp_jax.data.readers.folder``; created if it does not exist.
       num_subjects: s000, s001, ...
       num_test_subjects: how many of the last ones are tested; 0 leaves out the column "split".
-      clips_per_subject: of a smile.
+      clips_per_subject: smiles of each person.
       num_frames: of each clip.
       extra: names of further columns, which hold the numbers 1, 2, ... down the list.
 
@@ -324,6 +324,14 @@ def write_folder(
     header = ["path", "subject", "expression", "score", *extra]
     _write_csv(folder / "clips.csv", [*header, "split"] if num_test_subjects else header, rows)
     return written
+
+
+def edit(path: Path, line: int, old: str, new: str) -> None:
+    """Replaces text in one line (counted from 1) of a list."""
+    lines = path.read_text().splitlines()
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new)
+    path.write_text("\n".join(lines))
 
 
 def _rendered(source: SyntheticFaces, index: int, num_frames: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import dfew_rgb, dfew_trajectory
-from tests.published_layouts import DFEW_UNDETECTED, write_dfew
+from tests.published_layouts import DFEW_UNDETECTED, edit, write_dfew
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment, models
@@ -27,13 +27,6 @@ def opened(
     root: Path | str, wanted: Wanted | None = None, problems: Problems | None = None, **options: object
 ) -> Dataset:
     return dfew.open(root, dfew.Options(**options), wanted or Wanted(), problems or Problems())
-
-
-def edit(path: Path, line: int, old: str, new: str) -> None:
-    lines = path.read_text().splitlines()
-    assert old in lines[line - 1]
-    lines[line - 1] = lines[line - 1].replace(old, new)
-    path.write_text("\n".join(lines))
 
 
 # Content

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import folder as recipe
+from tests.faults import Bomb
 from tests.linear import linear_model
 from tests.published_layouts import write_folder
 from tests.raises import user_error
@@ -319,11 +320,6 @@ def test_the_message_for_absent_data_says_what_to_make(tmp_path):
     for missing, kind in (("", "missing_file"), (tmp_path / "no", "missing_file"), (tmp_path, "missing_list")):
         with user_error(kind, missing, *facts):
             opened(missing)
-
-
-class Bomb:
-    def __reduce__(self):
-        return pytest.fail, ("a file of the data set was executed",)
 
 
 @pytest.mark.parametrize("name", ["landmarks.npy", "colours.npy", "depth.npy"])

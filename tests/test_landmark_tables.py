@@ -221,7 +221,7 @@ def moved_from(points, frame):
 @pytest.mark.parametrize("fps", [0.0, 30.0])
 def test_points_that_cannot_be_one_upright_face_in_pixels_are_refused(tmp_path, points, change, kind, fact, fps):
     columns = files.openface(change(points))
-    del columns["frame"]  # which would tell two faces apart
+    del columns["frame"]  # without it, only the positions show that there are two faces
     path = files.write(tmp_path / "a.csv", columns)
     with user_error(kind, path, fact):
         landmark_tables.read_trajectory(path, fps)
@@ -258,7 +258,8 @@ def test_other_files_are_refused(tmp_path, points):
         ("", "bad_columns", "x_0"),
         ("a,b\n1,2\n", "bad_columns", "x_0"),
         (",".join(files.points_of(points)) + "\n", "bad_data", "rows"),
-        (",".join(files.points_of(points)) + "\n1,2\n", "bad_data", "row 2"),
+        (",".join(files.points_of(points)) + "\n1,2\n", "bad_data", "row 2:"),
+        ("sep=,\n\n" + ",".join(files.points_of(points)) + "\n\n1,2\n", "bad_data", "row 5:"),
     ):
         (tmp_path / "a.csv").write_text(text)
         with user_error(kind, tmp_path / "a.csv", fact):

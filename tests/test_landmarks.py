@@ -167,7 +167,7 @@ def test_real_face_is_symmetric_under_mirror(mean_face):
     slots, nose = mean_face
     centred = slots - nose
     np.testing.assert_allclose(centred[MIRROR] * (-1, 1), centred, rtol=0, atol=0.12)
-    # The tolerance would not forgive a wrong pair: mistaken slots are further apart.
+    # No wrong pair is within this tolerance: the slots of one are further apart.
     assert np.abs(centred[MIRROR[::-1]] * (-1, 1) - centred).max() > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Lists as offices really save them: nothing in them is lost, merged or mistaken in silence."""
+"""Lists as offices really save them: no name, row or number is silently lost, merged or misread."""
 
 import csv
 import datetime

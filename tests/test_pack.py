@@ -368,7 +368,7 @@ def test_a_shard_that_changed_meanwhile_is_written_again(packed, published, shar
     assert _content(out) == _content(packed)
 
 
-def test_jobs_of_an_array_pack_what_one_run_packs(packed, published, shard_mb, tmp_path, capsys):
+def test_jobs_of_an_array_pack_what_one_run_packs(packed, published, shard_mb, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     command = [published, out, "--shard-size-mb", shard_mb]
     with pytest.raises(SystemExit):
@@ -381,5 +381,8 @@ def test_jobs_of_an_array_pack_what_one_run_packs(packed, published, shard_mb, t
     missing = capsys.readouterr().err
     assert all((f"clips-0000{number}" in missing) == (number != 1) for number in range(3))
     assert _pack(*command, "--shard", "1/2") == 0
+    read, checksum = [], packed_clips.checksum
+    monkeypatch.setattr(packed_clips, "checksum", lambda path: read.append(path.name) or checksum(path))
     assert _pack(*command, "--collect") == 0
+    assert len(read) == 3  # each shard once
     assert _content(out) == _content(packed)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.faults import Bomb
-from tests.published_layouts import PFED5_EXPRESSIONS, write_pfed5
+from tests.published_layouts import PFED5_EXPRESSIONS, edit, write_pfed5
 from tests.raises import user_error
 from tramp_jax.data import clips, images
 from tramp_jax.data.problems import Problems
@@ -36,14 +36,6 @@ def opened(root: Path | str, wanted: Wanted = EVERYTHING, problems: Problems | N
 
 def listed(path: Path, column: int = 0) -> list[clips.ClipInfo]:
     return read_list(path, column, Problems())
-
-
-def edit(path: Path, row: int, old: str, new: str) -> None:
-    """Replaces text in one row (counted from 1) of a list."""
-    lines = path.read_text().splitlines()
-    assert old in lines[row - 1]
-    lines[row - 1] = lines[row - 1].replace(old, new)
-    path.write_text("\n".join(lines))
 
 
 def without_source(info: clips.ClipInfo) -> clips.ClipInfo:

@@ -7,6 +7,8 @@ from tests.raises import user_error
 from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo
 
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
 
 def clips(num_subjects: int = 23, repetitions: int = 3, seed: int = 0) -> list[ClipInfo]:
     """Clips whose scores differ more between subjects than within."""
@@ -40,7 +42,7 @@ def test_each_subject_is_tested_exactly_once(k):
 def test_folds_have_similar_scores(seed):
     infos = clips(num_subjects=60)
     means = [mean_score(infos, test) for _, test in splits.k_fold(infos, 5, seed)]
-    # Twelve subjects with scores uniform on 0-4, drawn without regard to score, would spread by about 0.33.
+    # Twelve subjects with scores uniform on 0-4, chosen without regard to score, would spread by about 0.33.
     assert np.std(means) < 0.12
 
 
@@ -50,7 +52,7 @@ def test_rare_positives_reach_every_fold():
         assert sum(info.score for info in infos if info.subject in test) == 2
 
 
-@pytest.mark.parametrize("split", [lambda i, seed: splits.k_fold(i, 4, seed), lambda i, s: splits.holdout(i, seed=s)])
+@pytest.mark.parametrize("split", [lambda i, s: splits.k_fold(i, 4, s), lambda i, s: splits.holdout(i, SHARES, s)])
 def test_split_depends_on_seed_and_not_on_the_order_of_clips(split):
     infos = [dataclasses.replace(info, score=round(info.score)) for info in clips()]  # with ties
     shuffled = [infos[i] for i in np.random.default_rng(1).permutation(len(infos))]
@@ -66,10 +68,10 @@ def test_seed_also_matters_when_all_scores_are_equal():
 @pytest.mark.parametrize("num_subjects", [3, 4, 10, 41])
 def test_holdout_covers_everyone_once_in_the_asked_proportions(num_subjects):
     infos = clips(num_subjects)
-    parts = splits.holdout(infos, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=1)
-    assert list(parts) == ["train", "validation", "test"]
+    parts = splits.holdout(infos, SHARES, seed=1)
+    assert list(parts) == list(SHARES)
     assert sorted(s for part in parts.values() for s in part) == sorted({info.subject for info in infos})
-    for name, share in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+    for name, share in SHARES.items():
         assert abs(len(parts[name]) - share * num_subjects) <= 1
         assert parts[name]
 
@@ -81,13 +83,13 @@ def test_a_small_part_still_gets_a_subject():
 @pytest.mark.parametrize("seed", range(5))
 def test_holdout_parts_have_similar_scores(seed):
     infos = clips(num_subjects=60)
-    means = [mean_score(infos, part) for part in splits.holdout(infos, seed=seed).values()]
+    means = [mean_score(infos, part) for part in splits.holdout(infos, SHARES, seed).values()]
     assert np.ptp(means) < 0.4  # unstratified, about 0.7
 
 
 def test_every_subject_can_be_held_out():
     infos = clips()
-    held_out = {s for seed in range(40) for s in splits.holdout(infos, seed=seed)["test"]}
+    held_out = {s for seed in range(40) for s in splits.holdout(infos, SHARES, seed)["test"]}
     assert held_out == {info.subject for info in infos}
 
 
@@ -99,7 +101,7 @@ def test_impossible_fractions_are_refused(fractions):
 
 def test_too_few_subjects_are_refused():
     with user_error("too_few_subjects", 2, 3):
-        splits.holdout(clips(2), seed=0)
+        splits.holdout(clips(2), SHARES, seed=0)
     with user_error("too_few_subjects", 4, 5):
         splits.k_fold(clips(4), 5, seed=0)
     with user_error("too_few_subjects"):

@@ -164,17 +164,17 @@ def test_the_chosen_rating_is_checked(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "fact"),
     [
         (["--target", "sped"], "'sped'; this data set has: ROM, fatigue, speed"),
         (["--set", "target=speed"], "tramp-jax validate --target speed"),
         (["--classes", "-1"], "-1"),
     ],
 )
-def test_mistaken_ratings_are_refused(layouts, capsys, more, told):
+def test_mistaken_ratings_are_refused(layouts, capsys, more, fact):
     with pytest.raises(SystemExit):
         cli.main(["validate", "--dataset", "neuroface", "--root", str(layouts / "neuroface"), *more])
-    assert told in capsys.readouterr().err
+    assert fact in capsys.readouterr().err
 
 
 def test_a_packed_data_set_is_verified_with_a_rating_too(broken, tmp_path, capsys):
@@ -184,10 +184,10 @@ def test_a_packed_data_set_is_verified_with_a_rating_too(broken, tmp_path, capsy
 
 
 def test_folds_have_their_published_numbers(layouts):
-    told = "\n".join(_check("neuroface", layouts / "neuroface").lines())
-    assert "the test part of fold 2 of 3 has no clip" in told
-    assert "fold 1 of 3 tests subject 'A009'" in told
-    assert "fold 0" not in told
+    lines = "\n".join(_check("neuroface", layouts / "neuroface").lines())
+    assert "the test part of fold 2 of 3 has no clip" in lines
+    assert "fold 1 of 3 tests subject 'A009'" in lines
+    assert "fold 0" not in lines
 
 
 @pytest.mark.parametrize(

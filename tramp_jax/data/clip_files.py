@@ -20,14 +20,14 @@ import numpy as np
 from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmark_checks import CROP
-from tramp_jax.data.problems import ERROR, WARNING, Problems
+from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
 from tramp_jax.data.source import Wanted
 
 MAX_NUMBERS = 2**25  # in one array; the landmarks of an hour of video have 20 million
 _MAX_IMAGE_BYTES = 64 << 20
 _MAX_GAPS = 5  # listed in a message
 
-_IMAGES = {".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}  # the first bytes of each file type
+_IMAGES = {".jpg": images.JPEG, ".jpeg": images.JPEG, ".png": images.PNG}  # the first bytes of each file type
 
 # NumPy parses headers with ``ast``, which fails in several threads at once in some versions of Python.
 _PARSING = threading.Lock()
@@ -46,7 +46,7 @@ class ClipFiles:
       colours: .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames.
       depth: .npy file of (n, P), or None.
       adapt: applied to the landmark array before its shape is checked.
-      gapless: False accepts missing numbers in the images' names.
+      gapless: whether a number missing from the images' names is an error; otherwise, it is a warning.
       any_size: True accepts images of any size, unless the colours come from them.
     """
 
@@ -68,24 +68,21 @@ def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Proble
     If ``problems`` collects, the clip keeps all frames that were read, and colours are not taken from them.
     """
     found: tuple[np.ndarray, str] | None = no_points(info)
-    pixels: np.ndarray | None = None
-    depth: np.ndarray | None = None
-    frames: tuple[bytes, ...] | None = None
+    pixels = depth = frames = None
+    colours_from_frames = wanted.colours and files.colours is None
     if wanted.landmarks:
         found = read_points(files.landmarks, info, files.layouts, files.cure, problems, adapt=files.adapt)
-    if wanted.landmarks and files.depth is not None and found is not None:
-        depth = read_depth(files.depth, info, found[0].shape[1], files.cure, problems)
-    colours = wanted.pixels and wanted.landmarks
-    computed = colours and files.colours is None
-    if colours and files.colours is not None:
-        pixels = read_colours(files.colours, info, files.cure, problems)
-    if wanted.frames or computed:
-        size = 0 if files.any_size and not computed else CROP
+        if files.depth is not None and found is not None:
+            depth = read_depth(files.depth, info, found[0].shape[1], files.cure, problems)
+        if wanted.pixels and files.colours is not None:
+            pixels = read_colours(files.colours, info, files.cure, problems)
+    if wanted.frames or colours_from_frames:
+        size = 0 if files.any_size and not colours_from_frames else CROP
         frames = read_frames(files.frames, info, files.cure, problems, files.gapless, size)
     if found is None:
         return None
     points, layout = found
-    if computed and not problems.collect:
+    if colours_from_frames and not problems.collect:
         assert frames is not None
         pixels = colours_under(frames, points, layout, files.frames, info.id, files.cure)
         frames = frames if wanted.frames else None
@@ -298,16 +295,18 @@ def numbering_gaps(files: Sequence[Path]) -> str:
 
     If most steps are larger than 1, as for every second frame, there are no gaps.
     """
-    named = [re.fullmatch(r"(.*?)([0-9]+)", file.stem, re.ASCII) for file in files]
-    if len(files) < 2 or len({match[1] if match else None for match in named}) != 1 or not all(named):
+    named = [match for file in files if (match := re.fullmatch(r"(.*?)([0-9]+)", file.stem))]
+    if len(files) < 2 or len(named) < len(files) or len({match[1] for match in named}) > 1:
         return ""
-    numbers = sorted(int(match[2]) for match in named if match)
+    numbers = sorted(int(match[2]) for match in named)
     pairs = list(itertools.pairwise(numbers))
     if statistics.median_low(after - before for before, after in pairs) != 1:
         return ""
     gaps = [(before + 1, after - 1) for before, after in pairs if after - before > 1]
     listed = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
-    return ", ".join([*listed[:_MAX_GAPS], *(["..."] if len(listed) > _MAX_GAPS else [])])
+    if len(listed) > _MAX_GAPS:
+        listed[_MAX_GAPS:] = ["..."]
+    return ", ".join(listed)
 
 
 def unclear_order(files: Sequence[Path]) -> str:
@@ -388,6 +387,6 @@ def colours_under(
             image = images.decode(frame, CROP) if isinstance(frame, bytes) else frame
         except images.ImageFault as error:
             kind, what = error.args
-            Problems().add(kind, f"{image_files(folder)[i]}: {what}; {cure}", clip)
+            raise DataError(Problem(kind, f"{image_files(folder)[i]}: {what}; {cure}", clip)) from error
         colours.append(landmarks.pixel_values(image, chosen[i]))
     return np.stack(colours)

@@ -11,14 +11,13 @@ import json
 import math
 import secrets
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tramp_jax import json_files
-from tramp_jax.data import clip_files, landmarks
+from tramp_jax.data import clip_files, images, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import Problems
@@ -190,14 +189,12 @@ def _check(clip: Clip) -> None:
     count, name = len(clip.landmarks), f"clip {clip.info.id}"
     if not count or not np.isfinite(clip.landmarks).all():
         raise ValueError(f"{name}: needs at least one frame and finite landmarks")
-    lengths: Mapping[str, Any] = {"frames": clip.frames, "pixels": clip.pixels, "depth": clip.depth}
-    for part, array in lengths.items():
-        if array is not None and len(array) != count:
-            raise ValueError(f"{name}: has landmarks of {count} frames and {part} of {len(array)}")
-    if clip.pixels is not None and (clip.pixels.shape[1:] != (63, 3) or clip.pixels.dtype != np.uint8):
-        raise ValueError(f"{name}: pixels must be (n, 63, 3) uint8, not {clip.pixels.shape}")
+    if clip.pixels is not None and (clip.pixels.shape != (count, 63, 3) or clip.pixels.dtype != np.uint8):
+        raise ValueError(f"{name}: pixels must be ({count}, 63, 3) uint8, not {clip.pixels.shape} {clip.pixels.dtype}")
     if clip.depth is not None and clip.depth.shape != clip.landmarks.shape[:2]:
-        raise ValueError(f"{name}: depth must be (n, P), not {clip.depth.shape}")
+        raise ValueError(f"{name}: depth must be {clip.landmarks.shape[:2]}, not {clip.depth.shape}")
+    if clip.frames is not None and len(clip.frames) != count:
+        raise ValueError(f"{name}: has landmarks for {count} frames, but {len(clip.frames)} frames")
     if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (CROP, CROP, 3):
         raise ValueError(f"{name}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
     if not 0 < clip.fps < math.inf:
@@ -207,7 +204,7 @@ def _check(clip: Clip) -> None:
 def _write(folder: Path, clip: Clip) -> None:
     for number, frame in enumerate(() if clip.frames is None else clip.frames, 1):
         image = encode_frame(frame) if isinstance(frame, np.ndarray) else frame
-        kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+        kind = "png" if image.startswith(images.PNG) else "jpg"
         (folder / f"{number:06d}.{kind}").write_bytes(image)
     np.save(folder / LANDMARKS, clip.landmarks.astype(np.float32))
     if clip.pixels is not None:

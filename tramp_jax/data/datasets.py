@@ -231,15 +231,14 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
         test = dataset.folds[fold]
     else:
         if dataset.official is not None:  # cross-validation stays within the official training list
-            infos = [info for info in infos if info.subject in dataset.official[TRAIN]]
+            chosen = [i for i in chosen if source.infos[i].subject in dataset.official[TRAIN]]
+            infos = [source.infos[i] for i in chosen]
         assert fold is not None
         test = splits.k_fold(infos, data.num_folds, data.split_seed)[fold][1]
 
     rest = [info for info in infos if info.subject not in test]
     fractions = {TRAIN: 1 - data.validation_fraction, VALIDATION: data.validation_fraction}
     subjects: dict[str, frozenset[str]] = splits.holdout(rest, fractions, data.split_seed) | {TEST: test}
-    allowed = set(infos)
-    chosen = [i for i in chosen if source.infos[i] in allowed]
     return {
         name: Split(source, [i for i in chosen if source.infos[i].subject in subjects[name]])
         for name in (TRAIN, VALIDATION, TEST)

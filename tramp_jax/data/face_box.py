@@ -1,4 +1,4 @@
-"""The square of a video frame that becomes the face crop, and its choice from landmarks alone."""
+"""The square of a video frame that becomes the face crop. Landmarks alone determine it."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ class Box:
         return CROP / self.side
 
     def fits(self, width: int, height: int) -> bool:
-        """Whether landmarks with this box can lie in a frame of this size."""
+        """Whether a face in this box can be in a frame of this size: centred inside it, and not much larger."""
         x, y = self.x + self.side / 2, self.y + self.side / 2
         return 0 <= x < width and 0 <= y < height and self.side <= 2 * CROP_FACTOR * max(width, height)
 
@@ -39,7 +39,10 @@ class Box:
         return ((points - (self.x, self.y)) * self.scale).astype(np.float32)
 
     def picture(self, frame_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom, in pixels of the crop, of the part that shows a frame (width, height)."""
+        """Left, top, right and bottom of the part of the crop that shows the frame, in pixels of the crop.
+
+        The rest of the crop is black. ``frame_size`` is (width, height).
+        """
         ends = np.array([(0, 0), frame_size])
         left, top, right, bottom = np.clip(self.map(ends), 0, CROP).ravel().tolist()
         return left, top, right, bottom

@@ -25,11 +25,10 @@ from tramp_jax.errors import UserError
 
 NOSE, FIRST_FRAME, SIMILARITY = NORMALISATIONS = ("nose", "first_frame", "similarity")
 
-_LEFT_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"left_eye_{side}_corner") for side in ("left", "right"))
-_RIGHT_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"right_eye_{side}_corner") for side in ("left", "right"))
+_EYES = (landmarks.LEFT_EYE_CORNERS, landmarks.RIGHT_EYE_CORNERS)
 _MOUTH_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"mouth_{side}_corner") for side in ("left", "right"))
 # Among the 63 points: four corners of the eyes, two points of the bridge of the nose.
-STABLE = (*_LEFT_CORNERS, *_RIGHT_CORNERS, *(landmarks.SLOT_NAMES.index(f"nose_bridge{k}") for k in (1, 3)))
+STABLE = (*_EYES[0], *_EYES[1], *(landmarks.SLOT_NAMES.index(f"nose_bridge{k}") for k in (1, 3)))
 
 _ROUNDS = 20  # iterations of the Procrustes mean, which converges after three or four
 _SMALLEST = 1e-6  # pixels; stable points closer together than this do not define a pose
@@ -49,16 +48,14 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
     """
     if normalise not in NORMALISATIONS:
         raise UserError("bad_option", f"landmarks.normalise is {normalise!r}; use one of: {', '.join(NORMALISATIONS)}")
-    points = landmarks.select(clip.landmarks, clip.layout)
-    nose = landmarks.nose_tip(clip.landmarks, clip.layout)
+    selected = landmarks.select(clip.landmarks, clip.layout)
     # The nose tip goes through every map along with the 63 points, as point 64.
+    points = np.concatenate([selected, landmarks.nose_tip(clip.landmarks, clip.layout)], axis=1)
     if frontalise:
-        both = _frontal(clip, np.concatenate([points, nose], axis=1))
-        points, nose = both[:, :-1], both[:, -1:]
+        points = _frontal(clip, points)
     if normalise == SIMILARITY:
-        both = _similar(clip, np.concatenate([points, nose], axis=1))
-        points, nose = both[:, :-1], both[:, -1:]
-    return landmarks.centre(points, nose, first_frame=normalise == FIRST_FRAME)
+        points = _similar(clip, points)
+    return landmarks.centre(points[:, :-1], points[:, -1:], first_frame=normalise == FIRST_FRAME)
 
 
 def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:
@@ -103,7 +100,7 @@ def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     A face is frontal if the line between its eyes is level and the plane through the corners of eyes and mouth is
     parallel to the image.
     """
-    left, right, mouth = (face[list(slots)].mean(axis=0) for slots in (_LEFT_CORNERS, _RIGHT_CORNERS, _MOUTH_CORNERS))
+    left, right, mouth = (face[list(slots)].mean(axis=0) for slots in (*_EYES, _MOUTH_CORNERS))
     across = right - left
     away = np.cross(across, mouth - (left + right) / 2)
     if np.linalg.norm(away) < _SMALLEST:

@@ -9,7 +9,7 @@ from PIL import Image
 
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 2**26  # an 8K frame has half as many; decoding takes 6 bytes for each
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15 without DHT, JPG and DAC
 _SCAN, _END = 0xDA, b"\xff\xd9"
 
@@ -30,9 +30,9 @@ def decode(image: bytes, size: int = 0) -> np.ndarray:
     """
     if not image:
         raise ImageFault("empty_file", "is empty (0 bytes)")
-    if image.startswith(_JPEG):
+    if image.startswith(JPEG):
         shape, ends = _jpeg(image)
-    elif image.startswith(_PNG):
+    elif image.startswith(PNG):
         shape, ends = _png(image)
     else:
         raise ImageFault("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
@@ -54,9 +54,9 @@ def check_size(image: bytes) -> None:
     Raises:
       ImageFault: it is too large, truncated, or not an image.
     """
-    if image.startswith(_JPEG):
+    if image.startswith(JPEG):
         shape = _jpeg(image)[0]
-    elif image.startswith(_PNG):
+    elif image.startswith(PNG):
         shape = _png(image)[0]
         if not _png_chunks_fit(image):  # the decoder would reserve as much as the chunk declares
             raise ImageFault("truncated_image", "is truncated: a chunk declares more bytes than the file has")
@@ -87,7 +87,7 @@ def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
 
 def _jpeg(image: bytes) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) according to the header, and whether the image is complete."""
-    shape, at = None, len(_JPEG)
+    shape, at = None, len(JPEG)
     while at + 4 <= len(image) and image[at] == 0xFF:
         marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4])
         if marker == 0xFF:  # padding
@@ -109,7 +109,7 @@ def _png(image: bytes) -> tuple[tuple[int, int] | None, bool]:
 
 def _png_chunks_fit(image: bytes) -> bool:
     """Whether no chunk declares more bytes than the image has."""
-    at = len(_PNG)
+    at = len(PNG)
     while at + 8 <= len(image) and image[at + 4 : at + 8] != b"IEND":
         at += 12 + int.from_bytes(image[at : at + 4])
     return at <= len(image)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tramp_jax.data import landmarks
+
 CROP = 256  # pixels, both sides of a face crop
 LYING = 60.0  # degrees from upright; a face that is tilted more is sideways or upside down
 
@@ -67,6 +69,25 @@ def _where(mask: np.ndarray, numbers: np.ndarray) -> str:
 
 def _must_be(size: int | None) -> str:
     return "they must be pixels of the frame" if size is None else f"they must be pixels of the {size}×{size} crop"
+
+
+def wrong_way(points: np.ndarray, layout: str) -> Iterator[tuple[str, str]]:
+    """Yields the kind of error, and what is wrong, if a face is sideways, upside down or mirrored.
+
+    Args:
+      points: (n, P, 2) landmarks; frames with a NaN are skipped.
+      layout: a key of ``landmarks.LAYOUTS``.
+    """
+    points = points[np.isfinite(points).all((1, 2))]
+    if not points.size:
+        return
+    degrees = landmarks.tilt(points, layout)
+    if abs(degrees) > LYING:
+        what = f"the face is turned by {degrees:.0f}°, sideways or upside down, though y must grow downwards"
+        yield "not_upright", what
+    elif landmarks.is_mirrored(points, layout):
+        what = "the left eye is on the right: x must grow to the right, or the points are mirrored or in another order"
+        yield "mirrored_landmarks", what
 
 
 def doubt(points: np.ndarray) -> str:

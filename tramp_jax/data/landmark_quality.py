@@ -1,7 +1,7 @@
 """Measures how far the landmarks of a clip can be trusted, frame by frame.
 
 inside      share of the 63 landmarks inside the picture. The others are guesses.
-confidence  confidence of the landmark source, 0 to 1. Landmarks behind a hand or a mask are guesses too, and lower it.
+confidence  confidence of the landmark source, 0 to 1. A hand or a mask lowers it; landmarks behind one are guesses too.
 jitter      standard deviation of one coordinate of the stable points (``head_motion.STABLE``) around a cubic through
             five frames, in pixels of the crop. Shifts of the whole face are removed first. Slower landmark errors look
             like movement and are not included.
@@ -30,10 +30,6 @@ MOST_YAW, MOST_PITCH = 35.0, 35.0  # degrees; beyond, parts of the face hide eac
 MOST_JITTER = 0.02  # distances between the pupils
 WHOLE_CROP = (0.0, 0.0, float(CROP), float(CROP))
 
-_EYES = [
-    landmarks.SLOT_NAMES.index(f"{side}_eye_{end}_corner") for side in ("left", "right") for end in ("left", "right")
-]
-_PUPILS = [landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right")]
 # From the midpoint between the eyes to the nose tip, down and towards the camera, in units of the distance between the
 # eyes' centres: halfway between MediaPipe's mesh of an average face and the drawn faces.
 _NOSE_DOWN, _NOSE_FORWARD = 0.585, 0.60
@@ -145,10 +141,11 @@ def measure(
     points = landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
     nose = landmarks.nose_tip(clip.landmarks, clip.layout)[:, 0].astype(np.float64)
     within = ((points >= picture[:2]) & (points <= picture[2:])).all(axis=2)
-    yaw, pitch = _turn(points[:, _EYES], nose)
+    yaw, pitch = _turn(points[:, [*landmarks.LEFT_EYE_CORNERS, *landmarks.RIGHT_EYE_CORNERS]], nose)
     known = np.asarray(confidence, np.float64) if len(confidence) else np.full(len(points), np.nan)
-    pupils = np.linalg.norm(points[:, _PUPILS[1]] - points[:, _PUPILS[0]], axis=1)
-    return Quality(within.mean(axis=1), known, _jitter(points), yaw, pitch, float(np.median(pupils)))
+    left, right = (points[:, slot] for slot in landmarks.PUPILS)
+    pupils = float(np.median(np.linalg.norm(right - left, axis=1)))
+    return Quality(within.mean(axis=1), known, _jitter(points), yaw, pitch, pupils)
 
 
 def _jitter(points: np.ndarray) -> np.ndarray:

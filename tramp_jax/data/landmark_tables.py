@@ -28,7 +28,7 @@ import numpy as np
 from tramp_jax.data import gaps, landmark_checks, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import face_box
-from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, SLOT_NAMES, from_ibug68, is_mirrored, tilt
+from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, PUPILS, from_ibug68
 from tramp_jax.data.problems import Problems
 from tramp_jax.errors import UserError
 
@@ -40,7 +40,6 @@ MIN_FPS, MAX_FPS = 2.0, 300.0
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
 _FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id")
 _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
-_PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +82,8 @@ def read(path: Path, cut: bool = False) -> Table:
 
     Args:
       path: the table.
-      cut: whether its first row is that of the first frame, as in a part of a longer table. Otherwise, frame numbers
-        count from the beginning of the video.
+      cut: whether the table may be a part of a longer one, so that its lowest frame number is the first frame.
+        Otherwise, frame numbers count from the beginning of the video.
 
     Raises:
       UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
@@ -104,7 +103,7 @@ def read(path: Path, cut: bool = False) -> Table:
     frames = _frames(path, header, rows, found, cut)
     converted = from_ibug68(points[found])
     if "eye_lmk_x_0" in header:
-        for pupil, iris in zip(_PUPILS, _IRISES, strict=True):
+        for pupil, iris in zip(PUPILS, _IRISES, strict=True):
             names = [f"eye_lmk_{axis}_{i}" for axis in "xy" for i in iris]
             converted[:, pupil] = _numbers(path, header, rows, names)[found].reshape(-1, 2, len(iris)).mean(axis=2)
     count = int(frames.max(initial=-1)) + 1
@@ -151,11 +150,6 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     return Trajectory(inside, timing.fps, ~table.found[span][timing.chosen], (*warnings, *timing.warnings))
 
 
-def read_clip(path: Path, info: ClipInfo, fps: float = 0.0) -> Clip:
-    """Turns a table into a clip of landmarks only; see ``read_trajectory``. Fills in the frame count of ``info``."""
-    return read_trajectory(path, fps).clip(info)
-
-
 def _check_face(path: Path, table: Table) -> None:
     """Raises UserError if the points cannot be those of one upright face, in pixels."""
     frames, points = np.flatnonzero(table.found), table.points[table.found, :NUM_LANDMARKS]
@@ -169,19 +163,15 @@ def _check_face(path: Path, table: Table) -> None:
         frame = frames[jumps.argmax() + 1] + 1
         message = f"{path}: the face jumps to another place at frame {frame}, by more than its size"
         raise UserError("no_single_face", f"{message}; keep the rows of one person, in order, or cut the clip there")
-    degrees = tilt(table.points[table.found], LAYOUT)
-    if abs(degrees) > landmark_checks.LYING:
-        message = f"{path}: the face is turned by {degrees:.0f}°, sideways or upside down, though y must grow downwards"
-        raise UserError("not_upright", f"{message}; correct the points, or turn the video and make the table again")
-    if is_mirrored(table.points[table.found], LAYOUT):
-        message = f"{path}: the face is mirrored: the eye that must be on the left of the picture is on the right"
-        raise UserError("mirrored_landmarks", f"{message}, though x must grow to the right; correct the points")
+    for kind, what in landmark_checks.wrong_way(table.points, LAYOUT):
+        raise UserError(kind, f"{path}: {what}; correct the points, or turn the video and make the table again")
 
 
 def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
-    wrong = "has no timestamps"
+    """Timing from the timestamps, resampled to ``fps`` unless it is 0; from ``fps`` alone if they are unusable."""
+    unusable = "has no timestamps"
     if seconds is not None:
-        wrong = "has timestamps that do not increase"
+        unusable = "has timestamps that do not increase"
         steps = np.diff(seconds)
         if (steps < 0).any():
             message = f"has timestamps that go back after {seconds[(steps < 0).argmax()]:g} s; sort the rows by time"
@@ -193,9 +183,9 @@ def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
                 raise UserError("bad_data", f"{message}; convert them to seconds, or remove the column and set fps")
             if own.fps <= MAX_FPS:
                 return rate.constant(seconds, 0.0, fps) if fps else own
-            wrong = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
+            unusable = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
     if not fps:
-        raise UserError("no_frame_rate", f"{wrong}; set its frames per second (fps)")
+        raise UserError("no_frame_rate", f"{unusable}; set its frames per second (fps)")
     rate.check(fps)
     return rate.Timing(fps, np.arange(count))
 
@@ -204,12 +194,15 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
     """The index of each column, and the rows."""
     lines = tables.read_lines(path, Problems())
     separator, hint = tables.separator(lines)
+    reader = csv.reader(lines, delimiter=separator)
     try:
-        header, *rows = [row for row in csv.reader(lines, delimiter=separator) if row][hint:] or [[]]
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise UserError("unreadable_table", f"{path}: not comma-separated values ({error})") from error
+    table = dict(numbered[1:] if hint else numbered)
+    header = table.pop(min(table, default=0), [])
     if separator != ",":
-        rows = [[cell.replace(",", ".") for cell in row] for row in rows]
+        table = {number: [cell.replace(",", ".") for cell in row] for number, row in table.items()}
     names = [name.strip() for name in header]
     columns = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in (*_POINTS, *_FURTHER) if names.count(name) > 1), ""):
@@ -222,13 +215,13 @@ def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:
             f"{path}: {found}; a landmark table from OpenFace (with -2Dfp) or py-feat has columns x_0 to x_67 and y_0 "
             "to y_67",
         )
-    if not rows:
+    if not table:
         raise UserError("bad_data", f"{path}: has no rows")
-    short = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), 0)
-    if short:
-        message = f"{path}, row {short}: has {len(rows[short - 2])} fields, but the header names {len(header)} columns"
-        raise UserError("bad_data", f"{message}; make the table again")
-    return columns, rows
+    for number, row in table.items():
+        if len(row) != len(header):
+            message = f"{path}, row {number}: has {len(row)} fields, but the header names {len(header)} columns"
+            raise UserError("bad_data", f"{message}; make the table again")
+    return columns, list(table.values())
 
 
 def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: Sequence[str]) -> np.ndarray:
@@ -238,26 +231,28 @@ def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: S
         missing = next(name for name in names if name not in header)
         raise UserError("bad_columns", f"{path}: lacks {missing}; make the table again")
     try:
-        cells = [[row[place].strip() or "nan" for place in places] for row in rows]
-        return np.array([["nan" if "nan" in cell.lower() else cell for cell in row] for row in cells], np.float64)
+        cells = [[row[place].strip() for place in places] for row in rows]
+        return np.array([[c if c and "nan" not in c.lower() else "nan" for c in row] for row in cells], np.float64)
     except ValueError as error:
         raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error
 
 
 def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np.ndarray, cut: bool) -> np.ndarray:
     """The frame of each row, (rows,) int from 0, after checking that no frame shows two people; see ``read``."""
-    person = header.get("face_id")
-    shown = [row for row, face in zip(rows, found, strict=True) if face]
-    people = sorted({row[person].strip() for row in shown}) if person is not None else []
-    if len(people) > 1:
-        message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
-        raise UserError("no_single_face", message)
+    if "face_id" in header:
+        place = header["face_id"]
+        people = sorted({row[place].strip() for row, has_face in zip(rows, found, strict=True) if has_face})
+        if len(people) > 1:
+            message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
+            raise UserError("no_single_face", message)
     if "frame" not in header:
         return np.arange(len(rows))
     numbers = _numbers(path, header, rows, ["frame"])[:, 0]
     if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (numbers % 1 == 0).all()):
         raise UserError("bad_data", f"{path}: column frame must hold whole numbers from 0; make the table again")
-    first = numbers.min() if cut else 0 if "FaceScore" in header or numbers.min() == 0 else 1
+    first = numbers.min()
+    if not cut:
+        first = 0 if first == 0 or "FaceScore" in header else 1
     if numbers.max() + 1 - first > len(rows) / gaps.MIN_SHARE:
         message = f"{path}: has {len(rows)} rows, but the last is frame {numbers.max():g}; it needs all frames"
         raise UserError("no_single_face", message)

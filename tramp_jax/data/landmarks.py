@@ -11,6 +11,7 @@ The 68 points of iBUG, which dlib, OpenFace and py-feat find, do not include all
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -98,10 +99,11 @@ class Layout:
     nose_tip: int
 
 
-def _insightface(offset_106: tuple[int, ...]) -> Layout:
-    where = {point: i for i, point in enumerate(offset_106)}
+def _insightface(stored: Sequence[int]) -> Layout:
+    """The layout of arrays that hold the points ``stored`` of InsightFace's 106."""
+    where = {point: i for i, point in enumerate(stored)}
     slots = [where[INSIGHTFACE_71[i]] for group in GROUPS for i in _SLOTS_71[group]]
-    return Layout(len(offset_106), np.array(slots), where[INSIGHTFACE_71[_NOSE_TIP_71]])
+    return Layout(len(stored), np.array(slots), where[INSIGHTFACE_71[_NOSE_TIP_71]])
 
 
 def _points63() -> Layout:
@@ -112,15 +114,20 @@ def _points63() -> Layout:
 
 
 LAYOUTS = {
-    "insightface106": _insightface(tuple(range(106))),
-    "insightface73": _insightface(tuple(range(33, 106))),  # the published .npy files
+    "insightface106": _insightface(range(106)),
+    "insightface73": _insightface(range(33, 106)),  # the published .npy files
     "insightface71": _insightface(INSIGHTFACE_71),
-    "facepp106": _insightface(tuple(range(106))),  # in the order of FACEPP_106
+    "facepp106": _insightface(range(106)),  # in the order of FACEPP_106
     "points63": _points63(),  # the 63 slots in order, then the nose tip: any other detector or point tracker
 }
 
 # What each of the 63 slots is, e.g. SLOT_NAMES[7] = "left_eye_upper_left_quarter". The mouth corners occur twice.
 SLOT_NAMES: tuple[str, ...] = tuple(FACEPP_106[i] for i in LAYOUTS["facepp106"].slots)
+# Slots of some points, those on the left of the image first.
+PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
+LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS = (
+    tuple(SLOT_NAMES.index(f"{side}_eye_{end}_corner") for end in ("left", "right")) for side in ("left", "right")
+)
 
 # The curves of iBUG's 68 points (counted from 0) on the left of the image and across its midline.
 _LINES_68 = {

@@ -22,7 +22,6 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
 from tramp_jax import json_files
-from tramp_jax.data import clip_checks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
 from tramp_jax.data.source import ClipSource, Wanted
@@ -46,7 +45,7 @@ def encode(clip: Clip) -> bytes:
       ValueError: an array does not have the type that ``Clip`` documents.
     """
     header: dict[str, Any] = {
-        "info": _to_json(clip.info),
+        "info": dataclasses.asdict(clip.info),
         "layout": clip.layout,
         "fps": clip.fps,
         "arrays": {},
@@ -132,10 +131,6 @@ def check_version(version: int, what: str) -> None:
         )
 
 
-def _to_json(info: ClipInfo) -> dict[str, Any]:
-    return dataclasses.asdict(info) | {"targets": [list(pair) for pair in info.targets]}
-
-
 def _info(entry: Mapping[str, Any]) -> ClipInfo:
     targets = tuple((str(name), float(value)) for name, value in entry["targets"])
     return ClipInfo(**{**entry, "targets": targets})
@@ -188,15 +183,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        content = {"version": VERSION, "num_clips": len(self.infos)} | {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
-        content["infos"] = [_to_json(info) for info in self.infos]
-        content["shards"] = [dataclasses.asdict(shard) for shard in self.shards]
+        content = {"version": VERSION, "num_clips": len(self.infos), **dataclasses.asdict(self)}
         content["official"] = self.official and {name: sorted(people) for name, people in self.official.items()}
         content["folds"] = [sorted(people) for people in self.folds]
-        for name in ("skipped", "warnings"):
-            content[name] = [dataclasses.asdict(problem) for problem in getattr(self, name)]
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -263,6 +252,7 @@ class PackedClips(ClipSource):
         self.root = epath.Path(root).expanduser()
         self.manifest = read_manifest(root)
         self.infos = self.manifest.infos
+        self._with_landmarks = wanted.landmarks
         self._wanted = wanted
         for part, is_wanted in (("landmarks", wanted.landmarks), ("frames", wanted.frames)):
             if is_wanted and not self.manifest.request["wanted"].get(part, True):
@@ -284,19 +274,13 @@ class PackedClips(ClipSource):
         return clip
 
     def _unreadable(self, index: int, what: str) -> DataError:
-        number, shards = index, iter(self.manifest.shards)
-        shard = next(shards)
-        while number >= shard.records:
-            number, shard = number - shard.records, next(shards)
+        number = index
+        for shard in self.manifest.shards:
+            if number < shard.records:
+                break
+            number -= shard.records
         message = f"{self.root / shard.file}, record {number}: {what}; {_AGAIN}"
         return DataError(Problem("unreadable_record", message, self.infos[index].id))
-
-    def check(self, index: int) -> tuple[list[Problem], Clip | None]:
-        try:
-            clip = self[index]
-        except DataError as error:
-            return [error.problem], None
-        return list(clip_checks.clip_problems(clip, self._wanted.landmarks)), clip
 
     def store_problems(self) -> Iterator[Problem]:
         """Compares the size and checksum of every shard with the manifest."""

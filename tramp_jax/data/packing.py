@@ -99,8 +99,7 @@ def pack(
             _check_same(manifest.request, request, out)
             _clear(out)
             return f"{out}: nothing to do, its {len(manifest.infos)} clips are packed already{_notes(manifest)}"
-        if (out / PLAN).is_file():
-            plan = _read_plan(out)
+        if plan := json_files.read_record(_Plan, out / PLAN, _REMOVE):
             _check_same(plan.request, request, out)
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             message = f"{out}: exists and is not a packed data set; name another folder with --out"
@@ -113,8 +112,10 @@ def pack(
             write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
 
         if collect:
-            _check_complete(plan, out)
-        written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
+            written = _finished_shards(plan, out)
+            already = len(written)
+        else:
+            written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
         if job:
             return f"{out}: part {job} is {len(written)} of {len(plan.ends)} shards, {already} of them finished before"
         infos = tuple(dataset.source.infos[index] for index in plan.kept)
@@ -205,13 +206,6 @@ def _make_plan(
     return _Plan(request, tuple(kept), tuple(ends), tuple(report.errors), notes)
 
 
-def _read_plan(out: pathlib.Path) -> _Plan:
-    try:
-        return json_files.record(_Plan, json_files.read(out / PLAN, _REMOVE))
-    except (TypeError, ValueError) as error:
-        raise UserError("damaged_file", f"{out / PLAN}: damaged ({error}); {_REMOVE}") from error
-
-
 def _write_shards(
     source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int, job: shards.Shard | None
 ) -> tuple[list[Shard], int]:
@@ -239,31 +233,38 @@ def _shard_path(out: pathlib.Path, number: int, plan: _Plan) -> pathlib.Path:
     return out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
 
 
-def _check_complete(plan: _Plan, out: pathlib.Path) -> None:
+def _finished_shards(plan: _Plan, out: pathlib.Path) -> list[Shard]:
+    """All shards, once the jobs have written them.
+
+    Raises:
+      UserError: missing_file, naming the shards that are not finished.
+    """
     paths = [_shard_path(out, number, plan) for number in range(len(plan.ends))]
-    if missing := [path.name for path in paths if _finished(path) is None]:
+    found = {path.name: _finished(path) for path in paths}
+    if missing := [name for name, shard in found.items() if shard is None]:
         cure = "run the missing jobs of --shard before --collect"
         raise UserError("missing_file", f"{out}: {', '.join(missing)}: not packed yet; {cure}")
+    return [shard for shard in found.values() if shard]
 
 
 def _finished(path: pathlib.Path) -> Shard | None:
     """The shard of an earlier run, if it is complete."""
-    note = path.with_suffix(".json")
-    if not (note.is_file() and path.is_file()):
-        return None
     try:
-        shard = json_files.record(Shard, json_files.read(note, ""))
-    except (TypeError, ValueError):  # unusable, so the shard is written again
+        shard = json_files.read_record(Shard, path.with_suffix(".json"), "")
+    except UserError:  # its note is damaged, so the shard is written again
         return None
-    return shard if packed_clips.checksum(epath.Path(path)) == shard.sha256 else None
+    if shard is None or not path.is_file() or packed_clips.checksum(epath.Path(path)) != shard.sha256:
+        return None
+    return shard
 
 
 def _record(source: ClipSource, wanted: Wanted, index: int) -> bytes:
     clip = source[index]
     # Some sources return more than is wanted.
-    clip = dataclasses.replace(
-        clip, frames=clip.frames if wanted.frames else None, pixels=clip.pixels if wanted.pixels else None
-    )
+    if not wanted.frames:
+        clip = dataclasses.replace(clip, frames=None)
+    if not wanted.pixels:
+        clip = dataclasses.replace(clip, pixels=None)
     if not wanted.landmarks:
         clip = dataclasses.replace(clip, landmarks=np.full_like(clip.landmarks, np.nan), depth=None)
     return packed_clips.encode(clip)

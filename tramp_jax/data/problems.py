@@ -77,12 +77,13 @@ def counted(problems: Sequence[Problem], clips: Collection[str]) -> str:
             other.append(problem)
     parts = []
     if skipped:
-        parts.append(f"{len(skipped)} clips skipped ({_by_kind(skipped.values())})")
+        parts.append(f"{len(skipped)} clips skipped ({by_kind(skipped.values())})")
     if other:
         what = "warnings" if all(problem.severity == WARNING for problem in other) else "other problems"
-        parts.append(f"{len(other)} {what} ({_by_kind(problem.kind for problem in other)})")
+        parts.append(f"{len(other)} {what} ({by_kind(problem.kind for problem in other)})")
     return ", ".join(parts)
 
 
-def _by_kind(kinds: Iterable[str]) -> str:
+def by_kind(kinds: Iterable[str]) -> str:
+    """The number of each kind, the most frequent first, such as "2 bad_id, 1 empty_file"; "" for no kinds."""
     return ", ".join(f"{count} {kind}" for kind, count in collections.Counter(kinds).most_common())

@@ -6,9 +6,9 @@ import numpy as np
 
 from tramp_jax.errors import UserError
 
-MAX_FPS = 1000  # of any camera for faces; more would fill the memory with repeated frames
+MAX_FPS = 1000  # no camera films faces faster; a higher rate would fill the memory with repeated frames
 MAX_PAUSE = 1.0  # seconds; the longest unusual step between two frames
-SLOW = 8.0  # frames per second; with fewer, a movement of the face is over between two frames
+SLOW = 8.0  # frames per second; at a lower rate, a movement of the face can be over between two frames
 VARIABLE = 0.1  # share of the median step between frames; steps that differ by more make the rate variable
 _CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # clock ticks in seconds (GIF; QuickTime; Matroska, WebM, Flash, WMV)
 
@@ -51,7 +51,8 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       target: wanted frames per second; None keeps the video's own rate.
 
     Raises:
-      UserError: ``target`` is no rate (see ``check``), none is known, or nothing was recorded for ``MAX_PAUSE``.
+      UserError: bad_option for a ``target`` that ``check`` refuses; bad_data if no rate is known, or nothing was
+        recorded for more than ``MAX_PAUSE``.
     """
     if target is not None:
         check(target)

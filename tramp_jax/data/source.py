@@ -22,11 +22,17 @@ class Wanted:
     pixels: bool = True
     landmarks: bool = True
 
+    @property
+    def colours(self) -> bool:
+        """Whether ``pixels`` are read, which lie under the landmarks."""
+        return self.pixels and self.landmarks
+
 
 class ClipSource:
     """Clips by number. A subclass sets ``infos`` without reading the clips, and defines ``__getitem__``."""
 
     infos: Sequence[ClipInfo]
+    _with_landmarks = True  # False in a source whose landmarks are not wanted, so that all are NaN
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -49,7 +55,7 @@ class ClipSource:
             clip = self[index]
         except DataError as error:
             return [error.problem], None
-        return list(clip_problems(clip)), clip
+        return list(clip_problems(clip, self._with_landmarks)), clip
 
     def store_problems(self) -> Iterator[Problem]:
         """Yields what is wrong with files that hold many clips; reads all of them."""
@@ -83,21 +89,17 @@ class Split(ClipSource):
     def __init__(self, source: ClipSource, indices: Sequence[int], infos: Sequence[ClipInfo] | None = None):
         self.source = source
         self.indices = indices
-        self._relabelled = infos is not None
         self.infos = [source.infos[i] for i in indices] if infos is None else infos
 
     def __getitem__(self, index: int) -> Clip:
-        return self._labelled(self.source[self.indices[index]], index)
+        return dataclasses.replace(self.source[self.indices[index]], info=self.infos[index])
 
     def check(self, index: int) -> tuple[list[Problem], Clip | None]:
         problems, clip = self.source.check(self.indices[index])
-        return problems, clip and self._labelled(clip, index)
+        return problems, clip and dataclasses.replace(clip, info=self.infos[index])
 
     def store_problems(self) -> Iterator[Problem]:
         return self.source.store_problems()
-
-    def _labelled(self, clip: Clip, index: int) -> Clip:
-        return dataclasses.replace(clip, info=self.infos[index]) if self._relabelled else clip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,6 @@ import numpy as np
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.errors import UserError
 
-DEFAULT_FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
-
 
 def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset[str], frozenset[str]]]:
     """Cross-validation over subjects, stratified by the subjects' mean scores.
@@ -36,9 +34,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset
     return [(everyone - parts[fold], parts[fold]) for fold in range(k)]
 
 
-def holdout(
-    infos: Sequence[ClipInfo], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
-) -> dict[str, frozenset[str]]:
+def holdout(infos: Sequence[ClipInfo], fractions: Mapping[str, float], seed: int) -> dict[str, frozenset[str]]:
     """One split over subjects into named parts, stratified by the subjects' mean scores.
 
     Args:

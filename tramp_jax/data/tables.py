@@ -60,7 +60,7 @@ def whole(text: str) -> int | None:
 
 
 def find(folder: Path, names: Sequence[str], option: str, problems: Problems) -> Path | None:
-    """Finds the table in a folder that has one of ``names``, such as "clips.csv", or the same name as a workbook.
+    """Finds a table in a folder by its name, such as "clips.csv"; a workbook of the same name, clips.xlsx, counts too.
 
     Args:
       folder: an existing folder.
@@ -83,13 +83,13 @@ def find(folder: Path, names: Sequence[str], option: str, problems: Problems) ->
 
 
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
-    """The non-empty rows of a CSV file, or of a workbook's first sheet: number (counted from 1) -> stripped fields.
+    """The non-empty rows of a CSV file, or of a workbook's first visible sheet: number (from 1) -> stripped fields.
 
-    A CSV file is UTF-8 or UTF-16. Its separator is the one that its first line names ("sep=;", as spreadsheets do), or
-    the most frequent there: comma, semicolon or tab. Of a workbook, the first sheet that is shown is read. A number
-    becomes the text that a CSV file would have, "3" rather than "3.0", or "1.2e+17" if the workbook lost its last
-    digits. A formula becomes its last saved value. All rows of merged cells have their value. A decimal comma becomes a
-    point. The apostrophe that ``csv_text`` puts before a formula is removed.
+    A CSV file is UTF-8 or UTF-16. Its first line may name the separator ("sep=;", as spreadsheets write it); otherwise,
+    it is the comma, semicolon or tab, whichever that line has most of. In a workbook, a number becomes the text that a
+    CSV file would have, "3" rather than "3.0", or "1.2e+17" if the workbook lost its last digits. A formula becomes its
+    last saved value, and merged cells have their value in every row. A decimal comma becomes a point. The apostrophe
+    that ``csv_text`` puts before a formula is removed.
 
     Args:
       path: an existing file: .xlsx is a workbook, anything else is CSV.
@@ -112,7 +112,7 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
             if any(row):
                 rows[number] = [_with_point(unguarded(field)) for field in row]
     except _TableFault as fault:
-        problems.add(fault.kind, f"{path}{f', row {fault.row}' if fault.row else ''}: {fault}")
+        problems.add(fault.kind, fault.message(path, "row"))
         return {}
     return rows
 
@@ -124,21 +124,25 @@ class _TableFault(Exception):  # noqa: N818 - caught, and reported as a problem
         super().__init__(what)
         self.kind, self.row = kind, row
 
+    def message(self, path: Path, row_name: str) -> str:
+        place = f"{path}, {row_name} {self.row}" if self.row else path
+        return f"{place}: {self}"
+
 
 def read_lines(path: Path, problems: Problems) -> list[str]:
-    """The lines of a UTF-8 or UTF-16 list that is not a table; [] if ``problems`` took ``unreadable_table``."""
+    """The lines of a UTF-8 or UTF-16 text; [] if ``problems`` took ``unreadable_table`` or ``oversized_file``."""
     try:
         return _read_text(path).splitlines()
     except _TableFault as fault:
-        problems.add(fault.kind, f"{path}{f', line {fault.row}' if fault.row else ''}: {fault}")
+        problems.add(fault.kind, fault.message(path, "line"))
         return []
 
 
 def _read_text(path: Path) -> str:
-    """Reads UTF-8, with or without a byte order mark, and UTF-16.
+    """Reads UTF-8 and UTF-16, with or without a byte order mark.
 
-    Spreadsheets also write older encodings. Those are refused, because they cannot be told apart, and a wrong guess
-    would turn one person into two, or two into one.
+    Spreadsheets also write older encodings. Those are refused: the bytes do not say which encoding they are in, and a
+    wrong guess would turn one person into two, or two into one.
     """
     if path.stat().st_size > MAX_BYTES:
         raise _TableFault("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")

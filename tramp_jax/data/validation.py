@@ -16,11 +16,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files
-from tramp_jax.data import landmark_checks, landmarks, names
+from tramp_jax.data import landmark_checks, names
 from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.datasets import open_dataset, wanted_by
-from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems
+from tramp_jax.data.datasets import open_dataset
+from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems, by_kind
 from tramp_jax.data.source import ClipSource, Dataset, Split, Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.progress import Progress
@@ -58,9 +58,7 @@ class Report:
 
     def summary(self) -> str:
         """One line with the number of usable clips, and of errors by kind."""
-        kinds = collections.Counter(problem.kind for problem in self.errors)
-        errors = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none"
-        return f"{self._usable()}; errors: {errors}"
+        return f"{self._usable()}; errors: {by_kind(problem.kind for problem in self.errors) or 'none'}"
 
     def lines(self) -> list[str]:
         """Every problem, then a summary, for people to read."""
@@ -114,7 +112,7 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
       UserError: there is no such data set.
     """
     found = Problems(collect=True)
-    dataset = open_dataset(config, wanted or wanted_by(config), found)
+    dataset = open_dataset(config, wanted, found)
     problems = [*found.found, *_set_problems(dataset), *dataset.source.store_problems()]
     check_clip = functools.partial(_check_clip, dataset.source)
     bad: set[int] = set()
@@ -123,12 +121,13 @@ def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) ->
     infos = dataset.source.infos
     with Progress(len(infos), "clip", what="checking") as bar:
         for index, (mine, content) in enumerate(in_order(check_clip, range(len(infos)), workers)):
-            mine += _info_problems(infos[index])
-            mine += _repeated(infos, index, ids.setdefault(infos[index].id, index), "duplicate_clip", "has the id of")
+            info = infos[index]
+            mine += _info_problems(info)
+            if (first := ids.setdefault(info.id, index)) != index:
+                mine.append(_repeats(info, infos[first], "duplicate_clip", "id"))
             before = {what: firsts.setdefault((what, digest), index) for what, digest in content.items()}
             if repeated := [what for what, first in before.items() if first != index]:
-                what = f"has exactly the {repeated[0]} of"
-                mine += _repeated(infos, index, before[repeated[0]], "duplicate_content", what)
+                mine.append(_repeats(info, infos[before[repeated[0]]], "duplicate_content", repeated[0]))
             problems += mine
             if any(problem.severity == ERROR for problem in mine):
                 bad.add(index)
@@ -188,25 +187,15 @@ def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content
         found, clip = source.check(index)
         return (found, {}) if clip is None else ([*found, *_doubts(clip)], _content(clip))
     except Exception as error:  # the report must go on after an unforeseen error
-        return [_unreadable(info, error)], {}
+        what = f"{place_of(info)}: cannot be read ({type(error).__name__}: {error})"
+        return [Problem("unreadable_clip", what, info.id)], {}
 
 
 def _doubts(clip: Clip) -> Iterator[Problem]:
     if what := landmark_checks.doubt(clip.landmarks):
         yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
-    seen = clip.landmarks[np.isfinite(clip.landmarks).all((1, 2))]
-    if len(seen) and abs(degrees := landmarks.tilt(seen, clip.layout)) > landmark_checks.LYING:
-        message = f"{place_of(clip.info)}: the face is turned by {degrees:.0f}°, sideways or upside down (y grows down)"
-        yield Problem("doubtful_landmarks", message, clip.info.id, WARNING)
-    elif len(seen) and landmarks.is_mirrored(seen, clip.layout):
-        message = (
-            f"{place_of(clip.info)}: the left eye is on the right: the landmarks are mirrored, or in another order"
-        )
-        yield Problem("doubtful_landmarks", message, clip.info.id, WARNING)
-
-
-def _unreadable(info: ClipInfo, error: Exception) -> Problem:
-    return Problem("unreadable_clip", f"{place_of(info)}: cannot be read ({type(error).__name__}: {error})", info.id)
+    for _, what in landmark_checks.wrong_way(clip.landmarks, clip.layout):
+        yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
 
 
 def _content(clip: Clip) -> _Content:
@@ -221,12 +210,10 @@ def _content(clip: Clip) -> _Content:
     return content
 
 
-def _repeated(infos: Sequence[ClipInfo], index: int, first: int, kind: str, what: str) -> list[Problem]:
-    """The problem with a clip that repeats an earlier one, if it does."""
-    if first == index:
-        return []
-    cure = "remove one of the two from its list"
-    return [Problem(kind, f"{place_of(infos[index])}: {what} {place_of(infos[first])}; {cure}", infos[index].id)]
+def _repeats(info: ClipInfo, earlier: ClipInfo, kind: str, what: str) -> Problem:
+    """The problem with a clip that has the id, the landmarks or the frames of an earlier one."""
+    message = f"{place_of(info)}: has the same {what} as {place_of(earlier)}; remove one of the two from its list"
+    return Problem(kind, message, info.id)
 
 
 def _info_problems(info: ClipInfo) -> list[Problem]:
@@ -293,18 +280,13 @@ def _fold_problems(folds: Sequence[tuple[str, frozenset[str]]], everyone: set[st
 
 def _missing_classes(infos: Sequence[ClipInfo], parts: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
     """Yields the expressions and scores that are absent from a part."""
-    scores: dict[str, set[float]] = collections.defaultdict(set)
-    for info in infos:
-        scores[info.expression].add(info.score)
+    everywhere = _scores(infos)
     for name, people in parts.items():
-        here: dict[str, set[float]] = collections.defaultdict(set)
-        for info in infos:
-            if info.subject in people:
-                here[info.expression].add(info.score)
+        here = _scores(info for info in infos if info.subject in people)
         if not here:
             yield Problem("empty_part", f"{name} has no clip; check its list")
             continue
-        for expression, known in sorted(scores.items()):
+        for expression, known in sorted(everywhere.items()):
             if expression not in here:
                 what = f"{name} has no clip of {expression}, so that expression cannot be trained and tested"
                 yield Problem("missing_expression", f"{what}; choose others, or another split")
@@ -313,3 +295,11 @@ def _missing_classes(infos: Sequence[ClipInfo], parts: Mapping[str, frozenset[st
                 more = f" and {len(absent) - _MAX_LISTED} more" if len(absent) > _MAX_LISTED else ""
                 what = f"{name} has no clip of {expression} with the score {listed}{more}"
                 yield Problem("missing_class", what, severity=WARNING)
+
+
+def _scores(infos: Iterable[ClipInfo]) -> dict[str, set[float]]:
+    """The scores that occur with each expression."""
+    scores: dict[str, set[float]] = collections.defaultdict(set)
+    for info in infos:
+        scores[info.expression].add(info.score)
+    return scores

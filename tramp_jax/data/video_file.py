@@ -17,15 +17,16 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.filter import Graph
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
-from tramp_jax.data import tables
+from tramp_jax.data import images, tables
 from tramp_jax.errors import UserError
 
-MAX_PIXELS = 1 << 26  # per frame; 8K has half as many
+MAX_PIXELS = images.MAX_PIXELS  # per frame
 _PROMISED = 0.9  # share of its frames that a damaged file must deliver to be usable
 _MIN_ASPECT, _MAX_ASPECT = Fraction(1, 4), Fraction(4)  # width / height of a pixel; cameras stay between 1/2 and 2.2
 _SAME_SHAPE = 0.01  # relative difference between two picture shapes that rounding explains
@@ -40,7 +41,7 @@ _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 # These decoders return nothing before the first picture that they can decode. Others return P- and B-frames on grey.
 _WAIT = ("h264", "hevc")
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
-_SLOW_MOTION = 3  # by how much the camera's rate and the file's must differ; in the dark, a phone takes fewer frames
+_SLOW_MOTION = 3  # factor between the camera's rate and the file's; below it, a phone may only have slowed in the dark
 # FFmpeg's AVColorSpace. Without a mark, FFmpeg takes BT.601 for every size, and players BT.709 for HD sizes.
 _UNMARKED, _SD_SIZE = 2, (1279, 576)
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
@@ -142,37 +143,36 @@ class _Packets:
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                self.broken_end = True
-                return
-            if packet is None:
-                return
-            if packet.size:
-                self.read += 1
-                self.hidden += packet.is_discard
-                self.broken_end = packet.is_corrupt
-                if self._order is not None and packet.dts is not None:
-                    self._order.append(packet.dts)
-            try:
-                decoded = packet.decode()
-            except av.FFmpegError:
-                self.damaged += 1
-                self.broken_end = True
+        """Yields the intact frames, in the order in which they are shown."""
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._decoded(packet)
+        except av.FFmpegError:  # the rest of the file cannot be read
+            self.broken_end = True
+
+    def _decoded(self, packet: "Packet[VideoStream]") -> Iterator[VideoFrame]:
+        if packet.size:
+            self.read += 1
+            self.hidden += packet.is_discard
+            self.broken_end = packet.is_corrupt
+            if self._order is not None and packet.dts is not None:
+                self._order.append(packet.dts)
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            self.damaged += 1
+            self.broken_end = True
+            return
+        for frame in decoded:
+            if self._is_whole(frame):
+                yield frame
                 continue
-            for frame in decoded:
-                if self._is_whole(frame):
-                    yield frame
-                    continue
-                self.damaged += 1
-                if self._order:
-                    self._order.popleft()
+            self.damaged += 1
+            if self._order:
+                self._order.popleft()
 
     def _is_whole(self, frame: VideoFrame) -> bool:
-        """Whether nothing that a frame is decoded from is missing, as far as the decoder says."""
+        """Whether a frame was decoded from complete data, as far as the decoder says."""
         self._started |= frame.key_frame or frame.pict_type not in _PREDICTED
         return self._started and not frame.is_corrupt
 
@@ -208,7 +208,7 @@ class _Combs:
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
-        self._without_stills = self._combed = self._seen = 0
+        self._seen = self._moving = self._combed = 0  # pixels
 
     def look(self, image: np.ndarray, number: int) -> None:
         """Compares some pairs of neighbouring frames (H, W, 3)."""
@@ -225,11 +225,11 @@ class _Combs:
             np.minimum(np.minimum(-first, -third), second) > _COMB_STEP
         )
         self._seen += moving.size
-        self._without_stills += int(moving.sum())
+        self._moving += int(moving.sum())
         self._combed += int((tooth & moving).sum())
 
     def warnings(self) -> list[str]:
-        if self._without_stills < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._without_stills:
+        if self._moving < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._moving:
             return []
         return [
             "the frames look interlaced, though the file does not say so: what moves has edges like combs; deinterlace "
@@ -339,7 +339,9 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
 
 def _deinterlacer(frame: VideoFrame, order: int) -> Graph:
     """Makes one frame from two fields. ``order`` is the container's field order; up to 1, each frame's mark counts."""
-    parity = "auto" if order <= _PROGRESSIVE else "tff" if order in _TOP_FIRST else "bff"
+    parity = "auto"
+    if order > _PROGRESSIVE:
+        parity = "tff" if order in _TOP_FIRST else "bff"
     graph = Graph()
     graph.link_nodes(
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
@@ -473,7 +475,7 @@ def _is_cut_off(path: Path) -> bool:
     """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, Flash, WMV, MPEG-TS, GIF."""
     with path.open("rb") as file:
         start = file.read(8)
-        position, end = 0, file.seek(0, os.SEEK_END)
+        end = file.seek(0, os.SEEK_END)
         if start.startswith(b"RIFF"):
             return end < 8 + int.from_bytes(start[4:], "little")
         if start.startswith(_EBML):
@@ -485,17 +487,9 @@ def _is_cut_off(path: Path) -> bool:
         if start.startswith(b"GIF8"):
             file.seek(max(end - 1024, 0))
             return not file.read().rstrip(b"\0").endswith(b";")
-        if start[4:] not in _MP4_STARTS:
-            return any(_ends_within_a_packet(file, end, size, at) for size, at in _TS_PACKETS)
-        while position + 8 <= end:
-            file.seek(position)
-            length = int.from_bytes(file.read(4), "big")
-            if length == 1:  # it follows in 64 bits, after the kind
-                length = int.from_bytes(file.read(12)[4:], "big")
-            if length < 8:  # the last box, which reaches to the end, or damage
-                return False
-            position += length
-    return position > end
+        if start[4:] in _MP4_STARTS:
+            return any(position + length > end for _, position, length in _mp4_boxes(file))
+        return any(_ends_within_a_packet(file, end, size, at) for size, at in _TS_PACKETS)
 
 
 def _asf_size(file: BinaryIO) -> int:
@@ -538,19 +532,27 @@ def _end_of_segment(file: BinaryIO) -> int:
 
 def _mp4_index(file: BinaryIO) -> set[bytes]:
     """The track types (b"vide", b"soun") in the index of an MP4 or MOV file; empty without an index."""
+    for kind, position, length in _mp4_boxes(file):
+        if kind == b"moov":
+            file.seek(position)
+            content = file.read(min(length or _MAX_INDEX, _MAX_INDEX))
+            # A track's type follows 8 bytes after the letters of its handler box.
+            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
+    return set()
+
+
+def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the kind, position and length of each outer box of an MP4 or MOV file.
+
+    The length is 0 for a last box that reaches to the end. Whatever follows a damaged length is not searched.
+    """
     position, end = 0, file.seek(0, os.SEEK_END)
     while position + 8 <= end:
         file.seek(position)
-        length = int.from_bytes(file.read(4), "big")
-        kind = file.read(4)
-        header = 8
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
         if length == 1:  # the length follows in 64 bits
-            length, header = int.from_bytes(file.read(8), "big"), 16
-        if kind == b"moov":
-            content = file.read(min(length or end, _MAX_INDEX))
-            # A track's type follows 8 bytes after the letters of its handler box.
-            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
-        if length < header:  # the last box, which reaches to the end, or damage
-            break
+            length = int.from_bytes(file.read(8), "big")
+        yield kind, position, length
+        if length < 8:
+            return
         position += length
-    return set()

@@ -79,12 +79,12 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
         landmarks = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", put, Problems())
         if wanted.pixels and colours_given:
             colours = part_folder(root, options.colours_root, "colours", "colours_root", put, Problems())
-    if wanted.frames or (wanted.pixels and wanted.landmarks and not colours_given):
+    if wanted.frames or (wanted.colours and not colours_given):
         frames = part_folder(root, options.frames_root, "frames", "frames_root", put, Problems())
     lists = {}
     for part, given in (("train", options.train_list), ("test", options.test_list)):
-        path = given or str(root / f"set_{options.set}_{part}.txt")
-        lists[part] = list_file(root, path, (), f"{part}_list", _LIST_CURE, Problems()) or Path(path)
+        lists[part] = Path(given).expanduser() if given else root / f"set_{options.set}_{part}.txt"
+        list_file(root, str(lists[part]), (), f"{part}_list", _LIST_CURE, Problems())  # raises if it is missing
     infos, official = _read_lists(lists, options.first_label, problems)
 
     skipped = []

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tramp_jax.data import clip_folder, names, tables
+from tramp_jax.data import clip_folder, names, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import list_file, root_folder
@@ -26,9 +26,10 @@ _REQUIRED = ("path", "subject", "expression", "score")
 _OPTIONAL = ("id", "group", "fps", "split")
 _SPLITS = ("train", "test")
 _NAMES = ("id", "subject", "expression", "group", "split")
-_MISSING = (*names.MISSING, "na", "#n/a", "nd", "none")
-_CODES = frozenset([-1.0, *(sign * x for sign in (-1.0, 1.0) for x in (77, 88, 99, 777, 888, 999, 9999)), -7, -8, -9])
-_FPS = (1, 1000)  # fewer is the time between frames, more a clock's ticks
+_MISSING = (*names.MISSING, "na", "#n/a", "nd", "none")  # in a column of numbers, where NA cannot be initials
+# Numbers that people write for a missing rating.
+_CODES = frozenset([-1, -7, -8, -9, *(sign * code for sign in (-1, 1) for code in (77, 88, 99, 777, 888, 999, 9999))])
+_FPS = (1, rate.MAX_FPS)  # a smaller number is the time between frames, a larger one counts a clock's ticks
 _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
     clips/anna_smile_1,anna,smile,3
@@ -159,12 +160,16 @@ def read_list(
 def _are_ratings(values: Sequence[str]) -> bool:
     """Whether a column holds numbers, except for some cells."""
     given = [value for value in values if value.lower() not in _MISSING]
-    return 2 * sum(tables.number(value) is not None for value in given) > len(given)
+    return 2 * len(_numbers(given)) > len(given)
+
+
+def _numbers(values: Sequence[str]) -> list[float]:
+    return [value for text in values if (value := tables.number(text)) is not None]
 
 
 def _missing_codes(values: Sequence[str]) -> frozenset[float]:
     """The numbers in a column that stand for a missing rating: far above all ratings, or the only negative ones."""
-    numbers = {value for text in values if (value := tables.number(text)) is not None}
+    numbers = set(_numbers(values))
     ratings = numbers - _CODES
     if not ratings or min(ratings) < 0 or max(ratings) < 2:  # -1, 0 and 1 can be ratings
         return frozenset()
@@ -173,15 +178,13 @@ def _missing_codes(values: Sequence[str]) -> frozenset[float]:
 
 def _unlike_others(values: Sequence[str]) -> frozenset[float]:
     """The few ratings that are more than twice as large as all others, or below 0 where all others are not."""
-    found = sorted(value for text in values if (value := tables.number(text)) is not None)
+    found = sorted(_numbers(values))
+    if len(found) < 5:
+        return frozenset()
     few = len(found) // 4
-    low = {value for value in found[:few] if value < 0 <= found[few]}
-    high: set[float] = set()
-    for i in range(len(found) - few, len(found)):
-        if 0 < i and max(2 * found[i - 1], 4) < found[i]:
-            high = set(found[i:])
-            break
-    return frozenset(low | high) if len(found) >= 5 else frozenset()
+    low = [value for value in found[:few] if value < 0 <= found[few]]
+    jumps = (i for i in range(len(found) - few, len(found)) if found[i] > max(2 * found[i - 1], 4))
+    return frozenset([*low, *found[next(jumps, len(found)) :]])
 
 
 def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:

@@ -15,7 +15,6 @@ folder ROOT; FILE is a File Name of the split list, such as A002_02_NSM_OPEN_col
 If ROOT/landmarks does not exist, the videos are read.
 """
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -131,7 +130,7 @@ def _crops(root: Path, options: Options, wanted: Wanted) -> _Read:
     points = frames = root
     if wanted.landmarks:
         points = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", _PUT, Problems())
-    if wanted.frames or (wanted.pixels and wanted.landmarks):
+    if wanted.frames or wanted.colours:
         frames = part_folder(root, options.frames_root, "frames", "frames_root", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -146,27 +145,26 @@ def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str,
     """Cuts repetitions out of videos: every frame up to a repetition's last is decoded."""
     name, option = "video_landmarks", "video_landmarks_root"
     points_folder = part_folder(root, options.video_landmarks_root, name, option, _PUT, Problems())
-    coloured = wanted.pixels and wanted.landmarks
     videos = root
-    if wanted.frames or coloured:
+    if wanted.frames or wanted.colours:
         videos = part_folder(root, options.videos_root, "Videos", "videos_root", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         path, repetition = points_folder / f"{info.id}.npy", repetitions[info.id]
         found = clip_files.read_points(path, info, FACTS.layouts, _FILES_CURE, problems, size=None)
         box = face_box(landmarks.select(*found)) if found else None
-        frames: np.ndarray | None = None
-        pixels: np.ndarray | None = None
-        if wanted.frames or coloured:
+        frames = pixels = None
+        if wanted.frames or wanted.colours:
             images = _cut(videos, repetition, box, path, problems)
             if problems.collect or box is None:
-                collections.deque(images, maxlen=0)  # decodes them
+                for _ in images:  # decodes them, which finds what is wrong
+                    pass
             else:
                 frames = np.stack([box.cut(image) for image in images])
         if found is None or box is None:
             return None
         points, layout = box.map(found[0]), found[1]
-        if frames is not None and coloured:
+        if frames is not None and wanted.colours:
             pixels = clip_files.colours_under(frames, points, layout, videos, info.id, _FILES_CURE)
         if not wanted.landmarks:
             points, layout = clip_files.no_points(info)
@@ -189,25 +187,21 @@ def _cut(
         problems.add("missing_video", message, repetition.id)
         return
     count = 0
-    images = read_video(path, repetition.first, repetition.last)
-    while True:
-        try:
-            image = next(images, None)
-        except VideoError as error:
-            problems.add(error.kind, str(error), repetition.id)
-            return
-        if image is None:
-            break
-        height, width = image.shape[:2]
-        if box is not None and not box.fits(width, height):
-            message = (
-                f"{landmarks_file}: the landmarks lie outside the {width}×{height} frames of {path}; they must be "
-                f"pixels of the video's frame; {_FILES_CURE}"
-            )
-            problems.add("landmarks_out_of_frame", message, repetition.id)
-            return
-        yield image
-        count += 1
+    try:
+        for image in read_video(path, repetition.first, repetition.last):
+            height, width = image.shape[:2]
+            if box is not None and not box.fits(width, height):
+                message = (
+                    f"{landmarks_file}: the landmarks lie outside the {width}×{height} frames of {path}; they must be "
+                    f"pixels of the video's frame; {_FILES_CURE}"
+                )
+                problems.add("landmarks_out_of_frame", message, repetition.id)
+                return
+            yield image
+            count += 1
+    except VideoError as error:
+        problems.add(error.kind, str(error), repetition.id)
+        return
     if count < repetition.num_frames:
         message = (
             f"{path}: ends or cannot be decoded before frame {repetition.first + count}, but {repetition.source} needs "

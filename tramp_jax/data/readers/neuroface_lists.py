@@ -32,6 +32,7 @@ FOLDS = tuple(
 SUBJECTS = frozenset().union(*FOLDS)
 
 _FILE = re.compile(r"(([A-Z]+)\d+)((?:_[A-Za-z0-9]+)*)")  # no blanks or slashes, because it names files
+_SPLIT_COLUMNS = ("file name", "repid", "number of frames", "start", "end")
 _MEASURES = ("overall", *SUB_SCORES)
 
 
@@ -111,9 +112,6 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
                     WARNING,
                 )
     return [found[row] for row in sorted(found)]
-
-
-_SPLIT_COLUMNS = ("file name", "repid", "number of frames", "start", "end")
 
 
 def _row_fault(fields: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from tramp_jax.data.source import Dataset, Facts, FileSource, RatingScale, Wante
 
 __all__ = ["EXPRESSIONS", "FACTS", "Options", "open"]
 
-FACTS = Facts(RatingScale("MDS-UPDRS", 0.0, 4.0, "normal", "severe"), "insightface", ("insightface73",), 25.0)
+FACTS = Facts(RatingScale(), "insightface", ("insightface73",), 25.0)
 
 FRAMES_ADDRESS = "https://github.com/shuchaoduan/QAFE-Net"
 TRAJECTORIES_ADDRESS = "https://github.com/shuchaoduan/TraMP-Former"

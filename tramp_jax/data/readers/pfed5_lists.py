@@ -39,16 +39,16 @@ def read_list(path: Path, expression_column: int, problems: Problems) -> list[Cl
       DataError: a malformed row, a row that repeats an earlier clip, no clips, or an unclear expression column. If
         ``problems`` collects them instead, these rows are skipped.
     """
-    rows = _rows(tables.read_rows(path, problems))
-    if not rows.keys() - {0}:
+    header, rows = _header_and_rows(tables.read_rows(path, problems))
+    if not rows:
         problems.add("empty_list", f"{path}: lists no clips; {AGAIN}")
         return []
-    column = expression_column or _expression_column(path, rows, problems)
+    column = expression_column or _expression_column(path, header, list(rows.values()), problems)
+    if not column:
+        return []
     infos: list[ClipInfo] = []
     seen: dict[tuple[str, str], int] = {}
     for number, fields in rows.items():
-        if number == 0 or not column:
-            continue
         place = f"{path}, row {number}"
         faults = list(_faults(fields, column))
         for kind, what in faults:
@@ -70,20 +70,19 @@ def read_list(path: Path, expression_column: int, problems: Problems) -> list[Cl
     return infos
 
 
-def _rows(rows: dict[int, list[str]]) -> dict[int, list[str]]:
-    """The rows, with the header as row 0 if there is one."""
+def _header_and_rows(rows: dict[int, list[str]]) -> tuple[list[str], dict[int, list[str]]]:
+    """Separates the header, which is [] if there is none, from the rows."""
     first = min(rows, default=0)
-    numeric = any(tables.number(field) is not None for field in rows.get(first, []))
-    if rows and (not numeric or rows[first] == [str(i) for i in range(len(rows[first]))]):
-        rows = {0: rows[first]} | {i: row for i, row in rows.items() if i != first}
-    return rows
+    header = rows.get(first, [])
+    numeric = any(tables.number(field) is not None for field in header)
+    if numeric and header != [str(i) for i in range(len(header))]:
+        return [], rows
+    return header, {i: row for i, row in rows.items() if i != first}
 
 
-def _expression_column(path: Path, rows: dict[int, list[str]], problems: Problems) -> int:
+def _expression_column(path: Path, header: list[str], rows: list[list[str]], problems: Problems) -> int:
     """The expression's column; 0 if it is unclear and problems are collected."""
-    header = rows.get(0, [])
-    data = [fields for number, fields in rows.items() if number]
-    fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in data if c < len(x)) > len(data)]
+    fits = [c for c in _EXPRESSION_COLUMNS if 2 * sum(_is_expression(x[c]) for x in rows if c < len(x)) > len(rows)]
     if len(fits) > 1:
         named = [c for c in fits if c < len(header) and re.search("expression|class", header[c], re.IGNORECASE)]
         fits = named if len(named) == 1 else fits

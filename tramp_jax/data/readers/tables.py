@@ -56,7 +56,7 @@ class Tables:
     def add(self, row: Row) -> int:
         """Reads a row's table. Returns its number of frames, or 0 if it cannot be used."""
         try:
-            clip = landmark_tables.read_clip(row.path, row.info, row.fps)
+            clip = landmark_tables.read_trajectory(row.path, row.fps).clip(row.info)
         except UserError as error:
             self._problems.add(error.kind, f"{row.info.source}: {error}", row.info.id)
             return 0

@@ -46,6 +46,7 @@ _MAX_BYTES = 64 * 1024  # a published frame has under 4 kB
 _FARTHEST = 256  # a point may lie outside its 256-pixel crop by less than the crop's size
 _VIDEO = re.compile(r"(?:.*/)?(video\d+)_final\.mp4")  # older copies of the lists have a folder in front
 _FRAME = re.compile(r"([1-9]\d*)\.pickle")
+_NAMES = frozenset(FACEPP_106)
 _AGAIN = f"restore it from {ADDRESS}"
 _HOW_TO_GET = f"Get YouTubePD with `git clone {ADDRESS}`, and name the clone with --config.data.root=PATH"
 
@@ -113,9 +114,13 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         if info.id not in decoded:  # the whole decoded data set takes about 20 MB
-            points = [_checked_frame(path, info, problems) for path in frames[info.id]]
-            sound = [frame for frame in points if frame is not None]
-            if len(sound) < len(points):
+            sound = []
+            for path in frames[info.id]:
+                try:
+                    sound.append(read_frame(path))
+                except DataError as error:
+                    problems.add(error.problem.kind, error.problem.message, info.id)
+            if len(sound) < len(frames[info.id]):
                 return None
             decoded[info.id] = np.stack(sound)
         return Clip(info, decoded[info.id].copy(), FACTS.layouts[0], fps=FACTS.fps)
@@ -149,14 +154,6 @@ def _frame_files(folder: Path, score: int, place: str, problems: Problems) -> tu
         )
         problems.add("missing_frames", message, video)
     return () if len(problems.found) > before else tuple(folder / f"{number}.pickle" for number in numbers)
-
-
-def _checked_frame(path: Path, info: ClipInfo, problems: Problems) -> np.ndarray | None:
-    try:
-        return read_frame(path)
-    except DataError as error:
-        problems.add(error.problem.kind, error.problem.message, info.id)
-        return None
 
 
 def read_list(path: Path, problems: Problems) -> dict[str, tuple[int, int]]:
@@ -233,9 +230,6 @@ def _load(path: Path) -> Any:
 
 def _refused(kind: str, what: str) -> DataError:
     return DataError(Problem(kind, f"{what}; {_AGAIN}"))
-
-
-_NAMES = frozenset(FACEPP_106)
 
 
 def _is_pixel(value: object) -> bool:
