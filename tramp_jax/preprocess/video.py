@@ -163,6 +163,7 @@ class AnimatedWebP:
         self.path = path
         self.warnings: tuple[str, ...] = ()
         content = path.read_bytes()
+        # The header of the file stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
             raise VideoError(f"{path}: {width}×{height} pixels are too large; shrink it")
@@ -232,8 +233,10 @@ def _decode(file: Path) -> np.ndarray | None:
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
+            # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
+            reason = str(getattr(error, "err", error)).strip() or type(error).__name__
             raise VideoError(
-                f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
+                f"{file}: not a readable image ({reason}); remove it or export it again, smaller"
             ) from error
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -249,11 +252,6 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
 def _folders(path: Path) -> list[Path]:
     """The folders in a folder, by name, without hidden ones."""
     return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
-
-
-def _reason(error: BaseException) -> str:
-    """OpenCV's reason without its version and source lines."""
-    return str(getattr(error, "err", "") or error or type(error).__name__).strip()
 
 
 class _SilentOpenCV:
