@@ -142,7 +142,7 @@ class SyntheticFaces(ClipSource):
         self._cache: dict[int, clips.Clip] | None = {} if cache else None
 
     def __getitem__(self, index: int) -> clips.Clip:
-        index = range(len(self))[index]
+        index = range(len(self))[index]  # resolves a negative index, and raises IndexError
         if self._cache is None:
             return self._make(index)
         # Two threads may draw the same clip at the same time. Both get the same result, so there is no lock.
@@ -254,8 +254,8 @@ def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     return np.exp(waves[:, :1] + waves[:, 1:] + rng.normal(0, 0.005, (num_frames, 1)))
 
 
-def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
-    """(H, W, 3) uint8 with a row of frames for each expression, at severity 0 (left) and 4 (right)."""
+def contact_sheet(seed: int = 0, size: int = 112) -> np.ndarray:
+    """(H, W, 3) uint8 with a row for each expression: five frames at severity 0 (left), five at severity 4 (right)."""
     source = SyntheticFaces(20, 1, seed=seed, cache=False)
     rows: list[np.ndarray] = []
     shown: set[str] = set()
@@ -269,9 +269,9 @@ def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
             )
             shown.add(source.infos[index].subject)
             painter, last = source.painter(index), source.infos[index].num_frames - 1
-            tiles = [painter.paint(t) for t in np.linspace(0, last, times).astype(int)]
-            halves.append(np.hstack([cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA) for tile in tiles]))
-            halves[-1] = _titled(halves[-1], f"{name.replace('_', ' ')}, severity {score}")
+            images = [painter.paint(t) for t in np.linspace(0, last, 5).astype(int)]
+            tiles = [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
+            halves.append(_titled(np.hstack(tiles), f"{name.replace('_', ' ')}, severity {score}"))
         gap = np.full((halves[0].shape[0], 8, 3), 255, np.uint8)
         rows.append(np.hstack([halves[0], gap, halves[1]]))
     return np.vstack(rows)

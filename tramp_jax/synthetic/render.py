@@ -67,7 +67,7 @@ class Painter:
         self._turn = linear[:, :, :2]
         self._shift = offset + 45 * linear[:, :, 2]
         gain = rng.uniform(0.92, 1.08) * rng.uniform(0.98, 1.02, 3)
-        gains = [gain] if flicker is None else gain * flicker
+        gains = [gain] if flicker is None else gain * flicker  # one for all frames, or one for each
         self._exposure = [_light_table(each) for each in gains]
         self._sharpness = float(rng.uniform(0.55, 0.9))
         self._noise = (_noise_bank() * rng.uniform(1.5, 3.0)).astype(np.int16)
