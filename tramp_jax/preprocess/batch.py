@@ -70,7 +70,8 @@ def read_jobs(path: Path) -> list[Job]:
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
     for number, row in table.items():
         if not tables.is_path(row["path"]):
-            raise UserError("bad_data", f"{path}, row {number}: the path has {len(row['path'])} characters; correct it")
+            message = f"{path}, row {number}: the path is too long ({len(row['path'])} characters); correct it"
+            raise UserError("bad_data", message)
     if taken := next((name for name in columns if name in _TAKEN), ""):
         message = f"{path}: column {taken} has another meaning in {LIST}, so it would be lost; rename or remove it"
         raise UserError("bad_columns", message)
@@ -175,7 +176,7 @@ class ClipList:
             raise UserError(
                 "bad_data",
                 f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot use "
-                "this name; rename it, or choose another --out",
+                "this name; rename the video, or choose another --out",
             )
         if overwrite or not (listed and there):
             return False
@@ -249,6 +250,7 @@ def _cells(job: Job) -> dict[str, str]:
 
 
 def _equal(one: str, other: str) -> bool:
+    """Whether two cells hold the same text or the same number."""
     number = tables.number(one)
     return names.clean(one) == names.clean(other) or (number is not None and number == tables.number(other))
 
@@ -342,4 +344,4 @@ def _read_evidence(clip_folder: Path) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return "by default" if value is None else str(value)
+    return "unset" if value is None else str(value)

@@ -18,7 +18,7 @@ from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
-_REPEATED = 0.1  # share of frames that repeat the one before, bit by bit; a camera's noise never does
+_REPEATED = 0.1  # warn if a larger share of frames equals the one before; a camera's noise makes all frames differ
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,7 +166,7 @@ class AnimatedWebP:
         # The header of the file stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
-            raise VideoError(f"{path}: {width}×{height} pixels are too large; shrink it")
+            raise VideoError(f"{path}: {width}×{height} pixels are too many; shrink it")
         self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
@@ -255,7 +255,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 class _SilentOpenCV:
-    """Silences OpenCV's log: a file it cannot read becomes a ``VideoError``."""
+    """Silences OpenCV's log, because a file that it cannot read becomes a ``VideoError``."""
 
     def __enter__(self) -> None:
         self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -44,7 +44,7 @@ DEPTH_NOISE = 1.0  # pixels; detectors estimate depth less well
 _SPREAD = 0.4  # the continuous severity of a clip is within this distance of its score
 CUES = ("motion", "landmarks", "appearance", "both")
 # With cues other than "motion":
-CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows
+CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows around the score
 _BIAS, _JITTER = 0.8, 0.5  # pixels; the detector's error of a point in all frames of a clip, and in each frame
 
 
@@ -98,9 +98,8 @@ class SyntheticFaces(ClipSource):
       quality: JPEG quality of the frames, 1-100.
       score: the same score for all clips, instead of drawn ones.
       cues: what shows the severity, one of ``CUES``.
-      cue_noise: standard deviation, in steps of the score, of the severity that each kind of cue shows about the score.
-        The two kinds err independently, so the larger it is, the more a model gains that reads both. Cues of "motion"
-        ignore it.
+      cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
+        kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
 
     Raises:
       UserError: no clips asked for, an unknown expression, unknown cues, or noise below 0.

@@ -15,7 +15,7 @@ from tramp_jax.preprocess.faces import SourceError, area, overlap
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
 _MIN_SCORE_PART = 0.8  # in a part of the frame, where folds of cloth and the like reach 0.73
-_MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6
+_MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6  # boxes that overlap more, or lie in each other more, are one face
 _GRIDS = ((16, 2), (8, 6))  # cells per side, anchors per cell
 
 
