@@ -189,14 +189,14 @@ def clip_id(name: str) -> str:
 
 
 def first_face(
-    path: str | Path, source: LandmarkSource, options: PreprocessOptions | None = None
+    path: str | Path, source: LandmarkSource, options: PreprocessOptions
 ) -> tuple[int, Face, tuple[int, int]]:
     """Finds the first frame with a face. Returns its number, its largest face, and the video's (width, height).
 
     Raises:
       VideoError: the video cannot be read or shows no face.
     """
-    frames = open_frames(path, (options or PreprocessOptions()).images_fps)
+    frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
     for number, found in enumerate(source(first_pass.watch(frames, source.max_side))):
         if found:
@@ -296,7 +296,7 @@ def _second_pass(
     for number, (_, image) in enumerate(frames):
         decoded = time.perf_counter()
         spent["decode"] += decoded - started
-        if len(images) < len(wanted) and wanted[len(images)] == number:
+        if wanted[len(images)] == number:
             cut = box.cut(image)
             encoded = clips.encode_frame(cut, quality)
             while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame may be repeated

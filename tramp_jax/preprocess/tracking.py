@@ -154,11 +154,11 @@ def scene_cuts(changes: Sequence[float]) -> list[int]:
 
     A cut changes the whole picture at once, far more than the frames around it.
     """
-    change = np.asarray(changes)
+    levels = np.asarray(changes)
     found = []
-    for i in np.flatnonzero(change > _CUT):
-        around = np.concatenate([change[max(i - 12, 0) : i], change[i + 1 : i + 13]])
-        if len(around) == 0 or change[i] > _CUT_RATIO * np.median(around):
+    for i in np.flatnonzero(levels > _CUT):
+        around = np.concatenate([levels[max(i - 12, 0) : i], levels[i + 1 : i + 13]])
+        if len(around) == 0 or levels[i] > _CUT_RATIO * np.median(around):
             found.append(int(i) + 1)
     return found
 

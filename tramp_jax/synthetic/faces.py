@@ -95,7 +95,6 @@ class SyntheticFaces(ClipSource):
       seed: seed of everything, at least 0.
       with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
       cache: keep clips once they are read (about 1 MB each with frames).
-      quality: JPEG quality of the frames, 1-100.
       score: the same score for all clips, instead of drawn ones.
       cues: what shows the severity, one of ``CUES``.
       cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
@@ -113,7 +112,6 @@ class SyntheticFaces(ClipSource):
         seed: int = 0,
         with_frames: bool = True,
         cache: bool = True,
-        quality: int = 95,
         score: float | None = None,
         cues: str = "motion",
         cue_noise: float = CUE_NOISE,
@@ -129,7 +127,7 @@ class SyntheticFaces(ClipSource):
             raise UserError(
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
-        self._seed, self._with_frames, self._quality, self._score = seed, with_frames, quality, score
+        self._seed, self._with_frames, self._score = seed, with_frames, score
         self._cues, self._cue_noise = cues, cue_noise
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
@@ -242,7 +240,7 @@ class SyntheticFaces(ClipSource):
             images = [painter.paint(t) for t in range(len(points))]
             chosen = landmarks.select(points, LAYOUT)
             pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
-            frames = tuple(clips.encode_frame(image, self._quality) for image in images)
+            frames = tuple(clips.encode_frame(image) for image in images)
         return clips.Clip(self.infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
 
 
