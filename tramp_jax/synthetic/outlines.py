@@ -40,7 +40,7 @@ _CURVES: dict[str, tuple[list[int], int, bool]] = {
 }
 
 
-DEEPEST = 110  # of a fold
+DEEPEST = 110  # the largest depth of a fold
 
 
 @functools.cache
@@ -79,14 +79,14 @@ def fold_lines(points: np.ndarray, depths: np.ndarray) -> list[tuple[np.ndarray,
     for side, landmarks in enumerate(((77, 52, 46, 39, 35, 33, 49), (83, 61, 97, 89, 93, 87, 104))):
         out = right * (2 * side - 1)
         ala, corner, brow, inner, outer, low, mid = (points[:, k] for k in landmarks)
-        depth = depths[..., side].T
-        lines.append(([ala + 3 * out - 3 * down, (ala + corner) / 2 + 8 * out, corner + 7 * out + 2 * down], depth[0]))
-        lines.append(([brow - 5 * out - 4 * down, brow - 4.5 * out + 2 * down, brow - 4 * out + 7 * down], depth[1]))
+        nasolabial, glabella, crows_foot, forehead, lid = depths[..., side].T
+        fold = [ala + 3 * out - 3 * down, (ala + corner) / 2 + 8 * out, corner + 7 * out + 2 * down]
+        lines.append((fold, nasolabial))
+        lines.append(([brow - 5 * out - 4 * down, brow - 4.5 * out + 2 * down, brow - 4 * out + 7 * down], glabella))
         for slope in (-0.6, 0.1, 0.8):
-            crow = [outer + reach * out + slope * (reach + 1) * down for reach in (5, 9, 13)]
-            lines.append((crow, depth[2]))
+            lines.append(([outer + reach * out + slope * (reach + 1) * down for reach in (5, 9, 13)], crows_foot))
         for lift in (13, 21):
-            lines.append(([brow - lift * down, (brow + mid) / 2 - (lift + 1) * down, mid - lift * down], depth[3]))
-        lines.append(([inner + 5 * down + 2 * out, low + 5 * down, outer + 5 * down - 2 * out], depth[4]))
+            lines.append(([brow - lift * down, (brow + mid) / 2 - (lift + 1) * down, mid - lift * down], forehead))
+        lines.append(([inner + 5 * down + 2 * out, low + 5 * down, outer + 5 * down - 2 * out], lid))
     smooth = face.catmull_rom(3, 4)
     return [(smooth @ np.stack(line, axis=1), depth.astype(int)) for line, depth in lines]

@@ -39,7 +39,7 @@ class Painter:
       points: (n, NUM_POINTS, 2) from ``face.move``, without detector noise.
       motion: the motion behind ``points``; it sets the depth of the folds.
       rng: draws this clip's camera: exposure, sharpness and noise.
-      skin: signs on the skin that replace the folds that follow from ``motion``.
+      skin: signs on the skin instead of the folds that follow from ``motion``; None for those folds.
       flicker: (n, 3) factor for each colour in every frame; None for a steady camera.
     """
 
@@ -49,8 +49,8 @@ class Painter:
         points: np.ndarray,
         motion: face.Motion,
         rng: np.random.Generator,
-        skin: Skin | None = None,
-        flicker: np.ndarray | None = None,
+        skin: Skin | None,
+        flicker: np.ndarray | None,
     ):
         weights, self._where = outlines.curve_weights()
         self._look = look
