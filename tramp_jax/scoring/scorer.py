@@ -387,18 +387,21 @@ class Scorer:
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _outside(self, clip: Clip) -> str:
+        """What makes the clip unlike the training clips; "" if nothing does."""
         if self._usual_motion is None:
             return ""
         try:
             return self._usual_motion.unlike(clip)
-        except UserError:  # a clip that is too short to move
+        except UserError:  # too few frames to measure motion
             return ""
 
     def _frames_used(self, n: int) -> int:
+        """How many of a clip's n frames the trajectory stream, or else the frame stream, reads."""
         view = View.of(self.config, n)
         return len(distinct_frames(view.trajectory if reads_trajectories(self.config.model) else view.frames))
 
     def _doubts(self, clip: Clip, expression: str, source: str, interval: tuple[float, float] | None) -> list[str]:
+        """Warnings about how the clip differs from what the model was trained on, and about a wide interval."""
         config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
         doubts = []
         used = self._frames_used(n)
