@@ -119,7 +119,7 @@ def _marked(frame: av.VideoFrame, field: str) -> av.VideoFrame:
 
 
 def woven(frames: Sequence[np.ndarray], field: str) -> list[np.ndarray]:
-    """Weaves each two pictures into one interlaced frame, the first as its upper ("tff") or lower ("bff") field."""
+    """Weaves every two pictures into one interlaced frame, the first as its upper ("tff") or lower ("bff") field."""
     first = int(field == "bff")
     pairs = []
     for before, after in zip(frames[::2], frames[1::2], strict=True):

@@ -135,6 +135,14 @@ def test_broken_inputs_are_named(tmp_path, capfd):
     assert capfd.readouterr().err == ""  # OpenCV and FFmpeg print nothing
 
 
+def test_an_image_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
+    def decode(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    assert "MemoryError" in fail(write_images(tmp_path / "frames", grey(1)))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
 def test_a_file_without_permission_is_named(tmp_path):
     path = write_video(tmp_path / "a.mp4", grey(3))

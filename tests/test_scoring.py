@@ -490,6 +490,17 @@ def test_warnings_of_preprocessing_stay_with_the_clip(runs, source, tmp_path):
     assert "another person is in view" in scored.warnings
 
 
+@pytest.mark.parametrize(
+    ("recorded", "asked", "expected"), [("frown", "", "frown"), ("frown", "smile", "smile"), ("", "", "")]
+)
+def test_the_expression_of_a_clip_is_the_one_asked_for_or_recorded(runs, source, tmp_path, recorded, asked, expected):
+    info = dataclasses.replace(source[0].info, expression=recorded)
+    write_clip(tmp_path / "anna", dataclasses.replace(source[0], info=info))
+    scored = Scorer(runs[0]).score(tmp_path / "anna", asked)
+    assert scored.clip.info.expression == expected
+    assert any("frown" in warning for warning in scored.warnings) == (expected == "frown")  # the model knows smiles
+
+
 def test_a_failing_library_does_not_stop_other_inputs(calibrated, source, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         write_clip(tmp_path / name, source[0])

@@ -1,4 +1,4 @@
-"""Synthetic faces: reproducible, drawn where their landmarks are, and telling of severity in motion alone."""
+"""Synthetic faces: reproducible, drawn where their landmarks are, and showing severity only in their motion."""
 
 import dataclasses
 
@@ -155,13 +155,13 @@ def test_every_landmark_is_modelled_once_and_mirrored():
 
 
 def colour(frame: np.ndarray, *points: np.ndarray) -> np.ndarray:
-    """Mean colour of the 3 × 3 pixels round the mean of ``points``."""
+    """Mean colour of the 3 × 3 pixels around the mean of ``points``."""
     x, y = np.mean(points, axis=0).astype(int)
     return frame[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(axis=0)
 
 
 def check_features(frame: np.ndarray, p: np.ndarray) -> None:
-    """Points ``p`` (106, 2) lie on what is drawn there, as far as its colour tells."""
+    """Points ``p`` (106, 2) lie on what is drawn there, as far as colours show it."""
     skin = colour(frame, p[74], p[72])
     redness = skin[0] / (skin[1] + skin[2])
     for upper, lower in ((49, 45), (51, 47), (104, 99), (103, 98)):

@@ -1,4 +1,4 @@
-"""Drawn faces that show severity through named cues: each cue is there alone, and not where it should not be."""
+"""Drawn faces that show severity through named cues: each shows it where it should, and nowhere else."""
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ def _motion(source, index):
 
 
 def _shading(source, index, times=(0.0, 0.5, 0.65)):
-    """Grey of each patch of skin under way, relative to the first frame and to the middle of the forehead."""
+    """Grey level of each patch of skin at later ``times``, relative to the first and to the middle of the forehead."""
     movement, points = source.scene(index)
     painter = source.painter(index, (movement, points))
     linear, offset = face.affine(movement.pose)

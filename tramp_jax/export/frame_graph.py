@@ -36,10 +36,10 @@ def normalised(g: Graph, config: ConfigDict) -> Tensor:
 def s_former(g: Graph, config: ConfigDict, weights: Weights, statistics: Weights, x: Tensor) -> Tensor:
     """Frames (K, 3, size, size) -> features (K, C)."""
 
-    def conv(part: Weights, normalised: Weights, name: str, norm: str, x: Tensor, stride: int) -> Tensor:
+    def conv(part: Weights, moments: Weights, name: str, norm: str, x: Tensor, stride: int) -> Tensor:
         kernel = part[name]["kernel"].transpose(3, 2, 0, 1)
         pad = kernel.shape[-1] // 2
-        return conv_with_norm(g, kernel, 0, part[norm], normalised[norm], x, strides=[stride] * 2, pads=[pad] * 4)
+        return conv_with_norm(g, kernel, 0, part[norm], moments[norm], x, strides=[stride] * 2, pads=[pad] * 4)
 
     x = g.op("Relu", conv(weights, statistics, "conv1", "bn1", x, 2))
     x = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)

@@ -5,6 +5,7 @@ Axes: T time, W windows of n frames, V joints (landmarks), C channels.
 
 import numpy as np
 from ml_collections import ConfigDict
+from onnx import TensorProto
 
 from tramp_jax import channels
 from tramp_jax.batches import motion
@@ -33,19 +34,20 @@ def _with_motion(g: Graph, x: Tensor, option: str, length: int, count: int) -> T
     positions = _channels(g, x, [0, 1])
     points = g.op("Div", positions, _pupil_distance(g, positions))
     seconds = g.op("Reshape", "seconds", [length, 1, 1])
-    moves = g.op("Cast", g.op("Greater", seconds, np.array(0.0)), to=1)
+    moves = g.op("Cast", g.op("Greater", seconds, np.array(0.0)), to=TensorProto.FLOAT)
     speed = _speed(g, points, seconds, moves)
     energy = _energies(g, points, speed, moves, count)
+    groups = option.split("+")
     parts = {"xy": positions, "xyrgb": x, "speed": speed, "energy": energy}
-    if "rgb" in option.split("+"):
+    if "rgb" in groups:
         parts["rgb"] = _channels(g, x, [2, 3, 4])
-    if "range" in option.split("+"):
+    if "range" in groups:
         parts["range"] = _range(g, points, moves)
-    if "asymmetry" in option.split("+"):
+    if "asymmetry" in groups:
         mirrored = g.op("Mul", _mirrored(g, points), np.array([-1.0, 1.0]))
         sides = [g.op("Sub", points, mirrored), g.op("Sub", energy, _mirrored(g, energy))]
         parts["asymmetry"] = g.op("Concat", *sides, axis=-1)
-    return g.op("Concat", *(parts[group] for group in option.split("+")), axis=-1)
+    return g.op("Concat", *(parts[group] for group in groups), axis=-1)
 
 
 def _channels(g: Graph, x: Tensor, numbers: list[int]) -> Tensor:
@@ -63,13 +65,14 @@ def _pupil_distance(g: Graph, points: Tensor) -> Tensor:
     squares = g.op("ReduceSum", g.op("Mul", apart, apart), [2], keepdims=1)  # (T, 1, 1)
     apart = g.op("Sqrt", g.op("Add", squares, np.array(motion.SMALLEST**2)))
     largest = g.op("ReduceMax", g.op("Abs", points), [1, 2], keepdims=1)
-    shown = g.op("Cast", g.op("Greater", largest, np.array(0.0)), to=1)
+    shown = g.op("Cast", g.op("Greater", largest, np.array(0.0)), to=TensorProto.FLOAT)
     total = g.op("ReduceSum", g.op("Mul", apart, shown), [0], keepdims=1)
     frames = g.op("Max", g.op("ReduceSum", shown, [0], keepdims=1), np.array(1.0))
     return g.op("Add", g.op("Div", total, frames), np.array(motion.SMALLEST))
 
 
 def _speed(g: Graph, points: Tensor, seconds: Tensor, moves: Tensor) -> Tensor:
+    """(T, V, 2), see ``motion``."""
     before = g.op("Concat", g.op("Slice", points, [0], [1], [0]), g.op("Slice", points, [0], [-1], [0]), axis=0)
     still = g.op("Sub", np.array(1.0), moves)
     rate = g.op("Div", moves, g.op("Add", seconds, still))

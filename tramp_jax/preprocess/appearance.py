@@ -37,7 +37,7 @@ def look(frame: np.ndarray, points: np.ndarray, layout: str) -> np.ndarray | Non
     a, b = source - around, target - target.mean(axis=0)
     a, b = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
     extent = float((abs(a) ** 2).sum())
-    if not (np.isfinite(extent) and extent > 1):
+    if not (np.isfinite(extent) and extent > 1):  # square pixels
         return None
     turn = complex((a.conj() * b).sum() / extent)
     matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])

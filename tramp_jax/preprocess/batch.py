@@ -70,12 +70,13 @@ def read_jobs(path: Path) -> list[Job]:
     columns, table = tables.read_table(path, ("path", "subject", "expression", "score"), Problems())
     for number, row in table.items():
         if not tables.is_path(row["path"]):
-            raise UserError("bad_data", f"{path}, row {number}: the path has {len(row['path'])} characters; correct it")
+            message = f"{path}, row {number}: the path is too long ({len(row['path'])} characters); correct it"
+            raise UserError("bad_data", message)
     if taken := next((name for name in columns if name in _TAKEN), ""):
         message = f"{path}: column {taken} has another meaning in {LIST}, so it would be lost; rename or remove it"
         raise UserError("bad_columns", message)
     videos = [tables.located(path.parent, row["path"]) for row in table.values()]
-    further = [name for name in columns if name and name not in _COLUMNS]
+    extra = [name for name in columns if name and name not in _COLUMNS]
     jobs = []
     for (number, row), video, name in zip(table.items(), videos, _names(videos), strict=True):
         score = tables.number(row["score"]) if row["score"] else float("nan")
@@ -85,7 +86,7 @@ def read_jobs(path: Path) -> list[Job]:
                 "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
             )
         info = ClipInfo(name, subject, names.clean(row["expression"]), score, 0, group=row.get("group", ""))
-        jobs.append(Job(video, name, info, {column: row[column] for column in further}))
+        jobs.append(Job(video, name, info, {column: row[column] for column in extra}))
     if not jobs:
         raise UserError("bad_data", f"{path}: lists no videos")
     return jobs
@@ -99,17 +100,17 @@ def _names(videos: Sequence[Path]) -> list[str]:
     paths = [video.resolve() for video in videos]
     short = [path.name if path.is_dir() else path.stem for path in paths]
     counts = Counter(short)
-    own = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
-    twice = [str(videos[i]) for i, name in enumerate(own) if own.count(name) > 1]
+    full = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
+    twice = [str(videos[i]) for i, name in enumerate(full) if full.count(name) > 1]
     if twice:
         raise UserError("bad_data", f"{' and '.join(twice)} would become clips with the same name; rename one")
-    names: dict[str, str] = {}
-    for name in sorted(own, key=lambda name: (name != clip_id(name), name)):
-        wanted, number = clip_id(name), 2
-        while wanted in names.values():
-            wanted, number = f"{clip_id(name)}-{number}", number + 1
-        names[name] = wanted
-    return [names[name] for name in own]
+    ids: dict[str, str] = {}
+    for name in sorted(full, key=lambda name: (name != clip_id(name), name)):  # names without spaces choose first
+        candidate, number = clip_id(name), 2
+        while candidate in ids.values():
+            candidate, number = f"{clip_id(name)}-{number}", number + 1
+        ids[name] = candidate
+    return [ids[name] for name in full]
 
 
 def further_columns(jobs: Sequence[Job]) -> list[str]:
@@ -161,10 +162,11 @@ class ClipList:
         listed, there = job.name in self._rows, description.is_file()
         video = str(job.video.resolve())
         if not (listed or there):
-            if others := [name for name, row in self._rows.items() if row[VIDEO] == video]:
+            other = next((name for name, row in self._rows.items() if row[VIDEO] == video), None)
+            if other is not None:
                 raise UserError(
                     "file_exists",
-                    f"{self.path}: already lists a clip of {job.video}, as {others[0]!r}; remove that row and its "
+                    f"{self.path}: already lists a clip of {job.video}, as {other!r}; remove that row and its "
                     "folder, or choose another --out",
                 )
             return False
@@ -174,7 +176,7 @@ class ClipList:
             raise UserError(
                 "bad_data",
                 f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot use "
-                "this name; rename it, or choose another --out",
+                "this name; rename the video, or choose another --out",
             )
         if overwrite or not (listed and there):
             return False
@@ -210,13 +212,14 @@ class ClipList:
             self._append(job.name, {**_cells(job), "path": job.name, VIDEO: video})
 
     def changes(self, job: Job) -> str:
-        """What the job has that its row in the list has not, such as "score 4, not 3"; "" if there is nothing."""
+        """How the job differs from its row in the list, such as "score 4, not 3". The job's empty cells are ignored."""
         row = self._rows.get(job.name)
-        cells = _cells(job) if row else {}
+        if row is None:
+            return ""
         return "; ".join(
             f"{column} {cell}, not {row.get(column) or 'empty'}"
-            for column, cell in cells.items()
-            if cell and row and not _equal(cell, row.get(column, ""))
+            for column, cell in _cells(job).items()
+            if cell and not _equal(cell, row.get(column, ""))
         )
 
     def _append(self, name: str, row: Mapping[str, str]) -> None:
@@ -241,12 +244,13 @@ class ClipList:
 
 
 def _cells(job: Job) -> dict[str, str]:
-    """The cells of a job's row in the list of clips, but for its path and video."""
+    """The cells of a job's row in the list of clips, except path and video."""
     score = "" if math.isnan(job.info.score) else f"{job.info.score:g}"
     return {**job.columns, "subject": job.info.subject, "expression": job.info.expression, "score": score}
 
 
 def _equal(one: str, other: str) -> bool:
+    """Whether two cells hold the same text or the same number."""
     number = tables.number(one)
     return names.clean(one) == names.clean(other) or (number is not None and number == tables.number(other))
 
@@ -301,12 +305,12 @@ def read_quality(clip_folder: Path, clip: Clip) -> Quality:
       UserError: the file is not the evidence of this clip.
     """
     evidence = _read_evidence(clip_folder)
-    known = {field.name: evidence.get(field.name) for field in dataclasses.fields(_FrameEvidence)}
-    if not known.keys() <= evidence.keys():
+    fields = [field.name for field in dataclasses.fields(_FrameEvidence)]
+    if not all(name in evidence for name in fields):
         return measure(clip)
     found = json_files.checked_record(
         _FrameEvidence,
-        known,
+        {name: evidence[name] for name in fields},
         clip_folder / EVIDENCE,
         "make the clip again",
         lambda found: len(found.scores) == len(clip.landmarks) and found.crop.side > 0,
@@ -340,4 +344,4 @@ def _read_evidence(clip_folder: Path) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return "by default" if value is None else str(value)
+    return "unset" if value is None else str(value)

@@ -18,7 +18,7 @@ from tramp_jax.preprocess.video import Frames, VideoError, open_frames
 
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
-_REPEATED = 0.1  # share of frames that repeat the one before, bit by bit; a camera's noise never does
+_REPEATED = 0.1  # warn if a larger share of frames equals the one before; a camera's noise makes all frames differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +118,8 @@ def preprocess_video(
     count = len(faces)
     if count < options.min_frames:
         raise VideoError(
-            f"{path}: has {count} frame{'s' * (count != 1)}, but a clip needs at least {options.min_frames}; use a "
-            f"longer video, or make a clip with tramp-jax preprocess --min-frames {count}"
+            f"{path}: has {count} {'frame' if count == 1 else 'frames'}, but a clip needs at least "
+            f"{options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess --min-frames {count}"
         )
     try:
         cuts = tracking.scene_cuts(first_pass.changes)
@@ -146,8 +146,7 @@ def preprocess_video(
         upright.check_not_upside_down(images, source)
     except UserError as error:
         raise VideoError(f"{path}: {error}") from error
-    depths = [track.faces[i].depth for i in timing.chosen]
-    depth = np.stack([d for d in depths if d is not None]) if all(d is not None for d in depths) else None
+    depths = [depth for i in timing.chosen if (depth := track.faces[i].depth) is not None]
     name = clip_id(path.name if path.is_dir() else path.stem)
     info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
     clip = clips.Clip(
@@ -157,7 +156,7 @@ def preprocess_video(
         pixels=colours,
         frames=images,
         fps=timing.fps,
-        depth=None if depth is None else (depth * box.scale).astype(np.float32),
+        depth=(np.stack(depths) * box.scale).astype(np.float32) if len(depths) == len(points) else None,
     )
     scores = np.array([track.faces[i].score for i in timing.chosen])
     quality = landmark_quality.measure(clip, scores.tolist(), box.picture(first_pass.size))
@@ -190,14 +189,14 @@ def clip_id(name: str) -> str:
 
 
 def first_face(
-    path: str | Path, source: LandmarkSource, options: PreprocessOptions | None = None
+    path: str | Path, source: LandmarkSource, options: PreprocessOptions
 ) -> tuple[int, Face, tuple[int, int]]:
     """Finds the first frame with a face. Returns its number, its largest face, and the video's (width, height).
 
     Raises:
       VideoError: the video cannot be read or shows no face.
     """
-    frames = open_frames(path, (options or PreprocessOptions()).images_fps)
+    frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
     for number, found in enumerate(source(first_pass.watch(frames, source.max_side))):
         if found:
@@ -218,18 +217,18 @@ class _FirstPass:
 
     def run(self, frames: Frames, source: LandmarkSource) -> list[list[Face]]:
         """Returns the faces of every frame, in pixels of the video's own frames."""
-        shown: collections.deque[np.ndarray] = collections.deque()  # frames waiting for the source's faces
+        waiting: collections.deque[np.ndarray] = collections.deque()  # frames for which the source has yet to answer
 
         def show() -> Iterator[np.ndarray]:
             for image in self.watch(frames, source.max_side):
-                shown.append(image)
+                waiting.append(image)
                 yield image
 
         faces: list[list[Face]] = []
         for found in source(show()):
-            if not shown:
+            if not waiting:
                 raise SourceError(f"{frames.path}: {source.name} returned faces for more frames than the video has")
-            image = shown.popleft()
+            image = waiting.popleft()
             faces.append(
                 [dataclasses.replace(face, look=appearance.look(image, face.points, source.layout)) for face in found]
             )
@@ -238,11 +237,10 @@ class _FirstPass:
                 f"{frames.path}: {source.name} returned faces for {len(faces)} of {len(self.times)} frames"
             )
         factor = _reduction(self.size, source.max_side)
-        if factor == 1:
-            return faces
         return [[_scaled(face, 1 / factor) for face in each] for each in faces]
 
     def warnings(self) -> list[str]:
+        """Doubts about the frames; complete after ``run``."""
         if self.repeated <= _REPEATED * len(self.times):
             return []
         return [
@@ -251,9 +249,9 @@ class _FirstPass:
         ]
 
     def watch(self, frames: Iterable[tuple[float, np.ndarray]], max_side: int | None) -> Iterator[np.ndarray]:
+        """Yields each frame, shrunk to ``max_side``. Records its time, its size and how the picture changed."""
         started = time.perf_counter()
-        before: np.ndarray | None = None
-        some_before: np.ndarray | None = None
+        before: tuple[np.ndarray, np.ndarray] | None = None
         for seconds, image in frames:
             self.times.append(seconds)
             self.size = (image.shape[1], image.shape[0])
@@ -261,14 +259,13 @@ class _FirstPass:
             if factor < 1:
                 image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
             step = max(min(image.shape[:2]) // 180, 1)  # averaging all pixels would take longer than decoding
-            some = image[::step, ::step].copy()
-            self.repeated += some_before is not None and np.array_equal(some, some_before)
-            some_before = some
-            small = cv2.resize(some, _THUMBNAIL, interpolation=cv2.INTER_AREA)
-            after = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+            pixels = image[::step, ::step].copy()
+            thumbnail = cv2.cvtColor(cv2.resize(pixels, _THUMBNAIL, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
             if before is not None:
-                self.changes.append(tracking.change(before, after))
-            before = after
+                if np.array_equal(before[0], pixels):
+                    self.repeated += 1
+                self.changes.append(tracking.change(before[1], thumbnail))
+            before = pixels, thumbnail
             self.decode += time.perf_counter() - started
             yield image
             started = time.perf_counter()
@@ -276,6 +273,7 @@ class _FirstPass:
 
 
 def _reduction(size: tuple[int, int], max_side: int | None) -> float:
+    """The factor, at most 1, that shrinks a frame of this size to ``max_side``."""
     return 1.0 if max_side is None else min(max_side / max(*size, 1), 1.0)
 
 
@@ -298,7 +296,7 @@ def _second_pass(
     for number, (_, image) in enumerate(frames):
         decoded = time.perf_counter()
         spent["decode"] += decoded - started
-        if len(images) < len(wanted) and wanted[len(images)] == number:
+        if wanted[len(images)] == number:
             cut = box.cut(image)
             encoded = clips.encode_frame(cut, quality)
             while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame may be repeated

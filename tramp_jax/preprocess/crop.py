@@ -30,13 +30,11 @@ def choose(boxes: Sequence[np.ndarray], frame_size: tuple[int, int]) -> tuple[Bo
     low = np.minimum(centre - usual / 2, edges[:, :2].min(axis=0))
     high = np.maximum(centre + usual / 2, edges[:, 2:].max(axis=0))
     side = float((high - low).max())
-    corner = (low + high) / 2 - side / 2
-    # The tolerance keeps rounding errors from enlarging a square that already has a whole number of pixels.
+    # The tolerance keeps rounding errors from enlarging or moving a square that already has whole pixels.
     whole = max(int(np.ceil(side - 1e-6)), 1)
-    x, y = (
-        min(max(int(np.floor(start + 1e-6)), 0), length - whole) if whole <= length else int(np.floor(start + 1e-6))
-        for start, length in zip(corner, frame_size, strict=True)
-    )
+    corner = np.floor((low + high) / 2 - side / 2 + 1e-6).astype(int)
+    room = np.array(frame_size) - whole  # negative along an axis where the square does not fit into the frame
+    x, y = np.where(room >= 0, np.clip(corner, 0, room), corner).tolist()
     box = Box(x, y, whole)
     warnings = []
     if side > 1.5 * usual:

@@ -52,6 +52,8 @@ class LandmarkSource(Protocol):
       layout: a key of ``landmarks.LAYOUTS``.
       max_side: longest side in pixels of the frames it accepts; larger frames are shrunk first. None for any size.
       seconds: time spent in the last call, by stage ("detect", "landmarks").
+
+    A source that can find a face in any single picture also has ``finds_faces = True``.
     """
 
     @property

@@ -64,9 +64,9 @@ def picture(clip: Clip, number: int, interpolated: Sequence[bool] = ()) -> np.nd
     return draw(frame, clip.landmarks[number], clip.layout, note, marked)
 
 
-def sheet(clip: Clip, interpolated: Sequence[bool] = (), tiles: int = SHEET) -> np.ndarray:
-    """Draws up to ``tiles`` evenly spaced frames, both ends included, on one sheet (H, W, 3) uint8 RGB."""
-    count = min(tiles, len(clip.landmarks))
+def sheet(clip: Clip, interpolated: Sequence[bool] = ()) -> np.ndarray:
+    """Draws up to ``SHEET`` evenly spaced frames, both ends included, on one sheet (H, W, 3) uint8 RGB."""
+    count = min(SHEET, len(clip.landmarks))
     shown = [picture(clip, int(i), interpolated) for i in np.linspace(0, len(clip.landmarks) - 1, count)]
     columns = min(_COLUMNS, count)
     shown += [np.full_like(shown[0], 255)] * (-count % columns)

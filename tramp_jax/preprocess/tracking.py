@@ -44,9 +44,13 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """The frames in which one face was followed, in order, and why they end.
+    """A part of the video in which one face is followed.
 
-    ``changed`` lists frames with another face in its place, ``doubtful`` frames in which it may just have turned.
+    Attributes:
+      found: the face by frame number, in order.
+      changed: frames with another face in its place.
+      doubtful: frames in ``found`` that may show another face, or this one after a quick turn.
+      ending: why it cannot be followed further; "" if the video ends.
     """
 
     found: dict[int, Face]
@@ -121,14 +125,12 @@ def follow(
             f"only {len(longest)} of the {count} frames show the face ({spell(range(longest.first, longest.last + 1))})"
             f", less than {min_share:.0%}; cut the video, or take that part with --keep longest"
         )
-    cut_off = [number for number in range(count) if not longest.first <= number <= longest.last]
-    if cut_off:
+    if cut_off := [*range(longest.first), *range(longest.last + 1, count)]:
         warnings.append(f"cut off: {spell(cut_off)} of {count}, before or after the followed face")
     track, interpolated = _bridge(longest)
     if interpolated.any():
         warnings.append(f"interpolated: {spell(np.flatnonzero(interpolated) + longest.first)}, where the face was lost")
-    hidden = [number for number in longest.changed if number < longest.last]
-    if hidden:
+    if hidden := [number for number in longest.changed if number < longest.last]:
         warnings.append(
             f"another face in place of the followed one, or something covers it: {spell(hidden)}, interpolated; "
             "look at these frames"
@@ -152,11 +154,11 @@ def scene_cuts(changes: Sequence[float]) -> list[int]:
 
     A cut changes the whole picture at once, far more than the frames around it.
     """
-    change = np.asarray(changes)
+    levels = np.asarray(changes)
     found = []
-    for i in np.flatnonzero(change > _CUT):
-        around = np.concatenate([change[max(i - 12, 0) : i], change[i + 1 : i + 13]])
-        if len(around) == 0 or change[i] > _CUT_RATIO * np.median(around):
+    for i in np.flatnonzero(levels > _CUT):
+        around = np.concatenate([levels[max(i - 12, 0) : i], levels[i + 1 : i + 13]])
+        if len(around) == 0 or levels[i] > _CUT_RATIO * np.median(around):
             found.append(int(i) + 1)
     return found
 
@@ -171,42 +173,46 @@ def spell(frames: Sequence[int] | np.ndarray | range) -> str:
 
 
 def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -> list[_Segment]:
+    """Follows the largest face as far as possible, then the largest one after that, and so on."""
     segments: list[_Segment] = []
-    current: _Segment | None = None
     usual = _usual_difference(faces)
-    number = 0
-    while number < len(faces):
-        if current is None:
-            if faces[number]:
-                current = _Segment({number: largest(faces[number])})
-                segments.append(current)
-            number += 1
+    first = 0
+    while first < len(faces):
+        if not faces[first]:
+            first += 1
             continue
-        last = current.last
-        ending = ""
+        segments.append(_segment_from(first, faces, max_gap, cuts, usual))
+        # The next one may begin right after the face was last seen.
+        first = segments[-1].last + 1 if segments[-1].ending else len(faces)
+    return segments
+
+
+def _segment_from(
+    first: int, faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int], usual: float
+) -> _Segment:
+    """Follows the largest face of frame ``first``; ``usual`` is for ``appearance.limit``."""
+    segment = _Segment({first: largest(faces[first])})
+    for number in range(first + 1, len(faces)):
         if number in cuts:
-            ending = f"the picture cuts to another shot at frame {number}"
-        elif (nearest := _in_place(faces[number], current.found[last].box)) is not None:
+            segment.ending = f"the picture cuts to another shot at frame {number}"
+            break
+        last = segment.last
+        if (nearest := _in_place(faces[number], segment.found[last].box)) is not None:
             # The allowed change grows only with frames that show no face. If frames with another face counted as well,
             # that face would soon pass for the followed one.
-            unseen = number - last - sum(i > last for i in current.changed)
-            change = appearance.difference(current.found[last].look, nearest.look)
-            same = change <= appearance.limit(unseen, usual)
-            if same or change <= appearance.turning(_differences_around(faces, current, number, nearest)):
-                current.found[number] = nearest
-                if not same:
-                    current.doubtful.append(number)
+            unseen = number - last - sum(i > last for i in segment.changed)
+            change = appearance.difference(segment.found[last].look, nearest.look)
+            if change <= appearance.limit(unseen, usual):
+                segment.found[number] = nearest
+            elif change <= appearance.turning(_differences_around(faces, segment, number, nearest)):
+                segment.found[number] = nearest
+                segment.doubtful.append(number)
             else:
-                current.changed.append(number)
-        if not ending and number - current.last > max_gap:
-            ending = _why_lost(faces, current, number, max_gap)
-        if ending:
-            # The next track may begin right after the face was last seen.
-            current.ending, current, number = ending, None, last + 1
-            cuts = frozenset(cut for cut in cuts if cut > number)
-            continue
-        number += 1
-    return segments
+                segment.changed.append(number)
+        if number - segment.last > max_gap:
+            segment.ending = _why_lost(faces, segment, number, max_gap)
+            break
+    return segment
 
 
 def _in_place(faces: list[Face], box: np.ndarray) -> Face | None:
@@ -225,22 +231,27 @@ def _usual_difference(faces: Sequence[list[Face]]) -> float:
 
 
 def _differences_around(faces: Sequence[list[Face]], segment: _Segment, number: int, face: Face) -> list[float]:
-    """Differences between neighbouring looks, among the three frames before ``number`` and the three from it on."""
+    """Differences between neighbouring looks in the last three frames of the segment and the three from ``number`` on.
+
+    ``face`` is the one of frame ``number``.
+    """
     before = [segment.found[i] for i in range(segment.last - 2, segment.last + 1) if i in segment.found]
-    after: list[Face | None] = [face]
+    after = [face]
     for later in faces[number + 1 : number + 3]:
-        after.append(None if after[-1] is None else _in_place(later, after[-1].box))
-    known = [each for each in after if each is not None]
-    return [appearance.difference(a.look, b.look) for part in (before, known) for a, b in pairwise(part)]
+        if (nearest := _in_place(later, after[-1].box)) is None:
+            break
+        after.append(nearest)
+    return [appearance.difference(a.look, b.look) for part in (before, after) for a, b in pairwise(part)]
 
 
 def _fast_changes(segment: _Segment) -> list[int]:
-    """The frames at the end of a fast change of look: one step of a turn, or a strong change over a few frames."""
-    known = segment.found
-    pairs = [
-        (number, known[number - _MOMENT].look, known[number].look) for number in known if number - _MOMENT in known
+    """The frames in which the look has just changed a lot, in one step or over ``_MOMENT`` frames."""
+    looks = {number: face.look for number, face in segment.found.items()}
+    slower = [
+        number
+        for number in looks
+        if number - _MOMENT in looks and appearance.difference(looks[number - _MOMENT], looks[number]) > appearance.MOST
     ]
-    slower = [number for number, before, after in pairs if appearance.difference(before, after) > appearance.MOST]
     return sorted({*segment.doubtful, *slower})
 
 

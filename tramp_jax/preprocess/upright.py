@@ -10,7 +10,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.preprocess.faces import Face, LandmarkSource
 
 TILTED = 35.0  # degrees from upright: a warning above it, an error above ``LYING``
-_LOOKS = 8  # frames to compare with themselves upside down
+_CROPS = 8  # crops to compare with themselves upside down
 _BETTER = 0.75  # a video is upside down if the detector prefers at least this share of them turned
 _CURES = {90: "transpose=1", -90: "transpose=2", 180: "hflip,vflip"}
 
@@ -26,18 +26,18 @@ def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
         return ()
     if abs(degrees) <= LYING:
         return (f"the head is tilted by {degrees:.0f}° on average",)
-    turn = 180 if abs(degrees) > 135 else 90 if degrees > 0 else -90
-    raise UserError(
-        "not_upright",
-        f"the face is {'upside down' if turn == 180 else 'sideways'}, turned by {degrees:.0f}°; {_cure(turn)}",
-    )
+    if abs(degrees) > 135:
+        pose, turn = "upside down", 180
+    else:
+        pose, turn = "sideways", 90 if degrees > 0 else -90
+    raise UserError("not_upright", f"the face is {pose}, turned by {degrees:.0f}°; {_cure(turn)}")
 
 
 def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> None:
     """Compares some of a clip's face crops (JPEG) with the same crops upside down.
 
     A detector often takes an upside-down face for an upright one, with noise for landmarks, but is more confident when
-    the picture is turned. Sources without ``finds_faces`` only follow points and are not checked.
+    the picture is turned. Only sources with ``finds_faces`` are asked; the others follow points.
 
     Raises:
       UserError: most crops have a more confident face upside down.
@@ -45,7 +45,7 @@ def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> No
     if not getattr(source, "finds_faces", False):
         return
     better = []
-    for number in np.unique(np.linspace(0, len(images) - 1, _LOOKS).astype(int)):
+    for number in np.unique(np.linspace(0, len(images) - 1, _CROPS).astype(int)):
         crop = clips.decode_frame(images[number])
         better.append(_confidence(crop[::-1, ::-1], source) > _confidence(crop, source))
     if np.mean(better) >= _BETTER:

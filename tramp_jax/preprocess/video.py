@@ -163,9 +163,10 @@ class AnimatedWebP:
         self.path = path
         self.warnings: tuple[str, ...] = ()
         content = path.read_bytes()
+        # The header of the file stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
-            raise VideoError(f"{path}: {width}×{height} pixels are too large; shrink it")
+            raise VideoError(f"{path}: {width}×{height} pixels are too many; shrink it")
         self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
@@ -232,8 +233,10 @@ def _decode(file: Path) -> np.ndarray | None:
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
+            # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
+            reason = str(getattr(error, "err", error)).strip() or type(error).__name__
             raise VideoError(
-                f"{file}: not a readable image ({_reason(error)}); remove it or export it again, smaller"
+                f"{file}: not a readable image ({reason}); remove it or export it again, smaller"
             ) from error
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -251,13 +254,8 @@ def _folders(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
-def _reason(error: BaseException) -> str:
-    """OpenCV's reason without its version and source lines."""
-    return str(getattr(error, "err", "") or error or type(error).__name__).strip()
-
-
 class _SilentOpenCV:
-    """Silences OpenCV's log: a file it cannot read becomes a ``VideoError``."""
+    """Silences OpenCV's log, because a file that it cannot read becomes a ``VideoError``."""
 
     def __enter__(self) -> None:
         self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -48,9 +48,7 @@ _REGIONS = _GROUP | {FACE: np.arange(NUM_LANDMARKS)}
 _PAIRS = {
     "eyes": _GROUP["left_eye"],
     "brows": _GROUP["left_brow"],
-    "nose": _GROUP["nose"][_LEFT[_GROUP["nose"]]],
-    "lower_lip": _GROUP["lower_lip"][_LEFT[_GROUP["lower_lip"]]],
-    "upper_lip": _GROUP["upper_lip"][_LEFT[_GROUP["upper_lip"]]],
+    **{name: _GROUP[name][_LEFT[_GROUP[name]]] for name in ("nose", "lower_lip", "upper_lip")},
     FACE: np.flatnonzero(_LEFT),
 }
 

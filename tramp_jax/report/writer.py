@@ -5,7 +5,6 @@ A part that lacks its data returns the reason instead (``page.missing``); a sect
 The file contains everything it shows, and its policy keeps browsers from fetching anything.
 """
 
-import itertools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -96,9 +95,9 @@ def _headline(evidence: Evidence) -> str:
     found = evidence.attribution
     if found is None:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
-    still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
-    if evidence.withheld:  # it and the change add up to the score
-        still = ""
+    still = ""
+    if not evidence.withheld:  # with the change, it would give the withheld score away
+        still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
     if found.relative_error is None:
         return page.paragraph(f"{still}Movement hardly changed the score, so no region or moment stands out.")
     largest = ", ".join(f"{name} ({value:+.2f})" for name, value in _ranked(_by_label(found))[:2])
@@ -233,7 +232,7 @@ def _interpolated(evidence: Evidence) -> str:
 
 def _spans(frames: Sequence[int]) -> str:
     """1, 2, 3, 7 -> "1–3, 7"."""
-    runs = [[frame for _, frame in run] for _, run in itertools.groupby(enumerate(frames), lambda x: x[1] - x[0])]
+    runs = np.split(np.array(frames), np.flatnonzero(np.diff(frames) > 1) + 1)
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
@@ -244,6 +243,7 @@ def _quality(evidence: Evidence) -> str:
         return page.missing("Quality of the landmarks", "not measured")
     percent, degrees, pixels = "{:.0%}".format, "{:.0f}°".format, "{:.2f} pixels".format
     bound = landmark_quality
+    # Where low values are bad, they are negated, so that the largest is always the worst.
     items: list[tuple[str, str, np.ndarray, Callable[[float], str], str]] = [
         ("inside", "landmarks inside the picture", -found.inside, percent, "100 %"),
         (

@@ -1,11 +1,10 @@
 """Scores clips in JAX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from tramp_jax import models
 from tramp_jax.batches.augment import for_evaluation
@@ -23,7 +22,13 @@ class JaxJudge:
 
     def __init__(self, member: Member):
         self.member = member
-        self._judge = _build(member.config)
+        config = member.config.model
+        model = build_model(config)
+
+        def judge(variables: Any, inputs: Inputs) -> jax.Array:
+            return models.apply(model, variables, for_evaluation(inputs, config))[0]
+
+        self._judge = jax.jit(judge)
 
     def many(self, clips: Sequence[Clip]) -> np.ndarray:
         """See ``judges.Judge``."""
@@ -33,13 +38,3 @@ class JaxJudge:
         if counts:
             samples = [with_slots(sample, frame_slots(max(counts), config)) for sample in samples]
         return np.asarray(self._judge(self.member.variables, stacked(samples)), np.float64)
-
-
-def _build(config: ConfigDict) -> Callable[..., Any]:
-    """The jitted (variables, inputs of B clips) -> raw values (B,)."""
-    model = build_model(config.model)
-
-    def judge(variables: Any, inputs: Inputs) -> jax.Array:
-        return models.apply(model, variables, for_evaluation(inputs, config.model))[0]
-
-    return jax.jit(judge)

@@ -109,7 +109,7 @@ def load_member(folder: pathlib.Path, which: str = BEST) -> Member:
 
 
 def _decoding(config: ConfigDict, data: TrainingData | None) -> Output:
-    """The output for a checkpoint without a fitted one. If the run does not know its ratings, it does not decode."""
+    """The output for a checkpoint without a fitted one. It does not decode if the run has no record of its ratings."""
     if data is not None and data.scale is not None:
         return outputs.of_training(config, data.ratings, data.scale)
     facts = datasets.facts(config.data.name)

@@ -48,15 +48,12 @@ class OnnxJudge:
     The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
     in the processor's cache, and a frame that repeats the one before is not encoded again.
 
-    Args:
-      member: the model.
-      threads: number of threads to compute with; 0 for all cores that this process may use.
-
     Attributes:
+      member: the model.
       encoder: the session of the part that encodes frames; None for a model without frames.
     """
 
-    def __init__(self, member: Member, threads: int = 0):
+    def __init__(self, member: Member):
         from onnx.utils import Extractor
 
         from tramp_jax.export.onnx_graph import FRAME_FEATURES, RAW, build
@@ -64,14 +61,14 @@ class OnnxJudge:
         self.member = member
         model = build(member.config, member.variables, member.output)
         inputs = [entry.name for entry in model.graph.input]
+        of_frames = [name for name in inputs if name in ("frames", "frames_present")]
+        self._inputs = [name for name in inputs if name not in of_frames]
         self.encoder: Any = None
-        if "frames" in inputs:
-            of_frames = [name for name in inputs if name in ("frames", "frames_present")]
-            part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
-            self.encoder = open_session(part.SerializeToString(), threads)
-            inputs = [FRAME_FEATURES, *(name for name in inputs if name not in of_frames)]
-        self._rest = open_session(Extractor(model).extract_model(inputs, [RAW]).SerializeToString(), threads)
-        self._inputs = inputs
+        given = self._inputs
+        if of_frames:
+            self.encoder = open_session(Extractor(model).extract_model(of_frames, [FRAME_FEATURES]).SerializeToString())
+            given = [FRAME_FEATURES, *given]
+        self._rest = open_session(Extractor(model).extract_model(given, [RAW]).SerializeToString())
 
     def many(self, clips: Sequence[Clip]) -> np.ndarray:
         """See ``judges.Judge``. Scores one clip after another, since a single one keeps a CPU busy."""
@@ -79,15 +76,14 @@ class OnnxJudge:
 
     def _one(self, clip: Clip) -> float:
         sample = Sampler(self.member.config).test(clip).inputs
+        batch = {name: getattr(sample, name)[None] for name in self._inputs}
         if self.encoder is not None:
-            sample = sample.replace(frames=None, frames_present=None, frame_features=self._encode(sample))
-        batch = {name: x if name == "frame_features" else x[None] for name, x in _named(sample, self._inputs)}
+            batch["frame_features"] = self._encode(sample)  # has no batch axis
         (raw,) = self._rest.run(None, batch)
         return float(raw[0])
 
     def _encode(self, sample: Inputs) -> np.ndarray:
         """Features (K, C) of the distinct frames of one sample."""
-        assert self.encoder is not None
         assert sample.frames is not None
         if self.member.config.model.rgb.scrambled_frames:  # mixes frames before they are encoded: all stay together
             return self._run_encoder(sample, slice(None))
@@ -97,9 +93,8 @@ class OnnxJudge:
 
     def _run_encoder(self, sample: Inputs, chosen: np.ndarray | slice) -> np.ndarray:
         """Features of the ``chosen`` frames."""
-        assert self.encoder is not None
         names = [entry.name for entry in self.encoder.get_inputs()]
-        features: np.ndarray = self.encoder.run(None, {n: x[None, chosen] for n, x in _named(sample, names)})[0]
+        features: np.ndarray = self.encoder.run(None, {name: getattr(sample, name)[None, chosen] for name in names})[0]
         return features
 
 
@@ -118,7 +113,3 @@ def _without_repeats(frames: np.ndarray, present: np.ndarray | None) -> tuple[np
     if present is not None:
         differs[1:] |= present[1:] != present[:-1]
     return np.flatnonzero(differs), np.cumsum(differs) - 1
-
-
-def _named(inputs: Inputs, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    return [(name, getattr(inputs, name)) for name in names]

@@ -84,7 +84,7 @@ def _across_folds(
     """Calibrates on the test people of all folds, and tests each fold's people by a calibration on the others."""
     scale = data.scale
     assert scale is not None
-    parts = []
+    parts = []  # (scores, spreads, targets) of each fold's people
     for member, split in zip(members, splits, strict=True):
         raw, target = _judged([make_judge(member)], split[TEST])
         parts.append((member.output.score(raw[0]), member.output.spread(raw[0]), target))
@@ -111,7 +111,7 @@ def _across_folds(
     except UserError as error:
         if error.kind != "too_few_people":
             raise
-        return found  # without one fold
+        return found  # one fold less leaves too few people, so there is no test
     clips = [test.test_clips for test in tests]
     return dataclasses.replace(
         found,
@@ -124,6 +124,10 @@ def _across_folds(
 def _on_validation(
     members: list[Member], splits: Sequence[dict[str, Split]], data: TrainingData, level: float
 ) -> Calibration:
+    """Calibrates on the validation people of the common split, and tests on its test people.
+
+    A checkpoint without a fitted output gets one: in ``members``, and in the folder of its run.
+    """
     # The ensemble must not be calibrated on a clip that one of its members was trained on.
     for name in (VALIDATION, TEST):
         people = [{info.subject for info in split[name].infos} for split in splits]
@@ -166,8 +170,7 @@ def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarr
     raw = np.zeros((len(judges), len(split)))
     with Progress(len(split), "clip") as bar:
         for first in range(0, len(split), CLIPS_AT_ONCE):
-            some = range(first, min(first + CLIPS_AT_ONCE, len(split)))
-            clips = [split[i] for i in some]
-            raw[:, list(some)] = [judge.many(clips) for judge in judges]
+            clips = [split[i] for i in range(first, min(first + CLIPS_AT_ONCE, len(split)))]
+            raw[:, first : first + len(clips)] = [judge.many(clips) for judge in judges]
             bar.update(len(clips))
     return raw, np.array([info.score for info in split.infos])

@@ -61,7 +61,7 @@ class Scored:
       spread: standard deviation of the rating (see ``output``); for an ensemble, including that of its members' scores.
       members: (members,) scores.
       interpolated: indices of frames without a detected face, whose landmarks were interpolated.
-      missing_ratio: their share of the clip; NaN if unknown.
+      missing_ratio: the share of such frames in the clip; NaN if unknown.
       landmark_source: name of the landmark source, or of the layout.
       quality: how far the landmarks can be trusted.
       warnings: what a reader must know before relying on the score.
@@ -145,8 +145,9 @@ class Scorer:
     @property
     def expressions(self) -> tuple[str, ...]:
         """Expressions that the first model was trained on; empty if an older run does not say."""
-        data, single = self.members[0].trained_on, self.config.data.expression
-        return data.expressions if data is not None else (single,) * bool(single)
+        if (data := self.members[0].trained_on) is not None:
+            return data.expressions
+        return (self.config.data.expression,) if self.config.data.expression else ()
 
     def open_source(self) -> LandmarkSource:
         """The landmark source of all videos, opened when this is first called.
@@ -159,7 +160,7 @@ class Scorer:
         return self._source
 
     def _options_of(self, path: pathlib.Path) -> PreprocessOptions:
-        """Options for this video. A rate close to the training clips' is kept: resampling would repeat frames."""
+        """Options for this video. A rate near that of the training clips is kept, as resampling would repeat frames."""
         data = self.members[0].trained_on
         if self._options.fps is not None or data is None:
             return self._options
@@ -188,35 +189,34 @@ class Scorer:
 
         Args:
           path: the file or folder.
-          expression: the expression that the person was asked to make; "" for the model's.
-          subject: the person's name, for the record.
+          expression: the expression that the person was asked to make; "" for the one that a clip made by
+            ``tramp-jax preprocess`` records, and for the model's with any other input.
+          subject: the person's name, for the record; "" for the one in the clip's record, or the name of the input.
 
         Raises:
           UserError: the input cannot be used.
         """
         path = pathlib.Path(path)
-        asked = expression or self.config.data.expression
         if (path / DESCRIPTION).is_file():
             clip = read_clip(path)
+            asked, person = expression or clip.info.expression, subject or clip.info.subject
+            info = dataclasses.replace(clip.info, expression=asked, subject=person)
             interpolated = read_interpolated(path, len(clip.landmarks))
-            frames = tuple(np.flatnonzero(interpolated).tolist())
-            missing = len(frames) / len(clip.landmarks) if interpolated else float("nan")
             origin = read_origin(path)
             return self.score_clip(
-                clip,
-                asked,
-                interpolated=frames,
-                missing_ratio=missing,
+                dataclasses.replace(clip, info=info),
+                interpolated=tuple(np.flatnonzero(interpolated).tolist()),
+                missing_ratio=float(np.mean(interpolated)) if interpolated else float("nan"),
                 landmark_source=origin.landmarks,
                 quality=read_quality(path, clip),
                 warnings=origin.warnings,
             )
+        asked = expression or self.config.data.expression
         info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0, source=str(path))
         if path.suffix.lower() == ".csv":
             read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
             return self.score_clip(
                 read.clip(info),
-                asked,
                 interpolated=tuple(np.flatnonzero(read.interpolated).tolist()),
                 missing_ratio=float(read.interpolated.mean()),
                 landmark_source="table",
@@ -224,12 +224,10 @@ class Scorer:
             )
         source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
         video = preprocess_video(path, source, self._options_of(path), info)
-        frames = tuple(np.flatnonzero(video.interpolated).tolist())
         return self.score_clip(
             video.clip,
-            asked,
-            interpolated=frames,
-            missing_ratio=len(frames) / len(video.interpolated),
+            interpolated=tuple(np.flatnonzero(video.interpolated).tolist()),
+            missing_ratio=float(video.interpolated.mean()),
             landmark_source=video.source,
             quality=video.quality,
             warnings=video.warnings,
@@ -315,9 +313,9 @@ class Scorer:
         )
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
-        """Short digest of everything except the model that determines an input's score.
+        """Short digest of what an input's score depends on, apart from the model.
 
-        This includes the names, sizes and times of the files, the calibration, and the options.
+        That is the names, sizes and times of its files, the calibration, and the options.
         """
         path = pathlib.Path(os.path.realpath(path))  # the same for every spelling
         try:
@@ -371,7 +369,8 @@ class Scorer:
         """The members' calibration and "", or None and why there is none."""
         models = tuple(member.id for member in self.members)
         command = "tramp-jax calibrate " + " ".join(str(member.run) for member in self.members)
-        command += f" --which {which}" * (which != BEST)
+        if which != BEST:
+            command += f" --which {which}"
         found = calibration.load(self.members[0].run, models)
         if found is None:
             return None, f"not calibrated: {command}"
@@ -388,18 +387,21 @@ class Scorer:
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 
     def _outside(self, clip: Clip) -> str:
+        """What makes the clip unlike the training clips; "" if nothing does."""
         if self._usual_motion is None:
             return ""
         try:
             return self._usual_motion.unlike(clip)
-        except UserError:  # a clip that is too short to move
+        except UserError:  # too few frames to measure motion
             return ""
 
     def _frames_used(self, n: int) -> int:
+        """How many of a clip's n frames the trajectory stream, or else the frame stream, reads."""
         view = View.of(self.config, n)
         return len(distinct_frames(view.trajectory if reads_trajectories(self.config.model) else view.frames))
 
     def _doubts(self, clip: Clip, expression: str, source: str, interval: tuple[float, float] | None) -> list[str]:
+        """Warnings about how the clip differs from what the model was trained on, and about a wide interval."""
         config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
         doubts = []
         used = self._frames_used(n)
@@ -433,10 +435,12 @@ class Scorer:
 
     def _wide(self, interval: tuple[float, float] | None) -> list[str]:
         c = self.calibration
-        if c is None or interval is None or interval[1] - interval[0] <= _WIDE * (c.high - c.low):
+        if c is None or interval is None:
             return []
-        share = (interval[1] - interval[0]) / (c.high - c.low)
-        return [f"the interval covers {share:.0%} of the scale, so the score says little"]
+        width, scale = interval[1] - interval[0], c.high - c.low
+        if width <= _WIDE * scale:
+            return []
+        return [f"the interval covers {width / scale:.0%} of the scale, so the score says little"]
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -261,5 +261,5 @@ def project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 @functools.cache
 def catmull_rom(count: int, steps: int, closed: bool = False) -> np.ndarray:
     """Weights (m, count) of a smooth curve through ``count`` points, with ``steps`` pieces between neighbours."""
-    pieces = (count if closed else count - 1) * steps
-    return np.stack([on_curve(count, at, closed) for at in np.arange(pieces + (not closed)) / steps])
+    points = count * steps if closed else (count - 1) * steps + 1
+    return np.stack([on_curve(count, at, closed) for at in np.arange(points) / steps])

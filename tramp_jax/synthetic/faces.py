@@ -44,7 +44,7 @@ DEPTH_NOISE = 1.0  # pixels; detectors estimate depth less well
 _SPREAD = 0.4  # the continuous severity of a clip is within this distance of its score
 CUES = ("motion", "landmarks", "appearance", "both")
 # With cues other than "motion":
-CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows
+CUE_NOISE = 0.5  # standard deviation of the severity that one kind of cue shows around the score
 _BIAS, _JITTER = 0.8, 0.5  # pixels; the detector's error of a point in all frames of a clip, and in each frame
 
 
@@ -95,12 +95,10 @@ class SyntheticFaces(ClipSource):
       seed: seed of everything, at least 0.
       with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
       cache: keep clips once they are read (about 1 MB each with frames).
-      quality: JPEG quality of the frames, 1-100.
       score: the same score for all clips, instead of drawn ones.
       cues: what shows the severity, one of ``CUES``.
-      cue_noise: standard deviation, in steps of the score, of the severity that each kind of cue shows about the score.
-        The two kinds err independently, so the larger it is, the more a model gains that reads both. Cues of "motion"
-        ignore it.
+      cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
+        kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
 
     Raises:
       UserError: no clips asked for, an unknown expression, unknown cues, or noise below 0.
@@ -114,7 +112,6 @@ class SyntheticFaces(ClipSource):
         seed: int = 0,
         with_frames: bool = True,
         cache: bool = True,
-        quality: int = 95,
         score: float | None = None,
         cues: str = "motion",
         cue_noise: float = CUE_NOISE,
@@ -130,7 +127,7 @@ class SyntheticFaces(ClipSource):
             raise UserError(
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
-        self._seed, self._with_frames, self._quality, self._score = seed, with_frames, quality, score
+        self._seed, self._with_frames, self._score = seed, with_frames, score
         self._cues, self._cue_noise = cues, cue_noise
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
@@ -142,7 +139,7 @@ class SyntheticFaces(ClipSource):
         self._cache: dict[int, clips.Clip] | None = {} if cache else None
 
     def __getitem__(self, index: int) -> clips.Clip:
-        index = range(len(self))[index]
+        index = range(len(self))[index]  # resolves a negative index, and raises IndexError
         if self._cache is None:
             return self._make(index)
         # Two threads may draw the same clip at the same time. Both get the same result, so there is no lock.
@@ -243,7 +240,7 @@ class SyntheticFaces(ClipSource):
             images = [painter.paint(t) for t in range(len(points))]
             chosen = landmarks.select(points, LAYOUT)
             pixels = np.stack([landmarks.pixel_values(*pair) for pair in zip(images, chosen, strict=True)])
-            frames = tuple(clips.encode_frame(image, self._quality) for image in images)
+            frames = tuple(clips.encode_frame(image) for image in images)
         return clips.Clip(self.infos[index], points, LAYOUT, pixels, frames, motion.FPS, depth.astype(np.float32))
 
 
@@ -254,8 +251,8 @@ def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     return np.exp(waves[:, :1] + waves[:, 1:] + rng.normal(0, 0.005, (num_frames, 1)))
 
 
-def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
-    """(H, W, 3) uint8 with a row of frames for each expression, at severity 0 (left) and 4 (right)."""
+def contact_sheet(seed: int = 0, size: int = 112) -> np.ndarray:
+    """(H, W, 3) uint8 with a row for each expression: five frames at severity 0 (left), five at severity 4 (right)."""
     source = SyntheticFaces(20, 1, seed=seed, cache=False)
     rows: list[np.ndarray] = []
     shown: set[str] = set()
@@ -269,9 +266,9 @@ def contact_sheet(seed: int = 0, size: int = 112, times: int = 5) -> np.ndarray:
             )
             shown.add(source.infos[index].subject)
             painter, last = source.painter(index), source.infos[index].num_frames - 1
-            tiles = [painter.paint(t) for t in np.linspace(0, last, times).astype(int)]
-            halves.append(np.hstack([cv2.resize(tile, (size, size), interpolation=cv2.INTER_AREA) for tile in tiles]))
-            halves[-1] = _titled(halves[-1], f"{name.replace('_', ' ')}, severity {score}")
+            images = [painter.paint(t) for t in np.linspace(0, last, 5).astype(int)]
+            tiles = [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
+            halves.append(_titled(np.hstack(tiles), f"{name.replace('_', ' ')}, severity {score}"))
         gap = np.full((halves[0].shape[0], 8, 3), 255, np.uint8)
         rows.append(np.hstack([halves[0], gap, halves[1]]))
     return np.vstack(rows)

@@ -110,7 +110,8 @@ def _draw_light(rng: np.random.Generator) -> np.ndarray:
     for at_x, at_y, width, height, strength in _RELIEF:
         for side in (-1, 1) if at_x else (1,):
             # The side that faces the lamp has weaker shadows.
-            shade = strength * contrast * (1 - 0.6 * lamp[0] * side * (strength < 0) * (at_x > 0))
+            lit = 0.6 * lamp[0] * side if at_x and strength < 0 else 0
+            shade = strength * contrast * (1 - lit)
             factor += shade * np.exp(-(((x - side * at_x) / width) ** 2) - ((y - at_y) / height) ** 2)
     patches = cv2.GaussianBlur(rng.normal(0, 1, x.shape), (0, 0), 2.5)
     factor += 0.012 * patches / patches.std()

@@ -8,9 +8,9 @@ from tramp_jax.synthetic import face
 
 
 def _arch(name: str) -> list[int]:
-    """The points of ``face.DRAWN_ONLY[name]``, from the left across the midline to the right."""
+    """The points of ``face.DRAWN_ONLY[name]`` from left to right. Both halves end in the same point on the midline."""
     left, right = face.DRAWN_ONLY[name]
-    return [*left, *right[::-1]] if face.EXTRA[name][-1][0] else [*left, *right[-2::-1]]
+    return [*left, *right[-2::-1]]
 
 
 _FACE_LINE = [*face.CONTOUR_LEFT, 0, *face.CONTOUR_RIGHT[::-1]]
@@ -40,13 +40,17 @@ _CURVES: dict[str, tuple[list[int], int, bool]] = {
 }
 
 
+DEEPEST = 110  # the largest depth of a fold
+
+
 @functools.cache
 def curve_weights() -> tuple[np.ndarray, dict[str, slice]]:
     """Weights (M, NUM_POINTS) from face points to the points of all curves, and the slice of each curve."""
     rows, where, start = [], {}, 0
     for name, (points, steps, closed) in _CURVES.items():
-        weights = np.zeros(((len(points) * steps) if closed else (len(points) - 1) * steps + 1, face.NUM_POINTS))
-        weights[:, points] = face.catmull_rom(len(points), steps, closed)
+        curve = face.catmull_rom(len(points), steps, closed)
+        weights = np.zeros((len(curve), face.NUM_POINTS))
+        weights[:, points] = curve
         rows.append(weights)
         where[name] = slice(start, start + len(weights))
         start += len(weights)
@@ -54,7 +58,7 @@ def curve_weights() -> tuple[np.ndarray, dict[str, slice]]:
 
 
 def fold_depths(motion: face.Motion, age: float) -> np.ndarray:
-    """Depth (n, 5, 2), 0-110, of nasolabial, glabella, crow's-foot, forehead and lower-lid folds on both sides."""
+    """Depth (n, 5, 2), 0 to DEEPEST, of nasolabial, glabella, crow's-foot, forehead and lower-lid folds by side."""
     cheek = motion.strength("corner_pull", "nose_wrinkle") + 0.6 * motion.strength("cheek", "lip_stretch")
     squeeze = motion.strength("cheek") * (0.4 + np.minimum(motion.strength("close"), 1.5))
     folds = [
@@ -64,7 +68,7 @@ def fold_depths(motion: face.Motion, age: float) -> np.ndarray:
         5 + 40 * motion.strength("brow_raise"),
         12 + 26 * motion.strength("cheek"),
     ]
-    return np.clip(np.stack(folds, axis=1) * (0.5 + 0.7 * age), 0, 110)
+    return np.clip(np.stack(folds, axis=1) * (0.5 + 0.7 * age), 0, DEEPEST)
 
 
 def fold_lines(points: np.ndarray, depths: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -75,14 +79,14 @@ def fold_lines(points: np.ndarray, depths: np.ndarray) -> list[tuple[np.ndarray,
     for side, landmarks in enumerate(((77, 52, 46, 39, 35, 33, 49), (83, 61, 97, 89, 93, 87, 104))):
         out = right * (2 * side - 1)
         ala, corner, brow, inner, outer, low, mid = (points[:, k] for k in landmarks)
-        depth = depths[..., side].T
-        lines.append(([ala + 3 * out - 3 * down, (ala + corner) / 2 + 8 * out, corner + 7 * out + 2 * down], depth[0]))
-        lines.append(([brow - 5 * out - 4 * down, brow - 4.5 * out + 2 * down, brow - 4 * out + 7 * down], depth[1]))
+        nasolabial, glabella, crows_foot, forehead, lid = depths[..., side].T
+        fold = [ala + 3 * out - 3 * down, (ala + corner) / 2 + 8 * out, corner + 7 * out + 2 * down]
+        lines.append((fold, nasolabial))
+        lines.append(([brow - 5 * out - 4 * down, brow - 4.5 * out + 2 * down, brow - 4 * out + 7 * down], glabella))
         for slope in (-0.6, 0.1, 0.8):
-            crow = [outer + reach * out + slope * (reach + 1) * down for reach in (5, 9, 13)]
-            lines.append((crow, depth[2]))
+            lines.append(([outer + reach * out + slope * (reach + 1) * down for reach in (5, 9, 13)], crows_foot))
         for lift in (13, 21):
-            lines.append(([brow - lift * down, (brow + mid) / 2 - (lift + 1) * down, mid - lift * down], depth[3]))
-        lines.append(([inner + 5 * down + 2 * out, low + 5 * down, outer + 5 * down - 2 * out], depth[4]))
+            lines.append(([brow - lift * down, (brow + mid) / 2 - (lift + 1) * down, mid - lift * down], forehead))
+        lines.append(([inner + 5 * down + 2 * out, low + 5 * down, outer + 5 * down - 2 * out], lid))
     smooth = face.catmull_rom(3, 4)
     return [(smooth @ np.stack(line, axis=1), depth.astype(int)) for line, depth in lines]

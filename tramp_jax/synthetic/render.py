@@ -39,7 +39,7 @@ class Painter:
       points: (n, NUM_POINTS, 2) from ``face.move``, without detector noise.
       motion: the motion behind ``points``; it sets the depth of the folds.
       rng: draws this clip's camera: exposure, sharpness and noise.
-      skin: signs on the skin that replace the folds that follow from ``motion``.
+      skin: signs on the skin instead of the folds that follow from ``motion``; None for those folds.
       flicker: (n, 3) factor for each colour in every frame; None for a steady camera.
     """
 
@@ -49,8 +49,8 @@ class Painter:
         points: np.ndarray,
         motion: face.Motion,
         rng: np.random.Generator,
-        skin: Skin | None = None,
-        flicker: np.ndarray | None = None,
+        skin: Skin | None,
+        flicker: np.ndarray | None,
     ):
         weights, self._where = outlines.curve_weights()
         self._look = look
@@ -67,7 +67,7 @@ class Painter:
         self._turn = linear[:, :, :2]
         self._shift = offset + 45 * linear[:, :, 2]
         gain = rng.uniform(0.92, 1.08) * rng.uniform(0.98, 1.02, 3)
-        gains = [gain] if flicker is None else gain * flicker
+        gains = [gain] if flicker is None else gain * flicker  # one for all frames, or one for each
         self._exposure = [_light_table(each) for each in gains]
         self._sharpness = float(rng.uniform(0.55, 0.9))
         self._noise = (_noise_bank() * rng.uniform(1.5, 3.0)).astype(np.int16)

@@ -11,9 +11,9 @@ import numpy as np
 from tramp_jax.synthetic import face
 from tramp_jax.synthetic.look import NEUTRAL_LIGHT
 from tramp_jax.synthetic.motion import impairment
+from tramp_jax.synthetic.outlines import DEEPEST
 
 SIGNS = ("bulge", "nasolabial", "crows_feet", "forehead")
-_DEEPEST = 110.0  # see ``outlines.fold_depths``
 
 # Light and shadow of a bulging cheek: outward x, y, width, height (head pixels) and strength.
 _BULGE = ((43, 28, 17, 12, 0.26), (47, 48, 17, 8, -0.28), (25, 38, 7, 12, -0.22))
@@ -36,7 +36,7 @@ class Skin:
         _, nasolabial, crows_feet, forehead = self.strengths.T
         still = np.zeros(len(self.strengths))
         folds = [12 + 90 * nasolabial, 2 + still, 2 + 80 * crows_feet, 5 + 80 * forehead, 12 + still]
-        depths = np.clip(np.stack(folds, axis=1) * (0.8 + 0.3 * age), 0, _DEEPEST)
+        depths = np.clip(np.stack(folds, axis=1) * (0.8 + 0.3 * age), 0, DEEPEST)
         return np.repeat(depths[..., None], 2, axis=2)
 
     def lit(self, light: np.ndarray, t: int) -> np.ndarray:

@@ -29,7 +29,7 @@ class SourceOptions:
 
 
 def table_beside(video: Path) -> Path:
-    """Where a video's landmark table is."""
+    """The path of a video's landmark table: in the same folder, with the same name and the ending .csv."""
     return video.with_suffix(".csv")
 
 

@@ -15,7 +15,7 @@ from tramp_jax.preprocess.faces import SourceError, area, overlap
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
 _MIN_SCORE_PART = 0.8  # in a part of the frame, where folds of cloth and the like reach 0.73
-_MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6
+_MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6  # boxes that overlap more, or lie in each other more, are one face
 _GRIDS = ((16, 2), (8, 6))  # cells per side, anchors per cell
 
 
@@ -86,7 +86,7 @@ class Detector:
         return [Detection(each.box * np.tile(per_pixel, 2), each.keypoints * per_pixel, each.score) for each in kept]
 
     def _search(self, picture: np.ndarray, min_score: float) -> list[Detection]:
-        """Finds the faces in one picture, resized to the network's input."""
+        """Finds the faces in one picture, which is resized and padded to the network's input."""
         height, width = picture.shape[:2]
         scale = SIZE / max(height, width)
         square = np.zeros((SIZE, SIZE, 3), np.uint8)
@@ -104,10 +104,11 @@ class Detector:
         keypoints = raw[likely, 4:].reshape(-1, 6, 2) + self._anchors[likely][:, None]
         merged = _suppress(np.concatenate([corners, keypoints], axis=1), scores[likely])
         per_pixel = np.array([shown[0] / width, shown[1] / height])
-        return [
-            Detection(points[:2].ravel().astype(np.float32), points[2:].astype(np.float32), score)
-            for points, score in (((points - (left, top)) / per_pixel, score) for points, score in merged)
-        ]
+        found = []
+        for points, score in merged:
+            points = ((points - (left, top)) / per_pixel).astype(np.float32)
+            found.append(Detection(points[:2].ravel(), points[2:], score))
+        return found
 
 
 def _corners(height: int, width: int) -> list[tuple[int, int]]:
@@ -127,7 +128,7 @@ def _same_face(box: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _anchors() -> np.ndarray:
-    """The centres (896, 2) of the anchors in pixels of the input."""
+    """The centres (896, 2) of the anchors in pixels of the network's input."""
     rows = []
     for cells, repeats in _GRIDS:
         y, x = np.mgrid[:cells, :cells]
@@ -143,7 +144,7 @@ def _suppress(points: np.ndarray, scores: np.ndarray) -> list[tuple[np.ndarray, 
     while len(order):
         best = points[order[0], :2].ravel()
         near = np.array([overlap(best, points[i, :2].ravel()) > _MIN_OVERLAP for i in order])
-        near[0] = True
+        near[0] = True  # also a box without area, which does not even overlap itself
         members = order[near]
         found.append((np.average(points[members], axis=0, weights=scores[members]), float(scores[order[0]])))
         order = order[~near]

@@ -1,7 +1,7 @@
 """InsightFace's 106 points, as in the paper: model package buffalo_l, detector input 640×640.
 
-If the package's 3D model of 68 points is also present, the 106 points get depth, interpolated from the 68.
-``landmarks.frontalise`` needs it.
+If the package's 3D model of 68 points is also present, the 106 points get depth, interpolated from the 68. The option
+``landmarks.frontalise`` needs depth.
 
 InsightFace's code has the MIT licence; its models are for non-commercial research only. They are downloaded only if you
 ask for it.
@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +122,13 @@ def find_models(models_dir: Path | None, fetch: bool) -> Path:
     return root
 
 
-def install(address: str, folder: Path, sha256: dict[str, str] | None = None) -> None:
-    """Downloads the model package, checks the files we use and puts them into ``folder``.
+def install(address: str, folder: Path, checksums: Mapping[str, str] = SHA256) -> None:
+    """Downloads the model package, checks the files with known ``checksums``, and puts them into ``folder``.
 
     Raises:
-      SourceError: see ``download.fetch``; or a file of the package is missing or has the wrong checksum.
+      SourceError: see ``download.fetch``; a file is missing from the package or has the wrong checksum; or ``folder``
+        cannot be written.
     """
-    expected = SHA256 if sha256 is None else sha256
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / f"{PACKAGE}.zip"
         try:
@@ -138,11 +138,11 @@ def install(address: str, folder: Path, sha256: dict[str, str] | None = None) ->
         try:
             with zipfile.ZipFile(package) as archive:
                 members = {Path(name).name: name for name in archive.namelist()}
-                contents = {file: archive.read(members[file]) for file in expected}
+                contents = {file: archive.read(members[file]) for file in checksums}
         except (zipfile.BadZipFile, KeyError) as error:
             raise SourceError(f"{address}: not the expected model package ({error}); {_how_to_get(folder)}") from error
     for file, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != expected[file]:
+        if hashlib.sha256(content).hexdigest() != checksums[file]:
             raise SourceError(f"{address}: its {file} has the wrong checksum, so it is not used. {_how_to_get(folder)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def step(before: np.ndarray, after: np.ndarray, face: Face) -> Face | None:
         return None
     carried = face.points @ motion[:, :2].T + motion[:, 2]
     points = np.where(held[:, None], points, carried).astype(np.float32)
-    return Face(_same_frame(face, points), float(held.mean()), points)
+    return Face(_moved_box(face, points), float(held.mean()), points)
 
 
 def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +93,7 @@ def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray, window: int
     return np.asarray(moved), np.asarray(status).ravel() == 1
 
 
-def _same_frame(face: Face, points: np.ndarray) -> np.ndarray:
+def _moved_box(face: Face, points: np.ndarray) -> np.ndarray:
     """A box around the moved points, with margins in proportion to those of the face's box."""
     old, new = enclosing(face.points), enclosing(points)
     growth = np.maximum(new[2:] - new[:2], 1) / np.maximum(old[2:] - old[:2], 1)

@@ -27,7 +27,7 @@ SIZE = 192  # side of the mesh network's square input, in pixels
 DETECT_EVERY = 10  # frames; a new face is found after at most this many
 MAX_FACES = 4
 MIN_PRESENCE = 0.5
-_MARGIN = 1.5  # side of the region given to the mesh, relative to the face's box
+_MARGIN = 1.5  # side of the region that the mesh network reads, relative to the face's box
 _SAME = 0.3  # a detection that overlaps a followed face at least this much is that face
 _EYES = (33, 263)  # outer corners, image-left and image-right
 
@@ -57,7 +57,7 @@ def points63(mesh: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Region:
-    """A square of the frame that is given to the mesh: centre (2,), side in pixels, angle in radians."""
+    """The square of the frame that the mesh network reads: centre (2,), side in pixels, angle in radians."""
 
     centre: np.ndarray
     side: float

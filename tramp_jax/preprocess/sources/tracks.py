@@ -78,15 +78,14 @@ class Tracks:
         """
         self.seconds = {"landmarks": 0.0}
         count = 0
-        for number, frame in enumerate(frames):
-            count += 1
+        for count, frame in enumerate(frames, start=1):
             if count > len(self._points):
-                continue
+                continue  # counts the rest of the video, for the message
             started = time.perf_counter()
             height, width = frame.shape[:2]
             scale = (1.0, 1.0) if self._size is None else (width / self._size[0], height / self._size[1])
-            points = (self._points[number] * scale).astype(np.float32)
-            score = float(self._visible[number].mean())
+            points = (self._points[count - 1] * scale).astype(np.float32)
+            score = float(self._visible[count - 1].mean())
             self.seconds["landmarks"] += time.perf_counter() - started
             yield [] if score < MIN_VISIBLE else [Face(_box(points), score, points)]
         if count != len(self._points):
@@ -97,38 +96,33 @@ class Tracks:
 
     @staticmethod
     def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Reads points (T, P, 2) float64 and visibility (T, P) bool. Other files have another one."""
-        return _read(path)
+        """Reads points (T, P, 2) float64 and visibility (T, P) bool. A subclass reads another kind of file."""
+        if not path.is_file():
+            raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
+        try:
+            with path.open("rb") as file:
+                is_npz = file.read(2) == b"PK"
+            arrays = load_npz(path) if is_npz else {"tracks": load_npy(path)}
+        except Exception as error:  # a damaged file raises almost anything
+            raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
+        name = next((name for name in _TRACKS if name in arrays), None)
+        if name is None:
+            raise SourceError(f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
+        points = arrays[name]
+        points_first = _is_points_first(path, name, points)
+        if points.ndim == 4:
+            points = points[0]
+        points = points.swapaxes(0, 1) if points_first else points
+        points = points.astype(np.float64)
+        possible = (np.abs(points) < _FARTHEST).all(axis=-1)  # False for NaN
+        visible = _visibility(path, arrays, points_first, possible.shape)
+        return points, visible & possible
 
 
 def _box(points: np.ndarray) -> np.ndarray:
     tight = enclosing(points)
     sides = np.tile(tight[2:] - tight[:2], 2)
     return (tight + sides * BOX_MARGINS * np.array([-1, -1, 1, 1])).astype(np.float32)
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads points (T, P, 2) float64 and visibility (T, P) bool."""
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
-    try:
-        with path.open("rb") as file:
-            is_npz = file.read(2) == b"PK"
-        arrays = load_npz(path) if is_npz else {"tracks": load_npy(path)}
-    except Exception as error:  # a damaged file raises almost anything
-        raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
-    name = next((name for name in _TRACKS if name in arrays), None)
-    if name is None:
-        raise SourceError(f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
-    points = arrays[name]
-    points_first = _is_points_first(path, name, points)
-    if points.ndim == 4:
-        points = points[0]
-    points = points.swapaxes(0, 1) if points_first else points
-    points = points.astype(np.float64)
-    possible = (np.abs(points) < _FARTHEST).all(axis=-1)  # False for NaN
-    visible = _visibility(path, arrays, points_first, possible.shape)
-    return points, visible & possible
 
 
 def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
@@ -145,7 +139,7 @@ def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
                 f"of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}"
             )
         if firsts or seconds:
-            return not seconds
+            return not seconds  # if both fit, the name has said that time comes first
         if NUM_LANDMARKS in shape[:2]:
             raise SourceError(
                 f"{path}: tracks of shape {points.shape} have the 63 points, but not the nose tip that centres them; "
