@@ -41,8 +41,9 @@ _PADDINGS = ("loop", "zero", "repeat", "spline", "reflect")
 
 # The published model has 25.17 M parameters.
 MODEL: dict[str, Any] = {
-    # Type of matrix products and convolutions. Parameters, statistics, softmax and loss are always float32. On GPUs and
-    # TPUs, products in float32 have the hardware's default precision.
+    # Type of the products in the encoders and the fusion. Parameters, statistics, softmax, loss, head and the stem of
+    # the trajectory encoder are always float32. On GPUs and TPUs, float32 products have the hardware's default
+    # precision.
     "precision": _one_of("float32", "bfloat16"),
     "remat": False,  # recompute the encoders' blocks in the backward pass: less memory, more time
     "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two: one encoder with a linear head
