@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", choices=DETECTORS, default="mediapipe", help="source that finds the face for lucas-kanade"
     )
     landmarks.add_argument(
-        "--tracks", type=expanded, help="tracks of the one INPUT, or a folder with NAME.npz for each"
+        "--tracks", type=expanded, help="point tracks of the only INPUT, or a folder with NAME.npz for each"
     )
     landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the tracked frames")
     landmarks.add_argument(
