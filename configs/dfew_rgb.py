@@ -1,4 +1,4 @@
-"""DFEW: pre-trains the frame encoder, the published Former-DFER, to tell seven emotions from 16 frames of 112 pixels.
+"""DFEW: pre-trains the frame encoder, the published Former-DFER, to recognise 7 emotions in 16 frames of 112 pixels.
 
     python train.py --config configs/dfew_rgb.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.rgb=runs/dfew_rgb/TIME
@@ -7,8 +7,8 @@ ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); only frames and lists 
 another of its five splits. The second command starts PFED5 from the result.
 
 Model, optimiser and schedule follow the Former-DFER release: SGD, learning rate 0.01, weight decay 1e-4, batch size 32,
-100 epochs, no clips with fewer than 16 frames. Three things differ. The release takes its 16 frames as 8 pairs of
-neighbours, crops at random sizes, and chooses the epoch on the test list. Here, the 16 frames are in order of time,
+100 epochs, no clips with fewer than 16 frames. Three things differ. The release takes 8 pairs of neighbouring frames,
+crops at random sizes, and chooses the epoch on the test list. Here, 16 frames are drawn at random and kept in order,
 crops have one size, and a tenth of the training clips chooses the epoch. Our own results on DFEW are not measured yet.
 """
 

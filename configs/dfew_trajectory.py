@@ -1,4 +1,4 @@
-"""DFEW: pre-trains the trajectory encoder to tell seven emotions from landmark trajectories with T = 256.
+"""DFEW: pre-trains the trajectory encoder to recognise seven emotions in landmark trajectories with T = 256.
 
     python train.py --config configs/dfew_trajectory.py --config.data.root=ROOT
     python train.py --config configs/pfed5.py:smile --config.init.trajectory=runs/dfew_trajectory/TIME
@@ -7,7 +7,7 @@ ROOT is the DFEW folder (tramp_jax/data/readers/dfew.py); --config.data.set=K se
 The second command starts PFED5 from the result.
 
 The paper pre-trains this encoder in the same way, on the clips with a face in every frame. It publishes the weights
-(SkateFormer_256_rgb1x1.pth) but neither the accuracy nor the recipe. Optimiser and schedule here are the paper's for
+(SkateFormer_256_rgb1x1.pth) but neither the accuracy nor the recipe. Here, optimiser and schedule are the paper's for
 PFED5, with Former-DFER's batch size of 32 and one pass per epoch. Our own results on DFEW are not measured yet.
 """
 

@@ -1,10 +1,10 @@
-"""Your own clips: the published model and recipe on a folder with a list, clips.csv.
+"""Your own clips: the published model and recipe on a folder of clips with a list, clips.csv.
 
     python train.py --config configs/folder.py --config.data.root=ROOT
 
 ROOT holds clips.csv and the clips' folders (tramp_jax/data/readers/folder.py); `tramp-jax preprocess` makes them from
-videos and photographs. A column "split" in the list decides who is tested. Without it, a fifth of the subjects is
-tested, or every subject once with --config.data.num_folds=5. --config.data.expression=NAME uses one expression only,
+videos and photographs. A column "split" in the list decides who is tested. Without it, a fifth of the subjects are
+tested or, with --config.data.num_folds=5, every subject once. --config.data.expression=NAME uses one expression only,
 and --config.data.target=COLUMN learns another rating instead of the score.
 
 The published model has 25 M parameters. With fewer than about 100 people, either start it from published weights

@@ -3,11 +3,11 @@
     python train.py --config configs/frames.py
     python train.py --config configs/frames.py:NAME --config.data.root=ROOT
 
-NAME is a data set with frames and landmarks: synthetic (the default), pfed5, neuroface, youtubepd, dfew or folder.
-Unrated clips can have any number as their score. A model takes the encoder with --config.init.rgb=RUN. It needs the
-same options model.rgb; only the size of frames may differ.
+NAME is a data set with frames and landmarks: synthetic (the default), pfed5, neuroface, dfew or folder. Give unrated
+clips any number as their score. Another model starts from the encoder with --config.init.rgb=RUN. Its options in
+model.rgb must be the same; only image_size may differ.
 
-Reproduces nothing of the paper. See docs/frames.md for what it brings.
+Reproduces nothing of the paper. docs/frames.md says what has been measured.
 """
 
 import ml_collections

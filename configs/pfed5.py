@@ -2,14 +2,14 @@
 
     python train.py --config configs/pfed5.py:EXPRESSION --config.data.root=ROOT
 
-EXPRESSION is a number or a name, smile by default. ROOT is the PFED5 folder (tramp_jax/data/readers/pfed5.py).
+EXPRESSION is a number or a name below, smile by default. ROOT is the PFED5 folder (tramp_jax/data/readers/pfed5.py).
 
 Reproduces the row TraMP-Former of the paper's PFED5 table, Spearman's ρ × 100 on the 11 test subjects:
 
     0 sit_at_rest   1 smile   2 frown   3 squeeze_eyes   4 clench_teeth   mean
         73.30        72.25     79.01        67.57            67.17        71.86
 
-These results start from encoders pre-trained on DFEW. To use their released weights, add
+The paper starts from encoders pre-trained on DFEW. To use their released weights, add
 
     --config.init.rgb=FormerDFER_DFEW.pth --config.init.trajectory=SkateFormer_256_rgb1x1.pth
 
@@ -26,8 +26,8 @@ from tramp_jax import config as defaults
 from tramp_jax.data.datasets import options
 from tramp_jax.data.readers.pfed5 import EXPRESSIONS
 
-COLUMNS = EXPRESSIONS  # of a study: each expression is a training of its own
-# Clips of an expression to train on, by the published sizes, of which a fifth of the people is for validation.
+COLUMNS = EXPRESSIONS  # of a study's table; each expression is trained separately
+# How many clips train, for the costs of a study: 30 of 41 people, less a fifth for validation.
 EXPECTED_CLIPS = dict.fromkeys(COLUMNS, round(2811 / 5 * 30 / 41 * 0.8))
 
 

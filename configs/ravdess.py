@@ -1,4 +1,4 @@
-"""RAVDESS: pre-trains the trajectory stream on the motion of 24 actors, to tell how strongly they play an emotion.
+"""RAVDESS: pre-trains the trajectory stream on the motion of 24 actors, to score how strongly they act an emotion.
 
     python train.py --config configs/ravdess.py --config.data.root=ROOT
     python train.py --config configs/ravdess.py:emotion --config.data.root=ROOT
@@ -6,10 +6,10 @@
 
 ROOT is the public archive of landmarks (tramp_jax/data/readers/ravdess.py). The score is the intensity, 1 (normal) or 2
 (strong); with "emotion", the model learns the eight emotions as classes instead. --config.data.expression=happy uses
-one emotion only. A fifth of the actors is tested, or every actor once with --config.data.num_folds=6.
+one emotion only. A fifth of the actors are tested or, with --config.data.num_folds=6, every actor once.
 
-The model is that of the recipe for few people (docs/few_people.md), so such a recipe can start from the result, as the
-third command does. Reproduces nothing of the paper. Our own results on RAVDESS are not measured yet.
+The model is that of the recipe for few people (docs/few_people.md), so that recipe can start from the result, as in the
+third command. Reproduces nothing of the paper. Our own results on RAVDESS are not measured yet.
 """
 
 import ml_collections

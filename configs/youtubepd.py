@@ -2,9 +2,9 @@
 
     python train.py --config configs/youtubepd.py --config.data.root=YouTubePD_Additional_Modalities
 
-With only the training list, it runs 5-fold cross-validation over videos and compares with a constant and a random
-forest on motion features. With both lists, it uses the official training and test videos. The encoder is narrower than
-the published one, because there are only 72 videos.
+With only the training list, it runs 5-fold cross-validation over videos. With both lists, it uses the official training
+and test videos. There are only 72 videos, so this is the recipe for few people, which also compares itself with simple
+methods (docs/few_people.md).
 """
 
 import ml_collections

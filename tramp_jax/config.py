@@ -13,9 +13,9 @@ from tramp_jax.errors import UserError
 
 
 class Option(NamedTuple):
-    """An option's default and its other values: one of ``known``, or a number from ``low`` to ``high``.
+    """An option's default and its allowed values: those in ``known`` or, without any, numbers from ``low`` to ``high``.
 
-    With ``joined``, it may also be several of ``known`` joined with "+".
+    With ``joined``, several of ``known`` joined with "+" are allowed, too.
     """
 
     default: Any
@@ -41,16 +41,17 @@ _PADDINGS = ("loop", "zero", "repeat", "spline", "reflect")
 
 # The published model has 25.17 M parameters.
 MODEL: dict[str, Any] = {
-    # Type of the products. Parameters, statistics, softmax and loss are always float32. On GPUs and TPUs, float32
-    # products have the hardware's default precision.
+    # Type of the products in the encoders and the fusion. Parameters, statistics, softmax, loss, head and the stem of
+    # the trajectory encoder are always float32. On GPUs and TPUs, float32 products have the hardware's default
+    # precision.
     "precision": _one_of("float32", "bfloat16"),
-    "remat": False,  # recompute the inside of the encoders' blocks in the backward pass: less memory, more time
-    "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two are an encoder with a linear head
+    "remat": False,  # recompute the encoders' blocks in the backward pass: less memory, more time
+    "name": _one_of("tramp_former", "skateformer", "former_dfer"),  # the last two: one encoder with a linear head
     "streams": _one_of("both", "rgb", "trajectory"),
     # Number of models that train side by side from different initial weights; the score is their mean. Steadier with
     # few people; only for streams=trajectory.
     "members": _at_least(1, 1),
-    # Make the score the mean of the network's and that of a ridge regression on the means of its trajectory channels.
+    # Average the network's score with that of a ridge regression on the means over time of its trajectory channels.
     # Steadier with few people; see tramp_jax.ridge.
     "ridge": False,
     "trajectory": {
@@ -58,21 +59,23 @@ MODEL: dict[str, Any] = {
         # What to read about each landmark: position and colour as published, how it moves, or both, as in "xy+energy";
         # see tramp_jax.batches.motion.
         "channels": Option("xyrgb", known=(*channels.STORED, *channels.MOTION), joined=True),
-        "patch": _at_least(1, 1),  # number of frames that are averaged to one step of the encoder
-        # The stem's hidden widths are 2 and 3 times this; 0 for the number of channels. With 5, "xy" or "rgb" can start
-        # from weights for "xyrgb".
+        "patch": _at_least(1, 1),  # number of frames that are averaged into one step of the encoder
+        # The stem's hidden widths are 2 and 3 times this number; 0: the number of channels. With 5, a model of "xy" or
+        # "rgb" can start from weights for "xyrgb".
         "stem_channels": _at_least(0, 0),
         "num_points": 63,
         "widths": (128, 256, 256, 256),
         "blocks_per_stage": 2,
         "embed_width": 128,
         "mlp_ratio": 2,
-        "neighbours": 9,
-        "distant": 7,
-        "local_frames": 8,
-        "table_frames": 32,  # size of the shared global position tables, for T = 256; 0: each T has its own
+        "neighbours": 9,  # landmarks in a set of neighbours
+        "distant": 7,  # landmarks in a set of distant ones
+        "local_frames": 8,  # frames in a local set
+        # The global position tables serve sets of this many frames: 32 (those of T = 256) for every T, as published; 0:
+        # the number that the model's T has.
+        "table_frames": 32,
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
-        # Factors on the channels, one for all or one each; published weights expect unscaled channels.
+        # Factors on the channels, one for all or one for each; published weights expect unscaled channels.
         "input_scale": (1.0,),
         "attention_dropout": _share(0.5),
         "drop_path": _share(0.2),
@@ -87,25 +90,24 @@ MODEL: dict[str, Any] = {
         "temporal_depth": 3,
         "temporal_heads": 8,
         "temporal_mlp_dim": 1024,
-        "scrambled_frames": False,  # like the released code: frames reinterpreted with their planes out of place
+        "scrambled_frames": False,  # as in the released code: the colour planes of the frames out of place
     },
     "fusion": {
-        # How the streams are combined (paper, Table VI): TraMP blocks as published; features side by side and one
-        # linear map; their sum; TraMP blocks in both directions. "late" is ours: each stream is trained with a head and
-        # a loss of its own, and the score is the mean of both. Options below that a strategy does not use have no
-        # effect.
+        # How the streams are combined (paper, Table VI): TraMP blocks as published; both features side by side and one
+        # linear map; their sum; TraMP blocks in both directions. "late" is ours: each stream is trained with its own
+        # head and loss, and the score is the mean of both. Options that a strategy does not use have no effect.
         "name": _one_of("tramp", "concatenation", "sum", "cross", "late"),
         "query": _one_of("rgb", "trajectory"),  # for "tramp": the stream that attends to the other one
-        # What the strategy reads from a stream: its mean feature, as published, so that attention has one key and its
-        # softmax is 1; or, for "tramp" and "cross", the features of its sub-clips or moments. Sub-clips then get
-        # learned positions; moments already have theirs.
+        # What the strategy reads from a stream: its mean feature, as published, so attention has a single key and its
+        # softmax is 1; or, for "tramp" and "cross", the features of the sub-clips of frames and the moments of the
+        # trajectory. Sub-clips then get learned positions; moments already have theirs.
         "tokens": _one_of("mean", "sequence"),
         "width": 256,
         "depth": 3,
         "heads": 8,
         "mlp_ratio": 4,
     },
-    "head": {"hidden": (128, 64), "num_classes": _at_least(0, 0)},  # 0 classes for regression
+    "head": {"hidden": (128, 64), "num_classes": _at_least(0, 0)},  # 0 classes: regression
 }
 
 OPTIONS: dict[str, Any] = {
@@ -116,13 +118,13 @@ OPTIONS: dict[str, Any] = {
         "name": "",  # one of tramp_jax.data.readers.READERS
         "root": "",
         "expression": "",  # train and test on this expression only; "" for all
-        # Lowest and highest rating of the scale, such as (0.0, 4.0). If they are equal, the data set's own scale is
-        # used or, if it names none, the lowest and highest rating of the clips.
+        # Lowest and highest rating of the scale, such as (0.0, 4.0). (0.0, 0.0): the data set's own scale or, if it has
+        # none, the lowest and highest rating of the clips.
         "scale": (0.0, 0.0),
         "target": "",  # the rating to learn if clips have several; "" for the main score
         "skip_bad": False,  # check every clip first, and train on those without a fault
-        "still": False,  # control: repeat the first frame of every clip, which leaves only identity
-        "truncation": _one_of("random", "last"),  # the run of frames that training takes from clips longer than T
+        "still": False,  # control: every clip becomes its first frame, repeated, so only identity is left
+        "truncation": _one_of("random", "last"),  # the T consecutive frames that training takes from longer clips
         "padding": _one_of(*_PADDINGS),  # for clips too short for a stream
         "frame_padding": _one_of("same", *_PADDINGS),  # for the frame stream; same: as data.padding
         # The frames that training takes from clips longer than the frame stream: random ones in order, a random run of
@@ -132,7 +134,7 @@ OPTIONS: dict[str, Any] = {
         # that the data allows.
         "protocol": _one_of("auto", "official", "folds", "k_fold", "holdout"),
         "num_folds": _at_least(0, 0),  # of cross-validation over subjects
-        "fold": _at_least(-1, -1),  # the fold to run; -1 for all in turn
+        "fold": _at_least(-1, -1),  # the fold to run, from 0; -1: all in turn
         "test_fraction": _share(0.2),  # of the subjects, with "holdout"
         "validation_fraction": _share(0.2),  # of the training subjects, for choosing a checkpoint
         "split_seed": _at_least(0, 0),
@@ -150,8 +152,8 @@ OPTIONS: dict[str, Any] = {
         "trajectory": "",  # the trajectory encoder; takes precedence over "all"
         "tables": _one_of("released", "centred"),  # from position tables of another T, take the first or middle rows
     },
-    # Paths of parameters that are not trained, such as ("rgb_encoder", "trajectory_encoder/stage_0_*"). Running
-    # statistics below them also stay fixed; training still normalises by the batch.
+    # Paths of parameters that are not trained, such as ("rgb_encoder", "trajectory_encoder/stage_0_*"). Their running
+    # statistics stay fixed, too, but training still normalises by the batch.
     "freeze": (),
     "augment": {
         "crop": True,
@@ -168,17 +170,18 @@ OPTIONS: dict[str, Any] = {
         "sigma": _at_least(1e-3, 1.0),  # for the balanced losses: the noise of a rating
         "components": _at_least(1, 8),  # for gai
         "swapped": False,  # for bmc, like the released code: exchange prediction and target
-        # Weight of a second target of the frame encoder: the landmarks in each frame, read off its features by a
-        # linear map. Mean squared error in units of half the picture. 0 as published; no effect without frames.
+        # Weight of a second target of the frame encoder: a linear map of its features must find the landmarks in each
+        # frame. Mean squared error in units of half the picture. 0 as published; no effect without frames.
         "landmarks": _at_least(0, 0.0),
     },
     # From the model's raw value to a score on the rating scale; see ``output``.
     "output": {
-        # training: the expected rating under the training ratings; balanced: under equally frequent ratings; clip: the
-        # raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode with, else training.
+        # training: the expected rating if ratings are as frequent as in training; balanced: if they are equally
+        # frequent; clip: the raw value, limited to the scale; auto: clip for mse, which has no likelihood to decode
+        # with, else training.
         "decode": _one_of("auto", "training", "balanced", "clip"),
-        # What comes before decoding, fitted on validation people if there are enough of them: a straight line; a line
-        # bent by isotonic regression; nothing; auto: bent from ``output.MANY_PEOPLE`` people on, else straight.
+        # What to fit to validation people before decoding, if there are enough of them: a straight line; a line bent by
+        # isotonic regression; nothing. auto: bent from ``output.MANY_PEOPLE`` people on, else straight.
         "fit": _one_of("auto", "line", "isotonic", "none"),
     },
     "optimizer": {
@@ -189,7 +192,7 @@ OPTIONS: dict[str, Any] = {
         "schedule": _one_of("step", "cosine"),  # cosine falls to 0 at the last step
         "decay_every": 40,  # epochs, for "step"
         "decay_factor": 0.1,
-        "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0 for no limit
+        "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0: no limit
         "warmup_epochs": _at_least(0, 0.0),
     },
     "train": {
@@ -198,13 +201,13 @@ OPTIONS: dict[str, Any] = {
         "epochs": _at_least(1, 100),
         "passes_per_epoch": _at_least(1, 5),
         "evaluate_every": _at_least(1, 1),  # epochs
-        # Read clips each time, or once: decoded frames then stay in the memory of the host or, for training clips, of
-        # the device. The result is the same.
+        # none: read clips from disk in every epoch. host, device: read them once, and keep decoded frames in the memory
+        # of the host or, for training clips, of the device. The result is the same.
         "cache": _one_of("none", "host", "device"),
         "reader_threads": _at_least(0, 2),
         "read_ahead_mb": _at_least(0, 256),  # memory for batches read before they are needed
-        # Decay of an exponential average of the parameters and running statistics. The average, which ignores the
-        # initial weights, is what is evaluated, chosen, scored and exported. 0 for none, as published.
+        # Decay of an exponential average of the parameters and running statistics, which ignores the initial ones.
+        # Evaluation, the choice of the checkpoint, scoring and export use the average. 0: none, as published.
         "ema": Option(0.0, low=0, high=0.99999),
         "keep_last": _at_least(1, 1),  # checkpoints kept besides the best one
     },
@@ -216,7 +219,7 @@ OPTIONS: dict[str, Any] = {
     },
 }
 
-# Options of older runs, and what they are called now.
+# Options of older runs, and their names now.
 _MOVED = {
     "precision": "model.precision",
     "remat": "model.remat",
@@ -236,11 +239,11 @@ SIZES = (FEW,)  # of a recipe's data, for ``recipe_arguments``
 
 
 def for_few_people(config: ConfigDict) -> None:
-    """Adapts a recipe to 20 to 100 people and a landmark source: a small model of how the landmarks move.
+    """Adapts a recipe to 20 to 100 people: a small model of how the landmarks move, without frames.
 
     The published model has 25 M parameters and reads positions and frames, which is too much for so few people
     (docs/few_people.md). Three small models train side by side for a fixed number of steps. Validation people do not
-    choose the checkpoint, so only a tenth of the people are set aside.
+    choose the checkpoint, so only a tenth of the training people are set aside.
     """
     config.data.update(padding="reflect", validation_fraction=0.1)
     config.model.update(streams="trajectory", members=3, ridge=True)
@@ -285,13 +288,13 @@ def check(config: ConfigDict) -> None:
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """Checks that options such as "data.padding", or groups of options, exist.
+    """Checks that options or groups of options, such as "model.rgb.widths" and "model.rgb", exist.
 
     Raises:
-      UserError: unknown_option. Options of ``data`` may exist for only one data set, whose reader checks them.
+      UserError: unknown_option. Anything in ``data`` passes: each data set has options of its own there.
     """
     options = dict(leaves(OPTIONS))
-    groups = {path[:end] for path in options for end, sign in enumerate(path) if sign == "."}
+    groups = {path[:end] for path in options for end, letter in enumerate(path) if letter == "."}
     for path in paths:
         if path not in options and path not in groups and not path.startswith("data."):
             hint = f" (now {_MOVED[path]})" if path in _MOVED else _hint(path, options)
@@ -301,11 +304,12 @@ def check_names(paths: Iterable[str]) -> None:
 def _check_value(path: str, value: Any, option: Any) -> None:
     if not isinstance(option, Option):
         return
-    unknown = [part for part in (str(value).split("+") if option.joined else [value]) if part not in option.known]
-    if option.known and unknown:
-        known = ", ".join(option.known) + (', or several of them joined with "+"' if option.joined else "")
-        raise UserError("bad_option", f"{path} is {value!r}{_hint(str(unknown[0]), option.known)}; known: {known}")
-    if not option.known and not option.low <= value <= option.high:
+    if option.known:
+        parts = str(value).split("+") if option.joined else [value]
+        if unknown := [part for part in parts if part not in option.known]:
+            known = ", ".join(option.known) + (', or several of them joined with "+"' if option.joined else "")
+            raise UserError("bad_option", f"{path} is {value!r}{_hint(str(unknown[0]), option.known)}; known: {known}")
+    elif not option.low <= value <= option.high:
         most = f" and at most {option.high:g}" if math.isfinite(option.high) else ""
         raise UserError("bad_option", f"{path} is {value}; it must be at least {option.low:g}{most}")
 
@@ -325,7 +329,7 @@ def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def of_run(former: Mapping[str, Any]) -> ConfigDict:
-    """The configuration in a run's config.json. Options newer than the run get their defaults.
+    """The configuration in a run's config.json. Options that are newer than the run get their defaults.
 
     Raises:
       TypeError: an option has the wrong type.
@@ -333,7 +337,8 @@ def of_run(former: Mapping[str, Any]) -> ConfigDict:
     """
     saved = dict(leaves(former))
     config = ConfigDict({name: value for name, value in former.items() if name not in (*_DROPPED, *_MOVED)})
-    if type(fit := saved.get("output.fit")) is bool:
+    fit = saved.get("output.fit")
+    if isinstance(fit, bool):
         config.output = {**former["output"], "fit": "auto" if fit else "none"}
     _fill(config, base())
     config.update_from_flattened_dict({new: saved[old] for old, new in _MOVED.items() if old in saved})
@@ -381,8 +386,8 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
       The value of each given argument.
 
     Raises:
-      flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` wraps every
-        other error of a recipe in its traceback.)
+      flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` would bury any
+        other type of error in a traceback.)
     """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

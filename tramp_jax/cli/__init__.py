@@ -1,7 +1,7 @@
 """The program ``tramp-jax``: each subcommand is a module with ``add_arguments(parser)`` and ``run(arguments)``.
 
-``run`` returns the exit code. Only the module of the chosen command is imported, and ``run`` imports jax, so ``--help``
-answers at once.
+``run`` returns the exit code. Only the module of the chosen command is imported, and it imports jax only in ``run``, so
+``--help`` answers at once.
 """
 
 import argparse

@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=expanded,
         metavar="RUN",
-        help="folder of a run of train.py; several with the same split are calibrated as an ensemble, and so are the "
-        "folds of a cross-validated run",
+        help="folder of a run of train.py; several runs with the same split are calibrated as an ensemble, and so are "
+        "the folds of a cross-validated run",
     )
     parser.add_argument("--which", default="best", help="checkpoint of the run: best (default), last, or a step")
     parser.add_argument("--level", type=float, default=0.9, help="share of clips to cover (default 0.9)")
@@ -35,13 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if found.coverage is not None:
         sys.stdout.write(
-            f"they cover {found.coverage:.1%} of {found.test_clips} clips of other held-out people, "
-            f"with a mean width of {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
+            f"they cover {found.coverage:.1%} of {found.test_clips} clips of other held-out people; "
+            f"their mean width is {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
         )
     sys.stdout.write(f"written: {written}\n")
     if found.subjects < FEW_PEOPLE:
         sys.stdout.write(
-            f"warning: {found.subjects} people are few for a calibration; clips of one person are alike, so the "
-            "intervals may cover fewer of other people's clips than stated\n"
+            f"warning: {found.subjects} people are few for a calibration, so intervals may cover fewer clips of other "
+            "people than stated; add people, or cross-validate (docs/scoring.md)\n"
         )
     return 0

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data set, as for --config.data.root")
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
-        help="options of the data set, as in --config.data.KEY=VALUE; separate list items by commas",
+        help="options of the data set, as in --config.data.KEY=VALUE; separate the items of a list with commas",
     )  # fmt: skip
-    parser.add_argument("--no-frames", action="store_true", help="only landmarks and colours")
-    parser.add_argument("--no-landmarks", action="store_true", help="only frames, for models that need nothing else")
+    parser.add_argument("--no-frames", action="store_true", help="read only landmarks and colours")
+    parser.add_argument("--no-landmarks", action="store_true", help="read only frames; for models of frames alone")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
     )
@@ -35,7 +35,8 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     """Returns the configuration for the arguments, and the parts of each clip to read.
 
     Raises:
-      UserError: no data set is named, an option is unknown, or a value has the wrong type.
+      UserError: bad_option, if no data set is named, an option is unknown, a value has the wrong type, or nothing is
+        left to read.
     """
     from tramp_jax import config as defaults
     from tramp_jax.data import datasets, packed_clips
@@ -47,15 +48,14 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
     if arguments.root and packed_clips.is_packed(arguments.root):
         manifest = packed_clips.read_manifest(arguments.root)
         name = name or manifest.name
-        frames, marks = (
-            frames and manifest.request["wanted"]["frames"],
-            marks and manifest.request["wanted"]["landmarks"],
-        )
+        packed = manifest.request["wanted"]
+        frames, marks = frames and packed["frames"], marks and packed["landmarks"]
     if not name:
         raise UserError("bad_option", f"--dataset is missing; choose from {', '.join(datasets.READERS)}")
-    known = {key: value for key, value in datasets.options(name).items() if key != "name"}
+    known = datasets.options(name)
     config = defaults.base()
-    config.data.update(datasets.options(name), root=arguments.root)
+    config.data.update(known, root=arguments.root)
+    del known["name"]  # set by --dataset
     for setting in arguments.settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -84,5 +84,5 @@ def _value(setting: str, text: str, default: Any) -> Any:
         if isinstance(default, int | float):
             return type(default)(text)
     except (KeyError, ValueError):
-        raise UserError("bad_option", f"--set {setting}: the value must have the type of {default!r}") from None
+        raise UserError("bad_option", f"--set {setting}: write a value like the default, {default!r}") from None
     return tuple(filter(None, text.split(","))) if isinstance(default, tuple) else text

@@ -1,4 +1,4 @@
-"""Ends programs: one line for a user's mistake or an interruption, a traceback for a bug."""
+"""How programs end: with one line for a user's mistake or an interruption, with a traceback for a bug."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ BUG = f"This is a bug in tramp_jax {__version__}. Please report it with the line
 def exit_codes() -> Iterator[None]:
     """Ends the program with one line and exit code 1 after a user's mistake, or 130 after an interruption.
 
-    SIGTERM interrupts like SIGINT. Any other exception passes through with a note, printed below its traceback, that
-    asks to report it.
+    SIGTERM interrupts like SIGINT. Any other exception passes through, with a note below its traceback that asks the
+    user to report it.
     """
     try:
         with _terminated_like_interrupted():

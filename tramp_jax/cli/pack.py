@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shards.add_arguments(parser, "only its files into the folder")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="skip faulty clips instead of stopping; the manifest lists them"
+        "--skip-bad", action="store_true", help="leave out faulty clips instead of stopping; manifest.json lists them"
     )
 
 
@@ -35,11 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
         raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")
-    out = arguments.out
-    size = round(arguments.shard_size_mb * 2**20)
     shard = shards.parse(arguments.shard) if arguments.shard else None
-    options = config, wanted, out, size, arguments.workers, arguments.skip_bad
-    sys.stdout.write(f"{packing.pack(*options, shard, arguments.collect)}\n")
-    hint = "when all shards are done, run it with --collect" if shard else f"train on it with --config.data.root={out}"
-    sys.stdout.write(f"{hint}\n")
+    size, workers = round(arguments.shard_size_mb * 2**20), arguments.workers
+    done = packing.pack(config, wanted, arguments.out, size, workers, arguments.skip_bad, shard, arguments.collect)
+    hint = f"train on it with --config.data.root={arguments.out}"
+    if shard:
+        hint = "when all shards are done, run the command again with --collect instead of --shard"
+    sys.stdout.write(f"{done}\n{hint}\n")
     return 0

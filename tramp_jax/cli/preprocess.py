@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         type=expanded,
-        help="CSV or Excel file of videos with columns path, subject, expression, score, and others",
+        help="CSV or Excel file with a row for each video: path, subject, expression, score and any other columns",
     )
     parser.add_argument("--out", type=expanded, help="folder for the clips and their list, clips.csv")
     shards.add_arguments(parser, "its own list next to clips.csv")
@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", choices=DETECTORS, default="mediapipe", help="source that finds the face for lucas-kanade"
     )
     landmarks.add_argument(
-        "--tracks", type=expanded, help="tracks of the one INPUT, or a folder with NAME.npz for each"
+        "--tracks", type=expanded, help="point tracks of the only INPUT, or a folder with NAME.npz for each"
     )
     landmarks.add_argument("--tracks-size", type=_size, metavar="WxH", help="size of the tracked frames")
     landmarks.add_argument(
         "--queries",
         type=expanded,
         metavar="FILE",
-        help="save the points of the first frame with a face as query points for a point tracker; makes no clips",
+        help="make no clips; save the points of the first frame with a face as query points for a point tracker",
     )
 
     video = parser.add_argument_group("video")
@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images-fps", type=float, default=25.0, help="frames per second of a folder of images (default 25)"
     )
     video.add_argument("--min-frames", type=int, default=7, help="refuse shorter clips (default 7)")
-    video.add_argument("--max-gap", type=int, default=5, help="longest gap without the face, in frames (default 5)")
+    video.add_argument(
+        "--max-gap", type=int, default=5, help="interpolate up to this many frames without the face (default 5)"
+    )
     video.add_argument(
         "--keep",
         choices=("error", "longest"),
@@ -84,17 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions, batch, expand_input
 
     if bool(arguments.inputs) == bool(arguments.list):
-        raise UserError("bad_option", "name either INPUTs or a --list of videos, not both")
-    jobs = (
-        batch.read_jobs(arguments.list)
-        if arguments.list
-        else batch.jobs_of(
-            [path for each in arguments.inputs for path in expand_input(each)],
-            arguments.subject,
-            arguments.expression,
-            arguments.score,
-        )
-    )
+        raise UserError("bad_option", "name INPUTs or a --list of videos, one or the other")
+    if arguments.list:
+        jobs = batch.read_jobs(arguments.list)
+    else:
+        videos = [video for path in arguments.inputs for video in expand_input(path)]
+        jobs = batch.jobs_of(videos, arguments.subject, arguments.expression, arguments.score)
     options = PreprocessOptions(
         fps=arguments.fps,
         images_fps=arguments.images_fps,
@@ -134,14 +131,14 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
         missing = clip_list.collect(jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
-        sys.stdout.write(f"no shard made a clip of {', '.join(str(job.video) for job in missing)}\n")
+        sys.stdout.write(f"no shard made a clip of {', '.join(str(job.video) for job in missing)}; see their logs\n")
     return 1 if missing else 0
 
 
 def _source_maker(
     arguments: argparse.Namespace, options: "SourceOptions", count: int
 ) -> Callable[["Job"], "LandmarkSource"]:
-    """Returns a function job -> landmark source: the same for all jobs, but for tracks and tables, one for each."""
+    """Returns a function job -> landmark source. Tracks and tables have a source for each job, others one for all."""
     import dataclasses
 
     from tramp_jax import preprocess
@@ -168,7 +165,7 @@ def _source_maker(
 
 
 def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
-    """The options that a job's clip depends on, by their flags."""
+    """The options that affect a job's clip, by their flags."""
     options: dict[str, object] = {
         "--landmarks": arguments.landmarks,
         "--fps": arguments.fps,
@@ -181,7 +178,7 @@ def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
         options["--detector"] = arguments.detector
     if arguments.landmarks == "tracks":
         options["--tracks"] = str(arguments.tracks.expanduser().resolve())
-        options["--tracks-size"] = arguments.tracks_size and "{}x{}".format(*arguments.tracks_size)
+        options["--tracks-size"] = "{}x{}".format(*arguments.tracks_size) if arguments.tracks_size else None
     return options
 
 
@@ -192,7 +189,7 @@ def _make_clips(
     options: "PreprocessOptions",
     source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
-    """Makes the missing clips of all jobs, or of a shard's. Reports a video that cannot be used and continues."""
+    """Makes the missing clips of all jobs, or of one shard. Reports videos that cannot be used, and continues."""
     from tqdm import tqdm
 
     from tramp_jax import progress
@@ -208,7 +205,7 @@ def _make_clips(
             done = clip_list.done(job, recorded, arguments.overwrite)
             if arguments.list and (changes := clip_list.changes(job)):
                 warning = f"{job.name}: the list has {changes} as in {clip_list.path}"
-                tqdm.write(f"warning: {warning}; that row stays, so correct one of the two", file=sys.stdout)
+                tqdm.write(f"warning: {warning}; that row stays, so correct the list or the row", file=sys.stdout)
             if done:
                 skipped += 1
                 continue
@@ -231,7 +228,7 @@ def _make_clips(
     if without_score:
         sys.stdout.write(
             f"{without_score} of them have no score yet; before training, add the score, the expression and the "
-            f"subject to {clip_list.path} (all clips of a person need the same subject)\n"
+            f"subject to {clip_list.path} (give all clips of a person the same subject)\n"
         )
     return 1 if failed else 0
 

@@ -25,7 +25,7 @@ _HIDDEN = "hidden"
 class Pseudonyms:
     """Makes pseudonyms from the salt in a file, which is created if it does not exist.
 
-    Equal salts give equal pseudonyms. All pseudonyms of a salt share ``prefix``.
+    Equal salts give equal pseudonyms. All pseudonyms from one salt begin with ``prefix``.
 
     Args:
       path: the file with the salt, readable only by its owner.
@@ -68,7 +68,7 @@ class Pseudonyms:
         return self.of(os.path.realpath(path))
 
     def hide(self, text: str, path: str, info: ClipInfo | None = None) -> str:
-        """Replaces, in a text, the names of an input, its clip and person, and the models' folders.
+        """Replaces the names of an input, its clip and person, and the models' folders in a text.
 
         A name inside a longer word stays.
         """
@@ -81,12 +81,12 @@ class Pseudonyms:
         return re.sub(rf"({self.prefix}\w+)[/\\][^\s:;,]+", r"\1", text)  # files in the folder of an input
 
     def person(self, info: ClipInfo) -> str:
-        """The pseudonym of the person in a clip; "" without a name."""
-        return info.subject and self.of(f"subject {info.subject}")
+        """The pseudonym of the person in a clip; "" if the person has no name."""
+        return self.of(f"subject {info.subject}") if info.subject else ""
 
 
 def _spellings(path: str) -> set[str]:
-    """The spellings of a path that a message may contain: paths, folders, and file names with and without ending."""
+    """The ways in which a message may name a path: the path, its folder, and its file name with or without ending."""
     if not path:
         return set()
     paths = {Path(path), Path(path).expanduser(), Path(path).absolute(), Path(os.path.realpath(path))}

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="INPUT",
         help="a video, a folder of images, a clip made by preprocess, a folder of videos or of such clips, a landmark "
-        "table (.csv from OpenFace or py-feat), or a pattern",
+        "table (.csv from OpenFace or py-feat), or a pattern such as 'videos/*.mp4'",
     )
     parser.add_argument(
         "--checkpoint",
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--expression", default="", help="the expression that the person was asked to make; default: the model's"
     )
     parser.add_argument("--out", type=expanded, default=Path("scores.csv"), help="table of scores (default scores.csv)")
-    parser.add_argument("--overwrite", action="store_true", help="also score inputs that are already in the table")
+    parser.add_argument("--overwrite", action="store_true", help="replace the table, and score all inputs again")
     parser.add_argument(
         "--anonymise",
         action="store_true",
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _collect(out: Path, overwrite: bool) -> int:
-    """Joins the tables of all shards."""
+    """Joins the tables of all shards into ``out``."""
     if out.exists() and not overwrite:
         raise UserError("file_exists", f"{out} exists; name another table with --out, or replace it with --overwrite")
     with locked(out):
@@ -204,14 +204,10 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
             tqdm.write(_line(name, scored), file=sys.stdout)
             for warning in scored.warnings:
                 tqdm.write(f"  warning: {warning}", file=sys.stdout)
-    skipped = len(inputs) - len(todo)
-    sys.stdout.write(
-        f"inputs: {counts['scored']} scored, "
-        + (f"{counts[WITHHELD]} withheld, " if counts[WITHHELD] else "")
-        + f"{counts['failed']} failed, {skipped} already in the table {out}"
-        + (f"; reports in {arguments.report}" if arguments.report else "")
-        + "\n"
-    )
+    withheld = f"{counts[WITHHELD]} withheld, " if counts[WITHHELD] else ""
+    skipped = f"{len(inputs) - len(todo)} already in the table {out}"
+    where = f"; reports in {arguments.report}" if arguments.report else ""
+    sys.stdout.write(f"inputs: {counts['scored']} scored, {withheld}{counts['failed']} failed, {skipped}{where}\n")
     return 1 if counts["failed"] else 0
 
 
@@ -225,7 +221,7 @@ def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:
-    """The reason for the table, and the message for the terminal, which has a traceback if it is our bug."""
+    """The reason for the table, and the message for the terminal, with a traceback if the error is our bug."""
     mistake = as_user_error(error)
     if mistake is not None:
         return str(mistake), str(mistake)
@@ -269,11 +265,11 @@ def expand(patterns: Sequence[str]) -> list[str]:
             continue
         matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
         if not matches:
-            raise UserError("missing_file", f"{pattern}: nothing matches this pattern; check it")
+            raise UserError("missing_file", f"{pattern}: no file matches this pattern; check its spelling")
         found += matches
     inputs: list[str] = []
     for name in found:
-        # A name that begins with a dot is that of a clip whose writing was interrupted.
+        # A clip whose name begins with a dot was interrupted while it was written.
         folders = sorted(str(file.parent) for file in Path(name).glob(f"*/{DESCRIPTION}"))
         clips = [folder for folder in folders if not os.path.basename(folder).startswith(".")]
         videos = [str(video) for video in expand_input(name)]
@@ -291,7 +287,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _identity(path: object) -> str:
-    """The same string for all spellings of a path: absolute, relative, or through links."""
+    """The same string however the path is spelt: absolute, relative, or through links."""
     return os.path.realpath(str(path))
 
 
@@ -324,13 +320,13 @@ class Table:
         if not cell.startswith(self._pseudonyms.prefix):
             raise UserError(
                 "bad_option",
-                f"{self.path} has names, or pseudonyms of another salt; name another table with --out or the right "
-                "salt with --salt, or replace the table with --overwrite",
+                f"{self.path} has names, or pseudonyms from another salt; name another table with --out, name the "
+                "right salt with --salt, or replace the table with --overwrite",
             )
         return cell
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
-        """The row of this input, if its score was computed or withheld with these settings."""
+        """The input's row, if it was scored or withheld with these settings; else None."""
         row = self._rows.get(self._key(path))
         if row is None or row["status"] not in ("ok", WITHHELD) or row["settings"] != settings:
             return None
@@ -347,19 +343,16 @@ class Table:
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
+        _write(self.path, self._rows.values())
         self._file = self.path.open("a", newline="", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._write()  # without the rows that were replaced
-
-    def _write(self) -> None:
-        _write(self.path, self._rows.values())
+        _write(self.path, self._rows.values())  # without the rows that were replaced
 
     def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> None:
-        """Appends one row, of the clip ``info``; it is on disk when this returns."""
+        """Appends the row of one input, whose clip is ``info``. It is on disk when this returns."""
         path = str(row["input"])
         key = self._key(path)
         if self._pseudonyms:
@@ -371,7 +364,7 @@ class Table:
 
 
 def _check_models(path: Path, models: Sequence[str]) -> None:
-    """Refuses rows of a table, or of its parts, whose model differs from the first one's."""
+    """Raises UserError (other_model) unless all ``models``, those of a table's rows, are the same."""
     if others := sorted(set(models) - set(models[:1])):
         raise UserError(
             "other_model",
@@ -430,15 +423,15 @@ class _Reports:
 
 
 def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
-    low, high = scored.interval or ("", "")
+    low, high = (f"{end:.4f}" for end in scored.interval) if scored.interval else ("", "")
     return {
         "status": WITHHELD if scored.withheld else "ok",
         "reason": scored.withheld,
         "score": "" if scored.withheld else f"{scored.score:.4f}",
         "ratings": " ".join(f"{rating:g}" for rating in scored.ratings),
         "raw": "" if scored.withheld else " ".join(f"{value:.4f}" for value in scored.raw),
-        "low": f"{low:.4f}" if scored.interval else "",
-        "high": f"{high:.4f}" if scored.interval else "",
+        "low": low,
+        "high": high,
         "level": scored.level or "",
         "expression": scored.clip.info.expression,
         "frames": len(scored.clip.landmarks),

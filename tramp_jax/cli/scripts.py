@@ -1,4 +1,4 @@
-"""Starts train.py and eval.py: parses flags, finds the recipe, sets up logging and the compilation cache."""
+"""What train.py and eval.py share: parsing flags, finding the recipe, logging and the cache of compiled programs."""
 
 import ast
 import contextlib
@@ -40,12 +40,12 @@ def run(main: Callable[[], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs on disk, so that folds, resumed runs and later calls compile nothing twice."""
+    """Keeps compiled programs on disk, so folds, resumed runs and later commands compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     try:
         from jax._src import compilation_cache
-    except ImportError:  # a private name that may move; without it, JAX only warns about a damaged program
+    except ImportError:  # it is private and may move; without it, JAX only warns about a damaged program
         return
     read = getattr(compilation_cache, "get_executable_and_time", None)
     if read is not None and not isinstance(read, _RepairingReader):
@@ -55,7 +55,7 @@ def keep_compiled() -> None:
 class _RepairingReader:
     """Reads compiled programs, and deletes any that cannot be read, so that JAX compiles and writes it again.
 
-    A kill or a full disk can cut such a file short. JAX alone would warn at every start and never replace it.
+    A kill or a full disk can cut such a file short. By itself, JAX would warn at every start and never replace it.
     """
 
     def __init__(self, read: Callable[..., Any]):
@@ -132,7 +132,9 @@ def check_recipe(arguments: Sequence[str]) -> pathlib.Path | None:
     if not path.is_file():
         known = recipes()
         close = difflib.get_close_matches(str(path), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'none'}"
+        hint = (
+            f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'none; run this in the clone'}"
+        )
         raise UserError("missing_recipe", f"--config {path}: no such recipe; {hint}")
     if argument and not _takes_argument(path):
         raise UserError("bad_option", f"--config {given[-1]}: this recipe takes no arguments; use --config {path}")

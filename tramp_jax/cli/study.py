@@ -1,4 +1,4 @@
-"""``tramp-jax study``: trains the rows of a table, and makes the table."""
+"""``tramp-jax study``: trains the rows of a table that compares models, and writes the table."""
 
 import argparse
 import pathlib
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         default="synthetic",
         metavar="RECIPE",
-        help="a recipe in configs/, such as pfed5, neuroface, youtubepd, folder or synthetic (the default)",
+        help="a recipe in configs/, such as pfed5, neuroface, folder:few or synthetic (the default)",
     )
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data, if the recipe needs one")
     parser.add_argument("--out", type=expanded, metavar="DIR", help="folder of the study; runs in it are continued")
@@ -35,19 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speed of the GPU in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
     )
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--shard", metavar="I/N", help="do only every N-th run, for job arrays; then --collect")
+    part.add_argument("--shard", metavar="I/N", help="do every N-th run, for an array of jobs; afterwards --collect")
     part.add_argument("--collect", action="store_true", help="train nothing; make the table from existing runs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does the runs that are missing, and writes and prints the table."""
+    """Does the runs that are missing, then writes the table and prints it."""
     import jax
 
     from tramp_jax import shards
     from tramp_jax.cli import scripts
     from tramp_jax.studies import plan, runner, table
 
-    seeds = (1 if arguments.quick else 3) if arguments.seeds is None else arguments.seeds
+    usual_seeds = 1 if arguments.quick else 3
+    seeds = usual_seeds if arguments.seeds is None else arguments.seeds
     if arguments.tflops <= 0:
         raise UserError("bad_option", f"--tflops must be above 0, not {arguments.tflops:g}")
     if seeds < 1:
@@ -71,14 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(study: "Study", runs: "Sequence[Run]", tflops: float) -> int:
-    """Prints what a study costs, based on the published number of clips if the data is missing."""
+    """Prints what a study costs. If the data is missing, estimates use the published number of clips."""
     from tramp_jax.studies import cost
 
     seeds = len({each.seed for each in runs})
     sys.stdout.write(f"{study.title}, on {study.data}; each of these {seeds} times:\n")
     total = 0.0
-    for each in (each for each in runs if each.seed == 0):
-        what = ", ".join(filter(None, (each.row.name, each.column)))
+    for each in runs[: len(runs) // seeds]:  # the runs with the first seed
+        what = f"{each.row.name}, {each.column}" if each.column else each.row.name
         if each.row.method:
             sys.stdout.write(f"  {what}: {each.row.method}\n")
             continue
