@@ -12,6 +12,18 @@ MOTION = {
     "asymmetry": tuple(f"asymmetry_{name}" for name in ("x", "y", "speed_x", "speed_y", "range_x", "range_y")),
 }
 
+# What a channel describes, in words for the report, by the prefix of its name. The first match counts, so a new kind
+# comes before the single letters.
+KINDS = {
+    "speed_energy": "how fast the landmarks move",
+    "range_energy": "how far the landmarks move, moment by moment",
+    "range": "how far the landmarks move in the whole clip",
+    "speed": "direction and speed of the landmarks",
+    "asymmetry": "differences between left and right",
+    **dict.fromkeys("xy", "positions of the landmarks"),
+    **dict.fromkeys("rgb", "colours under the landmarks"),
+}
+
 
 def names(channels: str) -> tuple[str, ...]:
     """The name of each channel that the encoder reads, such as ("x", "y", "speed_x", "speed_y")."""

@@ -34,17 +34,6 @@ from tramp_jax.report.motion import inter_ocular
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
 
-# The kinds of input, by the prefix of their channels' names. The first match counts.
-_INPUTS = {
-    "speed_energy": "how fast the landmarks move",
-    "range_energy": "how far the landmarks move, moment by moment",
-    "range": "how far the landmarks move in the whole clip",
-    "speed": "direction and speed of the landmarks",
-    "asymmetry": "differences between left and right",
-    **dict.fromkeys("xy", "positions of the landmarks"),
-    **dict.fromkeys("rgb", "colours under the landmarks"),
-}
-
 NODES = 6  # per panel
 _NOISE = 2e-5  # share of the score; smaller differences are float32 rounding
 _MOST_PATCHES = 32  # along a side of the frames' heat map
@@ -110,7 +99,7 @@ class Attribution:
         parts: dict[str, float] = {}
         if self.trajectory is not None:
             for channel, effect in zip(self.channels, self.trajectory.sum(axis=(0, 1)).tolist(), strict=True):
-                kind = next(kind for prefix, kind in _INPUTS.items() if channel.startswith(prefix))
+                kind = next(kind for prefix, kind in channels.KINDS.items() if channel.startswith(prefix))
                 parts[kind] = parts.get(kind, 0.0) + effect
         if self.frames is not None:
             parts["frames"] = float(self.frames.sum())
