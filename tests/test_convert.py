@@ -322,6 +322,15 @@ def test_one_of_two_models_in_a_state_dict_is_dropped(tmp_path):
     assert_same(export.to_state_dict(convert_weights.load_checkpoint(source, drop=names)), second)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_two_names_for_one_tensor_are_refused_behind_any_prefix(prefix, tmp_path):
+    tensors = random_state_dict(small("skateformer"))
+    name = "joint_person_embedding"
+    both = _prefixed(prefix, _prefixed("encoder.", tensors) | {name: tensors[name]})
+    with user_error("unsupported_file", f"'{prefix}encoder.{name}'", f"'{prefix}{name}'", "--drop"):
+        convert_weights.load_checkpoint(write(tmp_path / "a.pth", both))
+
+
 def test_pattern_that_fits_nothing_or_everything_is_refused(tmp_path):
     source = write(tmp_path / "a.pth", random_state_dict(small("former_dfer")))
     for pattern in ("s_former.spatial_transformer.layers.1.*", "fc", "FC.*", "*"):
