@@ -21,8 +21,8 @@ STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 def to_state_dict(checkpoint: LoadedCheckpoint) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint, buffers included, in PyTorch's layout and under the names of its PyTorch class.
 
-    Names, shapes, types and bits are those of the source file, without wrappers such as ``module.``; for a run, those
-    of the released code. Tensors that the source lacks are skipped.
+    Names, shapes, types and bits are those of the source file, but names lack wrappers such as ``module.``. For a run,
+    they are those of the released code. Tensors that the source lacks are left out.
 
     Raises:
       UserError: the model has no counterpart in the released code.
@@ -52,7 +52,7 @@ def _buffer(name: str, record: dict[str, Any], tensors: dict[str, np.ndarray], s
 
 
 def _unscaled(checkpoint: LoadedCheckpoint) -> dict[Path, np.ndarray]:
-    """The arrays by path. The released code has no input scale, so it moves into the stem."""
+    """The arrays by path, with the input scale multiplied into the stem, because the released code has none."""
     flat = flattened(checkpoint.variables)
     if STEM in flat:
         flat[STEM] = flat[STEM] * channel_scale(checkpoint.model_config.trajectory)[:, None]
@@ -89,7 +89,7 @@ def write_pth(checkpoint: LoadedCheckpoint, path: pathlib.Path, overwrite: bool)
 
 
 def import_torch(what: str) -> Any:
-    """Imports ``torch``. If it is not installed, raises a UserError that ``what`` needs it."""
+    """Imports ``torch``. If it is not installed, raises a UserError that says that ``what`` needs it."""
     try:
         import torch
     except ImportError:
