@@ -63,7 +63,7 @@ for part in "${parts[@]}"; do
   precision=bfloat16
   case "$part" in *-float32) precision=float32 ;; esac
   case "$part" in
-    # The ways named by the goals come first, since ways not started after some minutes are left out.
+    # The ways that docs/performance.md sets goals for come first: a way not started after 5 minutes is left out.
     step) measure benchmarks.train_step --parts step --minutes 5 --ways jax-bfloat16 jax-float32 torch-eager \
       torch-bfloat16 torch-compile-bfloat16 torch-channels-last torch-compile jax-float32-highest ;;
     encoder) measure benchmarks.train_step --parts encoder ;;

@@ -1,10 +1,10 @@
-"""From how many validation people on a bent line (``output.fit=isotonic``) beats a straight one, on drawn raw values.
+"""How many validation people a bent line (``output.fit=isotonic``) needs to beat a straight one, on simulated values.
 
     python -m benchmarks.recalibration [--draws 12]
 
-Each person has two clips. Ratings are 0 to 4, drawn with unequal shares. What the network sees is the rating plus
-normal noise of the person (0.5) and of the clip (0.7); its raw value is a known increasing function of that. If the
-function is linear, a straight line is all that the output step needs. Both lines are fitted on the same validation
+Each person has two clips. Ratings are random, 0 to 4, and not equally frequent. What the network sees is the rating
+plus normal noise of the person (0.5) and of the clip (0.7); its raw value is a known increasing function of that. If
+the function is linear, a straight line is all that the output step needs. Both lines are fitted to the same validation
 people and tested on 2000 others.
 """
 
