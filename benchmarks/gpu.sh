@@ -42,7 +42,7 @@ if [ -d wheels ]; then
 fi
 export PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/build/compiled}"  # shared by all commands
-# JAX takes its share of the card at once and leaves the rest to PyTorch. It refuses the option's old name beside the new.
+# JAX takes its share of the card at once and leaves the rest to PyTorch. It fails if the old name is set, too.
 unset XLA_PYTHON_CLIENT_MEM_FRACTION
 export XLA_CLIENT_MEM_FRACTION=.5
 gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l)"

@@ -291,7 +291,7 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
             lines.append(f"| {kind} | {waited[kind]:.1%} |")
     least, most = np.min(list(losses.values()), axis=0), np.max(list(losses.values()), axis=0)
     apart = float(np.max((most - least) / np.abs(most)))
-    same = "are the same with all" if apart == 0 else f"differ by at most {apart:.0e} of their size"
+    same = "are the same with all caches" if apart == 0 else f"differ by at most {apart:.0e} of their size"
     lines += ["", f"The losses of {len(losses['none'])} steps {same}."]
     return lines, {"waited": waited, "losses_apart": apart}
 

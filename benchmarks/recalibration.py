@@ -29,7 +29,7 @@ _RELATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def drawn(
+def simulated(
     relation: Callable[[np.ndarray], np.ndarray], people: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Raw values and ratings (2 · people,), and the person of each."""
@@ -43,7 +43,7 @@ def compare(relation: Callable[[np.ndarray], np.ndarray], people: int, draws: in
     found = []
     for seed in range(draws):
         rng = np.random.default_rng(seed)
-        (_, ratings, _), seen, (raw, target, _) = (drawn(relation, n, rng) for n in (1000, people, 2000))
+        (_, ratings, _), seen, (raw, target, _) = (simulated(relation, n, rng) for n in (1000, people, 2000))
         decoding = outputs.of_training(config.base(), outputs.histogram(ratings.tolist()), RatingScale())
         bent = decoding.fitted(*seen, "isotonic")
         lines = dataclasses.replace(bent, knots=()), bent

@@ -214,7 +214,7 @@ def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, R
 
 
 def without_counter(tensors: Tensors, prefix: str) -> tuple[Tensors, Records]:
-    """The tensors without AveragedModel's counter, and a record of it. It stands beside the averaged ``module``."""
+    """The tensors without AveragedModel's counter, and a record of it. The counter stands beside ``module``."""
     places = {prefix[: match.start()] + _AVERAGED for match in re.finditer(r"module\.", prefix)}
     counters = {name: x for name, x in tensors.items() if name in places and x.dtype.kind in "iu" and x.size == 1}
     records = [_record(name, x, AVERAGE) for name, x in counters.items()]
