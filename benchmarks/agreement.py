@@ -60,8 +60,6 @@ def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[
         calibrated = calibrate(
             *held_out, target[chosen], subjects[chosen].tolist(), level=level, models=[""], scale=scale
         ).tested(scores, fitted.spread(raw[~chosen]), target[~chosen])
-        assert calibrated.coverage is not None
-        assert calibrated.width is not None
         found["coverage"].append(calibrated.coverage)
         found["width"].append(calibrated.width)
     return found

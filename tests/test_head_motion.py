@@ -70,7 +70,7 @@ def test_turning_to_the_front_removes_all_motion_in_space(seed):
     rigid, zooming = clip_of(turning(seed, in_plane=False, scale=0)), clip_of(turning(seed, in_plane=False))
     assert spread(positions(rigid, "similarity")) > 5  # what no map of the plane removes
     assert spread(positions(rigid, frontalise=True)) < 1e-3
-    assert spread(positions(zooming, frontalise=True)) > 5  # coming nearer is not a turn
+    assert spread(positions(zooming, frontalise=True)) > 5  # nearing the camera is no turn
     assert spread(positions(zooming, "similarity", frontalise=True)) < 1e-3
 
 
