@@ -228,7 +228,7 @@ def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) ->
       container: see ``find_state_dict``.
       prefix: see ``shared_prefix``.
       tensors: by their names in the file.
-      kind: the kind that they are.
+      kind: their kind.
 
     Raises:
       UserError: two tensors have the same name without their wrappers.
