@@ -1,1 +1,1 @@
-"""Speed comparisons, and the PyTorch implementation that they compare with."""
+"""Measurements, mostly of speed: ``python -m benchmarks.NAME``, see docs/performance.md."""

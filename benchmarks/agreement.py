@@ -1,23 +1,22 @@
-"""Agreement and coverage on held-out people: how much they vary over people, from the predictions of trained runs.
+"""Agreement and coverage on held-out people, and how much they vary with the people, from predictions of trained runs.
 
     python eval.py --workdir RUN --split validation --checkpoint best   # for each run
     python -m benchmarks.agreement RUN [RUN ...] [--splits 20] [--level 0.9]
 
-The people of the validation and test splits, whom no model was trained on, are divided at random into as many to
-calibrate on and to test on as the run has, ``--splits`` times. Each time the output step is fitted, and intervals are
-calibrated, on the one part, and both are tested on the other. The validation people also chose the checkpoint, so
+No model was trained on the people of the validation and test splits. ``--splits`` times, these people are divided at
+random into two parts with as many people as the two splits. Each time, the output step is fitted and intervals are
+calibrated on the first part, and both are tested on the second. The validation people also chose the checkpoint, so
 figures on them are slightly optimistic.
 """
 
 import argparse
-import csv
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from tramp_jax import metrics, run, training_data
+from tramp_jax import evaluation, metrics, run, training_data
 from tramp_jax import output as outputs
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.datasets import TEST, VALIDATION
@@ -27,19 +26,14 @@ from tramp_jax.scoring.calibration import calibrate
 _SHOWN = ("spearman", "mae", "rmse", "icc_a1", "kappa", "within_one")
 
 
-def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Raw values, targets and subjects of a split's clips, by the best checkpoint."""
-    path = run.evaluation_folder(folder, split, BEST) / run.PREDICTIONS
-    if not path.is_file():
+def read(folder: pathlib.Path, split: str) -> evaluation.Written:
+    """The predictions of the best checkpoint for a split's clips."""
+    report = run.evaluation_folder(folder, split, BEST)
+    try:
+        return evaluation.read_predictions(report)
+    except FileNotFoundError as error:
         command = f"python eval.py --workdir {folder} --split {split} --checkpoint {BEST}"
-        raise UserError("missing_file", f"{path}: no such file; make it with: {command}")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return (
-        np.array([float(row["raw"]) for row in rows]),
-        np.array([float(row["target"]) for row in rows]),
-        [row["subject"] for row in rows],
-    )
+        raise UserError("missing_file", f"{report / run.PREDICTIONS}: no such file; make it with: {command}") from error
 
 
 def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[float]]:
@@ -49,10 +43,11 @@ def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[
     if data is None or data.scale is None or not data.ratings:
         raise UserError("not_a_run", f"{folder}: was trained by an earlier version; train it again")
     decoding = outputs.of_training(config, data.ratings, data.scale)
-    parts = [read(folder, split) for split in (VALIDATION, TEST)]
-    raw, target = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    subjects = np.array(parts[0][2] + parts[1][2])
-    people, count = np.unique(subjects), len(set(parts[0][2]))
+    validation, test = (read(folder, split) for split in (VALIDATION, TEST))
+    raw = np.concatenate([validation.raw, test.raw])
+    target = np.concatenate([validation.target, test.target])
+    subjects = np.array(validation.subjects + test.subjects)
+    people, count = np.unique(subjects), len(set(validation.subjects))
     found: dict[str, list[float]] = {name: [] for name in (*_SHOWN, "coverage", "width")}
     for seed in range(splits):
         chosen = np.isin(subjects, np.random.default_rng(seed).permutation(people)[:count])
@@ -65,8 +60,6 @@ def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[
         calibrated = calibrate(
             *held_out, target[chosen], subjects[chosen].tolist(), level=level, models=[""], scale=scale
         ).tested(scores, fitted.spread(raw[~chosen]), target[~chosen])
-        assert calibrated.coverage is not None
-        assert calibrated.width is not None
         found["coverage"].append(calibrated.coverage)
         found["width"].append(calibrated.width)
     return found

@@ -11,7 +11,7 @@ backward pass.
 
 Each part is measured on its own and called often enough that a measurement lasts at least 20 ms. A part whose arrays
 fit into the device's caches can exceed 100 % of the memory's limit. A part that takes less time than starting its
-kernels, about 10 µs each, reaches little in any case.
+kernels, about 10 µs each, stays far below the limits.
 """
 
 import math

@@ -42,7 +42,7 @@ if [ -d wheels ]; then
 fi
 export PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/build/compiled}"  # shared by all commands
-# JAX takes its share of the card at once and leaves the rest to PyTorch. It refuses the option's old name beside the new.
+# JAX takes its share of the card at once and leaves the rest to PyTorch. It fails if the old name is set, too.
 unset XLA_PYTHON_CLIENT_MEM_FRACTION
 export XLA_CLIENT_MEM_FRACTION=.5
 gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l)"
@@ -63,7 +63,7 @@ for part in "${parts[@]}"; do
   precision=bfloat16
   case "$part" in *-float32) precision=float32 ;; esac
   case "$part" in
-    # The ways named by the goals come first, since ways not started after some minutes are left out.
+    # The ways that docs/performance.md sets goals for come first: a way not started after 5 minutes is left out.
     step) measure benchmarks.train_step --parts step --minutes 5 --ways jax-bfloat16 jax-float32 torch-eager \
       torch-bfloat16 torch-compile-bfloat16 torch-channels-last torch-compile jax-float32-highest ;;
     encoder) measure benchmarks.train_step --parts encoder ;;

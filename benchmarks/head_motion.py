@@ -2,9 +2,9 @@
 
     python -m benchmarks.head_motion docs/head_motion.md docs/images/head_motion.png
 
-This writes the table between the markers of the first file, and the picture. Synthetic faces of severity 0 make their
-expressions twice, on a moving head and on a still one; any difference between the two trajectories is head motion. The
-points are exact, except in the last column of the table.
+The command writes the tables between the markers of the first file, and the picture. Synthetic faces of severity 0 make
+each expression twice, on a moving head and on a still one; any difference between the two trajectories is head motion.
+The points are exact, except in the last column of the first table.
 """
 
 import argparse
@@ -86,9 +86,9 @@ def prepared(clip: clips.Clip, name: str) -> np.ndarray:
     return head_motion.positions(clip, *OPTIONS[name]).astype(np.float64)
 
 
-def rms(difference: np.ndarray) -> float:
-    """Root mean square length of (n, 63, 2) vectors over points and time."""
-    return float(np.sqrt(np.mean(np.sum(difference**2, axis=-1))))
+def rms(vectors: np.ndarray) -> float:
+    """Root mean square length of vectors (..., d)."""
+    return float(np.sqrt(np.mean(np.sum(vectors**2, axis=-1))))
 
 
 def about_mean(trajectory: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def about_mean(trajectory: np.ndarray) -> np.ndarray:
 
 
 def measure(name: str, strength: float) -> dict[str, float]:
-    """Root mean squares of one option over the clips of ``pairs``, in pixels and in shares."""
+    """Root mean squares over the clips of ``pairs`` under one option, in pixels; "relative" is per ``Pair.unit``."""
     found: dict[str, list[float]] = {k: [] for k in ("motion", "relative", "pose", "true", "kept", "error", "jitter")}
     for pair in pairs(strength):
         moving, still = prepared(pair.moving, name), prepared(pair.still, name)
@@ -116,7 +116,7 @@ def measure(name: str, strength: float) -> dict[str, float]:
             depth=pair.still.depth + pair.noise[..., 2],
         )
         found["jitter"].append(rms(about_mean(prepared(noisy, name) - still)))
-    return {k: mean_square(values) for k, values in found.items()}
+    return {k: rms(np.array(values)[:, None]) for k, values in found.items()}
 
 
 def left_of_kinds(name: str) -> list[float]:
@@ -124,13 +124,8 @@ def left_of_kinds(name: str) -> list[float]:
     left = []
     for kind in KINDS.values():
         differences = [prepared(pair.moving, name) - prepared(pair.still, name) for pair in pairs(3.0, kind)]
-        left.append(mean_square([rms(about_mean(difference)) for difference in differences]))
+        left.append(rms(np.array([rms(about_mean(difference)) for difference in differences])[:, None]))
     return left
-
-
-def mean_square(values: Sequence[float]) -> float:
-    """The root mean square."""
-    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def table() -> str:

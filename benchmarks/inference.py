@@ -1,11 +1,14 @@
-"""The work that scoring skips, measured by putting it back, and work that it could skip, one part at a time.
+"""Alternatives to how scoring runs the model: less or more work in JAX, other ways to encode frames in ONNX Runtime.
 
     python -m benchmarks.inference [--clips 2] [--config FILE] [--run RUN]
 
-Scoring also skips the frames that a short clip repeats; ``python -m benchmarks.score`` measures that, since it needs
-whole clips. The alternatives replace pieces of ``tramp_jax.models`` during tracing. In ONNX Runtime, they are other
-numbers of frames in a call, and convolutions in int8, whose ranges are calibrated on drawn faces. ``--run`` names a
-trained run that reads frames, for which the command also measures how far int8 moves the scores of 200 drawn clips.
+In JAX, one alternative puts back work that scoring skips, and the other leaves out work that it could skip. They
+replace pieces of ``tramp_jax.models`` during tracing. Scoring also skips the frames that a short clip repeats;
+``python -m benchmarks.score`` measures that, since it needs whole clips.
+
+In ONNX Runtime, the alternatives are other numbers of frames in a call, and convolutions in int8, whose ranges are
+calibrated on drawn faces. ``--run`` names a trained run that reads frames. With it, the command also measures how far
+int8 moves the scores of 200 drawn clips.
 """
 
 import contextlib
@@ -73,8 +76,22 @@ class _FrameEncoder(nn.Module):
         return self.encoder(frames, False)
 
 
+def in_jax(report: timing.Report, config: ConfigDict, clips: int, rounds: int) -> None:
+    """Measures the frame encoder on ``clips`` sub-clips, and the fusion; ``config`` is the ``model`` group."""
+    model, rgb, key = models.build_model(config), config.rgb, jax.random.key(0)
+    frames = jax.random.normal(key, (clips, rgb.clip_length, rgb.image_size, rgb.image_size, 3))
+    ways = {AS_IT_IS: contextlib.nullcontext, "without batch normalisation": _without_normalisation}
+    seconds = take_turns(_FrameEncoder(model.rgb_encoder), [frames], ways, rounds)
+    report.add("frame encoder", timing.comparison(seconds, AS_IT_IS), seconds=seconds)
+
+    query = jax.random.normal(key, (8, 1, config.fusion.width))
+    ways = {"queries and keys computed": _queries_and_keys, AS_IT_IS: contextlib.nullcontext}
+    seconds = take_turns(model.fusion, [query, query], ways, rounds)
+    report.add("fusion", timing.comparison(seconds, "queries and keys computed"), seconds=seconds)
+
+
 def drawn(seed: int, count: int, config: ConfigDict) -> list[Clip]:
-    """Drawn clips like those that a model was trained on, if that were drawn ones; others show all expressions."""
+    """Drawn clips of the expression in ``config``, or of all expressions if faces cannot be drawn with that one."""
     one = config.data.expression
     expressions = (one,) if one in EXPRESSIONS else EXPRESSIONS
     clips = SyntheticFaces(-(-count // len(expressions)), 1, expressions, seed, cues=config.data.get("cues", "motion"))
@@ -172,25 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.add_argument("--run", type=pathlib.Path, help="trained run whose scores are compared in float32 and int8")
     flags.add_argument("--threads", type=int, default=min(2, timing.cores()), help="of ONNX Runtime")
     options = flags.parse_args(arguments)
-    whole = timing.recipe(options.config)
-    whole.data.padding = "loop"  # without padding, frames are the encoder's only input
-    config = whole.model
+    config = timing.recipe(options.config)
+    config.data.padding = "loop"  # without padding, frames are the encoder's only input
     report = timing.Report("inference", arguments, options.out)
-    model, rgb = models.build_model(config), config.rgb
-    key = jax.random.key(0)
-
-    frames = jax.random.normal(key, (options.clips, rgb.clip_length, rgb.image_size, rgb.image_size, 3))
-    ways = {AS_IT_IS: contextlib.nullcontext, "without batch normalisation": _without_normalisation}
-    seconds = take_turns(_FrameEncoder(model.rgb_encoder), [frames], ways, options.rounds)
-    report.add("frame encoder", timing.comparison(seconds, AS_IT_IS), seconds=seconds)
-
-    query = jax.random.normal(key, (8, 1, config.fusion.width))
-    ways = {"queries and keys computed": _queries_and_keys, AS_IT_IS: contextlib.nullcontext}
-    seconds = take_turns(model.fusion, [query, query], ways, options.rounds)
-    report.add("fusion", timing.comparison(seconds, "queries and keys computed"), seconds=seconds)
-
+    in_jax(report, config.model, options.clips, options.rounds)
     if not onnx_judge.missing():
-        seconds = in_onnx_runtime(whole, options.rounds, options.threads)
+        seconds = in_onnx_runtime(config, options.rounds, options.threads)
         report.add(f"ONNX Runtime, {FRAMES} frames", timing.comparison(seconds, AS_IT_IS), seconds=seconds)
         if options.run:
             lines, found = shifts(options.run, options.threads)

@@ -5,15 +5,15 @@
 
 The command writes a synthetic PFED5 once (its published layout, 80 to 150 JPEG frames of 256×256 in each clip) and
 packs it. All ways then make the same training batches of ``configs/pfed5.py``: 4 clips, 80 frames of 256×256 and
-trajectories of 128 frames with colours. The ways take turns after a warm-up; the table has the median and range of the
-rounds. The report also has the memory of the process over two epochs of the packed data.
+trajectories of 128 frames with colours. The ways take turns after a warm-up; the table shows the median and range of
+the rounds. The report also shows the memory of the process over two epochs of the packed data.
 
-With ``--caches`` the command reads the packed data with each value of ``train.cache`` instead, until a batch is on the
-device. It measures the time to fill the cache, and the clips per second from then on. Then it trains a model for two
-epochs with each, and reports the share of the second epoch during which the device waited for its batches. On a GPU
-this is the published model of both streams with its frames of 256×256, in ``--precision``. On a CPU such a model takes
-seconds for each step and would never wait. There it is a small model of the frame stream with frames of 37×37, which
-says little about the published one.
+With ``--caches`` the command instead compares the values of ``train.cache`` on the packed data, up to batches on the
+device. It measures the time to fill each cache, and the clips per second from then on. Then it trains a model for two
+epochs with each cache, and reports the share of the second epoch during which the device waited for its batches. On a
+GPU this is the published model of both streams with its frames of 256×256, in ``--precision``. On a CPU such a model
+takes seconds for each step and would never wait. So a CPU trains a small model of the frame stream with frames of
+37×37, which says little about the published one.
 """
 
 import csv
@@ -169,10 +169,10 @@ def run(
                 rates[name].append(measured)
 
     lines = ["| way | clips/s, median (range) | times Pillow | CPU ms a clip |", "|---|---|---|---|"]
-    base = statistics.median(found for found, _ in rates[pillow])
+    by_pillow = statistics.median(found for found, _ in rates[pillow])
     for name, pairs in rates.items():
         found, busy = zip(*pairs, strict=True)
-        gain = statistics.median(found) / base
+        gain = statistics.median(found) / by_pillow
         lines.append(f"| {name} | {timing.spread(found):.1f} | {gain:.2f} | {statistics.median(busy):.1f} |")
     return [*lines, "", *memory(split, config)]
 
@@ -218,26 +218,28 @@ def cache_rates(
         config.train.cache = kind
         splits = datasets.split(datasets.open_dataset(config), config, None)
         start = time.perf_counter()
-        clips = cache.build_run_clips(config, splits[datasets.TRAIN], splits[datasets.VALIDATION], sharding.data_mesh())
-        if kind == "host":
+        run_clips = cache.build_run_clips(
+            config, splits[datasets.TRAIN], splits[datasets.VALIDATION], sharding.data_mesh()
+        )
+        if kind == "host":  # it keeps each clip when it is first read; the device's cache is full already
             with futures.ThreadPoolExecutor(threads) as readers:
-                list(readers.map(clips.train.__getitem__, range(len(clips.train))))
-        caches[kind] = config, clips, time.perf_counter() - start
+                list(readers.map(run_clips.train.__getitem__, range(len(run_clips.train))))
+        caches[kind] = config, run_clips, time.perf_counter() - start
     rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in caches}
 
     in_step = jax.jit(functools.partial(device_cache.sample, config=recipe(base, packed, threads)))
 
-    def made(clips: cache.RunClips, batch: pipeline.Batch) -> pipeline.Batch:
+    def made(run_clips: cache.RunClips, batch: pipeline.Batch) -> pipeline.Batch:
         """The samples on the device, made by the training step's own code if the clips are there already."""
-        batch = clips.put(batch)
-        return batch if clips.store is None else in_step(clips.store, batch)
+        batch = run_clips.put(batch)
+        return batch if run_clips.store is None else in_step(run_clips.store, batch)
 
     for _ in range(rounds):
-        for kind, (config, clips, _) in caches.items():
-            host = iter(clips.batches(config))
-            device = (jax.block_until_ready(made(clips, batch)) for batch in host)
+        for kind, (config, run_clips, _) in caches.items():
+            host = iter(run_clips.batches(config))
+            device = (jax.block_until_ready(made(run_clips, batch)) for batch in host)
             # Once the read-ahead is full, one batch is made for each that is taken.
-            ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=clips.store is not None)
+            ahead = pipeline.read_ahead(config, config.train.batch_size, numbers_only=run_clips.store is not None)
             for _ in range(1 + ahead):
                 next(device)
             rates[kind].append(rate(device, batches + ahead, config.train.batch_size))
@@ -289,7 +291,7 @@ def input_bound(base: ConfigDict, packed: pathlib.Path, threads: int) -> tuple[l
             lines.append(f"| {kind} | {waited[kind]:.1%} |")
     least, most = np.min(list(losses.values()), axis=0), np.max(list(losses.values()), axis=0)
     apart = float(np.max((most - least) / np.abs(most)))
-    same = "are the same with all" if apart == 0 else f"differ by at most {apart:.0e} of their size"
+    same = "are the same with all caches" if apart == 0 else f"differ by at most {apart:.0e} of their size"
     lines += ["", f"The losses of {len(losses['none'])} steps {same}."]
     return lines, {"waited": waited, "losses_apart": apart}
 

@@ -3,8 +3,9 @@
     tramp-jax study two_streams --seeds 5 --out results/two_streams
     python -m benchmarks.new_people two_streams results/two_streams --seeds 5 --people 300 --out results/new_people
 
-The people are drawn anew, so no model has seen them. Nothing is trained, and the validation people of the study have
-selected the checkpoints. The table is that of a study (docs/studies.md).
+The people come from another seed, so no model has seen them. Nothing is trained again: the checkpoints are those that
+the validation people of the study selected. Only simple methods, which keep no model, are fitted again, to the people
+of the study. The table is that of a study (docs/studies.md).
 """
 
 import argparse
@@ -17,28 +18,40 @@ from tramp_jax import evaluation, run, sharding
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets
 from tramp_jax.data.source import Split
+from tramp_jax.errors import UserError
 from tramp_jax.scoring.members import load_member
-from tramp_jax.studies import plan, table
+from tramp_jax.studies import plan, runner, simple, table
 
 _SYNTHETIC_SEED = 1000  # recipes use 0 and 1
 
 
-def test(study_run: plan.Run, folder: pathlib.Path, people: int) -> None:
-    """Writes the predictions of a study's run on new people into ``folder``, as of a run of the same study."""
-    member, mesh = load_member(study_run.folder), sharding.data_mesh()
-    config = member.config.copy_and_resolve_references().unlock()
+def test(old: plan.Run, new: plan.Run, people: int) -> None:
+    """Tests a run of a study on new people, and writes their predictions as those of ``new``, which is then done."""
+    config = old.config.copy_and_resolve_references().unlock()
     config.data.update(synthetic_seed=_SYNTHETIC_SEED, num_subjects=people)
     config.loss.landmarks = 0.0  # its errors are not compared
+    if old.row.method:
+        config.model.streams = "trajectory"  # the methods read no frames, so none are drawn
     source = datasets.open_dataset(config).source
-    split, predictor = Split(source, range(len(source))), evaluation.build_predictor(config, mesh)
-    found = evaluation.predict(predictor, member.variables, split, config, mesh, member.output)
-    evaluation.write_report(found, run.evaluation_folder(folder, datasets.TEST, BEST), config, f"{people} new people")
-    shutil.copy(study_run.folder / run.CONFIG, folder / run.CONFIG)
-    shutil.copy(study_run.outcome, folder.with_suffix(study_run.outcome.suffix))
+    split = Split(source, range(len(source)))
+    if old.row.method:
+        simple.fit(new.config, new.folder, new.row.method, split)
+    else:
+        member, mesh = load_member(old.folder), sharding.data_mesh()
+        predictor = evaluation.build_predictor(config, mesh)
+        found = evaluation.predict(predictor, member.variables, split, config, mesh, member.output)
+        folder = run.evaluation_folder(new.folder, datasets.TEST, BEST)
+        evaluation.write_report(found, folder, config, f"{people} new people")
+        shutil.copy(old.folder / run.CONFIG, new.folder / run.CONFIG)
+    shutil.copy(old.outcome, new.outcome)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the table of the study on new people, and prints it."""
+    """Writes the table of the study on new people, and prints it.
+
+    Raises:
+      UserError: unfinished_run; changed_options if a run of the study was started with other options.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="its name or file")
     parser.add_argument("folder", type=pathlib.Path, help="the --out of the study")
@@ -48,9 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     study = plan.load(options.study, "synthetic")
     ours, theirs = (plan.runs(study, "", out, options.seeds) for out in (options.out, options.folder))
-    for new, old in sorted(zip(ours, theirs, strict=True), key=lambda pair: pair[0].row.name):  # a row's faces are kept
+    unfinished = [old.folder for old in theirs if not runner.is_done(old)]
+    if unfinished:
+        raise UserError("unfinished_run", f"{unfinished[0]}: this run has not succeeded; run the study again first")
+    # One row after the other: what a row draws is kept for its next seed.
+    for new, old in sorted(zip(ours, theirs, strict=True), key=lambda pair: pair[0].row.name):
         sys.stderr.write(f"{old}\n")
-        test(old, new.folder, options.people)
+        test(old, new, options.people)
     sys.stdout.write(table.write(study, ours, options.out, table.DRAWS))
 
 

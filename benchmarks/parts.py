@@ -21,12 +21,12 @@ class Part:
     """A layer or a few consecutive layers.
 
     Attributes:
-      kind, stage: its name and its place.
-      count: how many of it the model has.
+      kind, stage: its name, and the stage that it is in.
+      count: how many of them the model has.
       flops: FLOPs of the products in one forward pass, counted by hand.
       module: the layer.
-      shapes, dtype: its inputs.
-      arguments: its arguments besides the inputs, given whether it trains.
+      shapes, dtype: those of its inputs.
+      arguments: its arguments after the inputs, as a function of whether it trains.
     """
 
     kind: str

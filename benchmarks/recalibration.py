@@ -1,10 +1,10 @@
-"""From how many validation people on a bent line (``output.fit=isotonic``) beats a straight one, on drawn raw values.
+"""How many validation people a bent line (``output.fit=isotonic``) needs to beat a straight one, on simulated values.
 
     python -m benchmarks.recalibration [--draws 12]
 
-Each person has two clips. Ratings are 0 to 4, drawn with unequal shares. What the network sees is the rating plus
-normal noise of the person (0.5) and of the clip (0.7); its raw value is a known increasing function of that. If the
-function is linear, a straight line is all that the output step needs. Both lines are fitted on the same validation
+Each person has two clips. Ratings are random, 0 to 4, and not equally frequent. What the network sees is the rating
+plus normal noise of the person (0.5) and of the clip (0.7); its raw value is a known increasing function of that. If
+the function is linear, a straight line is all that the output step needs. Both lines are fitted to the same validation
 people and tested on 2000 others.
 """
 
@@ -29,7 +29,7 @@ _RELATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def drawn(
+def simulated(
     relation: Callable[[np.ndarray], np.ndarray], people: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Raw values and ratings (2 · people,), and the person of each."""
@@ -43,7 +43,7 @@ def compare(relation: Callable[[np.ndarray], np.ndarray], people: int, draws: in
     found = []
     for seed in range(draws):
         rng = np.random.default_rng(seed)
-        (_, ratings, _), seen, (raw, target, _) = (drawn(relation, n, rng) for n in (1000, people, 2000))
+        (_, ratings, _), seen, (raw, target, _) = (simulated(relation, n, rng) for n in (1000, people, 2000))
         decoding = outputs.of_training(config.base(), outputs.histogram(ratings.tolist()), RatingScale())
         bent = decoding.fitted(*seen, "isotonic")
         lines = dataclasses.replace(bent, knots=()), bent

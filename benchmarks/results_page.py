@@ -16,17 +16,8 @@ from tramp_jax.studies import plan, table
 
 PAGE, KEPT = pathlib.Path("docs/results.md"), pathlib.Path("benchmarks/results/studies")
 ORDER = (
-    "main",
-    "classification",
-    "streams",
-    "fusion",
-    "blocks",
-    "padding",
-    "length",
-    "landmarks",
-    "released",
-    "beyond",
-)
+    "main", "classification", "streams", "fusion", "blocks", "padding", "length", "landmarks", "released", "beyond",
+)  # fmt: skip
 _PAPER = {"pfed5": "PFED5", "neuroface": "NeuroFace"}
 _INTRODUCTION = """# Results
 
@@ -55,14 +46,14 @@ def page() -> str:
 
 
 def _of_study(name: str) -> list[str]:
-    lines = [f"## {plan.load(name, 'pfed5').title}", ""]
-    for data, title in _PAPER.items():
-        study = plan.load(name, data)
+    studies = {data: plan.load(name, data) for data in _PAPER}
+    lines = [f"## {studies['pfed5'].title}", ""]
+    for data, study in studies.items():
         if any(row.paper for row in study.rows):
             columns = [column.replace("_", " ") for column in study.columns]
             rows = [[row.name, *_paper(row.paper, len(columns))] for row in study.rows if row.paper]
-            lines += [f"{title}, the paper's ρ × 100:", "", *_table(["", *columns, "mean"], rows), ""]
-    meant_for = plan.load(name, "synthetic").meant_for
+            lines += [f"{_PAPER[data]}, the paper's ρ × 100:", "", *_table(["", *columns, "mean"], rows), ""]
+    meant_for = studies["pfed5"].meant_for
     commands = [f"tramp-jax study {name} --data {d} --root DATA --out results/{d}/{name}" for d in meant_for]
     lines += ["```", *commands, "```", ""] if commands else []
     kept = KEPT / f"{name}.md"

@@ -1,12 +1,12 @@
-"""Scale on paper: steps per second on 1, 8 and 64 devices, and what saturates first. Measures nothing itself.
+"""Scale on paper: steps per second on 1, 8 and 64 devices, and what limits them. Measures nothing itself.
 
     python -m benchmarks.scale_model [--tflops 135] [--memory 3350] [--host 25]
 
-The work of a step is counted: FLOPs of products (``tramp_jax/studies/cost.py``), gradients from the shapes of the
-model, and the bytes that XLA's programs touch from the kept report of ``benchmarks.costs``. The peaks of the machines
-are stated by flags; their defaults are an assumption about servers of eight H100, not a measurement. A step takes as
-long as its arithmetic or its memory traffic, whichever is longer, and then the all-reduce, which overlaps with nothing.
-Input is made meanwhile by each server; without a cache it limits the steps if it is slower.
+The work of a step is counted: FLOPs of products (``tramp_jax/studies/cost.py``), bytes of gradients from the shapes of
+the model, and the bytes that XLA's programs touch from the kept report of ``benchmarks.costs``. Flags state the peaks
+of the machines; their defaults are an assumption about servers of eight H100, not a measurement. A step takes as long
+as its arithmetic or its memory traffic, whichever is longer, and then the all-reduce, which overlaps with nothing. Each
+server makes the input meanwhile; without a cache, the input limits the steps if it is slower.
 """
 
 import dataclasses
@@ -30,23 +30,23 @@ FRAMES, CLIPS = 32, 8  # in that report: frames for the frame encoder, clips for
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Stated peaks: of a device TFLOP/s that convolutions reach and GB/s of memory; GB/s between devices; clips/s."""
+    """Stated peaks."""
 
-    tflops: float
-    memory: float
-    within: float
-    between: float
-    host: float
+    tflops: float  # TFLOP/s that the convolutions of a device reach
+    memory: float  # GB/s of a device's memory
+    within: float  # GB/s between the devices of a server
+    between: float  # GB/s from a device to other servers
+    host: float  # clips/s that a server decodes
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """The cost of a clip in a training step, and what a step sends whatever its batch."""
+    """The cost of a clip in a training step, and the gradients of a step, which are the same for any batch."""
 
     flops: float
-    touched: float
-    frames: float
-    gradients: float
+    touched: float  # bytes of memory traffic
+    frames: float  # bytes of pixels
+    gradients: float  # bytes
 
 
 def clip_of(config: ConfigDict) -> Clip:
@@ -69,11 +69,11 @@ def row(clip: Clip, machine: Machine, devices: int, batch: int) -> dict[str, flo
     """One step of ``batch`` clips on ``devices``: milliseconds of each stage, steps/s, and the stage that limits."""
     servers = max(1, devices // PER_SERVER)
     each = math.ceil(batch / devices)
-    # A ring sends every gradient twice, less a share for itself.
     link = machine.within if servers == 1 else machine.between
     stages = {
         "arithmetic": 1e3 * each * clip.flops / (1e12 * machine.tflops),
         "memory": 1e3 * each * clip.touched / (1e9 * machine.memory),
+        # A ring sends every gradient twice, less the device's own share.
         "all-reduce": 1e3 * 2 * (devices - 1) / devices * clip.gradients / (1e9 * link),
         "input": 1e3 * batch / (machine.host * servers),
     }

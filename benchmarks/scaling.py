@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = ["| devices | ms, median (range) | clips/s | times 1 device, median (range) |", "|---|---|---|---|"]
     for name, values in seconds.items():
         spread = timing.spread(values)
-        gain = "1" if name == "1" else f"{timing.ratios(seconds, name, '1'):.2f}" if "1" in seconds else ""
+        gain = "1" if name == "1" else ""
+        if not gain and "1" in seconds:
+            gain = f"{timing.ratios(seconds, name, '1'):.2f}"
         ms = timing.spread([1e3 * value for value in values])
         lines.append(f"| {name} | {ms:.1f} | {batch / spread.median:.2f} | {gain} |")
     lines += [f"| {name} | did not run: {why} | | |" for name, why in failed.items()]

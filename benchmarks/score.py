@@ -3,12 +3,12 @@
     python -m benchmarks.score [--rounds 5] [--threads 2]
 
 The published model (T = 128, 80 frames of 224×224) with random weights scores a clip of 128 frames, one of 40, and one
-of 20 frames that each appear twice, as in a video of 15 frames per second that was resampled to 30. The ways are eager
-PyTorch, which like the released code encodes every frame of the sample, even those that a loop repeats; JAX with every
-frame; JAX with each frame number once (``tramp-jax score --runtime jax``); and ONNX Runtime (``--runtime onnx``), which
-also encodes neighbouring frames with equal pixels once. All decode each JPEG file once, and the command checks that
-their raw values agree. An interval takes no more time, since it is computed from the raw value. Everything runs on the
-CPU, even if there is a GPU.
+of 20 frames that each appear twice, as in a video of 15 frames per second that was resampled to 30. There are four
+ways: eager PyTorch, which like the released code encodes every frame of the sample, even those that a loop repeats; JAX
+with every frame; JAX with each frame number once (``tramp-jax score --runtime jax``); and ONNX Runtime (``--runtime
+onnx``), which also encodes neighbouring frames with equal pixels once. All decode each JPEG file once, and the command
+checks that their raw values agree. An interval takes no more time, since it is computed from the raw value. Everything
+runs on the CPU, even if there is a GPU.
 """
 
 import functools
@@ -32,7 +32,6 @@ from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.models import Inputs, build_model
 from tramp_jax.output import Output
 from tramp_jax.scoring.jax_judge import JaxJudge
-from tramp_jax.scoring.judges import Judge
 from tramp_jax.scoring.members import Member
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 
@@ -86,14 +85,13 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
     def apply(sample: Inputs) -> jax.Array:
         return models.apply(model, member.variables, for_evaluation(sample, member.config.model))[0]
 
-    judges: dict[str, Judge] = {
-        JAX_DISTINCT: JaxJudge(member),
-        ONNX: OnnxJudge(member, threads),
-    }
+    by_jax, by_onnx = JaxJudge(member), OnnxJudge(member, threads)
     return {
         PYTORCH: by_torch,
         JAX_ALL: lambda clip: float(apply(sampled(clip))[0]),
-    } | {name: lambda clip, judge=judge: float(judge.many([clip])[0]) for name, judge in judges.items()}
+        JAX_DISTINCT: lambda clip: float(by_jax.many([clip])[0]),
+        ONNX: lambda clip: float(by_onnx.many([clip])[0]),
+    }
 
 
 def check(by_name: dict[str, Way], clip: Clip) -> float:

@@ -67,7 +67,7 @@ def take_turns(
       clock: in seconds.
       failed: receives the reason for each way that raises RuntimeError, as JAX and PyTorch do when memory is short;
         such ways are missing from the result. None lets the error through.
-      minutes: a way whose warm-up would start later than this counts as failed.
+      minutes: a way whose warm-up would start later than this is not run and counts as failed.
     """
     begun, failures = clock(), {} if failed is None else failed
     seconds: dict[str, list[float]] = {}
@@ -136,33 +136,29 @@ def take_turns_repeated(calls: Mapping[str, Callable[[], Any]], rounds: int) -> 
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, baseline: str) -> Spread:
-    """How many times as fast as ``baseline`` ``name`` is, round by round."""
+    """How many times as fast ``name`` is as ``baseline``, round by round."""
     return spread([slow / fast for slow, fast in zip(seconds[baseline], seconds[name], strict=True)])
 
 
-def digits(value: float, significant: int = 3) -> str:
-    """``value`` with at least this number of significant digits, without an exponent."""
-    decimals = significant - 1 - math.floor(math.log10(abs(value))) if value else 0
+def digits(value: float) -> str:
+    """``value`` with at least three significant digits, without an exponent."""
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:.{max(0, decimals)}f}"
 
 
 def comparison(
-    seconds: Mapping[str, Sequence[float]],
-    baseline: str,
-    per: float = 1e-3,
-    unit: str = "ms",
-    failed: Mapping[str, str] | None = None,
+    seconds: Mapping[str, Sequence[float]], baseline: str, failed: Mapping[str, str] | None = None
 ) -> list[str]:
     """A Markdown table of ways: their times, and how many times as fast as ``baseline`` each is.
 
     Without a ``baseline`` in ``seconds`` nothing is compared. ``failed`` are the ways that did not run, and why.
     """
-    lines = [f"| way | {unit}, median (range) | times {baseline}, median (range) |", "|---|---|---|"]
+    lines = [f"| way | ms, median (range) | times {baseline}, median (range) |", "|---|---|---|"]
     for name, values in seconds.items():
         times = "1" if name == baseline else ""
         if not times and baseline in seconds:
             times = f"{ratios(seconds, name, baseline):.2f}"
-        median, low, high = (digits(x / per) for x in dataclasses.astuple(spread(values)))
+        median, low, high = (digits(1e3 * x) for x in dataclasses.astuple(spread(values)))
         lines.append(f"| {name} | {median} ({low}–{high}) | {times} |")
     return lines + [f"| {name} | did not run: {why.replace('|', '/')} | |" for name, why in (failed or {}).items()]
 
@@ -234,8 +230,7 @@ def machine() -> dict[str, Any]:
         "devices": f"{len(jax.devices())} × {jax.devices()[0].device_kind} ({jax.default_backend()})",
         "python": platform.python_version(),
     }
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-    for name in packages:
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "torch"):
         if importlib.util.find_spec(name):
             facts[name] = importlib.metadata.version(name)
     return facts | {"commit": _commit(), "load_before": round(os.getloadavg()[0], 2)}

@@ -65,14 +65,19 @@ def whole_step(
     rounds: int,
     wanted: Sequence[str],
     side: int,
-    minutes: float = math.inf,
+    minutes: float,
 ) -> None:
     """Measures the training step of the whole model, each way, and its share of the machine's limit."""
     work = ways.prepare(config, batch)
-    # torch.compile takes minutes: ways with it are measured last, after all other results are written, and beside them.
-    quick = [name for name in wanted if not (name in TORCH_WAYS and TORCH_WAYS[name].compiled)]
-    for title, names in (("training step", quick), ("training step, torch.compile among the ways", wanted)):
-        if not names or (names is wanted and len(quick) == len(wanted)):
+    # torch.compile takes minutes. So the other ways are measured first, and their results are written, before all ways
+    # take turns.
+    slow = [name for name in wanted if name in TORCH_WAYS and TORCH_WAYS[name].compiled]
+    quick = [name for name in wanted if name not in slow]
+    for title, names, compared in (
+        ("training step", quick, quick),
+        ("training step, torch.compile among the ways", wanted if slow else [], slow),
+    ):
+        if not names:
             continue
         failed: dict[str, str] = {}
         product, products = timing.repeated(costs.product_of(side, "bfloat16"))
@@ -82,7 +87,7 @@ def whole_step(
         lines, shares = step_table(work, seconds, failed, limit)
         report.add(title, lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)
         if torch is not None:
-            lines, differences = agreement(work, [name for name in seconds if names is quick or name not in quick])
+            lines, differences = agreement(work, [name for name in seconds if name in compared])
             report.add(f"scores, {title}", lines, differences=differences)
 
 

@@ -90,7 +90,7 @@ def prepare(config: ConfigDict, size: int, twin: bool = torch is not None) -> Wo
 
 @dataclasses.dataclass(frozen=True)
 class JaxWay:
-    """This project, with products in ``precision``, float32 products optionally with all their digits."""
+    """This project. Products are computed in ``precision``; with ``highest``, in all digits of float32."""
 
     precision: str = "float32"
     highest: bool = False
@@ -233,10 +233,10 @@ EAGER, HIGHEST = "torch-eager", "jax-float32-highest"
 JAX_WAYS = {"jax-float32": JaxWay(), "jax-bfloat16": JaxWay("bfloat16"), HIGHEST: JaxWay(highest=True)}
 TORCH_WAYS = {
     EAGER: TorchWay(),
-    "torch-channels-last": TorchWay(True, True),
-    "torch-bfloat16": TorchWay(True, True, bfloat16=True),
-    "torch-compile": TorchWay(True, True, compiled=True),
-    "torch-compile-bfloat16": TorchWay(True, True, compiled=True, bfloat16=True),
+    "torch-channels-last": TorchWay(tuned=True, channels_last=True),
+    "torch-bfloat16": TorchWay(tuned=True, channels_last=True, bfloat16=True),
+    "torch-compile": TorchWay(tuned=True, channels_last=True, compiled=True),
+    "torch-compile-bfloat16": TorchWay(tuned=True, channels_last=True, compiled=True, bfloat16=True),
 }
 WAYS: dict[str, JaxWay | TorchWay] = {**JAX_WAYS, **TORCH_WAYS}
 # For the report: what float32 means on each side.

@@ -13,7 +13,7 @@ from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
 from tramp_jax.files import expanded
 
-_LISTED = 40  # show at most this many dropped tensors; the report lists all
+_LISTED = 40  # show at most this many dropped tensors; conversion.json lists all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def _run(flags: argparse.Namespace) -> None:
         _say(verify.lines(stages))
         if not all(stage.agrees for stage in stages):
             what = f"{flags.source}: our model and PyTorch differ by more than {verify.TOLERANCE:g}"
-            raise UserError("differs_from_pytorch", what)
+            raise UserError("differs_from_pytorch", f"{what}; do not use these weights, and report the table above")
 
 
 def _summary(source: pathlib.Path, checkpoint: LoadedCheckpoint) -> list[str]:
@@ -93,7 +93,9 @@ def _summary(source: pathlib.Path, checkpoint: LoadedCheckpoint) -> list[str]:
     lines += [f"fresh: {path}" for path in report["fresh"]]
     unusual = [r for r in report["dropped"] if r["reason"].startswith((ON_PURPOSE, OUTSIDE))]
     lines += [f"dropped: {r['source']}: {r['reason']}" for r in unusual[:_LISTED]]
-    return lines + [f"… and {len(unusual) - _LISTED} more dropped"] * (len(unusual) > _LISTED)
+    if len(unusual) > _LISTED:
+        lines.append(f"… and {len(unusual) - _LISTED} more dropped")
+    return lines
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ Part = Literal["all", "rgb", "trajectory"]
 TableRule = Literal["released", "centred"]
 
 _MODULES = {"rgb": "rgb_encoder", "trajectory": "trajectory_encoder"}
-# Options that change what weights mean but not their shapes.
+# Options that change what the weights of a module mean but not their shapes.
 _UNSEEN = {
     "trajectory_encoder": ("trajectory.neighbours", "trajectory.bias_order", "trajectory.patch"),
     "rgb_encoder": ("rgb.spatial_heads", "rgb.temporal_heads"),
@@ -70,7 +70,7 @@ def adapt(
       model_config: the ``model`` group of the target.
       part: "all", or one encoder.
       table_rule: "released": the model reads the first rows of a table, whatever T the table was trained with, as the
-        released code does. "centred": rows move so that each keeps its distance in time.
+        released code does. "centred": rows move, so that each still stands for the same distance in time.
       source: the checkpoint's name in rows and messages.
 
     Raises:
@@ -128,7 +128,9 @@ def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], sou
     """Warnings about differences that shapes do not reveal."""
     warnings = []
     for module, options in _UNSEEN.items():
-        for option in options if any(module in path for path in given) else ():
+        if not any(module in path for path in given):
+            continue
+        for option in options:
             group, key = option.split(".")
             if theirs[group][key] != ours[group][key]:
                 warnings.append(
@@ -196,7 +198,9 @@ class _Fitter:
         if self.table_rule == "centred":  # distances beyond the longest trained one repeat it
             last = 2 * before - 2
         elif len(x) < 2 * after - 1:
-            raise _mismatch(f"has {len(x)} rows, the model reads {2 * after - 1}; 'centred' would repeat the last one")
+            raise _mismatch(
+                f"has {len(x)} rows, the model reads {2 * after - 1}; --config.init.tables=centred repeats the last one"
+            )
         else:
             last = len(x) - 1
         note = f"{self.table_rule}: row r from row r + {shift}" if shift else f"{rows} of {len(x)} rows"
@@ -206,7 +210,8 @@ class _Fitter:
 def resample(embedding: np.ndarray, side: int) -> np.ndarray:
     """Resamples position embeddings (1, n·n, C) of a square map, row by row, to (1, side·side, C).
 
-    Keys' cubic kernel (a = -0.5) with pixel centres at ½ and renormalised borders; it widens when shrinking.
+    The kernel is Keys' cubic (a = -0.5), with pixel centres at ½ and renormalised at the borders. To shrink a map, the
+    kernel widens.
     """
     n, C = math.isqrt(embedding.shape[1]), embedding.shape[2]
     resized = jax.image.resize(embedding.reshape(n, n, C), (side, side, C), method="cubic")
@@ -229,11 +234,11 @@ def initialise(
       table_rule: see ``adapt``.
 
     Returns:
-      Variables structured like ``fresh_variables``, with loaded ones as float32 NumPy arrays; and a row for each of
-      them and for each skipped array, sorted by path. See ``format_rows``.
+      Variables structured like ``fresh_variables``, in which loaded arrays are float32 NumPy arrays; and a row for each
+      variable and for each skipped array, sorted by path. See ``format_rows``.
 
     Raises:
-      UserError: not_finite for weights with a NaN or an infinity; or see ``load_checkpoint`` and ``adapt``.
+      UserError: of kind "not_finite" if a weight is NaN or infinite; see also ``load_checkpoint`` and ``adapt``.
     """
     unknown = set(sources) - {"all", *_MODULES}
     if unknown:
@@ -245,7 +250,7 @@ def initialise(
         path = os.fspath(sources.get(part, ""))
         if not path:
             continue
-        # Encoders are often published without their head, which is not needed here.
+        # Encoders are often published without a head, and none is needed here.
         checkpoint = load_checkpoint(path, fresh=() if part == "all" else ("params/head",))
         adapted = adapt(checkpoint, model_config, part, table_rule, path)
         for warning in checkpoint.report["warnings"] + adapted.warnings:

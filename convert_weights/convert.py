@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import fnmatch
-import functools
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -34,8 +32,8 @@ class Conversion:
 
     Attributes:
       flat: float32 arrays in flax layout, by path (the collection first).
-      used: where each tensor went, by its name, in the state dict's order.
-      dropped: why each buffer was dropped and what is needed to write it again, by name.
+      used: each tensor's pair, which says where it went, by released name and in the state dict's order.
+      dropped: why each buffer was dropped, and what it takes to write it again, by released name.
       fresh: paths that the state dict lacks and was allowed to lack.
       rounded: names of float64 tensors that float32 cannot hold exactly.
     """
@@ -49,13 +47,7 @@ class Conversion:
 
 def target_shapes(config: ConfigDict) -> dict[Path, Shape]:
     """Shapes of all variables of the model that ``config`` (the ``model`` group) describes, by path."""
-    return dict(_target_shapes(config.to_json(sort_keys=True)))
-
-
-@functools.lru_cache(maxsize=8)  # tracing takes half a second, and a conversion calls this several times
-def _target_shapes(config_json: str) -> dict[Path, Shape]:
-    variables = abstract_variables(ConfigDict(json.loads(config_json)))
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(abstract_variables(config)).items()}
 
 
 def channel_scale(trajectory: ConfigDict) -> np.ndarray:
@@ -66,7 +58,7 @@ def channel_scale(trajectory: ConfigDict) -> np.ndarray:
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 
-    Buffers are ignored, so gradients, which have none, convert the same way.
+    Ignores buffers, so it also converts gradients, which have none.
 
     Raises:
       UserError: see ``convert``.
@@ -100,7 +92,7 @@ def convert(
       config: a ``model`` group.
       pairs: the model's name map.
       fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
-      names: the tensors' names in their file, for messages. Default: the released names.
+      names: each tensor's name in its file, for messages. Default: the released names.
 
     Raises:
       UserError: of kind "mismatch". Lists every tensor without a place, every parameter without a tensor (each with
@@ -186,7 +178,8 @@ class _Problems:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             self.misshapen.append(f"  {self.shown(name)} holds {x.dtype}, the model needs floating-point numbers")
         elif x.shape != expected:
-            hint = "; it is transposed" if x.shape in (expected[::-1], (*expected[1::-1], *expected[2:])) else ""
+            transposed = expected[::-1], (*expected[1::-1], *expected[2:])  # all axes, or the first two
+            hint = "; it is transposed" if x.shape in transposed else ""
             self.misshapen.append(f"  {self.shown(name)} has shape {x.shape}, the model needs {expected}{hint}")
 
     def raise_if_any(self) -> None:
@@ -204,7 +197,7 @@ class _Problems:
             + _section("missing from the checkpoint", lacking, len(missing))
             + _section("with the wrong shape or type", self.misshapen[:_LISTED], len(self.misshapen))
             + ("\nif this is an encoder without a head, add --fresh params/head" if only_head else "")
-            + ("" if self.missing or not self.unplaced else self._how_to_drop()),
+            + (self._how_to_drop() if self.unplaced and not self.missing else ""),
         )
 
     def _how_to_drop(self) -> str:

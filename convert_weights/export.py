@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import store
-from convert_weights.convert import Path, channel_scale, distances, flattened
+from convert_weights.convert import channel_scale, distances, flattened
 from convert_weights.kinds import KINDS
 from convert_weights.layouts import COUNTER, TRANSFORMS, buffers
 from convert_weights.load import LoadedCheckpoint
@@ -21,13 +21,15 @@ STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 def to_state_dict(checkpoint: LoadedCheckpoint) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint, buffers included, in PyTorch's layout and under the names of its PyTorch class.
 
-    Names, shapes, types and bits are those of the source file, without wrappers such as ``module.``; for a run, those
-    of the released code. Tensors that the source lacks are skipped.
+    Names, shapes, types and bits are those of the source file, but names lack wrappers such as ``module.``. For a run,
+    they are those of the released code. Tensors that the source lacks are left out.
 
     Raises:
       UserError: the model has no counterpart in the released code.
     """
-    flat = _unscaled(checkpoint)
+    flat = flattened(checkpoint.variables)
+    if STEM in flat:  # the released code has no input scale, so it becomes part of the stem
+        flat[STEM] = flat[STEM] * channel_scale(checkpoint.model_config.trajectory)[:, None]
     report, naming = checkpoint.report, checkpoint.report["naming"]
     records = [r for r in report["tensors"] + report["dropped"] if "dtype" in r]
     known = {bare_name(r["source"], naming["prefix"]): r for r in records}
@@ -49,14 +51,6 @@ def _buffer(name: str, record: dict[str, Any], tensors: dict[str, np.ndarray], s
         return np.full(record.get("shape", ()), record.get("value", step), dtype)
     rows = len(tensors[name.replace("position_index", "position_bias_table")])
     return distances(record.get("frames", (rows + 1) // 2)).astype(dtype)
-
-
-def _unscaled(checkpoint: LoadedCheckpoint) -> dict[Path, np.ndarray]:
-    """The arrays by path. The released code has no input scale, so it moves into the stem."""
-    flat = flattened(checkpoint.variables)
-    if STEM in flat:
-        flat[STEM] = flat[STEM] * channel_scale(checkpoint.model_config.trajectory)[:, None]
-    return flat
 
 
 def deviations(config: ConfigDict) -> list[str]:
@@ -89,7 +83,7 @@ def write_pth(checkpoint: LoadedCheckpoint, path: pathlib.Path, overwrite: bool)
 
 
 def import_torch(what: str) -> Any:
-    """Imports ``torch``. If it is not installed, raises a UserError that ``what`` needs it."""
+    """Imports ``torch``. If it is not installed, raises a UserError that says that ``what`` needs it."""
     try:
         import torch
     except ImportError:

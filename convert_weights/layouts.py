@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Array = np.ndarray
-
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
     """A change of memory layout: ``forward`` from PyTorch to flax, ``backward`` the exact inverse."""
 
-    forward: Callable[[Array], Array]
-    backward: Callable[[Array], Array]
+    forward: Callable[[np.ndarray], np.ndarray]
+    backward: Callable[[np.ndarray], np.ndarray]
 
 
 TRANSFORMS = {
@@ -41,7 +39,9 @@ class TensorPair:
 def linear(source: str, target: tuple[str, ...], bias: bool = True, transform: str = "linear") -> list[TensorPair]:
     """A layer with a weight and usually a bias."""
     pairs = [TensorPair(f"{source}.weight", ("params", *target, "kernel"), transform)]
-    return pairs + [TensorPair(f"{source}.bias", ("params", *target, "bias"), "as is")] * bias
+    if bias:
+        pairs.append(TensorPair(f"{source}.bias", ("params", *target, "bias"), "as is"))
+    return pairs
 
 
 def norm(source: str, target: tuple[str, ...]) -> list[TensorPair]:
@@ -61,8 +61,8 @@ def batch_norm(source: str, target: tuple[str, ...]) -> list[TensorPair]:
     ]
 
 
-# PyTorch also saves two buffers that our variables do not need: a counter for each running mean, and the distances
-# in time for each bias table.
+# PyTorch also saves two kinds of buffers that our variables do not need: a counter of batches beside each running mean,
+# and the table rows for all pairs of frames beside each bias table.
 COUNTER, INDEX = "num_batches_tracked", "relative_position_index"
 _MEAN, _TABLE = "running_mean", "relative_position_bias_table"
 

@@ -60,7 +60,7 @@ def load_checkpoint(
         that matches no tensor is an error.
 
     Raises:
-      UserError: names the file, which cannot be read or (kind "mismatch") does not fit the model.
+      UserError: the file cannot be read or, of kind "mismatch", does not fit the model. The message names the file.
     """
     path = files.expanded(os.fspath(path))
     if path.is_dir():
@@ -77,7 +77,7 @@ def load_checkpoint(
         tensors, counter = state_dict.without_counter(tensors, prefix)
         chosen, hint = _choose(kind, {state_dict.bare_name(name, prefix): x for name, x in tensors.items()})
         found = state_dict.released_names(container, prefix, tensors, chosen)
-        # Dropped tensors still reveal the architecture: dropping layers must not turn the model into another one.
+        # Dropped tensors count when the architecture is read: dropping layers must not make another model.
         shapes = {
             state_dict.released_name(state_dict.bare_name(n, prefix), found.naming): x.shape for n, x in dropped.items()
         }

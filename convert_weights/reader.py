@@ -1,8 +1,8 @@
 """Reads `.pth`, `.pt` and `.safetensors` files without PyTorch and without trusting them.
 
-There are three containers: the zip archive that `torch.save` has written since 1.6, the stream of pickles it wrote
-before, and safetensors. The first bytes tell them apart, not the file's name. Nothing in a file is run
-(`inert_pickle`), nothing is written, and every declared size is checked against the bytes that are there.
+There are three containers: the zip archive that `torch.save` has written since PyTorch 1.6, the stream of pickles that
+it wrote before, and safetensors. A file's first bytes, not its name, say which one it is. The reader runs nothing in a
+file (`inert_pickle`), writes nothing, and checks every declared size against the bytes that are there.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Checkpoint:
 
     Attributes:
       tree: dict, list and tuple of None, bool, numbers, str, bytes, np.ndarray (read-only; tensors that share a storage
-        share memory) and Placeholder. Sets are lists, subclasses of dict are dict, a torch dtype or device is its name.
+        share memory) and Placeholder. A set becomes a list, a subclass of dict a dict, a torch type or device its name.
       sha256: of the whole file, in hex.
       placeholders: `where: class` for each object that was not loaded.
     """

@@ -180,7 +180,8 @@ def _dict(args: tuple[Any, ...]) -> dict[Any, Any]:
 
 def _bytes(args: tuple[Any, ...]) -> bytes | Placeholder:
     """`_codecs.encode(text, "latin1")`, as protocol 2 writes bytes; also `bytes()` and `bytearray(b"…")`."""
-    text, encoding = (*args, "latin1")[:2] if args else ("", "latin1")
+    text = args[0] if args else ""
+    encoding = args[1] if len(args) > 1 else "latin1"
     if type(text) is str and encoding in _LATIN:
         text = text.encode("latin-1")
     if type(text) is not bytes:

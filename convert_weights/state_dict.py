@@ -59,6 +59,7 @@ def find_state_dict(tree: object, container: str | None = None) -> tuple[str, Te
     container, entries = _chosen(list(_groups(tree, "")), container)
     tensors = {name: x for name, x in entries.items() if isinstance(x, np.ndarray) and isinstance(name, str)}
     for name, value in entries.items():
+        # At the top level, plain values beside the tensors are records of the training.
         if name not in tensors and (container or isinstance(value, Placeholder | np.ndarray)):
             what = f"'{printable(name)}' is {_described(name, value)}, not a tensor that can be read"
             raise bad_file(what, _SAVE_STATE_DICT)
@@ -78,7 +79,7 @@ def _groups(node: object, place: str) -> Iterator[_Group]:
 
 
 def _items(node: object) -> Iterator[tuple[str, object]]:
-    """Contents of a dictionary or list. The reader has already limited their depth and number."""
+    """Contents of a dictionary, list or tuple. The reader has already limited their depth and number."""
     if isinstance(node, dict):
         yield from ((printable(key, 60), value) for key, value in node.items())
     elif isinstance(node, list | tuple):
@@ -167,20 +168,20 @@ def _plain(value: object) -> object:
         value = value.item()
     if value is None or (isinstance(value, float) and np.isfinite(value)):
         return value
-    if isinstance(value, int):  # such as the seed of a generator, which may have 64 bits and no sign
+    if isinstance(value, int):  # such as a random seed, which may be an unsigned number of 64 bits
         return value if abs(value) <= np.iinfo(np.int64).max else printable(hex(value), 200)
     return printable(value, 200)
 
 
 def shared_prefix(names: Sequence[str]) -> str:
-    """The wrappers in front of every name, such as ``model.module.``; AveragedModel's counter has fewer."""
-    wrapped = [name.split(".")[:-1] for name in names if name.split(".")[-1] != _AVERAGED]
-    depth = 0
-    while wrapped and all(parts[depth : depth + 1] == wrapped[0][depth : depth + 1] for parts in wrapped):
-        if wrapped[0][depth : depth + 1] not in ([name] for name in (*_WRAPPERS, *_ATTRIBUTES)):
+    """The wrappers in front of every name, such as ``model.module.``; AveragedModel's counter is ignored."""
+    modules = [name.split(".")[:-1] for name in names if name.split(".")[-1] != _AVERAGED]
+    prefix = ""
+    for first, *others in zip(*modules, strict=False):
+        if first not in (*_WRAPPERS, *_ATTRIBUTES) or any(other != first for other in others):
             break
-        depth += 1
-    return "".join(f"{part}." for part in wrapped[0][:depth]) if wrapped else ""
+        prefix += f"{first}."
+    return prefix
 
 
 def bare_name(name: str, prefix: str) -> str:
@@ -190,9 +191,9 @@ def bare_name(name: str, prefix: str) -> str:
 
 
 def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, Records]:
-    """(tensors that are kept, tensors that the user drops on purpose, a record of each of those).
+    """Drops the tensors whose names match a pattern: (those kept, those dropped, a record of each dropped one).
 
-    Patterns are those of ``fnmatch``, for names in the file with or without ``shared_prefix``.
+    Patterns are those of ``fnmatch``. They match names in the file, with or without ``shared_prefix``.
 
     Raises:
       UserError: a pattern matches no tensor, or all tensors are dropped.
@@ -213,7 +214,7 @@ def drop(tensors: Tensors, patterns: Sequence[str]) -> tuple[Tensors, Tensors, R
 
 
 def without_counter(tensors: Tensors, prefix: str) -> tuple[Tensors, Records]:
-    """The tensors without AveragedModel's counter, which stands before its ``module.``; and a record of it."""
+    """The tensors without AveragedModel's counter, and a record of it. The counter stands beside ``module``."""
     places = {prefix[: match.start()] + _AVERAGED for match in re.finditer(r"module\.", prefix)}
     counters = {name: x for name, x in tensors.items() if name in places and x.dtype.kind in "iu" and x.size == 1}
     records = [_record(name, x, AVERAGE) for name, x in counters.items()]
@@ -226,8 +227,8 @@ def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) ->
     Args:
       container: see ``find_state_dict``.
       prefix: see ``shared_prefix``.
-      tensors: by the file's names.
-      kind: the tensors' kind.
+      tensors: by their names in the file.
+      kind: their kind.
 
     Raises:
       UserError: two tensors have the same name without their wrappers.
@@ -236,7 +237,7 @@ def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) ->
     naming = {"container": container, "prefix": prefix} | kind.naming(tops)
     seen: dict[str, str] = {}
     for name in tensors:
-        other = seen.setdefault(released_name(".".join(_unwrapped(name)), naming), name)
+        other = seen.setdefault(released_name(".".join(_unwrapped(name.removeprefix(prefix))), naming), name)
         if other != name:
             what = f"has two names for one tensor, '{printable(other)}' and '{printable(name)}'"
             raise bad_file(what, "drop one of them, and others like it, with --drop 'PATTERN'")

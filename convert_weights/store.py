@@ -30,11 +30,11 @@ VARIABLES, REPORT = "variables", "conversion.json"
 FORMAT = 1
 _CONVERT_AGAIN = "convert its source again"
 
-Loaded = tuple[str, Variables, ConfigDict, dict[str, Any]]
+Loaded = tuple[str, Variables, ConfigDict, dict[str, Any]]  # the fields of LoadedCheckpoint, in their order
 
 
 def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
-    """Raises UserError if writing ``path`` would replace something it should not.
+    """Raises UserError if the folder for ``path`` is missing, or if writing would replace something it should not.
 
     Args:
       overwrite: whether an earlier output of the same type may be replaced.

@@ -63,7 +63,7 @@ class TrampFormer(nn.Module):
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
         self.streams, self.num_classes = config.streams, config.head.num_classes
-        width = config.fusion.width
+        width = config.trajectory.widths[-1] if self.streams == "trajectory" else config.fusion.width
         if self.streams != "rgb":
             self.encoder = SkateFormer(config.trajectory)
         if self.streams != "trajectory":
@@ -72,9 +72,7 @@ class TrampFormer(nn.Module):
         if self.streams == "both":
             blocks = nn.ModuleList(TrampBlock(config.fusion) for _ in range(config.fusion.depth))
             self.fusion = nn.ModuleDict({"model": blocks})
-        self.evaluator = _evaluator(
-            config.trajectory.widths[-1] if self.streams == "trajectory" else width, config.head
-        )
+        self.evaluator = _evaluator(width, config.head)
 
     def forward(
         self, frames: Tensor | None, trajectories: Tensor | None, index_t: Tensor | None

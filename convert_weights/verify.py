@@ -1,7 +1,7 @@
 """Compares our model with its PyTorch twin on the same weights and random inputs, stage by stage."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ TOLERANCE = 2e-4  # relative to a stage's largest value, as for the golden cases
 
 
 class Stage(NamedTuple):
-    """The largest difference between a stage's values in both models, and PyTorch's largest value."""
+    """The largest difference between the two models' values of a stage, and PyTorch's largest value."""
 
     name: str
     difference: float
@@ -26,7 +26,7 @@ class Stage(NamedTuple):
         return self.difference <= TOLERANCE * self.largest
 
 
-def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
+def compare(checkpoint: LoadedCheckpoint) -> list[Stage]:
     """Runs both models on one random clip with a single sub-clip. Parameters missing from the checkpoint are zero.
 
     Raises:
@@ -39,21 +39,23 @@ def compare(checkpoint: LoadedCheckpoint, seed: int = 0) -> list[Stage]:
     config.rgb.num_frames = config.rgb.clip_length
     zeros = {path: np.zeros(shape, np.float32) for path, shape in target_shapes(config).items()}
     variables = nested(zeros | flattened(checkpoint.variables))
-    rng = np.random.default_rng(seed)
-    inputs = [
-        None if shape is None else rng.standard_normal(shape, np.float32)
-        for shape in input_shapes(config, batch=1).values()
-    ]
-    if inputs[2] is not None:
-        T = inputs[2].shape[1]
-        inputs[2] = (2 * np.arange(T, dtype=np.float32) / T - 1)[None]
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: None if shape is None else rng.standard_normal(shape, np.float32)
+        for name, shape in input_shapes(config, batch=1).items()
+    }
+    if inputs["index_t"] is not None:
+        T = inputs["index_t"].shape[1]
+        inputs["index_t"] = (2 * np.arange(T, dtype=np.float32) / T - 1)[None]
     # The program runs once. On a CPU, optimising it takes longer than it saves.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    score, out = jax.jit(build_model(config).apply, compiler_options=options)(variables, *inputs)
+    score, out = jax.jit(build_model(config).apply, compiler_options=options)(variables, *inputs.values())
     twin = torch_twin.build_twin(config).eval()
     twin.load_state_dict({n: torch.from_numpy(x) for n, x in _tensors(checkpoint, variables).items()}, strict=True)
     with torch.inference_mode():
-        score_twin, out_twin = twin(*(None if x is None else torch.from_numpy(x) for x in _in_torch_order(inputs)))
+        score_twin, out_twin = twin(
+            *(None if x is None else torch.from_numpy(_in_torch_order(name, x)) for name, x in inputs.items())
+        )
     theirs = {name: _in_our_order(name, x.numpy()) for name, x in (out_twin | {"score": score_twin}).items()}
     ours = {name: np.asarray(x) for name, x in (out | {"score": score}).items()}
     return [Stage(n, float(np.abs(ours[n] - x).max()), float(np.abs(x).max())) for n, x in theirs.items()]
@@ -67,12 +69,10 @@ def _tensors(checkpoint: LoadedCheckpoint, variables: Variables) -> dict[str, np
     return to_state_dict(dataclasses.replace(checkpoint, kind=kind, variables=variables, report=report))
 
 
-def _in_torch_order(inputs: list[Any]) -> list[Any]:
+def _in_torch_order(name: str, x: np.ndarray) -> np.ndarray:
     """Frames (B, F, H, W, C) -> (B, F, C, H, W); trajectories (B, T, V, C) -> (B, V, T, C)."""
-    frames, trajectories, index_t = inputs
-    frames = None if frames is None else np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))
-    trajectories = None if trajectories is None else np.ascontiguousarray(trajectories.swapaxes(1, 2))
-    return [frames, trajectories, index_t]
+    axes = {"frames": (0, 1, 4, 2, 3), "trajectories": (0, 2, 1, 3), "index_t": (0, 1)}
+    return np.ascontiguousarray(x.transpose(axes[name]))
 
 
 def _in_our_order(name: str, x: np.ndarray) -> np.ndarray:

@@ -12,10 +12,13 @@ import tarfile
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import attention, costs, inference, parts, quick, scale_model, timing, train_step
+from benchmarks import attention, costs, inference, new_people, parts, quick, scale_model, timing, train_step
 from tests import tiny
+from tests.linear import linear_model
+from tests.raises import user_error
+from tramp_jax import evaluation
 from tramp_jax.config import MODEL, base
-from tramp_jax.studies import cost
+from tramp_jax.studies import cost, plan, runner, table
 
 no_torch = importlib.util.find_spec("torch") is None
 ROOT = pathlib.Path(__file__).parents[1]
@@ -65,9 +68,9 @@ def test_ways_take_turns_and_the_first_run_is_not_measured():
     assert seconds == {"a": [2.0, 3.0, 4.0], "b": [6.0] * 3}
     assert timing.spread(seconds["a"]) == timing.Spread(3.0, 2.0, 4.0)
     assert timing.ratios(seconds, "a", "b") == timing.Spread(2.0, 1.5, 3.0)
-    assert timing.comparison(seconds, "b", per=1, unit="s")[2:] == [
-        "| a | 3.00 (2.00–4.00) | 2.00 (1.50–3.00) |",
-        "| b | 6.00 (6.00–6.00) | 1 |",
+    assert timing.comparison(seconds, "b")[2:] == [
+        "| a | 3000 (2000–4000) | 2.00 (1.50–3.00) |",
+        "| b | 6000 (6000–6000) | 1 |",
     ]
 
 
@@ -150,7 +153,7 @@ def test_flops_by_hand_are_those_of_xla():
 
 
 def test_flops_of_the_whole_model_are_those_of_its_parts():
-    """The stem of the trajectories, 4 % of their FLOPs, is no part."""
+    """The parts leave out the stem of the trajectories, 4 % of their FLOPs."""
     config = base().model
     frames = parts.total_flops(parts.frame_parts(config, config.rgb.num_frames))
     trajectories = parts.total_flops([*parts.trajectory_parts(config, 1), parts.fusion_part(config, 1)])
@@ -261,6 +264,42 @@ def test_quick_prints_ratios_beside_those_that_were_kept(tmp_path, monkeypatch, 
     quick.main(["--out", str(tmp_path)])
     assert "| starts | 1.50 (1.50–1.50) | 2.0 |" in capsys.readouterr().out
     assert json.loads((tmp_path / "quick.json").read_text())["ratios"]["caches"] == 2.0
+
+
+def test_a_study_is_tested_on_new_people(tmp_path, monkeypatch, capsys):
+    """A network, here a linear one, and a simple method get the same new people; the study stays as it is."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(table, "DRAWS", 10)
+    file, old, new = tmp_path / "small.toml", tmp_path / "old", tmp_path / "new"
+    file.write_text("""
+        [on.synthetic]
+        data.num_subjects = 15
+        model.streams = "trajectory"
+        model.trajectory.channels = "xy"
+        train.epochs = 1
+        loss.landmarks = 0.0
+        evaluation.baselines = false
+        evaluation.bootstrap = 0
+        [[rows]]
+        name = "linear"
+        [[rows]]
+        name = "forest"
+        method = "random forest"
+    """)
+    with linear_model():
+        runner.execute(plan.runs(plan.load(str(file), "synthetic"), "", old, 1))
+        before = {path: path.stat().st_mtime_ns for path in old.rglob("*")}
+        with user_error("unfinished_run", old / "runs/linear/1"):
+            new_people.main([str(file), str(old), "--seeds", "2", "--people", "1", "--out", str(tmp_path / "two")])
+        new_people.main([str(file), str(old), "--seeds", "1", "--people", "15", "--out", str(new)])
+    assert {path: path.stat().st_mtime_ns for path in old.rglob("*")} == before
+    assert "15 test people" in capsys.readouterr().out
+    reports = [f"runs/{row}/0/evaluation/test-best" for row in ("linear", "forest")]
+    linear, forest = (evaluation.read_predictions(new / report) for report in reports)
+    assert len(set(linear.subjects)) == len(linear.clips) == 15
+    assert (linear.clips, linear.target.tolist()) == (forest.clips, forest.target.tolist())
+    # They are as many as the people of the study. If they were the same people, some raw values would be the same.
+    assert not set(linear.raw) & set(evaluation.read_predictions(old / reports[0]).raw)
 
 
 def test_the_model_of_scale_follows_its_peaks():

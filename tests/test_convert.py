@@ -253,13 +253,12 @@ def test_one_of_several_state_dicts_is_chosen_by_its_container(tmp_path):
     first, second, third = (random_state_dict(config, seed) for seed in range(3))
     tree = first | {"ema": AVERAGED | _prefixed("module.", second), "old": {"model": third}}
     source = write(tmp_path / "a.pth", tree)
-    for container, tensors in (("", first), ("ema", second), ("old.model", third)):
+    names = {"": "fc.bias", "ema": "ema.module.fc.bias", "old.model": "old.model.fc.bias"}
+    for container, tensors in zip(names, (first, second, third), strict=True):
         checkpoint = convert_weights.load_checkpoint(source, container=container)
         assert_same(export.to_state_dict(checkpoint), tensors)
         sources = [r["source"] for r in checkpoint.report["tensors"] + checkpoint.report["dropped"]]
-        assert {"fc.bias", "ema.module.fc.bias", "old.model.fc.bias"} - {f"{container}.fc.bias"} - {
-            f"{container}.module.fc.bias"
-        } <= set(sources)
+        assert {name for place, name in names.items() if place != container} <= set(sources)
         assert len(sources) == 3 * len(first) + 1
     with user_error("bad_option", "--container 'new'", "'ema'", "'old.model'"):
         convert_weights.load_checkpoint(source, container="new")
@@ -320,6 +319,15 @@ def test_one_of_two_models_in_a_state_dict_is_dropped(tmp_path):
     assert_same(export.to_state_dict(convert_weights.load_checkpoint(source, drop=["module.*"])), first)
     names = ["s_former.*", "t_former.*", "fc.*"]
     assert_same(export.to_state_dict(convert_weights.load_checkpoint(source, drop=names)), second)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_two_names_for_one_tensor_are_refused_behind_any_prefix(prefix, tmp_path):
+    tensors = random_state_dict(small("skateformer"))
+    name = "joint_person_embedding"
+    both = _prefixed(prefix, _prefixed("encoder.", tensors) | {name: tensors[name]})
+    with user_error("unsupported_file", f"'{prefix}encoder.{name}'", f"'{prefix}{name}'", "--drop"):
+        convert_weights.load_checkpoint(write(tmp_path / "a.pth", both))
 
 
 def test_pattern_that_fits_nothing_or_everything_is_refused(tmp_path):

@@ -45,10 +45,9 @@ def test_positions_are_resampled_as_a_map():
 
 
 def test_published_112_pixels_into_224():
-    source, target = loaded("former_dfer"), small("former_dfer")
-    source.model_config.rgb.image_size = target.rgb.image_size = 112
-    source = LoadedCheckpoint("former_dfer", fresh(source.model_config), source.model_config, {"fresh": []})
-    target.rgb.image_size = 224
+    theirs, target = small("former_dfer"), small("former_dfer")
+    theirs.rgb.image_size, target.rgb.image_size = 112, 224
+    source = LoadedCheckpoint("former_dfer", fresh(theirs), theirs, {"fresh": []})
     variables, rows, warnings = adapt(source, target, source="a.pth")
     assert flattened(variables)[POSITIONS].shape == (1, 196, 16)
     changed = [row for row in rows if row.status != "loaded"]

@@ -18,7 +18,7 @@ SIZES = st.sampled_from
 
 @st.composite
 def architectures(draw):
-    """A ``model`` group. Sizes that shapes show are drawn, all other options have their published values."""
+    """A ``model`` group. Sizes that shapes show are random, all other options have their published values."""
     model = base().model.copy_and_resolve_references()
     model.name = draw(SIZES(["skateformer", "former_dfer", "tramp_former"]))
     if model.name == "tramp_former":

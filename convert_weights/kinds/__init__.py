@@ -16,7 +16,7 @@ KINDS = {kind.name: kind for kind in (tramp_former.KIND, former_dfer.KIND, skate
 
 
 def recognise(names: Iterable[str]) -> Kind | None:
-    """The first kind whose marks appear in these names (without ``module.``), or None."""
+    """The first kind with a mark at the start of one of ``names`` (without ``module.``), or None."""
     names = list(names)
     return next((kind for kind in KINDS.values() if any(name.startswith(kind.marks) for name in names)), None)
 

@@ -1,7 +1,7 @@
 """What the checkpoint kinds share: their type, and tools to read an architecture off the shapes of a state dict.
 
-An option that shapes do not reveal gets its published value and is listed as assumed. So does an option whose shape
-makes no sense: nothing here raises an error, and the conversion later fails on the tensors that do not fit.
+An option that shapes do not reveal gets its published value and is listed as assumed. The same goes for an option whose
+shape makes no sense: nothing here raises an error, and the conversion later fails on the tensors that do not fit.
 """
 
 import dataclasses

@@ -79,7 +79,7 @@ def _read_widths(found: Architecture, tensors: Tensors) -> None:
     stages = stages if stages <= MAX_COUNT else 0
     blocks = collections.Counter(tensors.count(f"stages.{i}.blocks.") for i in range(stages))
     norms = [f"stages.{i}.blocks.0.transformer.norm_1" for i in range(stages)]
-    widths = [tensors.size(f"{norm}.weight", f"{norm}.bias") for norm in norms]
+    widths = [tensors.size(f"{name}.weight", f"{name}.bias") for name in norms]
     if any(not w or w % 32 for w in widths):  # 8 groups of a quarter, 4 heads of an eighth
         widths = []
     found.set("trajectory.widths", tuple(widths) or None)

@@ -32,6 +32,7 @@ def _flops_of(model: FrozenConfigDict) -> float:
 
 
 def _flops(program: Any) -> float:
+    """FLOPs of a jaxpr and of those inside its equations. The body of a scan counts once for each iteration."""
     total = 0.0
     for equation in program.eqns:
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1

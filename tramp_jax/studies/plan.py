@@ -3,14 +3,14 @@
 A study file (``studies/*.toml``) holds:
 
     title = "..."
-    data = ["pfed5"]                # optional: the clinical data it is meant for, if not PFED5 and NeuroFace; may be []
-    reference = "..."               # optional: the row to compare the others with, if not the first
+    data = ["pfed5"]                # optional: the clinical data it is meant for, or []; default: PFED5 and NeuroFace
+    reference = "..."               # optional: the row to compare the others with; default: the first
     [on.DATA]                       # optional: options of every row, on this data set
     [columns.DATA]                  # optional: options of each column, instead of the recipe's columns
     [[rows]]
     name = "..."
     method = "random forest"        # optional: a simple method (``simple.METHODS``) instead of training a model
-    paper.DATA = [...]              # optional: the paper's figures × 100, one per column and the mean; or only the mean
+    paper.DATA = [...]              # optional: the paper's figures × 100: each column's and the mean, or only the mean
     on.DATA.model.streams = "rgb"   # optional: options of the row, on this data set
     model.streams = "rgb"           # anything else is an option of ``tramp_jax.config``
 
@@ -36,7 +36,7 @@ from tramp_jax.studies.simple import METHODS
 
 STUDIES, RECIPES = pathlib.Path("studies"), pathlib.Path("configs")
 MEAN = "mean"  # the name of the mean over columns
-TRAINING = ""  # the method of a row that trains a model
+TRAINING = ""  # the ``method`` of a row that trains a model
 Options = dict[str, Any]  # by their dotted names
 _GROUPS = tuple(options.base())  # names of ``tramp_jax.config``, which a row may set
 
@@ -66,12 +66,12 @@ class Study:
       name: its file's name.
       title: its table's title.
       data: the recipe, such as "pfed5" or "synthetic:few".
-      reference: name of the row to compare the others with.
+      reference: the name of the row to compare the others with.
       rows: the rows, in the order of the table.
       columns: options of each column, such as an expression; a single column is called "".
       meant_for: recipes of the clinical data it is meant for.
-      expected_clips: published number of training clips in each column over all folds; empty if unknown.
-      quick: whether settings are tiny, which only proves that everything runs.
+      expected_clips: the published number of training clips in each column over all folds; empty if unknown.
+      quick: whether settings are tiny. This only proves that everything runs.
     """
 
     name: str
@@ -120,28 +120,27 @@ def load(name: str, data: str, quick: bool = False) -> Study:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml"))) or "none"
-        message = f"{path}: no such study; in {STUDIES}/ here: {known}; or give the path of a .toml file"
+        message = f"{path}: no such study; {STUDIES}/ holds: {known}; give one of these, or the path of a .toml file"
         raise UserError("missing_study", message) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("bad_study", f"{path}: not a TOML file ({error})") from error
-    recipe, known = _recipe(data), data.partition(":")[0]
+    recipe, recipe_name = _recipe(data), data.partition(":")[0]
     try:
         unknown = content.keys() - {"title", "data", "reference", "rows", "on", "columns"}
         rows = content.get("rows", [])
         if unknown or not rows or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
             wrong = f"unknown entry {min(unknown)!r}" if unknown else "no [[rows]], or a row without a name"
             raise UserError("bad_study", f"{path}: {wrong}; see tramp_jax/studies/plan.py for what a study file holds")
-        shared = _flat(content.get("on", {}).get(known, {}))
-        names = list(getattr(recipe, "COLUMNS", ()))
-        own = content.get("columns", {}).get(known, {})
+        shared = _flat(content.get("on", {}).get(recipe_name, {}))
+        own = content.get("columns", {}).get(recipe_name, {})
         columns = {column: shared | _flat(given) for column, given in own.items()}
         study = Study(
             path.stem,
             content.get("title", path.stem),
             data,
             content.get("reference", rows[0]["name"]),
-            tuple(_row(path, row, known) for row in rows),
-            columns or dict.fromkeys(names or [""], shared),
+            tuple(_row(path, row, recipe_name) for row in rows),
+            columns or dict.fromkeys(getattr(recipe, "COLUMNS", [""]), shared),
             tuple(content.get("data", ("pfed5", "neuroface"))),
             getattr(recipe, "EXPECTED_CLIPS", {}),
             quick,
@@ -166,12 +165,12 @@ def _row(path: pathlib.Path, content: Mapping[str, Any], data: str) -> Row:
 
 
 def _check(path: pathlib.Path, study: Study) -> None:
-    places = [slug(row.name) for row in study.rows]
     names = [row.name for row in study.rows]
-    own = [slug(column) for column in study.columns if column]
-    if "" in places + own or MEAN in own or any(len(set(each)) < len(each) for each in (places, own)):
-        wrong = f"two rows or columns have the same name, or one has no letters a to z or digits, or is called {MEAN!r}"
-        raise UserError("bad_study", f"{path}: {wrong}")
+    rows = [slug(name) for name in names]
+    columns = [slug(column) for column in study.columns if column]
+    if "" in rows + columns or MEAN in columns or any(len(set(each)) < len(each) for each in (rows, columns)):
+        wrong = "two rows or two columns have the same name, or a name has no letter a to z and no digit"
+        raise UserError("bad_study", f"{path}: {wrong}, or a column is called {MEAN!r}; rename it")
     if study.reference not in names:
         raise UserError("bad_study", f"{path}: reference is {study.reference!r}, but the rows are: {', '.join(names)}")
     for row in study.rows:
@@ -184,16 +183,16 @@ def _check(path: pathlib.Path, study: Study) -> None:
 
 
 def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
-    """The runs of a study in their order: the first seed of every row comes first.
+    """The runs of a study in their order: all rows with the first seed, then all rows with the next one.
 
     Args:
       study: the study.
-      root: the data's folder; "" for the recipe's. A row's own ``data.root`` is relative to it.
+      root: the folder of the data; "" for the recipe's. A row's or column's own ``data.root`` is relative to it.
       out: the study's folder.
       seeds: number of seeds, from 0.
 
     Raises:
-      UserError: a bad option.
+      UserError: unknown_option, bad_option.
     """
     found = []
     for seed, row, (column, given) in itertools.product(range(seeds), study.rows, study.columns.items()):
@@ -226,7 +225,8 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
         for part in filter(None, group.split(".")):
             target = target.get(part)
         if not isinstance(target, ConfigDict) or last not in target:
-            raise UserError("unknown_option", f"{where}: the recipe {RECIPES}/{name}.py has no such option")
+            what = f"{where}: the recipe {RECIPES}/{name}.py has no such option"
+            raise UserError("unknown_option", f"{what}; remove it, or set it under on.DATA of recipes that have it")
         old = target[last]
         if isinstance(value, list):
             value = tuple(value)
@@ -239,7 +239,7 @@ def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDi
 
 
 def _shrink(config: ConfigDict) -> None:
-    """Tiny settings that run everything in seconds. The model's scores are then meaningless."""
+    """Sets tiny sizes, so that everything runs in seconds. The model's scores are then meaningless."""
     model = config.model
     model.trajectory.update(widths=(32,), embed_width=32, blocks_per_stage=1, length=64)
     model.rgb.update(num_frames=16, image_size=32, widths=(8, 8, 16, 16), spatial_heads=2, spatial_mlp_dim=16)

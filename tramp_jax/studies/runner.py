@@ -20,7 +20,7 @@ from tramp_jax.studies.plan import Run
 
 
 def execute(runs: Sequence[Run]) -> None:
-    """Does the runs one after the other. Records a failing one with its reason, and tries it again next time.
+    """Does the runs one after the other. If a run fails, records why and goes on; the next call tries it again.
 
     Raises:
       UserError: changed_options if a run was started with other options.

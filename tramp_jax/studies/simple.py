@@ -1,4 +1,4 @@
-"""Rows of a study that train no network: simple methods on the same people, reported in the same files."""
+"""Rows of a study without a network: simple methods, fitted to the same people and reported in the same files."""
 
 import pathlib
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from tramp_jax import baselines, evaluation, experiment, run
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
+from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 
 _Feature = Callable[[np.ndarray, float], np.ndarray]
 _Fit = Callable[..., np.ndarray]
-# What each method learns from, and how it gives scores.
+# The features that each method learns from, and the function that fits it and scores the test clips.
 METHODS: dict[str, tuple[_Feature, _Fit]] = {
     "random forest": (baselines.motion_features, baselines.random_forest),
     "geometric forest": (baselines.geometric_features, baselines.random_forest),
@@ -22,19 +23,20 @@ METHODS: dict[str, tuple[_Feature, _Fit]] = {
 }
 
 
-def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
-    """Fits a simple method to training and validation people, and writes its report on the test people.
+def fit(config: ConfigDict, folder: pathlib.Path, method: str, test_clips: Split | None = None) -> None:
+    """Fits a simple method to the training and validation people, and writes its report on the test people.
 
     Args:
       config: the whole configuration. Only its data, head and seed matter.
       folder: the run's folder.
       method: one of ``METHODS``.
+      test_clips: the clips to report on. Default: those of the test people.
 
     Raises:
       UserError: a bad option, or unusable data.
     """
     asked, config = config, config.copy_and_resolve_references().unlock()
-    # Only landmarks are read.
+    # The methods read only landmarks.
     config.model.update(name="tramp_former", streams="trajectory", members=1, ridge=False)
     config.model.trajectory.update(channels="xy", input_scale=(1.0,))
     config.output.update(decode="clip", fit="none")
@@ -46,7 +48,8 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str) -> None:
     folds = experiment.open_folds(config)
     run.prepare(asked, folder, resume=(folder / run.CONFIG).is_file(), overwrite=False)
     for fold, splits in folds.splits.items():
-        seen, unseen = [splits[TRAIN], splits[VALIDATION]], splits[TEST]
+        seen = [splits[TRAIN], splits[VALIDATION]]
+        unseen = splits[TEST] if test_clips is None else test_clips
         target = np.array([info.score for split in seen for info in split.infos])
         (train,), (test,) = (baselines.described(part, feature) for part in (seen, [unseen]))
         if classes:

@@ -1,6 +1,6 @@
 """The outcome of a study as a Markdown table, a CSV table and a figure."""
 
-import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,13 +51,19 @@ class Line(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A metric of a row: its mean over seeds and folds, their spread, and 95 % intervals over people."""
+    """A metric of a row, with 95 % intervals over people. NaN stands for what is unknown.
 
-    value: float
-    spread: float
-    interval: metrics.Interval
-    difference: float
-    difference_interval: metrics.Interval
+    Attributes:
+      value: its mean over columns, seeds and folds.
+      spread: its standard deviation over seeds.
+      difference: from the reference row, on the clips that they share.
+    """
+
+    value: float = math.nan
+    spread: float = math.nan
+    interval: metrics.Interval = (math.nan, math.nan)
+    difference: float = math.nan
+    difference_interval: metrics.Interval = (math.nan, math.nan)
 
 
 def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> str:
@@ -121,9 +127,8 @@ def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others:
 
     ``draws`` is the number of resamplings of people; 0 for no intervals.
     """
-    nan = float("nan")
     if not parts:
-        return Figures(nan, nan, (nan, nan), nan, (nan, nan))
+        return Figures()
     own, theirs = (_mean_of(metric, columns, group) for group in (parts, others))
     subjects, count = _subjects((*parts, *others)), len(_subjects(parts))
     clips = [(part.column, clip) for part in (*parts, *others) for clip in part.written.clips]
@@ -135,20 +140,15 @@ def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others:
         return own(rows[rows < count]) - theirs(rows[rows >= count] - count)
 
     by_seed = [value for value in _by_seed(metric, columns, parts) if np.isfinite(value)]
-    figures = Figures(
-        own(np.arange(count)),
-        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else nan,
-        metrics.bootstrap(own, subjects[:count], draws) if draws else (nan, nan),
-        nan,
-        (nan, nan),
-    )
-    if not common:
-        return figures
-    both = [subjects[row] for row in paired]
-    return figures._replace(
-        difference=difference(np.arange(len(both))),
-        difference_interval=metrics.bootstrap(difference, both, draws) if draws else (nan, nan),
-    )
+    figures = Figures(own(np.arange(count)), float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan)
+    if draws:
+        figures = figures._replace(interval=metrics.bootstrap(own, subjects[:count], draws))
+    if common:
+        both = [subjects[row] for row in paired]
+        figures = figures._replace(difference=difference(np.arange(len(both))))
+        if draws:
+            figures = figures._replace(difference_interval=metrics.bootstrap(difference, both, draws))
+    return figures
 
 
 def _subjects(parts: Sequence[Part]) -> list[str]:
@@ -165,7 +165,7 @@ def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Call
     """A function from row numbers in the joined clips of ``parts`` to the metric's mean over columns.
 
     Within a column, it is the mean over the seeds and folds in which it is defined. It is NaN if a column has none:
-    columns differ too much to compare means over different ones.
+    columns differ so much that a mean over fewer of them cannot be compared.
     """
     sizes = [len(part.written.clips) for part in parts]
     starts = np.cumsum([0, *sizes])
@@ -180,14 +180,10 @@ def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Call
                 if np.isfinite(value):
                     found[part.column].append(value)
         if not all(found.values()):
-            return float("nan")
+            return math.nan
         return float(np.mean([np.mean(values) for values in found.values()]))
 
     return mean
-
-
-def _scaled(metric: str) -> float:
-    return 1.0 if metric == "mae" else 100.0
 
 
 def _words(metric: str) -> str:
@@ -195,13 +191,14 @@ def _words(metric: str) -> str:
 
 
 def _text(value: float, metric: str, sign: str = "") -> str:
-    return "–" if not np.isfinite(value) else f"{value * _scaled(metric):{sign}.{2 if metric == 'mae' else 1}f}"
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:{sign}.2f}" if metric == "mae" else f"{100 * value:{sign}.1f}"
 
 
 def _between(interval: metrics.Interval, metric: str, sign: str = "") -> str:
-    return (
-        f" [{_text(interval[0], metric, sign)}, {_text(interval[1], metric, sign)}]" if np.isfinite(interval[0]) else ""
-    )
+    low, high = (_text(end, metric, sign) for end in interval)
+    return f" [{low}, {high}]" if np.isfinite(interval[0]) else ""
 
 
 def _markdown(
@@ -210,33 +207,34 @@ def _markdown(
     first, *others = names
     columns = list(study.columns) if len(study.columns) > 1 else []
     with_paper = any(line.row.paper for line in lines)
-    head = ["", *columns, f"{_words(first)}, mean"]
-    head += ["paper"] * with_paper
-    head += [f"− {study.reference}", *(_words(name) for name in others)]
+    head = ["", *columns, f"{_words(first)}, mean", *(["paper"] if with_paper else [])]
+    head += [f"− {study.reference}", *(_words(metric) for metric in others)]
     head += ["M parameters", "GFLOP a clip", "clips/s"]
     rows = []
     notes = []
     for line in lines:
-        at = functools.partial(lambda name, column, metric: found[name, column, metric], line.row.name)
-        cells = [line.row.name]
+        name = line.row.name
+        cells = [name]
         for i, column in enumerate(columns):
             paper = f" ({line.row.paper[i]:g})" if len(line.row.paper) > 1 else ""
-            cells.append(_text(at(column, first).value, first) + paper)
-        mean = at(MEAN, first)
+            cells.append(_text(found[name, column, first].value, first) + paper)
+        mean = found[name, MEAN, first]
         spread = f" ± {_text(mean.spread, first)}" if np.isfinite(mean.spread) else ""
         cells.append(_text(mean.value, first) + spread + _between(mean.interval, first))
-        cells += [f"{line.row.paper[-1]:g}" if line.row.paper else "–"] * with_paper
+        if with_paper:
+            cells.append(f"{line.row.paper[-1]:g}" if line.row.paper else "–")
         cells.append(_text(mean.difference, first, "+") + _between(mean.difference_interval, first, "+"))
-        cells += [_text(at(MEAN, name).value, name) for name in others]
+        cells += [_text(found[name, MEAN, metric].value, metric) for metric in others]
         units = {"parameters": 1e6, "flops": 1e9, "clips_per_second": 1}
         cells += [f"{line.measured[n] / unit:.3g}" if n in line.measured else "–" for n, unit in units.items()]
         rows.append(cells)
-        notes += [f"- {line.row.name}: failed: {' '.join(reason.split())}" for reason in dict.fromkeys(line.failed)]
-        notes += [f"- {line.row.name}: runs that have not ended: {line.missing}"] if line.missing else []
+        notes += [f"- {name}: failed: {' '.join(reason.split())}" for reason in dict.fromkeys(line.failed)]
+        if line.missing:
+            notes.append(f"- {name}: runs that have not ended: {line.missing}")
         undefined = [part for part in line.parts if not np.isfinite(_by_seed(first, [part.column], [part])[0])]
         if undefined:
             what = f"{_words(first)} is undefined in {len(undefined)} of {len(line.parts)} test sets"
-            notes.append(f"- {line.row.name}: {what}, because scores or ratings are equal; means ignore these")
+            notes.append(f"- {name}: {what}, because scores or ratings are equal; means ignore these")
     seeds = len({part.seed for line in lines for part in line.parts})
     people = len({subject for line in lines for part in line.parts for subject in part.written.subjects})
     legend = (
@@ -244,7 +242,8 @@ def _markdown(
         "deviation over seeds; intervals are 95 % over people, and differences are on the same people. Validation "
         "people selected the checkpoint."
     )
-    legend += " Figures in parentheses are the paper's." * (with_paper and bool(columns))
+    if with_paper and columns:
+        legend += " Figures in parentheses are the paper's."
     title = f"# {study.title}{': a test run with tiny settings' if study.quick else ''}"
     warning = "The models are too small and trained too briefly: the figures mean nothing."
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in (head, ["---"] * len(head), *rows))
