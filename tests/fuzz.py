@@ -63,7 +63,7 @@ class Target:
 
 @dataclasses.dataclass
 class Outcome:
-    """What came out of the tries of one target: how many, how many were refused, the slowest, the peak of memory."""
+    """What came out of the tries of one target: how many, how many were refused, the slowest, the most memory."""
 
     tries: int = 0
     refused: int = 0
@@ -425,17 +425,17 @@ def megabytes() -> float:
 def try_here(name: str, folder: pathlib.Path, seed: int, numbers: range) -> Outcome:
     """Makes tries in this process. A try that never ends is not stopped."""
     files, outcome = TARGETS[name].prepare(folder), Outcome()
-    before = megabytes()
     for number in numbers:
-        started = time.monotonic()
+        started, before = time.monotonic(), megabytes()
         _count(outcome, number, attempt(name, folder, files, seed, number))
         outcome.slowest = max(outcome.slowest, time.monotonic() - started)
         if outcome.slowest > MOST_SECONDS:
             outcome.findings.append(f"try {number}: took {outcome.slowest:.0f} s")
             break
-        outcome.megabytes = megabytes() - before
-        if outcome.megabytes > MOST_MEGABYTES:
-            outcome.findings.append(f"try {number}: took {outcome.megabytes:.0f} MB")
+        used = megabytes() - before
+        outcome.megabytes = max(outcome.megabytes, used)
+        if used > MOST_MEGABYTES:
+            outcome.findings.append(f"try {number}: took {used:.0f} MB")
             break
     return outcome
 
@@ -453,9 +453,9 @@ def _child(name: str, seed: int, numbers: range, pipe: Any) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
         files = TARGETS[name].prepare(folder)
-        before = megabytes()
         pipe.send(("ready", 0.0))
         for number in numbers:
+            before = megabytes()
             result = attempt(name, folder, files, seed, number)
             pipe.send((result, megabytes() - before))
 

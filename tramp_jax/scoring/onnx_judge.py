@@ -48,12 +48,16 @@ class OnnxJudge:
     The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
     in the processor's cache, and a frame that repeats the one before is not encoded again.
 
+    Args:
+      member: the model.
+      threads: number of threads to compute with; 0 for all cores that this process may use.
+
     Attributes:
       member: the model.
       encoder: the session of the part that encodes frames; None for a model without frames.
     """
 
-    def __init__(self, member: Member):
+    def __init__(self, member: Member, threads: int = 0):
         from onnx.utils import Extractor
 
         from tramp_jax.export.onnx_graph import FRAME_FEATURES, RAW, build
@@ -66,9 +70,10 @@ class OnnxJudge:
         self.encoder: Any = None
         given = self._inputs
         if of_frames:
-            self.encoder = open_session(Extractor(model).extract_model(of_frames, [FRAME_FEATURES]).SerializeToString())
+            part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
+            self.encoder = open_session(part.SerializeToString(), threads)
             given = [FRAME_FEATURES, *given]
-        self._rest = open_session(Extractor(model).extract_model(given, [RAW]).SerializeToString())
+        self._rest = open_session(Extractor(model).extract_model(given, [RAW]).SerializeToString(), threads)
 
     def many(self, clips: Sequence[Clip]) -> np.ndarray:
         """See ``judges.Judge``. Scores one clip after another, since a single one keeps a CPU busy."""
