@@ -117,8 +117,8 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
         tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists them all")
     if config.data.num_folds and None in folds.splits and first:
         tqdm.write(
-            f"warning: data.num_folds={config.data.num_folds} has no effect, because the data names its training and "
-            "test people; to divide the training people into folds, set --config.data.protocol=k_fold"
+            f"warning: data.num_folds={config.data.num_folds} has no effect, because this data has a single split with "
+            f"data.protocol={config.data.protocol}; to cross-validate, set --config.data.protocol=k_fold"
         )
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
