@@ -1,7 +1,8 @@
 """A linear stand-in for the network, which compiles at once, for tests about everything around the model."""
 
 import contextlib
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import pytest
@@ -28,17 +29,34 @@ class Linear(nn.Module):
 @contextlib.contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
     """A training inside of this stops when it reports ``step``."""
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with _reporting(step, stop), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+@contextlib.contextmanager
+def terminated_at(step: int) -> Iterator[None]:
+    """A training inside of this gets SIGTERM when it reports ``step``."""
+    with _reporting(step, lambda: signal.raise_signal(signal.SIGTERM)):
+        yield
+
+
+@contextlib.contextmanager
+def _reporting(step: int, call: Callable[[], None]) -> Iterator[None]:
+    """A training inside of this makes the call when it reports the loss of ``step``."""
     write = training_log.Reporter.write
 
-    def failing(self, at, kind, values):
-        if at == step:
-            raise KeyboardInterrupt
+    def calling(self, at, kind, values):
+        if at == step and kind == "train":
+            call()
         write(self, at, kind, values)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training_log.Reporter, "write", failing)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        patched.setattr(training_log.Reporter, "write", calling)
+        yield
 
 
 def measured(folder, *kinds: str):

@@ -26,6 +26,7 @@ from tramp_jax import evaluation, experiment, metrics, sharding, trainer, traini
 from tramp_jax.batches import pipeline
 from tramp_jax.cli import scripts
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
+from tramp_jax.data.source import Facts
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import locked
 from tramp_jax.training_log import read_metrics
@@ -349,6 +350,14 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     assert (whole := capsys.readouterr().out).count("test, checkpoint of step") == 2
     experiment.evaluate(tmp_path / "folds" / "fold_1", "last", "test")
     assert whole.endswith(capsys.readouterr().out)
+
+
+def test_a_number_of_folds_beside_a_published_split_gets_a_warning(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "train_fold", lambda *_: [])
+    config.data.num_folds, config.evaluation.baselines = 5, False
+    for fold, warned in ((None, True), (0, False)):
+        experiment.train_folds(config, experiment.Folds({fold: {}}, Facts()), tmp_path, resume=False)
+        assert ("data.num_folds=5" in capsys.readouterr().out) == warned
 
 
 # Options of the configuration, or what surrounds it; the kind of the error; and facts that its message must name.

@@ -31,6 +31,12 @@ def test_every_recipe_has_only_allowed_values(recipe):
         ("loss.sigma", float("nan"), ["at least"]),
         ("seed", -1, ["at least 0"]),
         ("data.split_seed", -1, ["at least 0"]),
+        ("model.rgb.image_size", 0, ["at least 1"]),
+        ("model.head.hidden", (0,), ["at least 1"]),
+        ("model.trajectory.widths", (32, -32), ["at least 1"]),
+        ("model.trajectory.table_frames", -1, ["at least 0"]),
+        ("model.fusion.depth", 0, ["at least 1"]),
+        ("optimizer.decay_every", 0, ["at least 1"]),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused(path, value, facts, config):

@@ -54,6 +54,16 @@ def test_pyfeat_has_the_same_points_and_no_times(tmp_path, table, points):
     assert read.seconds is None
 
 
+def test_a_table_of_several_videos_is_refused(tmp_path, points):
+    """py-feat numbers their frames on and on; of images, each row names another."""
+    columns = files.pyfeat(points)
+    path = files.write(tmp_path / "fex.csv", columns | {"input": ["a.mp4"] * 30 + ["b.mp4"] * 30})
+    with user_error("no_single_face", path, "a.mp4", "b.mp4"):
+        landmark_tables.read_trajectory(path, 30.0)
+    images = files.write(tmp_path / "images.csv", columns | {"input": [f"{i}.png" for i in range(60)]})
+    assert landmark_tables.read(images).found.all()
+
+
 def test_pupils_are_the_irises_of_openface(table, points):
     with_eyes, without_eyes = landmark_tables.read(table(eyes=True)), landmark_tables.read(table())
     pupils = [landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right")]

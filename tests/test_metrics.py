@@ -233,6 +233,12 @@ def test_predictions_come_back_as_they_were_written(tmp_path):
     written = evaluation.read_predictions(tmp_path)
     assert written.clips == [info.id for info in infos]
     assert written.subjects == [info.subject for info in infos]
-    (tmp_path / run.PREDICTIONS).write_text("clip,subject,expression,target,score,raw\n")
-    with user_error("damaged_file", run.PREDICTIONS):
-        evaluation.read_predictions(tmp_path)
+    for rows in (
+        "score,raw\n",
+        "logit_0,logit_1\n",
+        "score,raw\na,b,smile,1,nan,0.5\n",
+        "score,raw\na,b,smile,inf,1,0.5\n",
+    ):
+        (tmp_path / run.PREDICTIONS).write_text(f"clip,subject,expression,target,{rows}")
+        with user_error("damaged_file", run.PREDICTIONS):
+            evaluation.read_predictions(tmp_path)

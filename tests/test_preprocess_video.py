@@ -79,6 +79,16 @@ def test_images_with_alpha_16_bits_or_grey_become_rgb(tmp_path):
         np.testing.assert_allclose(frame[0, 0], expected[name], atol=1)
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_twelve_bits_in_files_of_sixteen_give_a_warning(tmp_path, bits):
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 9, 3), 2**bits - number, np.uint16))
+    frames = open_frames(tmp_path)
+    for _ in range(2):
+        assert len(list(frames)) == 2
+        assert ["15 of 255" in warning for warning in frames.warnings] == [True] * (bits == 12)
+
+
 def test_a_still_image_is_one_frame(tmp_path):
     folder = write_images(tmp_path / "frames", grey(1))
     assert len(read(folder / "1.png")) == 1

@@ -87,6 +87,14 @@ def test_only_a_run_is_overwritten(folder, tmp_path):
     assert (tmp_path / "thesis" / run.CONFIG).exists()
 
 
+@pytest.mark.parametrize("option", ["data.root", "init.all", "init.rgb"])
+def test_a_run_does_not_overwrite_what_it_reads(option, folder, config):
+    config.update_from_flattened_dict({option: str(folder / "weights")})
+    with user_error("bad_option", folder / "weights", "--workdir"):
+        run.prepare(config, folder, resume=False, overwrite=True)
+    assert (folder / run.CONFIG).exists()
+
+
 def test_a_run_resumes_elsewhere_but_not_with_other_options(folder):
     config = tiny.get_config()
     config.data.root, config.train.cache = "elsewhere", "host"

@@ -1,7 +1,9 @@
 """From a clip or a video to a score: windows, calibration, ``Scorer``, and the commands score and calibrate."""
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -14,7 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.raises import user_error
-from tramp_jax import Scorer, cli, training_data
+from tramp_jax import Scorer, cli, experiment, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import Table, expand
@@ -25,7 +27,7 @@ from tramp_jax.files import locked
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
-from tramp_jax.scoring.members import load_member
+from tramp_jax.scoring.members import load_member, load_members
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 from tramp_jax.scoring.run_calibration import calibrate_run
 
@@ -236,6 +238,15 @@ def test_a_cross_validation_that_has_not_ended_is_not_taken_for_all_folds(cross_
         with user_error("unfinished_run", tmp_path / "run", "--resume", "fold_2"):
             use(tmp_path / "run")
     assert len(Scorer(*(tmp_path / "run" / f"fold_{k}" for k in range(3))).members) == 3
+
+
+def test_a_run_that_a_program_still_trains_gets_a_warning(tmp_path, capsys):
+    run, evaluate = tmp_path / "run", functools.partial(experiment.evaluate, which="best", split="test")
+    for use, folder in ((load_members, [run / "fold_1"]), (load_members, [run]), (evaluate, run)):
+        for lock, warned in ((locked(run), True), (contextlib.nullcontext(), False)):
+            with lock, user_error("not_a_run"):  # nothing is saved yet
+                use(folder)
+            assert (f"{run} is" in capsys.readouterr().err) == warned
 
 
 def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_them(cross_validated, capsys):
@@ -451,13 +462,27 @@ def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
         expand([str(tmp_path)])
 
 
-def test_a_folder_of_clips_and_videos_is_not_read_in_part(tmp_path):
+@pytest.mark.parametrize(
+    ("given", "named"), [("--fps 10", "--fps"), ("--keep longest --max-gap 9", "--max-gap, --keep"), ("", None)]
+)
+def test_options_of_preprocessing_that_cannot_change_a_clip_are_named(given, named, tmp_path, capsys):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "clip.json").touch()
+    command = ["score", str(tmp_path / "clip"), "--checkpoint", str(tmp_path), "--out", str(tmp_path / "scores.csv")]
+    with pytest.raises(SystemExit):  # there is no run
+        cli.main([*command, *given.split()])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [f" {named} " in line for line in warnings] == [True] * bool(given)
+
+
+@pytest.mark.parametrize("other", ["bert.mp4", "1.jpg"])
+def test_a_folder_of_clips_and_videos_is_not_read_in_part(other, tmp_path):
     for name in ("anna", ".anna-1234.old"):  # the second was left by a killed process
         (tmp_path / name).mkdir()
         (tmp_path / name / "clip.json").write_text("{}")
     assert expand([str(tmp_path)]) == [str(tmp_path / "anna")]
-    (tmp_path / "bert.mp4").touch()
-    with user_error("bad_option", tmp_path, "bert.mp4"):
+    (tmp_path / other).touch()
+    with user_error("bad_option", tmp_path, other):
         expand([str(tmp_path)])
 
 

@@ -233,9 +233,10 @@ def test_a_run_in_use_is_skipped(study_file, tmp_path, monkeypatch, capsys):
 def test_an_outcome_that_says_nothing_is_named(study_file, tmp_path):
     [first, _] = plan.runs(plan.load(study_file(SIMPLE), "synthetic"), "", tmp_path, 1)
     first.outcome.parent.mkdir(parents=True)
-    first.outcome.write_text("{}")
-    with user_error("damaged_file", "0.json"):
-        runner.outcome(first)
+    for text in ("{}", '{"error": null, "flops": "1e9"}'):
+        first.outcome.write_text(text)
+        with user_error("damaged_file", "0.json"):
+            runner.outcome(first)
 
 
 def test_options_apply_in_the_order_of_the_documentation(study_file):

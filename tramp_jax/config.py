@@ -16,6 +16,8 @@ class Option(NamedTuple):
     """An option's default and its allowed values: those in ``known`` or, without any, numbers from ``low`` to ``high``.
 
     With ``joined``, several of ``known`` joined with "+" are allowed, too.
+
+    A whole number without an ``Option``, alone or in a tuple, is a size: at least 1.
     """
 
     default: Any
@@ -73,7 +75,7 @@ MODEL: dict[str, Any] = {
         "local_frames": 8,  # frames in a local set
         # The global position tables serve sets of this many frames: 32 (those of T = 256) for every T, as published; 0:
         # the number that the model's T has.
-        "table_frames": 32,
+        "table_frames": _at_least(0, 32),
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
         # Factors on the channels, one for all or one for each; published weights expect unscaled channels.
         "input_scale": (1.0,),
@@ -191,7 +193,7 @@ OPTIONS: dict[str, Any] = {
         "weight_decay": _at_least(0, 0.0),
         "schedule": _one_of("step", "cosine"),  # cosine falls to 0 at the last step
         "decay_every": 40,  # epochs, for "step"
-        "decay_factor": 0.1,
+        "decay_factor": _share(0.1),
         "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0: no limit
         "warmup_epochs": _at_least(0, 0.0),
     },
@@ -303,6 +305,9 @@ def check_names(paths: Iterable[str]) -> None:
 
 def _check_value(path: str, value: Any, option: Any) -> None:
     if not isinstance(option, Option):
+        defaults, sizes = (each if isinstance(each, list | tuple) else (each,) for each in (option, value))
+        if type(next(iter(defaults), None)) is int and not all(type(size) is int and size > 0 for size in sizes):
+            raise UserError("bad_option", f"{path} is {value}; sizes must be whole numbers of at least 1")
         return
     if option.known:
         parts = str(value).split("+") if option.joined else [value]

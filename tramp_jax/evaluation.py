@@ -248,6 +248,8 @@ def read_predictions(folder: pathlib.Path) -> Written:
         )
         target = np.array([float(row["target"]) for row in rows.values()])
         clips, subjects = ([row[name] for row in rows.values()] for name in ("clip", "subject"))
+        if not (clips and all(np.isfinite(x).all() for x in (score, raw, target))):
+            raise ValueError("it has no rows, or numbers that are not finite")
         return Written(clips, subjects, target, *((score, raw) if logits else (score[:, 0], raw[:, 0])))
     except (KeyError, ValueError, IndexError) as error:
         raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error

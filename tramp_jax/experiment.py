@@ -115,6 +115,11 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
         tqdm.write(f"{folds.report.summary()}; {folder / run.SKIPPED}")
     if folds.notes and first:
         tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists them all")
+    if config.data.num_folds and None in folds.splits and first:
+        tqdm.write(
+            f"warning: data.num_folds={config.data.num_folds} has no effect, because this data has a single split with "
+            f"data.protocol={config.data.protocol}; to cross-validate, set --config.data.protocol=k_fold"
+        )
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
@@ -191,6 +196,7 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     Raises:
       UserError: not a run, an unknown split or checkpoint, or unusable data.
     """
+    run.warn_if_training([folder])
     config = run.load_config(folder)
     if split not in (known := (TRAIN, VALIDATION, TEST)):
         raise UserError("bad_option", f"--split is {split!r}; known: {', '.join(known)}")

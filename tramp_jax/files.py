@@ -64,8 +64,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: in_use if another program holds the lock.
     """
-    target = pathlib.Path(os.path.realpath(path.expanduser()))
-    lock = target.with_name(f".{target.name}.lock")
+    lock = _lock_of(path)
     try:
         held = _acquire(lock, path)
     except OSError as error:
@@ -79,6 +78,30 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         if held is not None:
             lock.unlink(missing_ok=True)
             os.close(held)
+
+
+def locked_by(path: pathlib.Path) -> str:
+    """The program that holds the lock on ``path``; "" if none does, or if the disk cannot lock."""
+    with contextlib.suppress(OSError):
+        file = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _named_in(file)
+        finally:
+            os.close(file)
+    return ""
+
+
+def _lock_of(path: pathlib.Path) -> pathlib.Path:
+    target = pathlib.Path(os.path.realpath(path.expanduser()))
+    return target.with_name(f".{target.name}.lock")
+
+
+def _named_in(lock: int) -> str:
+    """The holder that an open lock file names."""
+    return os.read(lock, 300).decode(errors="replace") or "another program"
 
 
 def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
@@ -98,7 +121,7 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
                     os.fchmod(file, 0o666)  # otherwise, only we could lock it after a crash
                 return file
         except BlockingIOError as error:
-            holder = os.read(file, 300).decode(errors="replace") or "another program"
+            holder = _named_in(file)
             os.close(file)
             raise UserError("in_use", f"{path} is in use by {holder}; wait until it ends") from error
         except BaseException:

@@ -23,6 +23,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -31,7 +32,7 @@ from ml_collections import ConfigDict
 from tramp_jax import config as options
 from tramp_jax import json_files, sharding
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import locked_by, write_atomically
 
 CONFIG, SKIPPED = "config.json", "skipped.json"
 BASELINES, BASELINES_PLOT = "baselines.json", "baselines.png"
@@ -72,6 +73,13 @@ def is_trained(folder: pathlib.Path) -> bool:
 def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
     """Folders of the folds that hold checkpoints."""
     return sorted(folder for folder in run.glob("fold_*") if is_trained(folder))
+
+
+def warn_if_training(folders: Iterable[pathlib.Path]) -> None:
+    """Warns of each run that a program is still training; ``folders`` are those of runs or folds."""
+    for path in dict.fromkeys(map(home, folders)):
+        if holder := locked_by(path):
+            sys.stderr.write(f"warning: {path} is still in training ({holder}), so its checkpoints may change\n")
 
 
 def models_in(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
@@ -174,6 +182,11 @@ def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
             cure = "so --overwrite does not delete it; name another"
             raise UserError("not_a_run", f"{folder} is not the folder of a run, {cure}")
         folder = folder.resolve()  # a link stays
+        for path in filter(None, (config.data.root, config.init.all, config.init.rgb, config.init.trajectory)):
+            if pathlib.Path(path).resolve().is_relative_to(folder):
+                raise UserError(
+                    "bad_option", f"{folder} holds {path}, which this run must read; name another --workdir"
+                )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, config.to_json(indent=1) + "\n")

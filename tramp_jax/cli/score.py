@@ -155,6 +155,7 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
     )
+    _warn_of_clips(arguments, inputs)
     scorer = Scorer(
         *arguments.checkpoint,
         which=arguments.which,
@@ -242,9 +243,25 @@ def _choose_device(name: str) -> None:
 
 
 def _is_video(path: Path) -> bool:
+    return path.suffix.lower() != ".csv" and not _is_clip(path)
+
+
+def _is_clip(path: Path) -> bool:
     from tramp_jax.data.clip_folder import DESCRIPTION
 
-    return path.suffix.lower() != ".csv" and not (path / DESCRIPTION).is_file()
+    return (path / DESCRIPTION).is_file()
+
+
+def _warn_of_clips(arguments: argparse.Namespace, inputs: Sequence[str]) -> None:
+    """Warns of given options that have no effect on inputs that are already clips."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    names = ("landmarks", "models_dir", "fps", "images_fps", "max_gap", "keep")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) != parser.get_default(name)]
+    clips = [path for path in inputs if _is_clip(Path(path))]
+    if given and clips:
+        what = f"{', '.join(given)} cannot change a clip made by tramp-jax preprocess, such as {clips[0]}"
+        sys.stderr.write(f"warning: {what}; to change it, preprocess its video again\n")
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -253,8 +270,9 @@ def expand(patterns: Sequence[str]) -> list[str]:
     A folder of videos, or of clips made by ``tramp-jax preprocess``, expands to its contents.
 
     Raises:
-      UserError: nothing matches a pattern, or a folder holds both videos and images.
+      UserError: nothing matches a pattern, or a folder holds two of videos, images and clips.
     """
+    from tramp_jax.data.clip_files import image_files
     from tramp_jax.data.clip_folder import DESCRIPTION
     from tramp_jax.preprocess import expand_input
 
@@ -273,13 +291,12 @@ def expand(patterns: Sequence[str]) -> list[str]:
         folders = sorted(str(file.parent) for file in Path(name).glob(f"*/{DESCRIPTION}"))
         clips = [folder for folder in folders if not os.path.basename(folder).startswith(".")]
         videos = [str(video) for video in expand_input(name)]
-        if len(videos) == 1 and Path(videos[0]) == Path(name).expanduser():
-            inputs += clips or [name]
-        elif clips:
-            message = f"{name}: holds both clips ({clips[0]}) and videos ({videos[0]}); name the ones to score"
+        if [Path(video) for video in videos] == [Path(name).expanduser()]:
+            videos = [str(image) for image in image_files(Path(name).expanduser())] if clips else [name]
+        if clips and videos:
+            message = f"{name}: holds both clips ({clips[0]}) and videos or images ({videos[0]}); name those to score"
             raise UserError("bad_option", message)
-        else:
-            inputs += videos
+        inputs += clips or videos
     first: dict[str, str] = {}
     for name in inputs:
         first.setdefault(_identity(name), name)

@@ -13,6 +13,7 @@ millimetres.
 | success | 0 where OpenFace lost the face; optional |
 | confidence, FaceScore | confidence of OpenFace or py-feat, 0 to 1; below 0.5, the frame has no face; optional |
 | face_id | the person; optional |
+| input | the video, or each frame's image; optional |
 
 Other columns are ignored.
 """
@@ -38,7 +39,7 @@ MIN_CONFIDENCE = 0.5
 MIN_FPS, MAX_FPS = 2.0, 300.0
 
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
-_FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id")
+_FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id", "input")
 _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
 
 
@@ -87,7 +88,7 @@ def read(path: Path, cut: bool = False) -> Table:
 
     Raises:
       UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
-        shows several people, or has rows for less than half of its frames.
+        shows several people or videos, or has rows for less than half of its frames.
     """
     if not path.is_file():
         raise UserError("missing_file", f"{path}: no such file; it must be a table of OpenFace or py-feat")
@@ -244,6 +245,11 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
         people = sorted({row[place].strip() for row, has_face in zip(rows, found, strict=True) if has_face})
         if len(people) > 1:
             message = f"{path}: has several faces, face_id {', '.join(people[:5])}; keep the rows of one person"
+            raise UserError("no_single_face", message)
+    if "input" in header:
+        videos = list(dict.fromkeys(row[header["input"]] for row in rows))
+        if 1 < len(videos) < len(rows):  # py-feat names the file of each row; of images, each has a row
+            message = f"{path}: has rows of {len(videos)} videos, {', '.join(videos[:2])}, …; make a table of each"
             raise UserError("no_single_face", message)
     if "frame" not in header:
         return np.arange(len(rows))

@@ -20,6 +20,7 @@ from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
 from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_BLACK = 1 << 4  # where 12 bits end that are read as 16
 _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
 
 
@@ -111,7 +112,8 @@ class ImageFrames:
     """The images of a folder in natural order (2.png before 10.png), or one image, evenly spaced in time.
 
     Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
-    ``VideoError`` for an unreadable image and for images of different sizes. Gaps in the numbering give a warning.
+    ``VideoError`` for an unreadable image and for images of different sizes. Gaps in the numbering and almost black
+    images give a warning.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -139,6 +141,7 @@ class ImageFrames:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         size: tuple[int, ...] | None = None
+        brightest = 0
         for number, file in enumerate(self.files):
             if kind := _animation(file):
                 raise VideoError(f"{file}: an animated {kind} image is a video; name that file as the input")
@@ -153,7 +156,14 @@ class ImageFrames:
                     f"{file}: has {image.shape[1]}×{image.shape[0]} pixels, but {self.files[0].name} has {size[1]}×"
                     f"{size[0]}; all frames of a clip need the same size: use one folder for each video's frames"
                 )
+            brightest = max(brightest, int(image.max()))
             yield number / self.rate, image
+        if brightest < _BLACK:
+            doubt = (
+                f"the images are almost black: no value is above {brightest} of 255; if a camera wrote 10 or 12 bits "
+                "into files of 16, scale the values up to 16 bits"
+            )
+            self.warnings = tuple(dict.fromkeys((*self.warnings, doubt)))  # they may be read twice
 
 
 class AnimatedWebP:

@@ -63,6 +63,7 @@ def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Mem
       UserError: see ``load_member``; unfinished_run if a cross-validation has not ended.
     """
     folders = list(folders)
+    run.warn_if_training(folders)
     members = [load_member(path, which) for path in run.models_in(folders)]
     for folder in folders:
         # Only the end of a run over all folds writes the file. Until then, folds are missing or still learn.

@@ -58,9 +58,10 @@ def outcome(each: Run) -> dict[str, Any] | None:
         return None
     cure = "delete it, and the run is done again"
     ended = json_files.read(each.outcome, cure)
-    if not isinstance(ended.get("error", 0), str | None):
+    error = ended.pop("error", 0)
+    if not isinstance(error, str | None) or not all(type(value) in (int, float) for value in ended.values()):
         raise UserError("damaged_file", f"{each.outcome}: does not say how the run ended; {cure}")
-    return ended
+    return {"error": error} | ended
 
 
 def is_done(each: Run) -> bool:
