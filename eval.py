@@ -12,7 +12,7 @@ DATA_ROOT = flags.DEFINE_string("data_root", "", "New folder of the data, if it 
 
 
 def main() -> None:
-    from tramp_jax import experiment  # here, so that --help answers at once
+    from tramp_jax import experiment  # here, so that --help does not wait for JAX
 
     experiment.evaluate(expanded(WORKDIR.value), CHECKPOINT.value, SPLIT.value, DATA_ROOT.value)
 

@@ -17,7 +17,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, f
 
 
 def main() -> None:
-    from tramp_jax import experiment, sharding  # here, so that --help answers at once
+    from tramp_jax import experiment, sharding  # here, so that --help does not wait for JAX
 
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

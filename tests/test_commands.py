@@ -526,13 +526,12 @@ def test_a_run_that_diverges_keeps_its_checkpoint_and_resumes_from_it(
     assert _equal(_arrays(tmp_path / "run")[1], _arrays(finished_linear_run)[1])
 
 
-def test_only_runs_are_overwritten(finished_run, tmp_path, capsys):
+def test_only_runs_are_overwritten(tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(SystemExit), exit_codes():
+    with user_error("not_a_run", folder):
         experiment.train(tiny.get_config(), folder, overwrite=True)
-    assert "not the folder of a run" in capsys.readouterr().err
     assert (folder / "config.json").exists()
 
 
@@ -552,9 +551,11 @@ def test_a_mistake_in_eval_is_one_message(existing, checkpoint, split, fact, fin
     assert fact in message
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused():
+def test_a_batch_that_devices_or_parts_cannot_share_is_refused():
     class TwoDevices:
         size = 2
 
-    with user_error("bad_option", "train.batch_size=7", 2):
-        sharding.check_batch_size(7, TwoDevices, "train.batch_size")
+    sharding.check_batch_size(12, 3, TwoDevices)
+    for size, parts in ((7, 1), (8, 3)):
+        with user_error("bad_option", f"train.batch_size={size}", f"train.accumulate={parts}", 2):
+            sharding.check_batch_size(size, parts, TwoDevices)

@@ -111,18 +111,19 @@ def test_spellings_of_a_path_share_a_lock(tmp_path, monkeypatch):
             pass
 
 
-def test_a_lock_whose_file_was_just_removed_is_not_taken(tmp_path, monkeypatch):
-    """The holder removes the file after another program opened it, and a third one creates it again."""
-    lock, flock = tmp_path / ".run.lock", fcntl.flock
+@pytest.mark.parametrize(("module", "name"), [(fcntl, "flock"), (os, "fstat")])
+def test_a_lock_whose_file_was_just_removed_is_not_taken(module, name, tmp_path, monkeypatch):
+    """Its holder removes it after another program opened it: before that one locks it, or just after."""
+    lock, original = tmp_path / ".run.lock", getattr(module, name)
     opened = []
 
-    def remove_first(file, how):
+    def remove_first(file, *arguments):
         if not opened:
             lock.unlink()
         opened.append(file)
-        flock(file, how)
+        return original(file, *arguments)
 
-    monkeypatch.setattr(fcntl, "flock", remove_first)
+    monkeypatch.setattr(module, name, remove_first)
     with locked(tmp_path / "run"):
         assert len(opened) == 2
         with user_error("in_use", f"process {os.getpid()} "), locked(tmp_path / "run"):

@@ -511,6 +511,12 @@ def test_the_record_of_a_checkpoint_is_checked(tmp_path, record):
         checkpoints.restore_last(tree, tree, sharding.data_mesh())
 
 
+@pytest.mark.parametrize("which", ["77", "-1", "²"])
+def test_a_step_without_a_checkpoint_is_refused(tmp_path, which):
+    with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints, user_error("missing_checkpoint", which):
+        checkpoints.restore_variables(which, {}, sharding.data_mesh())
+
+
 def test_reading_creates_no_checkpoints(tmp_path):
     with user_error("missing_checkpoint", tmp_path):
         checkpoint.Checkpoints(tmp_path)

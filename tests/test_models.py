@@ -138,7 +138,10 @@ def test_own_size_tables():
         ("trajectory.embed_width", 64, "model.trajectory.widths"),
         ("rgb.num_frames", 20, "model.rgb.clip_length=16"),
         ("rgb.widths", (8, 8, 15, 16), 15),
+        ("rgb.widths", (16, 32, 64), "4 stages"),
         ("fusion.width", 48, "model.trajectory.widths"),
+        ("trajectory.widths", (), "empty"),
+        ("trajectory.neighbours", 8, "model.trajectory.num_points"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(config, option, value, other):

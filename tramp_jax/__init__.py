@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["Scorer", "__version__"]
 
-# ONNX Runtime reports to its maker unless this is set before its first import. No data about a clinical video leaves.
+# ONNX Runtime sends usage data to its maker unless this is set before its first import. Nothing may leave a clinic.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """``tramp_jax.Scorer``, imported on first use, because it takes seconds that the rest should not wait for."""
+    """``tramp_jax.Scorer``, imported on first use, because that takes seconds and not every program needs it."""
     if name == "Scorer":
         from tramp_jax.scoring import Scorer
 

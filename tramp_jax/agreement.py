@@ -1,4 +1,4 @@
-"""Tables and plots of how scores agree with a clinician's ratings. ``metrics`` computes the numbers."""
+"""Tables and plots of how well scores agree with a clinician's ratings. ``metrics`` has the single numbers."""
 
 import pathlib
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from tramp_jax import metrics
 from tramp_jax.training_log import new_figure, save_figure
 
-_MOST_RATINGS = 12  # a larger table would not be readable
+_MOST_RATINGS = 12  # more rows, labels or points would not be readable
 
 
 def confusion(score: np.ndarray, target: np.ndarray) -> dict[str, list[Any]]:
@@ -21,9 +21,9 @@ def confusion(score: np.ndarray, target: np.ndarray) -> dict[str, list[Any]]:
 
 
 def risk_coverage(score: np.ndarray, target: np.ndarray, spread: np.ndarray) -> dict[str, list[float]]:
-    """The mean absolute error of the clips with the smallest spread, for growing shares of clips.
+    """The mean absolute error of the clips with the smallest spreads, for growing shares of clips.
 
-    Of clips with equal spreads, each is as likely to be left out as the others.
+    Clips with equal spreads count with their mean error, so their order does not matter.
     """
     _, level, clips = np.unique(spread, return_inverse=True, return_counts=True)
     errors = np.repeat(np.bincount(level, np.abs(score - target)) / clips, clips)
@@ -39,7 +39,7 @@ def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict
 
     Args:
       path: the picture's file.
-      score, target: (N,).
+      score, target: (N,) scores and ratings.
       report: what ``evaluation.write_report`` returns.
       title: the picture's title.
     """

@@ -1,8 +1,8 @@
 """Baselines that a model has to beat: a constant, a random forest on motion features, an SVR and a ridge regression.
 
 The features describe how much, how fast and how evenly the regions of a face move. Lengths are in units of the clip's
-inter-ocular distance and times in seconds, so the size of the face does not matter, nor does the frame rate, except
-for motion that is too fast for it.
+inter-ocular distance and times in seconds. So the size of the face does not matter, and the frame rate matters only for
+motion that is too fast for it.
 """
 
 import math
@@ -17,13 +17,13 @@ from sklearn.svm import SVR
 
 from tramp_jax.batches import motion
 from tramp_jax.batches.view import PADDINGS, frame_times, step_times
-from tramp_jax.data import landmarks
+from tramp_jax.data import head_motion
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, MIRROR, NUM_LANDMARKS, SLOT_NAMES
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
 from tramp_jax.ridge import regression
 
-# Peaks and ranges are percentiles, so that one badly detected frame or a cut does not determine them.
+# Peaks and ranges are percentiles, so that a single badly detected frame or a cut does not set them.
 _LOW, _HIGH = 5, 95
 _TREMOR_HZ = (4.0, 6.0)  # rest tremor of Parkinson's disease
 _BLINK = 0.6  # eyes less open than this share of their median count as closed
@@ -48,7 +48,8 @@ _CLIP_FEATURES = (
 FEATURE_NAMES: tuple[str, ...] = tuple(f"{g}_{f}" for g in GROUPS for f in _REGION_FEATURES) + _CLIP_FEATURES
 
 _SLOT = {name: i for i, name in enumerate(SLOT_NAMES)}
-# The outline of half the opening between the lips: from the corner along the upper lip to the middle, and back below.
+# The outline of one half of the opening between the lips: from the corner of the mouth along the upper lip to the
+# middle, and back along the lower lip.
 _HALF = ("{}_corner", "upper_lip_{}_contour3", "upper_lip_{}_contour4", "upper_lip_bottom", "lower_lip_top")
 _LEFT_HALF, _RIGHT_HALF = (
     [_SLOT["mouth_" + name.format(side)] for name in (*_HALF, "lower_lip_{}_contour1")] for side in ("left", "right")
@@ -59,22 +60,22 @@ _LEFT_MOUTH = tuple(i for i, name in enumerate(SLOT_NAMES) if name.startswith("m
 def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
     """Hand-made features of one clip.
 
-    For each of the seven regions, with p its points relative to the tip of the nose:
-      range: extent of the path (5th to 95th percentile in x and y, combined), mean over the region's points;
+    For each of the seven regions, from its points relative to the tip of the nose:
+      range: how far a point's path extends (5th to 95th percentile in x and y, combined), mean over the points;
       spread: standard deviation of the position, root mean square over the points;
       speed_mean, speed_peak: mean and 95th percentile over time of the points' mean speed, per second;
       jerkiness: mean length of the second difference, per second squared;
       tremor: root mean square amplitude of the points between 4 and 6 Hz.
-    For the face: eye opening over eye width, the share of time the eyes are closed and the number of closings, mouth
-    opening and width, brow height above the eyes, and differences between the sides (of the shape; of mean speeds,
-    as |left − right| / (left + right)).
+    For the whole face: how far the eyes are open (over their width), the share of time in which they are closed and how
+    often they close, opening and width of the mouth, height of the brows above the eyes, and differences between the
+    sides (of the shape; and of mean speeds, as |left − right| / (left + right)).
 
     Args:
       points: (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length.
       fps: frames per second.
 
     Returns:
-      (56,) float64, finite, in the order of ``FEATURE_NAMES``. Features that need more frames than there are, are 0.
+      (56,) float64, finite, in the order of ``FEATURE_NAMES``. A feature that needs more frames is 0.
 
     Raises:
       UserError: bad_landmarks: another shape, fewer than two frames, a point or rate that is not a finite number, or
@@ -113,9 +114,9 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 
 
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
-    """How fast and how far each landmark moves, in logarithms: the means over a clip of ``energy`` and ``range``.
+    """How fast and how far each landmark moves: the means over a clip of the channels ``energy`` and ``range``.
 
-    These are the channels of ``tramp_jax.batches.motion``, so a simple method sees what the network sees.
+    These are logarithms, see ``tramp_jax.batches.motion``. So a simple method reads what the network reads.
 
     Args:
       points: (n, 63, 2) centred points, in any unit of length.
@@ -134,11 +135,11 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
 def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:
     """Distances and areas of the mouth over a clip: how far, how fast and how evenly they change.
 
-    After the features that reference [20] of the paper describes for oro-facial tasks. Lengths are in units of the
-    clip's inter-ocular distance. Seven measures are followed over time: opening and width of the mouth, the area
-    between the lips and its left and right half, and the distance of each corner of the mouth from the middle of the
-    nose. Each gives its mean, its range, and its highest and mean speed. The halves and the corners also give the mean
-    difference between the sides and their correlation.
+    Modelled on the features for oro-facial tasks in the paper's reference [20]. Lengths are in units of the clip's
+    inter-ocular distance. Seven measures are followed over time: opening and width of the mouth, the area between the
+    lips and its left and right half, and the distance of each corner of the mouth from the middle of the nose. The
+    features are the mean, range, peak speed and mean speed of each, and, for the two halves and the two corners, the
+    mean difference between the sides and their correlation.
 
     Args:
       points: (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length.
@@ -179,15 +180,14 @@ def _area(outline: np.ndarray) -> np.ndarray:
 
 
 def described(splits: Sequence[Split], *features: Callable[[np.ndarray, float], np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Features of every clip, such as ``motion_features``: (N, d) for each. One clip at a time is in memory."""
+    """Applies functions such as ``motion_features`` to all N clips, one at a time: (N, d) for each function."""
     found: list[list[np.ndarray]] = [[] for _ in features]
     for split in splits:
         for i in range(len(split)):
             clip = split[i]
-            points = landmarks.select(clip.landmarks, clip.layout)
-            centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
+            points = head_motion.positions(clip)
             for rows, feature in zip(found, features, strict=True):
-                rows.append(feature(centred, clip.fps))
+                rows.append(feature(points, clip.fps))
     return tuple(np.stack(rows) for rows in found)
 
 
@@ -206,7 +206,7 @@ def random_forest(
 def forest_of_classes(
     train_features: np.ndarray, train_classes: np.ndarray, test_features: np.ndarray, classes: int, seed: int
 ) -> np.ndarray:
-    """Fits a random forest to features (n, d) and classes (n,); returns probabilities (m, classes) of (m, d)."""
+    """Fits a random forest to features (n, d) and classes (n,); returns (m, classes) probabilities for (m, d)."""
     forest = RandomForestClassifier(500, min_samples_leaf=3, n_jobs=1, random_state=seed)
     forest.fit(train_features, train_classes.astype(int))
     found = np.zeros((len(test_features), classes))
@@ -221,9 +221,9 @@ def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_f
 
 
 def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
-    """Fits a linear map of features (n, d) in one unit to scores (n,); returns its scores (m,) of features (m, d).
+    """Fits the regression of ``model.ridge`` to features (n, d) and scores (n,); returns its scores (m,) of (m, d).
 
-    The regression is that of ``model.ridge``.
+    The features must share a unit, because they are not standardised.
     """
     return regression().fit(train_features, train_scores).predict(test_features)
 
@@ -278,7 +278,7 @@ def _brow_height(points: np.ndarray, side: str) -> np.ndarray:
 
 
 def _shape_asymmetry(points: np.ndarray) -> float:
-    """Mean distance between the points and those of the mirrored face, both relative to the face's centre."""
+    """Mean distance between the points and those of the mirrored face, both relative to the mean of all points."""
     face = points - points.mean(axis=1, keepdims=True)
     return float(np.linalg.norm(face - face[:, MIRROR] * (-1, 1), axis=-1).mean())
 

@@ -1,7 +1,7 @@
 """The channels of ``model.trajectory.channels``: what the trajectory encoder reads about each landmark.
 
-The option joins groups with "+", as in "xy+energy": the letters of what a clip holds ("xyrgb", "xy" or "rgb", as
-published) and groups of ``MOTION``. ``tramp_jax.batches.motion`` computes them.
+The option joins groups with "+", as in "xy+energy". A group is either in ``STORED``, the channels that a clip holds and
+the paper uses, or in ``MOTION``, which ``tramp_jax.batches.motion`` computes.
 """
 
 STORED = ("xyrgb", "xy", "rgb")
@@ -31,11 +31,11 @@ def names(channels: str) -> tuple[str, ...]:
 
 
 def stored(channels: str) -> str:
-    """The channels that a clip must hold: "xyrgb", "xy" or "rgb"."""
+    """What a clip must hold for these channels: "xyrgb", "xy" or "rgb"."""
     found = names(channels)
     return ("" if set(found) <= set("rgb") else "xy") + ("rgb" if "r" in found else "")
 
 
 def reads_motion(channels: str) -> bool:
-    """Whether some channels describe motion."""
+    """Whether any of the channels describes motion."""
     return not set(names(channels)) <= set("xyrgb")

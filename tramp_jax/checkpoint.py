@@ -1,9 +1,9 @@
 """Orbax checkpoints of a run: the last one, from which training continues, and the best one by validation subjects.
 
-Each holds ``variables`` (params and batch_stats, all that scoring needs) as a separate item. If the run trains a map to
-landmarks, that is another item. The last checkpoint also holds the optimiser and a small JSON record. With
-``train.ema``, ``variables`` are the averages, and the optimiser's item holds the variables that training continues
-with. The step is the position in the data.
+A checkpoint consists of named items. Both have ``variables``: params and batch_stats, which is all that scoring needs.
+If the run trains the map to landmarks (``landmark_readout``), that is an item of its own. The last checkpoint also has
+``optimizer`` and a small JSON ``record``. With ``train.ema``, ``variables`` are the averages, and ``optimizer`` also
+holds the variables that training continues with. The step is the position in the data.
 """
 
 import contextlib
@@ -20,8 +20,14 @@ from tramp_jax import landmark_readout, run, sharding
 from tramp_jax.errors import UserError, as_user_error
 
 LAST, BEST = "last", "best"
-# Orbax and TensorStore raise these for damaged files. Their JSON parsers recurse.
+# Orbax and TensorStore raise these for damaged files; RecursionError comes from deeply nested JSON.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OSError, RecursionError)
+
+
+def can_resume(folder: pathlib.Path) -> bool:
+    """Whether a run or fold has a last checkpoint. Creates nothing, unlike ``Checkpoints`` for writing."""
+    # Orbax gives a checkpoint its number as a name only when it is complete.
+    return any(path.name.isdigit() for path in (folder / run.CHECKPOINTS / LAST).glob("*"))
 
 
 class Checkpoints:
@@ -29,8 +35,8 @@ class Checkpoints:
 
     Args:
       folder: the folder of the run or fold.
-      keep_last: number of last checkpoints to keep.
-      writing: whether a training run opens them, which may remove what a killed one left half-written.
+      keep_last: how many of the latest checkpoints to keep, besides the best one.
+      writing: True in training: creates the folders, and removes what a killed run left half-written.
 
     Raises:
       UserError: missing_checkpoint, unless ``writing``; damaged_file.
@@ -85,23 +91,22 @@ class Checkpoints:
         self._managers[LAST].save(
             step,
             args=ocp.args.Composite(
-                **{name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()},
+                **_to_save(variables),
                 optimizer=ocp.args.StandardSave(optimizer),
                 record=ocp.args.JsonSave(record),
             ),
         )
 
     def save_best(self, step: int, variables: Any) -> None:
-        """Replaces the best checkpoint, unless an interrupted run has already saved the one for this step."""
+        """Replaces the best checkpoint, unless this step's is already saved: an interrupted run repeats some steps."""
         if step not in self._managers[BEST].all_steps():
-            items = {name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()}
-            self._managers[BEST].save(step, args=ocp.args.Composite(**items))
+            self._managers[BEST].save(step, args=ocp.args.Composite(**_to_save(variables)))
 
     def restore_last(self, variables: Any, optimizer: Any, mesh: Mesh) -> tuple[int, Any, Any, dict[str, Any]]:
         """Returns (step, variables, optimizer, record) of the last checkpoint.
 
-        ``variables`` and ``optimizer`` give structure, shapes and types. The arrays are replicated on ``mesh``, however
-        many devices saved them.
+        The arguments ``variables`` and ``optimizer`` only give structure, shapes and types. The restored arrays are
+        replicated on ``mesh``, however many devices saved them.
 
         Raises:
           UserError: missing_checkpoint or damaged_file.
@@ -119,13 +124,14 @@ class Checkpoints:
         return step, _restored(restored), restored.optimizer, restored.record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
-        """Returns (step, variables) of the "last" or "best" checkpoint, or of the one at a numbered step.
+        """Returns (step, variables) of the checkpoint "last", "best" or of a step such as "120". See ``restore_last``.
 
         Raises:
           UserError: missing_checkpoint, listing the existing ones, or damaged_file.
         """
         for name, manager in self._managers.items():
-            step = manager.latest_step() if which == name else int(which) if which.isdigit() else None
+            numbered = int(which) if which.isdecimal() else None
+            step = manager.latest_step() if which == name else numbered
             if step is not None and step in manager.all_steps():
                 with self._damage_named():
                     return step, _restored(self._restore(name, step, _to_restore(variables, mesh)))
@@ -139,11 +145,11 @@ class Checkpoints:
 
 
 def stored_shapes(item: pathlib.Path) -> Any:
-    """The shapes of the arrays in a folder of Orbax, as a tree.
+    """The shapes of the arrays of one item of a checkpoint, as a tree.
 
     Raises:
-      ValueError: a chunk is larger than its array. Any file can declare chunks of gigabytes, and to read one takes the
-        memory of a whole one.
+      ValueError: a chunk is larger than its array. A small file can declare chunks of gigabytes, and reading any part
+        of a chunk takes the memory of the whole chunk.
     """
 
     def shape(stored: Any) -> tuple[int, ...]:
@@ -156,11 +162,15 @@ def stored_shapes(item: pathlib.Path) -> Any:
 
 
 def _items(variables: Any) -> dict[str, Any]:
-    """The items that hold ``variables``: the model's, and the map to landmarks if there is one."""
+    """The trees to save as items: the model's variables, and the map to landmarks if there is one."""
     params = dict(variables["params"])
     readout = params.pop(landmark_readout.NAME, None)
     items = {"variables": variables | {"params": params}}
     return items if readout is None else items | {landmark_readout.NAME: readout}
+
+
+def _to_save(variables: Any) -> dict[str, Any]:
+    return {name: ocp.args.StandardSave(tree) for name, tree in _items(variables).items()}
 
 
 def _to_restore(variables: Any, mesh: Mesh) -> dict[str, Any]:
@@ -176,5 +186,6 @@ def _restored(items: Any) -> Any:
 
 
 def _abstract(tree: Any, mesh: Mesh) -> Any:
+    """Shapes and types of arrays, to be restored on every device."""
     where = sharding.replicated(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)

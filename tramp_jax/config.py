@@ -17,7 +17,7 @@ class Option(NamedTuple):
 
     With ``joined``, several of ``known`` joined with "+" are allowed, too.
 
-    A whole number without an ``Option``, alone or in a tuple, is a size: at least 1.
+    A whole number without an ``Option``, alone or in a tuple, is a size: from 1 to ``MOST``.
     """
 
     default: Any
@@ -27,12 +27,19 @@ class Option(NamedTuple):
     high: float = math.inf
 
 
+MOST = 1 << 16  # of any size; what lies beyond it, as in a damaged config.json, would only fill the memory
+
+
 def _one_of(default: str, *others: str) -> Option:
     return Option(default, known=(default, *others))
 
 
 def _at_least(low: float, default: float) -> Option:
     return Option(default, low=low)
+
+
+def _size(low: int, default: int) -> Option:
+    return Option(default, low=low, high=MOST)
 
 
 def _share(default: float) -> Option:
@@ -52,7 +59,7 @@ MODEL: dict[str, Any] = {
     "streams": _one_of("both", "rgb", "trajectory"),
     # Number of models that train side by side from different initial weights; the score is their mean. Steadier with
     # few people; only for streams=trajectory.
-    "members": _at_least(1, 1),
+    "members": _size(1, 1),
     # Average the network's score with that of a ridge regression on the means over time of its trajectory channels.
     # Steadier with few people; see tramp_jax.ridge.
     "ridge": False,
@@ -61,10 +68,10 @@ MODEL: dict[str, Any] = {
         # What to read about each landmark: position and colour as published, how it moves, or both, as in "xy+energy";
         # see tramp_jax.batches.motion.
         "channels": Option("xyrgb", known=(*channels.STORED, *channels.MOTION), joined=True),
-        "patch": _at_least(1, 1),  # number of frames that are averaged into one step of the encoder
+        "patch": _size(1, 1),  # number of frames that are averaged into one step of the encoder
         # The stem's hidden widths are 2 and 3 times this number; 0: the number of channels. With 5, a model of "xy" or
         # "rgb" can start from weights for "xyrgb".
-        "stem_channels": _at_least(0, 0),
+        "stem_channels": _size(0, 0),
         "num_points": 63,
         "widths": (128, 256, 256, 256),
         "blocks_per_stage": 2,
@@ -75,7 +82,7 @@ MODEL: dict[str, Any] = {
         "local_frames": 8,  # frames in a local set
         # The global position tables serve sets of this many frames: 32 (those of T = 256) for every T, as published; 0:
         # the number that the model's T has.
-        "table_frames": _at_least(0, 32),
+        "table_frames": _size(0, 32),
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
         # Factors on the channels, one for all or one for each; published weights expect unscaled channels.
         "input_scale": (1.0,),
@@ -109,7 +116,7 @@ MODEL: dict[str, Any] = {
         "heads": 8,
         "mlp_ratio": 4,
     },
-    "head": {"hidden": (128, 64), "num_classes": _at_least(0, 0)},  # 0 classes: regression
+    "head": {"hidden": (128, 64), "num_classes": _size(0, 0)},  # 0 classes: regression
 }
 
 OPTIONS: dict[str, Any] = {
@@ -192,7 +199,7 @@ OPTIONS: dict[str, Any] = {
         "momentum": _share(0.9),
         "weight_decay": _at_least(0, 0.0),
         "schedule": _one_of("step", "cosine"),  # cosine falls to 0 at the last step
-        "decay_every": 40,  # epochs, for "step"
+        "decay_every": _at_least(1, 40),  # epochs, for "step"
         "decay_factor": _share(0.1),
         "clip_norm": _at_least(0, 0.0),  # largest norm of the whole gradient; 0: no limit
         "warmup_epochs": _at_least(0, 0.0),
@@ -306,8 +313,8 @@ def check_names(paths: Iterable[str]) -> None:
 def _check_value(path: str, value: Any, option: Any) -> None:
     if not isinstance(option, Option):
         defaults, sizes = (each if isinstance(each, list | tuple) else (each,) for each in (option, value))
-        if type(next(iter(defaults), None)) is int and not all(type(size) is int and size > 0 for size in sizes):
-            raise UserError("bad_option", f"{path} is {value}; sizes must be whole numbers of at least 1")
+        if type(next(iter(defaults), None)) is int and not all(type(n) is int and 0 < n <= MOST for n in sizes):
+            raise UserError("bad_option", f"{path} is {value}; sizes are whole numbers from 1 to {MOST}")
         return
     if option.known:
         parts = str(value).split("+") if option.joined else [value]

@@ -1,4 +1,4 @@
-"""The model beside simple methods that learn from the same people: see ``tramp_jax.baselines``."""
+"""Compares a run's model with simple methods (``tramp_jax.baselines``) that learn from the same people."""
 
 import json
 import pathlib
@@ -18,11 +18,12 @@ from tramp_jax.metrics import REGRESSION
 
 _OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
 MODEL, FOREST, SVR, RIDGE, HYBRID = f"model, {BEST}", "random forest", "SVR", "ridge", "model + SVR"
+_SIMPLE = ("constant", FOREST, SVR, RIDGE, HYBRID)
 _PAIRS = ((MODEL, FOREST), (MODEL, SVR), (MODEL, RIDGE), (HYBRID, FOREST), (HYBRID, MODEL))
 
 
 class _Fold(NamedTuple):
-    """The N test clips of a fold, with the scores (N,) of each method."""
+    """The N test clips of a fold: ratings (N,), subjects, and the scores (N,) of each method."""
 
     target: np.ndarray
     subjects: list[str]
@@ -33,89 +34,72 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     """Compares the model with simple methods on the held-out subjects of every fold.
 
     The random forest, the support vector regression (SVR) and the ridge regression learn from the motion in the same
-    training and validation clips. "model + SVR" is the mean of both. A classifier is compared with nothing. Writes
-    cross_validation.json and cross_validation.png; baselines.json and baselines.png without folds.
+    training and validation clips. "model + SVR" is the mean of the two. A classifier is not compared; its own metrics
+    are summarised. Writes cross_validation.json and cross_validation.png; for a run without folds, baselines.json and
+    baselines.png.
 
     Args:
       folds: the splits of each fold.
-      folder: of the run.
+      folder: the run's folder.
       config: the whole configuration.
 
     Returns:
       Lines for the terminal.
     """
     folders = [run.fold_folder(folder, fold) for fold in folds]
-    differences: dict[str, Any] = {}
-    if config.model.head.num_classes:
-        values = _of_classifier(folders)
+    classes, draws = config.model.head.num_classes, config.evaluation.bootstrap
+    values = {
+        metric: {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
+        for metric in (_OF_CLASSES if classes else _OF_SCORES)
+    }
+    differences = {}
+    if not classes:
+        found = [_fold(parts, where, config) for parts, where in zip(folds.values(), folders, strict=True)]
+        for metric, of_model in values.items():
+            values[metric] = {
+                name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in found] for name in _SIMPLE
+            } | of_model
+            differences[metric] = {
+                f"{one} − {other}": _difference(found, metric, one, other, draws) for one, other in _PAIRS
+            }
+    if len(folders) == 1:
+        report, picture = run.BASELINES, run.BASELINES_PLOT
+        lines = ["the same test subjects by simple methods"]
     else:
-        pairs = zip(folds.values(), folders, strict=True)
-        values, differences = _of_scores([_fold(parts, where, config) for parts, where in pairs], folders, config)
-    single = len(folders) == 1
-    report, picture = (
-        (run.BASELINES, run.BASELINES_PLOT) if single else (run.CROSS_VALIDATION, run.CROSS_VALIDATION_PLOT)
-    )
+        report, picture = run.CROSS_VALIDATION, run.CROSS_VALIDATION_PLOT
+        lines = [f"{len(folders)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     content = _finite(values) | ({"differences": differences} if differences else {})
     write_atomically(folder / report, json.dumps(content, indent=1) + "\n")
     training_log.plot_folds(folder / picture, values)
-    title = f"{len(folders)}-fold cross-validation over subjects, mean ± standard deviation over folds"
-    lines = ["the same test subjects by simple methods" if single else title]
     for name in next(iter(values.values())):
         cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in values]
         lines.append(f"  {name:15s} " + "   ".join(cells))
     for metric, pairs in differences.items():
-        for name, found in pairs.items():
-            if found["interval"] is not None:
-                low, high = found["interval"]
-                lines.append(f"  {name}: {metric} {found['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
+        for name, each in pairs.items():
+            if each["interval"] is not None:
+                low, high = each["interval"]
+                lines.append(f"  {name}: {metric} {each['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
     return lines
 
 
-def _of_classifier(folders: Sequence[pathlib.Path]) -> dict[str, dict[str, list[float]]]:
-    return {
-        metric: {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
-        for metric in _OF_CLASSES
-    }
-
-
-def _of_scores(
-    folds: Sequence[_Fold], folders: Sequence[pathlib.Path], config: ConfigDict
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict]]:
-    """Metrics by method and fold, and paired differences by metric, with intervals over subjects."""
-    simple = ("constant", FOREST, SVR, RIDGE, HYBRID)
-    values = {
-        metric: {name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in folds] for name in simple}
-        | {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
-        for metric in _OF_SCORES
-    }
-    draws = config.evaluation.bootstrap
-    return values, {
-        metric: {f"{one} − {other}": _difference(folds, metric, one, other, draws) for one, other in _PAIRS}
-        for metric in _OF_SCORES
-    }
-
-
-def _difference(
-    folds: Sequence[_Fold], metric: str, one: str, other: str, draws: int
-) -> dict[str, float | list[float] | None]:
-    """How much larger a metric of ``one`` is, in the mean over folds, with its interval over subjects."""
+def _difference(folds: Sequence[_Fold], metric: str, one: str, other: str, draws: int) -> dict[str, Any]:
+    """How much larger a metric is for method ``one`` than for ``other``: mean over folds, interval over subjects."""
     number = np.concatenate([np.full(len(fold.target), i) for i, fold in enumerate(folds)])
     target = np.concatenate([fold.target for fold in folds])
     scores = [np.concatenate([fold.scores[name] for fold in folds]) for name in (one, other)]
 
     def difference(rows: np.ndarray) -> float:
-        within = [part for i in range(len(folds)) if len(part := rows[number[rows] == i])]  # a draw may miss a fold
+        within = [rows[number[rows] == i] for i in np.unique(number[rows])]  # a resampling may miss a fold
         first, second = (np.array([REGRESSION[metric](score[r], target[r]) for r in within]) for score in scores)
-        defined = np.isfinite(first - second)
-        return float(np.mean((first - second)[defined])) if defined.any() else float("nan")
+        defined = (first - second)[np.isfinite(first - second)]
+        return float(np.mean(defined)) if len(defined) else float("nan")
 
-    value = difference(np.arange(len(target)))
-    low, high = metrics.bootstrap(difference, [name for fold in folds for name in fold.subjects], draws)
-    interval = [low, high] if np.isfinite(low) else None
-    return {"value": value if np.isfinite(value) else None, "interval": interval}
+    subjects = [name for fold in folds for name in fold.subjects]
+    return metrics.entry(difference(np.arange(len(target))), metrics.bootstrap(difference, subjects, draws))
 
 
 def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) -> _Fold:
+    """Fits the simple methods of a fold and scores its test clips with them and, from its report, with the model."""
     seen, unseen = [parts[TRAIN], parts[VALIDATION]], [parts[TEST]]
     train_scores = np.array([info.score for part in seen for info in part.infos])
     describe = (baselines.motion_features, baselines.motion_energies)
@@ -129,14 +113,14 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
         SVR: svr,
         RIDGE: ridge,
         HYBRID: ((raw if config.loss.name == "mse" else score) + svr) / 2,
-        MODEL: raw,  # scores have more ties, where the scale ends
+        MODEL: raw,  # the metrics are of ranks, and scores tie where the scale ends
     }
     infos = parts[TEST].infos
     return _Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
 
 
 def _predicted(folder: pathlib.Path, split: Split) -> np.ndarray:
-    """The model's raw values and scores (2, N) of the clips of a split, from its report.
+    """The model's raw values and scores (2, N) of the clips of a split, from the report on the test split.
 
     Raises:
       UserError: damaged_file.
@@ -151,11 +135,12 @@ def _predicted(folder: pathlib.Path, split: Split) -> np.ndarray:
 
 
 def _measured(folders: Sequence[pathlib.Path], which: str, metric: str) -> list[float]:
+    """A metric on the test split of each fold, by a checkpoint."""
     return [_read_metrics(run.evaluation_folder(folder, TEST, which))[metric] for folder in folders]
 
 
 def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
-    """The metrics of a report over all clips; NaN if undefined.
+    """The metrics over all clips in a report's folder; NaN if undefined.
 
     Raises:
       UserError: damaged_file.
@@ -170,7 +155,11 @@ def _read_metrics(folder: pathlib.Path) -> dict[str, float]:
 
 
 def _finite(values: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float | None]]]:
-    return {m: {k: [x if np.isfinite(x) else None for x in row] for k, row in v.items()} for m, v in values.items()}
+    """The values with None for NaN, which JSON does not have."""
+    return {
+        metric: {method: [x if np.isfinite(x) else None for x in row] for method, row in methods.items()}
+        for metric, methods in values.items()
+    }
 
 
 def _mean_and_spread(row: list[float]) -> str:

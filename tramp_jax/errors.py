@@ -1,4 +1,4 @@
-"""``UserError`` is for what a user can fix. Any other exception that escapes is our bug and keeps its traceback."""
+"""``UserError`` is for what a user can fix. Any other exception that escapes is a bug and keeps its traceback."""
 
 import errno
 import importlib.metadata
@@ -12,7 +12,7 @@ class UserError(ValueError):
     The command line prints its message as one line and exits with code 1.
 
     Attributes:
-      kind: short, stable name such as "missing_file". Programs and tests rely on it, never on the wording.
+      kind: short, stable name such as "missing_file". Programs and tests rely on it, never on the message.
       message: names the file or option, and says what is wrong and how to fix it.
     """
 
@@ -40,7 +40,7 @@ _FIXABLE = {
     errno.ENOTDIR: ("bad_path", "part of this path is a file, not a folder; check the path"),
     errno.EISDIR: ("bad_path", "this is a folder, not a file; name a file"),
     errno.ENAMETOOLONG: ("bad_path", "the name is too long; shorten it"),
-    # Almost always of a folder that was to be created.
+    # Almost always raised where a folder was to be created.
     errno.EEXIST: ("file_exists", "already exists, and is not a folder; name another"),
     errno.ELOOP: ("bad_path", "a link here leads back to itself; correct it"),
     errno.EACCES: _NO_PERMISSION,
@@ -57,7 +57,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _cure(package: str) -> str:
-    """What to do if a package lacks a system library."""
+    """What to do if ``package`` needs a system library that is missing."""
     if package != "cv2":
         return f"{package} needs it: install it with your system's package manager"
     # InsightFace installs a second OpenCV of the same version, which needs desktop libraries. Ours does not.
@@ -66,10 +66,10 @@ def _cure(package: str) -> str:
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The ``UserError`` that an exception amounts to, or None if it is our bug.
+    """The ``UserError`` that says the same as an exception; None if the exception is a bug.
 
-    An ``OSError`` amounts to one if the user can fix it: a missing file, permissions, a full disk. So do a library's
-    error about a full disk, and the ``ImportError`` of a package that lacks a system library.
+    Users can fix an ``OSError`` about a missing file, permissions or a disk, a library's own error about a full disk,
+    and the ``ImportError`` of a package that lacks a system library.
     """
     if isinstance(error, UserError):
         return error
@@ -81,7 +81,7 @@ def as_user_error(error: BaseException) -> UserError | None:
             return None
         kind, cure = known
         return UserError(kind, f"{error.filename or error.strerror}: {cure}")
-    # Libraries in C++ have no numbers: TensorStore raises a ValueError, and ArrayRecord a RuntimeError.
+    # Libraries in C++ raise errors without a number: TensorStore a ValueError, and ArrayRecord a RuntimeError.
     if isinstance(error, Exception) and any(os.strerror(number) in str(error) for number in _FULL):
         path = re.search(r'(?<=[" ])/[^";]+', str(error))
         return UserError(_DISK_FULL[0], f"{path[0] if path else type(error).__name__}: {_DISK_FULL[1]}")

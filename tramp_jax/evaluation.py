@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,8 +36,8 @@ class Predictions:
     Attributes:
       infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
-      output: turns raw values into scores; None if raw values are wanted, as for a classifier.
-      rated: False if the model was trained only on landmarks; ``raw`` is then meaningless.
+      output: turns raw values into scores; None for a classifier or to leave raw values as they are.
+      rated: False if the model was trained only on landmarks; ``raw`` then means nothing.
       landmark_error: mean distance between the landmarks that the frame encoder finds and the true ones, in pixels of
         the model's frames; None unless ``loss.landmarks`` is on.
     """
@@ -50,7 +50,7 @@ class Predictions:
 
     @functools.cached_property
     def score(self) -> np.ndarray:
-        """(N,) scores on the rating scale, or ``raw``."""
+        """(N,) scores on the rating scale; ``raw`` without ``output``."""
         return self.raw if self.output is None else self.output.score(self.raw.astype(np.float64))
 
     @property
@@ -65,8 +65,8 @@ class Predictions:
 def build_predictor(config: ConfigDict, mesh: Mesh) -> Predictor:
     """Returns a jitted function (variables, inputs) -> (raw values, landmark distances).
 
-    The batch is split over the devices. Distances (B, F) are in pixels, NaN for padding; None without
-    ``inputs.points``. The last predictor is cached, because a run evaluates the same model several times.
+    The batch is split over the devices. Landmark distances (B, F) are in pixels, NaN for padding; None if the inputs
+    have no ``points``. The last predictor is cached, because a run evaluates the same model several times.
     """
     return _predictor(FrozenConfigDict(config.model), mesh)
 
@@ -86,22 +86,37 @@ def _predictor(config: FrozenConfigDict, mesh: Mesh) -> Predictor:
     return jax.jit(predict, out_shardings=sharding.replicated(mesh))
 
 
+def by_batch(function: Callable[[Inputs], Any], split: Split, config: ConfigDict, mesh: Mesh) -> Iterator[Any]:
+    """Applies a jitted function to all clips of a split in order, and yields the results of each batch of b clips.
+
+    Args:
+      function: from ``Inputs`` of B clips on the devices to a pytree of arrays (B, ...).
+      split: the clips.
+      config: the whole configuration.
+      mesh: the devices.
+
+    Yields:
+      The pytree with NumPy arrays (b, ...). Rows that pad the last batch are removed.
+    """
+    size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+    for batch in evaluation_batches(split, config, size):
+        assert batch.mask is not None
+        found = function(sharding.put(batch.inputs, mesh))
+        yield jax.tree.map(lambda x, shown=batch.mask > 0: np.asarray(x)[shown], found)
+
+
 def predict(
     predictor: Predictor, variables: Any, split: Split, config: ConfigDict, mesh: Mesh, output: Output | None
 ) -> Predictions:
-    """Scores every clip of a split once. ``output`` is None for a classifier."""
-    batch_size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-    # Sorted by length, because every clip in a batch costs as much as the longest.
+    """Scores every clip of a split once. For ``output``, see ``Predictions``."""
     infos = split.infos
+    # Sorted by length, because every clip in a batch costs as much as the longest.
     order = sorted(range(len(infos)), key=lambda i: -infos[i].num_frames)
     scores: list[np.ndarray] = []
     away: list[np.ndarray] = []
     quiet = not sharding.is_first_process()
     with Progress(len(infos), "clip", what="evaluating", quiet=quiet, leave=False) as progress:
-        for batch in evaluation_batches(Split(split, order), config, batch_size):
-            assert batch.mask is not None
-            found = predictor(variables, sharding.put(batch.inputs, mesh))
-            score, distances = jax.tree.map(lambda x, shown=batch.mask > 0: np.asarray(x)[shown], found)
+        for score, distances in by_batch(functools.partial(predictor, variables), Split(split, order), config, mesh):
             scores.append(score)
             if distances is not None:
                 away.append(distances)
@@ -132,7 +147,7 @@ def selection_metric(config: ConfigDict) -> str:
 def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigDict, title: str) -> dict[str, Any]:
     """Writes metrics.json, predictions.csv and plots into ``folder``. Returns the contents of metrics.json.
 
-    With several expressions, metrics are also computed within each and averaged, as in the paper.
+    With several expressions, metrics are also computed within each expression and averaged, as in the paper.
     """
     expressions = sorted({info.expression for info in predictions.infos})
     draws = config.evaluation.bootstrap
@@ -192,7 +207,7 @@ def _only(predictions: Predictions, expression: str) -> Predictions:
 
 
 def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
-    """The metrics to compute, each group with its input."""
+    """The metrics to compute: pairs of an input, such as raw values, and the metrics that take it."""
     if not predictions.rated:
         return []
     if predictions.raw.ndim == 2:
@@ -216,7 +231,7 @@ class Written:
     Attributes:
       clips, subjects: (N,) ids.
       target: (N,) ratings, or classes.
-      score, raw: (N,) on the rating scale, and before the output step; for a classifier, both are its logits
+      score, raw: (N,) values on the rating scale and before the output step. For a classifier, both are its logits
         (N, classes).
     """
 
@@ -227,7 +242,7 @@ class Written:
     raw: np.ndarray
 
     def measured_by(self, metric: str) -> np.ndarray:
-        """The input of a metric: ranks use raw values, which have no ties at the ends of the scale."""
+        """What to compute a metric from: raw values for metrics of ranks, because scores tie where the scale ends."""
         return self.raw if metric in metrics.OF_RANKS else self.score
 
 
@@ -236,22 +251,28 @@ def read_predictions(folder: pathlib.Path) -> Written:
 
     Raises:
       UserError: damaged_file.
-      FileNotFoundError: there are none.
+      FileNotFoundError: the folder has none.
     """
+
+    def numbers(name: str) -> np.ndarray:
+        found = np.array([float(row[name]) for row in rows.values()])
+        if not np.isfinite(found).all():
+            raise ValueError(f"{name} has a number that is not finite")
+        return found
+
     path = folder / run.PREDICTIONS
     columns, rows = tables.read_table(path, ("clip", "subject", "target"), Problems())
     logits = [name for name in columns if name.startswith("logit_")]
     try:
-        score, raw = (
-            np.array([[float(row[name]) for name in names] for row in rows.values()])
-            for names in ((logits, logits) if logits else (["score"], ["raw"]))
-        )
-        target = np.array([float(row["target"]) for row in rows.values()])
+        if not rows:
+            raise ValueError("no clips")
+        if logits:
+            score = raw = np.stack([numbers(name) for name in logits], axis=1)
+        else:
+            score, raw = numbers("score"), numbers("raw")
         clips, subjects = ([row[name] for row in rows.values()] for name in ("clip", "subject"))
-        if not (clips and all(np.isfinite(x).all() for x in (score, raw, target))):
-            raise ValueError("it has no rows, or numbers that are not finite")
-        return Written(clips, subjects, target, *((score, raw) if logits else (score[:, 0], raw[:, 0])))
-    except (KeyError, ValueError, IndexError) as error:
+        return Written(clips, subjects, numbers("target"), score, raw)
+    except (KeyError, ValueError) as error:
         raise UserError("damaged_file", f"{path}: damaged ({error!r}); evaluate this checkpoint again") from error
 
 

@@ -1,4 +1,4 @@
-"""Takes runs from their configuration to their reports: the work of train.py and eval.py."""
+"""The work of train.py and eval.py: from a configuration to a trained, tested and reported model."""
 
 import contextlib
 import dataclasses
@@ -32,9 +32,9 @@ class Folds:
     """The data of a run.
 
     Attributes:
-      splits: training, validation and test clips of each fold; without cross-validation, the only fold is None.
+      splits: training, validation and test clips of each fold; without cross-validation, the only key is None.
       facts: what holds for every clip of the data set.
-      report: the check of all clips, if the run skips bad ones.
+      report: the outcome of checking all clips, if the run skips bad ones (``data.skip_bad``).
       notes: one line on what the data set's reader skipped or found odd.
     """
 
@@ -50,19 +50,18 @@ def train(
     """Trains every fold of a configuration, tests it, and prints the outcome.
 
     Args:
-      config: the whole configuration; None to resume with the run's own.
-      folder: the run's folder; None for a new one.
+      config: the whole configuration; None to resume a run with its own.
+      folder: the run's folder; None for a new one under runs/.
       resume: whether to continue the run in ``folder``.
       overwrite: whether to replace the run in ``folder``.
 
     Raises:
-      UserError: a bad option, unusable data, or a folder that is taken (in_use if another program is training there).
+      UserError: a bad option, unusable data, or a folder that exists (in_use if another program is training there).
       Interrupted: the user stopped the training.
     """
     if config is None:
         if not (resume and folder):
-            cure = "name a recipe, such as --config configs/synthetic.py"
-            raise UserError("missing_option", f"--config is missing; {cure}")
+            raise UserError("missing_option", "--config is missing; name a recipe, such as configs/synthetic.py")
         config = run.load_config(folder)
     folds = open_folds(config, folder if resume else None)
     folder = run.named(config, folder, resume)
@@ -83,7 +82,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
     Args:
       config: the whole configuration.
-      resumed: folder of the run to resume, which skips the same clips again.
+      resumed: the folder of the run to resume, which skips the clips that it skipped before; None for a new run.
 
     Raises:
       UserError: options that are bad, contradict each other, or do not fit the data or the devices.
@@ -91,14 +90,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     options.check(config)
     build_model(config.model)
     losses.check(config)
-    devices = sharding.data_mesh().size
-    sharding.check_batch_size(config.train.batch_size, sharding.data_mesh(), "train.batch_size")
-    if config.train.batch_size % (config.train.accumulate * devices):
-        raise UserError(
-            "bad_option",
-            f"train.batch_size={config.train.batch_size} cannot be cut into train.accumulate={config.train.accumulate} "
-            f"parts on {devices} devices; choose a multiple of both",
-        )
+    sharding.check_batch_size(config.train.batch_size, config.train.accumulate, sharding.data_mesh())
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
     splits = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
     for parts in splits.values():
@@ -108,7 +100,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:
-    """Trains every fold, tests it on its held-out subjects, and returns lines on the outcome."""
+    """Trains every fold that is not finished, tests it on its held-out subjects, and returns lines on the outcome."""
     first = sharding.is_first_process()
     if folds.report and first:
         write_atomically(folder / run.SKIPPED, folds.report.to_json())
@@ -140,21 +132,21 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
 def train_fold(
     config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path, resume: bool
 ) -> list[str]:
-    """Trains on one split, tests it, and returns lines on the outcome."""
+    """Trains on the splits of one fold, tests its best and last checkpoint, and returns a report on each."""
     if sharding.is_first_process():
         data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
         tqdm.write(f"clips: {data}; writing to {folder}")
         if data.people[VALIDATION] < FEW_PEOPLE and config.train.evaluate_every < config.train.epochs:
             tqdm.write(
-                f"warning: only {data.people[VALIDATION]} validation people select the best checkpoint, so the choice "
+                f"warning: only {data.people[VALIDATION]} validation people choose the best checkpoint, so the choice "
                 "is mostly luck; use the last one, or raise --config.data.validation_fraction"
             )
         if _predicts_scores(config) and (doubt := losses.doubt([info.score for info in splits[TRAIN].infos])):
             tqdm.write(f"warning: {doubt}")
         _note_on_size(config, data.people[TRAIN])
     output = decoding(config, splits, facts) if _predicts_scores(config) else None
-    trainer.fit(config, splits, folder, resume and run.is_trained(folder), output)
+    trainer.fit(config, splits, folder, resume, output)
     if output is not None:
         usual_motion.describe(config, splits, folder)
     return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]
@@ -177,7 +169,7 @@ def _note_on_size(config: ConfigDict, people: int) -> None:
 
 
 def decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
-    """How raw values become scores before a line is fitted."""
+    """The output step before a line is fitted, from the ratings in these splits."""
     ratings = {name: [info.score for info in split.infos] for name, split in splits.items()}
     every = [rating for part in ratings.values() for rating in part]
     scale = training_data.scale_of(facts, config.data.target, (min(every), max(every)))
@@ -217,7 +209,7 @@ def evaluate_split(
 ) -> str:
     """Scores a split with a checkpoint of the run or fold in ``folder``, writes the report and returns its text.
 
-    The first time, also fits the checkpoint's output on the validation split and saves it.
+    If the checkpoint has no saved output step yet, fits it on the validation split and saves it.
     """
     mesh = sharding.data_mesh()
     with Checkpoints(folder) as checkpoints:
@@ -243,6 +235,6 @@ def evaluate_split(
 
 
 def _print(lines: Iterable[str]) -> None:
-    text = "\n".join(lines)
+    text = "\n".join(lines)  # in every process, because reading the lines of ``evaluate`` computes them
     if sharding.is_first_process():
         sys.stdout.write(text + "\n")

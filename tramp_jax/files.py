@@ -17,12 +17,12 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Raised by disks that cannot lock, and in folders where no lock file can be created.
+# Errors of disks that cannot lock, and of folders where no lock file can be created.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def expanded(text: str) -> pathlib.Path:
-    """The path in a command's option. A shell leaves the ~ of ``--out=~/x`` to the program."""
+    """The path that a command's option names. Shells do not expand the ~ in ``--out=~/x``, so this does."""
     return pathlib.Path(os.path.expanduser(text))
 
 
@@ -30,14 +30,14 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes or replaces a file. Whatever happens, ``path`` has either its old or its complete new content.
 
     Args:
-      path: the file, in a folder that exists. If it is a link, the file that it leads to is written.
+      path: the file, in a folder that exists. If it is a link, the link stays and the file it leads to is written.
       content: bytes, or text to write as UTF-8.
 
     Raises:
       OSError: it cannot be written; the error names ``path``.
     """
     target = pathlib.Path(os.path.realpath(path))
-    # Not named by the process: on two machines or in two containers, numbers of processes are often equal.
+    # A random name, because process numbers are often equal on two machines or in two containers.
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
@@ -53,10 +53,10 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Locks out other programs that lock the same file or folder, until the block or this process ends.
+    """Keeps out other programs that lock the same file or folder, until the block or this process ends.
 
-    The lock is on a file ``.NAME.lock`` next to ``path``, which says who holds it and is removed at the end. If the
-    disk cannot lock, a warning says so and the block runs without a lock.
+    What is locked is a file ``.NAME.lock`` next to ``path``. It says who holds the lock, and is removed at the end. If
+    the disk cannot lock, a warning says so and the block runs without a lock.
 
     Args:
       path: a file or folder, which need not exist.
@@ -105,7 +105,7 @@ def _named_in(lock: int) -> str:
 
 
 def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
-    """Returns the open and locked file ``lock``."""
+    """Opens and locks the file ``lock``, and returns its descriptor. ``path`` is for the error message."""
     if fcntl is None:
         raise OSError(errno.ENOSYS, "this system has no file locks")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +113,15 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if lock.exists() and os.path.samestat(os.fstat(file), lock.stat()):  # else its last holder just removed it
+            if os.path.samestat(os.fstat(file), lock.stat()):
                 now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
                 os.ftruncate(file, 0)
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
                 with contextlib.suppress(OSError):
-                    os.fchmod(file, 0o666)  # otherwise, only we could lock it after a crash
+                    os.fchmod(file, 0o666)  # so that other users can lock it after a crash of ours
                 return file
+        except FileNotFoundError:
+            pass  # its last holder removed it after we opened it, and others may have created it again: try again
         except BlockingIOError as error:
             holder = _named_in(file)
             os.close(file)

@@ -20,18 +20,18 @@ Path = tuple[str, ...]
 def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str, Any], str]:
     """The ``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
-    ``config.init.all`` is a whole model. ``config.init.rgb`` and ``config.init.trajectory`` are one encoder each and
+    ``config.init.all`` names a whole model. ``config.init.rgb`` and ``config.init.trajectory`` name an encoder each and
     take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run.
 
     Args:
       config: the whole configuration.
-      given: whether to load these weights; a resumed run has its own.
+      given: whether to load these weights. A resumed run need not, because its checkpoint replaces all variables.
 
     Returns:
-      The variables, and the table, which is empty if nothing was loaded.
+      The variables, and the table as text, "" if nothing was loaded.
 
     Raises:
-      UserError: a checkpoint that cannot be read or does not fit the model.
+      UserError: weights cannot be read or do not fit the model.
     """
     fresh = landmark_readout.added(init_variables(config.model, jax.random.key(config.seed)), config)
     sources = {part: config.init[part] for part in ("all", "rgb", "trajectory") if config.init[part]}
@@ -42,11 +42,11 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
 
 
 def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str, set[Path]]:
-    """The paths below each collection that ``config.freeze`` names: ``{"params": …, "batch_stats": …}``.
+    """The paths in each collection that ``config.freeze`` names: ``{"params": …, "batch_stats": …}``.
 
     Args:
       variables: ``{"params", "batch_stats"}``.
-      patterns: paths, with * for any text, such as "rgb_encoder" (including everything in it) or "*/conv1".
+      patterns: paths, with * for any text, such as "rgb_encoder" (which includes everything in it) or "*/conv1".
 
     Raises:
       UserError: bad_option if a pattern matches nothing.

@@ -1,4 +1,4 @@
-"""Reads JSON files that anyone may have changed. Any fault becomes an error that names the file."""
+"""Reads JSON files that anyone may have edited or damaged. Every fault becomes an error that names the file."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ def read(path: Path, cure: str) -> dict[str, Any]:
 
     Args:
       path: the file.
-      cure: ends error messages.
+      cure: what the user can do about a fault; ends the error message.
 
     Raises:
       UserError: damaged_file; oversized_file.
@@ -58,7 +58,9 @@ def _integer(text: str) -> int:
 
 
 def record(kind: type[_Record], content: object) -> _Record:
-    """Rebuilds a dataclass from the object that JSON makes of it. Fields must have their declared types and no NaN.
+    """Rebuilds a dataclass from what JSON makes of its ``dataclasses.asdict``.
+
+    Fields must have their declared types, and numbers must be finite.
 
     Raises:
       TypeError, ValueError: a field is missing, unknown, or of the wrong type or length.
@@ -78,10 +80,10 @@ def checked_record(
 
     Args:
       kind: the dataclass.
-      content: see ``read``.
+      content: what the file holds, see ``read``.
       name: the file.
-      cure: ends error messages.
-      sound: whether the fields agree with each other.
+      cure: what the user can do about a fault; ends the error message.
+      sound: returns whether the fields agree with each other.
 
     Raises:
       UserError: damaged_file.
@@ -108,6 +110,7 @@ def _types(kind: Any) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
+    """The value of field ``name`` as its declared type ``kind``. In JSON, tuples and sets are lists."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _checked(name, value, inner[0])

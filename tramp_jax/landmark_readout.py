@@ -1,7 +1,7 @@
 """The linear map from a frame's features to its landmarks, trained by ``loss.landmarks``.
 
-The paper has no such target. The map belongs to training: it is saved with a run's checkpoints, but scoring, export and
-conversion ignore it. Points are in units of half the picture: its edges are at -1 and 1.
+The paper has no such target. Only training uses the map: it is saved with a run's checkpoints, but scoring, export and
+conversion ignore it. Points are in units of half the picture: the picture's edges are at -1 and 1.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ NAME = "landmark_readout"  # next to the model's modules in "params"
 
 
 def added(variables: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
-    """Adds a randomly initialised map to a model's variables, if it reads frames and ``loss.landmarks`` is on.
+    """Adds a randomly initialised map to a model's variables, if the model reads frames and ``loss.landmarks`` is on.
 
     Args:
       variables: ``{"params", "batch_stats"}`` of the model, or their shapes.
@@ -31,12 +31,12 @@ def added(variables: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
 
 
 def offsets(params: Any, features: jax.Array, points: jax.Array) -> jax.Array:
-    """Predicted points minus true ones, (B, F, 63, 2).
+    """Predicted points minus true ones, (B, F, 63, 2); 0 where there are no true ones.
 
     Args:
       params: parameters of the model and the map.
       features: (B, F, C), the S-Former's output.
-      points: (B, F, 63, 2), NaN where there are none; the offset is 0 there.
+      points: (B, F, 63, 2), NaN where there are none.
     """
     read = features.astype(jnp.float32) @ params[NAME]["kernel"] + params[NAME]["bias"]
     return jnp.where(jnp.isnan(points), 0, read.reshape(points.shape) - points)

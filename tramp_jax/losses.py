@@ -1,6 +1,6 @@
 """Training losses: balanced MSE in three forms, MSE and cross-entropy.
 
-Each takes the scores of the *global* batch, so under ``jit`` over a mesh, it is the mean over all devices.
+Each takes the scores of the *global* batch. Under ``jit`` over a mesh, that is the batch of all devices together.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ Loss = Callable[[Array, Array], Array]  # (the model's output for a batch, targe
 def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) -> Array:
     """Balanced MSE in its batch Monte-Carlo form.
 
-    Each score must pick its own target from those of the batch, which balances rare scores. The loss is the
-    cross-entropy of ``-(score_i - target_j)² / (2 sigma²)``, times ``2 sigma²``.
+    Each score must pick its own target among those of the batch, which gives rare ratings more weight. The loss is the
+    cross-entropy of the logits ``-(score_i - target_j)² / (2 sigma²)``, times ``2 sigma²``.
 
     Args:
       score, target: (B,).
       sigma: noise scale in units of the score.
-      swapped: exchange the two, as the released code does (``loss.swapped``).
+      swapped: exchange score and target, as the released code does (``loss.swapped``).
     """
     if swapped:
         score, target = target, score
@@ -41,8 +41,8 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
 def balanced_mse(score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0) -> Array:
     """Balanced MSE against all training ratings.
 
-    The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: a rating is drawn from N(score,
-    sigma²), re-weighted by how often it occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, so
+    The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: the rating follows N(score, sigma²),
+    re-weighted by how often each rating occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, so
     it ties the score to the scale even in small batches.
 
     Args:
@@ -72,15 +72,15 @@ def gai(
     return jnp.mean(jax.nn.logsumexp(every, axis=1) - own) * (2 * sigma**2)
 
 
-def mixture(ratings: np.ndarray, components: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mixture(ratings: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fits a mixture of Gaussians to ratings (N,). Returns its means, variances and weights.
 
-    It has at most as many components as there are distinct ratings.
+    The mixture has at most as many components as there are distinct ratings.
     """
     from sklearn.mixture import GaussianMixture
 
     count = min(components, len(np.unique(ratings)))
-    fitted = GaussianMixture(count, covariance_type="diag", random_state=seed).fit(np.asarray(ratings)[:, None])
+    fitted = GaussianMixture(count, covariance_type="diag", random_state=0).fit(np.asarray(ratings)[:, None])
     return fitted.means_[:, 0], fitted.covariances_[:, 0], fitted.weights_
 
 
@@ -146,18 +146,18 @@ def check_ratings(config: ConfigDict, ratings: Sequence[float]) -> None:
 
 
 def doubt(ratings: Sequence[float]) -> str:
-    """What is wrong with a scale that is far wider than those that the recipes are made for; "" if nothing is.
+    """A warning if the rating scale is far wider than those that the recipes are made for; else "".
 
-    Raw values begin near 0, and the recipes' learning rates move them by some points, not by fifty. The noise of a
-    rating, ``loss.sigma``, is one point.
+    Raw values begin near 0, and the recipes' learning rates move them by a few points, not by fifty. The recipes also
+    take one point as the noise of a rating (``loss.sigma``).
     """
     largest = max(map(abs, ratings), default=0)
     if largest <= _WIDEST:
         return ""
     return (
         f"the ratings reach {largest:g}, but learning rates and loss.sigma fit scales such as 0 to 4, so scores may be "
-        "too low or too close together, and their spread too small; write the ratings, divided to about 0 to 4, into a "
-        "column of the list and learn it with --config.data.target=COLUMN"
+        "too low or too close together, and their spread too small; divide the ratings so that they reach about 4, "
+        "write them into a column of the list, and learn that with --config.data.target=COLUMN"
     )
 
 
@@ -165,8 +165,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss``, as a function of the model's output and the targets.
 
     With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
-    is the mean of the members' losses, or the sum of the streams': so ``loss.landmarks`` weighs as much beside the
-    frames' loss as without the other stream.
+    is the mean of the members' losses, or the sum of the streams' losses. A sum, so that ``loss.landmarks`` weighs as
+    much beside the loss of the frames as it does without the trajectory stream.
 
     Args:
       config: the whole configuration.

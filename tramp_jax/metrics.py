@@ -7,6 +7,7 @@ one subject are not independent, so the bootstrap resamples subjects, not clips.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ LANDMARK_ERROR = "landmark_error"  # mean distance in pixels; the only selection
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value beats the best one so far. None is worse than any value, and NaN is never better."""
+    """Whether a value beats ``best``, which is None if there is none yet. NaN never does."""
     if best is None or np.isnan(value):
         return bool(np.isfinite(value))
     return value < best if metric == LANDMARK_ERROR else value > best
@@ -28,8 +29,8 @@ def spearman(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties averaged: ``scipy.stats.rankdata``, whose import would take a second of every start."""
-    if np.isnan(values).any():  # a model that diverged has no ranks
+    """Ranks from 1, ties averaged. Like ``scipy.stats.rankdata``, whose import would delay every start by a second."""
+    if np.isnan(values).any():  # from a model that diverged
         return np.full(len(values), np.nan)
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
@@ -54,13 +55,13 @@ def rmse(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def relative_l2(score: np.ndarray, target: np.ndarray) -> float:
-    """Relative L2 distance of action quality assessment: 100 × mean of (error / range of the targets)²."""
+    """Relative L2 distance, as in action quality assessment: 100 × mean of (error / range of the targets)²."""
     span = float(np.ptp(target))
     return float("nan") if span == 0 else float(100 * np.mean(np.square((score - target) / span)))
 
 
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
-    """Area under the ROC curve for target > 0 against 0: the share of pairs in the right order; ties count half."""
+    """Area under the ROC curve, target > 0 against the rest: the share of pairs in the right order; ties count half."""
     positive = target > 0
     if positive.all() or not positive.any():
         return float("nan")
@@ -73,7 +74,7 @@ def icc(ratings: np.ndarray, absolute: bool) -> float:
     """Intraclass correlation of a single rater, from (N, K) ratings of N clips by K raters.
 
     ICC(A,1), absolute agreement, or ICC(C,1), consistency, by McGraw and Wong (Psychological Methods, 1996). These are
-    ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979). NaN if no rater tells clips apart.
+    ICC(2,1) and ICC(3,1) of Shrout and Fleiss (Psychological Bulletin, 1979). NaN if every rater rates all clips alike.
     """
     n, k = ratings.shape
     if n < 2 or not np.ptp(ratings, axis=0).any():
@@ -82,7 +83,9 @@ def icc(ratings: np.ndarray, absolute: bool) -> float:
     between_clips = k * np.sum(np.square(clips - grand)) / (n - 1)
     between_raters = n * np.sum(np.square(raters - grand)) / (k - 1)
     residual = np.sum(np.square(ratings - clips[:, None] - raters + grand)) / ((n - 1) * (k - 1))
-    whole = between_clips + (k - 1) * residual + absolute * k * (between_raters - residual) / n
+    whole = between_clips + (k - 1) * residual
+    if absolute:
+        whole += k * (between_raters - residual) / n
     return float("nan") if whole <= 0 else float((between_clips - residual) / whole)
 
 
@@ -97,7 +100,7 @@ def icc_c1(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def rounded(score: np.ndarray) -> np.ndarray:
-    """Scores as whole ratings, half up."""
+    """Scores as whole ratings; halves are rounded up."""
     return np.floor(score + 0.5)
 
 
@@ -149,7 +152,7 @@ def uar(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, int]]:
-    """For each class that occurs: how many of its clips are found, how many are assigned to it, and how many it has."""
+    """Counts for each class that occurs: its clips that are recognised, all clips assigned to it, and all its clips."""
     given = np.argmax(logits, axis=1)
     return [
         (int(np.sum((given == c) & (target == c))), int(np.sum(given == c)), int(np.sum(target == c)))
@@ -163,7 +166,7 @@ def precision(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def specificity(logits: np.ndarray, target: np.ndarray) -> float:
-    """Mean specificity of the classes that occur: the share of other classes' clips not assigned to a class."""
+    """Mean specificity of the classes that occur: the share of other classes' clips not assigned to the class."""
     rows = [(len(target) - given - own + right, len(target) - own) for right, given, own in _by_class(logits, target)]
     return float("nan") if any(others == 0 for _, others in rows) else float(np.mean([a / b for a, b in rows]))
 
@@ -207,25 +210,30 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
     """95 % percentile interval of ``value`` over ``draws`` resamplings of the subjects.
 
     Args:
-      value: takes row numbers of clips, which may repeat.
+      value: computes the statistic from row numbers of clips, which may repeat.
       subjects: (N,) the subject of every row.
       draws: number of resamplings.
 
     Returns:
-      Both ends, over the resamplings in which the value is defined; (NaN, NaN) if it is undefined in more than half,
-      or if there is only one subject.
+      Both ends. Resamplings in which the value is undefined do not count; if these are more than half, or if there is
+      only one subject, (NaN, NaN).
     """
     rng = np.random.default_rng(0)
     _, subject = np.unique(np.asarray(subjects), return_inverse=True)
     clips_of = [np.flatnonzero(subject == s) for s in range(subject.max() + 1)]
-    values = []
-    for _ in range(draws):
-        values.append(value(np.concatenate([clips_of[s] for s in rng.integers(len(clips_of), size=len(clips_of))])))
+    resampled = (rng.integers(len(clips_of), size=len(clips_of)) for _ in range(draws))
+    values = [value(np.concatenate([clips_of[s] for s in chosen])) for chosen in resampled]
     defined = np.array(values)[np.isfinite(values)]
     if len(clips_of) < 2 or len(defined) * 2 < draws or not len(defined):
         return float("nan"), float("nan")
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
+
+
+def entry(value: float, interval: Interval) -> dict[str, Any]:
+    """How a report holds a value and its interval; None stands for NaN, which is undefined."""
+    ends = list(interval) if np.isfinite(interval[0]) else None
+    return {"value": value if np.isfinite(value) else None, "interval": ends}
 
 
 def with_intervals(
@@ -235,8 +243,8 @@ def with_intervals(
     subjects: Sequence[str],
     draws: int,
     groups: Sequence[str] | None = None,
-) -> dict[str, dict[str, float | list[float] | None]]:
-    """Every metric of ``table`` as ``{name: {"value": v, "interval": [low, high]}}``; undefined ones are None.
+) -> dict[str, dict[str, Any]]:
+    """The ``entry`` of every metric of ``table``, with an interval over ``draws`` resamplings of the (N,) ``subjects``.
 
     With ``groups`` (N,), such as expressions, each metric is computed within every group and averaged over groups.
     """
@@ -247,10 +255,8 @@ def with_intervals(
         # A resampling may miss a group; the mean over all groups is then undefined.
         return float(np.mean([metric(score[r], target[r]) if len(r) else float("nan") for r in within]))
 
-    result: dict[str, dict[str, float | list[float] | None]] = {}
+    result = {}
     for name, metric in table.items():
-        value = mean_over_groups(metric, np.arange(len(score)))
-        low, high = bootstrap(functools.partial(mean_over_groups, metric), subjects, draws)
-        interval: list[float] | None = [low, high] if np.isfinite(low) else None
-        result[name] = {"value": value if np.isfinite(value) else None, "interval": interval}
+        value_of = functools.partial(mean_over_groups, metric)
+        result[name] = entry(value_of(np.arange(len(score))), bootstrap(value_of, subjects, draws))
     return result

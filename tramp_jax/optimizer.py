@@ -9,7 +9,10 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """The learning rate at each step: the ``optimizer.schedule`` over all epochs, after an optional linear warm-up."""
+    """The learning rate at each step: ``schedule`` over all epochs, multiplied by an optional linear warm-up.
+
+    ``config`` is the ``optimizer`` group.
+    """
     decay = _SCHEDULES[config.schedule](config, steps_per_epoch, epochs)
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if not warmup_steps:
@@ -33,15 +36,6 @@ def _cosine(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Sche
 _SCHEDULES = {"step": _step, "cosine": _cosine}
 
 
-def _sgd(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransformation]:
-    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    return [*decay, optax.sgd(rate, momentum=config.momentum or None)]
-
-
-def _adam(config: ConfigDict, rate: optax.Schedule) -> list[optax.GradientTransformation]:
-    return [optax.adamw(rate, weight_decay=config.weight_decay)]
-
-
 def build_optimizer(
     config: ConfigDict, rate: optax.Schedule, frozen: Collection[tuple[str, ...]] = ()
 ) -> optax.GradientTransformation:
@@ -55,13 +49,17 @@ def build_optimizer(
       rate: the learning rate; see ``learning_rate``.
       frozen: paths of parameters that are never updated or decayed, and do not count in the clipped norm.
     """
-    parts = {"sgd": _sgd, "adam": _adam}[config.name](config, rate)
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.name == "adam":
+        parts += [optax.adamw(rate, weight_decay=config.weight_decay)]
+    else:
+        decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+        parts += [*decay, optax.sgd(rate, momentum=config.momentum or None)]
+    trained = optax.chain(*parts)
     if not frozen:
-        return optax.chain(*parts)
+        return trained
 
     def labels(params: Any) -> Any:
         return traverse_util.path_aware_map(lambda path, _: "frozen" if path in frozen else "trained", params)
 
-    return optax.multi_transform({"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)
+    return optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, labels)

@@ -1,14 +1,14 @@
 """The output step: from a model's raw value to a score on the rating scale.
 
 Balanced MSE models the rating y of a clip as N(raw, sigma²), re-weighted by how often each rating occurs. The raw value
-therefore has no scale of its own. The score is the expected rating of the training distribution p:
+therefore is not yet on the rating scale. The score is the expected rating, with the share p of each training rating:
 
     score = Σ y·p(y)·exp(−(x − y)² / 2 sigma²) / Σ p(y)·exp(−(x − y)² / 2 sigma²),   x = bend(slope · raw + offset)
 
 It lies within the training ratings and increases strictly with the raw value, so ranks and rank correlations do not
 change. Slope and offset are fitted on validation people, if there are enough of them. If there are many, the line is
-also bent: the bend is piecewise linear and comes from isotonic regression. The standard deviation of the same
-distribution says how certain a single score is.
+also bent: ``bend`` is piecewise linear and comes from isotonic regression. The standard deviation of the rating in the
+same distribution says how certain a single score is.
 
 Everything that reports a score uses this step: evaluation, scoring, calibration, attribution, export and the report.
 """
@@ -27,17 +27,17 @@ from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
 from tramp_jax.files import write_atomically
 
-# Fewer people than this reveal next to nothing about a checkpoint, a line or the width of an interval.
+# Fewer people than this say next to nothing about which checkpoint, line or width of intervals is right.
 FEW_PEOPLE = 10
-# With this many, a bent line costs under 1 % of the RMSE if the straight one is already right: docs/scoring.md.
+# From this many on, bending a line that is already right raises the RMSE by less than 1 %: docs/scoring.md.
 MANY_PEOPLE = 200
 
 Histogram = tuple[tuple[float, int], ...]
 
 _STEEPEST = 3.0  # largest |log slope|
-_FAR = 60  # difference of log probabilities that leaves only one rating
-_STRAIGHT = 0.05  # share of the straight line in a bent line, which therefore rises everywhere
-_PARTS = 20  # largest number of parts in ``held_out``
+_FAR = 60  # difference of log probabilities at which one rating has all the probability
+_STRAIGHT = 0.05  # share of the straight line in a bent one, so that it rises everywhere
+_PARTS = 20  # ``held_out`` divides people into at most this many parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Output:
       low, high: ends of the scale.
       slope, offset: the line before decoding.
       people: number of validation people the line was fitted on; 0 for none.
-      knots: (K, 2) the bend of the line: inputs and outputs, both increasing; () for a straight line. Values between
-        knots are interpolated; outside, the slope is 1.
+      knots: (K, 2) the bend of the line as pairs of its input and output, both increasing; () for a straight line.
+        Between knots, it is linear; outside, its slope is 1.
     """
 
     ratings: tuple[float, ...]
@@ -77,7 +77,9 @@ class Output:
     @property
     def fit(self) -> str:
         """What was fitted: "none", "line" or "isotonic"."""
-        return "none" if not self.people else "isotonic" if self.knots else "line"
+        if not self.people:
+            return "none"
+        return "isotonic" if self.knots else "line"
 
     def score(self, raw: Any, xp: Any = np) -> Any:
         """Scores (...,) of raw values (...,). ``xp`` is the array library, NumPy or jax.numpy."""
@@ -125,15 +127,15 @@ class Output:
     def fitted(
         self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto", least: int = FEW_PEOPLE
     ) -> "Output":
-        """Adds the line with the least squared error on N clips of validation people.
+        """This output with the line that has the least squared error on N clips of validation people.
 
-        No line is fitted to fewer than ``least`` people, or if all raw values or all targets are equal.
+        Without a line if there are fewer than ``least`` people, or if all raw values or all targets are equal.
 
         Args:
-          raw, target: (N,).
-          subjects: the N people.
-          fit: one of ``config.output.fit``.
-          least: smallest number of people.
+          raw, target: (N,) raw values and ratings.
+          subjects: (N,) the person in each clip.
+          fit: a value of ``output.fit``.
+          least: smallest number of people to fit a line to.
         """
         people = len(set(subjects))
         straight = dataclasses.replace(self, slope=1.0, offset=0.0, people=0, knots=())
@@ -153,7 +155,7 @@ class Output:
         return line._bent(raw, target) if bent else line
 
     def _bent(self, raw: np.ndarray, target: np.ndarray) -> "Output":
-        """Bends this straight line to pass near the mean rating of each block of an isotonic regression."""
+        """Bends this straight line so that it passes near the mean rating of each block of an isotonic regression."""
         from scipy.optimize import isotonic_regression
 
         values, which = np.unique(raw, return_inverse=True)
@@ -174,7 +176,7 @@ class Output:
         """The values (K,) that decode to scores (K,), by bisection."""
         if not self.ratings:
             return scores
-        # Beyond these values, the score is the first or last rating. A knot farther out would cost float32 its digits.
+        # Beyond these values, the score is the first or last rating. With knots farther out, float32 lacks digits.
         margin = _FAR * self.sigma**2 / np.diff(self.ratings).min()
         low, high = (np.full_like(scores, end) for end in (self.ratings[0] - margin, self.ratings[-1] + margin))
         for _ in range(100):
@@ -184,12 +186,14 @@ class Output:
         return high
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, without knots for a straight line, as before lines could bend: digests stay the same."""
+        """The fields. A straight line has no "knots", so the digests of older outputs stay the same."""
         fields = dataclasses.asdict(self)
-        return fields if self.knots else {name: value for name, value in fields.items() if name != "knots"}
+        if not self.knots:
+            del fields["knots"]
+        return fields
 
     def save(self, folder: pathlib.Path, step: int) -> None:
-        """Writes the output of the checkpoint of ``step`` into the folder of a run or fold."""
+        """Writes this output into the folder of a run or fold, for the checkpoint of ``step``."""
         write_atomically(run.output_file(folder, step), json.dumps(self.as_dict(), indent=1) + "\n")
 
 
@@ -198,7 +202,7 @@ def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> O
 
     Args:
       config: the whole configuration.
-      ratings: the training clips' ratings.
+      ratings: the training clips' ratings. With fewer than two, raw values are limited to the scale.
       scale: the scale of these ratings.
     """
     how = config.output.decode
@@ -221,12 +225,12 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    An output fitted on the same clip would be too close to its rating to measure errors.
+    An output fitted on the clip itself would be too close to its rating to measure errors.
 
     Args:
       output: the model's output, fitted on these clips.
-      raw, target: (N,).
-      subjects: the N people.
+      raw, target: (N,) raw values and ratings.
+      subjects: (N,) the person in each clip.
     """
     people = sorted(set(subjects))
     part = {name: i % _PARTS for i, name in enumerate(people)}
@@ -241,7 +245,7 @@ def held_out(
 
 
 def load(folder: pathlib.Path, step: int) -> Output | None:
-    """The saved output of a run's or fold's checkpoint, or None.
+    """The saved output of a run's or fold's checkpoint; None if there is none.
 
     Raises:
       UserError: damaged_file.
@@ -259,5 +263,6 @@ def load(folder: pathlib.Path, step: int) -> Output | None:
 
 
 def _rise(knots: tuple[tuple[float, float], ...]) -> bool:
+    """Whether inputs increase strictly and outputs never decrease."""
     line, bent = np.diff(knots, axis=0).T
     return bool((line > 0).all() and (bent >= 0).all())

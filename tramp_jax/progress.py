@@ -18,7 +18,7 @@ class Progress:
     Args:
       total: number of units.
       unit: what a unit is called.
-      first: number of units already done.
+      first: number of units that were done before, by an interrupted run.
       what: what is being done; may be empty.
       quiet: whether to show nothing, as in all processes but the first.
       leave: whether the bar stays in the terminal.
@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, total: int, unit: str, first: int = 0, what: str = "", quiet: bool = False, leave: bool = True):
         self._total, self._unit, self._first, self._done = total, unit, first, first
-        self._what, self._quiet = what, quiet
+        self._what = what
         self._started = self._shown = time.monotonic()
         terminal = sys.stderr.isatty()
         self._in_log = not (quiet or terminal)
@@ -47,7 +47,7 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1, note: str = "") -> None:
-        """Counts units as done. ``note`` is shown with them, such as a loss."""
+        """Counts units as done, and shows ``note``, such as a loss, with them."""
         self._done += count
         if note:
             self._bar.set_postfix_str(note, refresh=False)
@@ -61,7 +61,8 @@ class Progress:
         done = self._done - self._first
         left = tqdm.format_interval((self._total - self._done) * seconds / done)
         parts = [f"{self._unit} {self._done} of {self._total} ({self._done / self._total:.0%})", note, f"{left} left"]
-        return f"{self._what}: " * bool(self._what) + ", ".join(filter(None, parts))
+        line = ", ".join(filter(None, parts))
+        return f"{self._what}: {line}" if self._what else line
 
 
 def over(items: Sequence[_Item], unit: str, what: str = "", leave: bool = True) -> Iterator[_Item]:

@@ -1,7 +1,8 @@
-"""The ridge regression that gives half of a score with ``model.ridge``; see docs/few_people.md. The paper has none.
+"""Fits the ridge regression of ``model.ridge``; see docs/few_people.md. The paper has none.
 
-It is linear in the means over a clip of the channels that the trajectory encoder reads. It is fitted once, before the
-network is trained, and training does not change it.
+A score is then the mean of the network's and the regression's. The regression is linear in the clip's mean of each
+channel of each landmark that the trajectory encoder reads. It is fitted once, before the network is trained, and
+training does not change it.
 """
 
 from typing import Any
@@ -12,9 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tramp_jax import models, sharding
+from tramp_jax import evaluation, models, sharding
 from tramp_jax.batches.augment import for_evaluation
-from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data.source import Split
 from tramp_jax.models import Inputs
 
@@ -22,18 +22,18 @@ PENALTIES = np.logspace(-2, 4, 25)
 
 
 def regression() -> Any:
-    """The regression before it is fitted. Leave-one-out errors choose its penalty."""
+    """The regression before it is fitted. Fitting also chooses the penalty, by leave-one-out errors."""
     from sklearn.linear_model import RidgeCV  # takes seconds
 
     return RidgeCV(PENALTIES)
 
 
 def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """The variables, with the regression fitted to the training clips.
+    """The variables, with a regression that is fitted to the training clips.
 
     Args:
       variables: ``{"params", "batch_stats"}``.
-      split: N training clips.
+      split: training clips.
       config: the whole configuration, with ``model.ridge``.
       mesh: the devices.
     """
@@ -42,11 +42,7 @@ def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Me
         return models.channel_means(for_evaluation(inputs, config.model).trajectories)
 
     means_of = jax.jit(means, out_shardings=sharding.replicated(mesh))
-    size = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-    rows = []
-    for batch in evaluation_batches(split, config, size):
-        assert batch.mask is not None
-        rows.append(np.asarray(means_of(sharding.put(batch.inputs, mesh)))[batch.mask > 0])
-    found = regression().fit(np.concatenate(rows).astype(np.float64), [info.score for info in split.infos])
+    rows = np.concatenate(list(evaluation.by_batch(means_of, split, config, mesh)))
+    found = regression().fit(rows.astype(np.float64), [info.score for info in split.infos])
     weights = {"kernel": jnp.float32(found.coef_), "bias": jnp.float32(found.intercept_)}
     return variables | {"batch_stats": variables["batch_stats"] | {models.RIDGE: weights}}

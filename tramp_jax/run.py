@@ -7,9 +7,9 @@ RUN/baselines.json, .png                the same for a run without folds, with e
 RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
     data.json                           the data the model was trained on
     usual_motion.json                   how the faces of the training clips move
-    initialisation.txt                  weights that were loaded or frozen
+    initialisation.txt                  which weights were loaded or frozen
     metrics.jsonl, tensorboard/         measurements during training
-    curves.png                          the same as a plot
+    curves.png                          a plot of the loss and of the metric that chooses the best checkpoint
     checkpoints/{last,best}/STEP/       model and optimiser
     evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and plots of a split
     output-STEP.json                    how a checkpoint's raw values become scores
@@ -45,12 +45,12 @@ AGREEMENT = "agreement.png"
 
 _FOLD = re.compile(r"fold_(\d+)")
 
-# Options that may change when a run is resumed, because data moves and machines differ.
+# Options that may differ when a run is resumed, because data moves and machines differ.
 _MAY_CHANGE = ("data.root", "train.reader_threads", "train.read_ahead_mb", "train.cache")
 
 
 def fold_folder(run: pathlib.Path, fold: int | None) -> pathlib.Path:
-    """The folder of a fold; the run's own if ``fold`` is None (no cross-validation)."""
+    """The folder of a fold; the run's own if ``fold`` is None, without cross-validation."""
     return run if fold is None else run / f"fold_{fold}"
 
 
@@ -71,7 +71,7 @@ def is_trained(folder: pathlib.Path) -> bool:
 
 
 def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of the folds that hold checkpoints."""
+    """The folders of a run's folds that hold checkpoints."""
     return sorted(folder for folder in run.glob("fold_*") if is_trained(folder))
 
 
@@ -83,7 +83,7 @@ def warn_if_training(folders: Iterable[pathlib.Path]) -> None:
 
 
 def models_in(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """The folders of single models: a run over several folds stands for all its trained folds."""
+    """The folders of single models, with each run over several folds replaced by its trained folds."""
     parts = ([folder] if is_trained(folder) else trained_folds(folder) or [folder] for folder in folders)
     return [model for part in parts for model in part]
 
@@ -99,7 +99,7 @@ def output_file(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def calibration_file(folder: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
-    """The calibration file of the model in ``folder``, or of the ensemble ``models`` (ids) that it is the first of."""
+    """The calibration file of an ensemble, given by the ids ``models``, or of one model. ``folder`` is the first's."""
     if len(models) == 1:
         return folder / "calibration.json"
     return folder / f"calibration-{hashlib.sha256(' '.join(models).encode()).hexdigest()[:8]}.json"
@@ -125,10 +125,10 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
 
 
 def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> pathlib.Path:
-    """The folder of a run: ``folder``, or a new one in ``runs/NAME``.
+    """The folder of a run: ``folder``, or a new one in ``runs/NAME`` if that is None.
 
     Raises:
-      UserError: missing_option if only the user can name it.
+      UserError: missing_option if the user must name the folder, to resume or for several processes.
     """
     if folder is not None:
         return folder
@@ -140,17 +140,17 @@ def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> path
 
 
 def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: bool) -> None:
-    """Creates the folder of a run with its config.json, or checks the one to resume.
+    """Creates the folder of a run with its config.json, or checks the run to resume.
 
     Args:
       config: the whole configuration.
-      folder: the folder.
+      folder: the run's folder.
       resume: whether to continue the run in ``folder``.
       overwrite: whether to replace the run in ``folder``.
 
     Raises:
-      UserError: the folder exists and neither ``resume`` nor ``overwrite`` is given; or the run to resume has
-        another configuration (the message lists the differences).
+      UserError: file_exists if the folder has content and is neither to be resumed nor to be overwritten; not_a_run;
+        changed_options, see ``check_same``.
     """
     if resume:
         check_same(folder, config)
@@ -161,7 +161,7 @@ def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: b
 
 
 def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
-    """Refuses a finished run that was deleted, in whole or in part, while it was being written.
+    """Refuses a finished run if it was deleted, in whole or in part, while it trained.
 
     Raises:
       UserError: not_a_run.
@@ -173,7 +173,7 @@ def check_complete(folder: pathlib.Path, folds: Sequence[int | None]) -> None:
 
 
 def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
-    # A file that a killed process left half-written has a hidden name.
+    # Hidden files do not count: a killed process may have left one half-written.
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         if not overwrite:
             cure = "continue it with --resume, replace it with --overwrite, or name another"
@@ -181,7 +181,7 @@ def _create(folder: pathlib.Path, config: ConfigDict, overwrite: bool) -> None:
         if not _is_run(folder):
             cure = "so --overwrite does not delete it; name another"
             raise UserError("not_a_run", f"{folder} is not the folder of a run, {cure}")
-        folder = folder.resolve()  # a link stays
+        folder = folder.resolve()  # if it is a link, keep the link
         for path in filter(None, (config.data.root, config.init.all, config.init.rgb, config.init.trajectory)):
             if pathlib.Path(path).resolve().is_relative_to(folder):
                 raise UserError(
@@ -204,7 +204,7 @@ def check_same(
     config: ConfigDict,
     cure: str = "to continue it as it was, give --workdir and --resume without --config",
 ) -> None:
-    """Refuses to continue a run with options that would change its outcome; ``cure`` ends the message.
+    """Refuses to continue a run with options that would change its outcome. ``cure`` ends the message.
 
     Raises:
       UserError: not_a_run; changed_options, with the differences.

@@ -1,7 +1,7 @@
-"""Data parallelism: one mesh axis; batches are split along it, parameters are replicated.
+"""Data parallelism: one mesh axis, along which batches are split. Parameters are replicated.
 
-Either one process sees all devices, or several processes (on a cluster or TPU pod) see their own. Each then runs the
-same program and reads its own rows of every batch; only the first writes files for people.
+Either one process sees all devices, or each of several processes (on a cluster or TPU pod) sees its own. Then each runs
+the same program and reads its own rows of every batch, and only the first writes files for people.
 """
 
 from typing import TypeVar
@@ -20,8 +20,8 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     """Joins the other processes of the run. Call it before anything uses a device.
 
     Args:
-      coordinator: address "host:port" of the first process; None to get all three arguments from the cluster's
-        environment (SLURM, Open MPI, Cloud TPU).
+      coordinator: address "host:port" of the first process; None to take all three arguments from the environment
+        that SLURM, Open MPI or Cloud TPU sets.
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
@@ -62,30 +62,32 @@ def data_mesh() -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Places the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis divided over the devices."""
+    """Divides the leading axis among the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
-    """Refuses a batch that the devices cannot share evenly.
+def check_batch_size(batch_size: int, parts: int, mesh: Mesh) -> None:
+    """Refuses a training batch that cannot be cut into equal ``parts`` (``train.accumulate``) on every device.
 
     Raises:
-      UserError: bad_option, which names ``option``.
+      UserError: bad_option.
     """
-    if batch_size % mesh.size:
-        n = mesh.size
+    shares = parts * mesh.size
+    if batch_size % shares:
         raise UserError(
-            "bad_option", f"{option}={batch_size} cannot be divided among {n} devices; use a multiple of {n}"
+            "bad_option",
+            f"train.batch_size={batch_size} cannot be divided into equal parts by train.accumulate={parts} "
+            f"and {mesh.size} devices; use a multiple of {shares}",
         )
 
 
 def put(batch: Tree, mesh: Mesh) -> Tree:
-    """Puts this process's rows of a batch onto its devices. The rows of all processes form the global batch."""
+    """Puts this process's rows of a batch on its devices. The rows of all processes form the global batch."""
     where = split_batch(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, where)

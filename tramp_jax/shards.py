@@ -32,7 +32,7 @@ class Shard:
 
 
 def parse(text: str) -> Shard:
-    """The shard that an option names, such as "2/8".
+    """The shard that the value of ``--shard`` names, such as "2/8".
 
     Raises:
       UserError: bad_option.
@@ -48,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
     """Adds ``--shard`` and ``--collect`` to a command's parser; ``part`` says what a shard writes."""
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
-        "--shard", metavar="I/N", help=f"do every N-th part of the work, from the I-th on (1 to N), and write {part}"
+        "--shard", metavar="I/N", help=f"do every N-th item of the work, from the I-th on (1 to N), and write {part}"
     )
     choice.add_argument("--collect", action="store_true", help="join the output of all shards, as if from a single run")
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:
-    """The parts that the shards of ``whole`` wrote, in the order of the shards.
+    """The parts of ``whole`` that all shards wrote, in the order of the shards.
 
     Raises:
-      UserError: missing_file if a shard's part is missing, or all are; bad_option if there are parts of two divisions.
+      UserError: missing_file if a part is missing; bad_option if there are parts of divisions into different numbers.
     """
     found = {}
     for path in whole.parent.glob("*"):
@@ -69,7 +69,7 @@ def collected(whole: pathlib.Path) -> list[pathlib.Path]:
         raise UserError("missing_file", f"{whole}: no shard has written a part of it; run the command with --shard I/N")
     if len(counts) > 1:
         divisions = " and ".join(map(str, counts))
-        raise UserError("bad_option", f"{whole}: there are parts of {divisions} shards; remove those you do not want")
+        raise UserError("bad_option", f"{whole}: there are parts of {divisions} shards; delete those you do not want")
     every = [Shard(number, counts[0]) for number in range(1, counts[0] + 1)]
     if missing := [shard for shard in every if shard not in found.values()]:
         names = ", ".join(map(str, missing))
@@ -78,5 +78,5 @@ def collected(whole: pathlib.Path) -> list[pathlib.Path]:
 
 
 def interleaved(parts: Sequence[Sequence[_Item]]) -> list[_Item]:
-    """The items in their order before ``Shard.take``."""
+    """The items of all shards in their original order: undoes ``Shard.take``."""
     return [part[i] for i in range(max(map(len, parts), default=0)) for part in parts if i < len(part)]

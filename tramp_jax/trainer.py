@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tramp_jax import evaluation, metrics, ridge, run, sharding, training_log
 from tramp_jax.batches.cache import RunClips, build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
-from tramp_jax.checkpoint import Checkpoints
+from tramp_jax.checkpoint import Checkpoints, can_resume
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.errors import Interrupted, UserError
@@ -42,18 +42,22 @@ def fit(
 ) -> None:
     """Trains, and writes checkpoints, metrics and plots into ``workdir``.
 
-    Every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state. ``resume`` continues
-    from there with the same random choices and batches, as if the run had never stopped. ``output`` turns the raw
-    values of the validation subjects into scores.
+    Every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state.
+
+    Args:
+      config: the whole configuration.
+      splits: training and validation clips.
+      workdir: the folder of the run or fold.
+      resume: whether to continue from the last checkpoint with the same random choices and batches, as if the run had
+        never stopped. Without a checkpoint, training starts again.
+      output: turns the raw values of the validation subjects into scores; None to monitor raw values.
 
     Raises:
-      UserError: not_finite if the loss or the parameters are not finite; no_room if ``train.cache`` does not fit into
-        memory; bad_option if options contradict each other or the data.
+      UserError: not_finite if the loss, the gradient or the parameters are not finite; no_room if ``train.cache`` does
+        not fit into memory; bad_option if options contradict each other or the data.
       Interrupted: after SIGINT or SIGTERM; the state was saved.
     """
-    if resume:
-        with Checkpoints(workdir, writing=True) as saved:
-            resume = saved.last_step() is not None  # else it was killed before its first checkpoint: start again
+    resume = resume and can_resume(workdir)
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
@@ -71,16 +75,16 @@ def fit(
 
     with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
         record: dict[str, Any] = {"best": None, "best_step": None}
-        resumed_step = checkpoints.last_step() if resume else None
-        if resumed_step is not None:
+        if resume:
             step, *parts, record = checkpoints.restore_last(state.scoring, state.training, mesh)
             state = state.restored(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *parts)
-        batches = iter(clips.batches(config, first=int(state.step)))
-        with training_log.Reporter(workdir, resumed_step) as reporter, _StopSignal() as stop:
+        first = int(state.step)
+        batches = iter(clips.batches(config, first))
+        with training_log.Reporter(workdir, first if resume else None) as reporter, _StopSignal() as stop:
             loop = _Loop(config, clips, output, steps_per_epoch, checkpoints, reporter, record)
             with _Input(batches, clips.put) as source:
                 state = loop.run(train_step, state, source, stop)
-        if record["best_step"] is None:  # validation never ranked anything, so there is only the last checkpoint
+        if record["best_step"] is None:  # the selection metric was never defined, so the last state is also the best
             checkpoints.save_best(int(state.step), state.scoring)
     if sharding.is_first_process():
         training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
@@ -90,8 +94,8 @@ def _report_origin(table: str, variables: Any, frozen: Collection[Path], workdir
     """Prints what was loaded and frozen, and writes it to ``workdir``/initialisation.txt."""
     if frozen:
         flat = traverse_util.flatten_dict(variables["params"])
-        sizes = [int(np.size(flat[path])) for path in frozen], [int(np.size(x)) for x in flat.values()]
-        table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {sum(sizes[0]):,} of {sum(sizes[1]):,} parameters"
+        fixed, every = sum(np.size(flat[path]) for path in frozen), sum(map(np.size, flat.values()))
+        table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {fixed:,} of {every:,} parameters"
     if table and sharding.is_first_process():
         write_atomically(workdir / run.INITIALISATION, table.strip() + "\n")
         tqdm.write(table.strip())
@@ -110,12 +114,12 @@ class _Loop:
         reporter: training_log.Reporter,
         record: dict[str, Any],
     ):
-        """``record`` holds the best value of the selection metric and its step; the loop updates it."""
+        """``record`` holds "best", the best value of the selection metric, and its "best_step"; the loop updates it."""
         self._config, self._clips, self._output, self._steps_per_epoch = config, clips, output, steps_per_epoch
         self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
         self._predictor = evaluation.build_predictor(config, clips.mesh)
         self._losses: list[float] = []  # since the last evaluation
-        self._running: tuple[int, Metrics] | None = None  # the last step, not recorded yet
+        self._running: tuple[int, Metrics] | None = None  # the latest step and its outcome, not recorded yet
 
     def run(self, train_step: TrainStep, state: TrainState, source: "_Input", stop: "_StopSignal") -> TrainState:
         """Trains to the last step, evaluating and saving along the way. Returns the last state."""
@@ -129,8 +133,8 @@ class _Loop:
                 state, measured = train_step(state, batch, self._clips.store)
                 try:
                     batch = source.next(measured) if step < total else None  # sent while the step runs
-                except Exception:  # if a clip cannot be read, keep the steps before it
-                    if jax.process_count() == 1:  # saving needs all processes, and the others may not get here
+                except Exception:  # a clip cannot be read: keep the steps that were trained
+                    if jax.process_count() == 1:  # saving needs all processes, and others may have had no error
                         self._add(step, measured)
                         self._save(step, state)
                     raise
@@ -156,15 +160,15 @@ class _Loop:
         return f"{epoch}, {loss}{pace * self._config.train.batch_size:.2g} clips/s"
 
     def _add(self, step: int, measured: Metrics) -> None:
-        """Records the step before this one, so that the devices never wait."""
+        """Records the previous step. This one may still be running, and the devices must not wait for its record."""
         self._settle()
         self._running = step, measured
 
     def _settle(self) -> None:
-        """Waits for the last step and records it.
+        """Waits for the latest step and records it. Call it before saving a state.
 
         Raises:
-          UserError: not_finite; the state of this step must not be saved.
+          UserError: not_finite; this step's state must not be saved.
         """
         if self._running is None:
             return
@@ -183,7 +187,10 @@ class _Loop:
             )
 
     def _evaluate(self, step: int, state: TrainState, source: "_Input", started: float) -> str:
-        """Scores the validation subjects, saves the state (as the best one, too, if it is), and returns a summary."""
+        """Scores the validation subjects, saves the state, also as the best one if it is, and returns a summary.
+
+        ``started`` is the time at which the steps since the last evaluation began.
+        """
         self._settle()
         seconds = time.perf_counter() - started
         waited, pace = source.waited() / seconds, len(self._losses) * self._config.train.batch_size / seconds
@@ -212,7 +219,10 @@ class _Loop:
 
 
 class _StopSignal:
-    """Turns SIGINT and SIGTERM into a flag, so that the current step ends and the state is saved."""
+    """Turns SIGINT and SIGTERM into a flag, so that the current step ends and the state is saved.
+
+    ``name`` is the name of the signal, "" until one arrives.
+    """
 
     def __enter__(self) -> "_StopSignal":
         self.name = ""
@@ -242,7 +252,7 @@ class _Input:
           put: starts sending a host batch to the devices, and returns it as a batch on the devices.
         """
         self._batches, self._put = batches, put
-        # One thread waits for steps, the other for transfers; each sees them end in order.
+        # One thread waits for steps and the other for transfers. Each kind ends in the order in which it began.
         self._steps, self._transfers = futures.ThreadPoolExecutor(1), futures.ThreadPoolExecutor(1)
         self._open: list[tuple[float, futures.Future[float], futures.Future[float]]] = []
 
@@ -265,8 +275,8 @@ class _Input:
     def waited(self) -> float:
         """How many seconds the devices have waited for batches since the last call.
 
-        For each batch, this is the time from the end of the previous step, or from the call of ``next`` if that was
-        later, until the batch arrives. Time during a step delays nothing and does not count.
+        For each batch, they wait from the end of the previous step, or from the call of ``next`` if that was later,
+        until the batch arrives. Reading and sending during a step delays nothing and does not count.
         """
         total = 0.0
         for asked, ended, arrived in self._open:

@@ -1,4 +1,4 @@
-"""Describes the data a model was trained on, in its run's folder, because scoring may not have the data."""
+"""Writes a description of the training data into a run's folder, because scoring may not have the data."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
 
-_SAMPLED = 5  # clips to read, because most lists have neither frame rates nor layouts
+_SAMPLED = 5  # clips to read for frame rates and layouts, which most lists lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +24,15 @@ class TrainingData:
     """The data of a training run.
 
     Attributes:
-      clips, people: numbers in each split.
+      clips, people: number of clips and of people in each split.
       expressions: the training clips' expressions, sorted.
       low, high: lowest and highest score of all clips.
-      fps: frames per second of the training clips, as the median of some of them.
-      layouts: the landmark layouts of these clips.
-      scale: the scale of the scores; None in older runs, see ``scale_of``.
+      fps: frames per second, the median over a few training clips.
+      layouts: the landmark layouts of the same few clips.
+      scale: the scale of the scores; None in the file of an older run, see ``load``.
       landmark_source: the detector that found the landmarks; "" if unknown.
       caveat: a warning to attach to every score of the model; "" for none.
-      ratings: the training clips' ratings; () in older runs.
+      ratings: the training clips' ratings; () in the file of an older run.
     """
 
     clips: dict[str, int]
@@ -59,8 +59,8 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
     """Describes the data of a training run with these splits, which must have at least one training clip.
 
     Args:
-      splits: training, validation and test clips. Some clips are read.
-      facts: the data set's facts.
+      splits: training, validation and test clips. A few training clips are read.
+      facts: what holds for every clip of the data set.
       target: ``data.target``.
 
     Raises:
@@ -91,7 +91,7 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
 
     Args:
       folder: the folder of a run or fold.
-      config: the run's configuration. Fields that an older run lacks come from its data set.
+      config: the run's configuration. It names the data set, which gives the facts that an older run's file lacks.
 
     Raises:
       UserError: damaged_file.
@@ -105,13 +105,13 @@ def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
 
 
 def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score: float = 0.0) -> RatingScale:
-    """The scale of a model's scores.
+    """The scale of a model's scores: that of its data set, else from its data, else a guess.
 
     Args:
-      facts: facts about the data set it was trained on, whose scale comes first.
+      facts: what holds for every clip of the data set, such as its scale.
       target: ``data.target``, to name the scale.
-      ends: lowest and highest score in its data, which come next; None if unknown.
-      score: one of its scores, to guess the ends from.
+      ends: lowest and highest score in the data; None if unknown.
+      score: one of the model's scores, which a guessed scale must hold.
     """
     if facts.scale is not None:
         return facts.scale

@@ -22,8 +22,8 @@ class Reporter:
 
     Args:
       folder: the folder of the run or fold.
-      after_step: the checkpoint's step if a run is resumed. Lines after it are removed, since the run writes them
-        again.
+      after_step: the checkpoint's step if a run is resumed; None for a new run. Measurements after it are removed,
+        because the run will write them again.
     """
 
     def __init__(self, folder: pathlib.Path, after_step: int | None = None):
@@ -33,7 +33,7 @@ class Reporter:
         import tensorboardX  # imports PyTorch if that is installed, which takes seconds
 
         path = folder / run.MEASUREMENTS
-        kept = [row for row in read_metrics(folder) if after_step is not None and row["step"] <= after_step]
+        kept = [] if after_step is None else [row for row in read_metrics(folder) if row["step"] <= after_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
         purge = None if after_step is None else after_step + 1
         self._events = tensorboardX.SummaryWriter(str(folder / run.TENSORBOARD), purge_step=purge)
@@ -51,7 +51,7 @@ class Reporter:
         """Writes measurements of one ``kind`` ("train", "validation", "input") at ``step``.
 
         Raises:
-          UserError: not_a_run if the folder was deleted or replaced, so that anything written there would be lost.
+          UserError: not_a_run if the folder was deleted or replaced, since anything written there would be lost.
         """
         if not self._writing:
             return
@@ -68,10 +68,11 @@ class Reporter:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl up to the first line that is not a measurement: an interruption can cut it short."""
+    """Reads metrics.jsonl up to the first line that is not a measurement: an interruption can cut a line short."""
     path = folder / run.MEASUREMENTS
+    text = path.read_text(errors="replace") if path.is_file() else ""
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -83,13 +84,13 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> None:
-    """Plots the training loss and the metric ``selection``, which selects the checkpoint, over epochs: curves.png."""
+    """Plots the training loss and the metric ``selection``, which chooses the best checkpoint, as curves.png."""
     rows = read_metrics(folder)
     train = [(r["step"] / steps_per_epoch, r["loss"]) for r in rows if r["kind"] == "train"]
     validation = [(r["step"] / steps_per_epoch, r[selection]) for r in rows if r["kind"] == "validation"]
     figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)
-    epochs, losses = np.array(train, float).T if train else (np.zeros(0), np.zeros(0))
+    epochs, losses = np.array(train, float).reshape(-1, 2).T
     left.plot(epochs, losses, color="0.75", linewidth=0.8, label="every step")
     window = max(1, min(steps_per_epoch, len(losses)))
     if len(losses):
@@ -110,7 +111,7 @@ def plot_curves(folder: pathlib.Path, selection: str, steps_per_epoch: int) -> N
 
 
 def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, groups: Sequence[str], title: str) -> None:
-    """Plots predicted over true scores, one colour per group (expression), jittered if targets are whole numbers."""
+    """Plots predicted against true scores, one colour per group (expression). Whole targets are spread by jitter."""
     figure = new_figure(5, 4.6)
     axes = figure.subplots()
     jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(target)) if np.all(target % 1 == 0) else 0.0
@@ -127,7 +128,7 @@ def plot_scatter(path: pathlib.Path, score: np.ndarray, target: np.ndarray, grou
 
 
 def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Plots cross-validation, {metric: {method: value per fold}}, with one panel per metric and a bar at the mean."""
+    """Plots {metric: {method: value per fold}}: a panel per metric, a point per fold and a bar at each mean."""
     figure = new_figure(4.2 * len(values), 3.4)
     panels = np.atleast_1d(figure.subplots(1, len(values)))
     for axes, (metric, methods) in zip(panels, values.items(), strict=True):
@@ -142,7 +143,7 @@ def plot_folds(path: pathlib.Path, values: Mapping[str, Mapping[str, Sequence[fl
 
 def new_figure(width: float, height: float) -> "Figure":
     """An empty picture of this size in inches."""
-    from matplotlib.figure import Figure  # takes a second, which no start needs
+    from matplotlib.figure import Figure  # takes a second to import, which most starts can do without
 
     return Figure(figsize=(width, height), layout="constrained")
 

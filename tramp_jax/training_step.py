@@ -31,7 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: number of steps so far.
-      variables: ``{"params", "batch_stats"}``.
+      variables: ``{"params", "batch_stats"}``, which training changes.
       opt_state: the optimiser's state.
       average: the average of ``variables`` over the steps (see ``averaged``); None without ``train.ema``.
     """
@@ -52,7 +52,7 @@ class TrainState(flax.struct.PyTreeNode):
         return self.opt_state if self.average is None else (self.opt_state, self.variables)
 
     def restored(self, step: jax.Array, scoring: dict[str, Any], training: Any) -> "TrainState":
-        """The state with these ``scoring`` and ``training`` parts."""
+        """A state of the same kind with these ``scoring`` and ``training`` parts, as from a checkpoint."""
         if self.average is None:
             return TrainState(step, scoring, training)
         opt_state, variables = training
@@ -69,7 +69,7 @@ class Objective:
     Attributes:
       model: the model.
       loss: the loss of scores and targets.
-      landmarks: the weight of the landmarks in the frames (``loss.landmarks``).
+      landmarks: the weight of the landmark errors (``loss.landmarks``).
     """
 
     model: Model
@@ -86,22 +86,22 @@ def init_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, ema: float = 0.0
 ) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
-    average = jax.tree.map(jnp.copy, variables) if ema else None  # a step donates both
-    # Jitted as one program: otherwise, JAX compiles one for the zeros of each shape.
+    average = jax.tree.map(jnp.copy, variables) if ema else None  # a copy, because a step donates both
+    # Jitted, because JAX would otherwise compile a program for the zeros of each shape.
     opt_state = jax.jit(optimizer.init)(variables["params"])
     state = TrainState(jnp.zeros((), jnp.int32), variables, opt_state, average)
     return jax.device_put(state, sharding.replicated(mesh))
 
 
-Outcome = tuple[jax.Array, jax.Array | None]
+Outcome = tuple[jax.Array, jax.Array | None]  # scores or logits, and landmark errors
 
 
 def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Array) -> tuple[Outcome, Any]:
-    """What the loss needs from a batch in training mode, and the new running statistics.
+    """Runs the model on a batch in training mode.
 
     Returns:
-      The scores (B,) or logits (B, classes), along with the landmark errors in each frame (B, F), or None without
-      ``inputs.points``; and the statistics.
+      What the loss needs, and the new running statistics. The loss needs scores (B,) or logits (B, classes), and the
+      landmark errors in each frame (B, F), which are None without ``inputs.points``.
     """
     variables = {"params": params, "batch_stats": running}
     (score, out), updated = models.apply(
@@ -116,11 +116,10 @@ def forward(model: Model, params: Any, running: Any, inputs: Inputs, key: jax.Ar
 def gradients_of_batch(
     objective: Objective, params: Any, running: Any, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Any, Any]:
-    """Returns (loss, running statistics, gradients) of a batch, computed at once."""
+    """Returns (loss, new running statistics, gradients) of a batch, computed in one pass."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        outcome = forward(objective.model, params, running, batch.inputs, key)
-        (score, errors), updated = outcome
+        (score, errors), updated = forward(objective.model, params, running, batch.inputs, key)
         return objective(score, errors, batch.target), updated
 
     (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -132,10 +131,10 @@ def gradients_in_parts(
 ) -> tuple[jax.Array, Any, Any]:
     """Like ``gradients_of_batch``, but computes one part of the batch at a time, which takes less memory.
 
-    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, a second one the
-    gradients of each part. Batch normalisation sees one part at a time.
+    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, and a second one
+    sends the gradient of the loss back through each part. Only batch normalisation sees one part at a time.
     """
-    # A part takes every parts-th clip, so that it stays spread over the devices.
+    # Each part takes every ``parts``-th clip, so that it is spread over all devices.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     every_part = (cut.inputs, jax.random.split(key, parts))
     outcomes = jax.lax.map(lambda part: forward(objective.model, params, running, *part)[0], every_part)
@@ -166,7 +165,7 @@ def update(
     frozen: Collection[Path] = (),
     ema: float = 0.0,
 ) -> TrainState:
-    """The state after a step with these gradients and new running statistics, except those at ``frozen`` paths."""
+    """The state after a step with these gradients and new running statistics; those at ``frozen`` paths stay."""
     params = state.variables["params"]
     updates, opt_state = optimizer.update(gradients, state.opt_state, params)
     variables = {
@@ -182,9 +181,9 @@ def update(
 
 
 def averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
-    """The weighted mean of the variables after steps 1 to n = ``step``; step k has the weight decay^(n − k).
+    """The weighted mean of the variables after steps 1 to n = ``step``, where step k has the weight decay^(n − k).
 
-    So the initial variables do not count, and frozen ones stay exactly as they are.
+    The initial variables do not count, and frozen ones stay exactly as they are.
     """
     share = (1 - decay) / -jnp.expm1(step * math.log(decay))
     return jax.tree.map(lambda old, new: old + share * (new - old), average, variables)
@@ -218,19 +217,18 @@ def build_train_step(
 
     def train_step(state: TrainState, batch: Batch | ClipNumbers, store: Store | None) -> tuple[TrainState, Metrics]:
         if isinstance(batch, ClipNumbers):
-            assert store is not None, "numbers of clips need the clips on the devices"
+            assert store is not None, "ClipNumbers need a store with the clips"
             batch = device_cache.sample(store, batch, config)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = batch.replace(inputs=for_training(batch.inputs, config, augment_key))
         start = objective, state.variables["params"], state.variables["batch_stats"], batch, dropout_key
-        found = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
-        value, batch_stats, gradients = found
+        value, batch_stats, gradients = gradients_of_batch(*start) if parts == 1 else gradients_in_parts(*start, parts)
         new = update(state, gradients, batch_stats, optimizer, frozen["batch_stats"], config.train.ema)
         flat = traverse_util.flatten_dict(gradients)
         metrics = {
             "loss": value,
-            # Nothing else reads gradients of frozen parameters, so they are not computed.
+            # Without those of frozen parameters: nothing else reads them, so XLA does not compute them.
             "gradient_norm": _norm([x for path, x in flat.items() if path not in frozen["params"]]),
             "parameter_norm": _norm(new.variables["params"]),
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
@@ -243,5 +241,5 @@ def build_train_step(
 
 
 def _norm(tree: Any) -> jax.Array:
-    """Norm of all arrays as one vector. Hundreds of separate sums would take longer to compile and load."""
+    """Norm of all arrays as one vector, because hundreds of separate sums would take longer to compile and load."""
     return jnp.linalg.norm(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]))

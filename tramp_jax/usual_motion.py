@@ -1,10 +1,10 @@
 """Describes how faces move in the training clips, to recognise a clip unlike anything the model was trained on.
 
-The score of such a clip means nothing, however certain the model is. Each motion feature of a clip (see ``baselines``)
-is compared with its median over the training clips, in units of its interquartile range, on a logarithmic scale because
-features are skewed. The distance of a clip is the root mean square of these, each limited. A clip is unusual if it is
-farther away than nearly all validation clips; where these are few, training clips count too, each compared with the
-others. Head rotation is compared with that of the training frames.
+The score of such a clip means nothing, however certain the model is. The logarithm of each motion feature of a clip
+(see ``baselines``; features are skewed) is compared with its median over the training clips, in units of its
+interquartile range. The clip's distance is the root mean square of these differences, each limited to a largest value.
+A clip is unusual if it is farther away than nearly all validation clips. If there are few, training clips count too,
+each compared with the other training clips. The rotation of the head is compared with that in the training frames.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files, progress, run, sharding
-from tramp_jax.data import datasets, landmark_quality, landmarks
+from tramp_jax.data import datasets, head_motion, landmark_quality
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.problems import DataError
@@ -27,8 +27,8 @@ from tramp_jax.files import write_atomically
 from tramp_jax.models import reads_trajectories
 
 _USUAL = 0.95  # share of new people's clips that should count as usual
-_ENOUGH = 19  # clips; of fewer, the largest distance is not yet that of ``_USUAL``
-_LARGEST = 10.0  # limit of a single feature, in interquartile ranges
+_ENOUGH = 19  # clips; fewer cannot show the ``_USUAL`` quantile of their distances
+_LARGEST = 10.0  # limit of a single feature's difference, in interquartile ranges
 _OFFSET = 0.01  # added before the logarithm
 _POSES = (0.5, 99.5)  # percentiles of the head's rotation in training
 
@@ -38,7 +38,7 @@ class UsualMotion:
     """The motion of the training clips.
 
     Attributes:
-      medians, ranges: (D,), of the logarithms of the features in ``baselines.FEATURE_NAMES``.
+      medians, ranges: (D,) medians and interquartile ranges of the logarithms of ``baselines.FEATURE_NAMES``.
       threshold: the largest distance of a usual clip.
       yaw, pitch: smallest and largest rotation of the head in the training frames, in degrees, without the most extreme
         1 %. None if an earlier version wrote the file.
@@ -51,7 +51,7 @@ class UsualMotion:
     pitch: tuple[float, float] | None = None
 
     def turned(self, quality: landmark_quality.Quality) -> str:
-        """Warns if the head turns farther than in training, by more than the error of the estimate; else ""."""
+        """A warning if the head turns farther than in training, by more than the error of the estimate; else ""."""
         words = []
         for name, values, usual, error in (
             ("yaw", quality.yaw, self.yaw, landmark_quality.YAW_ERROR),
@@ -88,9 +88,10 @@ class UsualMotion:
 
 
 def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
-    """Reads the landmarks of all training and validation clips, and describes them in a run's folder.
+    """Reads the landmarks of all training and validation clips, and writes usual_motion.json.
 
-    Does nothing if the file exists, or if the model reads no landmarks, since its data may then have none.
+    Does nothing if the file exists, or if the model reads no trajectories, since its data may then have no landmarks.
+    Writes nothing if fewer than two training clips can be used.
 
     Args:
       config: the whole configuration.
@@ -155,9 +156,7 @@ def load(folder: pathlib.Path) -> UsualMotion | None:
 def _features(clip: Clip) -> np.ndarray:
     from tramp_jax.baselines import motion_features  # imports scikit-learn, which takes seconds
 
-    points = landmarks.select(clip.landmarks, clip.layout)
-    centred = landmarks.centre(points, landmarks.nose_tip(clip.landmarks, clip.layout))
-    return np.log(np.maximum(motion_features(centred, clip.fps), 0) + _OFFSET)
+    return np.log(np.maximum(motion_features(head_motion.positions(clip), clip.fps), 0) + _OFFSET)
 
 
 def _distance(features: np.ndarray, medians: np.ndarray, ranges: np.ndarray) -> float:

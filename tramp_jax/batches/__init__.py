@@ -1,1 +1,1 @@
-"""From clips to the inputs of a model: views, samples, augmentation, caches and batches."""
+"""From clips to the inputs of a model: views, samples, batches, caches and augmentation."""

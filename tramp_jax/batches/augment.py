@@ -29,9 +29,9 @@ def normalise(frames: jax.Array) -> jax.Array:
 
 
 def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
-    """The model's inputs in training: augmented and normalised.
+    """The model's inputs in training: augmented, normalised, and with the encoder's channels.
 
-    Each clip has its own random flip and reversal. As published, reversal leaves ``index_t`` unchanged.
+    Each clip has its own random crop, flip and reversal. As published, reversal leaves ``index_t`` unchanged.
 
     Args:
       inputs: B clips with all F frames in order, uint8 at the stored size.
@@ -57,11 +57,11 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
             points = points if points is None else _where(reversed_, points[:, ::-1], points)
     if trajectories is not None:
         if augment.flip_trajectory:
-            flipped = jax.random.bernoulli(flip_key, augment.flip, (len(trajectories),))  # the same draw
+            flipped = jax.random.bernoulli(flip_key, augment.flip, (len(trajectories),))  # the same clips as above
             trajectories = _where(flipped, mirror(trajectories), trajectories)
         reversed_ = jax.random.bernoulli(reverse_key, augment.reverse_time, (len(trajectories),))
         trajectories = _where(reversed_, trajectories[:, ::-1], trajectories)
-        if seconds is not None:  # the step into a frame becomes the step out of it
+        if seconds is not None:  # reversed, the step into a frame is the step out of it
             seconds = _where(reversed_, jnp.roll(seconds[:, ::-1], 1, axis=1), seconds)
     inputs = inputs.replace(
         frames=frames, trajectories=trajectories, seconds=seconds, points=points, frames_present=None
@@ -87,7 +87,7 @@ def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
-    """Zeroes the normalised frames (B, F, H, W, 3) that are not ``present`` (B, F)."""
+    """Zeroes the normalised frames (B, F, H, W, 3) that are not ``present`` (B, F); None if all are."""
     return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
 
 
@@ -108,7 +108,7 @@ def _crop(frames: jax.Array, corner: jax.Array, size: int) -> jax.Array:
 
 
 def _crop_points(points: jax.Array, corner: jax.Array, size: int, side: int) -> jax.Array:
-    """Converts points (B, F, 63, 2) from units of half of a frame of ``side`` to half of the window that is cropped."""
+    """Converts points (B, F, 63, 2) from units of half a frame of ``side`` pixels to half the cropped window."""
     return ((points + 1) * side - 2 * corner[:, None, None, ::-1]) / size - 1
 
 

@@ -6,12 +6,13 @@
 | "host" | stay in the host's memory once read | the same |
 | "device" | are on every device before the first step | the numbers of its clips, 8 bytes a clip |
 
-A cache holds all frames of the training and validation clips, uint8 at the size in which they are sent, with landmarks
-and colours (on devices, trajectories). Validation clips stay on the host even with "device". Test clips, which a run
-reads twice, are not cached. With several processes, each caches the clips it reads, which eventually are all of them.
+A cache holds all frames of the training and validation clips, as uint8 at the size in which they are sent, and their
+landmarks and colours (on devices, their trajectories). Validation clips stay on the host even with "device". Test clips
+are not cached, because a run reads them only twice. Each of several processes caches the clips that it reads, which
+are all of them in the end.
 
-``pipeline.Sampler`` makes samples on the host, ``tramp_jax.batches.device_cache`` inside the training step. Every cache
-gives the same bits.
+``pipeline.Sampler`` makes samples on the host, and ``tramp_jax.batches.device_cache`` makes them inside the training
+step. With every cache, samples have the same bits.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from tramp_jax.errors import UserError
 from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.progress import Progress
 
-# Shares of the free memory, before the model is loaded.
+# The largest shares of the free memory that a cache may take. Free memory is measured before the model is loaded.
 HOST_SHARE, DEVICE_SHARE = 0.7, 0.5
 
 # Bytes of a frame's landmarks, depths and colours in the largest layout.
@@ -51,9 +52,12 @@ _CONTAINER_LIMITS = (
 
 
 class ClipCache(ClipSource):
-    """A ``ClipSource`` that reads each clip of a split once, on first use.
+    """A ``ClipSource`` that reads each clip of a split once, on first use, even if several threads need it at once.
 
-    Frames are (n, S, S, 3) uint8 and read-only. If two threads need the same clip at the same time, it is read once.
+    Attributes:
+      infos: the clips' descriptions.
+      frames: (N, S, S, 3) uint8, the frames of all clips in order, filled as clips are read; None if frames are not
+        cached. Cached clips hold read-only views of them.
     """
 
     def __init__(self, split: Split, size: int | None):
@@ -69,7 +73,7 @@ class ClipCache(ClipSource):
         ends = np.cumsum([info.num_frames for info in self.infos], dtype=int).tolist()
         self._places = [range(end - info.num_frames, end) for info, end in zip(self.infos, ends, strict=True)]
         # The system provides the memory page by page, as frames are written.
-        self._frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
+        self.frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -101,26 +105,21 @@ class ClipCache(ClipSource):
                 for future in pending:  # after an error or Ctrl-C, start no more clips
                     future.cancel()
 
-    @property
-    def frames(self) -> np.ndarray | None:
-        """The frames (N, S, S, 3) of all clips in order, filled as clips are read; None if frames are not cached."""
-        return self._frames
-
     def _read(self, index: int) -> Clip:
         clip = self._split[index]
         frames = frame_size = None
-        if self._frames is not None and self._size is not None:
+        if self.frames is not None and self._size is not None:
             stored, place = pipeline.frames_of(clip), self._places[index]
             if len(stored) != len(place):
                 raise UserError(
                     "bad_data",
                     f"clip {clip.info.id} has {len(stored)} frames, but its data set lists {len(place)}; recreate it",
                 )
-            frames = self._frames[place.start : place.stop]
+            frames = self.frames[place.start : place.stop]
             frames[:] = pipeline.decoded(stored, np.arange(len(stored)), self._size)
             frames.flags.writeable = False
             frame_size = decode_frame(stored[0]).shape[:2]
-        # Copies, because a view of a record would keep its compressed frames in memory.
+        # Copies, because views of a packed record would keep the whole record in memory.
         pixels, depth = (x if x is None else x.copy() for x in (clip.pixels, clip.depth))
         return dataclasses.replace(
             clip, landmarks=clip.landmarks.copy(), pixels=pixels, depth=depth, frames=frames, frame_size=frame_size
@@ -179,7 +178,7 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
     """Checks that the cache fits into memory. Reads no clips.
 
     Raises:
-      UserError: no_room, if the cache needs more than ``HOST_SHARE`` of the host's free memory, or more than
+      UserError: no_room if the cache needs more than ``HOST_SHARE`` of the host's free memory or more than
         ``DEVICE_SHARE`` of a device's.
     """
     kind, device = config.train.cache, jax.local_devices()[0]
@@ -192,7 +191,7 @@ def check(config: ConfigDict, train: Split, validation: Split) -> None:
         on_device, free = to_train * frame, free_device_memory(device)
         if reads_trajectories(config.model):
             on_device += device_cache.trajectory_bytes(train.infos, config)
-        if free is None:  # a CPU: its devices take their memory from the host
+        if free is None:  # on a CPU, devices use the host's memory, and each has its own copy
             on_host += on_device * jax.local_device_count()
         elif on_device > DEVICE_SHARE * free:
             what = f"{to_train:,} frames and their trajectories need {_gib(on_device)} of each device's memory"
@@ -220,7 +219,7 @@ def free_device_memory(device: jax.Device) -> int | None:
 
 
 def free_host_memory() -> int:
-    """The host's free bytes within its container's limit; outside Linux, all of its memory."""
+    """The host's free bytes, or its container's limit if that is less. Outside Linux, all of the host's memory."""
     try:
         rows = pathlib.Path("/proc/meminfo").read_text().splitlines()
         # Not sysconf's SC_AVPHYS_PAGES, which does not count the page cache as free.

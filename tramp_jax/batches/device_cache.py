@@ -1,8 +1,8 @@
-"""A whole training set in the memory of the devices, and samples made from it inside the training step.
+"""Keeps a whole training set in the memory of the devices, and makes samples from it inside the training step.
 
 The host sends only the numbers of a batch's clips and their positions in the order of training, 8 bytes a clip. The
-step then draws what ``Sampler`` draws on the host for the other caches, with the same functions and the same bits (see
-``tramp_jax.batches.draws``).
+step makes the random choices that ``Sampler`` makes on the host for the other caches, by the same functions and with
+the same bits (see ``tramp_jax.batches.draws``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,8 +30,8 @@ class Stream(flax.struct.PyTreeNode):
     Attributes:
       rows: (N, ...), one row per frame, one clip after another.
       first: (C,) int32, index of each clip's first row.
-      count: (C,) int32, frames of each clip before padding.
-      fixed: (C, F) int32, the frames of each clip that a sample shows in evaluation, or ``BLANK``.
+      count: (C,) int32, number of frames of each clip before padding.
+      fixed: (C, F) int32, the frame numbers that evaluation shows of each clip, or ``BLANK``.
       limit: the largest ``count``.
     """
 
@@ -42,7 +42,10 @@ class Stream(flax.struct.PyTreeNode):
     limit: int = flax.struct.field(pytree_node=False)
 
     def places(self, clip: jax.Array, drawn: jax.Array | None) -> jax.Array:
-        """Frame numbers (B, F) in the clips (B,): for long clips, ``drawn`` (B, F) if training draws them."""
+        """The frame numbers (B, F) that training shows of the clips (B,).
+
+        Of long clips, these are ``drawn`` (B, F), unless that is None. Otherwise, they are those of evaluation.
+        """
         fixed = self.fixed[clip]
         if drawn is None:
             return fixed
@@ -59,8 +62,9 @@ class Store(flax.struct.PyTreeNode):
 
     Attributes:
       target: (C,) float32.
-      index_t: float32, ``index_t`` of each frame number.
-      times: float32, one per row of ``trajectories``, see ``view.frame_times``; None if no channel describes motion.
+      index_t: (largest number of frames,) float32, ``index_t`` of each frame number.
+      times: (N,) float32, the time of each row of ``trajectories``, see ``view.frame_times``; None if no channel
+        describes motion.
       trajectories: rows (V·channels,) float32 of padded clips.
       frames: rows (S·S·3,) uint8.
       points: rows (63·2,) float32, landmarks in the frames; None if the loss does not use them.
@@ -75,7 +79,7 @@ class Store(flax.struct.PyTreeNode):
 
 
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
-    """Bytes of the clips' trajectories."""
+    """Bytes that the clips' trajectories take on a device."""
     model = config.model.trajectory
     values = model.num_points * len(channels.stored(model.channels)) + channels.reads_motion(model.channels)
     return 4 * values * sum(max(info.num_frames, model.length) for info in infos)
@@ -88,7 +92,7 @@ def build(
 
     Args:
       infos: the C clips.
-      clips: their landmarks and colours, if the model reads trajectories or the loss uses landmarks.
+      clips: the same clips with landmarks and colours, if the model reads trajectories or the loss uses landmarks.
       frames: (N, S, S, 3) uint8 of all clips, one after another, if the model reads frames.
       config: the whole configuration.
       mesh: the devices.
@@ -128,7 +132,7 @@ def build(
 
 
 def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
-    """Makes, inside the step, the samples that ``Sampler.train`` makes of the same clips."""
+    """Makes the samples that ``Sampler.train`` makes of the same clips. Called inside the training step."""
     clip, draw = batch.clip, Draw(config.seed, batch.position)
     inputs = Inputs()
     if store.trajectories is not None and store.index_t is not None:

@@ -15,16 +15,16 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _LARGEST = np.uint32(0xFFFFFFFF)
 
-# Purposes of choices. Each has its own random words.
+# What a choice is for. Each purpose has its own random words.
 FRAMES, TRAJECTORY = 0, 1
 
 
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two random words for a counter of two words under a key of two words.
+    """Two random words from a key of two words and a counter of two words.
 
     Args:
-      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. NumPy scalars would warn about the
-        intended overflow.
+      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. Not NumPy scalars, which would warn
+        about the intended overflow.
     """
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -48,14 +48,14 @@ class Draw(NamedTuple):
     position: Any
 
     def words(self, purpose: int, count: int) -> Any:
-        """Random words (..., count) uint32. A larger ``count`` only adds words at the end."""
+        """Random words (..., count) uint32. With a larger ``count``, the first words are the same."""
         xp: Any = jnp if isinstance(self.position, jax.Array) else np
         seed = xp.full(1, self.seed & 0xFFFFFFFF, xp.uint32)
         position = xp.asarray(self.position, xp.uint32)[..., None]
         return threefry((seed, position), (xp.arange(count, dtype=xp.uint32), xp.full(1, purpose, xp.uint32)))[0]
 
     def run(self, purpose: int, n: Any, length: int) -> Any:
-        """Numbers (..., length) of consecutive frames out of ``n`` (...,), all runs equally likely.
+        """Numbers (..., length) of consecutive frames out of ``n`` (...,). All runs are equally likely.
 
         Undefined if ``n`` < ``length``.
         """
@@ -67,7 +67,7 @@ class Draw(NamedTuple):
     def subset(self, purpose: int, n: Any, count: int, limit: int) -> Any:
         """Numbers (..., count), in order, of different frames out of ``n`` (...,) <= ``limit``.
 
-        All subsets are equally likely. The limit does not change the outcome. Undefined if ``n`` < ``count``.
+        All subsets are equally likely. ``limit`` does not change the outcome. Undefined if ``n`` < ``count``.
         """
         words = self.words(purpose, limit)
         xp: Any = jnp if isinstance(words, jax.Array) else np

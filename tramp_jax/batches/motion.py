@@ -1,10 +1,10 @@
-"""How landmarks move, as channels of the trajectory stream (``model.trajectory.channels``), on the device.
+"""Computes on the device how landmarks move, as channels of the trajectory stream (``model.trajectory.channels``).
 
 speed: velocity in x and y.
-energy: the log of two root mean squares over ``WINDOW`` frames, in x and y: of the speed, and of the distance from the
-    mean position.
-range: the log of the root mean square distance from the mean position over the whole clip, in x and y: the same in
-    every frame. A slow smile goes far, but not within ``WINDOW`` frames.
+energy: the logs of two root mean squares over ``WINDOW`` frames, each in x and y: of the speed, and of the distance
+    from the mean position.
+range: the log of the root mean square distance from the mean position over the whole clip, in x and y; the same in
+    every frame. It shows a slow smile, which goes far, but not within ``WINDOW`` frames.
 asymmetry: the difference from the mirrored landmark on the other side, in position (x and y) and in the energies.
 
 Lengths are in units of the distance between the pupils, and times in seconds, so neither the size of a face nor the
@@ -22,7 +22,7 @@ from tramp_jax.models.inputs import Inputs
 
 WINDOW = 8  # frames
 
-# The smallest motion that counts, about a detector's noise; and a typical motion, whose log energy is 0.
+# FLOOR: the smallest motion that counts, about a detector's noise. UNIT: a typical motion, whose log is about 0.
 SPEED_FLOOR, SPEED_UNIT = 0.04, 0.2  # pupil distances per second
 RANGE_FLOOR, RANGE_UNIT = 0.008, 0.05  # pupil distances
 
@@ -33,7 +33,7 @@ SMALLEST = 1e-3  # pixels; keeps the distance between the pupils above 0
 def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
     """Turns trajectories of positions and colours (B, T, V, C) into the channels that the encoder reads.
 
-    With ``patch`` > 1, the encoder reads means over runs of that many frames: (B, T / patch, V, channels).
+    With ``patch`` > 1, the encoder reads the means of runs of that many frames: (B, T / patch, V, channels).
 
     Args:
       inputs: B clips; unchanged if the model reads positions and colours frame by frame, as published.
@@ -55,8 +55,8 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
 
     Args:
       trajectories: (B, T, V, C), the stored channels, with positions in pixels relative to the nose tip.
-      seconds: (B, T) time since the frame at the place before, see ``Inputs``.
-      option: ``model.trajectory.channels``, with motion.
+      seconds: (B, T) time since the frame at the place before, see ``Inputs``; None if no channel describes motion.
+      option: ``model.trajectory.channels``.
     """
     if not channels.reads_motion(option):
         return trajectories[..., ["xyrgb".index(name) for name in channels.names(option)]]
@@ -93,7 +93,7 @@ def _speed(points: jax.Array, seconds: jax.Array) -> jax.Array:
 
 
 def _energies(points: jax.Array, speed: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Log energies (B, T, V, 4) of each frame's window. Frames without a predecessor do not count."""
+    """Log energies (B, T, V, 4) of each frame's window. Frames that do not follow their predecessor do not count."""
 
     def windows(x: jax.Array) -> jax.Array:
         return rearrange(x, "b (w n) ... -> b w n ...", n=WINDOW)
@@ -113,7 +113,7 @@ def _energies(points: jax.Array, speed: jax.Array, seconds: jax.Array) -> jax.Ar
 
 
 def _range(points: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Log ranges (B, T, V, 2) of the whole clip. Frames without a predecessor do not count, as for energies."""
+    """Log ranges (B, T, V, 2) of the whole clip, from the same frames as energies."""
     counts = (seconds > 0).astype(points.dtype)[..., None, None]
     total = jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1)
     away = points - jnp.sum(points * counts, axis=1, keepdims=True) / total

@@ -1,4 +1,4 @@
-"""Turns clips into batches with grain. Samples are made on the host, with uint8 frames and explicit random choices."""
+"""Turns clips into batches with grain. The host makes samples, with uint8 frames and random choices from ``draws``."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ _MAX_READ_AHEAD = 16  # batches, however small
 
 
 class Batch(flax.struct.PyTreeNode):
-    """A batch of B clips for training or evaluation. Without the leading axis, one sample.
+    """A batch of B clips for training or evaluation; without the leading axis, a single sample.
 
     Attributes:
       inputs: the inputs of the model.
@@ -56,28 +56,28 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Makes samples of clips under a whole configuration; ``with_points`` adds ``Inputs.points``."""
+    """Makes samples of clips by a whole configuration. ``with_points`` adds ``Inputs.points``."""
 
     config: ConfigDict
     with_points: bool = False
 
     @classmethod
     def to_learn(cls, config: ConfigDict) -> "Sampler":
-        """A sampler whose samples have everything the loss needs."""
+        """A sampler whose samples have everything that the loss needs."""
         return cls(config, with_points=config.loss.landmarks > 0 and reads_frames(config.model))
 
     def train(self, position: int, clip: Clip) -> Batch:
         """A training sample with all F frames in order.
 
         Args:
-          position: number of the sample in the order of training; it and ``config.seed`` determine the random choices.
+          position: number of the sample in the order of training; with ``config.seed``, it sets the random choices.
           clip: the clip.
         """
         view = View.of(self.config, len(clip.landmarks), Draw(self.config.seed, position % 2**32))
         return Batch(all_frames(self._sample(clip, view)), np.float32(clip.info.score))
 
     def test(self, clip: Clip) -> Batch:
-        """An evaluation sample. A frame that is shown several times is held only once."""
+        """An evaluation sample. It has each distinct frame once, however often it is shown; see ``frame_index``."""
         return Batch(self._sample(clip, View.of(self.config, len(clip.landmarks))), np.float32(clip.info.score))
 
     def trajectory(self, clip: Clip) -> np.ndarray:
@@ -92,7 +92,7 @@ class Sampler:
         return frame_times(len(clip.landmarks), self.config.model.trajectory.length, self.config.data.padding, clip.fps)
 
     def _sample(self, clip: Clip, view: View) -> Inputs:
-        """A sample whose ``frames`` (K, S, S, 3) are distinct; ``scrambled_frames`` needs all of them in order."""
+        """A sample of a view. Its K frames are distinct, except that ``scrambled_frames`` needs all F in order."""
         inputs = Inputs()
         if reads_frames(self.config.model):
             if self.config.model.rgb.scrambled_frames:
@@ -114,19 +114,19 @@ class Sampler:
         return inputs
 
     def _frames(self, clip: Clip, numbers: np.ndarray) -> Inputs:
-        """The frames (K, S, S, 3) of these numbers."""
+        """Inputs with the frames (K, S, S, 3) of these numbers (K,)."""
         size = stored_size(self.config.model.rgb.image_size)
-        # The device blanks frames after normalisation, because zeros in the model's input are not black.
+        # Blanks are zeros in the model's input, which are not black, so the device makes them after normalisation.
         present = numbers != BLANK if blanks_frames(self.config) else None
         return Inputs(frames=decoded(frames_of(clip), numbers, size), frames_present=present)
 
 
 def all_frames(inputs: Inputs) -> Inputs:
-    """Replaces a sample's distinct frames and ``frame_index`` by all its F frames in order."""
+    """Replaces a sample's distinct frames and ``frame_index`` by all F frames in order."""
     where, frames = inputs.frame_index, inputs.frames
     if where is None or frames is None:
         return inputs
-    if not np.array_equal(where, np.arange(len(frames))):  # a copy costs half as much as decoding
+    if not np.array_equal(where, np.arange(len(frames))):  # no needless copy, which costs half as much as decoding
         inputs = _chosen(inputs, where)
     return inputs.replace(frame_index=None)
 
@@ -154,7 +154,7 @@ def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
 
 
 def frame_points(clip: Clip) -> np.ndarray:
-    """The landmarks (n, 63, 2) float32 of a clip in units of half a frame: its edges are at -1 and 1.
+    """The landmarks (n, 63, 2) float32 of a clip in units of half a frame: the frame's edges are at -1 and 1.
 
     Raises:
       UserError: no_frames, no_landmarks.
@@ -171,7 +171,7 @@ def frame_points(clip: Clip) -> np.ndarray:
 
 def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
     """A clip's frames with these numbers, (len(numbers), size, size, 3) uint8; black for ``BLANK``."""
-    images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place: a copy costs half as much as decoding
+    images = np.zeros((len(numbers), size, size, 3), np.uint8)  # filled in place, because np.stack would copy
     for place, frame in enumerate(numbers.tolist()):
         if frame == BLANK:
             continue
@@ -185,14 +185,14 @@ def decoded(stored: Sequence[bytes] | np.ndarray, numbers: np.ndarray, size: int
 def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_only: bool = False) -> grain.IterDataset:
     """Endless shuffled batches of ``config.train.batch_size``, with new random choices in every pass.
 
-    Order and choices depend only on ``config.seed`` and the position, not on the number of reader threads or processes,
-    or on ``train.cache``. Each process gets its own rows of every batch.
+    Order and choices depend only on ``config.seed`` and the position in the data, not on the number of reader threads
+    or processes or on ``train.cache``. Each process gets its own rows of every batch.
 
     Args:
       split: the training clips.
       config: the whole configuration.
-      first: number of the first batch.
-      numbers_only: whether to return ``ClipNumbers`` instead of ``Batch``, without reading clips.
+      first: number of the first batch, from 0.
+      numbers_only: whether to yield ``ClipNumbers`` instead of ``Batch``, without reading clips.
 
     Raises:
       UserError: no_clips.
@@ -214,7 +214,7 @@ def _numbers(position: int, clip: int) -> ClipNumbers:
 
 
 def _read_options(config: ConfigDict, rows: int, numbers_only: bool = False) -> grain.ReadOptions:
-    # Grain's default is 500 elements. Here, that would be 500 batches: gigabytes of frames.
+    # Grain reads 500 elements ahead by default. Here, these would be batches, with gigabytes of frames.
     return grain.ReadOptions(config.train.reader_threads, read_ahead(config, rows, numbers_only))
 
 
@@ -226,7 +226,7 @@ def read_ahead(config: ConfigDict, rows: int, numbers_only: bool = False) -> int
 
 
 def batch_bytes(config: ConfigDict, batch_size: int) -> int:
-    """Bytes of a batch."""
+    """Bytes of a batch on the host."""
     model, size = config.model, 0
     if reads_trajectories(model):
         length, points = model.trajectory.length, model.trajectory.num_points
@@ -240,7 +240,8 @@ def batch_bytes(config: ConfigDict, batch_size: int) -> int:
 def evaluation_batches(split: Split, config: ConfigDict, batch_size: int) -> Iterator[Batch]:
     """All clips in order, once. ``mask`` is 0 in the rows that pad the last batch.
 
-    Each process gets its own rows of every batch, but the whole mask. Distinct frames are padded; see ``frame_slots``.
+    Each process gets its own rows of every batch, but the mask of all rows. The number of distinct frames is rounded
+    up; see ``frame_slots``.
     """
     infos, count, own = split.infos, len(split), batch_size // jax.process_count()
     start = own * jax.process_index()
@@ -267,13 +268,13 @@ def _distinct_frames(n: int, config: ConfigDict) -> int:
 
 
 def frame_slots(count: int, config: ConfigDict) -> int:
-    """Rounds a number of distinct frames up to a multiple of ``evaluation.frame_bucket``: fewer shapes to compile."""
+    """Rounds a number of distinct frames up to a multiple of ``evaluation.frame_bucket``, to compile fewer shapes."""
     bucket = config.evaluation.frame_bucket
     return max(count, min(-(-count // bucket) * bucket, config.model.rgb.num_frames))
 
 
 def with_slots(inputs: Inputs, slots: int) -> Inputs:
-    """Pads a sample's distinct frames to ``slots`` by repeating the last one."""
+    """Pads a sample's distinct frames to ``slots`` frames by repeating the last one."""
     if inputs.frame_index is None or inputs.frames is None:
         return inputs
     return _chosen(inputs, np.minimum(np.arange(slots), len(inputs.frames) - 1))

@@ -10,7 +10,7 @@ from tramp_jax.errors import UserError
 
 
 def trajectory(clip: Clip, channels: str, normalise: str = head_motion.NOSE, frontalise: bool = False) -> np.ndarray:
-    """The whole trajectory of a clip: (n, 63, C) float32, positions in pixels without head motion and/or RGB 0-255.
+    """The whole trajectory of a clip, (n, 63, C) float32: positions in pixels without head motion, RGB 0-255, or both.
 
     Args:
       clip: n frames.
@@ -37,8 +37,8 @@ def trajectory(clip: Clip, channels: str, normalise: str = head_motion.NOSE, fro
 def mirror(trajectories: Any) -> Any:
     """Mirrors trajectories (..., 63, C), in NumPy or JAX.
 
-    Left and right points swap places, along with their colours, and x, relative to the nose, changes its sign. C gives
-    the channels: 5 is "xyrgb", 2 is "xy", 3 is "rgb".
+    Left and right points swap places and colours, and x, which must be relative to the mirror's axis, changes its sign.
+    The channels are "xyrgb" if C is 5, "xy" if 2, "rgb" if 3.
     """
     *_, V, C = trajectories.shape
     assert (V, C) in [(landmarks.NUM_LANDMARKS, C) for C in (2, 3, 5)], f"cannot mirror {trajectories.shape}"

@@ -1,15 +1,16 @@
 """``View``: which frames of a clip the model sees, and in which order. All truncation and padding is here.
 
-A clip that is too short for a stream is padded. These are the modes of ``data.padding`` and, for the frame stream,
-``data.frame_padding`` (paper, Table VIII), with a clip of n frames and a stream of T:
+A clip that is too short for a stream is padded. These are the modes of ``data.padding`` and, for the frame stream, of
+``data.frame_padding`` (paper, Table VIII), for a clip of n frames and a stream of T. A frame's number f gives its
+``index_t`` = 2·f/T − 1.
 
-| padding | frame at place i | its number f, with ``index_t`` = 2·f/T − 1 |
+| padding | frame at place i | its number f |
 |---|---|---|
 | "loop" (as published) | i mod n | i mod n, as published |
 | "zero" | i; from i = n on, zeros of the model's input | i |
 | "repeat" | i; from i = n on, the last frame | i |
 | "spline" | a cubic spline through the clip at time i·(n − 1)/(T − 1); for images, the nearest frame | i |
-| "reflect" | forwards, then backwards, and so on | the frame's |
+| "reflect" | forwards, then backwards, and so on | that of the clip's frame |
 
 To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``data.padding`` in ``tramp_jax.config``.
 """
@@ -34,9 +35,9 @@ class Padding(NamedTuple):
     Attributes:
       sources: (n, T) -> (T,) frame at each place, or ``BLANK``; the nearest frame if places lie between frames.
       words: what happens to the clip, for the report.
-      interpolate: (trajectory (n, ...), T) -> (T, ...), if places lie between frames.
-      repeats_numbers: whether ``index_t`` counts the clip's frames, and so restarts with each loop; otherwise, it
-        counts places.
+      interpolate: (trajectory (n, ...), T) -> (T, ...); None unless places lie between frames.
+      repeats_numbers: whether ``index_t`` counts the clip's frames, and so repeats with them; otherwise, it counts
+        places.
     """
 
     sources: Callable[[int, int], np.ndarray]
@@ -99,7 +100,7 @@ def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.
       channels: names of the C channels, such as "xyrgb".
 
     Returns:
-      (max(n, T), V, C); ``whole`` itself if it is long enough or if its frame numbers repeat.
+      (max(n, T), V, C); ``whole`` itself, (n, V, C), if it is long enough or if the padding repeats frame numbers.
     """
     mode = PADDINGS[padding]
     if len(whole) >= length or mode.repeats_numbers:
@@ -132,10 +133,10 @@ class View:
 
     @classmethod
     def of(cls, config: ConfigDict, n: int, draw: Draw | None = None) -> "View":
-        """The view of a clip of ``n`` frames under a whole configuration.
+        """The view of a clip.
 
-        From a long clip, evaluation takes the last T frames of the trajectory, and evenly spaced frames, both ends
-        included; training draws both. With ``data.still``, the clip's first frame is at every place.
+        From a long clip, evaluation takes the last T frames for the trajectory stream, and evenly spaced ones, with
+        both ends, for the frame stream. Training draws both. With ``data.still``, every place shows the first frame.
 
         Args:
           config: the whole configuration.
@@ -146,12 +147,13 @@ class View:
         if config.data.still:
             return cls(*(np.zeros(count, int) for count in (T, T, F)))
         padding = config.data.padding
-        drawn = None if draw is None or n < T else drawn_run(config, draw, n)
-        numbers = trajectory_numbers(n, T, padding) if drawn is None else drawn
-        sources = trajectory_sources(numbers, n, T, padding)
-        drawn = None if draw is None or n < F else drawn_frames(config, draw, n, n)
-        frames = frame_sources(n, F, frame_padding(config)) if drawn is None else drawn
-        return cls(numbers, sources, frames)
+        numbers = drawn_run(config, draw, n) if draw is not None and n >= T else None
+        if numbers is None:
+            numbers = trajectory_numbers(n, T, padding)
+        frames = drawn_frames(config, draw, n, n) if draw is not None and n >= F else None
+        if frames is None:
+            frames = frame_sources(n, F, frame_padding(config))
+        return cls(numbers, trajectory_sources(numbers, n, T, padding), frames)
 
 
 def distinct_frames(places: np.ndarray) -> np.ndarray:
@@ -177,7 +179,7 @@ def describe(config: ConfigDict, n: int) -> dict[str, str]:
 
 
 def index_t(numbers: np.ndarray, length: int) -> np.ndarray:
-    """``index_t`` (T,) float32: frame numbers scaled so that 0..T-1 covers [-1, 1)."""
+    """``index_t`` (T,) float32: frame numbers scaled so that 0 to T - 1 cover [-1, 1)."""
     return (2.0 * numbers / length - 1.0).astype(np.float32)
 
 
@@ -191,8 +193,8 @@ def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
       fps: frames per second.
 
     Returns:
-      (max(n, T),) float32; (n,) if the padding repeats frame numbers. Frames added as padding have the last frame's
-      time.
+      (max(n, T),) float32; (n,) if the padding repeats frame numbers. With "zero" and "repeat", added frames have the
+      time of the last one.
     """
     mode = PADDINGS[padding]
     frames: np.ndarray = np.arange(n)
@@ -219,7 +221,7 @@ def step_times(times: Any, numbers: Any) -> Any:
 
 
 def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray:
-    """The frame numbers (T,) of an evaluated trajectory in the padded clip: the last T frames, or all of a short clip.
+    """The numbers (T,) of the frames of the padded clip that evaluation reads: the last T, or all of a short clip.
 
     Args:
       n: frames in the clip.
@@ -233,17 +235,17 @@ def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray
 
 
 def trajectory_sources(numbers: np.ndarray, n: int, length: int, padding: str) -> np.ndarray:
-    """The clip's frame (T,) behind each of ``trajectory_numbers``, or ``BLANK``."""
+    """The clip's frame (T,) behind each number (T,) of a frame of the padded clip, or ``BLANK``."""
     mode = PADDINGS[padding]
     return numbers if n >= length or mode.repeats_numbers else mode.sources(n, length)[numbers]
 
 
 def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
-    """The clip's frame (F,) at each place of an evaluated frame stream, in order of time, or ``BLANK``.
+    """The clip's frame (F,) at each place of the frame stream in evaluation, or ``BLANK``.
 
     Args:
       n: frames in the clip.
-      count: F. A shorter clip is padded; a longer one shows evenly spaced frames, both ends included.
+      count: F. A shorter clip is padded; a longer one shows evenly spaced frames, with both ends.
       padding: a key of ``PADDINGS``.
     """
     if n < count:
@@ -252,7 +254,7 @@ def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
 
 
 def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
-    """The run of frames that training takes from long trajectories, for one sample or (on the device) several.
+    """The run of frames that training takes from a long trajectory, for one sample or (on the device) several.
 
     Args:
       config: the whole configuration.
@@ -260,7 +262,7 @@ def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
       n: (...,) frames in their clips; the result is undefined if n < T.
 
     Returns:
-      (..., T) frame numbers; None if training uses the same as evaluation.
+      (..., T) frame numbers; None if training takes the same frames as evaluation.
     """
     if config.data.still or config.data.truncation == "last":
         return None
@@ -268,7 +270,7 @@ def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
 
 
 def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
-    """The frames that training takes from long clips; see ``drawn_run``.
+    """The frames that training takes from a long clip for the frame stream; see ``drawn_run``.
 
     Args:
       config: the whole configuration.
@@ -277,7 +279,7 @@ def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
       limit: an upper bound on n.
 
     Returns:
-      (..., F) frame numbers in order; None if training uses the same as evaluation.
+      (..., F) frame numbers in order; None if training takes the same frames as evaluation.
     """
     data, count = config.data, config.model.rgb.num_frames
     if data.still or data.frame_choice == "uniform":

@@ -19,8 +19,8 @@ from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
 from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
 
-LATE = "late"  # the fusion of scores instead of features
-RIDGE = "ridge"  # next to the model's modules in "batch_stats", since no gradient changes it
+LATE = "late"  # the name of the fusion of scores instead of features
+RIDGE = "ridge"  # the regression's name next to the model's modules in "batch_stats", which no gradient changes
 Model = TrampFormer | Ensemble | SkateFormerClassifier | FormerDFERClassifier
 
 __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "init_variables", "input_shapes"]
@@ -49,6 +49,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     if config.name == "former_dfer":
         return FormerDFERClassifier(_rgb_encoder(config), _head(config))
     both, late = config.streams == "both", is_late_fusion(config)
+    trajectory_encoder = None if config.streams == "rgb" else _trajectory_encoder(config)
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise UserError(
             "bad_option",
@@ -56,7 +57,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
             f"{config.trajectory.widths[-1]}; make them equal",
         )
     model = TrampFormer(
-        trajectory_encoder=None if config.streams == "rgb" else _trajectory_encoder(config),
+        trajectory_encoder=trajectory_encoder,
         rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
         fusion=_fusion(config) if both else None,
         head=_head(config),
@@ -77,8 +78,9 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
       options: more arguments for flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
-      ``(score, out)``, see ``TrampFormer.__call__``. With ``mutable``, that pair and the updated collections. Except in
-      training, the score is the mean of the network's and that of the ridge regression, if the variables have one.
+      ``(score, out)``, see ``TrampFormer.__call__``; with ``mutable``, this pair and the updated collections. If the
+      variables have a ridge regression, the score is the mean of the network's and the regression's, but not in
+      training, where the network learns by itself.
     """
     found = model.apply(
         variables,
@@ -98,12 +100,14 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
 
 
 def channel_means(trajectories: Any) -> jax.Array:
-    """What the ridge regression reads: the means over time (B, V · C) of what the trajectory encoder reads."""
+    """What the ridge regression reads: the means over time (B, V · C) of the trajectory encoder's input."""
     return jnp.mean(trajectories, axis=1).reshape(len(trajectories), -1)
 
 
 def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
     c = config.trajectory
+    if not c.widths:
+        raise UserError("bad_option", "model.trajectory.widths is empty; give a width for each stage")
     names = channels.names(c.channels)
     if len(c.input_scale) not in (1, len(names)):
         raise UserError(
@@ -116,6 +120,12 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
             "bad_option",
             f"model.trajectory.embed_width is {c.embed_width}, but the first of model.trajectory.widths is "
             f"{c.widths[0]}; make them equal",
+        )
+    if c.neighbours * c.distant != c.num_points:
+        raise UserError(
+            "bad_option",
+            f"model.trajectory.neighbours is {c.neighbours} and model.trajectory.distant is {c.distant}; their product "
+            f"must be model.trajectory.num_points, {c.num_points}",
         )
     _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
@@ -147,6 +157,8 @@ def _partitions(c: ml_collections.ConfigDict) -> tuple[Partition, ...]:
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
     c = config.rgb
+    if len(c.widths) != 4:
+        raise UserError("bad_option", f"model.rgb.widths is {tuple(c.widths)}; the frame encoder has 4 stages")
     if c.num_frames % c.clip_length:
         raise UserError(
             "bad_option",
@@ -174,20 +186,20 @@ def is_late_fusion(config: ml_collections.ConfigDict) -> bool:
 
 
 def separate_losses(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model's output in training has several scores of each clip in its second axis, each with a loss."""
+    """Whether the model's output in training has several scores per clip in its second axis, each with its own loss."""
     return config.members > 1 or is_late_fusion(config)
 
 
 def _fusion(config: ml_collections.ConfigDict) -> Fusion | None:
-    """The fusion of features; None for late fusion."""
+    """The fusion of features; None for late fusion, which fuses scores."""
     c = config.fusion
     if c.query != "rgb" and c.name != "tramp":
         raise UserError(
             "bad_option",
-            f"model.fusion.query is {c.query}, but only model.fusion.name=tramp has a query, not {c.name}; set it to "
-            "rgb",
+            f"model.fusion.query is {c.query}, but only model.fusion.name=tramp lets you choose the query, not "
+            f"{c.name}; set it to rgb",
         )
-    fusion = FUSIONS.get(c.name)
+    fusion = FUSIONS.get(c.name)  # None for late fusion
     attends = fusion is not None and fusion.attends
     if c.tokens != "mean" and not attends:
         raise UserError(
@@ -197,7 +209,9 @@ def _fusion(config: ml_collections.ConfigDict) -> Fusion | None:
         )
     if attends:
         _check_divisible("model.fusion.width", [c.width], c.heads)
-    return fusion and fusion(c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
+    if fusion is None:
+        return None
+    return fusion(c.depth, c.heads, c.mlp_ratio, c.query, c.tokens, jnp.dtype(config.precision))
 
 
 def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:
@@ -223,7 +237,7 @@ def reads_trajectories(config: ml_collections.ConfigDict) -> bool:
 
 
 def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tuple[int, ...] | None]:
-    """Shapes of ``frames``, ``trajectories`` and ``index_t``, in this order; None for those the model does not read."""
+    """Shapes of ``frames``, ``trajectories`` and ``index_t``, in this order; None for what the model does not read."""
     rgb, trajectory = config.rgb, config.trajectory
     shapes: dict[str, tuple[int, ...] | None] = {"frames": None, "trajectories": None, "index_t": None}
     if reads_frames(config):
@@ -237,15 +251,15 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
 
 def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Shapes and types of ``init_variables``, without computing it."""
-    return jax.tree.map(lambda x: x, _abstract_variables(ml_collections.FrozenConfigDict(config)))  # own dicts
+    cached = _abstract_variables(ml_collections.FrozenConfigDict(config))
+    return jax.tree.map(lambda x: x, cached)  # new dicts, which the caller may change
 
 
 @functools.lru_cache(maxsize=4)  # tracing the model takes a second, and a run asks several times
 def _abstract_variables(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
-    variables = jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs)
-    return {"params": variables["params"], "batch_stats": _with_ridge(variables.get("batch_stats", {}), config)}
+    return _collections(jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs), config)
 
 
 def count_parameters(config: ml_collections.ConfigDict) -> int:
@@ -257,14 +271,17 @@ def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[st
     """Random initial ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
     shapes = input_shapes(config, batch=1)
     inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
-    variables = initial.draw(build_model(config).init, key, *inputs)
-    return {"params": variables["params"], "batch_stats": _with_ridge(variables.get("batch_stats", {}), config)}
+    return _collections(initial.draw(build_model(config).init, key, *inputs), config)
 
 
-def _with_ridge(batch_stats: Any, config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Adds a ridge regression that gives 0, if ``model.ridge`` is on; ``tramp_jax.ridge`` fits it."""
-    if not config.ridge:
-        return batch_stats
-    shape = input_shapes(config, batch=1)["trajectories"]
-    assert shape is not None
-    return batch_stats | {RIDGE: {"kernel": jnp.zeros(math.prod(shape[2:])), "bias": jnp.zeros(())}}
+def _collections(variables: Any, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Both collections of a module's variables, with a ridge regression that predicts 0 if ``model.ridge`` is on.
+
+    ``tramp_jax.ridge`` fits it later.
+    """
+    batch_stats = variables.get("batch_stats", {})
+    if config.ridge:
+        shape = input_shapes(config, batch=1)["trajectories"]
+        assert shape is not None
+        batch_stats = batch_stats | {RIDGE: {"kernel": jnp.zeros(math.prod(shape[2:])), "bias": jnp.zeros(())}}
+    return {"params": variables["params"], "batch_stats": batch_stats}

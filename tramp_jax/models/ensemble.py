@@ -1,4 +1,4 @@
-"""Several models of one kind, trained side by side from different initial weights, whose mean is the score."""
+"""Several models of one kind, trained side by side from different initial weights. The score is the mean of theirs."""
 
 import flax.linen as nn
 import jax.numpy as jnp

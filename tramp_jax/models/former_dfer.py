@@ -97,7 +97,7 @@ class SFormer(nn.Module):
         return jnp.mean(x, axis=(1, 2))
 
     def _attend(self, x: Array) -> Array:
-        """One transformer layer over the positions of the map. Only ``__call__`` may call it."""
+        """One transformer layer over the positions of the feature map. Only ``__call__`` may call it."""
         H, C = x.shape[1], x.shape[3]
         x = rearrange(x, "b h w c -> b (h w) c")
         x = x + self.param("pos_embedding", embedding_init, (1, x.shape[1], C)).astype(self.dtype)
@@ -125,10 +125,10 @@ class TFormer(nn.Module):
 
 
 def scramble_as_released(frames: Array) -> Array:
-    """Frames (B, F, H, W, 3) as the released code feeds them to its encoder: the same shape, planes out of place.
+    """Rearranges the planes of frames (B, F, H, W, 3) as the released code does. The shape stays.
 
-    The released code reads memory laid out as (B, 3, F, H, W) as if it were (B, F, 3, H, W), so each "image" is three
-    consecutive frames of one colour.
+    The released code reads memory laid out as (B, 3, F, H, W) as if it were (B, F, 3, H, W). The three colours of an
+    "image" are then mostly three consecutive frames in one colour.
     """
     B, F, H, W, C = frames.shape
     planes = rearrange(frames, "b f h w c -> b c f h w").reshape(B, F, C, H, W)
@@ -141,9 +141,9 @@ class FormerDFER(nn.Module):
     Attributes:
       widths: channels of the four ResNet stages.
       clip_length: frames in a sub-clip.
-      spatial_heads, spatial_mlp_dim: transformer layer of the S-Former.
-      temporal_depth, temporal_heads, temporal_mlp_dim: T-Former.
-      scrambled_frames: whether to reproduce the released code's frame layout.
+      spatial_heads, spatial_mlp_dim: options of the S-Former's transformer layer.
+      temporal_depth, temporal_heads, temporal_mlp_dim: options of the T-Former.
+      scrambled_frames: whether to reproduce the released code's frame layout, see ``scramble_as_released``.
       dtype: type of the products, see ``layers``.
       remat: whether to recompute the residual blocks in the backward pass instead of storing their activations.
     """
@@ -166,10 +166,10 @@ class FormerDFER(nn.Module):
         """Encodes frames.
 
         Args:
-          frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, the K
-            distinct frames of each clip (B, K, H, W, 3), each encoded once; all clips share (1, K, H, W, 3).
-          train: whether batch statistics are used and updated.
-          frame_index: (B, F), which distinct frame is at each place; None if ``frames`` has all F.
+          frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, only the K
+            distinct frames of each clip (B, K, H, W, 3), or (1, K, H, W, 3) if all clips share them.
+          train: whether batch normalisation uses the batch's statistics and updates the running ones.
+          frame_index: (B, F) number of the distinct frame at each place; None if ``frames`` has all F in order.
           frame_features: (B, K, widths[3]) or (1, K, widths[3]) output of the S-Former, if known; replaces ``frames``.
 
         Returns:

@@ -23,8 +23,8 @@ Tokens = Literal["mean", "sequence"]
 class CrossAttention(nn.Module):
     """Multi-head attention of ``x`` (B, Q, C) to ``y`` (B, K, C) -> (B, Q, C). The q, k and v maps have no bias.
 
-    With a single key, as published, the softmax is 1, so the q and k maps have no effect and no gradient and are not
-    computed. The published weights include them, so the parameters stay.
+    With a single key, as published, the softmax is 1. The q and k maps then have no effect and no gradient, and are not
+    computed. Their parameters exist nevertheless, because the published weights include them.
     """
 
     heads: int
@@ -62,12 +62,12 @@ class Fusion(nn.Module):
     """A strategy: RGB tokens (B, Q, C) and trajectory tokens (B, K, C) -> tokens (B, N, C), whose mean is the feature.
 
     Attributes:
-      depth, heads, mlp_ratio: number of blocks, and their options. Unused by strategies without blocks.
-      query: the stream that attends to the other one, if only one does.
+      depth, heads, mlp_ratio: number of blocks and their options; unused by strategies without blocks.
+      query: the stream that attends to the other one; only ``TrampFusion`` uses it.
       tokens: "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the
         frames and for each moment of the trajectory encoder's last stage. Only for strategies with attention.
       dtype: type of the products, see ``layers``.
-      attends: whether the strategy has attention. If so, it needs heads and can take several tokens.
+      attends: whether the strategy has attention. Only then do heads matter, and can a stream have several tokens.
     """
 
     attends: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class TrampFusion(Fusion):
 
 
 class ConcatenationFusion(Fusion):
-    """Both features side by side, then one linear map to their width: Q = K = N = 1."""
+    """Both features side by side, then one linear map to the width of one: Q = K = N = 1."""
 
     @nn.compact
     def __call__(self, rgb: Array, trajectory: Array) -> Array:
@@ -110,7 +110,7 @@ class SumFusion(Fusion):
 class CrossFusion(Fusion):
     """Bidirectional cross-fusion: in every block, RGB attends to the trajectory, then the trajectory to that RGB.
 
-    Both directions have the same weights, and N = 2: the mean of each stream's tokens. This is the idea of QAFE-Net
+    Both directions share their weights. The N = 2 tokens are each stream's mean token. This is the idea of QAFE-Net
     (Duan et al., 2023). The exact form in the paper's Table VI is unknown.
     """
 

@@ -1,9 +1,9 @@
-"""Initial weights, drawn by one small program.
+"""Draws initial weights with one small program.
 
-XLA compiles every random draw of a model's ``init`` separately, which takes ten seconds or more. Here all draws share
-one program over blocks of numbers. In JAX, a random number depends only on the key and its position, so the weights
-are those of a compiled ``init``: bit for bit in JAX 0.10, up to the last digit in newer versions. The bits drawn here
-are the same in every version.
+XLA compiles every random draw of a model's ``init`` separately, which takes ten seconds or more. Here, all draws share
+one program that fills blocks of numbers. In JAX, a random number depends only on the key and the number's position, so
+the weights are those of a compiled ``init``: bit for bit in JAX 0.10, up to the last digit in newer versions. The
+weights drawn here have the same bits in every version.
 """
 
 import math
@@ -17,14 +17,17 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 _BLOCK = 1 << 13
-_NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # JAX's names; any other draw is compiled separately
+_NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # jitted functions that draw; any other is compiled separately
 _INFINITY, _ROOT_2 = np.float32(np.inf), np.float32(2**0.5)
-# What initialisers do with their draws. NumPy computes the same bits, because these operations are rounded exactly.
+# What initialisers do with their draws. NumPy computes the same bits, because IEEE 754 fixes how these are rounded.
 _EXACT: dict[str, Callable[..., Any]] = {"mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
 
 
 def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
     """Returns ``init(key, *inputs)``, the variables of a flax module, without computing the module's output.
+
+    It evaluates the operations of ``init`` one by one: first those that depend on no draw, then all draws together,
+    then the rest.
 
     Args:
       init: a flax module's ``init``.
@@ -46,7 +49,7 @@ def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
     def compute(equation: Any) -> None:
         first, *others = equation.invars
         if equation.primitive.name == "mul" and not isinstance(first, core.Literal) and first in unscaled:
-            # XLA multiplies the two constants first.
+            # As XLA does: the product of the two constants first.
             found: Sequence[Any] = [values[first] * (_ROOT_2 * read(others[0]))]
         else:
             found = _evaluate(equation, [*map(read, equation.invars)])
@@ -85,8 +88,9 @@ class _Draw(NamedTuple):
     """An array of normal random numbers.
 
     Attributes:
-      keys: (K, words), one for each equal part of the array.
-      limits: (5,): limits of the uniform numbers that become normal ones, a factor, and limits of the result.
+      keys: (K, words), one for each of K equal parts of the array.
+      limits: (5,) lower and upper limit of the uniform numbers that become normal ones, a factor, and lower and upper
+        limit of the result.
       shape: the array's shape.
     """
 
@@ -112,13 +116,15 @@ class _Draw(NamedTuple):
 
 
 def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
+    """The numbers of all draws, computed by one program over the blocks of all of them."""
     if not draws:
         return []
     keys = np.concatenate([np.repeat(each.keys, each.blocks, axis=0) for each in draws])
     firsts = np.concatenate([np.tile(_BLOCK * np.arange(each.blocks), len(each.keys)) for each in draws])
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
-    # Not optimised: it runs once, and seeds rely on sums of products being rounded as in earlier versions.
+    # Not optimised: it runs once, and optimised code may round sums of products otherwise, which would change the
+    # weights of every seed.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     numbers = np.asarray(jax.jit(_blocks, compiler_options=options)(keys, firsts.astype(np.uint32), limits))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
@@ -129,12 +135,12 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
 
 
 def _blocks(keys: jax.Array, firsts: jax.Array, limits: jax.Array) -> jax.Array:
-    """Normal numbers, (N, _BLOCK), from N keys: those at ``firsts`` (N,) and after, with ``limits`` (N, 5)."""
+    """Normal numbers (N, _BLOCK): of each of N keys, those from position ``firsts`` on, within ``limits`` (N, 5)."""
 
     def block(key_first_limits: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         words, first, (low, high, factor, least, most) = key_first_limits
         positions = first + jnp.arange(_BLOCK, dtype=jnp.uint32)
-        # jax.random combines the two words of fold_in(key, n) into the bits of its n-th number.
+        # jax.random makes the bits of its n-th number from the two words of fold_in(key, n).
         folded = jax.random.key_data(
             jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), positions)
         )

@@ -1,7 +1,7 @@
 """Small layers shared by the encoders and the fusion.
 
-``dtype`` is the type of the products (``model.precision``). Parameters, statistics, normalisation and softmax are
-always float32.
+``dtype`` is the type in which products are computed (``model.precision``). Parameters, statistics, normalisation and
+softmax are always float32.
 """
 
 import functools
@@ -30,7 +30,7 @@ def conv_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) ->
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
-    """Normal numbers. A separate function, so that ``initial`` finds the draw in every version of JAX."""
+    """Normal numbers. ``initial`` recognises a draw by the name of a jitted function, and JAX may rename its own."""
     return jax.random.normal(key, shape, dtype)
 
 
@@ -56,9 +56,6 @@ class BatchNorm(nn.Module):
     batch.
     """
 
-    momentum: float = BATCH_NORM_MOMENTUM
-    epsilon: float = NORM_EPS
-
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         C, dtype = x.shape[-1], x.dtype
@@ -73,11 +70,11 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 count = x.size // C
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
+                running_mean.value += BATCH_NORM_MOMENTUM * (mean - running_mean.value)
+                running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
-        return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(dtype)
+        return ((x - mean) * (scale * jax.lax.rsqrt(var + NORM_EPS)) + bias).astype(dtype)
 
 
 class Mlp(nn.Module):
@@ -97,9 +94,9 @@ class Mlp(nn.Module):
 class TemporalConv(nn.Module):
     """Convolution over time, the same for every joint: (B, T, V, C) -> (B, T / stride, V, features).
 
-    With ``groups`` > 1, channels mix only within groups, as in PyTorch's grouped Conv2d of kernel (kernel, 1). Computed
-    as one matrix product over shifted copies of the input: on CPUs, XLA is slow at gradients of grouped and strided
-    convolutions, and a group is only a few channels wide.
+    With ``groups`` > 1, channels mix only within groups, as in PyTorch's grouped Conv2d of kernel (kernel, 1). It is
+    computed as one matrix product over shifted copies of the input, because XLA is slow at gradients of grouped and
+    strided convolutions on CPUs. The kernel's zeros cost little, because a group is only a few channels wide.
     """
 
     features: int

@@ -1,8 +1,8 @@
 """SkateFormer, the trajectory encoder (paper, trajectory stream). First published for skeleton action recognition.
 
 Axes: B batch, T time, V joints (landmarks), C channels, H attention heads, D channels per head. Tokens attend to each
-other within a set: n and m are the frames of a set, l and k its joints, p = (n l) and q = (m k) its tokens. The clip
-has g segments in time and j groups of joints, so g · j sets.
+other within a set. The queries of a set have frames n, joints l and tokens p = (n l); its keys have frames m, joints k
+and tokens q = (m k). The clip has g segments in time and j groups of joints, so g · j sets.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Partition:
     Attributes:
       frames: frames in a set.
       joints: joints in a set.
-      local: whether the frames are consecutive; otherwise they are spread evenly over the clip.
-      neighbours: whether the joints are consecutive; otherwise they are spread evenly, one per group.
+      local: whether the frames of a set are consecutive; otherwise they are spread evenly over the clip.
+      neighbours: whether the joints of a set are consecutive; otherwise they are spread evenly, one per group.
       table_rows: rows of the relative position table, at least 2 * frames - 1.
     """
 
@@ -43,7 +43,7 @@ class Partition:
 
     @property
     def axes(self) -> tuple[str, str]:
-        """einops patterns of time and joints; n and l are the axes of a set."""
+        """einops patterns of the time axis and of the joint axis; n and l are the axes of a set."""
         return ("(g n)" if self.local else "(n g)"), ("(j l)" if self.neighbours else "(l j)")
 
     def sets(self, num_frames: int, num_joints: int) -> int:
@@ -60,7 +60,7 @@ def partitions(
     table_frames: int | None,
     halvings: int = 3,
 ) -> tuple[Partition, ...]:
-    """The four partition types of a model.
+    """The four partitions of a model.
 
     Args:
       num_frames: T at the input.
@@ -68,9 +68,9 @@ def partitions(
       distant: joints in a set of distant joints (K, 7 for faces).
       local_frames: frames in a local set (N = 8).
       global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
-      table_frames: frames in the largest global set that the global types' tables can serve. TraMP-Former uses tables
-        for 32 frames (T = 256) at every length; None sizes them for ``global_frames``, as in the published skeleton
-        model.
+      table_frames: frames in the largest global set that the tables of the global partitions must fit. TraMP-Former has
+        tables for 32 frames (T = 256) at every length. None fits them to ``global_frames``, as in the published
+        skeleton model.
       halvings: how many times the stages halve time.
 
     Raises:
@@ -101,10 +101,10 @@ def partitions(
 class RelativePositionBias(nn.Module):
     """Learned bias of every pair of tokens in a set: (H, n, l, m, k).
 
-    A row of the table is a distance in time. Sets of neighbours have one value per row for all pairs of joints; sets of
-    distant joints have one per pair. ``order="tiled"`` reproduces the published arrangement for neighbours: tokens are
-    time-major, but the table is laid out as if they were joint-major, so token p takes the row of time p mod n. All
-    published weights were trained that way. ``order="time"`` is the evident intention.
+    A row of the table stands for a distance in time. It has one value for all pairs of joints in a set of neighbours,
+    and one for each pair in a set of distant joints. ``order="tiled"`` reproduces the published arrangement for
+    neighbours: tokens are time-major, but the table is laid out as if they were joint-major, so token p counts as being
+    at time p mod n. All published weights were trained that way. ``order="time"`` is the evident intention.
     """
 
     partition: Partition
@@ -128,8 +128,8 @@ class RelativePositionBias(nn.Module):
 class SkateAttention(nn.Module):
     """Self-attention within the sets of one partition: q, k, v side by side (B, T, V, 3C) -> (B, T, V, C).
 
-    A CPU computes one set after another and recomputes it in the backward pass: its attention weights then stay in the
-    cache. Other devices batch the sets. docs/performance.md compares both.
+    A CPU computes one set after another, and again in the backward pass, so that a set's attention weights stay in its
+    cache. Other devices compute all sets in one batch. docs/performance.md compares both.
     """
 
     partition: Partition
@@ -146,12 +146,12 @@ class SkateAttention(nn.Module):
             qkv, f"b {time} {joints} (three h d) -> three (g j) b h (n l) d", three=3, h=HEADS_PER_PART, **sizes
         )
         bias_hnlmk = RelativePositionBias(self.partition, self.bias_order, name="bias")()
-        # Repeating it here sums its gradient over the clips once. Summing in every set is slow in XLA.
+        # Repeated here, so that its gradient is summed over the clips only once. Summing in every set is slow in XLA.
         bias_bhpq = repeat(bias_hnlmk, "h n l m k -> b h (n l) (m k)", b=B)
 
         def attend(qkv_and_key: tuple[Array, Array, Array, Array | None]) -> Array:
             q_bhpd, k_bhpd, v_bhpd, key = qkv_and_key
-            # As published, scaled by the number of heads instead of their width.
+            # As published, scaled by the number of heads instead of by their width.
             logits_bhpq = (q_bhpd * HEADS_PER_PART**-0.5) @ k_bhpd.swapaxes(-1, -2)
             weights_bhpq = jax.nn.softmax(logits_bhpq.astype(jnp.float32) + bias_bhpq, axis=-1)
             if key is not None:
@@ -167,7 +167,7 @@ class SkateAttention(nn.Module):
 def drop_weights(weights_bhpq: Array, rate: float, key: Array) -> Array:
     """Drops attention weights of 4 heads and rescales the rest. ``rate`` is rounded to a multiple of 1/256.
 
-    Random bits cost more than the rest of the attention, so one 32-bit word serves a pair of tokens: a byte per head.
+    Random bits cost more than the rest of the attention, so each pair of tokens gets one 32-bit word: a byte per head.
     """
     B, H, P, Q = weights_bhpq.shape
     keep = max(1, round(256 * (1 - rate)))
@@ -193,8 +193,8 @@ class Draws(NamedTuple):
     """The random draws of one block.
 
     Attributes:
-      keys: one entry for each attention, see ``SkateAttention``.
-      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None if none is dropped.
+      keys: the dropout keys of each attention, see ``SkateAttention``.
+      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None if the block never drops them.
     """
 
     keys: tuple[Array | None, ...]
@@ -262,7 +262,7 @@ class SkateFormer(nn.Module):
     """Encodes trajectories to one feature vector per clip.
 
     Attributes:
-      partitions: the four partition types, see ``partitions``.
+      partitions: the four partitions, see the function ``partitions``.
       widths: channels of the stages. Each stage after the first halves time.
       blocks_per_stage: blocks in a stage.
       embed_width: channels of the stem and of the position embedding.
@@ -270,8 +270,8 @@ class SkateFormer(nn.Module):
       attention_dropout: dropout rate of attention weights.
       drop_path: stochastic depth rate of the last block; it grows linearly from 0.
       bias_order: see ``RelativePositionBias``.
-      input_scale: factors on the channels, one for all or one each. Published weights expect pixels and 0-255; a small
-        model trains faster from scratch on values of order one.
+      input_scale: factors on the channels, one for all or one each. Published weights expect pixels and 0-255, but a
+        small model trains faster from scratch if values are around one.
       stem_channels: the stem's hidden widths are 2 and 3 times this; 0 for the number of channels, as published.
       dtype: type of the products, see ``layers``. The stem is always float32, because pixels and 0-255 need its digits.
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
@@ -301,7 +301,7 @@ class SkateFormer(nn.Module):
 
         Returns:
           Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]) and
-          ``trajectory_tokens``: the last stage's means over joints, one for each of its T' moments (B, T', widths[-1]).
+          ``trajectory_tokens`` (B, T', widths[-1]): the mean over joints at each of the last stage's T' moments.
         """
         if trajectories.ndim == 5:
             trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
@@ -333,7 +333,7 @@ class SkateFormer(nn.Module):
         return jnp.mean(x, axis=(1, 2)), out | {"trajectory_tokens": jnp.mean(x, axis=2)}
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
-        """The draws of all blocks for an input (B, T, V, C), made at once because XLA compiles each one to a loop."""
+        """The draws of all blocks for an input (B, T, V, C). Made at once, because XLA compiles each draw to a loop."""
         B, T, V, _ = shape
         stages = np.repeat(np.arange(len(self.widths)), self.blocks_per_stage).tolist()
         nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)

@@ -38,9 +38,9 @@ class TrampFormer(nn.Module):
 
     Attributes:
       trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
-      trajectory_head: only for late fusion, where each stream has a head and ``head`` reads the frames.
+      trajectory_head: only for late fusion, where each stream has its own head; ``head`` then reads the RGB feature.
       width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
-      streams: the inputs to read. With one stream, the head reads that stream's feature.
+      streams: the streams to read. If it is a single one, ``head`` reads that stream's feature.
     """
 
     trajectory_encoder: SkateFormer | None
@@ -65,19 +65,19 @@ class TrampFormer(nn.Module):
 
         Args:
           frames: (B, F, H, W, 3) RGB, normalised by ImageNet's mean and standard deviation. With ``frame_index``, only
-            the K distinct frames of each clip (B, K, H, W, 3), which gives the same scores at the cost of K frames;
-            all clips share (1, K, H, W, 3).
+            the K distinct frames of each clip (B, K, H, W, 3), or (1, K, H, W, 3) if all clips share them. This gives
+            the same scores at the cost of K frames.
           trajectories: (B, T, V, C): x and y in pixels relative to the nose tip, then r, g, b in 0-255.
           index_t: (B, T) frame positions in [-1, 1).
           train: whether dropout, stochastic depth and batch statistics are on.
-          frame_index: (B, F), which distinct frame is at each place.
+          frame_index: (B, F) number of the distinct frame at each place.
           frame_features: (B, K, channels) or (1, K, channels) output of the S-Former, if known; replaces ``frames``.
 
         Returns:
-          The score (B,) or class logits (B, num_classes); in training with late fusion, those of each stream
-          (B, 2) or (B, 2, num_classes), so that each has its own loss. And named intermediates of the streams, such as
-          ``trajectory_features`` (B, width), ``subclip_features`` (B, F / 16, 512) and ``rgb_features`` (B, width), and
-          ``trajectory_tokens`` (B, T', width) and ``rgb_tokens`` (B, F / 16, width), whose means are the features.
+          Two results. First, the scores (B,) or class logits (B, num_classes); in training with late fusion, those of
+          each stream, (B, 2) or (B, 2, num_classes), so that each stream has its own loss. Second, named intermediates,
+          such as ``subclip_features`` (B, F / 16, 512), ``rgb_tokens`` (B, F / 16, width) and ``trajectory_tokens``
+          (B, T', width), and their means ``rgb_features`` and ``trajectory_features`` (B, width).
         """
         out: Outputs = {}
         if self.trajectory_encoder is not None:
@@ -93,10 +93,10 @@ class TrampFormer(nn.Module):
             if self.fusion.tokens == "mean":
                 rgb, trajectory = out["rgb_features"][:, None], out["trajectory_features"][:, None]
             else:
-                # A sub-clip's feature does not show its place in time; the trajectory's tokens have ``index_t``.
+                # A sub-clip's feature does not show its place in time, but the trajectory's tokens do, by ``index_t``.
                 positions = self.param("rgb_positions", embedding_init, tokens.shape[1:])
                 rgb, trajectory = tokens + positions, out["trajectory_tokens"]
-            rgb = jnp.broadcast_to(rgb, (len(trajectory), *rgb.shape[1:]))  # shared frames, several trajectories
+            rgb = jnp.broadcast_to(rgb, (len(trajectory), *rgb.shape[1:]))  # if all clips share the frames
             out["fused_features"] = jnp.mean(self.fusion(rgb, trajectory), axis=1)
         if self.trajectory_head is not None:
             pairs = (self.head, out["rgb_features"]), (self.trajectory_head, out["trajectory_features"])
@@ -122,7 +122,7 @@ class SkateFormerClassifier(nn.Module):
         frame_index: Array | None = None,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """See ``TrampFormer``; reads no frames."""
+        """See ``TrampFormer``; ignores frames."""
         features, out = self.trajectory_encoder(trajectories, index_t, train)
         return self.head(features), out | {"trajectory_features": features}
 
@@ -142,6 +142,6 @@ class FormerDFERClassifier(nn.Module):
         frame_index: Array | None = None,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """See ``TrampFormer``; reads no trajectories and has no dropout."""
+        """See ``TrampFormer``; ignores trajectories and has no dropout."""
         subclips, out = self.rgb_encoder(frames, train, frame_index, frame_features)
         return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}
