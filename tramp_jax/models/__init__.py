@@ -121,12 +121,12 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
             f"model.trajectory.embed_width is {c.embed_width}, but the first of model.trajectory.widths is "
             f"{c.widths[0]}; make them equal",
         )
-    if c.neighbours * c.distant != c.num_points:
-        raise UserError(
-            "bad_option",
-            f"model.trajectory.neighbours is {c.neighbours} and model.trajectory.distant is {c.distant}; their product "
-            f"must be model.trajectory.num_points, {c.num_points}",
-        )
+    for name, size in (("neighbours", c.neighbours), ("distant", c.distant)):
+        if c.num_points % size:
+            raise UserError(
+                "bad_option",
+                f"model.trajectory.{name} is {size}, which does not divide model.trajectory.num_points={c.num_points}",
+            )
     _check_divisible("model.trajectory.widths", c.widths, 32)
     return SkateFormer(
         _partitions(c),
