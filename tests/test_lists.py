@@ -547,6 +547,16 @@ def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
         assert not list(_cells_that_run(file.read_text()))
 
 
+def test_a_row_of_scores_that_a_crash_filled_with_zeros_is_scored_again(tmp_path):
+    table = tmp_path / "scores.csv"
+    values = dict.fromkeys(score.COLUMNS, "1") | {"status": "ok"}
+    rows = [[values[name] if name != "input" else path for name in score.COLUMNS] for path in ("a\0.mp4", "b.mp4")]
+    table.write_text(tables.csv_text([list(score.COLUMNS), *rows]))
+    found = score.Table(table, overwrite=False)
+    assert found.find("b.mp4", "1") is not None
+    assert found.find("a.mp4", "1") is None
+
+
 @pytest.mark.parametrize("content", [b"", b"a,b\n", "input,stätus\n".encode("cp1252")])
 def test_another_table_is_not_taken_for_scores(tmp_path, content):
     (tmp_path / "scores.csv").write_bytes(content)

@@ -396,7 +396,7 @@ def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
 
 
 def _read(path: Path) -> list[dict[str, object]]:
-    """Reads the rows of a table of scores. Skips a row that was cut short."""
+    """Reads the rows of a table of scores. Skips a row that was cut short, or that a crash has filled with zeros."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
@@ -404,7 +404,8 @@ def _read(path: Path) -> list[dict[str, object]]:
         header, rows = [], []
     if tuple(header) != COLUMNS:
         raise UserError("not_scores", f"{path} is not a table written by this version; name another file with --out")
-    whole = (map(tables.unguarded, row) for row in rows if len(row) == len(COLUMNS))
+    rows = [row for row in rows if len(row) == len(COLUMNS) and "\0" not in "".join(row)]
+    whole = (map(tables.unguarded, row) for row in rows)
     return [dict(zip(COLUMNS, row, strict=True)) for row in whole]
 
 
