@@ -1,6 +1,7 @@
 """A change of person in the same place is noticed; expressions, blinks and head turns are not mistaken for one."""
 
 import dataclasses
+import functools
 import itertools
 
 import cv2
@@ -18,6 +19,7 @@ CORNER = (60, 40)  # where faces are pasted
 PEOPLE = SyntheticFaces(8, 1, expressions=("smile", "squeeze_eyes"), seed=5)
 
 
+@functools.cache
 def room():
     """A textured background (480, 800, 3) that stays when the face changes."""
     noise = np.random.default_rng(1).normal(128, 400, (480, 800, 3))
@@ -26,7 +28,7 @@ def room():
 
 def pasted(crops):
     x, y = CORNER
-    frames = [room() for _ in crops]
+    frames = [room().copy() for _ in crops]
     for frame, crop in zip(frames, crops, strict=True):
         if crop is not None:
             frame[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
@@ -112,6 +114,7 @@ def mediapipe():
     return open_landmark_source("mediapipe", SourceOptions())
 
 
+@functools.cache
 def crops(name, first, count, mediapipe):
     """Crops of 200×200 around the face of a real video, from frame ``first`` on."""
     if name == "photograph":
