@@ -467,6 +467,15 @@ def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monke
     assert scripts.plain_message(str(refused.value)).startswith(f"--config.{option}: this option takes {kind}")
 
 
+def test_an_unknown_argument_of_a_recipe_reaches_the_program(monkeypatch):
+    line = ["train.py", "--config=configs/pfed5.py:grin"]
+    monkeypatch.setattr("sys.argv", line)
+    known = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=known)
+    with user_error("bad_option", "configs/pfed5.py:grin"):
+        known(line)
+
+
 def test_a_misspelt_option_names_the_closest_one(program, tmp_path):
     result = program("train.py", "--config", "tests/tiny.py", "--config.optimizer.learning_rat=0.1")
     assert (result.returncode, result.stdout) == (EXIT_ERROR, "")

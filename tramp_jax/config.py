@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from tramp_jax import channels
@@ -398,8 +397,7 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
       The value of each given argument.
 
     Raises:
-      flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` would bury any
-        other type of error in a traceback.)
+      UserError: bad_option for an unknown value, or two values for one argument.
     """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -413,6 +411,6 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
         if not fitting or fitting.keys() & found.keys():
             problem = f"unknown argument {part!r}" if not fitting else f"{part!r} is a second {next(iter(fitting))}"
             listed = "; ".join(f"{argument}: {', '.join(choices)}" for argument, choices in known.items())
-            raise flags.IllegalFlagValueError(f"{recipe}:{text}: {problem}; known (separate by commas): {listed}")
+            raise UserError("bad_option", f"{recipe}:{text}: {problem}; known (separate by commas): {listed}")
         found |= fitting
     return found

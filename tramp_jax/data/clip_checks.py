@@ -7,6 +7,7 @@ import numpy as np
 from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import Problem
+from tramp_jax.errors import UserError
 
 
 def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
@@ -18,7 +19,7 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     points = clip.landmarks
     try:
         landmarks.layout_of(points, clip.layout)
-    except ValueError as error:
+    except UserError as error:
         yield Problem("wrong_shape", f"{place}: {error}", name)
         return
     if len(points) != count:

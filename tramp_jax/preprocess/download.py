@@ -49,8 +49,6 @@ def fetch(address: str, target: Path, timeout: float = TIMEOUT) -> None:
         if expected and received != expected:
             raise SourceError(f"{address}: the download stopped after {received} of {expected} bytes; try again")
         os.replace(partial, target)
-    except SourceError:
-        raise
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
