@@ -511,6 +511,15 @@ def test_the_record_of_a_checkpoint_is_checked(tmp_path, record):
         checkpoints.restore_last(tree, tree, sharding.data_mesh())
 
 
+def test_a_bug_in_restoring_is_no_damage(tmp_path, monkeypatch):
+    tree = {"params": {"layer": {"kernel": np.zeros(3, np.float32)}}, "batch_stats": {}}
+    with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints:
+        checkpoints.save_last(1, tree, tree, {"best": None, "best_step": None})
+        monkeypatch.setattr(checkpoint, "_restored", lambda items: items.no_such_name)
+        with pytest.raises(AttributeError, match="no_such_name"):
+            checkpoints.restore_variables("last", tree, sharding.data_mesh())
+
+
 @pytest.mark.parametrize("which", ["77", "-1", "²"])
 def test_a_step_without_a_checkpoint_is_refused(tmp_path, which):
     with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints, user_error("missing_checkpoint", which):

@@ -27,6 +27,7 @@ from tramp_jax.data import (
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Dataset, FileSource, Wanted
+from tramp_jax.errors import UserError
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
@@ -210,15 +211,28 @@ def test_gaps_in_frame_numbers_are_named(names, gaps):
     assert clip_files.numbering_gaps([pathlib.Path(name) for name in names]) == gaps
 
 
-def test_the_report_goes_on_after_an_unforeseen_error(layouts, monkeypatch):
-    def fail(*arguments):
-        raise RuntimeError("a bug of the reader")
-
-    monkeypatch.setattr(clip_files, "read_clip", fail)
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError(5, "the disk is gone"), "unreadable_clip"), (UserError("bad_data", "x"), "bad_data")]
+)
+def test_the_report_goes_on_after_a_clip_that_cannot_be_read(layouts, monkeypatch, error, kind):
+    monkeypatch.setattr(clip_files, "read_clip", _raising(error))
     report = _check("pfed5", layouts / "pfed5")
     assert report.bad == {0, 1, 2, 3}
-    assert [problem.kind for problem in report.errors] == ["unreadable_clip"] * 4
+    assert [problem.kind for problem in report.errors] == [kind] * 4
     assert "train_41.csv, row 2" in report.errors[0].message
+
+
+def test_a_bug_of_a_reader_is_no_problem_of_the_data(layouts, monkeypatch):
+    monkeypatch.setattr(clip_files, "read_clip", _raising(ValueError("shapes (3,) and (4,) do not match")))
+    with pytest.raises(ValueError, match="do not match"):
+        _check("pfed5", layouts / "pfed5")
+
+
+def _raising(error):
+    def fail(*arguments):
+        raise error
+
+    return fail
 
 
 # The data set as a whole
