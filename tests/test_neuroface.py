@@ -328,7 +328,7 @@ def test_a_video_that_ends_too_early_is_reported(root):
     with user_error("short_video", video, "frame 9", "frames 7 to 10"):
         source[1]
     video.write_bytes(b"no video")
-    assert [x.kind for x in source.check(0)[0]] == ["unusable_video"]
+    assert [x.kind for x in source.check(0)[0]] == ["unreadable_video"]
 
 
 def test_an_interlaced_video_of_non_square_pixels_is_read_as_a_player_shows_it(tmp_path):

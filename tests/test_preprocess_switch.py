@@ -58,7 +58,7 @@ def nobody(count):
 def test_another_drawn_person_in_the_same_place_is_refused(tmp_path, first, second):
     frames, source = joined(drawn(first, 14), drawn(second, 16))
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, "frame 14", "another face"):
+    with user_error("no_single_face", video, "frame 14", "another face"):
         preprocess_video(video, source)
     made = preprocess_video(video, source, PreprocessOptions(keep="longest"))
     np.testing.assert_array_equal(made.source_frames, range(14, 30))
@@ -68,7 +68,7 @@ def test_another_drawn_person_in_the_same_place_is_refused(tmp_path, first, seco
 def test_another_person_after_a_gap_is_not_interpolated_into_the_first(tmp_path):
     frames, source = joined(drawn(0, 12), nobody(4), drawn(6, 12))
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, "frame 16", "another face", "frame 11"):
+    with user_error("no_single_face", video, "frame 16", "another face", "frame 11"):
         preprocess_video(video, source)
 
 
@@ -136,7 +136,7 @@ REAL = [("single_face.mp4", 0), ("WolfgangLanger_Pexels.mp4", 300), ("photograph
 def test_another_real_person_in_the_same_place_is_refused(tmp_path, mediapipe, first, second, gap):
     frames = pasted([*crops(*first, 20, mediapipe), *[None] * gap, *crops(*second, 20, mediapipe)])
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, f"frame {20 + gap}", "another face"):
+    with user_error("no_single_face", video, f"frame {20 + gap}", "another face"):
         preprocess_video(video, mediapipe)
 
 

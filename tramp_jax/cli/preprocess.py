@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramp_jax import shards
-from tramp_jax.errors import UserError
+from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import expanded, locked
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
@@ -213,7 +213,7 @@ def _make_clips(
             clip_list.add(job, made, recorded)
         except (UserError, OSError) as error:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {as_user_error(error) or error}", file=sys.stderr)
             continue
         without_score += math.isnan(made.clip.info.score)
         tqdm.write(

@@ -18,13 +18,6 @@ _MOMENT = 5  # frames, within which a face that does not turn hardly changes its
 _LARGER = 1.5  # another face that is this many times larger than the followed one casts doubt on the choice
 
 
-class TrackingError(UserError):
-    """No single face can be followed. The message names the frames."""
-
-    def __init__(self, message: str):
-        super().__init__("no_single_face", message)
-
-
 @dataclasses.dataclass(frozen=True)
 class Track:
     """The followed face in n consecutive frames.
@@ -91,8 +84,7 @@ def follow(
       min_share: share of the frames that the track must span; the frames outside it are cut off with a warning.
 
     Raises:
-      TrackingError: the video shows no face, or ``keep`` refuses it.
-      UserError: ``keep`` is unknown or ``max_gap`` is negative.
+      UserError: no_single_face if the video shows no face or ``keep`` refuses it; bad_option.
     """
     if keep not in KEEP:
         raise UserError("bad_option", f"unknown --keep {keep!r}; choose from {', '.join(KEEP)}")
@@ -101,9 +93,10 @@ def follow(
     count = len(faces)
     segments = _segments(faces, max_gap, frozenset(cuts))
     if not segments:
-        raise TrackingError(
+        raise UserError(
+            "no_single_face",
             f"no face in any of the {count} frames; check that the face is clearly visible and large, or try another "
-            "--landmarks source"
+            "--landmarks source",
         )
     longest = max(segments, key=len)
     # A short detection at either end is more likely a detector's mistake than a person.
@@ -115,15 +108,17 @@ def follow(
     if len(segments) > 1:
         breaks = "; ".join(segment.ending for segment in segments[:-1])
         if keep == "error":
-            raise TrackingError(
+            raise UserError(
+                "no_single_face",
                 f"the face cannot be followed to the end: {breaks}; cut the video there, or take the longest part "
-                f"({spell(range(longest.first, longest.last + 1))}) with --keep longest"
+                f"({spell(range(longest.first, longest.last + 1))}) with --keep longest",
             )
         warnings.append(f"only the longest part was kept; the face could not be followed to the end: {breaks}")
     if len(longest) < min_share * count and keep == "error":
-        raise TrackingError(
+        raise UserError(
+            "no_single_face",
             f"only {len(longest)} of the {count} frames show the face ({spell(range(longest.first, longest.last + 1))})"
-            f", less than {min_share:.0%}; cut the video, or take that part with --keep longest"
+            f", less than {min_share:.0%}; cut the video, or take that part with --keep longest",
         )
     if cut_off := [*range(longest.first), *range(longest.last + 1, count)]:
         warnings.append(f"cut off: {spell(cut_off)} of {count}, before or after the followed face")
