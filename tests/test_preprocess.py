@@ -115,7 +115,7 @@ def test_gaps_cut_ends_and_evidence(tmp_path):
     assert evidence["interpolated"] == made.interpolated.tolist()
     assert evidence["scores"][5:9] == [0.9, None, None, 0.9]
     assert evidence["frames_read"] == 19
-    with user_error("no_single_face", video, "frame 8"):
+    with user_error("no_single_face", video, "frame 9"):
         preprocess_video(video, SquareSource(), PreprocessOptions(max_gap=1))
 
 
@@ -144,36 +144,17 @@ def test_8k_frames_are_reduced_only_for_the_source(tmp_path):
 
 def refusals():
     """Maps names to (frames, options, kind of the error, facts of its message)."""
-    ten = [square(100, 80, 64)] * 10
+    ten, lost = [square(100, 80, 64)] * 10, "no_single_face"
     two = [np.maximum(square(20, 80, 64), square(220, 90, 50 + 30 * (t > 4))) for t in range(10)]
+    other, pale = [square(100, 80, 40)] * 8 + [square(240, 20, 40)] * 9, 255 - square(100, 80, 64) // 2
     return {
         "one frame": (ten[:1], {}, "short_clip", ["1 frame", "at least 7"]),
         "two frames": (ten[:2], {}, "short_clip", ["2 frames", "at least 7"]),
-        "no face": ([square(0, 0, 0)] * 10, {}, "no_single_face", ["10 frames"]),
-        "another person": (
-            [square(100, 80, 40)] * 8 + [square(240, 20, 40)] * 9,
-            {},
-            "no_single_face",
-            ["frame 8", "another face"],
-        ),
-        "out of the frame": (
-            [square(280 + 16 * t, 80, 64) for t in range(12)],
-            {},
-            "no_single_face",
-            ["3 of the 12 frames"],
-        ),
-        "a cut": (
-            ten + [255 - square(100, 80, 64) // 2 for _ in range(10)],
-            {},
-            "no_single_face",
-            ["shot", "frame 10"],
-        ),
-        "too short": (
-            ten[:5] + [square(0, 0, 0)] * 9 + ten[:4],
-            {"keep": "longest"},
-            "short_clip",
-            ["5 frames", "frame 0"],
-        ),
+        "no face": ([square(0, 0, 0)] * 10, {}, lost, ["10 frames"]),
+        "another person": (other, {}, lost, ["frame 9", "another face"]),
+        "out of the frame": ([square(280 + 16 * t, 80, 64) for t in range(12)], {}, lost, ["3 of the 12 frames"]),
+        "a cut": (ten + [pale] * 10, {}, lost, ["shot", "frame 11"]),
+        "too short": (ten[:5] + [0 * pale] * 9 + ten[:4], {"keep": "longest"}, "short_clip", ["5 frames", "frame 1 "]),
     }, two
 
 
@@ -194,7 +175,7 @@ def test_a_video_of_variable_rate_becomes_constant(mediapipe):
     made = preprocess_video(real_video("face_noface.mov"), mediapipe, PreprocessOptions(keep="longest", fps=25))
     assert made.source_frames[-1] == 71
     assert made.clip.fps == 25
-    assert "cut off: frames 72-168 (97) of 169" in made.warnings[0]
+    assert "cut off: frames 73-169 (97) of 169" in made.warnings[0]
 
 
 def test_a_portrait(mediapipe, portrait):

@@ -834,8 +834,12 @@ def test_a_pause_of_the_recording_is_named():
     """Two recordings in one file, or a camera that stopped for a while."""
     seconds = np.concatenate([np.arange(10) / 25, 60 + np.arange(10) / 25])
     for target in (None, 30):
-        with user_error("bad_data", "59.6 seconds", "frame 10 "):
-            rate.constant(seconds, 25, target)
+        for first, frame in (
+            (0, "frame 10;"),
+            (5, "frame 15;"),
+        ):  # of the video, from whose sixth frame the face is seen
+            with user_error("bad_data", "59.6 seconds", frame):
+                rate.constant(seconds, 25, target, first)
     times = np.concatenate([np.arange(10) / 25, 1.2 + np.arange(10) / 25])
     assert len(rate.constant(times, 25).chosen) == 40
 

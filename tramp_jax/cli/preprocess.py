@@ -239,6 +239,7 @@ def _write_queries(
     import numpy as np
 
     from tramp_jax.data import landmarks
+    from tramp_jax.data.frame_numbers import spell
     from tramp_jax.preprocess.clip import first_face
     from tramp_jax.preprocess.sources.tracks import write_queries
 
@@ -250,7 +251,7 @@ def _write_queries(
     chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
     file = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     write_queries(file, np.concatenate(chosen), number, size)
-    sys.stdout.write(f"{file}: 64 query points in frame {number} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
+    sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
     return 0
 
 

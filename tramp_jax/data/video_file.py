@@ -24,6 +24,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from tramp_jax.data import images, tables
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
 MAX_PIXELS = images.MAX_PIXELS  # per frame
@@ -111,7 +112,7 @@ class VideoFile:
             except (av.FFmpegError, MemoryError) as error:
                 raise UserError(
                     "unreadable_video",
-                    f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}",
+                    f"{self.path}: {spell(count)} cannot be decoded ({error}); convert it with {_CONVERT}",
                 ) from error
             warnings = [*_other_videos(container, stream), *_wide_colours(stream), *_other_speed(container, stream)]
             warnings += [*picture.warnings, *combs.warnings()]
@@ -279,7 +280,7 @@ class _Picture:
         if abs(width * before_height / (height * before_width) - 1) > _SAME_SHAPE:
             raise UserError(
                 "wrong_image_size",
-                f"{self._path}: the picture changes shape at frame {number}, from {before_width}×{before_height} "
+                f"{self._path}: the picture changes shape at {spell(number)}, from {before_width}×{before_height} "
                 f"to {width}×{height} pixels; cut the video there",
             )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tramp_jax.data import clips, gaps, landmark_quality, landmarks, rate
 from tramp_jax.data.face_box import Box
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance, crop, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, largest
@@ -126,14 +127,14 @@ def preprocess_video(
         cuts = tracking.scene_cuts(first_pass.changes)
         track = tracking.follow(faces, options.max_gap, options.keep, cuts)
         seconds = np.array(first_pass.times[track.first : track.first + len(track.faces)])
-        timing = rate.constant(seconds, frames.rate, options.fps)
+        timing = rate.constant(seconds, frames.rate, options.fps, track.first)
         tilt_warnings = upright.check_tilt(track.faces, source.layout)
     except UserError as error:
         raise UserError(error.kind, f"{path}: {error}") from error
     if len(timing.chosen) < options.min_frames:
         raise UserError(
             "short_clip",
-            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from frame {track.first} on, but "
+            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from {spell(track.first)} on, but "
             f"a clip needs at least {options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess "
             f"--min-frames {len(timing.chosen)}",
         )
@@ -193,7 +194,7 @@ def clip_id(name: str) -> str:
 def first_face(
     path: str | Path, source: LandmarkSource, options: PreprocessOptions
 ) -> tuple[int, Face, tuple[int, int]]:
-    """Finds the first frame with a face. Returns its number, its largest face, and the video's (width, height).
+    """Finds the first frame with a face. Returns its index, its largest face, and the video's (width, height).
 
     Raises:
       UserError: the video cannot be read; no_single_face if it shows no face.
