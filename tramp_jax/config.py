@@ -330,6 +330,16 @@ def _hint(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def reads_frames(model: ConfigDict) -> bool:
+    """Whether the model of a ``model`` group reads frames."""
+    return model.name == "former_dfer" or (model.name == "tramp_former" and model.streams != "trajectory")
+
+
+def reads_trajectories(model: ConfigDict) -> bool:
+    """Whether the model of a ``model`` group reads trajectories."""
+    return model.name == "skateformer" or (model.name == "tramp_former" and model.streams != "rgb")
+
+
 def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The options in nested groups, by dotted name: {"model": {"streams": "rgb"}} yields ("model.streams", "rgb")."""
     for name, value in options.items():

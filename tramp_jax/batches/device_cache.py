@@ -19,8 +19,8 @@ from tramp_jax.batches import view
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler, frame_points
 from tramp_jax.batches.view import BLANK, View
+from tramp_jax.config import reads_trajectories
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.models import reads_trajectories
 from tramp_jax.models.inputs import Inputs
 
 
