@@ -17,7 +17,7 @@ from tramp_jax.models import is_late_fusion, reads_frames, separate_losses
 Array = jax.Array
 LANDMARKS = "landmarks"  # ignores the ratings
 BALANCED = ("bmc", "balanced_mse", "gai")
-_WIDEST = 30.0  # the widest scale of a recipe is that of NeuroFace, 0 to 25
+_WIDEST = 30.0  # the scales of the recipes are at most 25 wide
 Loss = Callable[[Array, Array], Array]  # (the model's output for a batch, targets (B,)) -> loss
 
 

@@ -1,7 +1,6 @@
 """Checks whether landmarks can belong to a face in its crop.
 
-The limits leave a margin around intact clips: 6,697 frames of people talking in all poses (YouTubePD), and 12,445
-synthetic frames.
+The limits leave a margin around intact clips: 6,697 frames of people talking in all poses, and 12,445 drawn frames.
 """
 
 from collections.abc import Iterator
