@@ -325,7 +325,7 @@ def _input(make):
         while True:
             yield make()
 
-    return trainer._Input(batches(), lambda batch: batch)
+    return trainer._Prefetched(batches(), lambda batch: batch)
 
 
 def test_waiting_during_a_step_is_not_counted():
@@ -360,7 +360,7 @@ def test_all_time_before_the_first_step_is_waiting():
 
 def test_a_transfer_that_outlasts_the_step_is_counted():
     step, transfer = _Step(), _Step()
-    with trainer._Input((number for number in range(9)), lambda batch: transfer) as source:
+    with trainer._Prefetched((number for number in range(9)), lambda batch: transfer) as source:
         source.next(step)  # returns before the batch arrives
         step.end()
         threading.Timer(0.3, transfer.end).start()
@@ -369,7 +369,7 @@ def test_a_transfer_that_outlasts_the_step_is_counted():
 
 def test_the_next_batch_is_sent_before_the_step_ends():
     put, step = [], _Step()
-    with trainer._Input((number for number in range(9)), put.append) as source:
+    with trainer._Prefetched((number for number in range(9)), put.append) as source:
         source.next()
         source.next(step)  # returns before the step ends
         assert put == [0, 1]

@@ -352,11 +352,10 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     assert whole.endswith(capsys.readouterr().out)
 
 
-def test_a_number_of_folds_beside_a_published_split_gets_a_warning(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "train_fold", lambda *_: [])
-    config.data.num_folds, config.evaluation.baselines = 5, False
+def test_a_number_of_folds_beside_a_published_split_gets_a_warning(config, tmp_path, capsys):
+    config.data.num_folds = 5
     for fold, warned in ((None, True), (0, False)):
-        experiment.train_folds(config, experiment.Folds({fold: {}}, Facts()), tmp_path, resume=False)
+        experiment.announce(config, experiment.Folds({fold: {}}, Facts()), tmp_path)
         assert ("data.num_folds=5" in capsys.readouterr().out) == warned
 
 

@@ -392,17 +392,15 @@ def test_collected_problems_do_not_stop_a_reader(broken):
     assert [problem.kind for problem in problems.found] == ["bad_score", "bad_id", "missing_label"]
 
 
-def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
+def test_a_run_records_what_it_skipped(broken, tmp_path, capsys):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a truncated image"))
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
     skipping.train.batch_size = 2
     skipping.loss.name = "mse"  # a single training clip is left
     folds = experiment.open_folds(skipping)
-    trained = []
-    monkeypatch.setattr(experiment, "train_fold", lambda config, splits, *rest: trained.append(splits) or [])
-    experiment.train_folds(skipping, folds, tmp_path, resume=False)
-    assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
+    experiment.announce(skipping, folds, tmp_path)
+    assert {info.subject for part in folds.splits[None].values() for info in part.infos} == {"P01", "P02", "P03"}
     assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
     assert "3 of 4 clips are usable; errors: 1 truncated_image" in capsys.readouterr().out
 
@@ -413,11 +411,10 @@ def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
     assert again.splits[None]["train"].infos == folds.splits[None]["train"].infos
 
 
-def test_a_run_says_what_the_reader_skipped(tmp_path, monkeypatch, capsys):
+def test_a_run_says_what_the_reader_skipped(tmp_path, capsys):
     published_layouts.write_dfew(tmp_path / "dfew", num_train=6, num_test=2, undetected=("missing", "nan"))
     left = tiny.get_config().unlock()
     left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
     left.train.batch_size = 2
-    monkeypatch.setattr(experiment, "train_fold", lambda *arguments: [])
-    experiment.train_folds(left, experiment.open_folds(left), tmp_path, resume=False)
+    experiment.announce(left, experiment.open_folds(left), tmp_path)
     assert "2 clips skipped (2 undetected_face)" in capsys.readouterr().out
