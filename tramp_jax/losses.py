@@ -165,8 +165,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss``, as a function of the model's output and the targets.
 
     With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
-    is the mean of the members' losses, or the sum of the streams' losses. A sum, so that ``loss.landmarks`` weighs as
-    much beside the loss of the frames as it does without the trajectory stream.
+    is the mean of the members' losses, or the sum of the streams' losses. With a sum, ``loss.landmarks`` weighs as much
+    beside the loss of the frames as it does without the trajectory stream.
 
     Args:
       config: the whole configuration.
