@@ -79,6 +79,7 @@ def _batches(config, kind, splits, count):
         *({"padding": padding} for padding in view.PADDINGS),
         {"padding": "zero", "frame_padding": "reflect"},
         {"padding": "spline", "frame_padding": "zero"},
+        {"padding": "repeat", "length": 96},  # every clip is shorter
         {"padding": "loop", "channels": "energy"},
         {"padding": "spline", "channels": "xyrgb+speed"},
         {"padding": "reflect", "channels": "rgb+range+asymmetry"},
@@ -86,12 +87,12 @@ def _batches(config, kind, splits, count):
 )
 def test_every_cache_gives_the_same_batches(config, splits, change):
     change = dict(change)
-    config.model.trajectory.channels = change.pop("channels", "xyrgb")
+    config.model.trajectory.channels, length = change.pop("channels", "xyrgb"), change.pop("length", 64)
     config.model.trajectory.input_scale = (1.0,)
     config.data.update(change)
     config.train.reader_threads = 4
     if "padding" in change:
-        config.model.rgb.num_frames = config.model.trajectory.length = 64  # clips have 45 to 80
+        config.model.rgb.num_frames = config.model.trajectory.length = length  # clips have 45 to 80
     plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in CACHES)
     assert plain[0].inputs.frames.shape == (8, config.model.rgb.num_frames, 37, 37, 3)
     for one, *others in zip(plain, on_host, on_device, strict=True):

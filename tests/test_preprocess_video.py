@@ -281,7 +281,7 @@ def test_pages_of_an_image_are_not_lost(tmp_path):
 @pytest.mark.parametrize("fps", [0.0, -25.0, float("inf"), float("nan")])
 def test_the_rate_of_images_must_be_one_of_a_camera(tmp_path, fps):
     folder = write_images(tmp_path / "frames", grey(2))
-    with user_error("bad_option", "--images-fps", fps):
+    with user_error("bad_option", "--images-fps", f"{fps:g}"):
         read(folder, images_fps=fps)
     assert [seconds for seconds, _ in read(folder, images_fps=50)] == [0, 0.02]
 

@@ -157,7 +157,7 @@ class _Kept:
         self._running: tuple[int, Metrics] | None = None  # the latest step and its outcome
 
     def add(self, step: int, measured: Metrics) -> None:
-        """Keeps the outcome of the step before this one, which may still be running."""
+        """Takes the outcome of a step that may still be running, and keeps that of the step before."""
         self.settle()
         self._running = step, measured
 

@@ -56,7 +56,7 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Makes samples of clips by a whole configuration. ``with_points`` adds ``Inputs.points``."""
+    """Makes the samples that a whole configuration asks for. ``with_points`` adds ``Inputs.points``."""
 
     config: ConfigDict
     with_points: bool = False
