@@ -89,7 +89,8 @@ def row(clip: Clip, machine: Machine, devices: int, batch: int) -> dict[str, flo
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
     flags = timing.parser(__doc__, rounds=1)
-    flags.add_argument("--tflops", type=float, default=135, help="TFLOP/s that a device reaches in bfloat16")
+    reached = cost.SHARE * cost.PEAK["bfloat16"]
+    flags.add_argument("--tflops", type=float, default=reached, help="TFLOP/s that a device reaches in bfloat16")
     flags.add_argument("--memory", type=float, default=3350, help="GB/s of a device's memory")
     flags.add_argument("--within", type=float, default=450, help="GB/s between the devices of a server, one direction")
     flags.add_argument("--between", type=float, default=50, help="GB/s of a device to other servers, one direction")

@@ -33,19 +33,19 @@ def interrupted_at(step: int) -> Iterator[None]:
     def stop():
         raise KeyboardInterrupt
 
-    with _reporting(step, stop), pytest.raises(KeyboardInterrupt):
+    with calls_at(step, stop), pytest.raises(KeyboardInterrupt):
         yield
 
 
 @contextlib.contextmanager
 def terminated_at(step: int) -> Iterator[None]:
     """A training inside of this gets SIGTERM when it reports ``step``."""
-    with _reporting(step, lambda: signal.raise_signal(signal.SIGTERM)):
+    with calls_at(step, lambda: signal.raise_signal(signal.SIGTERM)):
         yield
 
 
 @contextlib.contextmanager
-def _reporting(step: int, call: Callable[[], None]) -> Iterator[None]:
+def calls_at(step: int, call: Callable[[], None]) -> Iterator[None]:
     """A training inside of this makes the call when it reports the loss of ``step``."""
     write = training_log.Reporter.write
 

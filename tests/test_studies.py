@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import results_page
+from tests.linear import linear_model, measured
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tramp_jax import baselines, cli, evaluation, metrics
@@ -33,6 +35,18 @@ paper.synthetic = [50.0]
 [[rows]]
 name = "SVR, C = 3"
 method = "SVR"
+"""
+
+LINEAR = """
+[on.synthetic]
+model.streams = "trajectory"
+model.trajectory.channels = "xy"
+loss.landmarks = 0.0
+train.epochs = 2
+[[rows]]
+name = "whole"
+[[rows]]
+name = "cut"
 """
 
 
@@ -196,6 +210,23 @@ def test_a_killed_study_ends_with_the_table_of_an_uninterrupted_one(simple, tmp_
         assert (tmp_path / name).read_bytes() == (simple / "out" / name).read_bytes()
 
 
+def test_a_training_that_is_killed_in_a_study_continues(study_file, tmp_path, program, capsys):
+    """Both rows are the same model. The second one, which is killed, ends like the first one, which is not."""
+    file, out = study_file(LINEAR), tmp_path / "out"
+    killed = program("tests/study_script.py", "study", file, "--quick", "--out", out)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    whole, cut = out / "runs/whole/0", out / "runs/cut/0"
+    ended = whole.with_suffix(".json").stat().st_mtime_ns
+    assert not cut.with_suffix(".json").exists()
+    with linear_model():
+        assert study(file, out) == 0
+    assert whole.with_suffix(".json").stat().st_mtime_ns == ended
+    one, other = (measured(folder, "train") for folder in (whole, cut))
+    assert [row["step"] for row in one] == [row["step"] for row in other] == [*range(1, 7)]
+    np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in other], rtol=1e-5)
+    assert cells(out)["cut", "mean", "mae"]["difference"] == "0.000000"
+
+
 def test_a_failing_run_is_a_line_with_its_reason_and_is_tried_again(study_file, tmp_path, capsys):
     text = SIMPLE + '[[rows]]\nname = "nobody"\nmethod = "SVR"\ndata.expression = "yawn"\n'
     out = tmp_path / "out"
@@ -287,6 +318,26 @@ def test_people_are_drawn_with_their_clips_of_all_columns_and_seeds():
     assert np.isnan(table._figures("spearman", ["one", "two"], parts[:-1], [], 0).spread)
 
 
+def test_intervals_contain_the_spread_over_seeds():
+    """One seed ranks all people as rated, the other one in reverse: any mean of drawn seeds is possible."""
+    target = [0, 1, 2, 3, 4, 5]
+    parts = [part("one", "abcdef", target, target, 0), part("one", "abcdef", target, target[::-1], 1)]
+    none = [part("one", "abcdef", target, [1, 0, 3, 2, 5, 4], seed) for seed in (0, 1)]
+    figures = table._figures("spearman", ["one"], parts, none, 200)
+    assert figures.value == pytest.approx(0)
+    assert figures.interval == pytest.approx((-1, 1))
+    assert figures.difference_interval[0] < -1 < figures.difference < 0 < figures.difference_interval[1]
+
+
+def test_a_difference_is_of_the_seeds_that_both_rows_have():
+    rng = np.random.default_rng(0)
+    parts = [part("one", "abcdef", [0, 1, 2, 3, 4, 5], rng.normal(size=6), seed) for seed in range(4)]
+    for one, other in ((parts, parts[1:3]), (parts[:2], parts[1:])):
+        figures = table._figures("spearman", ["one"], one, other, 50)
+        assert (figures.difference, figures.difference_interval) == (0, (0, 0))
+    assert np.isnan(table._figures("spearman", ["one"], parts[:2], parts[2:], 50).difference)
+
+
 def test_any_name_leaves_the_tables_whole(study_file, tmp_path):
     study = plan.load(study_file('[[rows]]\nname = "+ motion | energy"\n'), "synthetic")
     text = table.write(study, plan.runs(study, "", tmp_path, 1), tmp_path, 0)
@@ -310,12 +361,19 @@ def test_the_study_of_the_documentation_runs_on_your_own_clips(study_file, tmp_p
         assert float(found[row, "mean", "mae"]["parameters"]) > 1000
 
 
-def test_dry_run_needs_no_data(capsys):
-    assert cli.main(["study", "length", "--data", "neuroface", "--dry-run", "--tflops", "100"]) == 0
+def test_dry_run_needs_no_data_and_the_page_of_results_has_its_sum(capsys):
+    dry = ["study", "length", "--data", "neuroface", "--dry-run"]
+    assert cli.main([*dry, "--tflops", "67.567"]) == 0  # an H100's 495 TFLOP/s × 135 / 989
+    given = capsys.readouterr().out
+    assert cli.main(dry) == 0
     out = capsys.readouterr().out
     assert "T = 256, SPREAD" in out
     # SPREAD: 103 clips in each of three folds, 5 passes, batches of 4, 100 epochs.
     assert f"{3 * 103} clips, {100 * (309 * 5 // 4):,} steps" in out
+    assert given.splitlines()[:-1] == out.splitlines()[:-1]
+    runs, steps, hours = re.match(r"(\d+) runs, ([\d,]+) steps, ([\d.]+) hours", out.splitlines()[-1]).groups()
+    row = f"| length | neuroface | {runs} | {steps} | {hours} |"
+    assert row in results_page.COSTS.read_text(), "run python -m benchmarks.results_page --costs"
 
 
 def test_the_page_of_results_is_that_of_the_studies():

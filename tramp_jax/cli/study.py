@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tflops",
         type=float,
-        default=50.0,
         metavar="N",
-        help="speed of the GPU in training, in TFLOP/s, for the hours of --dry-run (default: %(default)g)",
+        help="speed of the device in training, in TFLOP/s, for the hours of --dry-run (default: assumed of an H100)",
     )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", metavar="I/N", help="do every N-th run, for an array of jobs; afterwards --collect")
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     usual_seeds = 1 if arguments.quick else 3
     seeds = usual_seeds if arguments.seeds is None else arguments.seeds
-    if arguments.tflops <= 0:
+    if arguments.tflops is not None and arguments.tflops <= 0:
         raise UserError("bad_option", f"--tflops must be above 0, not {arguments.tflops:g}")
     if seeds < 1:
         raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
@@ -72,29 +71,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _dry_run(study: "Study", runs: "Sequence[Run]", tflops: float) -> int:
+def _dry_run(study: "Study", runs: "Sequence[Run]", tflops: float | None) -> int:
     """Prints what a study costs. If the data is missing, estimates use the published number of clips."""
     from tramp_jax.studies import cost
 
     seeds = len({each.seed for each in runs})
     sys.stdout.write(f"{study.title}, on {study.data}; each of these {seeds} times:\n")
-    total = 0.0
+    steps, hours = 0, 0.0
     for each in runs[: len(runs) // seeds]:  # the runs with the first seed
         what = f"{each.row.name}, {each.column}" if each.column else each.row.name
         if each.row.method:
             sys.stdout.write(f"  {what}: {each.row.method}\n")
             continue
-        gflop = cost.flops(each.config.model) / 1e9
-        known = cost.steps(each.config, each.column, study.expected_clips)
-        if known is None:
-            sys.stdout.write(f"  {what}: {gflop:.3g} GFLOP a clip; steps unknown without the data (--root)\n")
-            continue
-        steps, clips = known
-        hours = steps * each.config.train.batch_size * cost.TRAINING * gflop / (tflops * 1e3) / 3600
-        total += seeds * hours
-        sys.stdout.write(f"  {what}: {clips} clips, {steps:,} steps, {gflop:.3g} GFLOP a clip, {hours:.2g} h\n")
-    sys.stdout.write(
-        f"{len(runs)} runs, {total:.3g} hours on one GPU that reaches {tflops:g} TFLOP/s in training (--tflops), "
-        "without evaluation and reading\n"
-    )
+        found = cost.estimate(each.config, each.column, study.expected_clips, tflops)
+        size = f"{found.clips} clips, {found.steps:,} steps" if found.steps else "size unknown without --root"
+        sys.stdout.write(f"  {what}: {size}, {found.gflop:.3g} GFLOP a clip, {found.hours:.2g} h\n")
+        steps, hours = steps + seeds * found.steps, hours + seeds * found.hours
+    speed = f"{tflops:g} TFLOP/s in training (--tflops)" if tflops else cost.ASSUMED
+    total = f"{len(runs)} runs, {steps:,} steps, {hours:.3g} hours"
+    sys.stdout.write(f"{total} without evaluation and reading, at {speed}\n")
     return 0

@@ -1,9 +1,9 @@
-"""What a model costs: FLOPs per clip, and training steps."""
+"""What a model costs: FLOPs per clip, training steps, and hours of a GPU."""
 
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,23 @@ from tramp_jax.data.datasets import TRAIN
 from tramp_jax.errors import UserError
 
 TRAINING = 3  # a forward and backward pass costs three times the forward pass
+# TFLOP/s of an NVIDIA H100 (SXM) in dense products, by ``model.precision``; float32 uses TF32. SHARE of it is what
+# training is assumed to reach: nothing has been measured on a GPU.
+PEAK, SHARE = {"float32": 495.0, "bfloat16": 989.0}, 135 / 989
+ASSUMED = (
+    f"{SHARE * PEAK['float32']:.0f} TFLOP/s in float32 and {SHARE * PEAK['bfloat16']:.0f} in bfloat16: "
+    f"{100 * SHARE:.0f} % of the peaks of an H100 in TF32 ({PEAK['float32']:g}) and bfloat16 ({PEAK['bfloat16']:g}), "
+    "assumed, not measured"
+)
+
+
+class Estimate(NamedTuple):
+    """What a training costs over all folds: the clips it trains on, its steps, GFLOP of a forward pass, and hours."""
+
+    clips: int
+    steps: int
+    gflop: float
+    hours: float
 
 
 def flops(model: ConfigDict) -> float:
@@ -52,22 +69,24 @@ def _flops(program: Any) -> float:
     return total
 
 
-def steps(config: ConfigDict, column: str, expected: Mapping[str, int]) -> tuple[int, int] | None:
-    """Training steps of a run over all folds, and the number of clips it trains on.
+def estimate(config: ConfigDict, column: str, expected: Mapping[str, int], tflops: float | None = None) -> Estimate:
+    """What a training costs.
 
     Args:
       config: the whole configuration.
       column: the study's column.
       expected: published number of clips in each column, for when the data is missing.
+      tflops: speed of the device in training, in TFLOP/s; None for ``SHARE`` of ``PEAK``.
 
     Returns:
-      None if the data is missing and its size is unknown.
+      The estimate. If the data is missing and its size is unknown, clips, steps and hours are 0.
     """
     train = config.train
     try:
         clips = [len(splits[TRAIN]) for splits in experiment.open_folds(config).splits.values()]
     except UserError:
-        if column not in expected:
-            return None
-        clips = [expected[column]]
-    return sum(train.epochs * max(1, n * train.passes_per_epoch // train.batch_size) for n in clips), sum(clips)
+        clips = [expected[column]] if column in expected else []
+    steps = sum(train.epochs * max(1, n * train.passes_per_epoch // train.batch_size) for n in clips)
+    forward = flops(config.model)
+    speed = 1e12 * (tflops or SHARE * PEAK[config.model.precision])
+    return Estimate(sum(clips), steps, forward / 1e9, steps * train.batch_size * TRAINING * forward / speed / 3600)

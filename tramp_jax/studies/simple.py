@@ -1,4 +1,7 @@
-"""Rows of a study without a network: simple methods, fitted to the same people and reported in the same files."""
+"""Rows of a study without a network: simple methods, reported on the same people and in the same files.
+
+They have no checkpoint to select, so they learn from the validation people as well.
+"""
 
 import pathlib
 from collections.abc import Callable

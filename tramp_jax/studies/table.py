@@ -22,6 +22,7 @@ DRAWS = 1000
 # The metrics of a table; the first one is compared. Figures are × 100, as in the paper, except for the absolute error.
 _OF_SCORES, _OF_CLASSES = ("spearman", "mae", "icc_a1"), ("accuracy", "precision", "recall", "specificity", "f1")
 _WORDS = {"spearman": "ρ × 100", "mae": "mean absolute error", "icc_a1": "ICC(A,1) × 100"}
+_Value = Callable[[np.ndarray, np.ndarray], float]  # of row numbers and seeds
 
 
 class Part(NamedTuple):
@@ -51,12 +52,12 @@ class Line(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A metric of a row, with 95 % intervals over people. NaN stands for what is unknown.
+    """A metric of a row, with 95 % intervals over people and seeds. NaN stands for what is unknown.
 
     Attributes:
       value: its mean over columns, seeds and folds.
       spread: its standard deviation over seeds.
-      difference: from the reference row, on the clips that they share.
+      difference: from the reference row, on the seeds and clips that they share.
     """
 
     value: float = math.nan
@@ -73,7 +74,7 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
       study: the study.
       runs: all runs of the study.
       out: the folder to write into.
-      draws: number of resamplings of people for intervals.
+      draws: number of resamplings of people and seeds for intervals.
     """
     lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
     reference = next(line for line in lines if line.row.name == study.reference)
@@ -84,7 +85,7 @@ def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> s
             [name for name in study.columns if column in (MEAN, name)],
             _of_column(line, column),
             [] if line is reference else _of_column(reference, column),
-            draws if metric == names[0] else 0,  # only the first metric is shown with intervals
+            draws,
         )
         for line in lines
         for column in (*study.columns, MEAN)
@@ -123,32 +124,52 @@ def _of_column(line: Line, column: str) -> list[Part]:
 
 
 def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others: Sequence[Part], draws: int) -> Figures:
-    """The figures of a row, and its difference from ``others`` on the clips they share, if there are any.
+    """The figures of a row, and its difference from ``others`` on the seeds and clips they share, if there are any.
 
-    ``draws`` is the number of resamplings of people; 0 for no intervals.
+    ``draws`` is the number of resamplings of people and seeds; 0 for no intervals.
     """
     if not parts:
         return Figures()
-    own, theirs = (_mean_of(metric, columns, group) for group in (parts, others))
-    subjects, count = _subjects((*parts, *others)), len(_subjects(parts))
-    clips = [(part.column, clip) for part in (*parts, *others) for clip in part.written.clips]
-    common = set(clips[:count]) & set(clips[count:])
-    paired = np.array([row for row, clip in enumerate(clips) if clip in common], int)
-
-    def difference(rows: np.ndarray) -> float:
-        rows = paired[rows]
-        return own(rows[rows < count]) - theirs(rows[rows >= count] - count)
-
-    by_seed = [value for value in _by_seed(metric, columns, parts) if np.isfinite(value)]
-    figures = Figures(own(np.arange(count)), float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan)
+    value = _mean_of(metric, columns, parts)
+    by_seed = [each for each in _by_seed(metric, columns, parts) if np.isfinite(each)]
+    spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan
+    figures = Figures(value(_all_rows(parts), _seeds(parts)), spread)
     if draws:
-        figures = figures._replace(interval=metrics.bootstrap(own, subjects[:count], draws))
-    if common:
+        figures = figures._replace(interval=_interval(value, _subjects(parts), _seeds(parts), draws))
+
+    shared = {(part.column, part.seed) for part in parts} & {(part.column, part.seed) for part in others}
+    ours, theirs = ([part for part in group if (part.column, part.seed) in shared] for group in (parts, others))
+    subjects, count = _subjects((*ours, *theirs)), len(_subjects(ours))
+    clips = [(part.column, clip) for part in (*ours, *theirs) for clip in part.written.clips]
+    common = set(clips[:count]) & set(clips[count:])
+    if not common:
+        return figures
+    paired = np.array([row for row, clip in enumerate(clips) if clip in common])
+    one, other = (_mean_of(metric, columns, group) for group in (ours, theirs))
+
+    def difference(rows: np.ndarray, seeds: np.ndarray) -> float:
+        rows = paired[rows]
+        return one(rows[rows < count], seeds) - other(rows[rows >= count] - count, seeds)
+
+    figures = figures._replace(difference=difference(np.arange(len(paired)), _seeds(ours)))
+    if draws:
         both = [subjects[row] for row in paired]
-        figures = figures._replace(difference=difference(np.arange(len(both))))
-        if draws:
-            figures = figures._replace(difference_interval=metrics.bootstrap(difference, both, draws))
+        figures = figures._replace(difference_interval=_interval(difference, both, _seeds(ours), draws))
     return figures
+
+
+def _interval(value: _Value, subjects: Sequence[str], seeds: np.ndarray, draws: int) -> metrics.Interval:
+    """The 95 % interval of ``value`` over ``draws`` resamplings of people and, independently, of seeds."""
+    rng = np.random.default_rng(1)  # the people are drawn from 0
+    return metrics.bootstrap(lambda rows: value(rows, rng.choice(seeds, len(seeds))), subjects, draws)
+
+
+def _all_rows(parts: Sequence[Part]) -> np.ndarray:
+    return np.arange(sum(len(part.written.clips) for part in parts))
+
+
+def _seeds(parts: Sequence[Part]) -> np.ndarray:
+    return np.unique([part.seed for part in parts])
 
 
 def _subjects(parts: Sequence[Part]) -> list[str]:
@@ -157,28 +178,29 @@ def _subjects(parts: Sequence[Part]) -> list[str]:
 
 def _by_seed(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> list[float]:
     """The metric's mean over columns, for each seed."""
-    groups = [[part for part in parts if part.seed == seed] for seed in sorted({part.seed for part in parts})]
-    return [_mean_of(metric, columns, group)(np.arange(len(_subjects(group)))) for group in groups]
+    value, rows = _mean_of(metric, columns, parts), _all_rows(parts)
+    return [value(rows, np.array([seed])) for seed in _seeds(parts)]
 
 
-def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> Callable[[np.ndarray], float]:
-    """A function from row numbers in the joined clips of ``parts`` to the metric's mean over columns.
+def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> _Value:
+    """A function from row numbers in the joined clips of ``parts``, and seeds, to the metric's mean over columns.
 
-    Within a column, it is the mean over the seeds and folds in which it is defined. It is NaN if a column has none:
-    columns differ so much that a mean over fewer of them cannot be compared.
+    Rows and seeds may repeat. Within a column, it is the mean over the seeds and folds in which it is defined. It is
+    NaN if a column has none: columns differ so much that a mean over fewer of them cannot be compared.
     """
     sizes = [len(part.written.clips) for part in parts]
     starts = np.cumsum([0, *sizes])
     measure = (metrics.REGRESSION | metrics.CLASSIFICATION)[metric]
 
-    def mean(rows: np.ndarray) -> float:
+    def mean(rows: np.ndarray, seeds: np.ndarray) -> float:
         found: dict[str, list[float]] = {column: [] for column in columns}
         for part, start, size in zip(parts, starts[:-1], sizes, strict=True):
             own = rows[(rows >= start) & (rows < start + size)] - start
-            if len(own):
+            times = int(np.count_nonzero(seeds == part.seed))
+            if len(own) and times:
                 value = measure(part.written.measured_by(metric)[own], part.written.target[own])
                 if np.isfinite(value):
-                    found[part.column].append(value)
+                    found[part.column] += [value] * times
         if not all(found.values()):
             return math.nan
         return float(np.mean([np.mean(values) for values in found.values()]))
@@ -201,6 +223,11 @@ def _between(interval: metrics.Interval, metric: str, sign: str = "") -> str:
     return f" [{low}, {high}]" if np.isfinite(interval[0]) else ""
 
 
+def _cell(figures: Figures, metric: str) -> str:
+    spread = f" ± {_text(figures.spread, metric)}" if np.isfinite(figures.spread) else ""
+    return _text(figures.value, metric) + spread + _between(figures.interval, metric)
+
+
 def _markdown(
     study: Study, lines: Sequence[Line], names: Sequence[str], found: Mapping[tuple[str, str, str], Figures]
 ) -> str:
@@ -217,14 +244,13 @@ def _markdown(
         cells = [name]
         for i, column in enumerate(columns):
             paper = f" ({line.row.paper[i]:g})" if len(line.row.paper) > 1 else ""
-            cells.append(_text(found[name, column, first].value, first) + paper)
+            cells.append(_cell(found[name, column, first], first) + paper)
         mean = found[name, MEAN, first]
-        spread = f" ± {_text(mean.spread, first)}" if np.isfinite(mean.spread) else ""
-        cells.append(_text(mean.value, first) + spread + _between(mean.interval, first))
+        cells.append(_cell(mean, first))
         if with_paper:
             cells.append(f"{line.row.paper[-1]:g}" if line.row.paper else "–")
         cells.append(_text(mean.difference, first, "+") + _between(mean.difference_interval, first, "+"))
-        cells += [_text(found[name, MEAN, metric].value, metric) for metric in others]
+        cells += [_cell(found[name, MEAN, metric], metric) for metric in others]
         units = {"parameters": 1e6, "flops": 1e9, "clips_per_second": 1}
         cells += [f"{line.measured[n] / unit:.3g}" if n in line.measured else "–" for n, unit in units.items()]
         rows.append(cells)
@@ -237,9 +263,10 @@ def _markdown(
             notes.append(f"- {name}: {what}, because scores or ratings are equal; means ignore these")
     seeds = len({part.seed for line in lines for part in line.parts})
     people = len({subject for line in lines for part in line.parts for subject in part.written.subjects})
+    over = "people and seeds" if seeds > 1 else "people"
     legend = (
         f"On `{study.data}`: {people} test people, {seeds} seed{'s' if seeds != 1 else ''}. ± is the standard "
-        "deviation over seeds; intervals are 95 % over people, and differences are on the same people. Validation "
+        f"deviation over seeds; intervals are 95 % over {over}, and differences are on the same {over}. Validation "
         "people selected the checkpoint."
     )
     if with_paper and columns:
@@ -279,7 +306,7 @@ def _csv(
 def _plot(
     path: pathlib.Path, study: Study, lines: Sequence[Line], metric: str, found: Mapping[tuple[str, str, str], Figures]
 ) -> None:
-    """Plots the compared metric of every row with its interval over people, each seed, and the paper's figure."""
+    """Plots the compared metric of every row with its interval, each seed, and the paper's figure."""
     figure = new_figure(7, 1.2 + 0.42 * len(lines))
     axes = figure.subplots()
     for place, line in enumerate(lines):
@@ -287,7 +314,7 @@ def _plot(
         if np.isfinite(f.interval[0]):
             axes.plot([100 * end for end in f.interval], [place, place], color="C0", linewidth=2, alpha=0.5)
         if np.isfinite(f.value):
-            axes.plot(100 * f.value, place, "o", color="C0", label="mean, 95 % over people" if place == 0 else None)
+            axes.plot(100 * f.value, place, "o", color="C0")
         for value in _by_seed(metric, list(study.columns), line.parts):
             axes.plot(100 * value, place - 0.2, ".", color="0.6", markersize=5)
         if line.row.paper:
@@ -296,7 +323,7 @@ def _plot(
     axes.invert_yaxis()
     axes.set(xlabel=_words(metric))
     quick = " (tiny settings: figures mean nothing)" if study.quick else ""
-    what = "circle: mean, bar: 95 % over people, dots: seeds"
+    what = "circle: mean, bar: 95 % interval, dots: seeds"
     what += ", diamond: paper" if any(line.row.paper for line in lines) else ""
     axes.set_title(f"{study.title}{quick}\n{what}", fontsize="small")
     axes.grid(axis="x", color="0.9")
