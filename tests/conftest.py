@@ -24,7 +24,7 @@ from tramp_jax.models import init_variables
 scripts.keep_compiled()  # repairs what a killed test run left half written
 
 # These files start first, so that the workers end together.
-HEAVIEST = ["test_benchmarks", "test_commands", "test_parity", "test_scoring", "test_models", "test_torch_twin"]
+HEAVIEST = ["parity", "commands", "benchmarks", "studies", "trainer", "scoring", "report_attribution", "models"]
 
 
 def pytest_addoption(parser):
@@ -32,7 +32,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    heaviest = {name: place for place, name in enumerate(HEAVIEST)}
+    heaviest = {f"test_{name}": place for place, name in enumerate(HEAVIEST)}
     items.sort(key=lambda item: heaviest.get(item.path.stem, len(heaviest)))
     if not config.getoption("--slow"):
         skip = pytest.mark.skip(reason="takes minutes; --slow runs it")

@@ -195,18 +195,17 @@ def test_training_step_runs_each_way(recipe, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        ["train_step", "--parts", "compile", "--batch", "1"],
         ["scaling", "--batch", "2", "--rounds", "1"],
         pytest.param(["score", "--rounds", "1"], marks=pytest.mark.skipif(no_torch, reason="needs PyTorch")),
         ["input", "--clips", "8", "--batches", "1", "--rounds", "1"],
         ["input", "--clips", "8", "--batches", "1", "--rounds", "1", "--caches"],
     ],
-    ids=["compile", "scaling", "score", "input", "caches"],
+    ids=["scaling", "score", "input", "caches"],
 )
 def test_command_runs_in_its_own_process(command, layout, tmp_path):
     name, *flags = command
-    random_inputs = name in ("train_step", "scaling")
-    lines = ['config.model.streams = "trajectory"', FEW_POINTS] if random_inputs else ["config.train.read_ahead_mb = 1"]
+    random_inputs = ['config.model.streams = "trajectory"', FEW_POINTS]
+    lines = random_inputs if name == "scaling" else ["config.train.read_ahead_mb = 1"]
     recipe = recipe_with(tmp_path, *lines)
     line = [sys.executable, "-m", f"benchmarks.{name}", *flags, "--config", recipe, "--out", tmp_path / "out"]
     line += ["--layout", layout] if name == "input" else []
@@ -221,11 +220,8 @@ def test_command_runs_in_its_own_process(command, layout, tmp_path):
     elif "--caches" in flags:
         assert measured["in training"]["losses_apart"] == 0
         assert "37×37" in next((tmp_path / "out").glob("*.md")).read_text()
-    elif name == "input":
-        assert "Memory over two epochs" in next((tmp_path / "out").glob("*.md")).read_text()
     else:
-        seconds = measured["first step of a new process, jax-float32"]["seconds"]
-        assert seconds["again"]["step compiled"] < seconds["nothing compiled"]["step compiled"]
+        assert "Memory over two epochs" in next((tmp_path / "out").glob("*.md")).read_text()
 
 
 @pytest.mark.slow

@@ -28,13 +28,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def linear_run(tmp_path_factory):
-    """Cross-validation of ten people in five folds, with a linear stand-in for the network."""
+    """Cross-validation of six people in three folds, with a linear stand-in for the network."""
     config = synthetic.get_config("few").unlock()
     config.update_from_flattened_dict(linear.OPTIONS)
     config.model.update(members=1, ridge=False)
     config.model.trajectory.patch = 1
-    config.data.update(num_subjects=10, clips_per_subject=1, protocol="k_fold", num_folds=5)
-    config.train.update(epochs=1, evaluate_every=1, batch_size=4)
+    config.data.update(num_subjects=6, clips_per_subject=1, protocol="k_fold", num_folds=3)
+    config.train.update(epochs=1, evaluate_every=1, batch_size=2)
+    config.evaluation.bootstrap = 100
     workdir = tmp_path_factory.mktemp("few") / "folds"
     with linear.linear_model():
         experiment.train(config.lock(), workdir)

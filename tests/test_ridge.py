@@ -6,6 +6,7 @@ import pytest
 from sklearn.linear_model import RidgeCV
 
 from configs import synthetic
+from tests.linear import linear_model
 from tests.raises import user_error
 from tramp_jax import baselines, experiment, models, ridge, sharding
 from tramp_jax.batches import pipeline
@@ -59,15 +60,14 @@ def test_half_of_the_score_is_that_of_the_regression(config, splits, fitted):
     inputs, _ = read(splits[TEST], config)
     model = models.build_model(config.model)
     alone = {"params": fitted["params"], "batch_stats": {}}
-    network, whole = (np.asarray(models.apply(model, v, inputs)[0]) for v in (alone, fitted))
+    network, whole = (np.asarray(score(model, v, inputs)) for v in (alone, fitted))
     train_inputs, ratings = read(splits[TRAIN], config)
     features = [
         np.asarray(x.trajectories).mean(axis=1).reshape(len(x.trajectories), -1) for x in (train_inputs, inputs)
     ]
     expected = RidgeCV(ridge.PENALTIES).fit(features[0], ratings).predict(features[1])
     np.testing.assert_allclose(whole, (network + expected) / 2, atol=1e-3)
-    trained = models.apply(model, fitted, inputs, train=True, rngs={"dropout": jax.random.key(0)})[0]
-    same = models.apply(model, alone, inputs, train=True, rngs={"dropout": jax.random.key(0)})[0]
+    trained, same = (np.asarray(score(model, v, inputs, train=True)) for v in (fitted, alone))
     np.testing.assert_array_equal(trained, same)  # the network learns the ratings by itself
 
 
@@ -83,10 +83,11 @@ def test_the_regression_scores_people_that_it_has_not_seen(config, splits, fitte
 
 
 def test_training_keeps_the_regression_and_the_checkpoint_holds_it(config, splits, fitted, tmp_path):
-    experiment.train(config, tmp_path / "run")
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        wanted = models.abstract_variables(config.model)
-        _, variables = checkpoints.restore_variables(LAST, wanted, sharding.data_mesh())
+    with linear_model():
+        experiment.train(config, tmp_path / "run")
+        with Checkpoints(tmp_path / "run") as checkpoints:
+            wanted = models.abstract_variables(config.model)
+            _, variables = checkpoints.restore_variables(LAST, wanted, sharding.data_mesh())
     for name, values in fitted["batch_stats"][models.RIDGE].items():
         np.testing.assert_array_equal(variables["batch_stats"][models.RIDGE][name], values)
 

@@ -347,6 +347,7 @@ def test_any_name_leaves_the_tables_whole(study_file, tmp_path):
         assert {row["row"] for row in csv.DictReader(file)} == {"'+ motion | energy"}  # no formula
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_the_study_of_the_documentation_runs_on_your_own_clips(study_file, tmp_path, capsys):
     text = (ROOT / "docs" / "studies.md").read_text().partition("```toml\n")[2].partition("```")[0]
     assert 0 < len(text.strip().splitlines()) <= 10

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,7 @@ class Reporter:
         self._writing = sharding.is_first_process()
         if not self._writing:
             return
-        import tensorboardX  # imports PyTorch if that is installed, which takes seconds
-
+        tensorboardX = _tensorboard()
         path = folder / run.MEASUREMENTS
         kept = [] if after_step is None else [row for row in read_metrics(folder) if row["step"] <= after_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -65,6 +65,19 @@ class Reporter:
         for name, value in finite.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _tensorboard() -> Any:
+    """The module tensorboardX, imported without PyTorch, which takes a second to import and is not needed here."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it then fails, as if it were not installed
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
