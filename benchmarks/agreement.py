@@ -1,12 +1,13 @@
 """Agreement and coverage on held-out people, and how much they vary with the people, from predictions of trained runs.
 
     python eval.py --workdir RUN --split validation --checkpoint best   # for each run
-    python -m benchmarks.agreement RUN [RUN ...] [--splits 20] [--level 0.9]
+    python -m benchmarks.agreement RUN [RUN ...] [--splits 20] [--level 0.9] [--decode balanced]
+    python -m benchmarks.agreement --new-people RUN [RUN ...]           # RUNs of benchmarks.new_people
 
 No model was trained on the people of the validation and test splits. ``--splits`` times, these people are divided at
 random into two parts with as many people as the two splits. Each time, the output step is fitted and intervals are
-calibrated on the first part, and both are tested on the second. The validation people also chose the checkpoint, so
-figures on them are slightly optimistic.
+calibrated on the first part, and both are tested on the second. With ``--new-people``, the people are those whom
+``benchmarks.new_people`` drew, and the first part still has as many as the validation split of the study.
 """
 
 import argparse
@@ -23,7 +24,15 @@ from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.errors import UserError
 from tramp_jax.scoring.calibration import calibrate
 
-_SHOWN = ("spearman", "mae", "rmse", "icc_a1", "kappa", "within_one")
+_NOTE = (
+    "± is the standard deviation over {} divisions of the same people, whose parts overlap: it is not the error of the "
+    "mean, nor how much other people would differ."
+)
+_CHOSE = (
+    " The validation people, who are in both parts, also chose the checkpoint, so these figures are slightly better "
+    "than those of new people."
+)
+_SHOWN = ("spearman", "mae", "rmse", "icc_a1", "kappa", "within_one", "within_point")
 
 
 def read(folder: pathlib.Path, split: str) -> evaluation.Written:
@@ -36,18 +45,22 @@ def read(folder: pathlib.Path, split: str) -> evaluation.Written:
         raise UserError("missing_file", f"{report / run.PREDICTIONS}: no such file; make it with: {command}") from error
 
 
-def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[float]]:
+def resample(
+    folder: pathlib.Path, splits: int, level: float, decode: str = "", parts: Sequence[str] = (VALIDATION, TEST)
+) -> dict[str, list[float]]:
     """The figures on each random division of the people: {name: value for each}."""
     config = run.load_config(folder)
+    config.output.decode = decode or config.output.decode
     data = training_data.load(folder, config)
     if data is None or data.scale is None or not data.ratings:
         raise UserError("not_a_run", f"{folder}: was trained by an earlier version; train it again")
     decoding = outputs.of_training(config, data.ratings, data.scale)
-    validation, test = (read(folder, split) for split in (VALIDATION, TEST))
-    raw = np.concatenate([validation.raw, test.raw])
-    target = np.concatenate([validation.target, test.target])
-    subjects = np.array(validation.subjects + test.subjects)
-    people, count = np.unique(subjects), len(set(validation.subjects))
+    written = [read(folder, part) for part in parts]
+    raw, target = (np.concatenate([getattr(each, name) for each in written]) for name in ("raw", "target"))
+    subjects = np.concatenate([each.subjects for each in written])
+    people, count = np.unique(subjects), data.people[VALIDATION]
+    if count >= len(people):
+        raise UserError("too_few_people", f"{folder}: {len(people)} people; more than {count} are needed, see --people")
     found: dict[str, list[float]] = {name: [] for name in (*_SHOWN, "coverage", "width")}
     for seed in range(splits):
         chosen = np.isin(subjects, np.random.default_rng(seed).permutation(people)[:count])
@@ -59,7 +72,7 @@ def resample(folder: pathlib.Path, splits: int, level: float) -> dict[str, list[
         held_out = outputs.held_out(fitted, raw[chosen], target[chosen], subjects[chosen].tolist())
         calibrated = calibrate(
             *held_out, target[chosen], subjects[chosen].tolist(), level=level, models=[""], scale=scale
-        ).tested(scores, fitted.spread(raw[~chosen]), target[~chosen])
+        ).tested(scores, fitted.spread(raw[~chosen]), target[~chosen], subjects[~chosen].tolist())
         found["coverage"].append(calibrated.coverage)
         found["width"].append(calibrated.width)
     return found
@@ -71,14 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--level", type=float, default=0.9)
+    parser.add_argument("--new-people", action="store_true", help="RUNs are those of benchmarks.new_people")
+    parser.add_argument("--decode", default="", help="an output.decode to use instead of the run's")
     options = parser.parse_args(arguments)
     names = [*_SHOWN, "coverage", "width"]
     lines = [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    parts = (TEST,) if options.new_people else (VALIDATION, TEST)
     for folder in options.runs:
-        found = resample(folder, options.splits, options.level)
+        found = resample(folder, options.splits, options.level, options.decode, parts)
         cells = [f"{np.mean(found[name]):.3f} ± {np.std(found[name], ddof=1):.3f}" for name in names]
         lines.append(f"| {folder.name} | {' | '.join(cells)} |")
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join([*lines, "", _NOTE.format(options.splits) + _CHOSE * (not options.new_people)]) + "\n")
 
 
 if __name__ == "__main__":

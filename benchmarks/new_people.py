@@ -42,7 +42,8 @@ def test(old: plan.Run, new: plan.Run, people: int) -> None:
         found = evaluation.predict(predictor, member.variables, split, config, mesh, member.output)
         folder = run.evaluation_folder(new.folder, datasets.TEST, BEST)
         evaluation.write_report(found, folder, config, f"{people} new people")
-        shutil.copy(old.folder / run.CONFIG, new.folder / run.CONFIG)
+        for name in (run.CONFIG, run.DATA):
+            shutil.copy(old.folder / name, new.folder / name)
     shutil.copy(old.outcome, new.outcome)
 
 

@@ -76,6 +76,10 @@ def test_clips_of_one_subject_are_resampled_together():
     np.testing.assert_allclose(once, fivefold)
 
 
+def test_people_count_once_however_many_clips_they_have():
+    np.testing.assert_array_equal(metrics.weights_of_people(["b", "a", "b", "c", "b"]), [1 / 3, 1, 1 / 3, 1, 1 / 3])
+
+
 def test_one_subject_has_no_interval():
     table = metrics.with_intervals(metrics.REGRESSION, SCORE, TARGET, ["s"] * 60, 20)
     assert table["mae"]["value"] is not None
@@ -184,6 +188,12 @@ def test_whole_ratings_are_rounded_half_up():
     score, target = np.array([0.5, 1.49, 2.5, 3.9]), np.array([1.0, 1.0, 4.0, 1.0])
     assert metrics.exact(score, target) == 0.5
     assert metrics.within_one(score, target) == 0.75
+
+
+def test_a_score_within_a_point_is_not_rounded():
+    score, target = np.array([0.0, 1.49, 3.5, 2.6]), np.array([1.0, 0.0, 3.0, 4.0])
+    assert metrics.within_point(score, target) == 0.5
+    assert metrics.within_one(score, target) == 1
 
 
 def test_limits_of_agreement_hold_95_percent_of_normal_differences():

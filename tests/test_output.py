@@ -1,5 +1,6 @@
 """The output step: scores stay on the scale and keep their order, the line is honest, and the files are checked."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,9 +10,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from tests.raises import user_error
-from tramp_jax import metrics, run
+from tramp_jax import experiment, metrics, run, training_data
 from tramp_jax import output as outputs
-from tramp_jax.data.source import RatingScale
+from tramp_jax.data.source import Facts, RatingScale, Split
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 MDS = RatingScale()
 RATINGS = ((0.0, 34), (1.0, 24), (2.0, 32), (3.0, 35), (4.0, 29))
@@ -68,6 +70,43 @@ def test_the_line_makes_the_error_smaller_and_keeps_the_order(config):
     assert fitted.people == 100
     assert fitted.slope > 0
     assert spearmanr(raw, fitted.score(raw))[0] == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("fit", ["line", "isotonic"])
+def test_a_person_with_many_clips_counts_once(config, fit):
+    target = np.random.default_rng(1).integers(0, 5, 40).astype(float)
+    raw, people = 2 * target - 3, np.arange(40)
+    raw[0] = 8 - raw[0]  # unlike the others
+    often = np.repeat(people, np.where(people == 0, 100, 1))
+    found = outputs.of_training(config, RATINGS, MDS)
+    once, weighted, unweighted = (
+        found.fitted(raw[rows], target[rows], subjects, fit).score(raw)
+        for rows, subjects in ((people, people), (often, often), (often, range(len(often))))
+    )
+    np.testing.assert_allclose(weighted, once, atol=0.01)
+    assert np.abs(unweighted - once).max() > 0.5
+
+
+def test_test_ratings_do_not_set_the_scale(config, capsys):
+    clips = SyntheticFaces(9, 1, ("smile",))
+    ratings = {"train": (1.0, 2.0, 2.5), "validation": (1.5, 3.0, 2.0), "test": (0.0, 2.0, 4.0)}
+    splits = {}
+    for number, (name, given) in enumerate(ratings.items()):
+        rows = range(3 * number, 3 * number + 3)
+        infos = [dataclasses.replace(clips.infos[i], score=score) for i, score in zip(rows, given, strict=True)]
+        splits[name] = Split(clips, rows, infos)
+    for facts, ends in ((Facts(), (1, 3)), (Facts(MDS), (0, 4))):
+        data, decoding = training_data.describe(splits, facts), experiment.decoding(config, splits, facts)
+        assert (data.scale.low, data.scale.high) == (decoding.low, decoding.high) == ends
+    low, high = (dataclasses.replace(data, scale=RatingScale("score", *ends)) for ends in ((0, 2), (1, 3)))
+    joint = training_data.joint_scale([low, high])
+    assert (joint.name, joint.low, joint.high) == ("score", 0, 3)
+    experiment._warn_beyond(data, ratings["train"])
+    assert not capsys.readouterr().out
+    experiment._warn_beyond(data, ratings["test"])
+    said = capsys.readouterr().out
+    assert "2 of 3" in said
+    assert "data.scale" in said
 
 
 @pytest.mark.parametrize("raw", [np.zeros(40), -np.arange(40.0), np.arange(40.0) * 1e4])

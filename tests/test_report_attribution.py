@@ -17,7 +17,7 @@ from tramp_jax.data import datasets, landmarks
 from tramp_jax.data.clips import Clip
 from tramp_jax.output import Output
 from tramp_jax.report import attribution
-from tramp_jax.report.attribution import NODES, Explainer, patch_regions
+from tramp_jax.report.attribution import NODES, Attribution, Explainer, patch_regions
 from tramp_jax.report.motion import inter_ocular
 from tramp_jax.synthetic.faces import SyntheticFaces
 
@@ -168,6 +168,34 @@ def test_a_trained_model_is_explained_as_well(tmp_path):
         found = explainer(variables, splits["test"][index])
         assert abs(found.difference) > 0.1  # there is something to explain
         check_complete(found, 0.01)
+
+
+def test_attributions_of_models_that_read_other_inputs_have_a_mean():
+    rng = np.random.default_rng(0)
+    read = np.array([False, True, True])
+
+    def made(score, channels, side):
+        trajectory = rng.normal(size=(3, 63, len(channels))) if channels else None
+        frames = rng.normal(size=(3, side, side)) if side else None
+        names = landmarks.REGIONS + ((attribution.ELSEWHERE,) if side else ())
+        effects = rng.normal(size=(3, len(names)))
+        return Attribution(score, 1.0, trajectory, channels, frames, effects, names, read, 0.01, True, 6)
+
+    one, other, third = made(2.0, ("x", "y"), 4), made(3.0, ("r", "x"), 6), made(4.0, (), 3)
+    whole = attribution.mean([one, other, third])
+    assert (whole.score, whole.baseline_score, whole.evaluations, whole.converged) == (3, 1, 18, True)
+    assert whole.channels == ("x", "y", "r")
+    np.testing.assert_allclose(whole.trajectory[:, :, 0], (one.trajectory[:, :, 0] + other.trajectory[:, :, 1]) / 3)
+    frames = sum(each.frames.sum(axis=(1, 2)) for each in (one, other, third)) / 3
+    np.testing.assert_allclose(whole.frames.sum(axis=(1, 2)), frames)
+    assert whole.frames[0, 0, 0] == pytest.approx(
+        (one.frames[0, 0, 0] / 9 + other.frames[0, 0, 0] / 4 + third.frames[0, 0, 0] / 16) / 3
+    )
+    effects = sum(each.regions for each in (one, other, third)) / 3
+    np.testing.assert_allclose(whole.regions, effects)
+    motion_only = attribution.mean([made(1.0, ("x",), 0)])
+    assert motion_only.frames is None
+    assert motion_only.region_names == landmarks.REGIONS
 
 
 @pytest.mark.slow

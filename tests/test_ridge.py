@@ -78,8 +78,23 @@ def test_the_regression_scores_people_that_it_has_not_seen(config, splits, fitte
     assert spearman(np.asarray(score), ratings) > 0.7
     # It is the simple method, on the same input.
     described = [baselines.described([splits[part]], baselines.motion_energies)[0] for part in (TRAIN, TEST)]
-    simple = baselines.ridge(described[0], [info.score for info in splits[TRAIN].infos], described[1])
+    infos = splits[TRAIN].infos
+    people = [info.subject for info in infos]
+    simple = baselines.ridge(described[0], [info.score for info in infos], described[1], people)
     assert np.corrcoef(score, simple)[0, 1] > 0.95
+
+
+def test_the_penalty_does_not_come_from_recognising_people():
+    """Features tell people apart and say nothing else; the ratings of a person's clips are alike."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(30), 4)
+    features = rng.normal(size=(30, 40))[people] + 0.01 * rng.normal(size=(120, 40))
+    ratings = rng.normal(size=30)[people]
+    by_clip = RidgeCV(ridge.PENALTIES).fit(features, ratings)
+    found = ridge.regression(features, ratings, people.tolist())
+    assert found.alpha_ > 1000 * by_clip.alpha_
+    single = ridge.regression(features, ratings, range(120))
+    np.testing.assert_array_equal(single.coef_, by_clip.coef_)
 
 
 def test_training_keeps_the_regression_and_the_checkpoint_holds_it(config, splits, fitted, tmp_path):

@@ -24,6 +24,7 @@ from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
 from tramp_jax.files import locked
+from tramp_jax.output import Output
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
@@ -109,6 +110,17 @@ def test_intervals_cover_the_requested_share_of_new_people():
     assert covered.mean() < 0.85  # counted by clips, the few people with many clips would widen all intervals
     sure, unsure = (found.interval(2.0, spread) for spread in (0.1, 1.0))
     assert np.ptp(unsure) > 1.5 * np.ptp(sure)
+
+
+def test_measured_coverage_counts_each_person_once_and_has_an_interval_over_people():
+    made = calibration.Calibration(0.9, 1.0, 1.0, -9.0, 9.0, (), ("a",), clips=9, subjects=9)
+    found = made.tested(np.zeros(4), np.zeros(4), np.array([0.0, 5.0, 5.0, 0.0]), ["a", "b", "b", "b"])
+    assert found.coverage == pytest.approx((1 + 1 / 3) / 2)
+    assert (found.width, found.test_clips, found.test_subjects) == (2, 4, 2)
+    people = [f"p{i}" for i in range(10)]
+    # Wilson's intervals for 9 and for 10 of 10 people.
+    for target, ends in ((9 * [0.0] + [5.0], "60% to 98%"), (10 * [0.0], "72% to 100%")):
+        assert ends in made.tested(np.zeros(10), np.zeros(10), np.array(target), people).test
 
 
 @pytest.mark.parametrize("people", [9, 20, 48])
@@ -254,7 +266,7 @@ def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_th
     assert "20 clips of 20 people" in capsys.readouterr().out
     scorer = Scorer(cross_validated)
     found = scorer.calibration
-    assert (found.clips, found.subjects, found.test_clips) == (20, 20, 20)
+    assert (found.clips, found.subjects, found.test_clips, found.test_subjects) == (20, 20, 20, 20)
     scores, spreads, targets, people = [], [], [], []
     for member in scorer.members:
         split = datasets.split(datasets.open_dataset(member.config), member.config, member.fold)["test"]
@@ -274,6 +286,19 @@ def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_th
     assert scored.interval is not None
     with user_error("too_few_people", 3, "num_folds"):  # the validation people of one fold
         calibrate_run([cross_validated / "fold_1"], which="best", level=0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
+def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, source):
+    scorer = Scorer(*runs)
+    output = Output((0.0, 2.0, 4.0), (0.3, 0.3, 0.4), sigma=1.0, low=0.0, high=4.0, offset=2.0)
+    scorer.members = [dataclasses.replace(member, output=output) for member in scorer.members]
+    scored = scorer.score_clip(source[0])
+    found = scorer.evidence(scored).attribution
+    assert np.ptp(scored.members) > 0.1
+    assert found.score == pytest.approx(scored.score, abs=1e-3)
+    assert found.regions.sum() == pytest.approx(found.difference, abs=found.error + 1e-6)
 
 
 def test_clips_scored_together_have_the_same_scores_as_alone(runs, source):

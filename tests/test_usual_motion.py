@@ -73,6 +73,25 @@ def test_two_validation_clips_do_not_set_the_limit_alone(splits, tmp_path):
     assert all(found[0].unlike(moved(test[i], shaking)) for i in range(4))
 
 
+def test_a_person_with_many_clips_sets_no_limit(splits, tmp_path):
+    """Neither as the one validation person who moves unlike the others, nor by being like the own other clips."""
+    config, parts = splits
+    found = []
+    for name, train, validation in (
+        ("once", range(0, 20, 2), range(0, 38, 2)),
+        ("often", range(0, 20, 2), sorted([*range(0, 38, 2), *[0] * 30])),
+        ("few", range(0, 20, 2), [0]),
+        ("copies", sorted([*range(0, 20, 2)] * 5), [0]),
+    ):
+        some = {"train": Split(parts["train"], train), "validation": Split(parts["validation"], validation)}
+        folder = tmp_path / name
+        folder.mkdir()
+        usual_motion.describe(config, some, folder)
+        found.append(usual_motion.load(folder).threshold)
+    assert found[0] == found[1]
+    assert found[2] == pytest.approx(found[3], rel=0.2)
+
+
 def test_a_model_of_frames_alone_has_no_usual_motion(splits, tmp_path):
     config = splits[0].copy_and_resolve_references()
     config.model.streams = "rgb"

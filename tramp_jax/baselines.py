@@ -220,12 +220,14 @@ def support_vectors(train_features: np.ndarray, train_scores: np.ndarray, test_f
     return svr.fit(train_features, train_scores).predict(test_features)
 
 
-def ridge(train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray) -> np.ndarray:
-    """Fits the regression of ``model.ridge`` to features (n, d) and scores (n,); returns its scores (m,) of (m, d).
+def ridge(
+    train_features: np.ndarray, train_scores: np.ndarray, test_features: np.ndarray, subjects: Sequence[str]
+) -> np.ndarray:
+    """Fits the regression of ``model.ridge`` to features (n, d) and scores (n,) of clips of the (n,) subjects.
 
-    The features must share a unit, because they are not standardised.
+    The features must share a unit, because they are not standardised. Returns the scores (m,) of test features (m, d).
     """
-    return regression().fit(train_features, train_scores).predict(test_features)
+    return regression(train_features, train_scores, subjects).predict(test_features)
 
 
 def constant(train_scores: Sequence[float] | np.ndarray, n: int) -> np.ndarray:

@@ -127,7 +127,7 @@ OPTIONS: dict[str, Any] = {
         "root": "",
         "expression": "",  # train and test on this expression only; "" for all
         # Lowest and highest rating of the scale, such as (0.0, 4.0). (0.0, 0.0): the data set's own scale or, if it has
-        # none, the lowest and highest rating of the clips.
+        # none, the lowest and highest rating of the training and validation clips.
         "scale": (0.0, 0.0),
         "target": "",  # the rating to learn if clips have several; "" for the main score
         "skip_bad": False,  # check every clip first, and train on those without a fault

@@ -106,7 +106,8 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
     forest, energies = zip(*(baselines.described(part, *describe) for part in (seen, unseen)), strict=True)
     raw, score = _predicted(folder, parts[TEST])
     svr = baselines.support_vectors(energies[0], train_scores, energies[1])
-    ridge = baselines.ridge(energies[0], train_scores, energies[1])
+    subjects = [info.subject for part in seen for info in part.infos]
+    ridge = baselines.ridge(energies[0], train_scores, energies[1], subjects)
     scores = {
         "constant": baselines.constant(train_scores, len(parts[TEST])),
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),

@@ -25,6 +25,7 @@ from tramp_jax.files import locked, write_atomically
 from tramp_jax.losses import LANDMARKS
 from tramp_jax.models import abstract_variables, build_model, count_parameters
 from tramp_jax.output import FEW_PEOPLE, Output
+from tramp_jax.training_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,9 @@ def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, f
     if sharding.is_first_process():
         data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
-        tqdm.write(f"clips: {data}; writing to {folder}")
+        tqdm.write(f"{data}; writing to {folder}")
+        if facts.scale is None and _predicts_scores(config):
+            _warn_beyond(data, [info.score for info in splits[TEST].infos])
         if data.people[VALIDATION] < FEW_PEOPLE and config.train.evaluate_every < config.train.epochs:
             tqdm.write(
                 f"warning: only {data.people[VALIDATION]} validation people choose the best checkpoint, so the choice "
@@ -158,6 +161,15 @@ def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, f
 
 def _predicts_scores(config: ConfigDict) -> bool:
     return not config.model.head.num_classes and config.loss.name != LANDMARKS
+
+
+def _warn_beyond(data: TrainingData, ratings: Sequence[float]) -> None:
+    """Warns if test ratings lie beyond those that the scale is taken from."""
+    if beyond := sum(not data.low <= rating <= data.high for rating in ratings):
+        tqdm.write(
+            f"warning: {beyond} of {len(ratings)} test ratings lie outside {data.low:g} to {data.high:g}, the range of "
+            "the other ratings, which scores stay within; name the ends of the scale with --config.data.scale"
+        )
 
 
 def _note_on_size(config: ConfigDict, people: int) -> None:
@@ -173,11 +185,9 @@ def _note_on_size(config: ConfigDict, people: int) -> None:
 
 
 def decoding(config: ConfigDict, splits: Mapping[str, Split], facts: Facts) -> Output:
-    """The output step before a line is fitted, from the ratings in these splits."""
-    ratings = {name: [info.score for info in split.infos] for name, split in splits.items()}
-    every = [rating for part in ratings.values() for rating in part]
-    scale = training_data.scale_of(facts, config.data.target, (min(every), max(every)))
-    return outputs.of_training(config, outputs.histogram(ratings[TRAIN]), scale)
+    """The output step before a line is fitted, from the training and validation ratings."""
+    scale = training_data.scale_of(facts, config.data.target, training_data.ends(splits))
+    return outputs.of_training(config, outputs.histogram([info.score for info in splits[TRAIN].infos]), scale)
 
 
 def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") -> None:

@@ -117,8 +117,13 @@ def exact(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def within_one(score: np.ndarray, target: np.ndarray) -> float:
-    """Share of clips whose whole rating is at most one point off."""
+    """Share of clips whose whole rating is at most one off: an error below 1.5 if the ratings are whole."""
     return float(np.mean(np.abs(rounded(score) - rounded(target)) <= 1))
+
+
+def within_point(score: np.ndarray, target: np.ndarray) -> float:
+    """Share of clips whose score, not rounded, is at most one point off."""
+    return float(np.mean(np.abs(score - target) <= 1))
 
 
 def bias(score: np.ndarray, target: np.ndarray) -> float:
@@ -197,6 +202,7 @@ REGRESSION: dict[str, Metric] = {
     "kappa": kappa,
     "exact": exact,
     "within_one": within_one,
+    "within_point": within_point,
     "bias": bias,
     "limit_low": limit_low,
     "limit_high": limit_high,
@@ -204,6 +210,12 @@ REGRESSION: dict[str, Metric] = {
 
 # These depend only on the order of the scores, so they are computed from raw values.
 OF_RANKS = ("spearman", "auroc")
+
+
+def weights_of_people(subjects: Sequence[str]) -> np.ndarray:
+    """Weights (N,) of clips with which each person counts once: 1 / (clips of the person in it)."""
+    _, person, clips = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
+    return 1 / clips[person]
 
 
 def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], draws: int) -> Interval:

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
 from tramp_jax.files import write_atomically
+from tramp_jax.metrics import weights_of_people
 
 # Fewer people than this say next to nothing about which checkpoint, line or width of intervals is right.
 FEW_PEOPLE = 10
@@ -129,7 +130,8 @@ class Output:
     ) -> "Output":
         """This output with the line that has the least squared error on N clips of validation people.
 
-        Without a line if there are fewer than ``least`` people, or if all raw values or all targets are equal.
+        Each person counts once, however many clips show them. Without
+        a line if there are fewer than ``least`` people, or if all raw values or all targets are equal.
 
         Args:
           raw, target: (N,) raw values and ratings.
@@ -143,29 +145,32 @@ class Output:
             return straight
         from scipy.optimize import minimize
 
+        weights = weights_of_people(subjects)
+
         def error(line: np.ndarray) -> float:
             chosen = dataclasses.replace(straight, slope=float(np.exp(line[0])), offset=float(line[1]))
-            return float(np.mean(np.square(chosen.score(raw) - target)) + 1e3 * max(0.0, abs(line[0]) - _STEEPEST))
+            squared = np.average(np.square(chosen.score(raw) - target), weights=weights)
+            return float(squared + 1e3 * max(0.0, abs(line[0]) - _STEEPEST))
 
         steep = float(np.clip(np.std(target) / np.std(raw), np.exp(-_STEEPEST), np.exp(_STEEPEST)))
         starts = [(0.0, 0.0), (np.log(steep), float(np.mean(target) - steep * np.mean(raw)))]
         found = min((minimize(error, start, method="Nelder-Mead") for start in starts), key=lambda each: each.fun)
         line = dataclasses.replace(straight, slope=float(np.exp(found.x[0])), offset=float(found.x[1]), people=people)
         bent = fit == "isotonic" or (fit == "auto" and people >= MANY_PEOPLE)
-        return line._bent(raw, target) if bent else line
+        return line._bent(raw, target, weights) if bent else line
 
-    def _bent(self, raw: np.ndarray, target: np.ndarray) -> "Output":
+    def _bent(self, raw: np.ndarray, target: np.ndarray, weights: np.ndarray) -> "Output":
         """Bends this straight line so that it passes near the mean rating of each block of an isotonic regression."""
         from scipy.optimize import isotonic_regression
 
         values, which = np.unique(raw, return_inverse=True)
-        clips = np.bincount(which)
-        starts = isotonic_regression(np.bincount(which, target) / clips, weights=clips).blocks[:-1]
+        weight, rated = np.bincount(which, weights), np.bincount(which, weights * target)
+        starts = isotonic_regression(rated / weight, weights=weight).blocks[:-1]
         if len(starts) < 2:
             return self
         line, rating = (
-            np.add.reduceat(each, starts) / np.add.reduceat(clips, starts)
-            for each in (self._before_decoding(values, np) * clips, np.bincount(which, target))
+            np.add.reduceat(each, starts) / np.add.reduceat(weight, starts)
+            for each in (self._before_decoding(values, np) * weight, rated)
         )
         if self.ratings:
             rating = np.clip(rating, self.ratings[0], self.ratings[-1])

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files, run
 from tramp_jax.data import datasets
-from tramp_jax.data.datasets import TRAIN
+from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
@@ -26,7 +26,7 @@ class TrainingData:
     Attributes:
       clips, people: number of clips and of people in each split.
       expressions: the training clips' expressions, sorted.
-      low, high: lowest and highest score of all clips.
+      low, high: lowest and highest score of the training and validation clips; in older files, of all clips.
       fps: frames per second, the median over a few training clips.
       layouts: the landmark layouts of the same few clips.
       scale: the scale of the scores; None in the file of an older run, see ``load``.
@@ -52,7 +52,7 @@ class TrainingData:
         write_atomically(folder / run.DATA, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} of {self.people[name]} people to {name}" for name, count in self.clips.items())
+        return ", ".join(f"{name} {count} clips of {self.people[name]} people" for name, count in self.clips.items())
 
 
 def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> TrainingData:
@@ -69,8 +69,7 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
     train = splits[TRAIN]
     sampled = [train[i] for i in sorted({round(i) for i in np.linspace(0, len(train) - 1, _SAMPLED)})]
     infos = {name: split.infos for name, split in splits.items()}
-    scores = [info.score for found in infos.values() for info in found]
-    low, high = float(min(scores)), float(max(scores))
+    low, high = ends(splits)
     return TrainingData(
         {name: len(found) for name, found in infos.items()},
         {name: len({info.subject for info in found}) for name, found in infos.items()},
@@ -84,6 +83,12 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
         facts.caveat,
         histogram([info.score for info in infos[TRAIN]]),
     )
+
+
+def ends(splits: Mapping[str, Split]) -> tuple[float, float]:
+    """The lowest and highest score of the training and validation clips. Test clips must not set the scale."""
+    scores = [float(info.score) for name in (TRAIN, VALIDATION) for info in splits[name].infos]
+    return min(scores), max(scores)
 
 
 def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
@@ -110,7 +115,7 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
     Args:
       facts: what holds for every clip of the data set, such as its scale.
       target: ``data.target``, to name the scale.
-      ends: lowest and highest score in the data; None if unknown.
+      ends: lowest and highest score in the data, see ``ends``; None if unknown.
       score: one of the model's scores, which a guessed scale must hold.
     """
     if facts.scale is not None:
@@ -119,3 +124,11 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
     if ends is not None:
         return RatingScale(name, *ends, "lowest rated", "highest rated")
     return RatingScale(name, min(0.0, math.floor(score)), max(4.0, math.ceil(score)), "low", "high")
+
+
+def joint_scale(described: Sequence[TrainingData]) -> RatingScale:
+    """The scale of the mean of several models' scores: it holds that of each, which their data may have set."""
+    scales = [data.scale for data in described if data.scale is not None]
+    return dataclasses.replace(
+        scales[0], low=min(scale.low for scale in scales), high=max(scale.high for scale in scales)
+    )

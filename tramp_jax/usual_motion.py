@@ -3,13 +3,13 @@
 The score of such a clip means nothing, however certain the model is. The logarithm of each motion feature of a clip
 (see ``baselines``; features are skewed) is compared with its median over the training clips, in units of its
 interquartile range. The clip's distance is the root mean square of these differences, each limited to a largest value.
-A clip is unusual if it is farther away than nearly all validation clips. If there are few, training clips count too,
-each compared with the other training clips. The rotation of the head is compared with that in the training frames.
+A clip is unusual if it is farther away than nearly all validation clips, each person counting once. If these are of few
+people, training clips count too, each compared with those of the other training people. The rotation of the head is
+compared with that in the training frames.
 """
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -23,10 +23,11 @@ from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Split, Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
+from tramp_jax.metrics import weights_of_people
 from tramp_jax.models import reads_trajectories
 
 _USUAL = 0.95  # share of new people's clips that should count as usual
-_ENOUGH = 19  # clips; fewer cannot show the ``_USUAL`` quantile of their distances
+_ENOUGH = 19  # people; fewer cannot show the ``_USUAL`` quantile of their distances
 _LARGEST = 10.0  # limit of a single feature's difference, in interquartile ranges
 _OFFSET = 0.01  # added before the logarithm
 _POSES = (0.5, 99.5)  # percentiles of the head's rotation in training
@@ -90,7 +91,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     """Reads the landmarks of all training and validation clips, and writes usual_motion.json.
 
     Does nothing if the file exists, or if the model reads no trajectories, since its data may then have no landmarks.
-    Writes nothing if fewer than two training clips can be used.
+    Writes nothing if the training clips that can be used show fewer than two people.
 
     Args:
       config: the whole configuration.
@@ -104,28 +105,30 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     numbers = {info.id: i for i, info in enumerate(source.infos)}
     rotations: list[np.ndarray] = []
 
-    def features(name: str) -> Iterator[np.ndarray]:
-        ids = [info.id for info in splits[name].infos]
-        for clip_id in progress.over(ids, "clip", f"motion of {name} clips", leave=False):
+    def features(name: str) -> Iterator[tuple[str, np.ndarray]]:
+        for info in progress.over(splits[name].infos, "clip", f"motion of {name} clips", leave=False):
             try:
-                clip = source[numbers[clip_id]]
+                clip = source[numbers[info.id]]
                 found = _features(clip)
             except UserError:  # too short, or unusable without its frames
                 continue
             if name == TRAIN:
                 quality = landmark_quality.measure(clip)
                 rotations.append(np.stack([quality.yaw, quality.pitch]))
-            yield found
+            yield info.subject, found
 
-    train = np.array(list(features(TRAIN)))
-    if len(train) < 2:
+    shown = list(features(TRAIN))
+    people, train = np.array([person for person, _ in shown]), np.array([each for _, each in shown])
+    if len(set(people)) < 2:
         return
     medians, ranges = _spread(train)
-    found = [_distance(each, medians, ranges) for each in features(VALIDATION)]
-    if len(found) < _ENOUGH:
-        found += [_distance(each, *_spread(np.delete(train, i, axis=0))) for i, each in enumerate(train)]
-    rank = min(math.ceil((len(found) + 1) * _USUAL), len(found))
-    threshold = sorted(found)[rank - 1]
+    found = [(person, _distance(each, medians, ranges)) for person, each in features(VALIDATION)]
+    if len({person for person, _ in found}) < _ENOUGH:
+        found += [(person, _distance(each, *_spread(train[people != person]))) for person, each in shown]
+    names, distances = zip(*sorted(found, key=lambda pair: pair[1]), strict=True)
+    # Also count the new person, whose distance may be larger than all others.
+    covered = np.cumsum(weights_of_people(names)) / (len(set(names)) + 1)
+    threshold = distances[min(int(np.searchsorted(covered, _USUAL - 1e-9)), len(distances) - 1)]
     low, high = np.nanpercentile(np.concatenate(rotations, axis=1), _POSES, axis=1)
     yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
     content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)

@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if found.coverage is not None:
         sys.stdout.write(
-            f"they cover {found.coverage:.1%} of {found.test_clips} clips of other held-out people; "
-            f"their mean width is {found.width:.2f} on a scale of {found.low:g} to {found.high:g}\n"
+            f"they cover {found.test}; their mean width is {found.width:.2f} on a scale of {found.low:g} to "
+            f"{found.high:g}\n"
         )
     sys.stdout.write(f"written: {written}\n")
     if found.subjects < FEW_PEOPLE:

@@ -12,6 +12,7 @@ share of the score difference is known along with its gradients, and only panels
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -104,6 +105,39 @@ class Attribution:
         if self.frames is not None:
             parts["frames"] = float(self.frames.sum())
         return parts
+
+
+def mean(found: Sequence[Attribution]) -> Attribution:
+    """The attribution of the mean score of several models, which may read different inputs of the clip.
+
+    Its error is the mean of theirs. If their patches differ in size, it has smaller ones that fit into all of them.
+    """
+    n, share = len(found[0].read), 1 / len(found)
+    names = tuple(dict.fromkeys(name for each in found for name in each.channels))
+    kinds = max((each.region_names for each in found), key=len)  # ELSEWHERE is the last
+    side = math.lcm(*(each.frames.shape[1] for each in found if each.frames is not None))
+    trajectory = np.zeros((n, landmarks.NUM_LANDMARKS, len(names)))
+    frames, regions = np.zeros((n, side, side)), np.zeros((n, len(kinds)))
+    for each in found:
+        regions[:, : len(each.region_names)] += share * each.regions
+        if each.trajectory is not None:
+            trajectory[:, :, [names.index(name) for name in each.channels]] += share * each.trajectory
+        if each.frames is not None:
+            times = side // each.frames.shape[1]
+            frames += share * each.frames.repeat(times, axis=1).repeat(times, axis=2) / times**2
+    return Attribution(
+        score=float(np.mean([each.score for each in found])),
+        baseline_score=float(np.mean([each.baseline_score for each in found])),
+        trajectory=trajectory if names else None,
+        channels=names,
+        frames=None if all(each.frames is None for each in found) else frames,
+        regions=regions,
+        region_names=kinds,
+        read=np.any([each.read for each in found], axis=0),
+        error=float(np.mean([each.error for each in found])),
+        converged=all(each.converged for each in found),
+        evaluations=sum(each.evaluations for each in found),
+    )
 
 
 class Explainer:

@@ -276,8 +276,8 @@ def _quality(evidence: Evidence) -> str:
     return table + page.paragraph(
         f"A still landmark jitters by {found.usual_jitter:.2f} pixels of the face crop, "
         f"{100 * found.relative_jitter:.2f} % of the distance between the pupils. So the smallest visible movement of "
-        f"one landmark between two frames is {found.smallest_motion:.1f} pixels; the mean of a region is more precise. "
-        f"{accuracy}",
+        f"one landmark in one direction (x or y) between two frames is {found.smallest_motion:.1f} pixels; the mean of "
+        f"a region is more precise. {accuracy}",
         "soft",
     )
 

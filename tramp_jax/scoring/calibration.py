@@ -6,14 +6,14 @@ al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Clips 
 counts once: a clip has the weight 1 / (clips of its person), as in the hierarchical conformal prediction of Lee,
 Barber and Willett (2023). The coverage then holds for a clip of a new person similar to the validation people. Where
 the level falls between two errors, the multiple is interpolated (Beran and Hall, "Interpolated Nonparametric Prediction
-Intervals and Confidence Intervals", JRSS B 1993): the larger error would cover more than the level.
+Intervals and Confidence Intervals", JRSS B 1993): the larger error would cover more than the level. Theory ensures only
+the coverage of the smaller one, which with n people, a clip each, is up to 1 / (n + 1) below the level.
 """
 
 import dataclasses
 import json
 import math
 import pathlib
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
+from tramp_jax.metrics import weights_of_people
 
 _MOST_RATINGS = 15  # more are not worth listing
 
@@ -37,9 +38,10 @@ class Calibration:
       ratings: the ratings that exist, to list those in an interval; () if there are many.
       models: ids of the members that were calibrated together.
       clips, subjects: numbers of validation clips and subjects.
-      coverage: share of the held-out test clips that intervals cover; None before the test.
-      width: mean width of those intervals.
-      test_clips: number of test clips.
+      coverage: share of the held-out test clips that intervals cover, each person counting once; None before the test.
+      width: mean width of those intervals, weighted alike.
+      test_clips, test_subjects: numbers of test clips and subjects; 0 subjects in the file of an older version, whose
+        coverage counts clips.
     """
 
     level: float
@@ -54,6 +56,7 @@ class Calibration:
     coverage: float | None = None
     width: float | None = None
     test_clips: int = 0
+    test_subjects: int = 0
 
     def interval(self, score: float, spread: float) -> tuple[float, float]:
         """The interval around a score with this spread, within the scale."""
@@ -69,16 +72,35 @@ class Calibration:
         middle = (interval[0] + interval[1]) / 2
         return (min(self.ratings, key=lambda rating: abs(rating - middle)),)
 
-    def tested(self, scores: np.ndarray, spreads: np.ndarray, targets: np.ndarray) -> "Calibration":
-        """Adds the coverage measured on N other clips; all arrays are (N,)."""
-        intervals = np.array([self.interval(*pair) for pair in zip(scores, spreads, strict=True)])
-        covered = (intervals[:, 0] <= targets) & (targets <= intervals[:, 1])
+    def tested(
+        self, scores: np.ndarray, spreads: np.ndarray, targets: np.ndarray, subjects: Sequence[str]
+    ) -> "Calibration":
+        """Adds the coverage measured on N clips of other people; all arguments are (N,)."""
+        low, high = np.array([self.interval(*pair) for pair in zip(scores, spreads, strict=True)]).T
+        weights = weights_of_people(subjects)
         return dataclasses.replace(
             self,
-            coverage=float(covered.mean()),
-            width=float(np.mean(intervals[:, 1] - intervals[:, 0])),
+            coverage=float(np.average((low <= targets) & (targets <= high), weights=weights)),
+            width=float(np.average(high - low, weights=weights)),
             test_clips=len(targets),
+            test_subjects=len(set(subjects)),
         )
+
+    @property
+    def test(self) -> str:
+        """The measured coverage in words, with its 95 % interval over people if their number is known.
+
+        The interval is Wilson's (JASA 1927). If all people are covered, it is not empty, as that of resampled people
+        would be. If people have several clips, it is rather too wide.
+        """
+        assert self.coverage is not None
+        words, n, z = f"{self.coverage:.0%} of {self.test_clips} test clips", self.test_subjects, 1.96
+        if not n:
+            return words
+        middle = self.coverage + z**2 / (2 * n)
+        half = z * math.sqrt(self.coverage * (1 - self.coverage) / n + (z / (2 * n)) ** 2)
+        low, high = ((middle + side) / (1 + z**2 / n) for side in (-half, half))
+        return f"{words} of {n} people (95%: {low:.0%} to {high:.0%})"
 
     def save(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the calibration of these models into a run's folder and returns its path."""
@@ -134,8 +156,7 @@ def calibrate(
     Raises:
       UserError: too_few_people for this level.
     """
-    clips_of = Counter(subjects)
-    people = len(clips_of)
+    people = len(set(subjects))
     needed = math.ceil(level / (1 - level) - 1e-9)
     if people < needed:
         raise UserError(
@@ -147,7 +168,7 @@ def calibrate(
     errors = np.abs(scores - targets) / (spreads + floor)
     order = np.argsort(errors, kind="stable")
     # Also count the new person, whose error may be larger than all others.
-    weights = np.array([1 / ((people + 1) * clips_of[subject]) for subject in subjects])[order]
+    weights = weights_of_people(subjects)[order] / (people + 1)
     return Calibration(
         level=level,
         factor=float(np.interp(level, np.cumsum(weights), errors[order])),

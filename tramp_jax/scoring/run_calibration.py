@@ -53,18 +53,18 @@ def calibrate_run(
         raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
     members = load_members(checkpoints, which)
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
-        splits, described = _opened(members, data_root)
+        splits, data = _opened(members, data_root)
         folds = {member.fold for member in members}
         one_run = len({run.home(member.run).resolve() for member in members}) == 1
         crossed = one_run and None not in folds and 1 < len(folds) == len(members)
-        found = (_across_folds if crossed else _on_validation)(members, splits, described, level)
+        found = (_across_folds if crossed else _on_validation)(members, splits, data, level)
         return found, found.save(members[0].run)
 
 
-def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, Split]], TrainingData]:
-    """The splits of every member, and the description of the first one's training data."""
+def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, Split]], list[TrainingData]]:
+    """The splits of every member, and the description of its training data."""
     splits: list[dict[str, Split]] = []
-    described = members[0].trained_on
+    data: list[TrainingData] = []
     for member in members:
         config = member.config.copy_and_resolve_references()
         if data_root:
@@ -73,31 +73,30 @@ def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, S
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.append(datasets.split(dataset, config, member.fold))
         usual_motion.describe(config, splits[-1], member.run)
-        described = described or training_data.describe(splits[-1], dataset.facts, config.data.target)
-    assert described is not None
-    return splits, described
+        found = member.trained_on
+        data.append(found or training_data.describe(splits[-1], dataset.facts, config.data.target))
+    return splits, data
 
 
 def _across_folds(
-    members: Sequence[Member], splits: Sequence[dict[str, Split]], data: TrainingData, level: float
+    members: Sequence[Member], splits: Sequence[dict[str, Split]], data: Sequence[TrainingData], level: float
 ) -> Calibration:
     """Calibrates on the test people of all folds, and tests each fold's people by a calibration on the others."""
-    scale = data.scale
-    assert scale is not None
-    parts = []  # (scores, spreads, targets) of each fold's people
+    parts = []  # (scores, spreads, targets, subjects) of each fold's people
     for member, split in zip(members, splits, strict=True):
         raw, target = _judged([make_judge(member)], split[TEST])
-        parts.append((member.output.score(raw[0]), member.output.spread(raw[0]), target))
-    people = [[info.subject for info in split[TEST].infos] for split in splits]
+        people = [info.subject for info in split[TEST].infos]
+        parts.append((member.output.score(raw[0]), member.output.spread(raw[0]), target, people))
     ratings = outputs.histogram([info.score for split in splits for info in split[TEST].infos])
 
-    def calibrated(folds: Sequence[int]) -> Calibration:
-        scores, spreads, targets = (np.concatenate([parts[k][i] for k in folds]) for i in range(3))
+    def calibrated(folds: Sequence[int], described: Sequence[TrainingData]) -> Calibration:
+        scores, spreads, targets, subjects = (np.concatenate([parts[k][i] for k in folds]) for i in range(4))
+        scale = training_data.joint_scale(described)
         return calibrate(
             scores,
             spreads,
             targets,
-            [name for k in folds for name in people[k]],
+            subjects.tolist(),
             level=level,
             models=[member.id for member in members],
             scale=(scale.low, scale.high),
@@ -105,24 +104,25 @@ def _across_folds(
         )
 
     every = range(len(parts))
-    found = calibrated(every)
+    found = calibrated(every, data)
     try:
-        tests = [calibrated([k for k in every if k != fold]).tested(*parts[fold]) for fold in every]
+        tests = [calibrated([k for k in every if k != i], [data[i]]).tested(*parts[i]) for i in every]
     except UserError as error:
         if error.kind != "too_few_people":
             raise
         return found  # one fold less leaves too few people, so there is no test
-    clips = [test.test_clips for test in tests]
+    people_in = [test.test_subjects for test in tests]
     return dataclasses.replace(
         found,
-        coverage=float(np.average([test.coverage for test in tests], weights=clips)),
-        width=float(np.average([test.width for test in tests], weights=clips)),
-        test_clips=sum(clips),
+        coverage=float(np.average([test.coverage for test in tests], weights=people_in)),
+        width=float(np.average([test.width for test in tests], weights=people_in)),
+        test_clips=sum(test.test_clips for test in tests),
+        test_subjects=sum(people_in),
     )
 
 
 def _on_validation(
-    members: list[Member], splits: Sequence[dict[str, Split]], data: TrainingData, level: float
+    members: list[Member], splits: Sequence[dict[str, Split]], data: Sequence[TrainingData], level: float
 ) -> Calibration:
     """Calibrates on the validation people of the common split, and tests on its test people.
 
@@ -139,14 +139,14 @@ def _on_validation(
             )
     judges = [make_judge(member) for member in members]
     split = splits[0]
-    assert data.scale is not None
+    scale = training_data.joint_scale(data)
     ratings = outputs.histogram([info.score for info in split[TRAIN].infos])
     subjects = [info.subject for info in split[VALIDATION].infos]
     raw, target = _judged(judges, split[VALIDATION])
     held_out = []
     for i, member in enumerate(members):
         if outputs.load(member.run, member.step) is None:
-            decoding = outputs.of_training(member.config, ratings, data.scale)
+            decoding = outputs.of_training(member.config, ratings, scale)
             fitted = decoding.fitted(raw[i], target, subjects, member.config.output.fit)
             fitted.save(member.run, member.step)
             members[i] = dataclasses.replace(member, output=fitted)
@@ -157,12 +157,13 @@ def _on_validation(
         subjects,
         level=level,
         models=[member.id for member in members],
-        scale=(data.scale.low, data.scale.high),
+        scale=(scale.low, scale.high),
         ratings=[rating for rating, _ in ratings],
     )
     raw, target = _judged(judges, split[TEST])
     scored = [(member.output.score(row), member.output.spread(row)) for member, row in zip(members, raw, strict=True)]
-    return found.tested(*combined(*np.stack(scored, axis=1)), target)
+    tested = [info.subject for info in split[TEST].infos]
+    return found.tested(*combined(*np.stack(scored, axis=1)), target, tested)
 
 
 def _judged(judges: Sequence[Judge], split: Split) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,7 @@ from tramp_jax.preprocess import (
 from tramp_jax.preprocess.batch import read_interpolated, read_origin, read_quality
 from tramp_jax.preprocess.sources import table_beside
 from tramp_jax.preprocess.video import open_frames
-from tramp_jax.report.attribution import Explainer
+from tramp_jax.report import attribution
 from tramp_jax.report.record import Evidence, provenance
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.judges import AUTO, make_judge
@@ -128,7 +128,7 @@ class Scorer:
         self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
         self._judges = [make_judge(member, runtime) for member in self.members]
-        self._explainer: Explainer | None = None
+        self._explainers: list[attribution.Explainer] = []
         self._usual_motion = usual_motion.load(self.members[0].run)
         self.calibration, self._uncalibrated = self._load_calibration(which)
         self._max_width = max_width
@@ -286,7 +286,7 @@ class Scorer:
             if self._max_width is not None and width > self._max_width:
                 withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
             note = f"{100 * c.level:g}% interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
-                "" if c.coverage is None else f"; it covered {c.coverage:.0%} of {c.test_clips} test clips"
+                "" if c.coverage is None else f"; it covered {c.test}"
             )
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
         turned = self._usual_motion.turned(quality) if self._usual_motion is not None else ""
@@ -334,12 +334,13 @@ class Scorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
-        """The contents of a report; see ``report.writer.write_report``. Attributions are the first model's."""
-        first = self.members[0]
-        attribution = None
+        """The contents of a report; see ``report.writer.write_report``."""
+        effects = None
         if attribute:
-            self._explainer = self._explainer or Explainer(first.config, first.output)
-            attribution = self._explainer(first.variables, scored.clip)
+            if not self._explainers:
+                self._explainers = [attribution.Explainer(each.config, each.output) for each in self.members]
+            pairs = zip(self._explainers, self.members, strict=True)
+            effects = attribution.mean([explain(each.variables, scored.clip) for explain, each in pairs])
         source = pathlib.Path(scored.clip.info.source) if scored.clip.info.source else None
         known: dict[str, object] = {
             "landmark_source": scored.landmark_source,
@@ -358,11 +359,11 @@ class Scorer:
             withheld=scored.withheld,
             outside=scored.outside,
             interval_note=scored.note,
-            attribution=attribution,
+            attribution=effects,
             interpolated=scored.interpolated,
             quality=scored.quality,
             warnings=scored.warnings,
-            provenance=provenance(scored.clip, first.config, source=source, **known),
+            provenance=provenance(scored.clip, self.config, source=source, **known),
         )
 
     def _load_calibration(self, which: str) -> tuple[calibration.Calibration | None, str]:
@@ -380,9 +381,9 @@ class Scorer:
 
     def _scale(self, score: float) -> RatingScale:
         """The scale of the scores. An older run may have it only in its calibration."""
-        data, c = self.members[0].trained_on, self.calibration
-        if data is not None and data.scale is not None:
-            return data.scale
+        known, c = [member.trained_on for member in self.members if member.trained_on], self.calibration
+        if any(data.scale for data in known):
+            return training_data.joint_scale(known)
         facts = datasets.facts(self.config.data.name)
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
 

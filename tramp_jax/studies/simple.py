@@ -5,6 +5,7 @@ They have no checkpoint to select, so they learn from the validation people as w
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -59,7 +60,10 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str, test_clips: Split
             raw, output = baselines.forest_of_classes(train, target, test, classes, config.seed), None
         else:
             output = experiment.decoding(config, splits, folds.facts)
-            raw = of_scores(train, target, test, **({"seed": config.seed} if is_forest else {}))
+            extra: dict[str, Any] = {"seed": config.seed} if is_forest else {}
+            if of_scores is baselines.ridge:
+                extra = {"subjects": [info.subject for split in seen for info in split.infos]}
+            raw = of_scores(train, target, test, **extra)
         where = run.evaluation_folder(run.fold_folder(folder, fold), TEST, BEST)
         predictions = evaluation.Predictions(unseen.infos, raw, output)
         evaluation.write_report(predictions, where, config, f"{TEST}, {method}")
