@@ -14,6 +14,7 @@ import pytest
 from convert_weights import store
 from tests.conftest import ROOT
 from tests.raises import user_error
+from tramp_jax import cli
 from tramp_jax.files import check_mounted, locked, write_atomically
 
 _HOLD = """
@@ -32,6 +33,23 @@ def test_an_address_is_not_written_below_the_working_folder(tmp_path, monkeypatc
         check_mounted(path)
     with user_error("bad_path", "bucket" if "bucket" in str(path) else "x.org"), locked(pathlib.Path(path)):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "s3://bucket/*.mp4", "--checkpoint", "run"],
+        ["score", "a.mp4", "--checkpoint", "run", "--out", "s3://bucket/scores.csv"],
+        ["preprocess", "s3://bucket/a.mp4", "--out", "clips"],
+        ["preprocess", "--list", "s3://bucket/videos.csv", "--out", "clips"],
+    ],
+)
+def test_commands_refuse_an_address(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert re.search("s3:/+bucket", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 

@@ -349,9 +349,47 @@ def test_jobs_of_an_array_write_the_table_of_one_run(calibrated, source, tmp_pat
     assert cli.main([*command, str(out), "--shard", "1/2"]) == 0
     assert cli.main(["score", "--collect", "--out", str(out)]) == 0
     assert out.read_bytes() == whole.read_bytes()
-    with pytest.raises(SystemExit):
-        cli.main(["score", "--collect", "--out", str(out)])
-    assert "--overwrite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.shard-*"))
+
+    # Another array finds the rows that are there, and adds its own.
+    write_clip(tmp_path / "e", source[5])
+    command = ["score", *map(str, inputs[2:]), str(tmp_path / "e"), "--checkpoint", str(calibrated), "--out", str(out)]
+    for shard, added in (("1/2", 0), ("2/2", 1)):
+        assert cli.main([*command, "--shard", shard]) == 0
+        assert f"{added} scored, 0 failed, {2 - added}" in capsys.readouterr().out
+    assert cli.main(["score", "--collect", "--out", str(out)]) == 0
+    assert out.read_text().splitlines()[:-1] == whole.read_text().splitlines()
+
+
+def test_an_older_part_replaces_no_newer_row(tmp_path):
+    """A command was stopped before its parts were joined, and its inputs were then scored with other settings."""
+    part = tmp_path / "scores.shard-1-of-2.csv"
+    for path, settings in ((part, "old"), (tmp_path / "scores.csv", "new")):
+        with Table(path, overwrite=False) as table:
+            table.add({"input": "a", "status": "ok", "settings": settings})
+    with Table(part, overwrite=False, whole=tmp_path / "scores.csv") as table:
+        assert table.find("a", "new")["settings"] == "new"
+    assert len(part.read_text().splitlines()) == 1  # the header
+
+
+def test_processes_write_the_table_of_one(calibrated, source, tmp_path, capfd):
+    inputs = [tmp_path / name for name in ("d", "broken", "a")]
+    for i in (0, 2):
+        write_clip(inputs[i], source[i])
+    whole, out = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    command = ["score", *map(str, inputs), "--fps", "25", "--checkpoint", str(calibrated), "--out"]
+    assert cli.main([*command, str(whole)]) == 1
+    one = capfd.readouterr()
+    assert cli.main([*command, str(out), "--jobs", "2"]) == 1
+    two = capfd.readouterr()
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.shard-*"))
+    messages = [line for line in one.out.splitlines() if line.startswith(str(tmp_path))]
+    assert len(messages) == 2
+    assert set(messages) < set(two.out.splitlines())
+    errors = [line for line in one.err.splitlines() if line.startswith(("error:", "warning:"))]
+    assert len(errors) == 2
+    assert sorted(line for line in two.err.splitlines() if line.startswith(("error:", "warning:"))) == sorted(errors)
 
 
 def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):
