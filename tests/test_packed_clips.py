@@ -280,9 +280,10 @@ def test_frames_that_were_not_packed_cannot_be_wanted(made, tmp_path):
         PackedClips(tmp_path / "bare", Wanted())
 
 
-def test_the_same_recipe_makes_the_same_batches(made):
+def test_the_same_recipe_makes_the_same_batches(made, bucket):
+    bucket.put(str(made[1]), "s3://bucket/data", recursive=True)
     batches = []
-    for root in made:
+    for root in (*made, "s3://bucket/data"):
         config = tiny.get_config().unlock()
         config.data.update(datasets.options("pfed5"), root=str(root))
         config.data.expression = "smile"
@@ -292,9 +293,10 @@ def test_the_same_recipe_makes_the_same_batches(made):
         iterator = iter(pipeline.training_batches(split, config))
         batches.append(list(itertools.islice(iterator, 3)))
         iterator.close()
-    for a, b in zip(*batches, strict=True):
-        assert jax.tree.structure(a) == jax.tree.structure(b)
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+    for expected, *others in zip(*batches, strict=True):
+        for other in others:
+            assert jax.tree.structure(other) == jax.tree.structure(expected)
+            jax.tree.map(np.testing.assert_array_equal, other, expected)
 
 
 def test_reading_ahead_is_counted_in_bytes(made):
