@@ -25,6 +25,7 @@ from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
 from tramp_jax.files import locked
 from tramp_jax.preprocess import PreprocessOptions
+from tramp_jax.progress import Progress
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
@@ -371,8 +372,16 @@ def test_an_older_part_replaces_no_newer_row(tmp_path):
         assert table.find("a", "new")["settings"] == "new"
     assert len(part.read_text().splitlines()) == 1  # the header
 
+    with Table(part, overwrite=False) as table:  # now another shard scores a
+        for name in "ab":
+            table.add({"input": name, "status": "ok", "settings": "old"})
+    table = Table(part, overwrite=False)
+    table.forget(["a", "b"], ["b"])
+    assert [table.find(name, "old") is None for name in "ab"] == [True, False]
 
-def test_processes_write_the_table_of_one(calibrated, source, tmp_path, capfd):
+
+def test_processes_write_the_table_of_one(calibrated, source, tmp_path, monkeypatch, capfd):
+    counted = []
     inputs = [tmp_path / name for name in ("d", "broken", "a")]
     for i in (0, 2):
         write_clip(inputs[i], source[i])
@@ -390,6 +399,16 @@ def test_processes_write_the_table_of_one(calibrated, source, tmp_path, capfd):
     errors = [line for line in one.err.splitlines() if line.startswith(("error:", "warning:"))]
     assert len(errors) == 2
     assert sorted(line for line in two.err.splitlines() if line.startswith(("error:", "warning:"))) == sorted(errors)
+
+    # Another run goes on with this table: an input is new, the broken one is tried again.
+    write_clip(tmp_path / "new", source[3])
+    before = out.read_text().splitlines()
+    monkeypatch.setattr(Progress, "update", lambda *_: counted.append(1))
+    assert cli.main(["score", str(tmp_path / "new"), *command[1:], str(out), "--jobs", "2"]) == 1
+    told = [line.partition(":")[0] for line in capfd.readouterr().out.splitlines() if line.startswith(str(tmp_path))]
+    assert told == [str(tmp_path / "new"), str(out)]
+    assert out.read_text().splitlines()[:-1] == before
+    assert len(counted) == 4
 
 
 def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):

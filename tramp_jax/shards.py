@@ -143,8 +143,8 @@ def run_jobs(
         begun = False
         with source:
             for text in source:
-                if text != _MARK:
-                    lines.append(text)
+                lines.append(text.removesuffix(_MARK))
+                if not text.endswith(_MARK):
                     continue
                 for message in ["".join(lines)] if begun else lines:
                     show(message, target)
@@ -192,14 +192,21 @@ def run_jobs(
     return max(collect(), int(any(codes)))
 
 
-def over(items: Sequence[_Item], unit: str) -> Iterator[_Item]:
-    """Iterates over inputs, and shows the progress or, in a process of ``run_jobs``, reports it."""
+def over(items: Sequence[_Item], unit: str, done: int = 0) -> Iterator[_Item]:
+    """Iterates over inputs, and shows the progress or, in a process of ``run_jobs``, reports it.
+
+    Args:
+      items: the inputs.
+      unit: what an input is called.
+      done: number of further inputs, which ``run_jobs`` counts, too.
+    """
     from tramp_jax import progress
 
     if _JOB not in os.environ:
         yield from progress.over(items, unit)
         return
-    _mark()
+    for _ in range(1 + done):
+        _mark()
     for item in items:
         yield item
         _mark()

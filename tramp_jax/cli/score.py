@@ -159,9 +159,11 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
         _choose_device(arguments.device)
     keep_compiled()
     _warn_of_clips(arguments, inputs)
-    inputs = shard.take(inputs) if shard else inputs
     pseudonyms = _pseudonyms(arguments)
     table = Table(out, arguments.overwrite, pseudonyms, arguments.out)
+    if shard:
+        table.forget(inputs, shard.take(inputs))
+        inputs = shard.take(inputs)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
     )
@@ -190,7 +192,7 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
     with table:
-        for path in shards.over(todo, "clip"):
+        for path in shards.over(todo, "clip", done=len(inputs) - len(todo)):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
@@ -365,6 +367,11 @@ class Table:
                     self._rows.pop(key, None)
                 return row
         return None
+
+    def forget(self, paths: Sequence[str], but: Sequence[str]) -> None:
+        """Drops the rows of inputs that another shard scores now: once the tables are joined, they could look newer."""
+        for path in set(paths) - set(but):
+            self._rows.pop(self._key(path), None)
 
     def check_model(self, model: str) -> None:
         """Refuses to mix scores of two models in one table.
