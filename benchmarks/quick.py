@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loads += f", when kept: {whole['machine']['load_before']} ({whole['machine']['processor']})"
     sys.stdout.write(f"\n{loads}; a busy machine distorts the ratios, too\n")
     if options.keep:
-        file.write_text(json.dumps({"ratios": kept | found, "machine": machine}, indent=1) + "\n")
+        file.write_text(json.dumps({"ratios": found, "machine": machine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -257,9 +257,12 @@ def test_quick_prints_ratios_beside_those_that_were_kept(tmp_path, monkeypatch, 
         monkeypatch.setattr(quick, name, measured[name])
     quick.main(["--out", str(tmp_path), "--keep"])
     now[0] = 1.5
+    monkeypatch.setattr(quick, "caches", lambda rounds: {})
     quick.main(["--out", str(tmp_path)])
     assert "| starts | 1.50 (1.50–1.50) | 2.0 |" in capsys.readouterr().out
     assert json.loads((tmp_path / "quick.json").read_text())["ratios"]["caches"] == 2.0
+    quick.main(["--out", str(tmp_path), "--keep"])  # one run, one machine
+    assert "caches" not in json.loads((tmp_path / "quick.json").read_text())["ratios"]
 
 
 def test_a_study_is_tested_on_new_people(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,8 @@ import pytest
 from convert_weights import store
 from tests.conftest import ROOT
 from tests.raises import user_error
-from tramp_jax.files import locked, write_atomically
+from tramp_jax import cli
+from tramp_jax.files import check_mounted, locked, write_atomically
 
 _HOLD = """
 import pathlib, sys, time
@@ -23,6 +24,38 @@ with locked(pathlib.Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)
 """
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/x", pathlib.Path("s3://bucket/x"), "https://x.org/a.mp4"])
+def test_an_address_is_not_written_below_the_working_folder(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with user_error("bad_path", path):
+        check_mounted(path)
+    with user_error("bad_path", "bucket" if "bucket" in str(path) else "x.org"), locked(pathlib.Path(path)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "s3://bucket/*.mp4", "--checkpoint", "run"],
+        ["score", "a.mp4", "--checkpoint", "run", "--out", "s3://bucket/scores.csv"],
+        ["preprocess", "s3://bucket/a.mp4", "--out", "clips"],
+        ["preprocess", "--list", "s3://bucket/videos.csv", "--out", "clips"],
+    ],
+)
+def test_commands_refuse_an_address(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert re.search("s3:/+bucket", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["C:/x", "/a:/b", "a/b:/c", "12:30.mp4", "~/x"])
+def test_a_path_is_not_taken_for_an_address(path):
+    check_mounted(path)
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):

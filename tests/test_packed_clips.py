@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import importlib
 import itertools
 import json
 import pathlib
@@ -11,12 +12,14 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import tiny
 from tests.published_layouts import write_pfed5
 from tests.raises import user_error
+from tramp_jax import cli
 from tramp_jax import config as defaults
 from tramp_jax.batches import pipeline
 from tramp_jax.data import datasets, packed_clips, packing
@@ -143,6 +146,44 @@ def test_a_store_is_the_data_set(made):
         packed.source[6]
 
 
+@pytest.fixture
+def bucket(monkeypatch):
+    """A file system in memory, in the place of s3fs."""
+    memory = pytest.importorskip("fsspec.implementations.memory")
+
+    class Bucket(memory.MemoryFileSystem):
+        protocol, store, pseudo_dirs = "s3", {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(str(path).removeprefix("s3:/"))
+
+    monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "s3", Bucket)
+    opened = epath.backend.fsspec_backend._get_filesystem
+    opened.cache_clear()
+    yield opened("s3")
+    opened.cache_clear()
+
+
+def test_a_store_is_read_from_an_address(made, bucket, capsys):
+    bucket.put(str(made[1]), "s3://bucket/data", recursive=True)
+    published, packed = (datasets.open_dataset(_pfed5(root), Wanted()) for root in (made[0], "s3://bucket/data"))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for a, b in zip(pool.map(packed.source.__getitem__, range(6)), published.source, strict=True):
+            _assert_same(a, b)
+    assert cli.main(["validate", "--root", "s3://bucket/data"]) == 0
+    bucket.rm("s3://bucket/data/clips-00001-of-00003.array_record")
+    assert cli.main(["validate", "--root", "s3://bucket/data"]) == 1
+    assert "s3://bucket/data/clips-00001-of-00003.array_record" in capsys.readouterr().out
+
+
+def test_an_address_without_packed_data_is_refused(bucket):
+    bucket.pipe("s3://bucket/data/clips.csv", b"path,subject")
+    for root in ("s3://bucket/data", "nosuch://bucket/data"):
+        with user_error("bad_path", root):
+            packed_clips.is_packed(root)
+
+
 def test_unwanted_parts_are_skipped(made):
     source = PackedClips(made[1], Wanted(frames=False, pixels=False))
     assert (source[0].frames, source[0].pixels) == (None, None)
@@ -239,9 +280,10 @@ def test_frames_that_were_not_packed_cannot_be_wanted(made, tmp_path):
         PackedClips(tmp_path / "bare", Wanted())
 
 
-def test_the_same_recipe_makes_the_same_batches(made):
+def test_the_same_recipe_makes_the_same_batches(made, bucket):
+    bucket.put(str(made[1]), "s3://bucket/data", recursive=True)
     batches = []
-    for root in made:
+    for root in (*made, "s3://bucket/data"):
         config = tiny.get_config().unlock()
         config.data.update(datasets.options("pfed5"), root=str(root))
         config.data.expression = "smile"
@@ -251,9 +293,10 @@ def test_the_same_recipe_makes_the_same_batches(made):
         iterator = iter(pipeline.training_batches(split, config))
         batches.append(list(itertools.islice(iterator, 3)))
         iterator.close()
-    for a, b in zip(*batches, strict=True):
-        assert jax.tree.structure(a) == jax.tree.structure(b)
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+    for expected, *others in zip(*batches, strict=True):
+        for other in others:
+            assert jax.tree.structure(other) == jax.tree.structure(expected)
+            jax.tree.map(np.testing.assert_array_equal, other, expected)
 
 
 def test_reading_ahead_is_counted_in_bytes(made):

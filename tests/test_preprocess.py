@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests import landmark_table_files
 from tests.conftest import ROOT
+from tests.landmark_table_files import drawn68
 from tests.preprocess_inputs import (
     SLOTS,
     SquareSource,
@@ -26,8 +28,9 @@ from tests.preprocess_inputs import (
     write_video,
 )
 from tests.raises import user_error
-from tramp_jax import cli
+from tramp_jax import cli, shards
 from tramp_jax.cli import preprocess as cli_preprocess
+from tramp_jax.cli.exit_codes import EXIT_INTERRUPTED
 from tramp_jax.data import clip_folder, landmarks
 from tramp_jax.data.clip_files import image_files
 from tramp_jax.data.clips import ClipInfo, decode_frame
@@ -523,10 +526,69 @@ def test_jobs_of_an_array_make_the_clips_of_one_run(tmp_path, monkeypatch, capsy
     assert cli.main([*command, str(parts), "--shard", "1/2"]) == 1
     assert cli.main([*command, str(parts), "--collect"]) == 1
     assert str(tmp_path / "short") in capsys.readouterr().out
-    for path in parts.glob("clips.shard-*"):
-        path.unlink()
-
     assert content(parts) == content(whole)
+    assert cli.main([*command, str(parts), "--shard", "2/2"]) == 0
+    assert "0 made, 2 already there" in capsys.readouterr().out
+
+
+@pytest.fixture
+def with_tables(tmp_path):
+    """Makes short videos of noise with a table of landmarks beside each."""
+
+    def make(count):
+        picture = np.random.default_rng(0).integers(0, 200, (36, 48, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        first = write_video(tmp_path / "videos" / "0.mp4", (picture + np.uint8(i) for i in range(12)))
+        table = landmark_table_files.write(first.with_suffix(".csv"), landmark_table_files.openface(drawn68(count=12)))
+        for path in (first, table):
+            for number in range(1, count):
+                shutil.copy(path, path.with_stem(str(number)))
+        return first.parent
+
+    return make
+
+
+def test_processes_make_the_clips_of_one_and_go_on_where_they_were(with_tables, tmp_path, capfd):
+    videos = with_tables(5)
+    (videos / "2.csv").unlink()
+    command = ["preprocess", str(videos), "--landmarks", "table", "--out"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert cli.main([*command, str(whole)]) == 1
+    capfd.readouterr()
+
+    command += [str(parts), "--jobs", "2"]
+    with locked(tmp_path / "parts.shard-2-of-2"):  # so that one of them cannot begin
+        assert cli.main(command) == 1
+    assert "in use by" in capfd.readouterr().err
+    assert not (parts / folder.LIST).exists()
+    made = {path: path.stat().st_mtime_ns for path in parts.glob("*/clip.json")}
+    assert len(made) == 2
+    with user_error("bad_option", parts / folder.LIST, "2 jobs"):
+        shards.run_jobs([], parts / folder.LIST, 3, 5, "video", lambda: 0)
+
+    assert cli.main(command) == 1
+    printed = capfd.readouterr()
+    assert printed.err.count(str(videos / "2.csv")) == 1
+    assert "clips: 4 of 5" in printed.out
+    assert [line.partition(":")[0] for line in printed.out.splitlines() if "frames at" in line] == ["1", "3"]
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert content(parts) == content(whole)
+
+
+def test_processes_end_with_the_command(with_tables, tmp_path):
+    videos, out = with_tables(60), tmp_path / "out"
+    command = ["preprocess", str(videos), "--landmarks", "table", "--out", str(out), "--jobs", "2"]
+    command = [sys.executable, "-m", "tramp_jax", *command]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline()  # the first clip
+        running.send_signal(signal.SIGTERM)
+        _, told = running.communicate()
+    assert running.returncode == EXIT_INTERRUPTED
+    assert told.count("run the same command again") == 1
+    parts = [out / f"clips.shard-{number}-of-2.csv" for number in (1, 2)]
+    assert sum(len(part.read_text().splitlines()) - 1 for part in parts if part.exists()) < 60
+    for number in (1, 2):
+        with locked(tmp_path / f"out.shard-{number}-of-2"):
+            pass
 
 
 def content(root):

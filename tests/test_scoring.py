@@ -26,6 +26,7 @@ from tramp_jax.data.clips import decode_frame
 from tramp_jax.files import locked
 from tramp_jax.output import Output
 from tramp_jax.preprocess import PreprocessOptions
+from tramp_jax.progress import Progress
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
@@ -374,9 +375,65 @@ def test_jobs_of_an_array_write_the_table_of_one_run(calibrated, source, tmp_pat
     assert cli.main([*command, str(out), "--shard", "1/2"]) == 0
     assert cli.main(["score", "--collect", "--out", str(out)]) == 0
     assert out.read_bytes() == whole.read_bytes()
-    with pytest.raises(SystemExit):
-        cli.main(["score", "--collect", "--out", str(out)])
-    assert "--overwrite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.shard-*"))
+
+    # Another array finds the rows that are there, and adds its own.
+    write_clip(tmp_path / "e", source[5])
+    command = ["score", *map(str, inputs[2:]), str(tmp_path / "e"), "--checkpoint", str(calibrated), "--out", str(out)]
+    for shard, added in (("1/2", 0), ("2/2", 1)):
+        assert cli.main([*command, "--shard", shard]) == 0
+        assert f"{added} scored, 0 failed, {2 - added}" in capsys.readouterr().out
+    assert cli.main(["score", "--collect", "--out", str(out)]) == 0
+    assert out.read_text().splitlines()[:-1] == whole.read_text().splitlines()
+
+
+def test_an_older_part_replaces_no_newer_row(tmp_path):
+    """A command was stopped before its parts were joined, and its inputs were then scored with other settings."""
+    part = tmp_path / "scores.shard-1-of-2.csv"
+    for path, settings in ((part, "old"), (tmp_path / "scores.csv", "new")):
+        with Table(path, overwrite=False) as table:
+            table.add({"input": "a", "status": "ok", "settings": settings})
+    with Table(part, overwrite=False, whole=tmp_path / "scores.csv") as table:
+        assert table.find("a", "new")["settings"] == "new"
+    assert len(part.read_text().splitlines()) == 1  # the header
+
+    with Table(part, overwrite=False) as table:  # now another shard scores a
+        for name in "ab":
+            table.add({"input": name, "status": "ok", "settings": "old"})
+    table = Table(part, overwrite=False)
+    table.forget(["a", "b"], ["b"])
+    assert [table.find(name, "old") is None for name in "ab"] == [True, False]
+
+
+def test_processes_write_the_table_of_one(calibrated, source, tmp_path, monkeypatch, capfd):
+    counted = []
+    inputs = [tmp_path / name for name in ("d", "broken", "a")]
+    for i in (0, 2):
+        write_clip(inputs[i], source[i])
+    whole, out = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    command = ["score", *map(str, inputs), "--fps", "25", "--checkpoint", str(calibrated), "--out"]
+    assert cli.main([*command, str(whole)]) == 1
+    one = capfd.readouterr()
+    assert cli.main([*command, str(out), "--jobs", "2"]) == 1
+    two = capfd.readouterr()
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.shard-*"))
+    messages = [line for line in one.out.splitlines() if line.startswith(str(tmp_path))]
+    assert len(messages) == 2
+    assert set(messages) < set(two.out.splitlines())
+    errors = [line for line in one.err.splitlines() if line.startswith(("error:", "warning:"))]
+    assert len(errors) == 2
+    assert sorted(line for line in two.err.splitlines() if line.startswith(("error:", "warning:"))) == sorted(errors)
+
+    # Another run goes on with this table: an input is new, the broken one is tried again.
+    write_clip(tmp_path / "new", source[3])
+    before = out.read_text().splitlines()
+    monkeypatch.setattr(Progress, "update", lambda *_: counted.append(1))
+    assert cli.main(["score", str(tmp_path / "new"), *command[1:], str(out), "--jobs", "2"]) == 1
+    told = [line.partition(":")[0] for line in capfd.readouterr().out.splitlines() if line.startswith(str(tmp_path))]
+    assert told == [str(tmp_path / "new"), str(out)]
+    assert out.read_text().splitlines()[:-1] == before
+    assert len(counted) == 4
 
 
 def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):

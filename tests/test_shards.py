@@ -1,5 +1,6 @@
 """Work divided between the jobs of an array."""
 
+import argparse
 import itertools
 
 import pytest
@@ -21,6 +22,19 @@ def test_shards_divide_the_work_and_keep_its_order(count):
 def test_a_shard_counts_from_1(text):
     with user_error("bad_option", "--shard", text):
         shards.parse(text)
+
+
+def test_there_are_at_most_as_many_jobs_as_inputs():
+    assert [shards.number_of_jobs(argparse.Namespace(jobs=jobs), 3) for jobs in (1, 2, 8)] == [1, 2, 3]
+    with user_error("bad_option", "--jobs", 0):
+        shards.number_of_jobs(argparse.Namespace(jobs=0), 3)
+
+
+def test_processes_share_the_cores(monkeypatch):
+    usable = shards.cores()
+    for job, share in (("1/1", usable), ("2/2", max(1, usable // 2)), ("1/999", 1)):
+        monkeypatch.setenv(shards._JOB, job)
+        assert shards.cores() == share
 
 
 def test_parts_are_found_in_order_and_missing_ones_are_named(tmp_path):

@@ -5,6 +5,7 @@ import datetime
 import errno
 import os
 import pathlib
+import re
 import secrets
 import socket
 import sys
@@ -24,6 +25,17 @@ _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errn
 def expanded(text: str) -> pathlib.Path:
     """The path that a command's option names. Shells do not expand the ~ in ``--out=~/x``, so this does."""
     return pathlib.Path(os.path.expanduser(text))
+
+
+def check_mounted(path: pathlib.Path | str) -> None:
+    """Refuses an address such as gs://bucket/x, which only packed data may have, and which would become a folder here.
+
+    Raises:
+      UserError: bad_path.
+    """
+    if re.match(r"\w{2,}:/", str(path)):  # a pathlib.Path has lost the second slash
+        cure = "copy the files to a disk, or mount the bucket; only packed data can be read from an address"
+        raise UserError("bad_path", f"{path}: is an address, not a path on a disk; {cure}")
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -62,8 +74,9 @@ def locked(path: pathlib.Path) -> Iterator[None]:
       path: a file or folder, which need not exist.
 
     Raises:
-      UserError: in_use if another program holds the lock.
+      UserError: in_use if another program holds the lock; bad_path if ``path`` is an address.
     """
+    check_mounted(path)
     lock = _lock_of(path)
     try:
         held = _acquire(lock, path)

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
     module.add_arguments(subparser)
     arguments = subparser.parse_args(chosen.arguments)
+    arguments.line = [chosen.command, *chosen.arguments]
     with exit_codes():
         return int(module.run(arguments))
 

@@ -1,6 +1,7 @@
 """``tramp-jax preprocess``: turns videos and folders of images into clips with landmarks and a list for training."""
 
 import argparse
+import functools
 import math
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import expanded, locked
+from tramp_jax.files import check_mounted, expanded, locked
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV or Excel file with a row for each video: path, subject, expression, score and any other columns",
     )
     parser.add_argument("--out", type=expanded, help="folder for the clips and their list, clips.csv")
-    shards.add_arguments(parser, "its own list next to clips.csv")
+    shards.add_arguments(parser, "its own list next to clips.csv", jobs=True)
     parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: a different one in each")
     parser.add_argument("--expression", default="", help="the expression in all INPUTs, such as smile")
@@ -87,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.inputs) == bool(arguments.list):
         raise UserError("bad_option", "name INPUTs or a --list of videos, one or the other")
+    for path in filter(None, (*arguments.inputs, arguments.list)):
+        check_mounted(path)
     if arguments.list:
         jobs = batch.read_jobs(arguments.list)
     else:
@@ -106,13 +109,18 @@ def run(arguments: argparse.Namespace) -> int:
         tracks_size=arguments.tracks_size,
     )
     if arguments.collect:
-        return _collect(_out(arguments), jobs)
+        with locked(_out(arguments)):
+            return _collect(arguments.out, jobs)
     source_of = _source_maker(arguments, source_options, len(jobs))
     if arguments.queries:
         return _write_queries(arguments.queries, jobs, options, source_of)
-    shard = shards.parse(arguments.shard) if arguments.shard else None
+    processes = shards.number_of_jobs(arguments, len(jobs))
+    shard = shards.chosen(arguments)
     out = _out(arguments)
     with locked(shard.path(out) if shard else out):
+        if processes > 1:
+            collect = functools.partial(_collect, out, jobs)
+            return shards.run_jobs(arguments.line, out / batch.LIST, processes, len(jobs), "video", collect)
         return _make_clips(arguments, jobs, shard, options, source_of)
 
 
@@ -123,16 +131,24 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 
 def _collect(out: Path, jobs: list["Job"]) -> int:
-    """Joins the lists of all shards."""
+    """Moves the rows of all shards' lists into one."""
     from tramp_jax.preprocess import batch
 
-    with locked(out):
-        clip_list = batch.ClipList(out, batch.further_columns(jobs))
-        missing = clip_list.collect(jobs)
+    clip_list = batch.ClipList(out, batch.further_columns(jobs))
+    missing = clip_list.collect(jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
-        sys.stdout.write(f"no shard made a clip of {', '.join(str(job.video) for job in missing)}; see their logs\n")
+        sys.stdout.write(f"there is no clip of {', '.join(str(job.video) for job in missing)}; see the errors\n")
+    _tell_of_scores(sum(math.isnan(job.info.score) for job in jobs if job not in missing), clip_list.path)
     return 1 if missing else 0
+
+
+def _tell_of_scores(without: int, listed: Path) -> None:
+    if without:
+        sys.stdout.write(
+            f"{without} of them have no score yet; before training, add the score, the expression and the subject to "
+            f"{listed} (give all clips of a person the same subject)\n"
+        )
 
 
 def _source_maker(
@@ -192,13 +208,12 @@ def _make_clips(
     """Makes the missing clips of all jobs, or of one shard. Reports videos that cannot be used, and continues."""
     from tqdm import tqdm
 
-    from tramp_jax import progress
     from tramp_jax.preprocess import batch, preprocess_video
 
     clip_list = batch.ClipList(arguments.out, batch.further_columns(jobs), shard)
     jobs = shard.take(jobs) if shard else jobs
     failed = skipped = without_score = 0
-    for job in progress.over(jobs, "video"):
+    for job in shards.over(jobs, "video"):
         started = time.perf_counter()
         try:
             recorded = _options_of(arguments, job)
@@ -225,11 +240,8 @@ def _make_clips(
             tqdm.write(f"  warning: {warning}", file=sys.stdout)
     total = len(jobs) - failed - skipped
     sys.stdout.write(f"clips: {total} made, {skipped} already there, {failed} failed; listed in {clip_list.path}\n")
-    if without_score:
-        sys.stdout.write(
-            f"{without_score} of them have no score yet; before training, add the score, the expression and the "
-            f"subject to {clip_list.path} (give all clips of a person the same subject)\n"
-        )
+    if not shard:  # else --collect says it, once the rows are where they stay
+        _tell_of_scores(without_score, clip_list.path)
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import csv
+import functools
 import glob
 import hashlib
 import math
@@ -19,7 +20,7 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import expanded, locked, write_atomically
+from tramp_jax.files import check_mounted, expanded, locked, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--salt", type=expanded, metavar="FILE", help="the salt of --anonymise, created if missing (default OUT.salt)"
     )
-    shards.add_arguments(parser, "its own table")
+    shards.add_arguments(parser, "its own table", jobs=True)
     parser.add_argument("--report", type=expanded, metavar="DIR", help="write a report for each input into this folder")
     parser.add_argument(
         "--no-attribution",
@@ -113,34 +114,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    collect = functools.partial(_collect, arguments.out, arguments.overwrite)
     if arguments.collect:
-        return _collect(arguments.out, arguments.overwrite)
+        with locked(arguments.out):
+            return collect()
     if not (arguments.inputs and arguments.checkpoint):
         raise UserError("missing_option", "name the INPUTs to score, and the model's run with --checkpoint")
-    shard = shards.parse(arguments.shard) if arguments.shard else None
+    inputs = expand(arguments.inputs)
+    jobs = shards.number_of_jobs(arguments, len(inputs))
+    shard = shards.chosen(arguments)
     out = shard.path(arguments.out) if shard else arguments.out
     with locked(out):  # from the table's first read to its last write
-        return _score(arguments, out, shard)
+        if jobs > 1:
+            _pseudonyms(arguments)  # creates the salt, which the jobs share
+            return shards.run_jobs(arguments.line, out, jobs, len(inputs), "clip", collect)
+        return _score(arguments, inputs, out, shard)
 
 
 def _collect(out: Path, overwrite: bool) -> int:
-    """Joins the tables of all shards into ``out``."""
+    """Moves the rows of all shards' tables into ``out``."""
+    parts = shards.collected(out)
+    rows = shards.interleaved([_read(part) for part in parts])
     if out.exists() and not overwrite:
-        raise UserError("file_exists", f"{out} exists; name another table with --out, or replace it with --overwrite")
-    with locked(out):
-        parts = shards.collected(out)
-        rows = shards.interleaved([_read(part) for part in parts])
-        _check_models(out, [str(row["model"]) for row in rows if row["status"] != "failed"])
-        _write(out, rows)
-    sys.stdout.write(f"{out}: {len(rows)} rows of {len(parts)} shards, whose tables you can delete now\n")
+        rows = [*_read(out), *rows]
+    _check_models(out, [str(row["model"]) for row in rows if row["status"] != "failed"])
+    joined = {_identity(row["input"]): row for row in rows}  # the last row of an input is the newest
+    _write(out, joined.values())
+    for part in parts:
+        part.unlink()
+    failed = sum(row["status"] == "failed" for row in joined.values())
+    sys.stdout.write(f"{out}: {len(joined)} rows, {failed} of them of inputs that failed\n")
     return 0
 
 
-def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None) -> int:
+def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: shards.Shard | None) -> int:
     """Scores the inputs missing from the table ``out``; returns the exit code."""
     from tqdm import tqdm
 
-    from tramp_jax import progress
     from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.scoring import Scorer
@@ -148,14 +158,15 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     if arguments.device:
         _choose_device(arguments.device)
     keep_compiled()
-    inputs = expand(arguments.inputs)
-    inputs = shard.take(inputs) if shard else inputs
+    _warn_of_clips(arguments, inputs)
     pseudonyms = _pseudonyms(arguments)
-    table = Table(out, arguments.overwrite, pseudonyms)
+    table = Table(out, arguments.overwrite, pseudonyms, arguments.out)
+    if shard:
+        table.forget(inputs, shard.take(inputs))
+        inputs = shard.take(inputs)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
     )
-    _warn_of_clips(arguments, inputs)
     scorer = Scorer(
         *arguments.checkpoint,
         which=arguments.which,
@@ -181,7 +192,7 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
     with table:
-        for path in progress.over(todo, "clip"):
+        for path in shards.over(todo, "clip", done=len(inputs) - len(todo)):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
                 scored = scorer.score(path, arguments.expression)
@@ -270,7 +281,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     A folder of videos, or of clips made by ``tramp-jax preprocess``, expands to its contents.
 
     Raises:
-      UserError: nothing matches a pattern, or a folder holds two of videos, images and clips.
+      UserError: nothing matches a pattern, a folder holds two of videos, images and clips, or a name is an address.
     """
     from tramp_jax.data.clip_files import image_files
     from tramp_jax.data.clip_folder import DESCRIPTION
@@ -278,6 +289,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
     found: list[str] = []
     for pattern in patterns:
+        check_mounted(pattern)
         if os.path.exists(pattern) or not glob.has_magic(pattern):
             found.append(pattern)
             continue
@@ -312,42 +324,54 @@ class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
     An input has one row, however its path is spelt. The row is replaced if the input is scored again because it failed,
-    or because the file, the model's calibration or an option has changed.
+    or because the file, the model's calibration or an option has changed. The table of a shard takes no rows from
+    ``whole``, the table that it will be joined with, but ``find`` finds them.
 
     Raises:
       UserError: not_scores if the file exists but is not a table of scores; bad_option if it has names but should not,
         or has pseudonyms of another salt.
     """
 
-    def __init__(self, path: Path, overwrite: bool, pseudonyms: Pseudonyms | None = None):
+    def __init__(self, path: Path, overwrite: bool, pseudonyms: Pseudonyms | None = None, whole: Path | None = None):
         self.path, self._pseudonyms = path, pseudonyms
-        self._rows: dict[str, dict[str, object]] = {}
-        if path.exists() and not overwrite:
-            # The last row of an input is the newest.
-            self._rows = {self._key_of_cell(str(row["input"])): row for row in _read(path)}
+        self._rows = {} if overwrite else self._keyed(path)
+        self._joined = {} if overwrite or whole in (None, path) else self._keyed(whole)
+
+    def _keyed(self, path: Path) -> dict[str, dict[str, object]]:
+        rows = _read(path) if path.exists() else []
+        return {self._key_of_cell(str(row["input"]), path): row for row in rows}  # the last one is the newest
 
     def _key(self, path: str) -> str:
         return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(path)
 
-    def _key_of_cell(self, cell: str) -> str:
+    def _key_of_cell(self, cell: str, path: Path) -> str:
         if self._pseudonyms is None:
             if re.fullmatch(r"anon-\w{4}-\w{12}", cell):
-                raise UserError("bad_option", f"{self.path} is anonymised; add --anonymise, or name another --out")
+                raise UserError("bad_option", f"{path} is anonymised; add --anonymise, or name another --out")
             return _identity(cell)
         if not cell.startswith(self._pseudonyms.prefix):
             raise UserError(
                 "bad_option",
-                f"{self.path} has names, or pseudonyms from another salt; name another table with --out, name the "
+                f"{path} has names, or pseudonyms from another salt; name another table with --out, name the "
                 "right salt with --salt, or replace the table with --overwrite",
             )
         return cell
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The input's row, if it was scored or withheld with these settings; else None."""
-        row = self._rows.get(self._key(path))
-        if row is None or row["status"] not in ("ok", WITHHELD) or row["settings"] != settings:
-            return None
-        return row
+        key = self._key(path)
+        for rows in (self._rows, self._joined):
+            row = rows.get(key)
+            if row and row["status"] in ("ok", WITHHELD) and row["settings"] == settings:
+                if rows is self._joined:  # then an own row is older: a command left it that was never joined
+                    self._rows.pop(key, None)
+                return row
+        return None
+
+    def forget(self, paths: Sequence[str], but: Sequence[str]) -> None:
+        """Drops the rows of inputs that another shard scores now: once the tables are joined, they could look newer."""
+        for path in set(paths) - set(but):
+            self._rows.pop(self._key(path), None)
 
     def check_model(self, model: str) -> None:
         """Refuses to mix scores of two models in one table.
@@ -355,7 +379,8 @@ class Table:
         Raises:
           UserError: other_model.
         """
-        of_rows = [str(row["model"]) for row in self._rows.values() if row["status"] != "failed"]
+        rows = [*self._rows.values(), *self._joined.values()]
+        of_rows = [str(row["model"]) for row in rows if row["status"] != "failed"]
         _check_models(self.path, [model, *of_rows])
 
     def __enter__(self) -> "Table":

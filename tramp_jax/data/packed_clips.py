@@ -3,6 +3,9 @@
     OUT/manifest.json                            see ``Manifest``
     OUT/clips-00000-of-00012.array_record        records, in the order of the manifest's infos
 
+OUT may be an address that ``etils.epath`` opens, such as gs://bucket/OUT. ArrayRecord reads files of a disk, so each
+shard is then copied into a temporary file when it is first needed.
+
 A record describes itself: magic (4 bytes), schema version (uint16), length of the header (uint32), the header (JSON:
 info, layout, fps, and shape or lengths of the arrays), then landmarks, colours, depths and frames as they lie in
 memory, all little-endian. Any change to this format must raise ``VERSION``; a reader refuses versions above its own.
@@ -10,10 +13,15 @@ memory, all little-endian. Any change to this format must raise ``VERSION``; a r
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
+import shutil
 import struct
+import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +34,7 @@ from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
 from tramp_jax.data.source import ClipSource, Wanted
 from tramp_jax.errors import UserError
+from tramp_jax.files import check_mounted
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -193,14 +202,23 @@ def is_packed(root: str | epath.Path) -> bool:
     """Whether ``root`` is a finished store of packed clips.
 
     Raises:
-      UserError: unfinished, if ``tramp-jax pack`` was interrupted.
+      UserError: unfinished, if ``tramp-jax pack`` was interrupted; bad_path, if ``root`` is an address that cannot be
+        opened or holds no packed clips.
     """
-    folder = epath.Path(root).expanduser()
-    if (folder / MANIFEST).exists():
-        return True
-    if (folder / PLAN).exists():
+    try:
+        folder = epath.Path(root).expanduser()
+        if (folder / MANIFEST).exists():
+            return True
+        interrupted = (folder / PLAN).exists()
+    except Exception as error:  # no such protocol, no package for it, no permission, no connection
+        if "://" not in str(root):
+            raise
+        message = f"{root}: cannot be opened ({type(error).__name__}: {error}); correct this, or copy the folder here"
+        raise UserError("bad_path", message) from error
+    if interrupted:
         message = f"{folder}: packing was interrupted; run the same `tramp-jax pack` again to finish it"
         raise UserError("unfinished", message)
+    check_mounted(root)
     return False
 
 
@@ -237,7 +255,7 @@ class PackedClips(ClipSource):
     """A packed data set. Reading a clip reads only its record. Threads can share it.
 
     Attributes:
-      root: the folder, on a local disk or anywhere ArrayRecord and ``etils.epath`` can read.
+      root: the folder, or its address.
       manifest: its description.
     """
 
@@ -256,28 +274,52 @@ class PackedClips(ClipSource):
             if is_wanted and not self.manifest.request["wanted"].get(part, True):
                 message = f"{self.root}: was packed without {part}, which this model needs; pack the data set with them"
                 raise UserError("bad_data", message)
+        paths: list[object] = [self.root / shard.file for shard in self.manifest.shards]
+        self._lock, self._missing = threading.Lock(), set[int]()
+        if "://" in str(self.root):
+            # Files without a name, of which nothing stays, even if this process is killed.
+            self._copies = [tempfile.TemporaryFile() for _ in paths]  # noqa: SIM115
+            for copy in self._copies:
+                weakref.finalize(self, copy.close)
+            self._missing = set(range(len(paths)))
+            paths = [f"/dev/fd/{copy.fileno()}" for copy in self._copies]
         # ArrayRecord opens a shard only when it is needed if its name ends with its number of records.
-        names = [f"{self.root / shard.file}[0:{shard.records}]" for shard in self.manifest.shards]
+        names = [f"{path}[0:{shard.records}]" for path, shard in zip(paths, self.manifest.shards, strict=True)]
         self._records = ArrayRecordDataSource(names, {"max_parallelism": "0"})
 
     def __getitem__(self, index: int) -> Clip:
         index = range(len(self))[index]
         info = self.infos[index]
         try:
-            clip = decode(self._records[index], self._wanted.frames, self._wanted.pixels)
+            clip = decode(self._record(index), self._wanted.frames, self._wanted.pixels)
         except (UserError, RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._unreadable(index, f"cannot be read ({error})") from error
         if clip.info != info:
             raise self._unreadable(index, f"holds clip {clip.info.id!r}, not the manifest's {info.id!r}")
         return clip
 
+    def _record(self, index: int) -> bytes:
+        number = self._place(index)[0]
+        with self._lock:
+            if number in self._missing:
+                copy = self._copies[number]
+                copy.truncate(0)  # of an attempt that failed
+                copy.seek(0)
+                with (self.root / self.manifest.shards[number].file).open("rb") as file:
+                    shutil.copyfileobj(file, copy, 1 << 20)
+                copy.flush()
+                self._missing.remove(number)
+        return self._records[index]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the shard with clip ``index``, and the number of its record."""
+        ends = itertools.accumulate(shard.records for shard in self.manifest.shards)
+        number, end = next((number, end) for number, end in enumerate(ends) if index < end)
+        return number, index - end + self.manifest.shards[number].records
+
     def _unreadable(self, index: int, what: str) -> DataError:
-        number = index
-        for shard in self.manifest.shards:
-            if number < shard.records:
-                break
-            number -= shard.records
-        message = f"{self.root / shard.file}, record {number}: {what}; {_AGAIN}"
+        shard, number = self._place(index)
+        message = f"{self.root / self.manifest.shards[shard].file}, record {number}: {what}; {_AGAIN}"
         return DataError(Problem("unreadable_record", message, self.infos[index].id))
 
     def store_problems(self) -> Iterator[Problem]:

@@ -121,7 +121,7 @@ def further_columns(jobs: Sequence[Job]) -> list[str]:
 class ClipList:
     """``clips.csv`` of an output folder: knows which clips are done and adds a row for each new one.
 
-    Each shard has its own list.
+    Each shard has its own list, and knows the clips of the whole one.
 
     Raises:
       UserError: the list exists, but this program did not write it.
@@ -133,9 +133,9 @@ class ClipList:
         self._rows: dict[str, Mapping[str, str]] = {}
         rows: list[list[str]] = []
         header = [*_COLUMNS]
+        for path in filter(Path.is_file, (root / LIST, self.path)):
+            self._rows |= _read_list(path)
         if self.path.is_file():
-            _, table = tables.read_table(self.path, _COLUMNS, Problems())
-            self._rows = {row["path"]: row for row in table.values()}
             header, *rows = tables.read_rows(self.path, Problems()).values()  # including columns without a name
         self.columns = [names.clean(name).lower() for name in header]
         added = [name for name in further if name not in self.columns]
@@ -228,19 +228,25 @@ class ClipList:
         self._rows[name] = row
 
     def collect(self, jobs: Sequence[Job]) -> list[Job]:
-        """Adds the rows of all shards' lists, in the order of ``jobs``. Returns the jobs without a clip.
+        """Moves the rows of all shards' lists into this one, in the order of ``jobs``. Returns the jobs without a clip.
 
         Raises:
           UserError: see ``shards.collected``.
         """
-        rows: dict[str, Mapping[str, str]] = {}
-        for part in shards.collected(self.path):
-            _, table = tables.read_table(part, _COLUMNS, Problems())
-            rows |= {row["path"]: row for row in table.values()}
+        parts = shards.collected(self.path)
+        rows = {name: row for part in parts for name, row in _read_list(part).items()}
         for job in jobs:
             if job.name in rows and job.name not in self._rows:
                 self._append(job.name, rows[job.name])
+        for part in parts:
+            part.unlink()
         return [job for job in jobs if job.name not in self._rows]
+
+
+def _read_list(path: Path) -> dict[str, Mapping[str, str]]:
+    """The rows of a list of clips by the names of the clips."""
+    _, table = tables.read_table(path, _COLUMNS, Problems())
+    return {row["path"]: row for row in table.values()}
 
 
 def _cells(job: Job) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tramp_jax import shards
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.data.clips import Clip
 from tramp_jax.models import Inputs
@@ -32,14 +33,10 @@ def open_session(model: bytes | str | os.PathLike[str], threads: int = 0) -> Any
 
     options = onnxruntime.SessionOptions()
     # By default, the runtime pins threads to cores that a container may not have, and warns about it.
-    options.intra_op_num_threads = threads or _usable_cores()
+    options.intra_op_num_threads = threads or shards.cores()
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else os.fspath(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OnnxJudge:
