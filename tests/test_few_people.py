@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import divisions
 from configs import folder, synthetic
 from tests import linear
 from tests.conftest import ROOT, compiled_quickly
@@ -42,6 +43,7 @@ def linear_run(tmp_path_factory):
     config.model.update(members=1, ridge=False)
     config.model.trajectory.patch = 1
     config.data.update(num_subjects=10, clips_per_subject=1, protocol="k_fold", num_folds=5)
+    config.evaluation.bootstrap = 100
     config.train.update(epochs=1, evaluate_every=1, batch_size=4)
     workdir = tmp_path_factory.mktemp("few") / "folds"
     with linear.linear_model():
@@ -87,6 +89,25 @@ def test_own_clips_have_the_same_recipe():
     assert one.model == other.model
     assert one.optimizer == other.optimizer
     assert folder.get_config().model.members == 1
+
+
+# Several divisions
+
+
+def test_a_person_counts_in_every_division(linear_run, capsys):
+    """The same division twice says no more than once."""
+    divisions.main([str(linear_run), str(linear_run), "--draws=100"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line]
+    found = {row[0]: row[1:] for row in rows[rows.index(next(row for row in rows if row[0] == "spearman")) :]}
+    for name, (first, second, both) in found.items():
+        if "−" in name:
+            assert first == second == both
+    written = json.loads((linear_run / run.CROSS_VALIDATION).read_text())
+    for name, entry in written["differences"]["spearman"].items():
+        assert found[name][0] == divisions._text(entry)
+    for name in ("random forest", "SVR", "model, best"):
+        defined = [value for value in written["spearman"][name] if value is not None]
+        assert float(found[name][2].split()[0]) == pytest.approx(np.mean(defined), abs=6e-4)
 
 
 # The choice between this recipe and the published model
