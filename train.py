@@ -22,7 +22,8 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = expanded(WORKDIR.value) if WORKDIR.value else None
-    experiment.train(CONFIG.value, workdir, RESUME.value, OVERWRITE.value)
+    config = scripts.chosen(flags.FLAGS["config"], workdir if RESUME.value else None)
+    experiment.train(config, workdir, RESUME.value, OVERWRITE.value)
 
 
 if __name__ == "__main__":

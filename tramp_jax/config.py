@@ -242,8 +242,15 @@ def base() -> ConfigDict:
     return ConfigDict(_defaults(OPTIONS))
 
 
-FEW = "few"
+FEW, PUBLISHED = "few", "published"
 SIZES = (FEW,)  # of a recipe's data, for ``recipe_arguments``
+FEW_BELOW = 100  # people; the published model needs more
+FEW_FOLDS = 5  # of cross-validation with fewer people
+
+
+def has_weights(config: ConfigDict) -> bool:
+    """Whether training starts from given weights."""
+    return any(config.init[part] for part in ("all", "rgb", "trajectory"))
 
 
 def for_few_people(config: ConfigDict) -> None:

@@ -16,13 +16,13 @@ from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
-_OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
+OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
 MODEL, FOREST, SVR, RIDGE, HYBRID = f"model, {BEST}", "random forest", "SVR", "ridge", "model + SVR"
-_SIMPLE = ("constant", FOREST, SVR, RIDGE, HYBRID)
-_PAIRS = ((MODEL, FOREST), (MODEL, SVR), (MODEL, RIDGE), (HYBRID, FOREST), (HYBRID, MODEL))
+SIMPLE = ("constant", FOREST, SVR, RIDGE, HYBRID)
+PAIRS = ((MODEL, FOREST), (MODEL, SVR), (MODEL, RIDGE), (HYBRID, FOREST), (HYBRID, MODEL))
 
 
-class _Fold(NamedTuple):
+class Fold(NamedTuple):
     """The N test clips of a fold: ratings (N,), subjects, and the scores (N,) of each method."""
 
     target: np.ndarray
@@ -50,17 +50,17 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     classes, draws = config.model.head.num_classes, config.evaluation.bootstrap
     values = {
         metric: {f"model, {which}": _measured(folders, which, metric) for which in (BEST, LAST)}
-        for metric in (_OF_CLASSES if classes else _OF_SCORES)
+        for metric in (_OF_CLASSES if classes else OF_SCORES)
     }
     differences = {}
     if not classes:
-        found = [_fold(parts, where, config) for parts, where in zip(folds.values(), folders, strict=True)]
+        found = [compared(parts, where, config) for parts, where in zip(folds.values(), folders, strict=True)]
         for metric, of_model in values.items():
             values[metric] = {
-                name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in found] for name in _SIMPLE
+                name: [REGRESSION[metric](fold.scores[name], fold.target) for fold in found] for name in SIMPLE
             } | of_model
             differences[metric] = {
-                f"{one} − {other}": _difference(found, metric, one, other, draws) for one, other in _PAIRS
+                f"{one} − {other}": difference(found, metric, one, other, draws) for one, other in PAIRS
             }
     if len(folders) == 1:
         report, picture = run.BASELINES, run.BASELINES_PLOT
@@ -72,7 +72,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     write_atomically(folder / report, json.dumps(content, indent=1) + "\n")
     training_log.plot_folds(folder / picture, values)
     for name in next(iter(values.values())):
-        cells = [f"{metric} {_mean_and_spread(values[metric][name])}" for metric in values]
+        cells = [f"{metric} {mean_and_spread(values[metric][name])}" for metric in values]
         lines.append(f"  {name:15s} " + "   ".join(cells))
     for metric, pairs in differences.items():
         for name, each in pairs.items():
@@ -82,23 +82,26 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     return lines
 
 
-def _difference(folds: Sequence[_Fold], metric: str, one: str, other: str, draws: int) -> dict[str, Any]:
-    """How much larger a metric is for method ``one`` than for ``other``: mean over folds, interval over subjects."""
+def difference(folds: Sequence[Fold], metric: str, one: str, other: str, draws: int) -> dict[str, Any]:
+    """How much larger a metric is for method ``one`` than for ``other``: mean over folds, interval over subjects.
+
+    The folds may be those of several divisions of the same subjects. A subject who is drawn then counts in each.
+    """
     number = np.concatenate([np.full(len(fold.target), i) for i, fold in enumerate(folds)])
     target = np.concatenate([fold.target for fold in folds])
     scores = [np.concatenate([fold.scores[name] for fold in folds]) for name in (one, other)]
 
-    def difference(rows: np.ndarray) -> float:
+    def among(rows: np.ndarray) -> float:
         within = [rows[number[rows] == i] for i in np.unique(number[rows])]  # a resampling may miss a fold
         first, second = (np.array([REGRESSION[metric](score[r], target[r]) for r in within]) for score in scores)
         defined = (first - second)[np.isfinite(first - second)]
         return float(np.mean(defined)) if len(defined) else float("nan")
 
     subjects = [name for fold in folds for name in fold.subjects]
-    return metrics.entry(difference(np.arange(len(target))), metrics.bootstrap(difference, subjects, draws))
+    return metrics.entry(among(np.arange(len(target))), metrics.bootstrap(among, subjects, draws))
 
 
-def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) -> _Fold:
+def compared(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) -> Fold:
     """Fits the simple methods of a fold and scores its test clips with them and, from its report, with the model."""
     seen, unseen = [parts[TRAIN], parts[VALIDATION]], [parts[TEST]]
     train_scores = np.array([info.score for part in seen for info in part.infos])
@@ -117,7 +120,7 @@ def _fold(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDict) 
         MODEL: raw,  # the metrics are of ranks, and scores tie where the scale ends
     }
     infos = parts[TEST].infos
-    return _Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
+    return Fold(np.array([info.score for info in infos]), [info.subject for info in infos], scores)
 
 
 def _predicted(folder: pathlib.Path, split: Split) -> np.ndarray:
@@ -163,7 +166,8 @@ def _finite(values: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[s
     }
 
 
-def _mean_and_spread(row: list[float]) -> str:
+def mean_and_spread(row: Sequence[float]) -> str:
+    """The mean ± standard deviation of the values that are defined."""
     defined = [x for x in row if np.isfinite(x)]
     if not defined:
         return "undefined    "

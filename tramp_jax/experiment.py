@@ -156,7 +156,7 @@ def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, f
             )
         if _predicts_scores(config) and (doubt := losses.doubt([info.score for info in splits[TRAIN].infos])):
             tqdm.write(f"warning: {doubt}")
-        _note_on_size(config, data.people[TRAIN])
+        _note_on_size(config, sum(data.people.values()))
 
 
 def _predicts_scores(config: ConfigDict) -> bool:
@@ -174,7 +174,7 @@ def _warn_beyond(data: TrainingData, ratings: Sequence[float]) -> None:
 
 def _note_on_size(config: ConfigDict, people: int) -> None:
     """Prints a note if a large model starts from random weights on few people."""
-    if people >= 100 or any(config.init[part] for part in ("all", "rgb", "trajectory")):
+    if people >= options.FEW_BELOW or options.has_weights(config):
         return
     parameters = count_parameters(config.model)
     if parameters > 5e6:

@@ -7,6 +7,8 @@ import itertools
 import os
 import pathlib
 import re
+import runpy
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from etils import epath
+from ml_collections import ConfigDict, config_flags
 
 from tramp_jax import config as options
 from tramp_jax.cli.exit_codes import exit_codes
@@ -147,3 +150,74 @@ def _takes_argument(recipe: pathlib.Path) -> bool:
     except (SyntaxError, ValueError):
         return True  # running it shows the error
     return all(part.args.args for part in parts if isinstance(part, ast.FunctionDef) and part.name == "get_config")
+
+
+def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
+    """The configuration of ``--config``; the number of people chooses between two, if the recipe lets it.
+
+    Such a recipe declares ``SIZES`` and takes either as an argument, like configs/folder.py. Options on the command
+    line win over the choice.
+
+    Args:
+      flag: ``--config``, parsed.
+      resumed: the folder of the run to resume, which stays what it is; None for a new run.
+
+    Raises:
+      UserError: no_frames, or the data cannot be opened.
+    """
+    from tramp_jax import run
+
+    published = flag.value
+    if published is None:
+        return None
+    path, _, argument = config_flags.get_config_filename(flag).partition(":")
+    recipe = runpy.run_path(path)
+    if "SIZES" not in recipe or not set(re.split(r"\W+", argument.lower())).isdisjoint(recipe["SIZES"]):
+        return published
+    argument += "," * bool(argument)
+
+    def for_few(folds: int) -> ConfigDict:
+        config = recipe["get_config"](argument + options.FEW)
+        config.data.num_folds = config.data.num_folds or folds
+        config.update_from_flattened_dict(config_flags.get_override_values(flag))
+        return config
+
+    def lines(config: ConfigDict) -> set[str]:
+        return set(config.to_json(indent=1, sort_keys=True).splitlines())
+
+    few, in_folds = for_few(0), for_few(options.FEW_FOLDS)
+    if resumed:  # the list may have changed since
+        before = lines(run.load_config(resumed))
+        return min((published, few, in_folds), key=lambda config: len(before ^ lines(config)))
+    return _by_people(published, few, in_folds, f"--config {path}:{argument}")
+
+
+def _by_people(published: ConfigDict, few: ConfigDict, in_folds: ConfigDict, flag: str) -> ConfigDict:
+    """Chooses by the number of people with ratings, and prints why; ``flag`` and a size force that size."""
+    from tramp_jax import sharding
+    from tramp_jax.data import datasets
+    from tramp_jax.data.problems import Problems
+
+    def opened(frames: bool) -> datasets.Dataset:
+        return datasets.open_dataset(published, datasets.Wanted(frames, pixels=False), Problems(collect=True))
+
+    dataset, expression = opened(frames=False), published.data.expression
+    people = len({info.subject for info in dataset.source.infos if expression in ("", info.expression)})
+    if not people:
+        return published  # training says what is wrong with the list
+    config, what = published, "the published model"
+    other = f"the recipe for few people, which reads landmarks only, take {flag}{options.FEW}"
+    why = f"{people} people, {'fewer than' if people < options.FEW_BELOW else 'at least'} {options.FEW_BELOW}"
+    if options.has_weights(few) or options.reads_frames(few.model) or few.loss.landmarks:
+        why = "the given options ask for weights or frames"
+    elif people < options.FEW_BELOW:
+        config, what, other = few, "the recipe for few people", f"the published model, take {flag}{options.PUBLISHED}"
+        if datasets.runs(dataset, in_folds) != (None,):  # the list has no split of its own
+            config, what = in_folds, f"{what}, with {in_folds.data.num_folds}-fold cross-validation"
+    if sharding.is_first_process():
+        sys.stdout.write(f"{why}: {what}; for {other}\n")
+    if config is published and options.reads_frames(config.model):
+        _, clip = opened(frames=True).source.check(0)
+        if clip and not len(() if clip.frames is None else clip.frames):
+            raise UserError("no_frames", f"clip {clip.info.id} has no frames, but {what} reads them; for {other}")
+    return config
