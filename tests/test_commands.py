@@ -466,7 +466,9 @@ def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monke
     assert scripts.plain_message(str(refused.value)).startswith(f"--config.{option}: this option takes {kind}")
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of the library
 def test_an_unknown_argument_of_a_recipe_reaches_the_program(monkeypatch):
+    monkeypatch.chdir(ROOT)
     line = ["train.py", "--config=configs/pfed5.py:grin"]
     monkeypatch.setattr("sys.argv", line)
     known = flags.FlagValues()

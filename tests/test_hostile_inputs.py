@@ -180,8 +180,9 @@ def test_an_array_that_declares_more_than_its_file_holds_is_refused(tmp_path, sh
     assert clip_folder.count_frames(tmp_path, "c", problems) == 0
     assert {problem.kind for problem in problems.found} <= {"unreadable_array", "wrong_shape"}
     assert all(str(path) in problem.message for problem in problems.found)
-    with user_error("unreadable_array", path):
-        Tracks(path)
+    fault = _fault(lambda: Tracks(path))
+    assert fault.kind in ("unreadable_array", "wrong_shape")
+    assert str(path) in str(fault)
 
 
 def test_a_long_array_of_its_full_size_is_refused(tmp_path):
@@ -270,8 +271,9 @@ def test_what_is_not_a_file_is_not_an_image(tmp_path, special):
     assert [path.name for path in clip_files.image_files(tmp_path)] == ["1.png"]
     special(tmp_path / "a.mp4")
     assert expand_input(tmp_path) == [tmp_path]
-    with user_error("bad_path", tmp_path / "2.png"):
-        list(open_frames(tmp_path / "2.png"))
+    fault = _fault(lambda: list(open_frames(tmp_path / "2.png")))
+    assert fault.kind == ("missing_frames" if (tmp_path / "2.png").is_dir() else "bad_path")
+    assert str(tmp_path / "2.png") in str(fault)
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "c0/clip.json", "c0/landmarks.npy", "c0/colours.npy", "c0/000001.jpg"])
@@ -515,8 +517,8 @@ def test_a_bug_in_restoring_is_no_damage(tmp_path, monkeypatch):
     tree = {"params": {"layer": {"kernel": np.zeros(3, np.float32)}}, "batch_stats": {}}
     with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints:
         checkpoints.save_last(1, tree, tree, {"best": None, "best_step": None})
-        monkeypatch.setattr(checkpoint, "_restored", lambda items: items.no_such_name)
-        with pytest.raises(AttributeError, match="no_such_name"):
+        monkeypatch.setattr(checkpoint, "_restored", lambda items: len(1))
+        with pytest.raises(TypeError, match="has no len"):
             checkpoints.restore_variables("last", tree, sharding.data_mesh())
 
 

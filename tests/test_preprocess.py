@@ -258,7 +258,7 @@ def test_saved_tracks_agree_with_detection_and_flow(tmp_path, portrait, capsys):
     """Writes query points and reads tracks, which here are the known motion."""
     queries = tmp_path / "q.npz"
     assert cli.main(["preprocess", str(portrait), "--queries", str(queries)]) == 0
-    assert "64 query points in frame 0" in capsys.readouterr().out
+    assert "64 query points in frame 1 " in capsys.readouterr().out
     start = np.load(queries)["cotracker"][0, :, 1:]
     tracks = start + np.array([[[4 * t, 0]] for t in range(12)])
     np.savez(tmp_path / "Анна smile 1.npz", tracks=tracks[None], visibility=np.ones((1, 12, 64), bool))

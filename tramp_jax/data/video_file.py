@@ -437,7 +437,7 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
     cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
     if packets.damaged > (1 - _PROMISED) * packets.read:
         raise UserError(
-            "damaged_video", f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again"
+            "damaged_video", f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
         )
     if cut_off and count < _PROMISED * promised:
         raise UserError(

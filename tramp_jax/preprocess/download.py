@@ -48,9 +48,7 @@ def fetch(address: str, target: Path, timeout: float = TIMEOUT) -> None:
                     received += len(chunk)
                     bar.update(len(chunk))
         if expected and received != expected:
-            raise UserError(
-                "download_failed", f"{address}: the download stopped after {received} of {expected} bytes; try again"
-            )
+            raise UserError("download_failed", f"{address}: stopped after {received} of {expected} bytes; try again")
         os.replace(partial, target)
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):

@@ -142,9 +142,7 @@ class ImageFrames:
         brightest = 0
         for number, file in enumerate(self.files):
             if kind := _animation(file):
-                raise UserError(
-                    "unsupported_image", f"{file}: an animated {kind} image is a video; name that file as the input"
-                )
+                raise UserError("unsupported_image", f"{file}: an animated {kind} image is a video; name that file")
             if _has_pages(file):
                 raise UserError("unsupported_image", f"{file}: has several pages; save each as an image of its own")
             image = _decode(file)
@@ -190,9 +188,8 @@ class AnimatedWebP:
                     yield seconds, np.array(image.convert("RGB"))
                     seconds += step
         except (OSError, EOFError, SyntaxError) as error:
-            raise UserError(
-                "unreadable_video", f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4"
-            ) from error
+            what = f"cannot be decoded ({error}); export it again, or as .mp4"
+            raise UserError("unreadable_video", f"{self.path}: {what}") from error
 
 
 def _animation(path: Path) -> str:
@@ -234,10 +231,8 @@ def _decode(file: Path) -> np.ndarray | None:
     """Decodes an image to (H, W, 3) uint8 RGB; None if the file is not an image."""
     try:
         if file.stat().st_size > images.MAX_BYTES:
-            raise UserError(
-                "oversized_file",
-                f"{file}: larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller",
-            )
+            what = f"larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller"
+            raise UserError("oversized_file", f"{file}: {what}")
         content = file.read_bytes()
         if content:
             images.check_size(content)
@@ -249,9 +244,8 @@ def _decode(file: Path) -> np.ndarray | None:
         except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
             # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
             reason = str(getattr(error, "err", error)).strip() or type(error).__name__
-            raise UserError(
-                "unreadable_image", f"{file}: not a readable image ({reason}); remove it or export it again, smaller"
-            ) from error
+            what = f"not a readable image ({reason}); remove it or export it again, smaller"
+            raise UserError("unreadable_image", f"{file}: {what}") from error
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -61,18 +61,13 @@ def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
         from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade
 
         if options.detector not in DETECTORS:
-            raise UserError(
-                "bad_option", f"unknown --detector {options.detector!r}; choose from {', '.join(DETECTORS)}"
-            )
+            raise UserError("bad_option", f"unknown --detector {options.detector!r}; known: {', '.join(DETECTORS)}")
         return LucasKanade(open_landmark_source(options.detector, options))
     if name == "tracks":
         from tramp_jax.preprocess.sources.tracks import Tracks
 
         if options.tracks is None:
-            raise UserError(
-                "missing_option",
-                "--landmarks tracks needs --tracks FILE, the point tracks of this video (.npz or .npy)",
-            )
+            raise UserError("missing_option", "--landmarks tracks needs --tracks FILE, the tracks of this video")
         return Tracks(options.tracks, options.tracks_size)
     if name == "table":
         from tramp_jax.preprocess.sources.table import Table

@@ -60,9 +60,7 @@ class Detector:
         try:
             self._boxes, self._scores = outputs[(1, 896, 16)], outputs[(1, 896, 1)]
         except KeyError:
-            raise UserError(
-                "bad_model", f"{model}: not MediaPipe's short-range face detector (its outputs are {outputs})"
-            ) from None
+            raise UserError("bad_model", f"{model}: not the short-range face detector (it has {outputs})") from None
         self._anchors = _anchors()
 
     def __call__(self, frame: np.ndarray) -> list[Detection]:

@@ -70,13 +70,10 @@ class InsightFace:
         try:
             self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106", "landmark_3d_68"])
         except Exception as error:  # InsightFace asserts, ONNX Runtime has its own exceptions
-            raise UserError(
-                "bad_model", f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
-            ) from error
+            what = f"InsightFace cannot load these models ({error!r})"
+            raise UserError("bad_model", f"{folder}: {what}; {_how_to_get(folder)}") from error
         if "landmark_2d_106" not in self._app.models:
-            raise UserError(
-                "bad_model", f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}"
-            )
+            raise UserError("bad_model", f"{folder / LANDMARKS}: not a model of 106 points; {_how_to_get(folder)}")
         # Set explicitly: InsightFace changed its default size in version 2.
         self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
         self.seconds: dict[str, float] = {}
@@ -121,9 +118,7 @@ def find_models(models_dir: Path | None, fetch: bool) -> Path:
             return folder
     if not fetch:
         missing = [file for file in REQUIRED if not (root / file).is_file()]
-        raise UserError(
-            "missing_file", f"{root}: InsightFace's models {' and '.join(missing)} are missing. {_how_to_get(root)}"
-        )
+        raise UserError("missing_file", f"{root}: lacks the models {' and '.join(missing)}. {_how_to_get(root)}")
     install(ADDRESS, root)
     return root
 
@@ -146,22 +141,18 @@ def install(address: str, folder: Path, checksums: Mapping[str, str] = SHA256) -
                 members = {Path(name).name: name for name in archive.namelist()}
                 contents = {file: archive.read(members[file]) for file in checksums}
         except (zipfile.BadZipFile, KeyError) as error:
-            raise UserError(
-                "bad_model", f"{address}: not the expected model package ({error}); {_how_to_get(folder)}"
-            ) from error
+            what = f"not the expected model package ({error})"
+            raise UserError("bad_model", f"{address}: {what}; {_how_to_get(folder)}") from error
     for file, content in contents.items():
         if hashlib.sha256(content).hexdigest() != checksums[file]:
-            raise UserError(
-                "bad_model", f"{address}: its {file} has the wrong checksum, so it is not used. {_how_to_get(folder)}"
-            )
+            raise UserError("bad_model", f"{address}: its {file} has the wrong checksum. {_how_to_get(folder)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             write_atomically(folder / file, content)
     except OSError as error:
-        raise UserError(
-            "cannot_write", f"{folder}: cannot be written ({error.strerror}); choose another --models-dir"
-        ) from error
+        what = f"cannot be written ({error.strerror}); choose another --models-dir"
+        raise UserError("cannot_write", f"{folder}: {what}") from error
 
 
 def _cause(error: UserError, address: str) -> str:

@@ -82,9 +82,7 @@ class MediaPipe:
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
-                raise UserError(
-                    "missing_file", f"{folder / file}: no such model; omit --models-dir to use the one in this package"
-                )
+                raise UserError("missing_file", f"{folder / file}: no such model; omit --models-dir to use our own")
         self._detector = blazeface.Detector(folder / DETECTOR)
         self._mesh = blazeface.interpreter(folder / MESH)
         self._input = self._mesh.get_input_details()[0]["index"]
@@ -92,9 +90,7 @@ class MediaPipe:
         try:
             self._vertices, self._presence = outputs[3 * NUM_VERTICES], outputs[1]
         except KeyError:
-            raise UserError(
-                "bad_model", f"{folder / MESH}: not MediaPipe's face mesh of {NUM_VERTICES} points"
-            ) from None
+            raise UserError("bad_model", f"{folder / MESH}: not a face mesh of {NUM_VERTICES} points") from None
         self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:

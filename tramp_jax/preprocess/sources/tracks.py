@@ -100,23 +100,18 @@ class Tracks:
     def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Reads points (T, P, 2) float64 and visibility (T, P) bool. A subclass reads another kind of file."""
         if not path.is_file():
-            raise UserError(
-                "missing_file",
-                f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)",
-            )
+            what = "no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)"
+            raise UserError("missing_file", f"{path}: {what}")
         try:
             with path.open("rb") as file:
                 is_npz = file.read(2) == b"PK"
             arrays = load_npz(path) if is_npz else {"tracks": load_npy(path)}
         except Exception as error:  # a damaged file raises almost anything
-            raise UserError(
-                "unreadable_array", f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez"
-            ) from error
+            what = f"not a plain .npz or .npy file ({error}); save it with numpy.savez"
+            raise UserError("unreadable_array", f"{path}: {what}") from error
         name = next((name for name in _TRACKS if name in arrays), None)
         if name is None:
-            raise UserError(
-                "bad_tracks", f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}"
-            )
+            raise UserError("bad_tracks", f"{path}: contains {sorted(arrays)}, but no {' or '.join(_TRACKS)}")
         points = arrays[name]
         points_first = _is_points_first(path, name, points)
         if points.ndim == 4:
@@ -175,9 +170,7 @@ def _visibility(path: Path, arrays: dict[str, np.ndarray], points_first: bool, s
         values = values[0]
     values = values.T if points_first else values
     if values.shape != shape:
-        raise UserError(
-            "wrong_shape", f"{path}: {name} has shape {arrays[name].shape}, which does not match the tracks"
-        )
+        raise UserError("wrong_shape", f"{path}: {name} has shape {arrays[name].shape}, unlike the tracks")
     if values.dtype != bool:
         if np.isfinite(values).all() and ((values >= 0) & (values <= 1)).all():
             values = values > 0.5
