@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = parser.parse_args(argv[:1])
+    chosen.arguments = argv[1:]  # all of them: argparse would drop a "--" in front of a name such as -x.mp4
 
     module = importlib.import_module(f"tramp_jax.cli.{chosen.command}")
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])

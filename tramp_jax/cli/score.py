@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import csv
 import glob
 import hashlib
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,14 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import expanded, locked, write_atomically
+from tramp_jax.files import check_name, expanded, locked, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
     from tramp_jax.data.clips import ClipInfo
     from tramp_jax.scoring import Scored, Scorer
 
-WITHHELD = "withheld"
+WITHHELD, UNFINISHED = "withheld", "unfinished"
 # fmt: off
 COLUMNS = (
     "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
@@ -127,10 +128,20 @@ def _collect(out: Path, overwrite: bool) -> int:
     """Joins the tables of all shards into ``out``."""
     if out.exists() and not overwrite:
         raise UserError("file_exists", f"{out} exists; name another table with --out, or replace it with --overwrite")
-    with locked(out):
+    with locked(out), contextlib.ExitStack() as stack:
         parts = shards.collected(out)
-        rows = shards.interleaved([_read(part) for part in parts])
-        _check_models(out, [str(row["model"]) for row in rows if row["status"] != "failed"])
+        for part in parts:
+            stack.enter_context(locked(part))  # no shard may still be at work
+        found = [{str(row["input"]): row for row in _read(part)} for part in parts]  # the last row is the newest
+        cells = collections.Counter(cell for part in found for cell in part)
+        rows = shards.interleaved([list(part.values()) for part in found])
+        if left := [str(row["input"]) for row in rows if row["status"] == UNFINISHED]:
+            message = f"{out}: {len(left)} inputs of unfinished shards have no score yet, such as {left[0]}"
+            raise UserError("unfinished_shard", f"{message}; run those shards again")
+        if twice := next((cell for cell, count in cells.items() if count > 1), ""):
+            message = f"{out}: {twice} is in the tables of two shards, so they had different inputs"
+            raise UserError("unfinished_shard", f"{message}; run all shards again with the same ones")
+        _check_models(out, rows)
         _write(out, rows)
     sys.stdout.write(f"{out}: {len(rows)} rows of {len(parts)} shards, whose tables you can delete now\n")
     return 0
@@ -167,7 +178,9 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     )
     scorer.check_expression(arguments.expression)
     table.check_model(_model(scorer))
-    reports = _Reports(arguments.report, not arguments.no_attribution, pseudonyms) if arguments.report else None
+    reports = None
+    if arguments.report:
+        reports = _Reports(arguments.report, not arguments.no_attribution, pseudonyms, _model(scorer))
     settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
     if pseudonyms:
         settings = {path: pseudonyms.digest(digest) for path, digest in settings.items()}
@@ -180,10 +193,13 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     if arguments.landmarks != "table" and any(_is_video(Path(path)) for path in todo):
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
+    if shard:
+        table.expect(inputs, todo, settings)
     with table:
         for path in progress.over(todo, "clip"):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
+                check_name(path)
                 scored = scorer.score(path, arguments.expression)
             except Exception as error:  # still score the other inputs
                 counts["failed"] += 1
@@ -311,8 +327,9 @@ def _identity(path: object) -> str:
 class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row, however its path is spelt. The row is replaced if the input is scored again because it failed,
-    or because the file, the model's calibration or an option has changed.
+    An input has one row, however its path is spelt and wherever the command runs; ``_cell`` says how it is named. The
+    row is replaced if the input is scored again because it failed, or because the file, the model's calibration or an
+    option has changed.
 
     Raises:
       UserError: not_scores if the file exists but is not a table of scores; bad_option if it has names but should not,
@@ -325,15 +342,21 @@ class Table:
         if path.exists() and not overwrite:
             # The last row of an input is the newest.
             self._rows = {self._key_of_cell(str(row["input"])): row for row in _read(path)}
+            cells = (str(row["input"]) for row in self._rows.values())
+            if elsewhere := next((x for x in cells if os.path.exists(x) and not (_folder(path) / x).exists()), ""):
+                sys.stderr.write(
+                    f"warning: {path}: {elsewhere} is here but not in the folder of the table. If an earlier version "
+                    "wrote this row, delete it; the input gets a new one\n"
+                )
 
     def _key(self, path: str) -> str:
-        return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(path)
+        return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(_writable(path))
 
     def _key_of_cell(self, cell: str) -> str:
         if self._pseudonyms is None:
             if re.fullmatch(r"anon-\w{4}-\w{12}", cell):
                 raise UserError("bad_option", f"{self.path} is anonymised; add --anonymise, or name another --out")
-            return _identity(cell)
+            return _identity(_folder(self.path) / cell)
         if not cell.startswith(self._pseudonyms.prefix):
             raise UserError(
                 "bad_option",
@@ -355,13 +378,20 @@ class Table:
         Raises:
           UserError: other_model.
         """
-        of_rows = [str(row["model"]) for row in self._rows.values() if row["status"] != "failed"]
-        _check_models(self.path, [model, *of_rows])
+        _check_models(self.path, [{"model": model}, *self._rows.values()])
+
+    def expect(self, inputs: Sequence[str], todo: Sequence[str], settings: Mapping[str, str]) -> None:
+        """Keeps only rows of ``inputs``, all those of a shard, and marks those of ``todo`` that are not scored yet."""
+        self._rows = {key: self._rows[key] for key in map(self._key, inputs) if key in self._rows}
+        for path in todo:
+            if self.find(path, settings[path]) is None:
+                key = self._key(path)
+                self._rows[key] = {"input": key if self._pseudonyms else _cell(path, self.path), "status": UNFINISHED}
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write(self.path, self._rows.values())
-        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._file = self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -375,13 +405,33 @@ class Table:
         if self._pseudonyms:
             texts = {column: self._pseudonyms.hide(str(row.get(column, "")), path, info) for column in _TEXTS}
             row = row | texts | {"input": key}
+        else:
+            row = row | {"input": _cell(path, self.path)}
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
         self._rows[key] = row
 
 
-def _check_models(path: Path, models: Sequence[str]) -> None:
-    """Raises UserError (other_model) unless all ``models``, those of a table's rows, are the same."""
+def _folder(table: Path) -> Path:
+    """The folder in which a table really lies."""
+    return Path(os.path.realpath(table)).parent
+
+
+def _cell(path: str, table: Path) -> str:
+    """How a table names an input: by the path from its folder if the input lies below it, else by the whole path."""
+    full, folder = Path(os.path.abspath(path)), _folder(table)
+    cell = full.relative_to(folder) if full.is_relative_to(folder) else full
+    return str(cell) if _identity(folder / cell) == _identity(path) else _identity(path)
+
+
+def _writable(text: str) -> str:
+    """The text as a table has it: what is not UTF-8 in a file's name is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _check_models(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Raises UserError (other_model) unless the rows of a table, except failed ones, are of one model."""
+    models = [str(row["model"]) for row in rows if row.get("model")]
     if others := sorted(set(models) - set(models[:1])):
         raise UserError(
             "other_model",
@@ -392,7 +442,7 @@ def _check_models(path: Path, models: Sequence[str]) -> None:
 
 def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
     cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
-    write_atomically(path, tables.csv_text([COLUMNS, *cells]))
+    write_atomically(path, tables.csv_text([COLUMNS, *cells]).encode(errors="backslashreplace"))
 
 
 def _read(path: Path) -> list[dict[str, object]]:
@@ -412,19 +462,20 @@ def _read(path: Path) -> list[dict[str, object]]:
 class _Reports:
     """Writes a report for each input under a unique name."""
 
-    def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None):
+    def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None, model: str):
         folder.mkdir(parents=True, exist_ok=True)
+        self._model = _digest(model)
         self._folder, self._attribute, self._pseudonyms = folder, attribute, pseudonyms
 
     def path(self, path: str) -> Path:
-        """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
+        """The report's file, named after the input, its path and the model, because names such as smile.mp4 repeat."""
         name = "" if self._pseudonyms else Path(path).stem or "clip"
         return self._folder / f"{name}{self._ending(path)}"
 
     def _ending(self, path: str) -> str:
         if self._pseudonyms:
-            return f"{self._pseudonyms.of_input(path)}.html"
-        return f"-{hashlib.sha256(_identity(path).encode()).hexdigest()[:6]}.html"
+            return f"{self._pseudonyms.of_input(path)}-{self._model}.html"
+        return f"-{_digest(_identity(path))}-{self._model}.html"
 
     def has(self, path: str, row: dict[str, object]) -> bool:
         """Whether the report of an input exists and belongs to its row."""
@@ -438,6 +489,10 @@ class _Reports:
         evidence = scorer.evidence(scored, self._attribute)
         write_report(self.path(path), anonymous(evidence, path, self._pseudonyms) if self._pseudonyms else evidence)
         return self.path(path).name
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(_writable(text).encode()).hexdigest()[:6]
 
 
 def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
