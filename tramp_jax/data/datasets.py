@@ -106,7 +106,10 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
     for name, info in first.items():
         if names.is_rounded(name) or names.is_date(name):
             what = "a number rounded" if names.is_rounded(name) else "a name taken for a date"
-            message = f"subject {name} is {what} by a spreadsheet; format the column as text and enter it again"
+            message = (
+                f"subject {name} looks like {what} by a spreadsheet; format the column as text and enter it again, or "
+                f"put a letter in front if it really is the name (S{name})"
+            )
             problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
     for one, other in names.alike(first):
         where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))
