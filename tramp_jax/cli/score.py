@@ -194,7 +194,7 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
     if shard:
-        table.expect(inputs, todo, settings)
+        table.expect(settings)
     with table:
         for path in progress.over(todo, "clip"):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
@@ -343,7 +343,7 @@ class Table:
             # The last row of an input is the newest.
             self._rows = {self._key_of_cell(str(row["input"])): row for row in _read(path)}
             cells = (str(row["input"]) for row in self._rows.values())
-            if elsewhere := next((x for x in cells if os.path.exists(x) and not (_folder(path) / x).exists()), ""):
+            if elsewhere := next((x for x in cells if os.path.exists(x) and not os.path.exists(_folder(path) / x)), ""):
                 sys.stderr.write(
                     f"warning: {path}: {elsewhere} is here but not in the folder of the table. If an earlier version "
                     "wrote this row, delete it; the input gets a new one\n"
@@ -380,13 +380,14 @@ class Table:
         """
         _check_models(self.path, [{"model": model}, *self._rows.values()])
 
-    def expect(self, inputs: Sequence[str], todo: Sequence[str], settings: Mapping[str, str]) -> None:
-        """Keeps only rows of ``inputs``, all those of a shard, and marks those of ``todo`` that are not scored yet."""
-        self._rows = {key: self._rows[key] for key in map(self._key, inputs) if key in self._rows}
-        for path in todo:
-            if self.find(path, settings[path]) is None:
-                key = self._key(path)
-                self._rows[key] = {"input": key if self._pseudonyms else _cell(path, self.path), "status": UNFINISHED}
+    def expect(self, settings: Mapping[str, str]) -> None:
+        """Makes this the table of a shard with these inputs: no others, and those without a score are unfinished."""
+        rows = {}
+        for path, digest in settings.items():
+            key = self._key(path)
+            cell = key if self._pseudonyms else _cell(path, self.path)
+            rows[key] = self.find(path, digest) or {"input": cell, "status": UNFINISHED}
+        self._rows = rows
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
