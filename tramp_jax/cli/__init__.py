@@ -35,15 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv
-    chosen = parser.parse_args(argv[:1])
-    chosen.arguments = argv[1:]  # all of them: argparse would drop a "--" in front of a name such as -x.mp4
+    chosen = parser.parse_args(argv[:1])  # of the rest, it would drop a "--" in front of a name such as -x.mp4
 
     module = importlib.import_module(f"tramp_jax.cli.{chosen.command}")
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
     module.add_arguments(subparser)
-    arguments = subparser.parse_args(chosen.arguments)
+    arguments = subparser.parse_args(argv[1:])
     with exit_codes():
         return int(module.run(arguments))
 
