@@ -252,7 +252,7 @@ def _continues(rows: list[list[str]], others: list[list[str]]) -> bool:
     header, first = (*rows, [], [])[:2]
     for place, row in enumerate(others):
         width = min(len(first), len(row))
-        if width > 2 and any(kinds(row)) and kinds(row)[:width] == kinds(first)[:width]:
+        if width > 2 and any(kinds(row)[:width]) and kinds(row)[:width] == kinds(first)[:width]:
             return True
         shared = len({*header} & {*row})
         if shared > 1 and 2 * shared >= min(len(header), len(row)) and place + 1 < len(others):
