@@ -1,6 +1,7 @@
 """What a program makes of an exception: one line and an exit code, or a traceback and a request to report it."""
 
 import errno
+import io
 import os
 import pickle
 import re
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from tramp_jax import cli
+from tramp_jax.cli import score
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
 from tramp_jax.errors import Interrupted, UserError, as_user_error
 
@@ -19,6 +21,21 @@ def _end_of(error, capsys):
     with pytest.raises(SystemExit) as stopped, exit_codes():
         raise error
     return stopped.value.code, capsys.readouterr().err
+
+
+def test_letters_that_a_terminal_cannot_show_do_not_stop_a_program(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    with exit_codes():
+        sys.stdout.write("é 笑")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"\xe9 \\u7b11"
+
+
+def test_an_input_may_begin_with_a_dash(monkeypatch):
+    given = []
+    monkeypatch.setattr(score, "run", lambda arguments: given.append(arguments.inputs) or 0)
+    assert cli.main(["score", "--", "-dash.mp4", "--x"]) == 0
+    assert given == [["-dash.mp4", "--x"]]
 
 
 def test_a_users_mistake_is_one_line(capsys):

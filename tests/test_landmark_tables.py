@@ -13,7 +13,7 @@ from tests.preprocess_inputs import write_video
 from tests.raises import user_error
 from tramp_jax import Scorer, cli, experiment
 from tramp_jax.data import clip_folder, datasets, landmark_checks, landmark_tables, landmarks, validation
-from tramp_jax.data.problems import Problems
+from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers import ravdess, tables
 from tramp_jax.data.source import Wanted
 from tramp_jax.preprocess import SourceOptions, open_landmark_source, preprocess_video
@@ -126,6 +126,13 @@ def test_a_table_whose_rate_varies_is_resampled_with_a_warning(table):
     assert found.fps == pytest.approx(30, rel=1e-3)
     assert len(found.points) > 60
     assert "variable" in found.warnings[0]
+
+
+@pytest.mark.parametrize("still", [5, 20])
+def test_a_tracker_that_stood_still_gives_a_warning(tmp_path, points, still):
+    frozen = np.concatenate([points[:30], np.repeat(points[29:30], still, 0), points[30 + still :]])
+    found = landmark_tables.read_trajectory(files.write(tmp_path / "a.csv", files.openface(frozen)))
+    assert any(f"{still} of 60" in warning for warning in found.warnings) == (still > 6)
 
 
 @pytest.mark.parametrize("first", [1, 0, 1000])
@@ -346,6 +353,20 @@ def test_the_list_can_give_the_rate(tmp_path):
     write_clips(tmp_path, fps="15")
     clip = opened(tables, tmp_path).source[0]
     assert (clip.fps, clip.info.num_frames) == (15.0, 15)
+
+
+def test_doubts_about_a_table_are_warnings_of_the_data_set(tmp_path):
+    write_clips(tmp_path)
+    columns = files.pyfeat(files.drawn68(1, 60))
+    every_second = {name: list(values)[::2] for name, values in columns.items()} | {"frame": range(0, 60, 2)}
+    files.write(tmp_path / "1.csv", every_second)
+    text = (tmp_path / "clips.csv").read_text()
+    (tmp_path / "clips.csv").write_text(text.replace("1.csv,s1,smile,1,", "1.csv,s1,smile,1,30"))
+    problems = Problems()
+    assert len(opened(tables, tmp_path, problems).source) == 3
+    (problem,) = problems.found
+    assert (problem.kind, problem.severity, problem.clip) == ("doubtful_landmarks", WARNING, "1.csv")
+    assert all(fact in problem.message for fact in ("row 3", "29 of 59"))
 
 
 def test_a_broken_table_is_named_with_its_row(tmp_path):

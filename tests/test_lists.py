@@ -19,6 +19,7 @@ from tramp_jax.cli import score
 from tramp_jax.data import datasets, names, tables, validation
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
+from tramp_jax.data.readers import folder as reader
 from tramp_jax.data.source import Wanted
 from tramp_jax.output import Output
 from tramp_jax.preprocess import batch
@@ -275,15 +276,36 @@ def test_expressions_in_two_spellings_are_a_warning(tmp_path):
     assert [problem.kind for problem in report.problems if problem.severity == WARNING] == ["similar_names"]
 
 
-@pytest.mark.parametrize("name", ["4-Mar", "04-Mar-2024", "Mar-04", "2024-03-04 00:00:00"])
+DATES = [
+    "4-Mar", "04-Mar-2024", "Mar-04", "2024-03-04 00:00:00", "2024-03-04", "04.03.2024", "3/4/2024", "3/4/24", "4. Mrz",
+    "04. Mrz", "4. Mai", "Mrz 24", "4-mars", "4-Mär", "4. März 2024", "4-ago", "4 mrt", "01:02:00", "1:02 PM",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATES)
 def test_a_name_that_a_spreadsheet_took_for_a_date_is_not_a_person(tmp_path, name):
     with user_error("bad_id", "row 2", name, "date"):
         datasets.open_dataset(_save(tmp_path, _text(_rows([name, "3-5"]))))
 
 
-@pytest.mark.parametrize("name", ["1.23457E+11", "1,2E+05", "3e11", "123456789012345000"])
+@pytest.mark.parametrize(
+    "name", ["4-1", "12-05", "1-2-3", "P-4", "Jan", "Mai 1", "2024", "1.5", "M-Mar-04", "may4", "set-1"]
+)
+def test_a_name_that_is_no_date_is_a_person(name):
+    assert not names.is_date(name)
+
+
+def test_a_comma_in_a_name_is_no_decimal_comma(tmp_path):
+    found, infos = _open(tmp_path, _text(_rows(['"1,5"', "b"])))
+    assert not found
+    assert infos[0].subject == "1,5"
+    with user_error("similar_names", "row 2", "row 3"):
+        datasets.open_dataset(_save(tmp_path, _text(_rows(['"1,5"', "1.5"]))))
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "1,2E+05", "3e11", "123456789012345000", "1E5"])
 def test_a_number_that_a_spreadsheet_rounded_is_not_a_person(tmp_path, name):
-    with user_error("bad_id", "row 2", name):
+    with user_error("bad_id", "row 2", name, f"S{name}"):  # if it is the name, only another spelling helps
         datasets.open_dataset(_save(tmp_path, _text(_rows([f'"{name}"', "b"]))))
 
 
@@ -300,6 +322,32 @@ def test_a_number_that_means_missing_is_named_in_each_row(tmp_path, code, column
     for problem, row in zip(found, (3, 6), strict=True):
         assert all(fact in problem.message for fact in ("clips.csv", f"row {row}:", column, code))
     assert [info.id for info in infos] == ["c0", "c2", "c3", "c5"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "code", "kind"),
+    [
+        ([0, 1], 99, "malformed_row"),
+        ([0, 1], -9, "malformed_row"),
+        ([0, 1], -1, "doubtful_rating"),
+        ([-2, -1, 0, 1, 2], 99, "malformed_row"),
+        ([0, 1, 2, 3, 4], 9, "doubtful_rating"),
+        ([0, 1, 2, 3, 4], 8, "doubtful_rating"),
+        ([-0.5, 0, 0.5, 1], -1, None),
+        (range(11), 9, None),
+        (range(0, 101, 10), 99, None),
+        ([-3, -2, 0, 1], -1, None),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_code_is_named_however_often_it_occurs(scores, code, kind, count):
+    values = [str(x) for x in [*scores] * 4 + [code] * count]
+    codes = reader._missing_codes(values)
+    doubtful = reader._unlike_others(values) - codes
+    assert (codes, doubtful) == (
+        {code} if kind == "malformed_row" else set(),
+        {code} if kind == "doubtful_rating" else set(),
+    )
 
 
 @pytest.mark.parametrize("scores", [(0, 50, 99, 100), (-1, 0, 1), (-2, -1, 0, 4), (60, 77, 88), (99,), (9, 4, 3)])
@@ -350,7 +398,7 @@ def test_what_is_not_one_number_is_not_a_score(tmp_path, cell):
 
 @pytest.mark.parametrize(
     ("more", "doubtful"),
-    [([9], {9}), ([33, 44], {33, 44}), ([-3], {-3}), ([8, 9], set()), ([4], set()), ([5, 6, 7], set())],
+    [([9], {9}), ([33, 44], {33, 44}), ([-3], {-3}), ([8, 9], {8, 9}), ([4], set()), ([5, 6, 7], set())],
 )
 @pytest.mark.parametrize("column", ["score", "speed"])
 def test_a_rating_far_from_all_others_gives_a_warning(tmp_path, more, doubtful, column):
@@ -547,11 +595,12 @@ def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
         assert not list(_cells_that_run(file.read_text()))
 
 
-def test_a_row_of_scores_that_a_crash_filled_with_zeros_is_scored_again(tmp_path):
+def test_a_row_of_scores_that_a_crash_filled_with_zeros_is_scored_again(tmp_path, monkeypatch):
     table = tmp_path / "scores.csv"
     values = dict.fromkeys(score.COLUMNS, "1") | {"status": "ok"}
     rows = [[values[name] if name != "input" else path for name in score.COLUMNS] for path in ("a\0.mp4", "b.mp4")]
     table.write_text(tables.csv_text([list(score.COLUMNS), *rows]))
+    monkeypatch.chdir(tmp_path)
     found = score.Table(table, overwrite=False)
     assert found.find("b.mp4", "1") is not None
     assert found.find("a.mp4", "1") is None
@@ -613,6 +662,11 @@ ROWS = [HEADER, ["c0", "anna", "smile", 1], ["c1", "ben", "smile", 2]]
     ("rows", "refused"),
     [
         ([HEADER, ["c2", "eva", "smile", 3]], True),
+        ([[*HEADER, "notes"], ["c2", "eva", "smile", 3, "x"]], True),
+        ([["subject", "Path", "score", "expression"], ["eva", "c2", 3, "smile"]], True),
+        ([["c2", "eva", "smile", 3]], True),
+        ([["from the other ward"], [], HEADER, ["c2", "eva", "smile", 3]], True),
+        ([["subject", "age"], ["anna", 50], ["ben", 60]], False),
         ([HEADER], False),
         ([["code", "name"], [1, "x"]], False),
         ([], False),

@@ -393,15 +393,17 @@ def test_an_older_part_replaces_no_newer_row(tmp_path):
     for path, settings in ((part, "old"), (tmp_path / "scores.csv", "new")):
         with Table(path, overwrite=False) as table:
             table.add({"input": "a", "status": "ok", "settings": settings})
-    with Table(part, overwrite=False, whole=tmp_path / "scores.csv") as table:
-        assert table.find("a", "new")["settings"] == "new"
+    table = Table(part, overwrite=False, whole=tmp_path / "scores.csv")
+    table.expect({"a": "new"})
+    with table:
+        pass
     assert len(part.read_text().splitlines()) == 1  # the header
 
     with Table(part, overwrite=False) as table:  # now another shard scores a
         for name in "ab":
             table.add({"input": name, "status": "ok", "settings": "old"})
     table = Table(part, overwrite=False)
-    table.forget(["a", "b"], ["b"])
+    table.expect({"b": "old"})
     assert [table.find(name, "old") is None for name in "ab"] == [True, False]
 
 
@@ -434,6 +436,92 @@ def test_processes_write_the_table_of_one(calibrated, source, tmp_path, monkeypa
     assert told == [str(tmp_path / "new"), str(out)]
     assert out.read_text().splitlines()[:-1] == before
     assert len(counted) == 4
+
+
+def test_unfinished_shards_are_not_joined(calibrated, source, tmp_path, monkeypatch, capsys):
+    inputs, out, sound = [tmp_path / name for name in "abcd"], tmp_path / "scores.csv", Scorer.score
+    for path in inputs:
+        write_clip(path, source[0])
+
+    def score(*names, shard):
+        given = [str(tmp_path / name) for name in names]
+        return cli.main(["score", *given, "--checkpoint", str(calibrated), "--out", str(out), "--shard", shard])
+
+    def refused(*facts):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["score", "--collect", "--out", str(out)])
+        assert stopped.value.__context__.kind == "unfinished_shard"
+        message = capsys.readouterr().err
+        assert all(fact in message for fact in facts)
+        assert not out.exists()
+
+    def stopped_at_c(self, path, expression):
+        if str(path).endswith("c"):
+            raise KeyboardInterrupt
+        return sound(self, path, expression)
+
+    monkeypatch.setattr(Scorer, "score", stopped_at_c)
+    with pytest.raises(SystemExit):
+        score(*"abcd", shard="1/2")
+    monkeypatch.setattr(Scorer, "score", sound)
+    assert score(*"abcd", shard="2/2") == 0
+    refused("c")
+    assert score(*"abcd", shard="1/2") == 0
+    assert score(*"bcd", shard="2/2") == 0  # now c is in both
+    refused("c")
+    assert score(*"bcd", shard="1/2") == 0
+    with locked(tmp_path / "scores.shard-1-of-2.csv"), pytest.raises(SystemExit) as stopped:
+        cli.main(["score", "--collect", "--out", str(out)])
+    assert stopped.value.__context__.kind == "in_use"
+    assert cli.main(["score", "--collect", "--out", str(out)]) == 0
+    with out.open() as file:
+        assert [row["input"] for row in csv.DictReader(file)] == ["b", "c", "d"]
+
+
+def test_a_table_keeps_apart_equal_names_in_two_folders(tmp_path, monkeypatch, capsys):
+    row = {"input": "smile.csv", "status": "ok", "settings": "s", "model": "m"}
+    out = tmp_path / "tables" / "scores.csv"
+    for person in ("tables/anna", "tables/bob", "carl"):
+        (tmp_path / person).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / person)
+        with Table(Path(os.path.relpath(out)), overwrite=False) as table:
+            assert table.find("smile.csv", "s") is None
+            table.add(row)
+            assert table.find("smile.csv", "s")
+    with out.open() as file:
+        expected = ["anna/smile.csv", "bob/smile.csv", str(tmp_path / "carl" / "smile.csv")]
+        assert [row["input"] for row in csv.DictReader(file)] == expected
+    monkeypatch.chdir(tmp_path)
+    for path in ("tables/anna/smile.csv", "tables/bob/../bob/smile.csv", "carl/smile.csv"):
+        assert Table(out, overwrite=False).find(path, "s")
+    assert not capsys.readouterr().err
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "smile.csv").touch()  # earlier versions wrote paths from where they ran
+    Table(out, overwrite=False)
+    assert "anna/smile.csv" in capsys.readouterr().err
+
+
+def test_reports_of_two_models_do_not_overwrite_each_other(runs, source, tmp_path):
+    write_clip(tmp_path / "smile", source[0])
+    for number, run in enumerate(runs):
+        command = ["score", str(tmp_path / "smile"), "--checkpoint", str(run), "--out", str(tmp_path / f"{number}.csv")]
+        assert cli.main([*command, "--report", str(tmp_path / "reports"), "--no-attribution"]) == 0
+    assert len(os.listdir(tmp_path / "reports")) == 2
+
+
+def test_a_name_that_is_not_unicode_is_refused_and_the_others_are_scored(calibrated, source, tmp_path, capsys):
+    write_clip(tmp_path / "zoe", source[0])
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    shutil.copytree(tmp_path / "zoe", bad)
+    command = ["score", bad, str(tmp_path / "zoe"), "--checkpoint", str(calibrated), "--runtime", "jax"]
+    command += ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "reports"), "--no-attribution"]
+    for _ in range(2):
+        assert cli.main(command) == 1
+        assert "ller" in capsys.readouterr().err
+        with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+            rows = {row["input"]: row["status"] for row in csv.DictReader(file)}
+        assert sorted(rows.values()) == ["failed", "ok"]
+        assert all(name.encode() for name in rows)
 
 
 def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):
@@ -623,8 +711,8 @@ def test_a_failing_library_does_not_stop_other_inputs(calibrated, source, tmp_pa
     assert cli.main(["score", *inputs, "--checkpoint", str(calibrated), "--out", str(out)]) == 1
     with out.open() as file:
         rows = {row["input"]: row for row in csv.DictReader(file)}
-    assert rows[inputs[0]]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
-    assert rows[inputs[1]]["status"] == "ok"
+    assert rows["a"]["reason"] == f"{inputs[0]}: RuntimeError: a library gave up"
+    assert rows["b"]["status"] == "ok"
 
     # If a report cannot be written, the score stays; if a source cannot be opened, earlier rows stay.
     monkeypatch.setattr(Scorer, "score", sound)

@@ -1,11 +1,18 @@
 import dataclasses
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from configs import folder as recipe
+from tests.published_layouts import write_folder
 from tests.raises import user_error
+from tests.tiny_recipe import shrink
+from tramp_jax import experiment, run
 from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo
+from tramp_jax.scoring import run_calibration
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -112,3 +119,87 @@ def test_a_score_that_is_not_a_number_is_refused():
     infos = [*clips(), ClipInfo("broken", "s0", "smile", float("nan"), 5)]
     with user_error("bad_score", "broken", "nan"):
         splits.k_fold(infos, 3, seed=0)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A function (folds) -> (list, run's folder, train(resume), used), which trains on the folder of clips.
+
+    ``used`` are the people of each part, as training, evaluation and calibration see them.
+    """
+    write_folder(tmp_path / "data", 20, num_frames=2)
+    used = {}
+
+    def people(parts):
+        return {name: {info.subject for info in part.infos} for name, part in parts.items()}
+
+    def fit(config, parts, folder, *_):
+        (folder / run.CHECKPOINTS).mkdir(exist_ok=True)
+        used["train", run.fold_of(folder)] = people(parts)
+
+    def evaluate(config, parts, facts, folder, *_):
+        used["evaluate", run.fold_of(folder)] = people(parts)
+        return ""
+
+    def load_members(folders, which):
+        found = [SimpleNamespace(run=f, fold=run.fold_of(f), config=run.load_config(f)) for f in run.models_in(folders)]
+        return [SimpleNamespace(**vars(each), id=str(each.fold), trained_on=None) for each in found]
+
+    def calibrated(members, splits, *_):
+        used.update({("calibrate", each.fold): people(parts) for each, parts in zip(members, splits, strict=True)})
+        return SimpleNamespace(save=lambda folder: folder)
+
+    monkeypatch.setattr(experiment.trainer, "fit", fit)
+    monkeypatch.setattr(experiment, "evaluate_split", evaluate)
+    monkeypatch.setattr(run_calibration, "load_members", load_members)
+    for name in ("_across_folds", "_on_validation"):
+        monkeypatch.setattr(run_calibration, name, calibrated)
+
+    def of(folds):
+        config = shrink(recipe.get_config(), tmp_path / "data", streams="trajectory").unlock()
+        config.data.update(num_folds=folds, validation_fraction=0.3)
+
+        def train(resume):
+            experiment.train(None if resume else config, tmp_path / "run", resume=resume)
+
+        return tmp_path / "data" / "clips.csv", tmp_path / "run", train, used
+
+    monkeypatch.setattr(experiment.usual_motion, "describe", lambda *_: None)
+    monkeypatch.setattr("tramp_jax.cross_validation.summarise", lambda *_: [])
+    return of
+
+
+def _use(folder, train):
+    """Does all that reads the split of a run again."""
+    experiment.evaluate(folder, "last", "test")
+    run_calibration.calibrate_run([folder], which="best", level=0.9)
+    train(resume=True)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_run_keeps_its_split_when_the_list_changes(runs, folds, capsys):
+    table, folder, train, used = runs(folds)
+    train(resume=False)
+    before = {fold: parts for (what, fold), parts in used.items() if what == "train"}
+    assert len(before) == max(folds, 1)
+    text = table.read_text()
+    lowest = next(line for line in text.splitlines() if ",s000," in line)
+    for changed in (
+        text.replace(lowest, lowest.rpartition(",")[0] + ",99.5"),
+        text + lowest.replace("s000", "new") + "\n",
+    ):
+        used.clear()
+        table.write_text(changed)
+        shutil.copytree(table.parent / "clips/s000", table.parent / "clips/new", dirs_exist_ok=True)
+        _use(folder, train)
+        assert {what for what, _ in used} == {"train", "evaluate", "calibrate"}
+        for (_, fold), parts in used.items():
+            assert parts == before[fold]
+    assert capsys.readouterr().err.count(" new ") == 1
+    table.write_text(text.replace(lowest + "\n", ""))
+    for use in (experiment.evaluate, lambda *_: train(resume=True)):
+        with user_error("other_people", folder / run.SPLIT, "s000"):
+            use(folder, "last", "test")
+    (folder / run.SPLIT).unlink()  # as in runs of earlier versions
+    _use(folder, train)
+    assert f"warning: {folder / run.SPLIT}" in capsys.readouterr().err

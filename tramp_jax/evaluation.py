@@ -255,7 +255,7 @@ def read_predictions(folder: pathlib.Path) -> Written:
     """
 
     def numbers(name: str) -> np.ndarray:
-        found = np.array([float(row[name]) for row in rows.values()])
+        found = np.array([float(tables.with_point(row[name])) for row in rows.values()])
         if not np.isfinite(found).all():
             raise ValueError(f"{name} has a number that is not finite")
         return found

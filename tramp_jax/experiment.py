@@ -12,11 +12,20 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import config as options
-from tramp_jax import evaluation, landmark_readout, losses, run, sharding, trainer, training_data, usual_motion
+from tramp_jax import (
+    evaluation,
+    landmark_readout,
+    losses,
+    run,
+    sharding,
+    split_file,
+    trainer,
+    training_data,
+    usual_motion,
+)
 from tramp_jax import output as outputs
 from tramp_jax.batches import cache
 from tramp_jax.checkpoint import BEST, LAST, Checkpoints
-from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, Split
 from tramp_jax.data.validation import Report, open_sound
@@ -69,6 +78,8 @@ def train(
     with locked(folder) if sharding.is_first_process() else contextlib.nullcontext():
         run.prepare(config, folder, resume, overwrite)
         try:
+            if sharding.is_first_process() and not (resume and run.has_begun(folder)):
+                split_file.save(folder, folds.splits)
             lines = train_folds(config, folds, folder, resume)
         except (Interrupted, KeyboardInterrupt) as stopped:
             what = str(stopped) if isinstance(stopped, Interrupted) else "interrupted outside the training steps"
@@ -83,7 +94,8 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
     Args:
       config: the whole configuration.
-      resumed: the folder of the run to resume, which skips the clips that it skipped before; None for a new run.
+      resumed: the folder of the run to resume, which skips the clips that it skipped before and keeps its split; None
+        for a new run.
 
     Raises:
       UserError: options that are bad, contradict each other, or do not fit the data or the devices.
@@ -93,7 +105,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     losses.check(config)
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, sharding.data_mesh())
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
-    splits = {fold: datasets.split(dataset, config, fold) for fold in datasets.runs(dataset, config)}
+    splits = split_file.splits_of(dataset, config, resumed)
     for parts in splits.values():
         losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])
@@ -208,11 +220,10 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
         raise UserError("bad_option", f"--split is {split!r}; known: {', '.join(known)}")
     if data_root:
         config.data.root = data_root
-    home, own = run.home(folder), run.fold_of(folder)
+    home = run.home(folder)
     dataset, _ = open_sound(config, home / run.SKIPPED)
     reports = []
-    for fold in datasets.runs(dataset, config) if own is None else [own]:
-        splits = datasets.split(dataset, config, fold)
+    for fold, splits in split_file.splits_of(dataset, config, folder).items():
         reports.append(evaluate_split(config, splits, dataset.facts, run.fold_folder(home, fold), which, split))
     _print(reports)
 

@@ -38,6 +38,18 @@ def check_mounted(path: pathlib.Path | str) -> None:
         raise UserError("bad_path", f"{path}: is an address, not a path on a disk; {cure}")
 
 
+def check_name(path: pathlib.Path | str) -> None:
+    """Refuses a name that is not UTF-8, perhaps from an old disk or archive, because no table or report can hold it.
+
+    Raises:
+      UserError: bad_path.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError("bad_path", f"{path}: this name is not UTF-8; rename the file or folder") from error
+
+
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes or replaces a file. Whatever happens, ``path`` has either its old or its complete new content.
 

@@ -2,6 +2,7 @@
 
 RUN/config.json                         the configuration
 RUN/skipped.json                        skipped clips, with data.skip_bad
+RUN/split.json                          the subjects of each part, in every fold
 RUN/cross_validation.json, .png         results over all folds, next to simple methods
 RUN/baselines.json, .png                the same for a run without folds, with evaluation.baselines
 RUN/fold_K/                             everything below, for each fold; in RUN itself without cross-validation
@@ -34,7 +35,7 @@ from tramp_jax import json_files, sharding
 from tramp_jax.errors import UserError
 from tramp_jax.files import locked_by, write_atomically
 
-CONFIG, SKIPPED = "config.json", "skipped.json"
+CONFIG, SKIPPED, SPLIT = "config.json", "skipped.json", "split.json"
 BASELINES, BASELINES_PLOT = "baselines.json", "baselines.png"
 CROSS_VALIDATION, CROSS_VALIDATION_PLOT = "cross_validation.json", "cross_validation.png"
 DATA, INITIALISATION, USUAL_MOTION = "data.json", "initialisation.txt", "usual_motion.json"
@@ -73,6 +74,11 @@ def is_trained(folder: pathlib.Path) -> bool:
 def trained_folds(run: pathlib.Path) -> list[pathlib.Path]:
     """The folders of a run's folds that hold checkpoints."""
     return sorted(folder for folder in run.glob("fold_*") if is_trained(folder))
+
+
+def has_begun(run: pathlib.Path) -> bool:
+    """Whether a run has checkpoints, in its own folder or in that of a fold."""
+    return is_trained(run) or bool(trained_folds(run))
 
 
 def warn_if_training(folders: Iterable[pathlib.Path]) -> None:

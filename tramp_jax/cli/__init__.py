@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = parser.parse_args(argv[:1])  # of the rest, it would drop a "--" in front of a name such as -x.mp4
 
     module = importlib.import_module(f"tramp_jax.cli.{chosen.command}")
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
     module.add_arguments(subparser)
-    arguments = subparser.parse_args(chosen.arguments)
-    arguments.line = [chosen.command, *chosen.arguments]
+    arguments = subparser.parse_args(argv[1:])
+    arguments.line = list(argv)
     with exit_codes():
         return int(module.run(arguments))
 

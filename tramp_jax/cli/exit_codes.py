@@ -1,6 +1,7 @@
 """How programs end: with one line for a user's mistake or an interruption, with a traceback for a bug."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -19,8 +20,11 @@ def exit_codes() -> Iterator[None]:
     """Ends the program with one line and exit code 1 after a user's mistake, or 130 after an interruption.
 
     SIGTERM interrupts like SIGINT. Any other exception passes through, with a note below its traceback that asks the
-    user to report it.
+    user to report it. Letters that the terminal or pipe cannot show are escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _terminated_like_interrupted():
             yield

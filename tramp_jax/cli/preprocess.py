@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, expanded, locked
+from tramp_jax.files import check_mounted, check_name, expanded, locked
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ def _make_clips(
     for job in shards.over(jobs, "video"):
         started = time.perf_counter()
         try:
+            check_name(job.video)
             recorded = _options_of(arguments, job)
             done = clip_list.done(job, recorded, arguments.overwrite)
             if arguments.list and (changes := clip_list.changes(job)):

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import csv
 import functools
 import glob
@@ -11,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,14 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, expanded, locked, write_atomically
+from tramp_jax.files import check_mounted, check_name, expanded, locked, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
     from tramp_jax.data.clips import ClipInfo
     from tramp_jax.scoring import Scored, Scorer
 
-WITHHELD = "withheld"
+WITHHELD, UNFINISHED = "withheld", "unfinished"
 # fmt: off
 COLUMNS = (
     "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
@@ -132,13 +133,34 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _collect(out: Path, overwrite: bool) -> int:
-    """Moves the rows of all shards' tables into ``out``."""
-    parts = shards.collected(out)
-    rows = shards.interleaved([_read(part) for part in parts])
+    """Moves the rows of all shards' tables into ``out``.
+
+    Raises:
+      UserError: in_use or unfinished_shard if a shard still has work to do.
+    """
+    with contextlib.ExitStack() as stack:
+        parts = shards.collected(out)
+        for part in parts:
+            stack.enter_context(locked(part))  # no shard may still be at work
+        return _join(out, parts, overwrite)
+
+
+def _join(out: Path, parts: Sequence[Path], overwrite: bool) -> int:
+    found = [{str(row["input"]): row for row in _read(part)} for part in parts]  # the last row is the newest
+    cells = collections.Counter(cell for part in found for cell in part)
+    rows = shards.interleaved([list(part.values()) for part in found])
+    if left := [str(row["input"]) for row in rows if row["status"] == UNFINISHED]:
+        message = f"{out}: {len(left)} inputs of unfinished shards have no score yet, such as {left[0]}"
+        raise UserError("unfinished_shard", f"{message}; run those shards again")
+    if twice := next((cell for cell, count in cells.items() if count > 1), ""):
+        message = f"{out}: {twice} is in the tables of two shards, so they had different inputs"
+        raise UserError("unfinished_shard", f"{message}; run all shards again with the same ones")
     if out.exists() and not overwrite:
         rows = [*_read(out), *rows]
-    _check_models(out, [str(row["model"]) for row in rows if row["status"] != "failed"])
-    joined = {_identity(row["input"]): row for row in rows}  # the last row of an input is the newest
+    _check_models(out, rows)
+    joined = {
+        _identity(_folder(out) / str(row["input"])): row for row in rows
+    }  # the last row of an input is the newest
     _write(out, joined.values())
     for part in parts:
         part.unlink()
@@ -162,7 +184,6 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     pseudonyms = _pseudonyms(arguments)
     table = Table(out, arguments.overwrite, pseudonyms, arguments.out)
     if shard:
-        table.forget(inputs, shard.take(inputs))
         inputs = shard.take(inputs)
     options = PreprocessOptions(
         fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
@@ -178,7 +199,9 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     )
     scorer.check_expression(arguments.expression)
     table.check_model(_model(scorer))
-    reports = _Reports(arguments.report, not arguments.no_attribution, pseudonyms) if arguments.report else None
+    reports = None
+    if arguments.report:
+        reports = _Reports(arguments.report, not arguments.no_attribution, pseudonyms, _model(scorer))
     settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
     if pseudonyms:
         settings = {path: pseudonyms.digest(digest) for path, digest in settings.items()}
@@ -191,10 +214,13 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     if arguments.landmarks != "table" and any(_is_video(Path(path)) for path in todo):
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
+    if shard:
+        table.expect(settings)
     with table:
         for path in shards.over(todo, "clip", done=len(inputs) - len(todo)):
             row: dict[str, object] = {"input": path, "settings": settings[path]}
             try:
+                check_name(path)
                 scored = scorer.score(path, arguments.expression)
             except Exception as error:  # still score the other inputs
                 counts["failed"] += 1
@@ -323,9 +349,10 @@ def _identity(path: object) -> str:
 class Table:
     """The CSV file of scores. Rows are appended, and rows of other inputs stay.
 
-    An input has one row, however its path is spelt. The row is replaced if the input is scored again because it failed,
-    or because the file, the model's calibration or an option has changed. The table of a shard takes no rows from
-    ``whole``, the table that it will be joined with, but ``find`` finds them.
+    An input has one row, however its path is spelt and wherever the command runs; ``_cell`` says how it is named. The
+    row is replaced if the input is scored again because it failed, or because the file, the model's calibration or an
+    option has changed. The table of a shard takes no rows from ``whole``, the table that it will be joined with, but
+    ``find`` finds them.
 
     Raises:
       UserError: not_scores if the file exists but is not a table of scores; bad_option if it has names but should not,
@@ -336,19 +363,25 @@ class Table:
         self.path, self._pseudonyms = path, pseudonyms
         self._rows = {} if overwrite else self._keyed(path)
         self._joined = {} if overwrite or whole in (None, path) else self._keyed(whole)
+        cells = (str(row["input"]) for row in (*self._rows.values(), *self._joined.values()))
+        if elsewhere := next((x for x in cells if os.path.exists(x) and not os.path.exists(_folder(path) / x)), ""):
+            sys.stderr.write(
+                f"warning: {path}: {elsewhere} is here but not in the folder of the table. If an earlier version wrote "
+                "this row, delete it; the input gets a new one\n"
+            )
 
     def _keyed(self, path: Path) -> dict[str, dict[str, object]]:
         rows = _read(path) if path.exists() else []
         return {self._key_of_cell(str(row["input"]), path): row for row in rows}  # the last one is the newest
 
     def _key(self, path: str) -> str:
-        return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(path)
+        return self._pseudonyms.of_input(path) if self._pseudonyms else _identity(_writable(path))
 
     def _key_of_cell(self, cell: str, path: Path) -> str:
         if self._pseudonyms is None:
             if re.fullmatch(r"anon-\w{4}-\w{12}", cell):
                 raise UserError("bad_option", f"{path} is anonymised; add --anonymise, or name another --out")
-            return _identity(cell)
+            return _identity(_folder(path) / cell)
         if not cell.startswith(self._pseudonyms.prefix):
             raise UserError(
                 "bad_option",
@@ -363,15 +396,8 @@ class Table:
         for rows in (self._rows, self._joined):
             row = rows.get(key)
             if row and row["status"] in ("ok", WITHHELD) and row["settings"] == settings:
-                if rows is self._joined:  # then an own row is older: a command left it that was never joined
-                    self._rows.pop(key, None)
                 return row
         return None
-
-    def forget(self, paths: Sequence[str], but: Sequence[str]) -> None:
-        """Drops the rows of inputs that another shard scores now: once the tables are joined, they could look newer."""
-        for path in set(paths) - set(but):
-            self._rows.pop(self._key(path), None)
 
     def check_model(self, model: str) -> None:
         """Refuses to mix scores of two models in one table.
@@ -379,14 +405,26 @@ class Table:
         Raises:
           UserError: other_model.
         """
-        rows = [*self._rows.values(), *self._joined.values()]
-        of_rows = [str(row["model"]) for row in rows if row["status"] != "failed"]
-        _check_models(self.path, [model, *of_rows])
+        _check_models(self.path, [{"model": model}, *self._rows.values(), *self._joined.values()])
+
+    def expect(self, settings: Mapping[str, str]) -> None:
+        """Makes this the table of a shard with these inputs, and no others: those without a score are unfinished.
+
+        Those that have one in ``whole`` stay out.
+        """
+        rows = {}
+        for path, digest in settings.items():
+            key, found = self._key(path), self.find(path, digest)
+            if found is None:
+                rows[key] = {"input": key if self._pseudonyms else _cell(path, self.path), "status": UNFINISHED}
+            elif found is self._rows.get(key):
+                rows[key] = found
+        self._rows = rows
 
     def __enter__(self) -> "Table":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write(self.path, self._rows.values())
-        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._file = self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -400,13 +438,33 @@ class Table:
         if self._pseudonyms:
             texts = {column: self._pseudonyms.hide(str(row.get(column, "")), path, info) for column in _TEXTS}
             row = row | texts | {"input": key}
+        else:
+            row = row | {"input": _cell(path, self.path)}
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
         self._rows[key] = row
 
 
-def _check_models(path: Path, models: Sequence[str]) -> None:
-    """Raises UserError (other_model) unless all ``models``, those of a table's rows, are the same."""
+def _folder(table: Path) -> Path:
+    """The folder in which a table really lies."""
+    return Path(os.path.realpath(table)).parent
+
+
+def _cell(path: str, table: Path) -> str:
+    """How a table names an input: by the path from its folder if the input lies below it, else by the whole path."""
+    full, folder = Path(os.path.abspath(path)), _folder(table)
+    cell = full.relative_to(folder) if full.is_relative_to(folder) else full
+    return str(cell) if _identity(folder / cell) == _identity(path) else _identity(path)
+
+
+def _writable(text: str) -> str:
+    """The text as a table has it: what is not UTF-8 in a file's name is escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _check_models(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Raises UserError (other_model) unless the rows of a table, except failed ones, are of one model."""
+    models = [str(row["model"]) for row in rows if row.get("model")]
     if others := sorted(set(models) - set(models[:1])):
         raise UserError(
             "other_model",
@@ -417,7 +475,7 @@ def _check_models(path: Path, models: Sequence[str]) -> None:
 
 def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
     cells = ([row.get(column, "") for column in COLUMNS] for row in rows)
-    write_atomically(path, tables.csv_text([COLUMNS, *cells]))
+    write_atomically(path, tables.csv_text([COLUMNS, *cells]).encode(errors="backslashreplace"))
 
 
 def _read(path: Path) -> list[dict[str, object]]:
@@ -437,19 +495,20 @@ def _read(path: Path) -> list[dict[str, object]]:
 class _Reports:
     """Writes a report for each input under a unique name."""
 
-    def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None):
+    def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None, model: str):
         folder.mkdir(parents=True, exist_ok=True)
+        self._model = _digest(model)
         self._folder, self._attribute, self._pseudonyms = folder, attribute, pseudonyms
 
     def path(self, path: str) -> Path:
-        """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
+        """The report's file, named after the input, its path and the model, because names such as smile.mp4 repeat."""
         name = "" if self._pseudonyms else Path(path).stem or "clip"
         return self._folder / f"{name}{self._ending(path)}"
 
     def _ending(self, path: str) -> str:
         if self._pseudonyms:
-            return f"{self._pseudonyms.of_input(path)}.html"
-        return f"-{hashlib.sha256(_identity(path).encode()).hexdigest()[:6]}.html"
+            return f"{self._pseudonyms.of_input(path)}-{self._model}.html"
+        return f"-{_digest(_identity(path))}-{self._model}.html"
 
     def has(self, path: str, row: dict[str, object]) -> bool:
         """Whether the report of an input exists and belongs to its row."""
@@ -463,6 +522,10 @@ class _Reports:
         evidence = scorer.evidence(scored, self._attribute)
         write_report(self.path(path), anonymous(evidence, path, self._pseudonyms) if self._pseudonyms else evidence)
         return self.path(path).name
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(_writable(text).encode()).hexdigest()[:6]
 
 
 def _row(scorer: "Scorer", scored: "Scored") -> dict[str, object]:

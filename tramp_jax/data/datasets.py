@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -106,7 +106,10 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
     for name, info in first.items():
         if names.is_rounded(name) or names.is_date(name):
             what = "a number rounded" if names.is_rounded(name) else "a name taken for a date"
-            message = f"subject {name} is {what} by a spreadsheet; format the column as text and enter it again"
+            message = (
+                f"subject {name} looks like {what} by a spreadsheet; format the column as text and enter it again, or "
+                f"put a letter in front if it really is the name (S{name})"
+            )
             problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
     for one, other in names.alike(first):
         where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))
@@ -202,14 +205,37 @@ def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
     return range(count) if fold == -1 else (fold,)
 
 
-def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, Split]:
+def split(
+    dataset: Dataset, config: ConfigDict, fold: int | None, kept: Mapping[str, Collection[str]] | None = None
+) -> dict[str, Split]:
     """Training, validation and test clips. Subjects are split, never their clips.
 
     Validation subjects, which select the checkpoint, always come from the training subjects.
 
+    Args:
+      dataset: the clips.
+      config: the whole configuration.
+      fold: number of the fold; None without folds.
+      kept: the subjects of each part, from an earlier split; None to split them.
+
     Raises:
       UserError: no clip shows ``data.expression``, or too few subjects.
     """
+    source, chosen = dataset.source, _divided(dataset, config)
+    subjects = kept or _dealt(dataset, config, fold, [source.infos[i] for i in chosen])
+    return {
+        name: Split(source, [i for i in chosen if source.infos[i].subject in subjects[name]])
+        for name in (TRAIN, VALIDATION, TEST)
+    }
+
+
+def people(dataset: Dataset, config: ConfigDict) -> frozenset[str]:
+    """The subjects that ``split`` divides; see there."""
+    return frozenset(dataset.source.infos[i].subject for i in _divided(dataset, config))
+
+
+def _divided(dataset: Dataset, config: ConfigDict) -> list[int]:
+    """Indices of the clips that are split. Cross-validation stays within the official training list."""
     data, source = config.data, dataset.source
     chosen = [i for i, info in enumerate(source.infos) if data.expression in ("", info.expression)]
     if not chosen:
@@ -218,9 +244,16 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
             "bad_option",
             f"no clip of the data set shows data.expression={data.expression!r}; it has: {', '.join(known)}",
         )
-    infos = [source.infos[i] for i in chosen]
+    if dataset.official is not None and _protocol(dataset, config) == "k_fold":
+        chosen = [i for i in chosen if source.infos[i].subject in dataset.official[TRAIN]]
+    return chosen
 
-    protocol = _protocol(dataset, config)
+
+def _dealt(
+    dataset: Dataset, config: ConfigDict, fold: int | None, infos: Sequence[ClipInfo]
+) -> dict[str, frozenset[str]]:
+    """The subjects of each part."""
+    data, protocol = config.data, _protocol(dataset, config)
     if protocol == "holdout":
         test = splits.holdout(infos, {TRAIN: 1 - data.test_fraction, TEST: data.test_fraction}, data.split_seed)[TEST]
     elif protocol == "official":
@@ -230,19 +263,12 @@ def split(dataset: Dataset, config: ConfigDict, fold: int | None) -> dict[str, S
         assert fold is not None
         test = dataset.folds[fold]
     else:
-        if dataset.official is not None:  # cross-validation stays within the official training list
-            chosen = [i for i in chosen if source.infos[i].subject in dataset.official[TRAIN]]
-            infos = [source.infos[i] for i in chosen]
         assert fold is not None
         test = splits.k_fold(infos, data.num_folds, data.split_seed)[fold][1]
 
     rest = [info for info in infos if info.subject not in test]
     fractions = {TRAIN: 1 - data.validation_fraction, VALIDATION: data.validation_fraction}
-    subjects: dict[str, frozenset[str]] = splits.holdout(rest, fractions, data.split_seed) | {TEST: test}
-    return {
-        name: Split(source, [i for i in chosen if source.infos[i].subject in subjects[name]])
-        for name in (TRAIN, VALIDATION, TEST)
-    }
+    return splits.holdout(rest, fractions, data.split_seed) | {TEST: test}
 
 
 def _protocol(dataset: Dataset, config: ConfigDict) -> str:

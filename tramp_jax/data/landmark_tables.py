@@ -36,6 +36,7 @@ from tramp_jax.errors import UserError
 
 LAYOUT = "points63"
 MIN_CONFIDENCE = 0.5
+MAX_REPEATED = 0.1  # share of frames that may repeat the one before; where a tracker works, the last digits differ
 # OpenFace stamps a folder of images with 1000 frames a second. Milliseconds taken for seconds give less than one.
 MIN_FPS, MAX_FPS = 2.0, 300.0
 
@@ -66,7 +67,7 @@ class Trajectory(NamedTuple):
       points: (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop.
       fps: frames per second.
       interpolated: (m,) bool, whether a frame had no face.
-      warnings: what was interpolated, cut off or resampled.
+      warnings: what was interpolated, cut off or resampled, and whether the tracker stood still.
     """
 
     points: np.ndarray
@@ -147,6 +148,12 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
         warnings.append(f"{spell(range(span.start, span.stop))} of {count} are used; the others have no face")
     if lost := int((~table.found[span]).sum()):
         warnings.append(f"{lost} of {len(points)} frames have no face, so their landmarks were interpolated")
+    repeated = (np.diff(points, axis=0) == 0).all((1, 2)) & table.found[span][1:]
+    if repeated.sum() > MAX_REPEATED * len(points):
+        warnings.append(
+            f"{repeated.sum()} of {len(points)} frames have the landmarks of the one before: the tracker or the camera "
+            "stood still, so movements are lost or jerky; make the table again"
+        )
     points = points[timing.chosen]
     inside = face_box(points[:, :NUM_LANDMARKS]).map(points)
     return Trajectory(inside, timing.fps, ~table.found[span][timing.chosen], (*warnings, *timing.warnings))

@@ -7,9 +7,20 @@ from collections.abc import Iterable, Iterator
 # What programs and people write for a missing value, in names as in numbers. NA and ND may be initials.
 MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")
 _ROUNDED = re.compile(r"[+-]?\d+([.,]\d+)?E\+?\d+|\d{15}0{3,}", re.IGNORECASE | re.ASCII)
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+# How spreadsheets shorten the months in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish and the
+# languages of Scandinavia. Those of the second list are words or names of their own, so only a day makes them a date.
+_MONTHS = (
+    "jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec|jän|mär|mrz|mai|maj|mei|mrt|okt|dez|des|janv|févr|fevr|fév|"
+    "mars|avr|juin|juil|août|aout|déc|ene|abr|ago|dic|giu|lug|ott|fev|kwi|cze|paź|gru"
+)
+_MORE_MONTHS = "gen|mag|set|out|sty|lut|lip|sie|wrz|lis|januar|february|märz|april|juni|juli|june|july|august|juillet"
+_TIME = r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[ap]m)?"
+_DAY, _MONTH = r"(0?[1-9]|[12]\d|3[01])", r"(0?[1-9]|1[0-2])"
 _DATE = re.compile(
-    rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d|\d{{1,2}}-({_MONTHS})(-\d+)?|({_MONTHS})-\d+", re.IGNORECASE | re.ASCII
+    rf"\d{{4}}[-/.]{_MONTH}[-/.]{_DAY}([ t]{_TIME})?|{_TIME}|\d+ days?, {_TIME}"
+    rf"|({_DAY}[-/.]{_MONTH}|{_MONTH}[-/.]{_DAY})[-/.]\d{{4}}|\d\d\.\d\d\.\d\d|\d{{1,2}}/\d{{1,2}}/\d\d"
+    rf"|\d{{1,2}}(-|/|\. ?| )({_MONTHS}|{_MORE_MONTHS})\.?([-/. ]+\d{{2,4}})?|({_MONTHS})\.?[- ]\d\d(\d\d)?",
+    re.IGNORECASE | re.ASCII,
 )
 # Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
 _LOOKS = str.maketrans(
@@ -34,7 +45,7 @@ def is_rounded(name: str) -> bool:
 
 
 def is_date(name: str) -> bool:
-    """Whether a spreadsheet has taken a name such as 3-4 for a date, as in 4-Mar or 2024-03-04 00:00:00."""
+    """Whether a spreadsheet has taken a name such as 3-4 for a date (4-Mar, 4. Mrz, 04.03.2024) or a time."""
     return bool(_DATE.fullmatch(name))
 
 

@@ -48,7 +48,8 @@ _UNGUARDED, _GUARDED = re.compile(_FORMULA.format("")), re.compile(_FORMULA.form
 
 
 def number(text: str) -> float | None:
-    """The value of a plain decimal number such as "3", "-1" or "2.5"; None for any other text."""
+    """The value of a plain decimal number such as "3", "-1", "2.5" or "2,5"; None for any other text."""
+    text = with_point(text)
     value = float(text) if _NUMBER.fullmatch(text) else math.inf
     return value if math.isfinite(value) else None
 
@@ -88,8 +89,8 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     A CSV file is UTF-8 or UTF-16. Its first line may name the separator ("sep=;", as spreadsheets write it); otherwise,
     it is the comma, semicolon or tab, whichever that line has most of. In a workbook, a number becomes the text that a
     CSV file would have, "3" rather than "3.0", or "1.2e+17" if the workbook lost its last digits. A formula becomes its
-    last saved value, and merged cells have their value in every row. A decimal comma becomes a point. The apostrophe
-    that ``csv_text`` puts before a formula is removed.
+    last saved value, and merged cells have their value in every row. The apostrophe that ``csv_text`` puts before a
+    formula is removed.
 
     Args:
       path: an existing file: .xlsx is a workbook, anything else is CSV.
@@ -110,7 +111,7 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
                 what = f"{lost[:80]!r} has unreadable letters, so two names may have become one; restore the list"
                 raise _TableFault("unreadable_table", what, number)
             if any(row):
-                rows[number] = [_with_point(unguarded(field)) for field in row]
+                rows[number] = [unguarded(field) for field in row]
     except _TableFault as fault:
         problems.add(fault.kind, fault.message(path, "row"))
         return {}
@@ -215,12 +216,12 @@ def _workbook(path: Path) -> Iterator[list[str]]:
             reader.read()
             book = reader.wb
             sheet, *others = [x for x in book.worksheets if x.sheet_state == "visible"] or book.worksheets[:1]
-            header = _first_rows(sheet)[0]
+            rows = _first_rows(sheet)
             for other in others:
-                its_header, row = _first_rows(other)
-                if row and its_header == header:
-                    what = f"sheets {sheet.title!r} and {other.title!r} have the same columns, but only one is read"
-                    raise _TableFault("unreadable_table", f"{what}; put all rows into the first, or remove the other")
+                if _continues(rows, _first_rows(other)):
+                    what = f"sheets {sheet.title!r} and {other.title!r} both look like the list, but only one is read"
+                    cure = "put all rows into the first, and hide or remove the other"
+                    raise _TableFault("unreadable_table", f"{what}; {cure}")
             places = {found.name: place.target for found, place in reader.parser.find_sheets()}
             xml = reader.archive.read(places[sheet.title])
             yield from _as_shown(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), xml)
@@ -233,10 +234,30 @@ def _workbook(path: Path) -> Iterator[list[str]]:
 
 
 def _first_rows(sheet: Any) -> list[list[str]]:
-    """The cells of the first two rows of a sheet that are not empty; [] for a row that is missing."""
+    """The cells that are not empty, in lower case, of the first rows of a sheet that have any."""
     sheet.reset_dimensions()  # some programs write wrong ones
     rows = ([text for value in row if (text := _text(value).lower())] for row in itertools.islice(sheet.values, 100))
-    return [*itertools.islice(filter(None, rows), 2), [], []][:2]
+    return [*filter(None, rows)]
+
+
+def _continues(rows: list[list[str]], others: list[list[str]]) -> bool:
+    """Whether the rows of another sheet look like further rows of a list.
+
+    Either half of their column names are the same, or there is a row of numbers and texts in the list's order.
+    """
+
+    def kinds(row: list[str]) -> list[bool]:
+        return [number(text) is not None for text in row]
+
+    header, first = (*rows, [], [])[:2]
+    for place, row in enumerate(others):
+        width = min(len(first), len(row))
+        if width > 2 and any(kinds(row)[:width]) and kinds(row)[:width] == kinds(first)[:width]:
+            return True
+        shared = len({*header} & {*row})
+        if shared > 1 and 2 * shared >= min(len(header), len(row)) and place + 1 < len(others):
+            return True
+    return False
 
 
 def _as_shown(rows: Iterable[list[str]], xml: bytes) -> Iterator[list[str]]:
@@ -331,7 +352,8 @@ def _guarded(cell: object) -> str:
     return text if _WRITTEN_NUMBER.fullmatch(text) else _UNGUARDED.sub("'", text)
 
 
-def _with_point(cell: str) -> str:
+def with_point(cell: str) -> str:
+    """A number with a decimal comma gets a point. In a name, the comma may be what tells two people apart."""
     return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
 
 

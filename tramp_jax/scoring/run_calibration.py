@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tramp_jax import output as outputs
-from tramp_jax import run, training_data, usual_motion
-from tramp_jax.data import datasets
+from tramp_jax import run, split_file, training_data, usual_motion
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.data.validation import open_sound
@@ -71,7 +70,7 @@ def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, S
             with config.unlocked():
                 config.data.root = data_root
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
-        splits.append(datasets.split(dataset, config, member.fold))
+        splits.extend(split_file.splits_of(dataset, config, member.run).values())
         usual_motion.describe(config, splits[-1], member.run)
         found = member.trained_on
         data.append(found or training_data.describe(splits[-1], dataset.facts, config.data.target))

@@ -9,6 +9,7 @@ other column of numbers, such as a second score, is a target for ``data.target``
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ _NAMES = ("id", "subject", "expression", "group", "split")
 _MISSING = (*names.MISSING, "na", "#n/a", "nd", "none")  # in a column of numbers, where NA cannot be initials
 # Numbers that people write for a missing rating.
 _CODES = frozenset([-1, -7, -8, -9, *(sign * code for sign in (-1, 1) for code in (77, 88, 99, 777, 888, 999, 9999))])
+_DOUBTFUL = frozenset([-1, 8, 9])  # numbers that mean that in some lists, and are ratings in others
 _FPS = (1, rate.MAX_FPS)  # a smaller number is the time between frames, a larger one counts a clock's ticks
 _HOW_TO_MAKE = f"""A folder of your clips needs a list, ROOT/{LIST}, with the columns path, subject, expression, score:
     path,subject,expression,score
@@ -129,9 +131,7 @@ def read_list(
             continue
         for name, values in unlike.items():
             if tables.number(fields[name]) in values:
-                message = (
-                    f"{where}: {name} is {fields[name]}, far from all others; correct it if it is a slip or a code"
-                )
+                message = f"{where}: {name} is {fields[name]}, unlike all others; correct it if it is a slip or a code"
                 problems.add("doubtful_rating", message, clip, WARNING)
         for name in targets:
             if tables.number(fields[name]) is None:
@@ -141,13 +141,13 @@ def read_list(
             id=clip,
             subject=subject,
             expression=fields["expression"],
-            score=float(fields["score"]),
+            score=float(tables.with_point(fields["score"])),
             num_frames=0,
             group=fields.get("group", ""),
             targets=tuple((name, value) for name in targets if (value := tables.number(fields[name])) is not None),
             source=where,
         )
-        row = Row(place, info, float(fields.get("fps") or 0))
+        row = Row(place, info, tables.number(fields.get("fps") or "0") or 0.0)
         if frames := count(row):
             rows.append(dataclasses.replace(row, info=dataclasses.replace(info, num_frames=frames)))
     if not table and len(problems.found) == before:
@@ -168,23 +168,34 @@ def _numbers(values: Sequence[str]) -> list[float]:
 
 
 def _missing_codes(values: Sequence[str]) -> frozenset[float]:
-    """The numbers in a column that stand for a missing rating: far above all ratings, or the only negative ones."""
+    """The numbers in a column that stand for a missing rating: far beyond all ratings, or the only negative ones."""
     numbers = set(_numbers(values))
-    ratings = numbers - _CODES
-    if not ratings or min(ratings) < 0 or max(ratings) < 2:  # -1, 0 and 1 can be ratings
+    if not (ratings := numbers - _CODES):
         return frozenset()
-    return frozenset(code for code in numbers & _CODES if code < 0 or code > 2 * max(ratings))
+    largest, negative = max(map(abs, ratings)), min(ratings) < 0
+    codes = {code for code in numbers & _CODES if abs(code) > max(2 * largest, 9 if negative else 2)}
+    if not negative and largest >= 2:  # -1, 0 and 1 can be ratings
+        codes |= {code for code in numbers & _CODES if code < 0}
+    return frozenset(codes)
 
 
 def _unlike_others(values: Sequence[str]) -> frozenset[float]:
-    """The few ratings that are more than twice as large as all others, or below 0 where all others are not."""
+    """The few ratings that are more than twice as large as all others, or below 0 where all others are not.
+
+    Among whole ratings, -1, 8 and 9 are doubtful however many they are, because they may stand for a missing one.
+    """
     found = sorted(_numbers(values))
     if len(found) < 5:
         return frozenset()
     few = len(found) // 4
     low = [value for value in found[:few] if value < 0 <= found[few]]
     jumps = (i for i in range(len(found) - few, len(found)) if found[i] > max(2 * found[i - 1], 4))
-    return frozenset([*low, *found[next(jumps, len(found)) :]])
+    ratings = sorted(set(found) - _DOUBTFUL)
+    codes: set[float] = set()
+    if ratings and ratings[0] >= 0 and all(rating.is_integer() for rating in ratings):
+        step = max((after - before for before, after in itertools.pairwise(ratings)), default=1.0)
+        codes = {code for code in _DOUBTFUL & set(found) if code < 0 or code >= ratings[-1] + 3 * step}
+    return frozenset([*low, *found[next(jumps, len(found)) :], *codes])
 
 
 def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:

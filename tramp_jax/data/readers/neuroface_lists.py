@@ -83,7 +83,7 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
             problems.add("malformed_row", f"{path}, row {row}: {wrong}; {LIST_CURE}")
             continue
         file = fields["file name"]
-        repetition, frames, start, end = (int(float(fields[name])) for name in _SPLIT_COLUMNS[1:])
+        repetition, frames, start, end = (int(float(tables.with_point(fields[name]))) for name in _SPLIT_COLUMNS[1:])
         if (file, repetition) in seen:
             message = f"{path}, row {row}: repetition {repetition} of {file} is also in row {seen[file, repetition]}"
             problems.add("duplicate_clip", f"{message}; remove one of the two", f"{file}_{repetition}")
@@ -128,7 +128,7 @@ def _row_fault(fields: Mapping[str, str]) -> str:
         value = tables.whole(fields[name])
         if value is None or value < 1:
             return f"{name} is {fields[name][:80]!r}, not a whole number of at least 1"
-    frames, start, end = (int(float(fields[name])) for name in _SPLIT_COLUMNS[2:])
+    frames, start, end = (int(float(tables.with_point(fields[name]))) for name in _SPLIT_COLUMNS[2:])
     if end < start or frames > end - start + 1:
         return f"frames {start} to {end} are not the {frames} of Number of Frames"
     return ""
@@ -168,7 +168,7 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
         given[key][rater] = row
         for name, score in scores.items():
             if score:
-                values[key][name].append(float(score))
+                values[key][name].append(float(tables.with_point(score)))
     for key, raters in given.items():
         if len(raters) != 2:
             message = f"{path}: repetition {key[1]} of {key[0]} has {len(raters)} raters, not two"

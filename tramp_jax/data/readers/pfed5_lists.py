@@ -123,9 +123,9 @@ def _faults(fields: Sequence[str], column: int) -> Iterator[tuple[str, str]]:
 
 def _info(fields: Sequence[str], column: int, place: str) -> ClipInfo:
     """The clip of a row without faults."""
-    name, score, frames, expression = fields[0], fields[1], fields[2], fields[column]
-    label = EXPRESSIONS[int(float(expression))]
-    return ClipInfo(name, name.rsplit("_")[-1], label, float(score), int(float(frames)), source=place)
+    name = fields[0]
+    score, frames, expression = (float(tables.with_point(x)) for x in (fields[1], fields[2], fields[column]))
+    return ClipInfo(name, name.rsplit("_")[-1], EXPRESSIONS[int(expression)], score, int(frames), source=place)
 
 
 def _is_expression(text: str) -> bool:

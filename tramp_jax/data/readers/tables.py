@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tramp_jax.data import clip_checks, landmark_tables
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.data.problems import Problems
+from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import check_wanted, list_file, root_folder
 from tramp_jax.data.readers.folder import LIST, Options, Row, read_list
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
@@ -56,12 +56,15 @@ class Tables:
     def add(self, row: Row) -> int:
         """Reads a row's table. Returns its number of frames, or 0 if it cannot be used."""
         try:
-            clip = landmark_tables.read_trajectory(row.path, row.fps).clip(row.info)
+            found = landmark_tables.read_trajectory(row.path, row.fps)
         except UserError as error:
             self._problems.add(error.kind, f"{row.info.source}: {error}", row.info.id)
             return 0
-        self._clips[row.info.id] = clip
-        return clip.info.num_frames
+        for warning in found.warnings:
+            message = f"{row.info.source}: {row.path}: {warning}"
+            self._problems.add("doubtful_landmarks", message, row.info.id, WARNING)
+        self._clips[row.info.id] = found.clip(row.info)
+        return len(found.points)
 
     def source(self, infos: Iterable[ClipInfo]) -> FileSource:
         """The clips that were added, in the order of ``infos``."""
