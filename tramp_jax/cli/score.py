@@ -412,7 +412,7 @@ class Table:
 
         Those that have one in ``whole`` stay out.
         """
-        rows = {}
+        rows: dict[str, dict[str, object]] = {}
         for path, digest in settings.items():
             key, found = self._key(path), self.find(path, digest)
             if found is None:
