@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests import landmark_table_files
 from tests.conftest import ROOT
 from tests.preprocess_inputs import (
     SLOTS,
@@ -26,7 +28,7 @@ from tests.preprocess_inputs import (
     write_video,
 )
 from tests.raises import user_error
-from tramp_jax import cli
+from tramp_jax import cli, shards
 from tramp_jax.cli import preprocess as cli_preprocess
 from tramp_jax.data import clip_folder, landmarks
 from tramp_jax.data.clip_files import image_files
@@ -34,7 +36,7 @@ from tramp_jax.data.clips import ClipInfo, decode_frame
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder
 from tramp_jax.data.source import Wanted
-from tramp_jax.files import locked
+from tramp_jax.files import hidden, locked
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
@@ -239,6 +241,21 @@ def test_a_second_preprocess_into_one_folder_is_refused(tmp_path, portrait, caps
     assert not (tmp_path / "clips").exists()
 
 
+def test_a_shard_and_the_whole_are_not_made_at_once(tmp_path):
+    out, one, two = tmp_path / "clips", shards.parse("1/2"), shards.parse("2/2")
+    with shards.locked(out, one):
+        for other in (one, None):
+            with user_error("in_use", out.parent), shards.locked(out, other):
+                pass
+        with shards.locked(out, two):
+            pass
+        with user_error("in_use", out), shards.locked(out, None):  # the second shard has left the lock of the first
+            pass
+    with shards.locked(out, None), user_error("in_use", out), shards.locked(out, one):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_takes_a_list(tmp_path, portrait):
     listed = tmp_path / "videos.csv"
     listed.write_text(f"path,subject,expression,score,symmetry,group\n{portrait},anna,smile,2,1.5,patients\n", "utf-8")
@@ -327,6 +344,93 @@ def test_what_was_changed_in_a_list_is_named(tmp_path, monkeypatch, capsys):
     assert all(fact in outputs[2] for fact in ("subject ben, not anna", "score 4, not 3", "group PD", "clips.csv"))
     (row,) = rows(tmp_path / "out" / "clips.csv")
     assert (row["subject"], row["score"]) == ("anna", "3")
+    for options, told in (([], False), (["--score", "3"], False), (["--score", "4"], True), (["--subject", "b"], True)):
+        assert cli.main(["preprocess", str(tmp_path / "a"), "--out", str(tmp_path / "out"), *options]) == 0
+        assert ("warning: a: the command has" in capsys.readouterr().out) == told
+
+
+# Landmarks from files
+
+
+def write_landmarks(path, seed=0, count=12):
+    """A table, or tracks; each seed has another face."""
+    points = landmark_table_files.drawn68(seed, count)
+    if path.suffix == ".csv":
+        return landmark_table_files.write(path, landmark_table_files.openface(points))
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, pred_tracks=landmarks.from_ibug68(points))
+    return path
+
+
+def noise(seed=0, count=12):
+    picture = np.random.default_rng(seed).integers(0, 200, (36, 48, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    return [picture + np.uint8(i) for i in range(count)]
+
+
+def test_tracks_of_one_person_are_not_used_for_another(tmp_path, capsys):
+    videos = [str(write_video(tmp_path / name / "smile.mp4", noise(i))) for i, name in enumerate("ab")]
+    videos.append(str(write_images(tmp_path / "take.1", noise(3))))
+    for name in ("smile", "take", "take.1"):
+        write_landmarks(tmp_path / "tracks" / f"{name}.npz")
+    command = ["preprocess", *videos, "--landmarks", "tracks", "--tracks", str(tmp_path / "tracks"), "--out"]
+    assert cli.main([*command, str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert all(f"error: {tmp_path / 'tracks' / name}" in told for name in ("a_smile.npz", "b_smile.npz"))
+    assert [row["path"] for row in rows(tmp_path / "out" / "clips.csv")] == ["take.1"]
+
+
+@pytest.mark.parametrize("command", ["preprocess", "score"])
+def test_one_table_is_not_read_for_two_videos(tmp_path, command):
+    videos = [str(tmp_path / name) for name in ("smile.mp4", "smile.mov")]
+    write_landmarks(tmp_path / "smile.csv")
+    for video in videos:
+        shutil.copy(write_video(tmp_path / "a.mp4", noise()), video)
+    if command == "preprocess":
+        (tmp_path / "b").mkdir()
+        shutil.move(videos[1], tmp_path / "b" / "b.mov")
+        (tmp_path / "b" / "b.csv").symlink_to(tmp_path / "smile.csv")
+        videos[1] = str(tmp_path / "b" / "b.mov")
+    flags = ["--checkpoint", "run"] if command == "score" else []
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, *videos, "--landmarks", "table", *flags, "--out", str(tmp_path / "out")])
+    assert stopped.value.__context__.kind == "bad_data"
+    assert all(video in str(stopped.value.__context__) for video in videos)
+
+
+def test_the_table_of_a_folder_has_its_whole_name(tmp_path):
+    folders = [str(write_images(tmp_path / name, noise())) for name in ("P.1", "P.2")]
+    for name in ("P.1", "P.2", "P"):
+        write_landmarks(tmp_path / f"{name}.csv", seed=len(name) + int(name[-1] == "2"))
+    assert cli.main(["preprocess", *folders, "--landmarks", "table", "--out", str(tmp_path / "out")]) == 0
+    found = [np.load(tmp_path / "out" / name / "landmarks.npy") for name in ("P.1", "P.2")]
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["eva.mp4", "eva.csv", "frames"])
+def test_a_clip_of_a_file_that_was_replaced_is_not_taken_for_the_new_one(tmp_path, capsys, name):
+    video = write_video(tmp_path / "eva.mp4", noise())
+    if name == "frames":
+        video = write_images(tmp_path / "frames", noise())
+    write_landmarks(video.with_suffix(".csv"))
+    out = tmp_path / "out"
+    command = ["preprocess", str(video), "--landmarks", "table", "--out", str(out)]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    evidence = out / video.stem / batch.EVIDENCE
+    before = evidence.read_text()
+    replaced = video / "3.png" if name == "frames" else tmp_path / name
+    os.utime(replaced, ns=(0, replaced.stat().st_mtime_ns + 1))
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    told = capsys.readouterr().err
+    assert all(fact in told for fact in (f"another {name}", "--overwrite"))
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert cli.main(command) == 0
+    found = json.loads(before)
+    assert found["options"].pop(name)
+    evidence.write_text(json.dumps(found))  # as an earlier version wrote it
+    assert cli.main(command) == 0
+    assert "1 already there" in capsys.readouterr().out
 
 
 def test_a_clip_of_another_video_with_the_same_name_is_not_overwritten(tmp_path):
@@ -560,10 +664,10 @@ for moment in range(moments):
 
 
 def test_a_killed_preprocess_goes_on_where_it_was(tmp_path, monkeypatch):
-    """Killed at each moment when a file or folder gets its name: the list, then folder, evidence and row of a clip."""
+    """Killed at each moment when a file or folder gets its name: the list, then folder and row of a clip."""
     monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
     videos = [write_images(tmp_path / name, [square(100, 80, 64)] * 8) for name in "ab"]
-    command, moments = ["preprocess", *map(str, videos), "--out"], 1 + 3 * 2
+    command, moments = ["preprocess", *map(str, videos), "--out"], 1 + 2 * 2
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
     killed = [sys.executable, "-c", _KILLED, str(tmp_path), str(moments + 1)]
     found = subprocess.run(killed, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -571,5 +675,28 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path, monkeypatch):
         *[-signal.SIGKILL] * moments, 0,
     ]  # fmt: skip
     for moment in range(moments):
-        assert cli.main([*command, str(tmp_path / str(moment))]) == 0
-        assert content(tmp_path / str(moment)) == content(tmp_path / "whole")
+        out = tmp_path / str(moment)
+        assert cli.main([*command, str(out)]) == 0
+        assert content(out) == content(tmp_path / "whole")
+        assert not list(out.glob(".[!c]*"))  # pictures of faces
+
+
+def test_what_a_kill_left_of_another_clip_stays(tmp_path):
+    names = [".a.0123abcd.tmp", ".a-0123abcd.old", "", ".a.b.0123abcd.tmp", ".a.tmp", ".a.lock"]
+    long = "笑" * 84
+    names[2] = hidden(tmp_path / long, "0123abcd.tmp").name
+    for name in names:
+        (tmp_path / name).mkdir()
+    clip_folder.remove_unfinished(tmp_path, ["a", long])
+    assert {path.name for path in tmp_path.iterdir()} == {*names[3:]}
+
+
+def test_a_clip_without_its_evidence_is_made_again(tmp_path, monkeypatch, capsys):
+    """As an earlier version left it if it was killed; the evidence has the clip's warnings."""
+    monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
+    command = ["preprocess", str(write_images(tmp_path / "a", [square(100, 80, 64)] * 8)), "--out", str(tmp_path / "o")]
+    for made in (1, 0, 1):
+        assert cli.main(command) == 0
+        assert f"{made} made, {1 - made} already there" in capsys.readouterr().out
+        if not made:
+            (tmp_path / "o" / "a" / batch.EVIDENCE).unlink()

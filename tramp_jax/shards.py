@@ -1,12 +1,14 @@
 """Divides work among the jobs of an array: shard i of n takes every n-th item, starting with item i."""
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from tramp_jax import files
 from tramp_jax.errors import UserError
 
 _Item = TypeVar("_Item")
@@ -51,6 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
         "--shard", metavar="I/N", help=f"do every N-th item of the work, from the I-th on (1 to N), and write {part}"
     )
     choice.add_argument("--collect", action="store_true", help="join the output of all shards, as if from a single run")
+
+
+@contextlib.contextmanager
+def locked(whole: pathlib.Path, shard: Shard | None) -> Iterator[None]:
+    """Locks ``whole`` or, for a shard, its part of it. Shards work side by side, but not beside a program on the whole.
+
+    Raises:
+      UserError: in_use.
+    """
+    with files.locked(whole, shared=shard is not None), contextlib.ExitStack() as stack:
+        if shard:
+            stack.enter_context(files.locked(shard.path(whole)))
+        yield
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:

@@ -19,7 +19,7 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import expanded, locked, write_atomically
+from tramp_jax.files import expanded, locked, shortened, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
@@ -143,12 +143,15 @@ def _score(arguments: argparse.Namespace, out: Path, shard: shards.Shard | None)
     from tramp_jax import progress
     from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
+    from tramp_jax.preprocess.sources import check_separate, table_beside
     from tramp_jax.scoring import Scorer
 
     if arguments.device:
         _choose_device(arguments.device)
     keep_compiled()
     inputs = expand(arguments.inputs)
+    if arguments.landmarks == "table":
+        check_separate({path: table_beside(path) for path in map(Path, inputs) if _is_video(path)})
     inputs = shard.take(inputs) if shard else inputs
     pseudonyms = _pseudonyms(arguments)
     table = Table(out, arguments.overwrite, pseudonyms)
@@ -418,8 +421,8 @@ class _Reports:
 
     def path(self, path: str) -> Path:
         """The report's file, named after the input and a digest of its path, because names such as smile.mp4 repeat."""
-        name = "" if self._pseudonyms else Path(path).stem or "clip"
-        return self._folder / f"{name}{self._ending(path)}"
+        name, ending = "" if self._pseudonyms else Path(path).stem or "clip", self._ending(path)
+        return self._folder / f"{shortened(name, len(ending))}{ending}"
 
     def _ending(self, path: str) -> str:
         if self._pseudonyms:

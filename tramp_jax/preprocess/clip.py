@@ -14,7 +14,7 @@ from tramp_jax.data.face_box import Box
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance, crop, tracking, upright
 from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
-from tramp_jax.preprocess.video import Frames, VideoError, open_frames
+from tramp_jax.preprocess.video import Frames, VideoError, open_frames, short_name
 
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
@@ -147,7 +147,7 @@ def preprocess_video(
     except UserError as error:
         raise VideoError(f"{path}: {error}") from error
     depths = [depth for i in timing.chosen if (depth := track.faces[i].depth) is not None]
-    name = clip_id(path.name if path.is_dir() else path.stem)
+    name = clip_id(short_name(path))
     info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
     clip = clips.Clip(
         info=dataclasses.replace(info, num_frames=len(points), source=str(path)),

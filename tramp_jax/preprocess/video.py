@@ -80,6 +80,11 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
     return VideoFile(path) if kind else ImageFrames(path, images_fps)
 
 
+def short_name(path: Path) -> str:
+    """The name of a folder, or of a file without its ending."""
+    return path.name if path.is_dir() else path.stem
+
+
 def expand_input(path: str | Path) -> list[Path]:
     """Expands a folder of videos to its videos, in natural order. Any other path stands for itself.
 
