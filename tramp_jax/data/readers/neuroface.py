@@ -41,7 +41,8 @@ from tramp_jax.data.readers.neuroface_lists import (
     task_of,
 )
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
-from tramp_jax.data.video_file import VideoError, VideoFile
+from tramp_jax.data.video_file import VideoFile
+from tramp_jax.errors import UserError
 
 FACTS = Facts(landmark_source="insightface", layouts=("insightface73", "insightface106"), fps=50.0)
 
@@ -199,7 +200,7 @@ def _cut(
                 return
             yield image
             count += 1
-    except VideoError as error:
+    except UserError as error:
         problems.add(error.kind, str(error), repetition.id)
         return
     if count < repetition.num_frames:
@@ -217,7 +218,11 @@ def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:
     always correct.
 
     Raises:
-      VideoError: the file cannot be decoded.
+      UserError: the file cannot be decoded; damaged_video if a frame was skipped, as all later ones have other numbers.
     """
-    for _, image in itertools.islice(VideoFile(path), first - 1, last):
+    video = VideoFile(path)
+    for _, image in itertools.islice(video, first - 1, last):
+        if video.damaged:
+            message = f"{path}: {video.damaged} frames are damaged"
+            raise UserError("damaged_video", f"{message}, so the numbers of frames are lost; restore the video")
         yield image
