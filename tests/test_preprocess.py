@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.preprocess_inputs import (
     SLOTS,
     SquareSource,
+    encode,
     grid,
     moved,
     photograph,
@@ -47,6 +48,7 @@ from tramp_jax.preprocess import (
     preprocess_video,
     tracking,
 )
+from tramp_jax.preprocess.clip import _FirstPass
 from tramp_jax.preprocess.video import open_frames
 
 
@@ -490,6 +492,26 @@ def test_frames_that_a_camera_did_not_take_give_a_warning(tmp_path):
             assert "12 of 24 frames" in repeated[0]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(("motion", "noise"), [(0.3, 0), (0, 5), (0.3, 2), (4, 2)])
+def test_repeated_frames_are_known_in_spite_of_lossy_encoding(tmp_path, codec, motion, noise):
+    random, face = np.random.default_rng(0), cv2.resize(photograph(), (256, 300))
+
+    def seen(repeat):
+        """The warnings about a face that sways; each frame is shown ``repeat`` times."""
+        shifts = [(motion * np.sin(0.18 * repeat * t), motion * np.cos(0.1 * repeat * t)) for t in range(60 // repeat)]
+        taken = [frame + random.normal(0, noise, face.shape) for frame in moved(face, shifts)]
+        frames = [frame.clip(0, 255).astype(np.uint8) for frame in taken for _ in range(repeat)]
+        first_pass, rate = _FirstPass(), {"b": "1000000"}
+        for _ in first_pass.watch(open_frames(encode(tmp_path / "a.mp4", frames, codec, options=rate)), None):
+            pass
+        return first_pass.warnings()
+
+    assert not seen(1)
+    if motion > 1:
+        assert "of 60 frames repeat" in seen(2)[0]
+
+
 def test_the_evidence_records_source_and_warnings(tmp_path):
     video = write_images(tmp_path / "a clip", [square(100, 80, 64 * (t > 1)) for t in range(12)])
     (job,) = batch.jobs_of([video], "", "smile", 1.0)
@@ -531,7 +553,8 @@ def test_ids_have_no_spaces_and_stay_different(tmp_path):
 
 def test_a_folder_of_videos_expands_to_the_videos(tmp_path):
     videos = [write_video(tmp_path / "videos" / f"{number}.MP4", [square(9, 9, 9)] * 2) for number in (10, 2)]
-    for name in ("11.MTS", "12.3gp", "13.gif"):
+    names = "11.MTS 12.3gp 13.gif 14.m2v 15.h264 16.MJPG 17.dav 18.rmvb 19.mjpeg 20.ogm"
+    for name in names.split():
         videos.insert(0, tmp_path / "videos" / name)
         videos[0].touch()
     (tmp_path / "videos" / "notes.txt").touch()
@@ -558,6 +581,22 @@ def test_a_folder_of_videos_is_not_read_in_part(tmp_path):
     (tmp_path / "a.mp4").unlink()
     with user_error("unusable_video", tmp_path, "day1"):
         open_frames(tmp_path)
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, capsys):
+    for name in ("a.mp4", "a.idx", "notes.txt", "b.xyz", "clips/a/1.png", "clips/a/clip.json", "ben/1/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert expand_input(tmp_path) == [tmp_path / "a.mp4"]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "b.xyz, ben/1/;" in warning
+    (tmp_path / "day1" / "carl").mkdir(parents=True)
+    (tmp_path / "day1" / "carl" / "c.mp4").touch()
+    for name in ("a.mp4", "1.png"):
+        with user_error("unusable_video", tmp_path, name, "day1/carl"):
+            expand_input(tmp_path)
+        (tmp_path / "a.mp4").unlink(missing_ok=True)
+        (tmp_path / "1.png").touch()
 
 
 @pytest.mark.parametrize("leads_to", ["gone.mp4", "a.mp4"])
