@@ -31,7 +31,6 @@ from convert_weights.safe_globals import (
     printable,
     storage_from,
 )
-from tramp_jax.errors import UserError
 
 MAX_BYTES = 64 << 20  # size of the pickle in a zip archive; one for a thousand tensors takes about 0.1 MB
 MAX_STEPS = 5_000_000  # instructions plus copied items; enough for about 100,000 tensors
@@ -58,8 +57,6 @@ def run(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
     try:
         for opcode, arg, _ in pickletools.genops(stream):
             machine.step(opcode.name, arg)
-    except UserError:
-        raise
     except (LookupError, ValueError, TypeError, OverflowError, MemoryError, DeprecationWarning) as error:
         # Stack underflow, unknown opcode, short argument, bad escape: no honest pickle has these.
         raise bad_file(f"its pickle cannot be read ({printable(error)})") from error

@@ -294,8 +294,6 @@ def _read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         raise bad_file("its safetensors header is longer than the file or 100 MB")
     try:
         header = json.loads(file.read(length), object_pairs_hook=_unique)
-    except UserError:
-        raise
     except (ValueError, RecursionError) as error:
         raise bad_file(f"its safetensors header is not JSON ({printable(error)})") from error
     header.pop("__metadata__", None)

@@ -147,7 +147,7 @@ def _load_converted(path: pathlib.Path) -> Loaded:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 args = ocp.args.PyTreeRestore(restore_args=restore_args)
                 variables = checkpointer.restore(folder, args=args)
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
     if stored != shapes:
         raise UserError("damaged_file", f"{path}: its arrays do not match its {REPORT}; {_CONVERT_AGAIN}")
@@ -165,8 +165,6 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
         shapes = {target: jax.ShapeDtypeStruct(shape, np.float32) for target, shape in target_shapes(config).items()}
         with Checkpoints(path) as checkpoints:
             step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
-    except UserError:
-        raise
     except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: {_first_line(error)}; check that the run is complete") from error
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}

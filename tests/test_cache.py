@@ -79,6 +79,7 @@ def _batches(config, kind, splits, count):
         *({"padding": padding} for padding in view.PADDINGS),
         {"padding": "zero", "frame_padding": "reflect"},
         {"padding": "spline", "frame_padding": "zero"},
+        {"padding": "repeat", "length": 96},  # every clip is shorter
         {"padding": "loop", "channels": "energy"},
         {"padding": "spline", "channels": "xyrgb+speed"},
         {"padding": "reflect", "channels": "rgb+range+asymmetry"},
@@ -86,12 +87,12 @@ def _batches(config, kind, splits, count):
 )
 def test_every_cache_gives_the_same_batches(config, splits, change):
     change = dict(change)
-    config.model.trajectory.channels = change.pop("channels", "xyrgb")
+    config.model.trajectory.channels, length = change.pop("channels", "xyrgb"), change.pop("length", 64)
     config.model.trajectory.input_scale = (1.0,)
     config.data.update(change)
     config.train.reader_threads = 4
     if "padding" in change:
-        config.model.rgb.num_frames = config.model.trajectory.length = 64  # clips have 45 to 80
+        config.model.rgb.num_frames = config.model.trajectory.length = length  # clips have 45 to 80
     plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in CACHES)
     assert plain[0].inputs.frames.shape == (8, config.model.rgb.num_frames, 37, 37, 3)
     for one, *others in zip(plain, on_host, on_device, strict=True):
@@ -325,7 +326,7 @@ def _input(make):
         while True:
             yield make()
 
-    return trainer._Input(batches(), lambda batch: batch)
+    return trainer._Prefetched(batches(), lambda batch: batch)
 
 
 def test_waiting_during_a_step_is_not_counted():
@@ -360,7 +361,7 @@ def test_all_time_before_the_first_step_is_waiting():
 
 def test_a_transfer_that_outlasts_the_step_is_counted():
     step, transfer = _Step(), _Step()
-    with trainer._Input((number for number in range(9)), lambda batch: transfer) as source:
+    with trainer._Prefetched((number for number in range(9)), lambda batch: transfer) as source:
         source.next(step)  # returns before the batch arrives
         step.end()
         threading.Timer(0.3, transfer.end).start()
@@ -369,7 +370,7 @@ def test_a_transfer_that_outlasts_the_step_is_counted():
 
 def test_the_next_batch_is_sent_before_the_step_ends():
     put, step = [], _Step()
-    with trainer._Input((number for number in range(9)), put.append) as source:
+    with trainer._Prefetched((number for number in range(9)), put.append) as source:
         source.next()
         source.next(step)  # returns before the step ends
         assert put == [0, 1]

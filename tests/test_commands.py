@@ -352,11 +352,10 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     assert whole.endswith(capsys.readouterr().out)
 
 
-def test_a_number_of_folds_beside_a_published_split_gets_a_warning(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "train_fold", lambda *_: [])
-    config.data.num_folds, config.evaluation.baselines = 5, False
+def test_a_number_of_folds_beside_a_published_split_gets_a_warning(config, tmp_path, capsys):
+    config.data.num_folds = 5
     for fold, warned in ((None, True), (0, False)):
-        experiment.train_folds(config, experiment.Folds({fold: {}}, Facts()), tmp_path, resume=False)
+        experiment.announce(config, experiment.Folds({fold: {}}, Facts()), tmp_path)
         assert ("data.num_folds=5" in capsys.readouterr().out) == warned
 
 
@@ -465,6 +464,15 @@ def test_a_value_of_another_type_is_explained_in_plain_words(option, kind, monke
     with pytest.raises(flags.Error) as refused:
         known(line)
     assert scripts.plain_message(str(refused.value)).startswith(f"--config.{option}: this option takes {kind}")
+
+
+def test_an_unknown_argument_of_a_recipe_reaches_the_program(monkeypatch):
+    line = ["train.py", "--config=configs/pfed5.py:grin"]
+    monkeypatch.setattr("sys.argv", line)
+    known = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=known)
+    with user_error("bad_option", "configs/pfed5.py:grin"):
+        known(line)
 
 
 def test_a_misspelt_option_names_the_closest_one(program, tmp_path):

@@ -25,6 +25,7 @@ def test_a_users_mistake_is_one_line(capsys):
     mistake = UserError("missing_file", "clips.csv: no such file")
     assert _end_of(mistake, capsys) == (EXIT_ERROR, "error: clips.csv: no such file\n")
     assert pickle.loads(pickle.dumps(mistake)).kind == "missing_file"
+    assert not isinstance(mistake, ValueError)  # so code that expects one of a library does not swallow it
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_png_whose_chunk_declares_gigabytes_is_refused(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header, 13) + chunk(b"fdAT", b"1234", 0xF0FF0028))
     before = fuzz.megabytes()
-    with user_error("unusable_video", path, "truncated"):
+    with user_error("truncated_image", path, "truncated"):
         list(open_frames(path))
     assert fuzz.megabytes() - before < 100
 

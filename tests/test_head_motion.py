@@ -203,7 +203,7 @@ def test_unusable_clips_and_options_are_refused_by_name():
     for value in (0, np.nan):
         broken = clip.landmarks.copy()
         broken[3] = value
-        with user_error("bad_data", "clip-7", "frame 3"):
+        with user_error("bad_data", "clip-7", "frame 4"):
             positions(dataclasses.replace(clip, landmarks=broken), "similarity")
     line = clip.landmarks.copy()
     line[..., 1] = 90

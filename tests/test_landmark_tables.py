@@ -108,7 +108,7 @@ def test_short_gaps_are_interpolated(table, points, column):
 def test_the_first_and_last_frames_without_a_face_are_cut_off(table):
     found = landmark_tables.read_trajectory(table(success=without([1] * 60, 0, 1, 2, 59)))
     assert (len(found.points), found.interpolated.any()) == (56, False)
-    assert "4 to 59 of 60" in found.warnings[0]
+    assert "frames 4-59 (56) of 60" in found.warnings[0]
 
 
 @pytest.mark.parametrize("fps", [-25.0, float("inf"), float("nan")])

@@ -146,7 +146,7 @@ def test_missing_models_are_reported_with_address_licence_and_flag(tmp_path, mon
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / ".insightface" / "models" / "buffalo_l"
     files = ("det_10g.onnx", "2d106det.onnx", "buffalo_l.zip")
-    with user_error("unusable_source", *files, "non-commercial", "--models-dir", "--download", folder):
+    with user_error("missing_file", *files, "non-commercial", "--models-dir", "--download", folder):
         open_landmark_source("insightface", SourceOptions())
     assert not (tmp_path / ".insightface").exists()  # nothing was created
 
@@ -154,7 +154,7 @@ def test_missing_models_are_reported_with_address_licence_and_flag(tmp_path, mon
 def test_damaged_models_are_reported(tmp_path):
     for name in ("det_10g.onnx", "2d106det.onnx"):
         (tmp_path / name).write_bytes(b"damaged")
-    with user_error("unusable_source", tmp_path, "det_10g.onnx"):
+    with user_error("bad_model", tmp_path, "det_10g.onnx"):
         open_landmark_source("insightface", SourceOptions(models_dir=tmp_path))
 
 
@@ -220,7 +220,7 @@ def test_a_package_with_a_wrong_file_is_not_used(server, tmp_path):
     pages = {"/a.zip": (200, len(data), data), "/b.zip": (200, len(short), short), "/c.zip": (200, 5, b"hello")}
     address = server(pages)
     for page, fact in (("a", "checksum"), ("b", "2d106det.onnx"), ("c", "zip")):
-        with user_error("unusable_source", f"{address}/{page}.zip", fact, "non-commercial"):
+        with user_error("bad_model", f"{address}/{page}.zip", fact, "non-commercial"):
             insightface.install(f"{address}/{page}.zip", tmp_path / "models", CHECKSUMS)
     assert not (tmp_path / "models").exists()
 
@@ -230,10 +230,10 @@ def test_a_failed_download_leaves_nothing_behind(server, tmp_path):
     address = server(pages)
     target = tmp_path / "folder" / "file"
     for page, fact in (("short", ""), ("gone", "Not Found"), ("silent", "timed out")):
-        with user_error("unusable_source", f"{address}/{page}", fact):
+        with user_error("download_failed", f"{address}/{page}", fact):
             download.fetch(f"{address}/{page}", target, timeout=0.5)
     for other in ("http://example.org/file", "file:///etc/hostname"):
-        with user_error("unusable_source", other, "https"):
+        with user_error("bad_path", other, "https"):
             download.fetch(other, target)
     assert not list((tmp_path / "folder").iterdir())
     download.fetch(f"{address}/whole", target)

@@ -161,14 +161,14 @@ def overlaid(points: np.ndarray) -> np.ndarray:
 
 
 def test_missing_models_are_named(tmp_path):
-    with user_error("unusable_source", tmp_path / DETECTOR, "--models-dir"):
+    with user_error("missing_file", tmp_path / DETECTOR, "--models-dir"):
         open_landmark_source("mediapipe", SourceOptions(models_dir=tmp_path))
     (tmp_path / DETECTOR).write_bytes(b"no model")
     (tmp_path / "face_landmark.tflite").write_bytes(b"no model")
     pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
-    with user_error("unusable_source", tmp_path / DETECTOR, "TensorFlow Lite"):
+    with user_error("bad_model", tmp_path / DETECTOR, "TensorFlow Lite"):
         open_landmark_source("mediapipe", SourceOptions(models_dir=tmp_path))
-    with user_error("unusable_source", "'dlib'", *SOURCES):
+    with user_error("bad_option", "'dlib'", *SOURCES):
         open_landmark_source("dlib", SourceOptions())
 
 
@@ -295,39 +295,47 @@ def test_the_number_of_points_identifies_an_insightface_layout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "facts"),
+    ("arrays", "kind", "facts"),
     [
-        ({"tracks": np.zeros((1, 20, 63, 2))}, ["(1, 20, 63, 2)", "nose"]),
-        ({"tracks": np.zeros((20, 50, 2))}, ["(20, 50, 2)"]),
-        ({"tracks": np.zeros((2, 20, 64, 2))}, ["(2, 20, 64, 2)"]),
-        ({"tracks": np.zeros((64, 71, 2))}, ["(64, 71, 2)", "pred_tracks"]),
-        ({"tracks": np.zeros((64, 64, 2))}, ["(64, 64, 2)", "pred_tracks"]),
-        ({"tracks": np.zeros((1, 64, 64, 2))}, ["(1, 64, 64, 2)", "pred_tracks"]),
-        ({"queries": np.zeros((64, 3))}, ["queries", "tracks"]),
-        ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.ones((1, 19, 64), bool)}, ["visibility", "(1, 19, 64)"]),
-        ({"tracks": np.zeros((64, 20, 2)), "occlusion": np.full((64, 20), -7.5)}, ["occlusion", "0 to 1"]),
-        ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.zeros((1, 20, 64), bool)}, ["[0, 1, 2"]),
-        ({"tracks": np.full((1, 20, 64, 2), np.nan)}, ["[0, 1, 2"]),
-        ({"tracks": np.array(["a"], object)}, []),
+        ({"tracks": np.zeros((1, 20, 63, 2))}, "wrong_shape", ["(1, 20, 63, 2)", "nose"]),
+        ({"tracks": np.zeros((20, 50, 2))}, "wrong_shape", ["(20, 50, 2)"]),
+        ({"tracks": np.zeros((2, 20, 64, 2))}, "wrong_shape", ["(2, 20, 64, 2)"]),
+        ({"tracks": np.zeros((64, 71, 2))}, "wrong_shape", ["(64, 71, 2)", "pred_tracks"]),
+        ({"tracks": np.zeros((64, 64, 2))}, "wrong_shape", ["(64, 64, 2)", "pred_tracks"]),
+        ({"tracks": np.zeros((1, 64, 64, 2))}, "wrong_shape", ["(1, 64, 64, 2)", "pred_tracks"]),
+        ({"queries": np.zeros((64, 3))}, "bad_tracks", ["queries", "tracks"]),
+        (
+            {"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.ones((1, 19, 64), bool)},
+            "wrong_shape",
+            ["visibility", "(1, 19, 64)"],
+        ),
+        (
+            {"tracks": np.zeros((64, 20, 2)), "occlusion": np.full((64, 20), -7.5)},
+            "bad_tracks",
+            ["occlusion", "0 to 1"],
+        ),
+        ({"tracks": np.zeros((1, 20, 64, 2)), "visibility": np.zeros((1, 20, 64), bool)}, "bad_tracks", ["[0, 1, 2"]),
+        ({"tracks": np.full((1, 20, 64, 2), np.nan)}, "bad_tracks", ["[0, 1, 2"]),
+        ({"tracks": np.array(["a"], object)}, "unreadable_array", []),
     ],
 )
-def test_tracks_with_another_layout_are_refused(tmp_path, arrays, facts):
+def test_tracks_with_another_layout_are_refused(tmp_path, arrays, kind, facts):
     np.savez(tmp_path / "a.npz", **arrays)
-    with user_error("unusable_source", tmp_path / "a.npz", *facts):
+    with user_error(kind, tmp_path / "a.npz", *facts):
         Tracks(tmp_path / "a.npz")
 
 
 def test_tracks_of_another_video_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", tracks(20))
     for count in (19, 21):
-        with user_error("unusable_source", tmp_path / "a.npy", 20, count):
+        with user_error("wrong_frame_count", tmp_path / "a.npy", 20, count):
             list(Tracks(tmp_path / "a.npy")(blank_frames(count)))
-    with user_error("unusable_source", tmp_path / "b.npy"):
+    with user_error("missing_file", tmp_path / "b.npy"):
         Tracks(tmp_path / "b.npy")
     (tmp_path / "c.npz").write_bytes(b"nothing")
-    with user_error("unusable_source", tmp_path / "c.npz"):
+    with user_error("unreadable_array", tmp_path / "c.npz"):
         Tracks(tmp_path / "c.npz")
-    with user_error("unusable_source", "--tracks"):
+    with user_error("missing_option", "--tracks"):
         open_landmark_source("tracks", SourceOptions())
 
 
@@ -351,7 +359,7 @@ TURNED = {"on its left side": 1, "upside down": 2, "on its right side": 3}
 def test_a_sideways_or_upside_down_face_is_refused(mediapipe, tmp_path, turn, person):
     pictures = pictures_of(person)
     path = encode(tmp_path / "a.mp4", [np.rot90(picture, TURNED[turn]) for picture in pictures])
-    with user_error("unusable_video", path, "upside down" if TURNED[turn] == 2 else "sideways", "ffmpeg") as caught:
+    with user_error("not_upright", path, "upside down" if TURNED[turn] == 2 else "sideways", "ffmpeg") as caught:
         preprocess_video(path, mediapipe)
     # The suggested command gives the clip of the upright video.
     cure = re.search(r"-vf (\S+)", str(caught.value))[1]
@@ -380,7 +388,7 @@ def test_reported_videos_of_turned_faces(mediapipe, name):
     if name == "hflip_flag.mp4":
         assert not preprocess_video(path, mediapipe).warnings
         return
-    with user_error("unusable_video", path, "ffmpeg"):
+    with user_error("not_upright", path, "ffmpeg"):
         preprocess_video(path, mediapipe)
 
 

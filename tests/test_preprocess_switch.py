@@ -58,17 +58,17 @@ def nobody(count):
 def test_another_drawn_person_in_the_same_place_is_refused(tmp_path, first, second):
     frames, source = joined(drawn(first, 14), drawn(second, 16))
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, "frame 14", "another face"):
+    with user_error("no_single_face", video, "frame 15", "another face"):
         preprocess_video(video, source)
     made = preprocess_video(video, source, PreprocessOptions(keep="longest"))
     np.testing.assert_array_equal(made.source_frames, range(14, 30))
-    assert "frame 14" in made.warnings[0]
+    assert "frame 15" in made.warnings[0]
 
 
 def test_another_person_after_a_gap_is_not_interpolated_into_the_first(tmp_path):
     frames, source = joined(drawn(0, 12), nobody(4), drawn(6, 12))
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, "frame 16", "another face", "frame 11"):
+    with user_error("no_single_face", video, "frame 17", "another face", "frame 12"):
         preprocess_video(video, source)
 
 
@@ -77,7 +77,7 @@ def test_another_person_for_a_moment_is_bridged_with_a_warning(tmp_path):
     frames, source = joined([part[:10] for part in first], second, [part[13:] for part in first])
     made = preprocess_video(write_video(tmp_path / "video.mp4", frames), source)
     np.testing.assert_array_equal(np.flatnonzero(made.interpolated), [10, 11, 12])
-    assert any("another face" in warning and "frames 10-12 (3)" in warning for warning in made.warnings)
+    assert any("another face" in warning and "frames 11-13 (3)" in warning for warning in made.warnings)
 
 
 def test_a_quick_dissolve_into_another_person_gives_a_warning(tmp_path):
@@ -136,7 +136,7 @@ REAL = [("single_face.mp4", 0), ("WolfgangLanger_Pexels.mp4", 300), ("photograph
 def test_another_real_person_in_the_same_place_is_refused(tmp_path, mediapipe, first, second, gap):
     frames = pasted([*crops(*first, 20, mediapipe), *[None] * gap, *crops(*second, 20, mediapipe)])
     video = write_video(tmp_path / "video.mp4", frames)
-    with user_error("unusable_video", video, f"frame {20 + gap}", "another face"):
+    with user_error("no_single_face", video, f"frame {21 + gap}", "another face"):
         preprocess_video(video, mediapipe)
 
 

@@ -6,6 +6,7 @@ import pytest
 from tests.preprocess_inputs import grid
 from tests.raises import user_error
 from tramp_jax.data.face_box import Box
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.preprocess import crop, tracking
 from tramp_jax.preprocess.faces import Face, overlap
 
@@ -34,7 +35,7 @@ def test_the_largest_face_is_followed_by_overlap():
 def test_a_larger_bystander_gives_a_warning():
     frames = [[face(10)] + ([face(300, side=150)] if t > 10 else []) for t in range(20)]
     track = tracking.follow(frames)
-    assert "frames 11-19 (9)" in track.warnings[0]
+    assert "frames 12-20 (9)" in track.warnings[0]
 
 
 def test_short_gaps_are_bridged_by_interpolation_and_marked():
@@ -47,22 +48,22 @@ def test_short_gaps_are_bridged_by_interpolation_and_marked():
         np.testing.assert_allclose(each.points, face(10 + 4.0 * t).points, rtol=1e-5)
         np.testing.assert_allclose(each.depth, 10 + 4.0 * t, rtol=1e-5)
         assert np.isnan(each.score) == track.interpolated[t]
-    assert "frames 7-9, 15 (4)" in track.warnings[0]
+    assert "frames 8-10, 16 (4)" in track.warnings[0]
 
 
 def test_a_longer_gap_is_refused_with_its_frames_or_cut_off():
     frames = [[face(10)] if not 12 <= t < 16 else [] for t in range(30)]
-    with user_error("no_single_face", "frame 12", "3 frames", "frames 16-29 (14)", "--keep longest"):
+    with user_error("no_single_face", "frame 13", "3 frames", "frames 17-30 (14)", "--keep longest"):
         tracking.follow(frames, max_gap=3, min_share=0)
     track = tracking.follow(frames, max_gap=3, keep="longest")
     assert (track.first, len(track.faces)) == (16, 14)
-    assert "frame 12" in track.warnings[0]
-    assert "frames 0-15 (16)" in track.warnings[1]
+    assert "frame 13" in track.warnings[0]
+    assert "frames 1-16 (16)" in track.warnings[1]
 
 
 def test_another_person_is_never_followed_silently():
     frames = [[face(10)] if t < 12 else [face(300)] for t in range(30)]
-    with user_error("no_single_face", "frame 12", "another face"):
+    with user_error("no_single_face", "frame 13", "another face"):
         tracking.follow(frames, min_share=0)
     track = tracking.follow(frames, keep="longest")
     assert (track.first, len(track.faces)) == (12, 18)
@@ -71,7 +72,7 @@ def test_another_person_is_never_followed_silently():
 
 def test_a_cut_to_another_shot_ends_the_track_though_the_boxes_overlap():
     frames = [[face(10)] for _ in range(30)]
-    with user_error("no_single_face", "shot", "frame 20"):
+    with user_error("no_single_face", "shot", "frame 21"):
         tracking.follow(frames, cuts=[20])
     track = tracking.follow(frames, cuts=[20], keep="longest")
     assert (track.first, len(track.faces)) == (0, 20)
@@ -82,8 +83,8 @@ def test_ends_without_a_face_are_cut_off():
     track = tracking.follow(frames)
     assert (track.first, len(track.faces)) == (5, 20)
     (warning,) = track.warnings
-    assert "frames 0-4, 25-29 (10) of 30" in warning
-    with user_error("no_single_face", "20 of the 60 frames", "frames 5-24 (20)"):
+    assert "frames 1-5, 26-30 (10) of 30" in warning
+    with user_error("no_single_face", "20 of the 60 frames", "frames 6-25 (20)"):
         tracking.follow([*frames, *[[]] * 30])
     assert len(tracking.follow([*frames, *[[]] * 30], keep="longest").faces) == 20
 
@@ -92,7 +93,7 @@ def test_brief_false_detections_at_either_end_are_cut_off():
     frames = [[face(300)] if t in (0, 1, 58) else [face(10)] if 10 <= t < 50 else [] for t in range(60)]
     track = tracking.follow(frames)
     assert (track.first, len(track.faces)) == (10, 40)
-    assert "frames 0-9, 50-59 (20)" in track.warnings[0]
+    assert "frames 1-10, 51-60 (20)" in track.warnings[0]
 
 
 def test_no_face_and_wrong_options_are_refused():
@@ -117,6 +118,20 @@ def test_cuts_are_found_where_the_whole_picture_changes_at_once():
     wild = list(rng.integers(0, 255, (40, 18, 32)).astype(np.uint8))  # changes all the time, so no cut stands out
     assert tracking.scene_cuts(changes(wild)) == []
     assert tracking.scene_cuts([]) == []
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [
+        (12, "frame 13"),
+        ([12], "frame 13"),
+        (range(3, 8), "frames 4-8 (5)"),
+        ([0, 1, 5], "frames 1-2, 6 (3)"),
+        (np.arange(0, 30, 2), "frames 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 5 more runs (15)"),
+    ],
+)
+def test_messages_count_frames_from_1(frames, text):
+    assert spell(frames) == text
 
 
 # The crop

@@ -63,6 +63,13 @@ def test_a_damaged_configuration_is_named(text, folder):
         run.load_config(folder)
 
 
+def test_an_unknown_value_in_a_configuration_is_not_damage(folder, config):
+    config.model.streams = "all"
+    (folder / run.CONFIG).write_text(config.to_json())
+    with user_error("bad_option", folder / run.CONFIG, "model.streams", "all"):
+        run.load_config(folder)
+
+
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):
     with user_error("not_a_run", tmp_path / run.CONFIG):
         run.load_config(tmp_path)

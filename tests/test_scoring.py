@@ -467,7 +467,7 @@ def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
     assert expand([str(tmp_path / "clips")]) == clips
     assert expand(clips) == clips
     (tmp_path / "frame.png").write_bytes(b"")
-    with user_error("unusable_video", tmp_path):
+    with user_error("ambiguous_folder", tmp_path):
         expand([str(tmp_path)])
 
 

@@ -27,6 +27,7 @@ from tramp_jax.data import (
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Dataset, FileSource, Wanted
+from tramp_jax.errors import UserError
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
@@ -210,15 +211,28 @@ def test_gaps_in_frame_numbers_are_named(names, gaps):
     assert clip_files.numbering_gaps([pathlib.Path(name) for name in names]) == gaps
 
 
-def test_the_report_goes_on_after_an_unforeseen_error(layouts, monkeypatch):
-    def fail(*arguments):
-        raise RuntimeError("a bug of the reader")
-
-    monkeypatch.setattr(clip_files, "read_clip", fail)
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError(5, "the disk is gone"), "unreadable_clip"), (UserError("bad_data", "x"), "bad_data")]
+)
+def test_the_report_goes_on_after_a_clip_that_cannot_be_read(layouts, monkeypatch, error, kind):
+    monkeypatch.setattr(clip_files, "read_clip", _raising(error))
     report = _check("pfed5", layouts / "pfed5")
     assert report.bad == {0, 1, 2, 3}
-    assert [problem.kind for problem in report.errors] == ["unreadable_clip"] * 4
+    assert [problem.kind for problem in report.errors] == [kind] * 4
     assert "train_41.csv, row 2" in report.errors[0].message
+
+
+def test_a_bug_of_a_reader_is_no_problem_of_the_data(layouts, monkeypatch):
+    monkeypatch.setattr(clip_files, "read_clip", _raising(ValueError("shapes (3,) and (4,) do not match")))
+    with pytest.raises(ValueError, match="do not match"):
+        _check("pfed5", layouts / "pfed5")
+
+
+def _raising(error):
+    def fail(*arguments):
+        raise error
+
+    return fail
 
 
 # The data set as a whole
@@ -378,17 +392,15 @@ def test_collected_problems_do_not_stop_a_reader(broken):
     assert [problem.kind for problem in problems.found] == ["bad_score", "bad_id", "missing_label"]
 
 
-def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
+def test_a_run_records_what_it_skipped(broken, tmp_path, capsys):
     root = broken("pfed5", next(fault for fault in FAULTS if fault.what == "a truncated image"))
     skipping = tiny.get_config().unlock()
     skipping.data.update(datasets.options("pfed5"), root=str(root), expression="smile", skip_bad=True)
     skipping.train.batch_size = 2
     skipping.loss.name = "mse"  # a single training clip is left
     folds = experiment.open_folds(skipping)
-    trained = []
-    monkeypatch.setattr(experiment, "train_fold", lambda config, splits, *rest: trained.append(splits) or [])
-    experiment.train_folds(skipping, folds, tmp_path, resume=False)
-    assert {info.subject for part in trained[0].values() for info in part.infos} == {"P01", "P02", "P03"}
+    experiment.announce(skipping, folds, tmp_path)
+    assert {info.subject for part in folds.splits[None].values() for info in part.infos} == {"P01", "P02", "P03"}
     assert json.loads((tmp_path / "skipped.json").read_text())["bad_clips"] == [faults.CLIP]
     assert "3 of 4 clips are usable; errors: 1 truncated_image" in capsys.readouterr().out
 
@@ -399,11 +411,10 @@ def test_a_run_records_what_it_skipped(broken, tmp_path, monkeypatch, capsys):
     assert again.splits[None]["train"].infos == folds.splits[None]["train"].infos
 
 
-def test_a_run_says_what_the_reader_skipped(tmp_path, monkeypatch, capsys):
+def test_a_run_says_what_the_reader_skipped(tmp_path, capsys):
     published_layouts.write_dfew(tmp_path / "dfew", num_train=6, num_test=2, undetected=("missing", "nan"))
     left = tiny.get_config().unlock()
     left.data.update(datasets.options("dfew"), root=str(tmp_path / "dfew"), expression="", validation_fraction=0.3)
     left.train.batch_size = 2
-    monkeypatch.setattr(experiment, "train_fold", lambda *arguments: [])
-    experiment.train_folds(left, experiment.open_folds(left), tmp_path, resume=False)
+    experiment.announce(left, experiment.open_folds(left), tmp_path)
     assert "2 clips skipped (2 undetected_face)" in capsys.readouterr().out

@@ -67,18 +67,20 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _damage_named(self) -> Iterator[None]:
-        """Turns what a damaged checkpoint raises into a UserError (damaged_file)."""
+        """Turns what Orbax raises for a damaged checkpoint into a UserError (damaged_file). For calls of Orbax only."""
         try:
             yield
         except _DAMAGE as error:
             if as_user_error(error) is not None:
                 raise
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                "damaged_file",
-                f"{self.root}: a checkpoint is damaged, or does not match the model in config.json ({reason:.200}); "
-                "restore it from a copy, or train again",
-            ) from error
+            raise self._damaged((str(error) or type(error).__name__).splitlines()[0]) from error
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(
+            "damaged_file",
+            f"{self.root}: a checkpoint is damaged, or does not match the model in config.json ({reason:.200}); "
+            "restore it from a copy, or train again",
+        )
 
     def last_step(self) -> int | None:
         """Step of the last checkpoint; None if there is none yet."""
@@ -117,11 +119,12 @@ class Checkpoints:
                 "missing_checkpoint", f"{self.root} holds no checkpoint to resume from; start without --resume"
             )
         trees = _to_restore(variables, mesh) | {"optimizer": ocp.args.StandardRestore(_abstract(optimizer, mesh))}
-        with self._damage_named():
-            restored = self._restore(LAST, step, trees, record=ocp.args.JsonRestore())
-            if not all(isinstance(restored.record[name], int | float | None) for name in ("best", "best_step")):
-                raise ValueError(f"its record is {restored.record!r:.60}")
-        return step, _restored(restored), restored.optimizer, restored.record
+        restored = self._restore(LAST, step, trees, record=ocp.args.JsonRestore())
+        record = restored.record
+        known = isinstance(record, dict) and record.keys() >= {"best", "best_step"}
+        if not (known and all(isinstance(record[name], int | float | None) for name in ("best", "best_step"))):
+            raise self._damaged(f"its record is {record!r:.60}")
+        return step, _restored(restored), restored.optimizer, record
 
     def restore_variables(self, which: str, variables: Any, mesh: Mesh) -> tuple[int, Any]:
         """Returns (step, variables) of the checkpoint "last", "best" or of a step such as "120". See ``restore_last``.
@@ -133,15 +136,16 @@ class Checkpoints:
             numbered = int(which) if which.isdecimal() else None
             step = manager.latest_step() if which == name else numbered
             if step is not None and step in manager.all_steps():
-                with self._damage_named():
-                    return step, _restored(self._restore(name, step, _to_restore(variables, mesh)))
+                return step, _restored(self._restore(name, step, _to_restore(variables, mesh)))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
         raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; there are {existing}")
 
     def _restore(self, name: str, step: int, trees: dict[str, Any], **others: Any) -> Any:
-        for tree in trees:
-            stored_shapes(self.root / name / str(step) / tree)
-        return self._managers[name].restore(step, args=ocp.args.Composite(**trees, **others))
+        arguments = ocp.args.Composite(**trees, **others)
+        with self._damage_named():
+            for tree in trees:
+                stored_shapes(self.root / name / str(step) / tree)
+            return self._managers[name].restore(step, args=arguments)
 
 
 def stored_shapes(item: pathlib.Path) -> Any:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from tramp_jax import channels
@@ -331,6 +330,16 @@ def _hint(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def reads_frames(model: ConfigDict) -> bool:
+    """Whether the model of a ``model`` group reads frames."""
+    return model.name == "former_dfer" or (model.name == "tramp_former" and model.streams != "trajectory")
+
+
+def reads_trajectories(model: ConfigDict) -> bool:
+    """Whether the model of a ``model`` group reads trajectories."""
+    return model.name == "skateformer" or (model.name == "tramp_former" and model.streams != "rgb")
+
+
 def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The options in nested groups, by dotted name: {"model": {"streams": "rgb"}} yields ("model.streams", "rgb")."""
     for name, value in options.items():
@@ -398,8 +407,7 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
       The value of each given argument.
 
     Raises:
-      flags.IllegalFlagValueError: an unknown value, or two values for one argument. (``config_flags`` would bury any
-        other type of error in a traceback.)
+      UserError: bad_option for an unknown value, or two values for one argument.
     """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -413,6 +421,6 @@ def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str
         if not fitting or fitting.keys() & found.keys():
             problem = f"unknown argument {part!r}" if not fitting else f"{part!r} is a second {next(iter(fitting))}"
             listed = "; ".join(f"{argument}: {', '.join(choices)}" for argument, choices in known.items())
-            raise flags.IllegalFlagValueError(f"{recipe}:{text}: {problem}; known (separate by commas): {listed}")
+            raise UserError("bad_option", f"{recipe}:{text}: {problem}; known (separate by commas): {listed}")
         found |= fitting
     return found

@@ -6,8 +6,8 @@ import os
 import re
 
 
-class UserError(ValueError):
-    """Bad input, a bad option or a missing file: something the user can fix.
+class UserError(Exception):
+    """Bad input, a bad option or a missing file: something the user can fix. No ``except ValueError`` catches it.
 
     The command line prints its message as one line and exits with code 1.
 

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -100,18 +100,10 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
 
 
 def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: bool) -> list[str]:
-    """Trains every fold that is not finished, tests it on its held-out subjects, and returns lines on the outcome."""
+    """Trains every fold that is not finished, tests its best and last checkpoint, and returns a report on each."""
     first = sharding.is_first_process()
-    if folds.report and first:
-        write_atomically(folder / run.SKIPPED, folds.report.to_json())
-        tqdm.write(f"{folds.report.summary()}; {folder / run.SKIPPED}")
-    if folds.notes and first:
-        tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists them all")
-    if config.data.num_folds and None in folds.splits and first:
-        tqdm.write(
-            f"warning: data.num_folds={config.data.num_folds} has no effect, because this data has a single split with "
-            f"data.protocol={config.data.protocol}; to cross-validate, set --config.data.protocol=k_fold"
-        )
+    if first:
+        announce(config, folds, folder)
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
@@ -120,7 +112,12 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
         if fold is not None and first:
             tqdm.write(f"{fold_folder.name}, fold {position} of {len(folds.splits)}")
         fold_folder.mkdir(exist_ok=True)
-        lines += train_fold(config, splits, folds.facts, fold_folder, resume)
+        _announce_fold(config, splits, folds.facts, fold_folder)
+        output = decoding(config, splits, folds.facts) if _predicts_scores(config) else None
+        trainer.fit(config, splits, fold_folder, resume, output)
+        if output is not None:
+            usual_motion.describe(config, splits, fold_folder)
+        lines += [evaluate_split(config, splits, folds.facts, fold_folder, which, TEST) for which in (BEST, LAST)]
     compared = len(folds.splits) > 1 or config.evaluation.baselines
     if not (first and compared) or config.loss.name == LANDMARKS:
         return lines
@@ -129,10 +126,22 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     return lines + cross_validation.summarise(folds.splits, folder, config)
 
 
-def train_fold(
-    config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path, resume: bool
-) -> list[str]:
-    """Trains on the splits of one fold, tests its best and last checkpoint, and returns a report on each."""
+def announce(config: ConfigDict, folds: Folds, folder: pathlib.Path) -> None:
+    """Prints what was left out of the data, and writes the clips that ``data.skip_bad`` skips to ``folder``."""
+    if folds.report:
+        write_atomically(folder / run.SKIPPED, folds.report.to_json())
+        tqdm.write(f"{folds.report.summary()}; {folder / run.SKIPPED}")
+    if folds.notes:
+        tqdm.write(f"data: {folds.notes}; `tramp-jax validate` lists them all")
+    if config.data.num_folds and None in folds.splits:
+        tqdm.write(
+            f"warning: data.num_folds={config.data.num_folds} has no effect, because this data has a single split with "
+            f"data.protocol={config.data.protocol}; to cross-validate, set --config.data.protocol=k_fold"
+        )
+
+
+def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path) -> None:
+    """Writes a description of the training data to ``folder``, prints it, and warns of what to expect."""
     if sharding.is_first_process():
         data = training_data.describe(splits, facts, config.data.target)
         data.save(folder)
@@ -145,11 +154,6 @@ def train_fold(
         if _predicts_scores(config) and (doubt := losses.doubt([info.score for info in splits[TRAIN].infos])):
             tqdm.write(f"warning: {doubt}")
         _note_on_size(config, data.people[TRAIN])
-    output = decoding(config, splits, facts) if _predicts_scores(config) else None
-    trainer.fit(config, splits, folder, resume, output)
-    if output is not None:
-        usual_motion.describe(config, splits, folder)
-    return [evaluate_split(config, splits, facts, folder, which, TEST) for which in (BEST, LAST)]
 
 
 def _predicts_scores(config: ConfigDict) -> bool:
@@ -196,12 +200,11 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
         config.data.root = data_root
     home, own = run.home(folder), run.fold_of(folder)
     dataset, _ = open_sound(config, home / run.SKIPPED)
-    _print(
-        evaluate_split(
-            config, datasets.split(dataset, config, fold), dataset.facts, run.fold_folder(home, fold), which, split
-        )
-        for fold in (datasets.runs(dataset, config) if own is None else [own])
-    )
+    reports = []
+    for fold in datasets.runs(dataset, config) if own is None else [own]:
+        splits = datasets.split(dataset, config, fold)
+        reports.append(evaluate_split(config, splits, dataset.facts, run.fold_folder(home, fold), which, split))
+    _print(reports)
 
 
 def evaluate_split(
@@ -234,7 +237,6 @@ def evaluate_split(
     return evaluation.format_report(report)
 
 
-def _print(lines: Iterable[str]) -> None:
-    text = "\n".join(lines)  # in every process, because reading the lines of ``evaluate`` computes them
+def _print(lines: Sequence[str]) -> None:
     if sharding.is_first_process():
-        sys.stdout.write(text + "\n")
+        sys.stdout.write("\n".join(lines) + "\n")

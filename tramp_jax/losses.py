@@ -17,7 +17,7 @@ from tramp_jax.models import is_late_fusion, reads_frames, separate_losses
 Array = jax.Array
 LANDMARKS = "landmarks"  # ignores the ratings
 BALANCED = ("bmc", "balanced_mse", "gai")
-_WIDEST = 30.0  # the widest scale of a recipe is that of NeuroFace, 0 to 25
+_WIDEST = 30.0  # the scales of the recipes are at most 25 wide
 Loss = Callable[[Array, Array], Array]  # (the model's output for a batch, targets (B,)) -> loss
 
 
@@ -165,8 +165,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
     """The loss of ``config.loss``, as a function of the model's output and the targets.
 
     With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
-    is the mean of the members' losses, or the sum of the streams' losses. A sum, so that ``loss.landmarks`` weighs as
-    much beside the loss of the frames as it does without the trajectory stream.
+    is the mean of the members' losses, or the sum of the streams' losses. With a sum, ``loss.landmarks`` weighs as much
+    beside the loss of the frames as it does without the trajectory stream.
 
     Args:
       config: the whole configuration.

@@ -111,7 +111,7 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     Options newer than the run get their defaults.
 
     Raises:
-      UserError: not_a_run, damaged_file.
+      UserError: not_a_run, damaged_file; bad_option for a value that this version does not know.
     """
     path = home(folder) / CONFIG
     if not path.is_file():
@@ -120,6 +120,8 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     content = json_files.read(path, cure)
     try:
         return options.of_run(content).lock()
+    except UserError as error:
+        raise UserError(error.kind, f"{path}: {error}; {cure}") from error
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UserError("damaged_file", f"{path}: damaged ({error}); {cure}") from error
 

@@ -1,9 +1,9 @@
-"""The training loop: epochs, checkpoints, validation, interruption. The step itself is in ``training_step``."""
+"""The training loop: steps, checkpoints, validation, interruption. The step itself is in ``training_step``."""
 
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent import futures
 from types import FrameType
 from typing import Any
@@ -12,23 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import evaluation, metrics, ridge, run, sharding, training_log
-from tramp_jax.batches.cache import RunClips, build_run_clips
+from tramp_jax.batches.cache import build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints, can_resume
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.initial_weights import Path, frozen_paths, initial_variables
+from tramp_jax.initial_weights import frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
 from tramp_jax.optimizer import build_optimizer, learning_rate
 from tramp_jax.output import Output
 from tramp_jax.progress import Progress
-from tramp_jax.training_step import Metrics, TrainState, TrainStep, build_train_step, init_state
+from tramp_jax.training_step import Metrics, TrainState, build_train_step, init_state
 
 AnyBatch = Batch | ClipNumbers
 
@@ -61,111 +62,107 @@ def fit(
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
     steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
-    variables, origin = initial_variables(config, given=not resume)
-    if config.model.ridge and not resume:
-        variables = ridge.fitted(variables, splits[TRAIN], config, mesh)
+    if resume:  # only their shapes count, because the checkpoint replaces them
+        variables, _ = initial_variables(config, given=False)
+    else:
+        variables = _first_variables(config, splits[TRAIN], workdir, mesh)
     frozen = frozen_paths(variables, config.freeze)
     rate = learning_rate(config.optimizer, steps_per_epoch, config.train.epochs)
     optimizer = build_optimizer(config.optimizer, rate, frozen["params"])
     loss = build_loss(config, [info.score for info in splits[TRAIN].infos])
     train_step = build_train_step(config, loss, optimizer, mesh, frozen, rate)
     state = init_state(variables, optimizer, mesh, config.train.ema)
-    if not resume:
-        _report_origin(origin, variables, frozen["params"], workdir)
 
     with Checkpoints(workdir, config.train.keep_last, writing=True) as checkpoints:
-        record: dict[str, Any] = {"best": None, "best_step": None}
+        best: dict[str, Any] = {"best": None, "best_step": None}
         if resume:
-            step, *parts, record = checkpoints.restore_last(state.scoring, state.training, mesh)
+            step, *parts, best = checkpoints.restore_last(state.scoring, state.training, mesh)
             state = state.restored(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *parts)
-        first = int(state.step)
-        batches = iter(clips.batches(config, first))
-        with training_log.Reporter(workdir, first if resume else None) as reporter, _StopSignal() as stop:
-            loop = _Loop(config, clips, output, steps_per_epoch, checkpoints, reporter, record)
-            with _Input(batches, clips.put) as source:
-                state = loop.run(train_step, state, source, stop)
-        if record["best_step"] is None:  # the selection metric was never defined, so the last state is also the best
+        first, total = int(state.step), config.train.epochs * steps_per_epoch
+        with (
+            training_log.Reporter(workdir, first if resume else None) as reporter,
+            _StopSignal() as stop,
+            _Prefetched(iter(clips.batches(config, first)), clips.put) as batches,
+            Progress(total, "step", first, quiet=not sharding.is_first_process()) as progress,
+        ):
+            kept, predictor = _Kept(checkpoints, reporter, best), evaluation.build_predictor(config, mesh)
+            begun = started = time.perf_counter()
+            batch = batches.next() if first < total else None
+            for step in range(first + 1, total + 1):
+                assert batch is not None
+                state, measured = train_step(state, batch, clips.store)
+                try:
+                    batch = batches.next(measured) if step < total else None  # sent while the step runs
+                except Exception:  # a clip cannot be read: keep the steps that were trained
+                    if jax.process_count() == 1:  # saving needs all processes, and others may have had no error
+                        kept.add(step, measured)
+                        kept.save(step, state)
+                    raise
+                kept.add(step, measured)
+                pace = (step - first) * config.train.batch_size / (time.perf_counter() - begun)
+                known = f"loss {kept.losses[-1]:.4f}, " if kept.losses else ""
+                epoch = f"epoch {1 + (step - 1) // steps_per_epoch}/{config.train.epochs:g}"
+                progress.update(note=f"{epoch}, {known}{pace:.2g} clips/s")
+                stopping = sharding.any_process(bool(stop.name)) and step < total
+                if step % (config.train.evaluate_every * steps_per_epoch) == 0 or step == total:
+                    kept.settle()
+                    seconds = time.perf_counter() - started
+                    waited, pace = batches.waited() / seconds, len(kept.losses) * config.train.batch_size / seconds
+                    reporter.write(step, "input", {"waited": waited, "clips_per_second": pace})
+                    predictions = evaluation.predict(predictor, state.scoring, clips.validation, config, mesh, output)
+                    line = kept.evaluated(step, state, predictions, evaluation.selection_metric(config))
+                    if sharding.is_first_process():
+                        line = f"epoch {step / steps_per_epoch:g}/{config.train.epochs:g}  {line}"
+                        tqdm.write(f"{line}  {pace:.1f} clips/s, input {waited:.0%}")
+                    started = time.perf_counter()
+                if stopping:
+                    kept.save(step, state)
+                    raise stop.interrupted(step, total)
+            if sharding.any_process(bool(stop.name)):  # during the last step or its evaluation, which saved the state
+                raise stop.interrupted(total, total)
+        if best["best_step"] is None:  # the selection metric was never defined, so the last state is also the best
             checkpoints.save_best(int(state.step), state.scoring)
     if sharding.is_first_process():
         training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
 
 
-def _report_origin(table: str, variables: Any, frozen: Collection[Path], workdir: pathlib.Path) -> None:
-    """Prints what was loaded and frozen, and writes it to ``workdir``/initialisation.txt."""
-    if frozen:
+def _first_variables(config: ConfigDict, train: Split, workdir: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
+    """The variables of a new run. Prints what was loaded and frozen, and writes it to initialisation.txt."""
+    variables, table = initial_variables(config)
+    if config.model.ridge:
+        variables = ridge.fitted(variables, train, config, mesh)
+    if frozen := frozen_paths(variables, config.freeze)["params"]:
         flat = traverse_util.flatten_dict(variables["params"])
         fixed, every = sum(np.size(flat[path]) for path in frozen), sum(map(np.size, flat.values()))
         table += f"\nfrozen: {len(frozen)} of {len(flat)} arrays, {fixed:,} of {every:,} parameters"
     if table and sharding.is_first_process():
         write_atomically(workdir / run.INITIALISATION, table.strip() + "\n")
         tqdm.write(table.strip())
+    return variables
 
 
-class _Loop:
-    """The loop of ``fit`` over steps, and what happens between them."""
+class _Kept:
+    """What a run keeps: the outcome of each step in its log, and its last and best state.
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        clips: RunClips,
-        output: Output | None,
-        steps_per_epoch: int,
-        checkpoints: Checkpoints,
-        reporter: training_log.Reporter,
-        record: dict[str, Any],
-    ):
-        """``record`` holds "best", the best value of the selection metric, and its "best_step"; the loop updates it."""
-        self._config, self._clips, self._output, self._steps_per_epoch = config, clips, output, steps_per_epoch
-        self._checkpoints, self._reporter, self._record = checkpoints, reporter, record
-        self._predictor = evaluation.build_predictor(config, clips.mesh)
-        self._losses: list[float] = []  # since the last evaluation
-        self._running: tuple[int, Metrics] | None = None  # the latest step and its outcome, not recorded yet
+    The outcome of a step is kept when the next one runs, so that the devices do not wait for the host.
 
-    def run(self, train_step: TrainStep, state: TrainState, source: "_Input", stop: "_StopSignal") -> TrainState:
-        """Trains to the last step, evaluating and saving along the way. Returns the last state."""
-        first, total = int(state.step), self._config.train.epochs * self._steps_per_epoch
-        every = self._config.train.evaluate_every * self._steps_per_epoch
-        begun = started = time.perf_counter()
-        with Progress(total, "step", first, quiet=not sharding.is_first_process()) as progress:
-            batch = source.next() if first < total else None
-            for step in range(first + 1, total + 1):
-                assert batch is not None
-                state, measured = train_step(state, batch, self._clips.store)
-                try:
-                    batch = source.next(measured) if step < total else None  # sent while the step runs
-                except Exception:  # a clip cannot be read: keep the steps that were trained
-                    if jax.process_count() == 1:  # saving needs all processes, and others may have had no error
-                        self._add(step, measured)
-                        self._save(step, state)
-                    raise
-                self._add(step, measured)
-                progress.update(note=self._note(step, (step - first) / (time.perf_counter() - begun)))
-                stopping = sharding.any_process(bool(stop.name)) and step < total
-                if step % every == 0 or step == total:
-                    line = self._evaluate(step, state, source, started)
-                    if sharding.is_first_process():
-                        tqdm.write(f"epoch {step / self._steps_per_epoch:g}/{self._config.train.epochs:g}  {line}")
-                    started = time.perf_counter()
-                if stopping:
-                    self._save(step, state)
-                    raise stop.interrupted(step, total)
-        if sharding.any_process(bool(stop.name)):  # during the last step or its evaluation, which saved the state
-            raise stop.interrupted(total, total)
-        return state
+    Attributes:
+      losses: those of the steps since the last evaluation.
+    """
 
-    def _note(self, step: int, pace: float) -> str:
-        """What the progress bar shows after a step, at ``pace`` steps/s."""
-        loss = f"loss {self._losses[-1]:.4f}, " if self._losses else ""
-        epoch = f"epoch {1 + (step - 1) // self._steps_per_epoch}/{self._config.train.epochs:g}"
-        return f"{epoch}, {loss}{pace * self._config.train.batch_size:.2g} clips/s"
+    def __init__(self, checkpoints: Checkpoints, reporter: training_log.Reporter, best: dict[str, Any]):
+        """``best`` holds "best", the best value of the selection metric, and its "best_step"; both are updated."""
+        self._checkpoints, self._reporter, self._best = checkpoints, reporter, best
+        self.losses: list[float] = []
+        self._running: tuple[int, Metrics] | None = None  # the latest step and its outcome
 
-    def _add(self, step: int, measured: Metrics) -> None:
-        """Records the previous step. This one may still be running, and the devices must not wait for its record."""
-        self._settle()
+    def add(self, step: int, measured: Metrics) -> None:
+        """Takes the outcome of a step that may still be running, and keeps that of the step before."""
+        self.settle()
         self._running = step, measured
 
-    def _settle(self) -> None:
-        """Waits for the latest step and records it. Call it before saving a state.
+    def settle(self) -> None:
+        """Waits for the latest step and keeps its outcome.
 
         Raises:
           UserError: not_finite; this step's state must not be saved.
@@ -175,47 +172,40 @@ class _Loop:
         (step, measured), self._running = self._running, None
         values = {name: float(value) for name, value in measured.items()}
         self._reporter.write(step, "train", values)
-        self._losses.append(values["loss"])
+        self.losses.append(values["loss"])
         if broken := [name for name, value in values.items() if not np.isfinite(value)]:
             name, last = "loss" if "loss" in broken else broken[0], self._checkpoints.last_step()
             saved = f"the last checkpoint, of step {last}, is intact" if last else "there is no checkpoint yet"
             raise UserError(
                 "not_finite",
-                f"the {name.replace('_', ' ')} is {values[name]} at step {step} (epoch "
-                f"{1 + (step - 1) // self._steps_per_epoch}); {saved}. Lower --config.optimizer.learning_rate or set "
-                "--config.optimizer.clip_norm=1, and check the data for scores and landmarks that are NaN",
+                f"the {name.replace('_', ' ')} is {values[name]} at step {step}; {saved}. Lower "
+                "--config.optimizer.learning_rate or set --config.optimizer.clip_norm=1, and check the data for scores "
+                "and landmarks that are NaN",
             )
 
-    def _evaluate(self, step: int, state: TrainState, source: "_Input", started: float) -> str:
-        """Scores the validation subjects, saves the state, also as the best one if it is, and returns a summary.
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves everything needed to continue from ``step``."""
+        self.settle()
+        self._checkpoints.save_last(step, state.scoring, state.training, self._best)
 
-        ``started`` is the time at which the steps since the last evaluation began.
+    def evaluated(self, step: int, state: TrainState, predictions: evaluation.Predictions, metric: str) -> str:
+        """Keeps the scores of the validation subjects and the state, also as the best one if it is. Returns a summary.
+
+        ``metric`` selects the best state.
         """
-        self._settle()
-        seconds = time.perf_counter() - started
-        waited, pace = source.waited() / seconds, len(self._losses) * self._config.train.batch_size / seconds
-        self._reporter.write(step, "input", {"waited": waited, "clips_per_second": pace})
-        validation, mesh = self._clips.validation, self._clips.mesh
-        predictions = evaluation.predict(self._predictor, state.scoring, validation, self._config, mesh, self._output)
-        summary, metric = evaluation.summary(predictions), evaluation.selection_metric(self._config)
+        summary = evaluation.summary(predictions)
         self._reporter.write(step, "validation", summary)
-        value = summary[metric]
-        chosen = metrics.is_better(metric, value, self._record["best"])
-        if chosen:
-            self._record.update(best=value, best_step=step)
+        value, marked = summary[metric], ""
+        if metrics.is_better(metric, value, self._best["best"]):
+            self._best.update(best=value, best_step=step)
             self._checkpoints.save_best(step, state.scoring)
-        self._save(step, state)
-        loss = np.mean(self._losses)
-        self._losses.clear()
-        marked = " (best so far)" if chosen else ""
+            marked = " (best so far)"
+        self.save(step, state)
         if predictions.landmark_error is not None and metric != metrics.LANDMARK_ERROR:
             marked += f"  {metrics.LANDMARK_ERROR} {predictions.landmark_error:.2f} px"
-        return f"loss {loss:.4f}  validation {metric} {value:.4f}{marked}  {pace:.1f} clips/s, input {waited:.0%}"
-
-    def _save(self, step: int, state: TrainState) -> None:
-        """Saves everything needed to continue from ``step``."""
-        self._settle()
-        self._checkpoints.save_last(step, state.scoring, state.training, self._record)
+        loss = np.mean(self.losses)
+        self.losses.clear()
+        return f"loss {loss:.4f}  validation {metric} {value:.4f}{marked}"
 
 
 class _StopSignal:
@@ -242,7 +232,7 @@ class _StopSignal:
         signal.signal(number, self._previous[signal.Signals(number)])  # a second signal takes effect at once
 
 
-class _Input:
+class _Prefetched:
     """Batches on their way to the devices. Each is read and sent while the previous step runs."""
 
     def __init__(self, batches: Any, put: Callable[[AnyBatch], AnyBatch]):
@@ -256,7 +246,7 @@ class _Input:
         self._steps, self._transfers = futures.ThreadPoolExecutor(1), futures.ThreadPoolExecutor(1)
         self._open: list[tuple[float, futures.Future[float], futures.Future[float]]] = []
 
-    def __enter__(self) -> "_Input":
+    def __enter__(self) -> "_Prefetched":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,7 +20,6 @@ from tramp_jax import json_files, progress, run, sharding
 from tramp_jax.data import datasets, head_motion, landmark_quality
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
-from tramp_jax.data.problems import DataError
 from tramp_jax.data.source import Split, Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
@@ -111,7 +110,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
             try:
                 clip = source[numbers[clip_id]]
                 found = _features(clip)
-            except (DataError, UserError):  # too short, or unusable without its frames
+            except UserError:  # too short, or unusable without its frames
                 continue
             if name == TRAIN:
                 quality = landmark_quality.measure(clip)

@@ -32,10 +32,10 @@ from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
+from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.source import ClipSource, Split
 from tramp_jax.errors import UserError
-from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.progress import Progress
 
 # The largest shares of the free memory that a cache may take. Free memory is measured before the model is loaded.

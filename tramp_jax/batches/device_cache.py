@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from tramp_jax import channels, sharding
 from tramp_jax.batches import view
-from tramp_jax.batches.draws import Draw
+from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
 from tramp_jax.batches.pipeline import Batch, ClipNumbers, Sampler, frame_points
 from tramp_jax.batches.view import BLANK, View
+from tramp_jax.config import reads_trajectories
 from tramp_jax.data.clips import Clip, ClipInfo
-from tramp_jax.models import reads_trajectories
 from tramp_jax.models.inputs import Inputs
 
 
@@ -31,7 +31,7 @@ class Stream(flax.struct.PyTreeNode):
       rows: (N, ...), one row per frame, one clip after another.
       first: (C,) int32, index of each clip's first row.
       count: (C,) int32, number of frames of each clip before padding.
-      fixed: (C, F) int32, the frame numbers that evaluation shows of each clip, or ``BLANK``.
+      fixed: (C, F) int32, the frame numbers of each clip in evaluation, or ``BLANK``.
       limit: the largest ``count``.
     """
 
@@ -41,20 +41,14 @@ class Stream(flax.struct.PyTreeNode):
     fixed: jax.Array
     limit: int = flax.struct.field(pytree_node=False)
 
-    def places(self, clip: jax.Array, drawn: jax.Array | None) -> jax.Array:
-        """The frame numbers (B, F) that training shows of the clips (B,).
+    def numbers(self, config: ConfigDict, stream: int, clip: jax.Array, draw: Draw) -> jax.Array:
+        """The frame numbers (B, F) of the clips (B,) in training; see ``view.training_numbers``."""
+        return view.training_numbers(config, stream, draw, self.count[clip], self.fixed[clip], self.limit)
 
-        Of long clips, these are ``drawn`` (B, F), unless that is None. Otherwise, they are those of evaluation.
-        """
-        fixed = self.fixed[clip]
-        if drawn is None:
-            return fixed
-        return jnp.where(self.count[clip][:, None] < fixed.shape[1], fixed, drawn)
-
-    def show(self, clip: jax.Array, places: jax.Array) -> jax.Array:
+    def show(self, clip: jax.Array, numbers: jax.Array) -> jax.Array:
         """The rows (B, F, ...) of these frame numbers (B, F); zeros for ``BLANK``."""
-        numbers = jnp.where(places == BLANK, len(self.rows), self.first[clip][:, None] + places)
-        return jnp.take(self.rows, numbers, axis=0, mode="fill", fill_value=0)
+        rows = jnp.where(numbers == BLANK, len(self.rows), self.first[clip][:, None] + numbers)
+        return jnp.take(self.rows, rows, axis=0, mode="fill", fill_value=0)
 
 
 class Store(flax.struct.PyTreeNode):
@@ -137,21 +131,22 @@ def sample(store: Store, batch: ClipNumbers, config: ConfigDict) -> Batch:
     inputs = Inputs()
     if store.trajectories is not None and store.index_t is not None:
         stream = store.trajectories
-        places = stream.places(clip, view.drawn_run(config, draw, stream.count[clip]))
-        values = stream.show(clip, places).reshape(*places.shape, config.model.trajectory.num_points, -1)
-        inputs = inputs.replace(trajectories=values, index_t=store.index_t[places])
+        numbers = stream.numbers(config, TRAJECTORY, clip, draw)
+        values = stream.show(clip, numbers).reshape(*numbers.shape, config.model.trajectory.num_points, -1)
+        inputs = inputs.replace(trajectories=values, index_t=store.index_t[numbers])
         if store.times is not None:
-            inputs = inputs.replace(seconds=view.step_times(store.times[stream.first[clip][:, None] + places], places))
+            times = store.times[stream.first[clip][:, None] + numbers]
+            inputs = inputs.replace(seconds=view.step_times(times, numbers))
     if store.frames is not None:
         stream = store.frames
-        places = stream.places(clip, view.drawn_frames(config, draw, stream.count[clip], stream.limit))
-        shown = stream.show(clip, places)
+        numbers = stream.numbers(config, FRAMES, clip, draw)
+        shown = stream.show(clip, numbers)
         side = round((shown.shape[-1] / 3) ** 0.5)
         inputs = inputs.replace(
-            frames=shown.reshape(*places.shape, side, side, 3),
-            frames_present=places != BLANK if view.blanks_frames(config) else None,
+            frames=shown.reshape(*numbers.shape, side, side, 3),
+            frames_present=numbers != BLANK if view.blanks_frames(config) else None,
         )
         if store.points is not None:
-            shown = store.points.show(clip, places).reshape(*places.shape, -1, 2)
-            inputs = inputs.replace(points=jnp.where((places == BLANK)[:, :, None, None], jnp.nan, shown))
+            shown = store.points.show(clip, numbers).reshape(*numbers.shape, -1, 2)
+            inputs = inputs.replace(points=jnp.where((numbers == BLANK)[:, :, None, None], jnp.nan, shown))
     return Batch(inputs, store.target[clip])

@@ -16,11 +16,11 @@ from tramp_jax.batches.augment import stored_size
 from tramp_jax.batches.draws import Draw
 from tramp_jax.batches.trajectories import trajectory
 from tramp_jax.batches.view import BLANK, View, blanks_frames, extended, frame_times, index_t, step_times
+from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
-from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.models.inputs import Array, Inputs
 
 _Tree = TypeVar("_Tree")
@@ -56,7 +56,7 @@ class ClipNumbers(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Makes samples of clips by a whole configuration. ``with_points`` adds ``Inputs.points``."""
+    """Makes the samples that a whole configuration asks for. ``with_points`` adds ``Inputs.points``."""
 
     config: ConfigDict
     with_points: bool = False

@@ -79,7 +79,7 @@ PADDINGS = {
 }
 
 
-def frame_padding(config: ConfigDict) -> str:
+def _frame_padding(config: ConfigDict) -> str:
     """The padding of the frame stream under a whole configuration, a key of ``PADDINGS``."""
     data = config.data
     return str(data.padding if data.frame_padding == "same" else data.frame_padding)
@@ -87,7 +87,7 @@ def frame_padding(config: ConfigDict) -> str:
 
 def blanks_frames(config: ConfigDict) -> bool:
     """Whether some places of the frame stream may be zeros."""
-    return PADDINGS[frame_padding(config)].blank
+    return PADDINGS[_frame_padding(config)].blank
 
 
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
@@ -147,12 +147,10 @@ class View:
         if config.data.still:
             return cls(*(np.zeros(count, int) for count in (T, T, F)))
         padding = config.data.padding
-        numbers = drawn_run(config, draw, n) if draw is not None and n >= T else None
-        if numbers is None:
-            numbers = trajectory_numbers(n, T, padding)
-        frames = drawn_frames(config, draw, n, n) if draw is not None and n >= F else None
-        if frames is None:
-            frames = frame_sources(n, F, frame_padding(config))
+        numbers, frames = trajectory_numbers(n, T, padding), frame_sources(n, F, _frame_padding(config))
+        if draw is not None:
+            numbers = training_numbers(config, TRAJECTORY, draw, n, numbers, n)
+            frames = training_numbers(config, FRAMES, draw, n, frames, n)
         return cls(numbers, trajectory_sources(numbers, n, T, padding), frames)
 
 
@@ -174,7 +172,7 @@ def describe(config: ConfigDict, n: int) -> dict[str, str]:
     T, F = config.model.trajectory.length, config.model.rgb.num_frames
     return {
         "trajectory": stream(T, config.data.padding, f"the last {T} of {n}"),
-        "frames": stream(F, frame_padding(config), f"{F} evenly spaced of {n}"),
+        "frames": stream(F, _frame_padding(config), f"{F} evenly spaced of {n}"),
     }
 
 
@@ -253,37 +251,24 @@ def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
     return np.linspace(0, n - 1, count).astype(int)
 
 
-def drawn_run(config: ConfigDict, draw: Draw, n: Any) -> Any:
-    """The run of frames that training takes from a long trajectory, for one sample or (on the device) several.
+def training_numbers(config: ConfigDict, stream: int, draw: Draw, n: Any, fixed: Any, limit: int) -> Any:
+    """The frame numbers of a stream in training, for one sample or (on the device) several: drawn if the clip is long.
 
     Args:
       config: the whole configuration.
+      stream: ``draws.TRAJECTORY`` or ``draws.FRAMES``.
       draw: the choices of (...,) samples.
-      n: (...,) frames in their clips; the result is undefined if n < T.
-
-    Returns:
-      (..., T) frame numbers; None if training takes the same frames as evaluation.
+      n: (...,) frames in their clips.
+      fixed: (..., T) or (..., F), the numbers in evaluation, which a clip keeps that is too short to choose from.
+      limit: an upper bound on n, for the frame stream.
     """
-    if config.data.still or config.data.truncation == "last":
-        return None
-    return draw.run(TRAJECTORY, n, config.model.trajectory.length)
-
-
-def drawn_frames(config: ConfigDict, draw: Draw, n: Any, limit: int) -> Any:
-    """The frames that training takes from a long clip for the frame stream; see ``drawn_run``.
-
-    Args:
-      config: the whole configuration.
-      draw: the choices of (...,) samples.
-      n: (...,) frames in their clips; the result is undefined if n < F.
-      limit: an upper bound on n.
-
-    Returns:
-      (..., F) frame numbers in order; None if training takes the same frames as evaluation.
-    """
-    data, count = config.data, config.model.rgb.num_frames
-    if data.still or data.frame_choice == "uniform":
-        return None
-    if data.frame_choice == "consecutive":
-        return draw.run(FRAMES, n, count)
-    return draw.subset(FRAMES, n, count, limit)
+    data, count = config.data, fixed.shape[-1]
+    how = data.truncation if stream == TRAJECTORY else data.frame_choice
+    if data.still or how in ("last", "uniform"):
+        return fixed
+    if stream == TRAJECTORY or how == "consecutive":
+        drawn = draw.run(stream, n, count)
+    else:
+        drawn = draw.subset(stream, n, count, max(limit, count))
+    xp: Any = jnp if isinstance(drawn, jax.Array) else np
+    return xp.where(xp.asarray(n)[..., None] < count, fixed, drawn)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tramp_jax import shards
-from tramp_jax.errors import UserError
+from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import check_new, expanded, locked, state
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
@@ -245,7 +245,7 @@ def _make_clips(
             clip_list.add(job, made, recorded)
         except (UserError, OSError) as error:
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {as_user_error(error) or error}", file=sys.stderr)
             continue
         without_score += math.isnan(made.clip.info.score)
         tqdm.write(
@@ -275,6 +275,7 @@ def _write_queries(
     import numpy as np
 
     from tramp_jax.data import landmarks
+    from tramp_jax.data.frame_numbers import spell
     from tramp_jax.preprocess.clip import first_face
     from tramp_jax.preprocess.sources.tracks import write_queries
 
@@ -287,7 +288,7 @@ def _write_queries(
     points = face.points[None]
     chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
     write_queries(file, np.concatenate(chosen), number, size)
-    sys.stdout.write(f"{file}: 64 query points in frame {number} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
+    sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
     return 0
 
 

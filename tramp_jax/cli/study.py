@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tramp_jax.data.readers import BUILT_IN
 from tramp_jax.errors import UserError
 from tramp_jax.files import expanded
 
@@ -18,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a file in studies/, such as fusion, or the path of a .toml file")
     parser.add_argument(
         "--data",
-        default="synthetic",
+        default=BUILT_IN,
         metavar="RECIPE",
-        help="a recipe in configs/, such as pfed5, neuroface, folder:few or synthetic (the default)",
+        help="a recipe in configs/, such as pfed5 or folder:few (default: %(default)s)",
     )
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the data, if the recipe needs one")
     parser.add_argument("--out", type=expanded, metavar="DIR", help="folder of the study; runs in it are continued")

@@ -6,7 +6,9 @@ import numpy as np
 
 from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.data.problems import Problem
+from tramp_jax.errors import UserError
 
 
 def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
@@ -18,7 +20,7 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     points = clip.landmarks
     try:
         landmarks.layout_of(points, clip.layout)
-    except ValueError as error:
+    except UserError as error:
         yield Problem("wrong_shape", f"{place}: {error}", name)
         return
     if len(points) != count:
@@ -26,7 +28,7 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
         yield Problem("wrong_number_of_landmarks", what, name)
     finite = np.isfinite(points).all((1, 2))
     if with_landmarks and not finite.all():
-        what = f"{place}: landmarks are NaN or infinite, first in frame {finite.argmin() + 1}; detect them again"
+        what = f"{place}: landmarks are NaN or infinite, first in {spell(finite.argmin())}; detect them again"
         yield Problem("landmarks_not_finite", what, name)
     for kind, what in landmark_checks.faults(points):
         yield Problem(kind, f"{place}: {what}", name)
@@ -36,9 +38,9 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     if clip.frames is not None and len(clip.frames) != count:
         kind = "missing_frames" if len(clip.frames) < count else "extra_frames"
         yield Problem(kind, f"{place}: has {len(clip.frames)} frames, but must have {count}", name)
-    for number, frame in enumerate(() if clip.frames is None else clip.frames, 1):
+    for number, frame in enumerate(() if clip.frames is None else clip.frames):
         if isinstance(frame, bytes) and (fault := images.fault(frame)):
-            yield Problem(fault[0], f"{place}, frame {number}: {fault[1]}", name)
+            yield Problem(fault[0], f"{place}, {spell(number)}: {fault[1]}", name)
 
 
 def place_of(info: ClipInfo) -> str:

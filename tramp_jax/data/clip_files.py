@@ -19,6 +19,7 @@ import numpy as np
 
 from tramp_jax.data import images, landmark_checks, landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import ERROR, WARNING, DataError, Problem, Problems
 from tramp_jax.data.source import Wanted
@@ -206,8 +207,8 @@ def read_points(
     bad = ~np.isfinite(array).all((1, 2))
     if bad.any():
         message = (
-            f"{path}: landmarks are NaN or infinite in {bad.sum()} of {len(bad)} frames, first in frame "
-            f"{bad.argmax() + 1}; detect them again, or remove the clip from its list"
+            f"{path}: landmarks are NaN or infinite in {bad.sum()} of {len(bad)} frames, first in "
+            f"{spell(bad.argmax())}; detect them again, or remove the clip from its list"
         )
         problems.add("landmarks_not_finite", message, info.id)
     for kind, what in landmark_checks.faults(array, size):
@@ -244,7 +245,7 @@ def read_colours(path: Path, info: ClipInfo, cure: str, problems: Problems) -> n
     _check_length(array, path, info, "colours", cure, problems)
     wrong = ~((array >= 0) & (array <= 255)).all((1, 2))  # also true for NaN
     if wrong.any():
-        message = f"{path}: has colours outside 0-255, first in frame {wrong.argmax() + 1}; {cure}"
+        message = f"{path}: has colours outside 0-255, first in {spell(wrong.argmax())}; {cure}"
         problems.add("colours_out_of_range", message, info.id)
         return None
     if array.shape[1] == 71:

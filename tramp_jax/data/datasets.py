@@ -9,13 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tramp_jax import channels
+from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.data import names, packed_clips, splits
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers import READERS
 from tramp_jax.data.source import ClipSource, Dataset, Facts, RatingScale, Split, Wanted
 from tramp_jax.errors import UserError
-from tramp_jax.models import reads_frames, reads_trajectories
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 

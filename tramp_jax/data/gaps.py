@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
 MAX_GAP = 5  # frames; the longest gap that is interpolated
@@ -20,19 +21,19 @@ def bridge(points: np.ndarray, found: np.ndarray, max_gap: int = MAX_GAP) -> tup
       The frames that remain, and their points.
 
     Raises:
-      UserError: no_single_face, with frames counted from 1.
+      UserError: no_single_face.
     """
     seen = np.flatnonzero(found)
     if not len(seen):
         raise UserError("no_single_face", f"has no face in any of its {len(found)} frames")
     steps = np.diff(seen)
     if steps.max(initial=1) > max_gap + 1:
-        lost = seen[steps.argmax()] + 2
-        message = f"has no face for {steps.max() - 1} frames from frame {lost} on; at most {max_gap} are interpolated"
+        lost = spell(seen[steps.argmax()] + 1)
+        message = f"has no face for {steps.max() - 1} frames from {lost} on; at most {max_gap} are interpolated"
         raise UserError("no_single_face", f"{message}: cut the clip there")
     span = slice(int(seen[0]), int(seen[-1]) + 1)
     if span.stop - span.start < MIN_SHARE * len(found):
-        message = f"shows the face only from frame {span.start + 1} to {span.stop} of {len(found)}; cut the clip"
+        message = f"shows the face only in {spell(range(span.start, span.stop))} of {len(found)}; cut the clip"
         raise UserError("no_single_face", message)
     filled = interpolated(points.reshape(len(points), -1), seen, np.arange(span.start, span.stop))
     return span, filled.reshape(-1, *points.shape[1:])

@@ -21,6 +21,7 @@ import numpy as np
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
 NOSE, FIRST_FRAME, SIMILARITY = NORMALISATIONS = ("nose", "first_frame", "similarity")
@@ -123,7 +124,7 @@ def _stable(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     if len(broken):
         raise UserError(
             "bad_data",
-            f"clip {clip.info.id}: in frame {broken[0]}, the corners of the eyes and the bridge of the nose coincide "
+            f"clip {clip.info.id}: in {spell(broken[0])}, the corners of the eyes and the bridge of the nose coincide "
             'or are not numbers; fix its landmarks, or use landmarks.normalise="nose" without frontalise',
         )
     return origin, stable, size

@@ -1,7 +1,6 @@
 """Checks whether landmarks can belong to a face in its crop.
 
-The limits leave a margin around intact clips: 6,697 frames of people talking in all poses (YouTubePD), and 12,445
-synthetic frames.
+The limits leave a margin around intact clips: 6,697 frames of people talking in all poses, and 12,445 drawn frames.
 """
 
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tramp_jax.data import landmarks
+from tramp_jax.data.frame_numbers import spell
 
 CROP = 256  # pixels, both sides of a face crop
 LYING = 60.0  # degrees from upright; a face that is tilted more is sideways or upside down
@@ -22,13 +22,13 @@ _SMALL = 0.2
 _CENTRED = (0.25, 0.75)
 
 
-def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Iterator[tuple[str, str]]:
+def faults(points: np.ndarray, size: int | None = CROP, first: int = 0) -> Iterator[tuple[str, str]]:
     """Yields what is never true of an intact clip: the kind of a problem, and what is wrong in which frame.
 
     Args:
       points: (n, P, 2) landmarks; frames with a NaN are skipped.
       size: both sides of the frame in pixels; None if unknown.
-      first: what messages call the first frame.
+      first: index of the first frame in its clip, for messages.
     """
     numbers = np.flatnonzero(np.isfinite(points).all((1, 2)))
     points = points[numbers].astype(np.float64)
@@ -64,7 +64,7 @@ def faults(points: np.ndarray, size: int | None = CROP, first: int = 1) -> Itera
 
 def _where(mask: np.ndarray, numbers: np.ndarray) -> str:
     count, number = mask.sum(), numbers[mask.argmax()]
-    return f"in frame {number}" if count == 1 else f"in {count} frames, the first is frame {number}"
+    return f"in {spell(number)}" if count == 1 else f"in {count} frames, the first is {spell(number)}"
 
 
 def _must_be(size: int | None) -> str:

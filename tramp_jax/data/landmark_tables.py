@@ -29,6 +29,7 @@ import numpy as np
 from tramp_jax.data import gaps, landmark_checks, rate, tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.face_box import face_box
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.data.landmarks import NUM_IBUG, NUM_LANDMARKS, PUPILS, from_ibug68
 from tramp_jax.data.problems import Problems
 from tramp_jax.errors import UserError
@@ -139,12 +140,12 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     _check_face(path, table)
     try:
         span, points = gaps.bridge(table.points, table.found, max_gap)
-        timing = _timing(None if table.seconds is None else table.seconds[span], len(points), fps)
+        timing = _timing(table.seconds, span, fps)
     except UserError as error:
         raise UserError(error.kind, f"{path}: {error}") from error
     count, warnings = len(table.found), []
     if len(points) < count:
-        warnings.append(f"frames {span.start + 1} to {span.stop} of {count} are used; the others have no face")
+        warnings.append(f"{spell(range(span.start, span.stop))} of {count} are used; the others have no face")
     if lost := int((~table.found[span]).sum()):
         warnings.append(f"{lost} of {len(points)} frames have no face, so their landmarks were interpolated")
     points = points[timing.chosen]
@@ -162,24 +163,28 @@ def _check_face(path: Path, table: Table) -> None:
     middles, side = np.median(points, axis=1), np.median(np.ptp(points, axis=1).max(1))
     jumps = np.linalg.norm(np.diff(middles, axis=0), axis=1) > side
     if jumps.any():
-        frame = frames[jumps.argmax() + 1] + 1
-        message = f"{path}: the face jumps to another place at frame {frame}, by more than its size"
+        frame = spell(frames[jumps.argmax() + 1])
+        message = f"{path}: the face jumps to another place at {frame}, by more than its size"
         raise UserError("no_single_face", f"{message}; keep the rows of one person, in order, or cut the clip there")
     for kind, what in landmark_checks.wrong_way(table.points, LAYOUT):
         raise UserError(kind, f"{path}: {what}; correct the points, or turn the video and make the table again")
 
 
-def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
-    """Timing from the timestamps, resampled to ``fps`` unless it is 0; from ``fps`` alone if they are unusable."""
+def _timing(seconds: np.ndarray | None, span: slice, fps: float) -> rate.Timing:
+    """Timing of the frames in ``span`` from the table's timestamps, resampled to ``fps`` unless it is 0.
+
+    If the timestamps are unusable, it comes from ``fps`` alone.
+    """
     unusable = "has no timestamps"
     if seconds is not None:
+        seconds = seconds[span]
         unusable = "has timestamps that do not increase"
         steps = np.diff(seconds)
         if (steps < 0).any():
             message = f"has timestamps that go back after {seconds[(steps < 0).argmax()]:g} s; sort the rows by time"
             raise UserError("bad_data", f"{message}, and keep those of one recording")
         if np.isfinite(seconds).all() and (steps > 0).all():
-            own = rate.constant(seconds, 0.0)
+            own = rate.constant(seconds, 0.0, first=span.start)
             if own.fps < MIN_FPS:
                 message = f"has timestamps of {own.fps:.2g} frames per second, so they are not seconds (milliseconds?)"
                 raise UserError("bad_data", f"{message}; convert them to seconds, or remove the column and set fps")
@@ -189,7 +194,7 @@ def _timing(seconds: np.ndarray | None, count: int, fps: float) -> rate.Timing:
     if not fps:
         raise UserError("no_frame_rate", f"{unusable}; set its frames per second (fps)")
     rate.check(fps)
-    return rate.Timing(fps, np.arange(count))
+    return rate.Timing(fps, np.arange(span.stop - span.start))
 
 
 def _cells(path: Path) -> tuple[dict[str, int], list[list[str]]]:

@@ -27,8 +27,8 @@ REGION_OF_GROUP = (0, 1, 2, 3, 4, 5, 5)
 # The released code first drops the 33 contour points of InsightFace's 106 and then the two eye centres 34 and 88.
 INSIGHTFACE_71 = tuple(i for i in range(33, 106) if i not in (34, 88))
 
-# The names of Face++, sides as seen in the image. Each eye's "center" and "pupil" coincide (in YouTubePD, always);
-# the released code drops the two centres and keeps the pupils.
+# The names of Face++, sides as seen in the image. Each eye's "center" and "pupil" coincide in published
+# landmarks; the released code drops the two centres and keeps the pupils.
 _FACEPP = """
 contour_chin
 contour_left1 contour_left10 contour_left11 contour_left12 contour_left13 contour_left14 contour_left15

@@ -224,8 +224,6 @@ def read_manifest(root: str | epath.Path) -> Manifest:
         if wrong := [shard.file for shard in manifest.shards if not _SHARD.fullmatch(shard.file) or shard.records < 0]:
             raise ValueError(f"{wrong[0]!r:.80} is not a shard of this folder")
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         message = f"{path}: not a manifest of packed clips ({error!r}); {_AGAIN}"
         raise UserError("damaged_file", message) from error
     records = sum(shard.records for shard in manifest.shards)
@@ -267,7 +265,7 @@ class PackedClips(ClipSource):
         info = self.infos[index]
         try:
             clip = decode(self._records[index], self._wanted.frames, self._wanted.pixels)
-        except (RuntimeError, ValueError, IndexError, OSError) as error:
+        except (UserError, RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._unreadable(index, f"cannot be read ({error})") from error
         if clip.info != info:
             raise self._unreadable(index, f"holds clip {clip.info.id!r}, not the manifest's {info.id!r}")

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
 MAX_FPS = 1000  # no camera films faces faster; a higher rate would fill the memory with repeated frames
@@ -38,7 +39,7 @@ def check(fps: float, option: str = "--fps") -> None:
         raise UserError("bad_option", f"{option} is {fps:g}; it must be above 0 and at most {MAX_FPS}")
 
 
-def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -> Timing:
+def constant(seconds: np.ndarray, nominal: float, target: float | None = None, first: int = 0) -> Timing:
     """Chooses frames that are equally spaced in time.
 
     The usual step between frames sets the rate. If the rate varies, or ``target`` is another rate, each chosen frame is
@@ -49,6 +50,7 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
       seconds: (n,) when each frame is shown.
       nominal: the container's frames per second, used if the times are invalid or agree with it; 0 if unknown.
       target: wanted frames per second; None keeps the video's own rate.
+      first: index in the video of the first of these frames, for messages.
 
     Raises:
       UserError: bad_option for a ``target`` that ``check`` refuses; bad_data if no rate is known, or nothing was
@@ -74,8 +76,8 @@ def constant(seconds: np.ndarray, nominal: float, target: float | None = None) -
     if steps.max() > max(MAX_PAUSE, 5 / own):
         raise UserError(
             "bad_data",
-            f"nothing was recorded for {steps.max():.1f} seconds after frame {steps.argmax() + 1} of {count}; cut "
-            "the clip there",
+            f"nothing was recorded for {steps.max():.1f} seconds after {spell(first + steps.argmax())}; cut the clip "
+            "there",
         )
     if own < SLOW:
         warnings.append(f"only {own:.3g} frames per second, too few to see how a face moves; record it again with 25")

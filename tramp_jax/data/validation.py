@@ -186,9 +186,9 @@ def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content
     try:
         found, clip = source.check(index)
         return (found, {}) if clip is None else ([*found, *_doubts(clip)], _content(clip))
-    except Exception as error:  # the report must go on after an unforeseen error
-        what = f"{place_of(info)}: cannot be read ({type(error).__name__}: {error})"
-        return [Problem("unreadable_clip", what, info.id)], {}
+    except (UserError, OSError) as error:  # readers turn what a damaged file raises into these; the rest is our bug
+        kind = error.kind if isinstance(error, UserError) else "unreadable_clip"
+        return [Problem(kind, f"{place_of(info)}: cannot be read ({error})", info.id)], {}
 
 
 def _doubts(clip: Clip) -> Iterator[Problem]:

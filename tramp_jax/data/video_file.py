@@ -1,6 +1,6 @@
 """Decodes a video file frame by frame: upright, progressive, with square pixels, and with the time of each frame.
 
-FFmpeg decodes, through PyAV, and only one frame is held at a time. A file that cannot be read raises a ``VideoError``
+FFmpeg decodes, through PyAV, and only one frame is held at a time. A file that cannot be read raises a ``UserError``
 that names the file and the cure.
 """
 
@@ -24,6 +24,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from tramp_jax.data import images, tables
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
 MAX_PIXELS = images.MAX_PIXELS  # per frame
@@ -60,13 +61,6 @@ _ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _TS_PACKETS = ((188, 0), (192, 4))  # size, and where b"G" stands, in a transport stream and on an AVCHD card
 
 
-class VideoError(UserError):
-    """A video cannot be made into a clip. The message names the file and says what to do."""
-
-    def __init__(self, message: str):
-        super().__init__("unusable_video", message)
-
-
 class VideoFile:
     """Frames of a video file as a player shows them.
 
@@ -92,13 +86,13 @@ class VideoFile:
         try:
             return av.open(f"file:{self.path}", container_options=options, **_LENIENT)
         except (av.FFmpegError, ValueError) as error:
-            raise VideoError(f"{self.path}: {_diagnosis(self.path)}") from error
+            raise UserError("unreadable_video", f"{self.path}: {_diagnosis(self.path)}") from error
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yields (seconds since the first frame, (H, W, 3) uint8 RGB).
 
         Raises:
-          VideoError: no frame can be decoded, many are missing or damaged, or all are identical.
+          UserError: no frame can be decoded, many are missing or damaged, or all are identical.
         """
         with self._open() as container:
             stream = _stream(container, self.path)
@@ -119,17 +113,19 @@ class VideoFile:
                     count, self.damaged = count + 1, packets.damaged
                     yield packets.seconds(frame), image
             except (av.FFmpegError, MemoryError) as error:
-                raise VideoError(
-                    f"{self.path}: frame {count} cannot be decoded ({error}); convert it with {_CONVERT}"
+                raise UserError(
+                    "unreadable_video",
+                    f"{self.path}: {spell(count)} cannot be decoded ({error}); convert it with {_CONVERT}",
                 ) from error
             warnings = [*_other_videos(container, stream), *_wide_colours(stream), *_other_speed(container, stream)]
             warnings += _edited_speed(self.path)
             warnings += [*picture.warnings, *combs.warnings()]
             warnings += _damage(self.path, count, packets)
         if count > 1 and still:
-            raise VideoError(
+            raise UserError(
+                "still_video",
                 f"{self.path}: all {count} frames are identical, so no face moves; record the person again, or export "
-                "one frame as an image"
+                "one frame as an image",
             )
         self.warnings = tuple(warnings)
 
@@ -290,9 +286,10 @@ class _Picture:
     def _check_shape(self, coded: tuple[int, int], number: int) -> None:
         (width, height), (before_width, before_height) = self._square(coded), self._size
         if abs(width * before_height / (height * before_width) - 1) > _SAME_SHAPE:
-            raise VideoError(
-                f"{self._path}: the picture changes shape at frame {number}, from {before_width}×{before_height} "
-                f"to {width}×{height} pixels; cut the video there"
+            raise UserError(
+                "wrong_image_size",
+                f"{self._path}: the picture changes shape at {spell(number)}, from {before_width}×{before_height} "
+                f"to {width}×{height} pixels; cut the video there",
             )
 
     def _upright(self, image: np.ndarray, frame: VideoFrame) -> np.ndarray:
@@ -331,8 +328,9 @@ def _progressive(path: Path, stream: VideoStream, frames: Iterator[VideoFrame]) 
             yield frame
             continue
         if stream.codec_context.codec.name == "hevc":  # FFmpeg returns each field as a frame of half the height
-            raise VideoError(
-                f"{path}: interlaced HEVC cannot be read; convert it with `ffmpeg -i IN -vf weave,bwdif OUT.mp4`"
+            raise UserError(
+                "unsupported_video",
+                f"{path}: interlaced HEVC cannot be read; convert it with `ffmpeg -i IN -vf weave,bwdif OUT.mp4`",
             )
         if shape != (frame.width, frame.height, frame.format.name):
             if graph is not None:
@@ -373,11 +371,11 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player shows."""
     moving = _without_stills(container)
     if not moving:
-        raise VideoError(f"{path}: {_ONLY_SOUND if container.streams.audio else _diagnosis(path)}")
+        raise UserError("unreadable_video", f"{path}: {_ONLY_SOUND if container.streams.audio else _diagnosis(path)}")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
     if stream.codec_context is None:  # FFmpeg does not know the codec
-        raise VideoError(f"{path}: {_diagnosis(path)}")
+        raise UserError("unreadable_video", f"{path}: {_diagnosis(path)}")
     _check_size(path, stream.codec_context.width, stream.codec_context.height)
     return stream
 
@@ -390,9 +388,10 @@ def _without_stills(container: InputContainer) -> list[VideoStream]:
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise VideoError(
+        raise UserError(
+            "oversized_file",
             f"{path}: frames of {width}×{height} pixels are too large; shrink them with "
-            "`ffmpeg -i IN -vf scale=1920:-2 OUT.mp4`"
+            "`ffmpeg -i IN -vf scale=1920:-2 OUT.mp4`",
         )
 
 
@@ -462,19 +461,23 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
     sound that outlasts the picture also have fewer frames than declared.
 
     Raises:
-      VideoError: much is missing or damaged.
+      UserError: much is missing or damaged.
     """
     if count == 0:
-        raise VideoError(
-            f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}"
+        raise UserError(
+            "unreadable_video",
+            f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}",
         )
     cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
     if packets.damaged > (1 - _PROMISED) * packets.read:
-        raise VideoError(f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again")
+        raise UserError(
+            "damaged_video", f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy the file again"
+        )
     if cut_off and count < _PROMISED * promised:
-        raise VideoError(
+        raise UserError(
+            "damaged_video",
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
-            f"{_CONVERT}"
+            f"{_CONVERT}",
         )
     if cut_off and count < promised:
         return [

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from tramp_jax import channels
+from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.errors import UserError
 from tramp_jax.models import initial
 from tramp_jax.models.ensemble import Ensemble
@@ -224,16 +225,6 @@ def _check_divisible(option: str, widths: Sequence[int], parts: int) -> None:
 
 def _head(config: ml_collections.ConfigDict) -> Head:
     return Head(tuple(config.head.hidden), config.head.num_classes)
-
-
-def reads_frames(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model of a ``model`` group reads frames."""
-    return config.name == "former_dfer" or (config.name == "tramp_former" and config.streams != "trajectory")
-
-
-def reads_trajectories(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model of a ``model`` group reads trajectories."""
-    return config.name == "skateformer" or (config.name == "tramp_former" and config.streams != "rgb")
 
 
 def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tuple[int, ...] | None]:

@@ -1,9 +1,9 @@
 """Turns a video into a clip of one face, with crops and landmarks. See docs/preprocess.md."""
 
 from tramp_jax.preprocess.clip import Preprocessed, PreprocessOptions, preprocess_video
-from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError
+from tramp_jax.preprocess.faces import Face, LandmarkSource
 from tramp_jax.preprocess.sources import SOURCES, SourceOptions, open_landmark_source, open_table_beside
-from tramp_jax.preprocess.video import VideoError, expand_input
+from tramp_jax.preprocess.video import expand_input
 
 __all__ = [
     "SOURCES",
@@ -11,9 +11,7 @@ __all__ = [
     "LandmarkSource",
     "PreprocessOptions",
     "Preprocessed",
-    "SourceError",
     "SourceOptions",
-    "VideoError",
     "expand_input",
     "open_landmark_source",
     "open_table_beside",

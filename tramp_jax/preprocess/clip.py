@@ -11,10 +11,11 @@ import numpy as np
 
 from tramp_jax.data import clips, gaps, landmark_quality, landmarks, rate
 from tramp_jax.data.face_box import Box
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance, crop, tracking, upright
-from tramp_jax.preprocess.faces import Face, LandmarkSource, SourceError, largest
-from tramp_jax.preprocess.video import Frames, VideoError, open_frames, short_name
+from tramp_jax.preprocess.faces import Face, LandmarkSource, largest
+from tramp_jax.preprocess.video import Frames, open_frames, short_name
 
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
@@ -111,8 +112,8 @@ def preprocess_video(
         after the file, with score NaN.
 
     Raises:
-      VideoError: the video cannot be read, no single face can be followed, or too few frames remain.
-      SourceError: the landmark source cannot be used with this video.
+      UserError: the video cannot be read (see ``video.open_frames``), or the landmark source cannot be used with it;
+        no_single_face; not_upright; short_clip if too few frames remain.
     """
     path, options = Path(path), options or PreprocessOptions()
     frames = open_frames(path, options.images_fps)
@@ -121,23 +122,25 @@ def preprocess_video(
     doubts = frames.warnings  # complete now; the second reading may end early
     count = len(faces)
     if count < options.min_frames:
-        raise VideoError(
+        raise UserError(
+            "short_clip",
             f"{path}: has {count} {'frame' if count == 1 else 'frames'}, but a clip needs at least "
-            f"{options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess --min-frames {count}"
+            f"{options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess --min-frames {count}",
         )
     try:
         cuts = tracking.scene_cuts(first_pass.changes)
         track = tracking.follow(faces, options.max_gap, options.keep, cuts)
         seconds = np.array(first_pass.times[track.first : track.first + len(track.faces)])
-        timing = rate.constant(seconds, frames.rate, options.fps)
+        timing = rate.constant(seconds, frames.rate, options.fps, track.first)
         tilt_warnings = upright.check_tilt(track.faces, source.layout)
     except UserError as error:
-        raise VideoError(f"{path}: {error}") from error
+        raise UserError(error.kind, f"{path}: {error}") from error
     if len(timing.chosen) < options.min_frames:
-        raise VideoError(
-            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from frame {track.first} on, but "
+        raise UserError(
+            "short_clip",
+            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from {spell(track.first)} on, but "
             f"a clip needs at least {options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess "
-            f"--min-frames {len(timing.chosen)}"
+            f"--min-frames {len(timing.chosen)}",
         )
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 
@@ -149,7 +152,7 @@ def preprocess_video(
     try:
         upright.check_not_upside_down(images, source)
     except UserError as error:
-        raise VideoError(f"{path}: {error}") from error
+        raise UserError(error.kind, f"{path}: {error}") from error
     depths = [depth for i in timing.chosen if (depth := track.faces[i].depth) is not None]
     name = clip_id(short_name(path))
     info = info or clips.ClipInfo(name, name, "", float("nan"), 0)
@@ -195,10 +198,10 @@ def clip_id(name: str) -> str:
 def first_face(
     path: str | Path, source: LandmarkSource, options: PreprocessOptions
 ) -> tuple[int, Face, tuple[int, int]]:
-    """Finds the first frame with a face. Returns its number, its largest face, and the video's (width, height).
+    """Finds the first frame with a face. Returns its index, its largest face, and the video's (width, height).
 
     Raises:
-      VideoError: the video cannot be read or shows no face.
+      UserError: the video cannot be read; no_single_face if it shows no face.
     """
     frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
@@ -206,7 +209,7 @@ def first_face(
         if found:
             face = _scaled(largest(found), 1 / _reduction(first_pass.size, source.max_side))
             return number, face, first_pass.size
-    raise VideoError(f"{path}: no face in any frame; try another --landmarks source")
+    raise UserError("no_single_face", f"{path}: no face in any frame; try another --landmarks source")
 
 
 class _FirstPass:
@@ -231,16 +234,13 @@ class _FirstPass:
 
         faces: list[list[Face]] = []
         for found in source(show()):
-            if not waiting:
-                raise SourceError(f"{frames.path}: {source.name} returned faces for more frames than the video has")
+            assert waiting, f"{source.name} returned faces for more frames than it was shown"
             image = waiting.popleft()
             faces.append(
                 [dataclasses.replace(face, look=appearance.look(image, face.points, source.layout)) for face in found]
             )
-        if len(faces) != len(self.times):
-            raise SourceError(
-                f"{frames.path}: {source.name} returned faces for {len(faces)} of {len(self.times)} frames"
-            )
+        count = len(self.times)
+        assert len(faces) == count, f"{source.name} returned faces for {len(faces)} of {count} frames"
         factor = _reduction(self.size, source.max_side)
         return [[_scaled(face, 1 / factor) for face in each] for each in faces]
 
@@ -331,5 +331,5 @@ def _second_pass(
             break
         started = time.perf_counter()
     if len(images) < len(wanted):
-        raise VideoError(f"{frames.path}: changed while it was being read; start again")
+        raise UserError("changed_file", f"{frames.path}: changed while it was being read; start again")
     return tuple(images), np.stack(colours), spent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tqdm
 
-from tramp_jax.preprocess.faces import SourceError
+from tramp_jax.errors import UserError
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
@@ -25,11 +25,12 @@ def fetch(address: str, target: Path, timeout: float = TIMEOUT) -> None:
       timeout: seconds to wait for the server at each step.
 
     Raises:
-      SourceError: the server cannot be reached or refuses, the download is cut off, or the file cannot be written.
+      UserError: bad_path for another kind of address; download_failed if the server cannot be reached or refuses, the
+        download is cut off, or the file cannot be written.
     """
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
-        raise SourceError(f"{address}: only https addresses are supported")
+        raise UserError("bad_path", f"{address}: only https addresses are supported")
     partial = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,16 +48,16 @@ def fetch(address: str, target: Path, timeout: float = TIMEOUT) -> None:
                     received += len(chunk)
                     bar.update(len(chunk))
         if expected and received != expected:
-            raise SourceError(f"{address}: the download stopped after {received} of {expected} bytes; try again")
+            raise UserError(
+                "download_failed", f"{address}: the download stopped after {received} of {expected} bytes; try again"
+            )
         os.replace(partial, target)
-    except SourceError:
-        raise
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         reason = getattr(error, "reason", None) or error
-        raise SourceError(
-            f"{address}: the download failed ({reason}); download it yourself and put it at {target}"
+        raise UserError(
+            "download_failed", f"{address}: the download failed ({reason}); download it yourself and put it at {target}"
         ) from error
     finally:
         if partial is not None:

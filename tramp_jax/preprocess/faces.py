@@ -10,16 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tramp_jax.errors import UserError
-
 MAX_SIDE = 1920  # pixels; enough to find a face, while an 8K frame would take seconds
-
-
-class SourceError(UserError):
-    """A landmark source cannot be used. The message says what is missing and how to get it."""
-
-    def __init__(self, message: str):
-        super().__init__("unusable_source", message)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 from tramp_jax.files import hidden, write_atomically
 
@@ -60,7 +61,7 @@ def picture(clip: Clip, number: int, interpolated: Sequence[bool] = ()) -> np.nd
     """Draws frame ``number`` of a clip, on black if the clip has no frames."""
     frame = np.zeros((_BLANK, _BLANK, 3), np.uint8) if clip.frames is None else decode_frame(clip.frames[number])
     marked = bool(interpolated[number]) if len(interpolated) else False
-    note = f"{number}  {number / clip.fps:.2f} s" + ("  interpolated" if marked else "")
+    note = f"{spell(number)}  {number / clip.fps:.2f} s" + ("  interpolated" if marked else "")
     return draw(frame, clip.landmarks[number], clip.layout, note, marked)
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from tramp_jax.data import gaps
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 from tramp_jax.preprocess import appearance
 from tramp_jax.preprocess.faces import Face, area, largest, overlap
@@ -16,13 +17,6 @@ KEEP = ("error", "longest")
 _CUT, _CUT_RATIO = 20.0, 5.0  # a cut changes the picture by this many grey levels, and this many times the usual change
 _MOMENT = 5  # frames, within which a face that does not turn hardly changes its look
 _LARGER = 1.5  # another face that is this many times larger than the followed one casts doubt on the choice
-
-
-class TrackingError(UserError):
-    """No single face can be followed. The message names the frames."""
-
-    def __init__(self, message: str):
-        super().__init__("no_single_face", message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +85,7 @@ def follow(
       min_share: share of the frames that the track must span; the frames outside it are cut off with a warning.
 
     Raises:
-      TrackingError: the video shows no face, or ``keep`` refuses it.
-      UserError: ``keep`` is unknown or ``max_gap`` is negative.
+      UserError: no_single_face if the video shows no face or ``keep`` refuses it; bad_option.
     """
     if keep not in KEEP:
         raise UserError("bad_option", f"unknown --keep {keep!r}; choose from {', '.join(KEEP)}")
@@ -101,9 +94,10 @@ def follow(
     count = len(faces)
     segments = _segments(faces, max_gap, frozenset(cuts))
     if not segments:
-        raise TrackingError(
+        raise UserError(
+            "no_single_face",
             f"no face in any of the {count} frames; check that the face is clearly visible and large, or try another "
-            "--landmarks source"
+            "--landmarks source",
         )
     longest = max(segments, key=len)
     # A short detection at either end is more likely a detector's mistake than a person.
@@ -115,15 +109,17 @@ def follow(
     if len(segments) > 1:
         breaks = "; ".join(segment.ending for segment in segments[:-1])
         if keep == "error":
-            raise TrackingError(
+            raise UserError(
+                "no_single_face",
                 f"the face cannot be followed to the end: {breaks}; cut the video there, or take the longest part "
-                f"({spell(range(longest.first, longest.last + 1))}) with --keep longest"
+                f"({spell(range(longest.first, longest.last + 1))}) with --keep longest",
             )
         warnings.append(f"only the longest part was kept; the face could not be followed to the end: {breaks}")
     if len(longest) < min_share * count and keep == "error":
-        raise TrackingError(
+        raise UserError(
+            "no_single_face",
             f"only {len(longest)} of the {count} frames show the face ({spell(range(longest.first, longest.last + 1))})"
-            f", less than {min_share:.0%}; cut the video, or take that part with --keep longest"
+            f", less than {min_share:.0%}; cut the video, or take that part with --keep longest",
         )
     if cut_off := [*range(longest.first), *range(longest.last + 1, count)]:
         warnings.append(f"cut off: {spell(cut_off)} of {count}, before or after the followed face")
@@ -163,15 +159,6 @@ def scene_cuts(changes: Sequence[float]) -> list[int]:
     return found
 
 
-def spell(frames: Sequence[int] | np.ndarray | range) -> str:
-    """Frame numbers for a message: "frames 3-7, 12 (6)"."""
-    numbers = np.asarray(frames)
-    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    more = f" and {len(parts) - 10} more runs" if len(parts) > 10 else ""
-    return f"frame{'s' if len(numbers) > 1 else ''} {', '.join(parts[:10])}{more} ({len(numbers)})"
-
-
 def _segments(faces: Sequence[list[Face]], max_gap: int, cuts: frozenset[int]) -> list[_Segment]:
     """Follows the largest face as far as possible, then the largest one after that, and so on."""
     segments: list[_Segment] = []
@@ -194,7 +181,7 @@ def _segment_from(
     segment = _Segment({first: largest(faces[first])})
     for number in range(first + 1, len(faces)):
         if number in cuts:
-            segment.ending = f"the picture cuts to another shot at frame {number}"
+            segment.ending = f"the picture cuts to another shot at {spell(number)}"
             break
         last = segment.last
         if (nearest := _in_place(faces[number], segment.found[last].box)) is not None:
@@ -259,10 +246,11 @@ def _why_lost(faces: Sequence[list[Face]], segment: _Segment, number: int, max_g
     """Says why the face of the segment cannot be followed to frame ``number``."""
     lost = segment.last + 1
     if replaced := [i for i in segment.changed if i >= lost]:
-        return f"from frame {replaced[0]} on, another face replaces the followed one, last seen in frame {segment.last}"
+        last = spell(segment.last)
+        return f"from {spell(replaced[0])} on, another face replaces the followed one, last seen in {last}"
     if others := [i for i in range(lost, number + 1) if faces[i]]:
-        return f"from frame {others[0]} on, another face is in view, but not the followed one"
-    return f"no face for more than {max_gap} frames from frame {lost} on"
+        return f"from {spell(others[0])} on, another face is in view, but not the followed one"
+    return f"no face for more than {max_gap} frames from {spell(lost)} on"
 
 
 def _bridge(segment: _Segment) -> tuple[tuple[Face, ...], np.ndarray]:
@@ -294,5 +282,5 @@ def _others_in_view(faces: Sequence[list[Face]], segment: _Segment) -> list[str]
     doubt = f"; another is much larger in {spell(smaller)}: check that this is the right person" if smaller else ""
     return [
         f"several faces in {len(crowded)} of {len(segment)} frames; the followed one is around x {x:.0f}, y {y:.0f} "
-        f"in frame {crowded[0]}{doubt}"
+        f"in {spell(crowded[0])}{doubt}"
     ]

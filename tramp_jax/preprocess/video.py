@@ -1,6 +1,6 @@
 """Streams the frames of a video file, a folder of images or one image, and when each is shown.
 
-Only one frame is held at a time. If an input cannot be read, a ``VideoError`` names the file and says what to do.
+Only one frame is held at a time. If an input cannot be read, a ``UserError`` names the file and says what to do.
 """
 
 import os
@@ -18,7 +18,7 @@ from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
 from tramp_jax.data.rate import check as check_rate
-from tramp_jax.data.video_file import MAX_PIXELS, VideoError, VideoFile
+from tramp_jax.data.video_file import MAX_PIXELS, VideoFile
 from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -81,23 +81,21 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
       images_fps: frames per second of a folder of images, which does not record its rate.
 
     Raises:
-      VideoError: the path does not exist, is empty or cannot be read.
+      UserError: the path does not exist, is empty or cannot be read.
+      OSError: the file may not be opened.
     """
     path = Path(path).expanduser()
     if not path.exists():
         what = "a link that leads nowhere" if path.is_symlink() else "no such file or folder"
-        raise VideoError(f"{path}: {what}; check the path")
+        raise UserError("missing_file", f"{path}: {what}; check the path")
     if path.is_dir():
         return ImageFrames(path, images_fps)
     if not path.is_file():
-        raise VideoError(f"{path}: a pipe, socket or device, not a file or folder; name a file")
+        raise UserError("bad_path", f"{path}: a pipe, socket or device, not a file or folder; name a file")
     if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes); copy it again")
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        raise UserError("empty_file", f"{path}: the file is empty (0 bytes); copy it again")
+    with path.open("rb"):  # raises if it cannot be opened
+        pass
     if path.suffix.lower() not in (*IMAGES, *_UNREADABLE):
         return VideoFile(path)
     kind = _animation(path)
@@ -119,8 +117,8 @@ def expand_input(path: str | Path) -> list[Path]:
     of images.
 
     Raises:
-      VideoError: the folder cannot be opened, or holds videos or images beside folders of videos, at any depth, or
-        videos beside images.
+      UserError: ambiguous_folder if it holds videos or images beside folders of videos, at any depth, or videos beside
+        images.
     """
     path = Path(path).expanduser()
     if not path.is_dir() or (path / DESCRIPTION).is_file():
@@ -129,15 +127,17 @@ def expand_input(path: str | Path) -> list[Path]:
     if not (videos or images):
         return [path]
     if videos and images:
-        raise VideoError(
+        raise UserError(
+            "ambiguous_folder",
             f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so it "
-            "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders"
+            "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders",
         )
     below = list(_recordings_below(path))
     if left_out := next((file for file in below if file.suffix.lower() in VIDEOS), None):
-        raise VideoError(
+        raise UserError(
+            "ambiguous_folder",
             f"{path}: holds {(videos or images)[0].name} and a folder of videos ({left_out.parent.relative_to(path)}), "
-            "which would be left out; name the videos, or put those of this folder into one of their own"
+            "which would be left out; name the videos, or put those of this folder into one of their own",
         )
     stems = {file.stem for file in videos}
     others = [file for file in _files(path, None) if file.stem not in stems and file not in images]
@@ -167,25 +167,23 @@ class ImageFrames:
     """The images of a folder in natural order (2.png before 10.png), or one image, evenly spaced in time.
 
     Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
-    ``VideoError`` for an unreadable image and for images of different sizes. Gaps in the numbering and dark images give
-    a warning.
+    ``UserError`` for an unreadable image and for images of different sizes. Gaps in the numbering and dark images
+    give a warning.
     """
 
     def __init__(self, path: Path, fps: float):
-        try:
-            check_rate(fps, "--images-fps")
-        except UserError as error:
-            raise VideoError(f"{path}: {error}") from error
+        check_rate(fps, "--images-fps")
         self.path, self.rate = path, float(fps)
         self.files = [path] if path.is_file() else _files(path, (*IMAGES, *_UNREADABLE))
         if not self.files:
             inside = "".join(f"; its folders, such as {folder.name}, are not searched" for folder in _folders(path)[:1])
-            raise VideoError(
+            raise UserError(
+                "missing_frames",
                 f"{path}: the folder holds neither videos nor images ({', '.join(IMAGES)}){inside}; name a video file, "
-                "or a folder of videos or frames"
+                "or a folder of videos or frames",
             )
         if what := unclear_order(self.files):
-            raise VideoError(f"{path}: {what}; keep the images of one video, numbered in order")
+            raise UserError("unclear_order", f"{path}: {what}; keep the images of one video, numbered in order")
         missing = numbering_gaps(self.files)
         self.warnings: tuple[str, ...] = ()
         if missing:
@@ -199,17 +197,20 @@ class ImageFrames:
         brightest = 0
         for number, file in enumerate(self.files):
             if kind := _animation(file):
-                raise VideoError(f"{file}: an animated {kind} image is a video; name that file as the input")
+                raise UserError(
+                    "unsupported_image", f"{file}: an animated {kind} image is a video; name that file as the input"
+                )
             if _has_pages(file):
-                raise VideoError(f"{file}: has several pages; save each as an image of its own")
+                raise UserError("unsupported_image", f"{file}: has several pages; save each as an image of its own")
             image = _decode(file)
             if image is None:
-                raise VideoError(f"{file}: not a readable image; remove it or export it again")
+                raise UserError("unreadable_image", f"{file}: not a readable image; remove it or export it again")
             size = size or image.shape[:2]
             if image.shape[:2] != size:
-                raise VideoError(
+                raise UserError(
+                    "wrong_image_size",
                     f"{file}: has {image.shape[1]}×{image.shape[0]} pixels, but {self.files[0].name} has {size[1]}×"
-                    f"{size[0]}; all frames of a clip need the same size: use one folder for each video's frames"
+                    f"{size[0]}; all frames of a clip need the same size: use one folder for each video's frames",
                 )
             brightest = max(brightest, int(image.max()))
             yield number / self.rate, image
@@ -231,7 +232,7 @@ class AnimatedWebP:
         # The header of the file stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
-            raise VideoError(f"{path}: {width}×{height} pixels are too many; shrink it")
+            raise UserError("oversized_file", f"{path}: {width}×{height} pixels are too many; shrink it")
         self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
@@ -244,7 +245,9 @@ class AnimatedWebP:
                     yield seconds, np.array(image.convert("RGB"))
                     seconds += step
         except (OSError, EOFError, SyntaxError) as error:
-            raise VideoError(f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4") from error
+            raise UserError(
+                "unreadable_video", f"{self.path}: cannot be decoded ({error}); export it again, or as .mp4"
+            ) from error
 
 
 def _animation(path: Path) -> str:
@@ -286,32 +289,30 @@ def _decode(file: Path) -> np.ndarray | None:
     """Decodes an image to (H, W, 3) uint8 RGB; None if the file is not an image."""
     try:
         if file.stat().st_size > images.MAX_BYTES:
-            raise VideoError(f"{file}: larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller")
+            raise UserError(
+                "oversized_file",
+                f"{file}: larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller",
+            )
         content = file.read_bytes()
         if content:
             images.check_size(content)
-    except OSError as error:
-        raise VideoError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error
     except images.ImageFault as error:
-        raise VideoError(f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
+        raise UserError(error.args[0], f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
     with _SilentOpenCV():
         try:
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
             # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
             reason = str(getattr(error, "err", error)).strip() or type(error).__name__
-            raise VideoError(
-                f"{file}: not a readable image ({reason}); remove it or export it again, smaller"
+            raise UserError(
+                "unreadable_image", f"{file}: not a readable image ({reason}); remove it or export it again, smaller"
             ) from error
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _files(folder: Path, endings: Sequence[str] | None) -> list[Path]:
     """The files of a folder with one of the endings (None for any), and broken links; see ``files_in``."""
-    try:
-        return files_in(folder, endings, broken=True)
-    except OSError as error:
-        raise VideoError(f"{folder}: cannot be opened ({error.strerror}); check its permissions") from error
+    return files_in(folder, endings, broken=True)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -320,7 +321,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 class _SilentOpenCV:
-    """Silences OpenCV's log, because a file that it cannot read becomes a ``VideoError``."""
+    """Silences OpenCV's log, because a file that it cannot read becomes a ``UserError``."""
 
     def __enter__(self) -> None:
         self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

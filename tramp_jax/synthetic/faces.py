@@ -2,10 +2,10 @@
 
 Drawn people of different shape, skin, hair, room and camera make the five PFED5 expressions with a severity of 0-4.
 Like hypomimia, severity reduces the range, speed, promptness and symmetry of movements and the number of blinks, and
-adds tremor. Nothing else depends on it: each random choice has its own stream, seeded by (seed, purpose, subject,
-expression, clip). So a clip depends only on its seed and its place, in whatever order you read clips.
+adds tremor. Each random choice has its own stream, seeded by (seed, purpose, subject, expression, clip). So a clip
+depends only on its seed and its place, in whatever order you read clips.
 
-``cues`` chooses what shows the severity, to find out what each stream of a model reads:
+``cues`` chooses what shows the severity, to find out what each stream of a model reads. Nothing else depends on it:
 
 | cues | the motion of landmarks | bulging cheeks, folds and lines, see ``skin`` |
 |---|---|---|
@@ -49,7 +49,7 @@ _BIAS, _JITTER = 0.8, 0.5  # pixels; the detector's error of a point in all fram
 
 
 class Stream(enum.IntEnum):
-    """Purposes of random numbers. No two share a stream, so only motion can depend on the severity."""
+    """Purposes of random numbers. No two share a stream, so nothing but the chosen cues depends on the severity."""
 
     SHAPE = 0
     LOOK = 1
@@ -82,7 +82,7 @@ def _look(seed: int, subject: int) -> Look:
 
 
 class SyntheticFaces(ClipSource):
-    """Clips of ``num_subjects`` × expressions × ``clips_per_subject`` clips.
+    """``num_subjects`` × expressions × ``clips_per_subject`` clips.
 
     Scores are independent of the people. In each run of five subjects, each score occurs once per expression; further
     clips of the same subject and expression differ by at most one step. ``pixels`` come from the rendered frame before

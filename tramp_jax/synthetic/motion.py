@@ -1,6 +1,6 @@
 """How a drawn face moves: its expressions over time, and how hypomimia of severity 0-4 impairs them.
 
-Severity affects only the motion. At time 0 every action is exactly 0, so the first frame shows the neutral face. Times
+``skin`` can show severity, too. At time 0 every action is exactly 0, so the first frame shows the neutral face. Times
 are in seconds from the start of the clip, rates per second.
 
 To add an expression, append it to ``TARGETS``. To add a sign of severity, add it to ``Impairment`` and apply it in

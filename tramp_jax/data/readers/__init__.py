@@ -9,5 +9,6 @@ A reader defines three names:
   ``problems``; the clips check their own files.
 """
 
+BUILT_IN = "synthetic"  # needs no files
 # A module is imported when its data set is first used.
-READERS = ("synthetic", "youtubepd", "pfed5", "neuroface", "dfew", "ravdess", "folder", "tables")
+READERS = (BUILT_IN, "youtubepd", "pfed5", "neuroface", "dfew", "ravdess", "folder", "tables")

@@ -18,6 +18,7 @@ import numpy as np
 
 from tramp_jax.data import clip_files, tables
 from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import list_file, part_folder, root_folder
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
@@ -132,7 +133,7 @@ def _undetected(info: ClipInfo, path: Path) -> str:
     undetected = ~np.isfinite(points).all((1, 2)) | (points == 0).all((1, 2))
     if not undetected.any():
         return ""
-    where = f"{undetected.sum()} of {len(points)} frames, first in frame {undetected.argmax() + 1}"
+    where = f"{undetected.sum()} of {len(points)} frames, first in {spell(undetected.argmax())}"
     return f"{path}: no face in {where}"
 
 

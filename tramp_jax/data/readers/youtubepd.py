@@ -207,8 +207,8 @@ def read_frame(path: Path) -> np.ndarray:
             what = f"{path}: landmark {name} is {reprlib.repr(point)}, not integer x and y in pixels of the crop"
             raise _refused("landmarks_out_of_crop", what)
     frame = np.array([(points[name]["x"], points[name]["y"]) for name in FACEPP_106], np.float32)
-    number = int(path.stem) if path.stem.isdecimal() else 1
-    for kind, what in landmark_checks.faults(frame[None], first=number):
+    first = int(path.stem) - 1 if path.stem.isdecimal() else 0  # files are numbered from 1
+    for kind, what in landmark_checks.faults(frame[None], first=first):
         raise _refused(kind, f"{path}: {what}")
     return frame
 

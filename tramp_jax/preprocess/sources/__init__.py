@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tramp_jax.errors import UserError
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
-from tramp_jax.preprocess.faces import LandmarkSource, SourceError
+from tramp_jax.preprocess.faces import LandmarkSource
 from tramp_jax.preprocess.video import short_name
 
 __all__ = [
@@ -69,7 +69,7 @@ def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
     """Opens the source called ``name``, one of ``SOURCES``.
 
     Raises:
-      SourceError: the name is unknown, a package or model file is missing, or the tracks cannot be read.
+      UserError: the name is unknown, a package or model file is missing, or the tracks cannot be read.
     """
     if name == "mediapipe":
         from tramp_jax.preprocess.sources.mediapipe import MediaPipe
@@ -83,18 +83,23 @@ def open_landmark_source(name: str, options: SourceOptions) -> LandmarkSource:
         from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade
 
         if options.detector not in DETECTORS:
-            raise SourceError(f"unknown --detector {options.detector!r}; choose from {', '.join(DETECTORS)}")
+            raise UserError(
+                "bad_option", f"unknown --detector {options.detector!r}; choose from {', '.join(DETECTORS)}"
+            )
         return LucasKanade(open_landmark_source(options.detector, options))
     if name == "tracks":
         from tramp_jax.preprocess.sources.tracks import Tracks
 
         if options.tracks is None:
-            raise SourceError("--landmarks tracks needs --tracks FILE, the point tracks of this video (.npz or .npy)")
+            raise UserError(
+                "missing_option",
+                "--landmarks tracks needs --tracks FILE, the point tracks of this video (.npz or .npy)",
+            )
         return Tracks(options.tracks, options.tracks_size)
     if name == "table":
         from tramp_jax.preprocess.sources.table import Table
 
         if options.tracks is None:
-            raise SourceError("--landmarks table reads the table next to each video; name a video")
+            raise UserError("missing_option", "--landmarks table reads the table next to each video; name a video")
         return Table(options.tracks)
-    raise SourceError(f"unknown landmark source {name!r}; choose from {', '.join(SOURCES)}")
+    raise UserError("bad_option", f"unknown landmark source {name!r}; choose from {', '.join(SOURCES)}")

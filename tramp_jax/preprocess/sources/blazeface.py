@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tramp_jax.preprocess.faces import SourceError, area, overlap
+from tramp_jax.errors import UserError
+from tramp_jax.preprocess.faces import area, overlap
 
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
@@ -32,19 +33,20 @@ def interpreter(model: Path) -> Any:
     """Opens a model file with LiteRT, on one thread.
 
     Raises:
-      SourceError: the package is not installed, or the file is not a model.
+      UserError: the package is not installed, or the file is not a model.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise SourceError(
-            f'--landmarks mediapipe needs the package ai-edge-litert ({error}): pip install "tramp_jax[mediapipe]"'
+        raise UserError(
+            "missing_package",
+            f'--landmarks mediapipe needs the package ai-edge-litert ({error}): pip install "tramp_jax[mediapipe]"',
         ) from error
     try:
         opened = Interpreter(model_path=str(model), num_threads=1)
         opened.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise SourceError(f"{model}: not a TensorFlow Lite model that LiteRT can run ({error})") from error
+        raise UserError("bad_model", f"{model}: not a TensorFlow Lite model that LiteRT can run ({error})") from error
     return opened
 
 
@@ -58,8 +60,8 @@ class Detector:
         try:
             self._boxes, self._scores = outputs[(1, 896, 16)], outputs[(1, 896, 1)]
         except KeyError:
-            raise SourceError(
-                f"{model}: not MediaPipe's short-range face detector (its outputs are {outputs})"
+            raise UserError(
+                "bad_model", f"{model}: not MediaPipe's short-range face detector (its outputs are {outputs})"
             ) from None
         self._anchors = _anchors()
 

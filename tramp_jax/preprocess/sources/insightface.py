@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.preprocess import download
-from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError
+from tramp_jax.preprocess.faces import MAX_SIDE, Face
 
 PACKAGE = "buffalo_l"
 FOLDER = Path("~/.insightface/models") / PACKAGE  # InsightFace's own folder
@@ -51,7 +52,7 @@ class InsightFace:
       fetch: download the models if they are missing.
 
     Raises:
-      SourceError: the package or its models are missing, or cannot be loaded.
+      UserError: the package or its models are missing, or cannot be loaded.
     """
 
     name, layout, max_side = "insightface", "insightface106", MAX_SIDE
@@ -62,17 +63,20 @@ class InsightFace:
         try:
             from insightface.app import FaceAnalysis
         except ImportError as error:
-            raise SourceError(
-                f'--landmarks insightface needs the package insightface ({error}): pip install "tramp_jax[insightface]"'
+            raise UserError(
+                "missing_package",
+                f'--landmarks insightface needs its package ({error}): pip install "tramp_jax[insightface]"',
             ) from error
         try:
             self._app = FaceAnalysis(str(folder), allowed_modules=["detection", "landmark_2d_106", "landmark_3d_68"])
         except Exception as error:  # InsightFace asserts, ONNX Runtime has its own exceptions
-            raise SourceError(
-                f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
+            raise UserError(
+                "bad_model", f"{folder}: InsightFace cannot load these models ({error!r}); {_how_to_get(folder)}"
             ) from error
         if "landmark_2d_106" not in self._app.models:
-            raise SourceError(f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}")
+            raise UserError(
+                "bad_model", f"{folder / LANDMARKS}: not InsightFace's model of 106 points; {_how_to_get(folder)}"
+            )
         # Set explicitly: InsightFace changed its default size in version 2.
         self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
         self.seconds: dict[str, float] = {}
@@ -109,7 +113,7 @@ def find_models(models_dir: Path | None, fetch: bool) -> Path:
     """Returns the folder with the model files; with ``fetch``, first downloads missing ones.
 
     Raises:
-      SourceError: the files are missing, or the download failed.
+      UserError: the files are missing, or the download failed.
     """
     root = Path(models_dir if models_dir else FOLDER).expanduser()
     for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
@@ -117,7 +121,9 @@ def find_models(models_dir: Path | None, fetch: bool) -> Path:
             return folder
     if not fetch:
         missing = [file for file in REQUIRED if not (root / file).is_file()]
-        raise SourceError(f"{root}: InsightFace's models {' and '.join(missing)} are missing. {_how_to_get(root)}")
+        raise UserError(
+            "missing_file", f"{root}: InsightFace's models {' and '.join(missing)} are missing. {_how_to_get(root)}"
+        )
     install(ADDRESS, root)
     return root
 
@@ -126,33 +132,39 @@ def install(address: str, folder: Path, checksums: Mapping[str, str] = SHA256) -
     """Downloads the model package, checks the files with known ``checksums``, and puts them into ``folder``.
 
     Raises:
-      SourceError: see ``download.fetch``; a file is missing from the package or has the wrong checksum; or ``folder``
+      UserError: see ``download.fetch``; a file is missing from the package or has the wrong checksum; or ``folder``
         cannot be written.
     """
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / f"{PACKAGE}.zip"
         try:
             download.fetch(address, package)
-        except SourceError as error:
-            raise SourceError(f"{address}: {_cause(error, address)}. {_how_to_get(folder)}") from error
+        except UserError as error:
+            raise UserError(error.kind, f"{address}: {_cause(error, address)}. {_how_to_get(folder)}") from error
         try:
             with zipfile.ZipFile(package) as archive:
                 members = {Path(name).name: name for name in archive.namelist()}
                 contents = {file: archive.read(members[file]) for file in checksums}
         except (zipfile.BadZipFile, KeyError) as error:
-            raise SourceError(f"{address}: not the expected model package ({error}); {_how_to_get(folder)}") from error
+            raise UserError(
+                "bad_model", f"{address}: not the expected model package ({error}); {_how_to_get(folder)}"
+            ) from error
     for file, content in contents.items():
         if hashlib.sha256(content).hexdigest() != checksums[file]:
-            raise SourceError(f"{address}: its {file} has the wrong checksum, so it is not used. {_how_to_get(folder)}")
+            raise UserError(
+                "bad_model", f"{address}: its {file} has the wrong checksum, so it is not used. {_how_to_get(folder)}"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             write_atomically(folder / file, content)
     except OSError as error:
-        raise SourceError(f"{folder}: cannot be written ({error.strerror}); choose another --models-dir") from error
+        raise UserError(
+            "cannot_write", f"{folder}: cannot be written ({error.strerror}); choose another --models-dir"
+        ) from error
 
 
-def _cause(error: SourceError, address: str) -> str:
+def _cause(error: UserError, address: str) -> str:
     """The reason in a ``download.fetch`` error, without its address and its advice on a temporary file."""
     return str(error).removeprefix(f"{address}: ").split(";")[0]
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from tramp_jax.data.landmarks import SLOT_NAMES
-from tramp_jax.preprocess.faces import MAX_SIDE, Face, SourceError, area, enclosing, overlap
+from tramp_jax.errors import UserError
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, area, enclosing, overlap
 from tramp_jax.preprocess.sources import blazeface
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -71,7 +72,7 @@ class MediaPipe:
       models_dir: folder with the two model files; None for those in this package.
 
     Raises:
-      SourceError: LiteRT or a model is missing.
+      UserError: LiteRT or a model is missing.
     """
 
     name, layout, max_side = "mediapipe", "points63", MAX_SIDE
@@ -81,7 +82,9 @@ class MediaPipe:
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
-                raise SourceError(f"{folder / file}: no such model; omit --models-dir to use the one in this package")
+                raise UserError(
+                    "missing_file", f"{folder / file}: no such model; omit --models-dir to use the one in this package"
+                )
         self._detector = blazeface.Detector(folder / DETECTOR)
         self._mesh = blazeface.interpreter(folder / MESH)
         self._input = self._mesh.get_input_details()[0]["index"]
@@ -89,7 +92,9 @@ class MediaPipe:
         try:
             self._vertices, self._presence = outputs[3 * NUM_VERTICES], outputs[1]
         except KeyError:
-            raise SourceError(f"{folder / MESH}: not MediaPipe's face mesh of {NUM_VERTICES} points") from None
+            raise UserError(
+                "bad_model", f"{folder / MESH}: not MediaPipe's face mesh of {NUM_VERTICES} points"
+            ) from None
         self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:

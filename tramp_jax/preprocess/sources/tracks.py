@@ -22,8 +22,9 @@ import numpy as np
 from tramp_jax.data import gaps
 from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.preprocess.faces import Face, SourceError, enclosing
+from tramp_jax.preprocess.faces import Face, enclosing
 
 LAYOUT_OF = {
     LAYOUTS[name].num_points: name for name in ("points63", "insightface106", "insightface73", "insightface71")
@@ -49,7 +50,7 @@ class Tracks:
       size: (width, height) of the tracked frames; None for the video's own.
 
     Raises:
-      SourceError: the file cannot be read, or its arrays have another layout.
+      UserError: the file cannot be read, or its arrays have another layout.
     """
 
     name, max_side = "tracks", None  # frames are not reduced: coordinates refer to full-size frames
@@ -58,12 +59,12 @@ class Tracks:
         self.path = Path(path).expanduser()
         self._size = size
         if size is not None and min(size) < 1:
-            raise SourceError(f"--tracks-size {size[0]}x{size[1]}: both numbers must be above 0")
+            raise UserError("bad_option", f"--tracks-size {size[0]}x{size[1]}: both numbers must be above 0")
         points, visible = self._read(self.path)
         self.layout = LAYOUT_OF[points.shape[1]]
         never = np.flatnonzero(~visible.any(axis=0))
         if len(never):
-            raise SourceError(f"{self.path}: no frame shows points {never[:10].tolist()}; track them again")
+            raise UserError("bad_tracks", f"{self.path}: no frame shows points {never[:10].tolist()}; track them again")
         for point in np.flatnonzero(~visible.all(axis=0)):
             seen = np.flatnonzero(visible[:, point])
             points[:, point] = gaps.interpolated(points[:, point], seen, np.arange(len(points)))
@@ -74,7 +75,7 @@ class Tracks:
         """See ``LandmarkSource``.
 
         Raises:
-          SourceError: the tracks have more or fewer frames than the video.
+          UserError: the tracks have more or fewer frames than the video.
         """
         self.seconds = {"landmarks": 0.0}
         count = 0
@@ -89,25 +90,33 @@ class Tracks:
             self.seconds["landmarks"] += time.perf_counter() - started
             yield [] if score < MIN_VISIBLE else [Face(_box(points), score, points)]
         if count != len(self._points):
-            raise SourceError(
+            raise UserError(
+                "wrong_frame_count",
                 f"{self.path}: has tracks for {len(self._points)} frames, but the video has {count}; track all frames "
-                "of this video"
+                "of this video",
             )
 
     @staticmethod
     def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Reads points (T, P, 2) float64 and visibility (T, P) bool. A subclass reads another kind of file."""
         if not path.is_file():
-            raise SourceError(f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)")
+            raise UserError(
+                "missing_file",
+                f"{path}: no such file; save the tracks with numpy.savez(FILE, tracks=..., visibles=...)",
+            )
         try:
             with path.open("rb") as file:
                 is_npz = file.read(2) == b"PK"
             arrays = load_npz(path) if is_npz else {"tracks": load_npy(path)}
         except Exception as error:  # a damaged file raises almost anything
-            raise SourceError(f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez") from error
+            raise UserError(
+                "unreadable_array", f"{path}: not a plain .npz or .npy file ({error}); save it with numpy.savez"
+            ) from error
         name = next((name for name in _TRACKS if name in arrays), None)
         if name is None:
-            raise SourceError(f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}")
+            raise UserError(
+                "bad_tracks", f"{path}: contains {sorted(arrays)}, but no array called {' or '.join(_TRACKS)}"
+            )
         points = arrays[name]
         points_first = _is_points_first(path, name, points)
         if points.ndim == 4:
@@ -134,20 +143,23 @@ def _is_points_first(path: Path, name: str, points: np.ndarray) -> bool:
     if len(shape) == 3 and shape[2] == 2 and np.issubdtype(points.dtype, np.number):
         firsts, seconds = shape[0] in LAYOUT_OF, shape[1] in LAYOUT_OF
         if firsts and seconds and name != _TIME_FIRST:
-            raise SourceError(
+            raise UserError(
+                "wrong_shape",
                 f"{path}: {name} of shape {points.shape} is ambiguous, because the number of frames could be a number "
-                f"of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}"
+                f"of points; save the tracks as (frames, points, 2) under the name {_TIME_FIRST}",
             )
         if firsts or seconds:
             return not seconds  # if both fit, the name has said that time comes first
         if NUM_LANDMARKS in shape[:2]:
-            raise SourceError(
+            raise UserError(
+                "wrong_shape",
                 f"{path}: tracks of shape {points.shape} have the 63 points, but not the nose tip that centres them; "
-                "add it as the 64th"
+                "add it as the 64th",
             )
-    raise SourceError(
+    raise UserError(
+        "wrong_shape",
         f"{path}: tracks of shape {points.shape} are neither (points, frames, 2), as TAPIR saves them, nor (1, frames, "
-        f"points, 2), as CoTracker does, with {', '.join(map(str, LAYOUT_OF))} points"
+        f"points, 2), as CoTracker does, with {', '.join(map(str, LAYOUT_OF))} points",
     )
 
 
@@ -163,14 +175,17 @@ def _visibility(path: Path, arrays: dict[str, np.ndarray], points_first: bool, s
         values = values[0]
     values = values.T if points_first else values
     if values.shape != shape:
-        raise SourceError(f"{path}: {name} has shape {arrays[name].shape}, which does not match the tracks")
+        raise UserError(
+            "wrong_shape", f"{path}: {name} has shape {arrays[name].shape}, which does not match the tracks"
+        )
     if values.dtype != bool:
         if np.isfinite(values).all() and ((values >= 0) & (values <= 1)).all():
             values = values > 0.5
         else:
-            raise SourceError(
+            raise UserError(
+                "bad_tracks",
                 f"{path}: {name} has values outside 0 to 1; save TAPIR's visibles after postprocess_occlusions, not "
-                "its logits"
+                "its logits",
             )
     return ~values if name in _HIDDEN else values
 
