@@ -107,6 +107,17 @@ def encode(
     return path
 
 
+def damage(path: Path, numbers: Iterable[int]) -> Path:
+    """Overwrites the content of these packets of a video with zeros."""
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for at, size in (places[number] for number in numbers):
+        content[at : at + size] = bytes(size)
+    path.write_bytes(content)
+    return path
+
+
 def _marked(frame: av.VideoFrame, field: str) -> av.VideoFrame:
     """Marks a frame as interlaced, with field order "tff" or "bff"."""
     if not field:

@@ -71,6 +71,39 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     assert not list(path.parent.iterdir())
 
 
+@pytest.mark.parametrize("name", ["笑" * 85, "x" * 251 + ".csv", "笑" * 83 + ".csv"])
+def test_a_long_name_can_be_written_and_locked(tmp_path, name):
+    with locked(tmp_path / name):
+        write_atomically(tmp_path / name, "text")
+        with user_error("in_use", name), locked(tmp_path / name):
+            pass
+        with locked(tmp_path / (name[:-1] + "y")):  # another file
+            pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "text")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["view", "clip", "--out", "FILE.mp4"],
+        ["view", "clip", "--out", "FILE.png"],
+        ["preprocess", "a.mp4", "--landmarks", "table", "--queries", "FILE.npz"],
+        ["preprocess", "a.mp4", "--landmarks", "table", "--queries", "FILE"],
+        ["export", "--checkpoint", "run", "--out", "FILE.onnx"],
+        ["validate", "--dataset", "pfed5", "--root", "data", "--json", "FILE.json"],
+    ],
+)
+def test_no_file_is_replaced_unasked(tmp_path, command):
+    file = tmp_path / command[-1].replace("FILE", "patient")
+    there = file if file.suffix else file.with_suffix(".npz")
+    there.write_text("precious")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command[:-1], str(file)])
+    assert stopped.value.__context__.kind == "file_exists"
+    assert all(fact in str(stopped.value.__context__) for fact in (str(there), "--overwrite"))
+    assert there.read_text() == "precious"
+
+
 _KILLED = """
 import os, pathlib, signal, sys
 from tramp_jax import files
@@ -112,7 +145,7 @@ def test_a_converted_file_is_never_missing_while_it_is_replaced(tmp_path, monkey
 # Lines that write files in a folder of their own, which gets its name when it is complete, or rows that are whole or
 # left out when they are read.
 _WRITES_SAFELY = {
-    "tramp_jax/data/clip_folder.py": 5,
+    "tramp_jax/data/clip_folder.py": 6,
     "tramp_jax/cli/score.py": 1,
     "tramp_jax/training_log.py": 1,
     "convert_weights/store.py": 1,

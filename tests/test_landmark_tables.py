@@ -87,6 +87,11 @@ def test_a_real_table_of_openface():
     assert middle["nose_middle_contour"][1] < middle["mouth_upper_lip_bottom"][1] < middle["mouth_lower_lip_top"][1] + 3
 
 
+@pytest.mark.parametrize(("yes", "no"), [("TRUE", "FALSE"), ("True", "False")])
+def test_a_truth_value_is_one_or_zero(table, yes, no):
+    assert landmark_tables.read_trajectory(table(success=[yes] * 20 + [no] * 3 + [yes] * 37)).interpolated.sum() == 3
+
+
 @pytest.mark.parametrize("column", ["success", "confidence"])
 def test_short_gaps_are_interpolated(table, points, column):
     whole = landmark_tables.read_trajectory(table()).points

@@ -14,7 +14,7 @@ import pytest
 
 from configs import neuroface as recipe
 from tests.linear import linear_model
-from tests.preprocess_inputs import encode, square, woven
+from tests.preprocess_inputs import damage, encode, grey, square, woven
 from tests.published_layouts import NEUROFACE_OFFSET, frame_number, write_neuroface
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
@@ -329,6 +329,13 @@ def test_a_video_that_ends_too_early_is_reported(root):
         source[1]
     video.write_bytes(b"no video")
     assert [x.kind for x in source.check(0)[0]] == ["unreadable_video"]
+
+
+def test_frames_after_a_damaged_one_are_not_read_under_other_numbers(tmp_path):
+    path = damage(encode(tmp_path / "a.avi", grey(40), "mjpeg", pixels="yuvj420p"), [30])
+    assert len(list(neuroface.read_video(path, 3, 8))) == 6
+    with user_error("damaged_video", path):
+        list(neuroface.read_video(path, 25, 35))
 
 
 def test_an_interlaced_video_of_non_square_pixels_is_read_as_a_player_shows_it(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.landmark_table_files import drawn68
 from tests.preprocess_inputs import (
     SLOTS,
     SquareSource,
+    encode,
     grid,
     moved,
     photograph,
@@ -37,7 +39,7 @@ from tramp_jax.data.clips import ClipInfo, decode_frame
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder
 from tramp_jax.data.source import Wanted
-from tramp_jax.files import locked
+from tramp_jax.files import hidden, locked
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
@@ -48,6 +50,7 @@ from tramp_jax.preprocess import (
     preprocess_video,
     tracking,
 )
+from tramp_jax.preprocess.clip import _FirstPass
 from tramp_jax.preprocess.video import open_frames
 
 
@@ -243,6 +246,21 @@ def test_a_second_preprocess_into_one_folder_is_refused(tmp_path, portrait, caps
     assert not (tmp_path / "clips").exists()
 
 
+def test_a_shard_and_the_whole_are_not_made_at_once(tmp_path):
+    out, one, two = tmp_path / "clips", shards.parse("1/2"), shards.parse("2/2")
+    with shards.locked(out, one):
+        for other in (one, None):
+            with user_error("in_use", out.parent), shards.locked(out, other):
+                pass
+        with shards.locked(out, two):
+            pass
+        with user_error("in_use", out), shards.locked(out, None):  # the second shard has left the lock of the first
+            pass
+    with shards.locked(out, None), user_error("in_use", out), shards.locked(out, one):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_takes_a_list(tmp_path, portrait):
     listed = tmp_path / "videos.csv"
     listed.write_text(f"path,subject,expression,score,symmetry,group\n{portrait},anna,smile,2,1.5,patients\n", "utf-8")
@@ -331,6 +349,93 @@ def test_what_was_changed_in_a_list_is_named(tmp_path, monkeypatch, capsys):
     assert all(fact in outputs[2] for fact in ("subject ben, not anna", "score 4, not 3", "group PD", "clips.csv"))
     (row,) = rows(tmp_path / "out" / "clips.csv")
     assert (row["subject"], row["score"]) == ("anna", "3")
+    for options, told in (([], False), (["--score", "3"], False), (["--score", "4"], True), (["--subject", "b"], True)):
+        assert cli.main(["preprocess", str(tmp_path / "a"), "--out", str(tmp_path / "out"), *options]) == 0
+        assert ("warning: a: the command has" in capsys.readouterr().out) == told
+
+
+# Landmarks from files
+
+
+def write_landmarks(path, seed=0, count=12):
+    """A table, or tracks; each seed has another face."""
+    points = landmark_table_files.drawn68(seed, count)
+    if path.suffix == ".csv":
+        return landmark_table_files.write(path, landmark_table_files.openface(points))
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, pred_tracks=landmarks.from_ibug68(points))
+    return path
+
+
+def noise(seed=0, count=12):
+    picture = np.random.default_rng(seed).integers(0, 200, (36, 48, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    return [picture + np.uint8(i) for i in range(count)]
+
+
+def test_tracks_of_one_person_are_not_used_for_another(tmp_path, capsys):
+    videos = [str(write_video(tmp_path / name / "smile.mp4", noise(i))) for i, name in enumerate("ab")]
+    videos.append(str(write_images(tmp_path / "take.1", noise(3))))
+    for name in ("smile", "take", "take.1"):
+        write_landmarks(tmp_path / "tracks" / f"{name}.npz")
+    command = ["preprocess", *videos, "--landmarks", "tracks", "--tracks", str(tmp_path / "tracks"), "--out"]
+    assert cli.main([*command, str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert all(f"error: {tmp_path / 'tracks' / name}" in told for name in ("a_smile.npz", "b_smile.npz"))
+    assert [row["path"] for row in rows(tmp_path / "out" / "clips.csv")] == ["take.1"]
+
+
+@pytest.mark.parametrize("command", ["preprocess", "score"])
+def test_one_table_is_not_read_for_two_videos(tmp_path, command):
+    videos = [str(tmp_path / name) for name in ("smile.mp4", "smile.mov")]
+    write_landmarks(tmp_path / "smile.csv")
+    for video in videos:
+        shutil.copy(write_video(tmp_path / "a.mp4", noise()), video)
+    if command == "preprocess":
+        (tmp_path / "b").mkdir()
+        shutil.move(videos[1], tmp_path / "b" / "b.mov")
+        (tmp_path / "b" / "b.csv").symlink_to(tmp_path / "smile.csv")
+        videos[1] = str(tmp_path / "b" / "b.mov")
+    flags = ["--checkpoint", "run"] if command == "score" else []
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, *videos, "--landmarks", "table", *flags, "--out", str(tmp_path / "out")])
+    assert stopped.value.__context__.kind == "bad_data"
+    assert all(video in str(stopped.value.__context__) for video in videos)
+
+
+def test_the_table_of_a_folder_has_its_whole_name(tmp_path):
+    folders = [str(write_images(tmp_path / name, noise())) for name in ("P.1", "P.2")]
+    for name in ("P.1", "P.2", "P"):
+        write_landmarks(tmp_path / f"{name}.csv", seed=len(name) + int(name[-1] == "2"))
+    assert cli.main(["preprocess", *folders, "--landmarks", "table", "--out", str(tmp_path / "out")]) == 0
+    found = [np.load(tmp_path / "out" / name / "landmarks.npy") for name in ("P.1", "P.2")]
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["eva.mp4", "eva.csv", "frames"])
+def test_a_clip_of_a_file_that_was_replaced_is_not_taken_for_the_new_one(tmp_path, capsys, name):
+    video = write_video(tmp_path / "eva.mp4", noise())
+    if name == "frames":
+        video = write_images(tmp_path / "frames", noise())
+    write_landmarks(video.with_suffix(".csv"))
+    out = tmp_path / "out"
+    command = ["preprocess", str(video), "--landmarks", "table", "--out", str(out)]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    evidence = out / video.stem / batch.EVIDENCE
+    before = evidence.read_text()
+    replaced = video / "3.png" if name == "frames" else tmp_path / name
+    os.utime(replaced, ns=(0, replaced.stat().st_mtime_ns + 1))
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    told = capsys.readouterr().err
+    assert all(fact in told for fact in (f"another {name}", "--overwrite"))
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert cli.main(command) == 0
+    found = json.loads(before)
+    assert found["options"].pop(name)
+    evidence.write_text(json.dumps(found))  # as an earlier version wrote it
+    assert cli.main(command) == 0
+    assert "1 already there" in capsys.readouterr().out
 
 
 def test_a_clip_of_another_video_with_the_same_name_is_not_overwritten(tmp_path):
@@ -390,6 +495,26 @@ def test_frames_that_a_camera_did_not_take_give_a_warning(tmp_path):
             assert "12 of 24 frames" in repeated[0]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(("motion", "noise"), [(0.3, 0), (0, 5), (0.3, 2), (4, 2)])
+def test_repeated_frames_are_known_in_spite_of_lossy_encoding(tmp_path, codec, motion, noise):
+    random, face = np.random.default_rng(0), cv2.resize(photograph(), (256, 300))
+
+    def seen(repeat):
+        """The warnings about a face that sways; each frame is shown ``repeat`` times."""
+        shifts = [(motion * np.sin(0.18 * repeat * t), motion * np.cos(0.1 * repeat * t)) for t in range(60 // repeat)]
+        taken = [frame + random.normal(0, noise, face.shape) for frame in moved(face, shifts)]
+        frames = [frame.clip(0, 255).astype(np.uint8) for frame in taken for _ in range(repeat)]
+        first_pass, rate = _FirstPass(), {"b": "1000000"}
+        for _ in first_pass.watch(open_frames(encode(tmp_path / "a.mp4", frames, codec, options=rate)), None):
+            pass
+        return first_pass.warnings()
+
+    assert not seen(1)
+    if motion > 1:
+        assert "of 60 frames repeat" in seen(2)[0]
+
+
 def test_the_evidence_records_source_and_warnings(tmp_path):
     video = write_images(tmp_path / "a clip", [square(100, 80, 64 * (t > 1)) for t in range(12)])
     (job,) = batch.jobs_of([video], "", "smile", 1.0)
@@ -431,7 +556,8 @@ def test_ids_have_no_spaces_and_stay_different(tmp_path):
 
 def test_a_folder_of_videos_expands_to_the_videos(tmp_path):
     videos = [write_video(tmp_path / "videos" / f"{number}.MP4", [square(9, 9, 9)] * 2) for number in (10, 2)]
-    for name in ("11.MTS", "12.3gp", "13.gif"):
+    names = "11.MTS 12.3gp 13.gif 14.m2v 15.h264 16.MJPG 17.dav 18.rmvb 19.mjpeg 20.ogm"
+    for name in names.split():
         videos.insert(0, tmp_path / "videos" / name)
         videos[0].touch()
     (tmp_path / "videos" / "notes.txt").touch()
@@ -458,6 +584,22 @@ def test_a_folder_of_videos_is_not_read_in_part(tmp_path):
     (tmp_path / "a.mp4").unlink()
     with user_error("missing_frames", tmp_path, "day1"):
         open_frames(tmp_path)
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, capsys):
+    for name in ("a.mp4", "a.idx", "notes.txt", "b.xyz", "clips/a/1.png", "clips/a/clip.json", "ben/1/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert expand_input(tmp_path) == [tmp_path / "a.mp4"]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "b.xyz, ben/1/;" in warning
+    (tmp_path / "day1" / "carl").mkdir(parents=True)
+    (tmp_path / "day1" / "carl" / "c.mp4").touch()
+    for name in ("a.mp4", "1.png"):
+        with user_error("ambiguous_folder", tmp_path, name, "day1/carl"):
+            expand_input(tmp_path)
+        (tmp_path / "a.mp4").unlink(missing_ok=True)
+        (tmp_path / "1.png").touch()
 
 
 @pytest.mark.parametrize("leads_to", ["gone.mp4", "a.mp4"])
@@ -623,10 +765,10 @@ for moment in range(moments):
 
 
 def test_a_killed_preprocess_goes_on_where_it_was(tmp_path, monkeypatch):
-    """Killed at each moment when a file or folder gets its name: the list, then folder, evidence and row of a clip."""
+    """Killed at each moment when a file or folder gets its name: the list, then folder and row of a clip."""
     monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
     videos = [write_images(tmp_path / name, [square(100, 80, 64)] * 8) for name in "ab"]
-    command, moments = ["preprocess", *map(str, videos), "--out"], 1 + 3 * 2
+    command, moments = ["preprocess", *map(str, videos), "--out"], 1 + 2 * 2
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
     killed = [sys.executable, "-c", _KILLED, str(tmp_path), str(moments + 1)]
     found = subprocess.run(killed, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -634,5 +776,28 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path, monkeypatch):
         *[-signal.SIGKILL] * moments, 0,
     ]  # fmt: skip
     for moment in range(moments):
-        assert cli.main([*command, str(tmp_path / str(moment))]) == 0
-        assert content(tmp_path / str(moment)) == content(tmp_path / "whole")
+        out = tmp_path / str(moment)
+        assert cli.main([*command, str(out)]) == 0
+        assert content(out) == content(tmp_path / "whole")
+        assert not list(out.glob(".[!c]*"))  # pictures of faces
+
+
+def test_what_a_kill_left_of_another_clip_stays(tmp_path):
+    names = [".a.0123abcd.tmp", ".a-0123abcd.old", "", ".a.b.0123abcd.tmp", ".a.tmp", ".a.lock"]
+    long = "笑" * 84
+    names[2] = hidden(tmp_path / long, "0123abcd.tmp").name
+    for name in names:
+        (tmp_path / name).mkdir()
+    clip_folder.remove_unfinished(tmp_path, ["a", long])
+    assert {path.name for path in tmp_path.iterdir()} == {*names[3:]}
+
+
+def test_a_clip_without_its_evidence_is_made_again(tmp_path, monkeypatch, capsys):
+    """As an earlier version left it if it was killed; the evidence has the clip's warnings."""
+    monkeypatch.setattr(cli_preprocess, "_source_maker", lambda *_: lambda job: SquareSource())
+    command = ["preprocess", str(write_images(tmp_path / "a", [square(100, 80, 64)] * 8)), "--out", str(tmp_path / "o")]
+    for made in (1, 0, 1):
+        assert cli.main(command) == 0
+        assert f"{made} made, {1 - made} already there" in capsys.readouterr().out
+        if not made:
+            (tmp_path / "o" / "a" / batch.EVIDENCE).unlink()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.preprocess_inputs import VIDEOS, encode, grey, real_video, square, woven, write_images, write_video
+from tests.preprocess_inputs import VIDEOS, damage, encode, grey, real_video, square, woven, write_images, write_video
 from tests.raises import user_error
 from tramp_jax.data import rate
 from tramp_jax.errors import UserError, as_user_error
@@ -73,14 +73,24 @@ def test_images_with_alpha_16_bits_or_grey_become_rgb(tmp_path):
         np.testing.assert_allclose(frame[0, 0], expected[name], atol=1)
 
 
-@pytest.mark.parametrize("bits", [12, 16])
-def test_twelve_bits_in_files_of_sixteen_give_a_warning(tmp_path, bits):
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_fewer_bits_in_files_of_sixteen_give_a_warning(tmp_path, bits):
     for number in (1, 2):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 9, 3), 2**bits - number, np.uint16))
     frames = open_frames(tmp_path)
     for _ in range(2):
         assert len(list(frames)) == 2
-        assert ["15 of 255" in warning for warning in frames.warnings] == [True] * (bits == 12)
+        assert [f"{2 ** (bits - 8) - 1} of 255" in found for found in frames.warnings] == [True] * (bits < 16)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint32, np.int32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_other_numbers_are_named(tmp_path, kind, channels):
+    if not cv2.imwrite(str(tmp_path / "1.tif"), np.full((8, 9, channels), 0.5).astype(kind)):
+        pytest.skip("OpenCV writes no such image")
+    with user_error("unreadable_image", tmp_path / "1.tif", "8 or 16") as caught:
+        read(tmp_path / "1.tif")
+    assert "object" not in str(caught.value)
 
 
 def test_a_still_image_is_one_frame(tmp_path):
@@ -129,9 +139,26 @@ def broken(tmp_path):
     return cases
 
 
+def write_sound(path, codec):
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=48000)
+        stream.layout = "mono"
+        planar = stream.codec_context.format.name
+        for number in range(20):
+            kind = np.float32 if planar == "fltp" else np.int16
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), kind), format=planar, layout="mono")
+            frame.sample_rate, frame.pts = 48000, number * 960
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
 def test_broken_inputs_are_named(tmp_path, capfd):
     cases = broken(tmp_path)
-    assert len(cases) == 12
+    for name, codec in (("a.webm", "libopus"), ("a.mkv", "aac"), ("a.ts", "aac"), ("a.avi", "pcm_s16le")):
+        cases[name] = (write_sound(tmp_path / "sounds" / name, codec), "unreadable_video", "no video")
+    assert len(cases) == 16
     for name, (path, kind, fact) in cases.items():
         with user_error(kind, path, fact) as caught:
             read(path)
@@ -206,7 +233,6 @@ def test_whole_videos_give_no_warning(name):
         ("2 4 6 8", ""),
         ("1001 1034 1070 1099", ""),
         ("a b d", ""),
-        ("a1 b2 c4 d5", ""),
         ("1 9", ""),
     ],
 )
@@ -238,6 +264,12 @@ def named(tmp_path, *names):
         ("left_1.png", "left_2.png", "right_1.png", "right_2.png"),
         ("1.png", "01.png"),
         tuple(f"t_{i * 0.04:g}.png" for i in range(12)),  # 0.2 would come before 0.04
+        ("IMG_1.png", "img_2.png", "IMG_3.png", "img_4.png"),
+        ("l_1.png", "r_2.png", "l_3.png", "r_4.png"),
+        ("anna_1.png", "anna_2.png", "bob_3.png", "bob_4.png"),
+        ("IMG_9998.png", "IMG_9999.png", "IMG_0001.png", "IMG_0002.png"),
+        ("a-2_998.png", "a-2_999.png", "a-2_000.png"),
+        ("1.png", "2.png", "cover.png"),
     ],
 )
 def test_images_whose_order_is_unclear_are_refused(tmp_path, names):
@@ -252,7 +284,9 @@ def test_images_whose_order_is_unclear_are_refused(tmp_path, names):
         tuple(f"v{i}.bmp" if i % 2 else f"v{i}.png" for i in range(12)),
         tuple(f"minute{i // 4}_{i % 4}.png" for i in range(12)),
         ("anna.png", "ben.png"),
-        ("a1.png", "b2.png", "b10.png"),
+        ("a1.png", "a2.PNG", "a10.png"),
+        ("IMG_0998.png", "IMG_0999.png", "IMG_1000.png", "IMG_1001.png"),
+        ("101_0997.png", "101_0999.png", "102_0001.png", "102_0002.png"),
     ],
 )
 def test_images_are_read_in_the_order_of_their_names(tmp_path, names):
@@ -661,6 +695,16 @@ def test_damaged_frames_are_skipped_with_a_warning(tmp_path, name, codec):
     assert "damaged" in frames.warnings[0]
 
 
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_damage_in_an_avi_does_not_shift_the_times_of_later_frames(tmp_path, codec):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = encode(tmp_path / "a.avi", grey(40), codec, pixels=pixels, options={"g": "1"})
+    frames = list(open_frames(damage(path, [8, 9, 10])))
+    seen = {round(25 * seconds): (image.mean() - 40) / 5 for seconds, image in frames}
+    assert list(seen) == [*range(8), *range(11, 40)]
+    np.testing.assert_allclose(list(seen.values()), list(seen), atol=0.6)
+
+
 @pytest.mark.parametrize("name", ["a.wmv", "a.ts", "a.gif"])
 def test_a_truncated_file_without_an_index_is_named(tmp_path, name):
     codec, pixels = {"a.wmv": ("wmv2", "yuv420p"), "a.gif": ("gif", "rgb8")}.get(name, ("libx264", "yuv420p"))
@@ -679,6 +723,8 @@ def test_a_truncated_file_without_an_index_is_named(tmp_path, name):
     [
         ("240.000000", "slow motion"),
         ("1.000000", "time lapse"),
+        ("60.000000", "slow motion"),
+        ("40.000000", ""),
         ("25.0", ""),
         ("30.000000", ""),
         ("fast", ""),
@@ -691,6 +737,19 @@ def test_slow_motion_and_time_lapse_give_a_warning(tmp_path, taken, warning):
     frames = open_frames(remuxed(path, "b.mp4", metadata={"com.android.capture.fps": taken}))
     assert len(list(frames)) == 12
     assert [warning in found for found in frames.warnings] == [True] * bool(warning)
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.5, 0.0])
+def test_an_edit_list_that_changes_the_speed_gives_a_warning(tmp_path, speed):
+    path = encode(tmp_path / "a.mp4", grey(12), options={"bf": "0"})
+    content = bytearray(path.read_bytes())
+    at = content.find(b"elst") + 12  # of its only entry: duration, start and speed
+    assert content[at - 8 : at] == struct.pack(">II", 0, 1)
+    content[at + 8 : at + 12] = struct.pack(">i", int(speed * (1 << 16)))
+    path.write_bytes(content)
+    frames = open_frames(path)
+    assert len(list(frames)) == 12
+    assert [f"{speed:g} times" in found for found in frames.warnings] == [True] * (speed != 1)
 
 
 def test_a_tag_in_another_encoding_stops_nothing(tmp_path):

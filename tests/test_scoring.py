@@ -19,7 +19,7 @@ from tests.raises import user_error
 from tramp_jax import Scorer, cli, experiment, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
-from tramp_jax.cli.score import Table, expand
+from tramp_jax.cli.score import Table, _Reports, expand
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
@@ -616,6 +616,15 @@ def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tm
     assert cli.main(["score", spellings[3], *command[:-3], "--max-width", "4.5"]) == 0
     with open("scores.csv") as file:
         assert [row["input"] for row in csv.DictReader(file)] == ["link"]  # scored again, in place of its row
+
+
+def test_the_report_of_a_long_name_is_written(tmp_path):
+    reports = _Reports(tmp_path, False, None)
+    paths = [reports.path(f"/{person}/{'笑' * 83}.mp4") for person in ("anna", "ben")]
+    for path in paths:
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert reports.path("/anna/smile.mp4").name.startswith("smile-")
 
 
 def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):

@@ -1,6 +1,6 @@
 import dataclasses
 import errno
-import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -112,12 +112,13 @@ def test_what_cannot_be_drawn_to_its_end_leaves_the_old_file(name, clip_folder, 
     out.write_text("old")
     monkeypatch.setattr(overlay, "picture", picture)
     with pytest.raises(MemoryError):
-        cli.main(["view", str(clip_folder), "--out", str(out)])
+        cli.main(["view", str(clip_folder), "--out", str(out), "--overwrite"])
     assert out.read_text() == "old"
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_full_disk_leaves_the_list_and_the_evidence_as_they_were(clip_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("full_at", [batch.EVIDENCE, "clip.json"])
+def test_a_full_disk_leaves_the_list_and_the_clip_as_they_were(full_at, clip_folder, tmp_path, monkeypatch):
     clips = clip_folder.parent
     jobs = batch.jobs_of([tmp_path / "frames"], "anna", "smile", 3.0)
     made = preprocess_video(jobs[0].video, SquareSource(), PreprocessOptions(), jobs[0].info)
@@ -125,15 +126,19 @@ def test_a_full_disk_leaves_the_list_and_the_evidence_as_they_were(clip_folder, 
     clip_list = batch.ClipList(clips)
     before = (clips / "clips.csv").read_bytes()
 
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    write = Path.write_text
+
+    def full(path, *text, **encoding):
+        if path.name == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *text, **encoding)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"evidence\.json"):
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
             clip_list.add(other, made)
     assert (clips / "clips.csv").read_bytes() == before
-    assert not (clips / "other" / batch.EVIDENCE).exists()
+    assert {path.name for path in clips.iterdir()} == {"clips.csv", clip_folder.name}
     clip_list.add(other, made)  # once there is room
     assert (clips / "clips.csv").read_bytes().startswith(before)
     assert len((clips / "clips.csv").read_text().splitlines()) == 3

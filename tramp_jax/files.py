@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import errno
+import hashlib
 import os
 import pathlib
 import re
@@ -18,6 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_LONGEST = 255  # bytes in a file's name
 # Errors of disks that cannot lock, and of folders where no lock file can be created.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -50,6 +52,43 @@ def check_name(path: pathlib.Path | str) -> None:
         raise UserError("bad_path", f"{path}: this name is not UTF-8; rename the file or folder") from error
 
 
+def shortened(name: str, spare: int = 0) -> str:
+    """A name that leaves ``spare`` bytes: the same, or its beginning with a digest of all of it."""
+    whole = os.fsencode(name)
+    if len(whole) <= _LONGEST - spare:
+        return name
+    start = whole[: _LONGEST - spare - 9].decode(errors="ignore")  # no half of a letter
+    return f"{start}~{hashlib.sha256(whole).hexdigest()[:8]}"
+
+
+def hidden(path: pathlib.Path, ending: str) -> pathlib.Path:
+    """The path ``.NAME.ending`` beside ``path``, for what is not finished or not meant to stay."""
+    return path.with_name(f".{shortened(path.name, len(ending) + 2)}.{ending}")
+
+
+def check_new(path: pathlib.Path, overwrite: bool, option: str = "--out") -> None:
+    """Refuses to replace a file, which could be a patient's video, unless the user said so.
+
+    Raises:
+      UserError: file_exists; it names ``option``, which chose the file.
+    """
+    if path.exists() and not overwrite:
+        cure = f"name another file with {option}, or replace it with --overwrite"
+        raise UserError("file_exists", f"{path} exists; {cure}")
+
+
+def state(path: pathlib.Path) -> list[tuple[str, int, int]]:
+    """The names, sizes and times (ns) of a file or of the files in a folder, to notice that one was replaced.
+
+    Raises:
+      OSError: it cannot be opened.
+    """
+    files = [path]
+    if path.is_dir():  # results may lie in it
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+
+
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes or replaces a file. Whatever happens, ``path`` has either its old or its complete new content.
 
@@ -62,7 +101,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """
     target = pathlib.Path(os.path.realpath(path))
     # A random name, because process numbers are often equal on two machines or in two containers.
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial = hidden(target, f"{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -76,7 +115,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
+def locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
     """Keeps out other programs that lock the same file or folder, until the block or this process ends.
 
     What is locked is a file ``.NAME.lock`` next to ``path``. It says who holds the lock, and is removed at the end. If
@@ -84,6 +123,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
     Args:
       path: a file or folder, which need not exist.
+      shared: whether others may hold the lock too if they also share it.
 
     Raises:
       UserError: in_use if another program holds the lock; bad_path if ``path`` is an address.
@@ -91,7 +131,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     check_mounted(path)
     lock = _lock_of(path)
     try:
-        held = _acquire(lock, path)
+        held = _acquire(lock, path, shared)
     except OSError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
@@ -101,7 +141,10 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         if held is not None:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(BlockingIOError):
+                if shared:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if others hold it, who still need the file
+                lock.unlink(missing_ok=True)
             os.close(held)
 
 
@@ -121,7 +164,7 @@ def locked_by(path: pathlib.Path) -> str:
 
 def _lock_of(path: pathlib.Path) -> pathlib.Path:
     target = pathlib.Path(os.path.realpath(path.expanduser()))
-    return target.with_name(f".{target.name}.lock")
+    return hidden(target, "lock")
 
 
 def _named_in(lock: int) -> str:
@@ -129,7 +172,7 @@ def _named_in(lock: int) -> str:
     return os.read(lock, 300).decode(errors="replace") or "another program"
 
 
-def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
+def _acquire(lock: pathlib.Path, path: pathlib.Path, shared: bool) -> int:
     """Opens and locks the file ``lock``, and returns its descriptor. ``path`` is for the error message."""
     if fcntl is None:
         raise OSError(errno.ENOSYS, "this system has no file locks")
@@ -137,7 +180,7 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path) -> int:
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file), lock.stat()):
                 now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
                 os.ftruncate(file, 0)

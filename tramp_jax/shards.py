@@ -5,6 +5,7 @@ Shards are the jobs of an array (``--shard``, then ``--collect``), or processes 
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TypeVar
 
+from tramp_jax import files
 from tramp_jax.errors import UserError
 
 _JOB = "TRAMP_JAX_JOB"  # the shard of a process of ``run_jobs``, in its environment
@@ -223,6 +225,21 @@ def _parts(whole: pathlib.Path) -> dict[pathlib.Path, Shard]:
     name = rf"{re.escape(whole.stem)}\.shard-(\d+)-of-(\d+){re.escape(whole.suffix)}"
     found = {path: re.fullmatch(name, path.name) for path in whole.parent.glob("*")}
     return {path: Shard(*map(int, match.groups())) for path, match in found.items() if match}
+
+
+@contextlib.contextmanager
+def locked(whole: pathlib.Path, shard: Shard | None) -> Iterator[None]:
+    """Locks ``whole`` or, for a shard, its part of it. Shards work side by side, but not beside a program on the whole.
+
+    Raises:
+      UserError: in_use.
+    """
+    with contextlib.ExitStack() as stack:
+        if _JOB not in os.environ:  # ``run_jobs`` holds the whole for its processes
+            stack.enter_context(files.locked(whole, shared=shard is not None))
+        if shard:
+            stack.enter_context(files.locked(shard.path(whole)))
+        yield
 
 
 def collected(whole: pathlib.Path) -> list[pathlib.Path]:

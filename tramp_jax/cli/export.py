@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded, write_atomically
+from tramp_jax.files import check_new, expanded, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
-    if out.exists() and not arguments.overwrite:
-        raise UserError("file_exists", f"{out} exists; name another file with --out, or replace it with --overwrite")
+    check_new(out, arguments.overwrite)
     try:
         import onnx
     except ImportError as error:

@@ -1,7 +1,11 @@
 """``tramp-jax preprocess``: turns videos and folders of images into clips with landmarks and a list for training."""
 
 import argparse
+import collections
+import contextlib
 import functools
+import hashlib
+import json
 import math
 import sys
 import time
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, check_name, expanded, locked
+from tramp_jax.files import check_mounted, check_name, check_new, expanded, state
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=expanded, help="folder for the clips and their list, clips.csv")
     shards.add_arguments(parser, "its own list next to clips.csv", jobs=True)
-    parser.add_argument("--overwrite", action="store_true", help="make existing clips again")
+    parser.add_argument("--overwrite", action="store_true", help="make existing clips (or --queries) again")
     parser.add_argument("--subject", default="", help="the person in all INPUTs; default: a different one in each")
     parser.add_argument("--expression", default="", help="the expression in all INPUTs, such as smile")
     parser.add_argument("--score", type=float, default=float("nan"), help="the rating of all INPUTs")
@@ -109,19 +113,20 @@ def run(arguments: argparse.Namespace) -> int:
         tracks_size=arguments.tracks_size,
     )
     if arguments.collect:
-        with locked(_out(arguments)):
+        with shards.locked(_out(arguments), None):
             return _collect(arguments.out, jobs)
-    source_of = _source_maker(arguments, source_options, len(jobs))
+    tracks = _files_of_landmarks(arguments, jobs)
+    source_of = _source_maker(arguments, source_options, tracks)
     if arguments.queries:
-        return _write_queries(arguments.queries, jobs, options, source_of)
+        return _write_queries(arguments.queries, arguments.overwrite, jobs, options, source_of)
     processes = shards.number_of_jobs(arguments, len(jobs))
     shard = shards.chosen(arguments)
     out = _out(arguments)
-    with locked(shard.path(out) if shard else out):
+    with shards.locked(out, shard):
         if processes > 1:
             collect = functools.partial(_collect, out, jobs)
             return shards.run_jobs(arguments.line, out / batch.LIST, processes, len(jobs), "video", collect)
-        return _make_clips(arguments, jobs, shard, options, source_of)
+        return _make_clips(arguments, jobs, shard, options, source_of, tracks)
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -151,37 +156,57 @@ def _tell_of_scores(without: int, listed: Path) -> None:
         )
 
 
+def _files_of_landmarks(arguments: argparse.Namespace, jobs: list["Job"]) -> dict[Path, Path]:
+    """The file of saved landmarks of each video, if they come from files.
+
+    Raises:
+      UserError: two videos have one file.
+    """
+    from tramp_jax.preprocess.sources import check_separate, table_beside
+    from tramp_jax.preprocess.video import short_name
+
+    if arguments.landmarks == "table":
+        files = {job.video: table_beside(job.video) for job in jobs}
+    elif arguments.landmarks == "tracks":
+        if arguments.tracks is None or (len(jobs) > 1 and not arguments.tracks.is_dir()):
+            raise UserError(
+                "bad_option",
+                "--landmarks tracks needs --tracks FILE or, for several videos, a folder with NAME.npz for each",
+            )
+        counts = collections.Counter(short_name(job.video) for job in jobs)
+
+        def tracks_of(job: "Job") -> Path:
+            if not arguments.tracks.is_dir():
+                return arguments.tracks
+            name = short_name(job.video)
+            names = [*([name] if counts[name] == 1 else []), job.name]  # a shared name could be another person's
+            paths = [arguments.tracks / f"{name}.{ending}" for name in names for ending in ("npz", "npy")]
+            return next(filter(Path.is_file, paths), paths[0])
+
+        files = {job.video: tracks_of(job) for job in jobs}
+    else:
+        files = {}
+    check_separate(files)
+    return files
+
+
 def _source_maker(
-    arguments: argparse.Namespace, options: "SourceOptions", count: int
+    arguments: argparse.Namespace, options: "SourceOptions", tracks: dict[Path, Path]
 ) -> Callable[["Job"], "LandmarkSource"]:
     """Returns a function job -> landmark source. Tracks and tables have a source for each job, others one for all."""
     import dataclasses
 
     from tramp_jax import preprocess
 
-    if arguments.landmarks == "table":
-        return lambda job: preprocess.open_table_beside(job.video)
-    if arguments.landmarks != "tracks":
-        source = preprocess.open_landmark_source(arguments.landmarks, options)
-        return lambda job: source
-    if arguments.tracks is None or (count > 1 and not arguments.tracks.is_dir()):
-        raise UserError(
-            "bad_option",
-            "--landmarks tracks needs --tracks FILE or, for several videos, a folder with NAME.npz for each",
-        )
-
-    def tracks_of(job: "Job") -> "LandmarkSource":
-        file = arguments.tracks
-        if file.is_dir():
-            names = [f"{name}.{ending}" for name in (job.name, job.video.stem) for ending in ("npz", "npy")]
-            file = next((file / name for name in names if (file / name).is_file()), file / names[0])
-        return preprocess.open_landmark_source("tracks", dataclasses.replace(options, tracks=file))
-
-    return tracks_of
+    name = arguments.landmarks
+    if tracks:
+        return lambda job: preprocess.open_landmark_source(name, dataclasses.replace(options, tracks=tracks[job.video]))
+    source = preprocess.open_landmark_source(name, options)
+    return lambda job: source
 
 
-def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
-    """The options that affect a job's clip, by their flags."""
+def _made_from(arguments: argparse.Namespace, job: "Job", tracks: dict[Path, Path]) -> dict[str, object]:
+    """What a job's clip depends on: options by their flags, and short digests of the states of files by their names."""
     options: dict[str, object] = {
         "--landmarks": arguments.landmarks,
         "--fps": arguments.fps,
@@ -195,6 +220,9 @@ def _options_of(arguments: argparse.Namespace, job: "Job") -> dict[str, object]:
     if arguments.landmarks == "tracks":
         options["--tracks"] = str(arguments.tracks.expanduser().resolve())
         options["--tracks-size"] = "{}x{}".format(*arguments.tracks_size) if arguments.tracks_size else None
+    for file in filter(None, (job.video, tracks.get(job.video))):
+        with contextlib.suppress(OSError):  # reading it says why
+            options[file.name] = hashlib.sha256(json.dumps(state(file)).encode()).hexdigest()[:12]
     return options
 
 
@@ -204,24 +232,28 @@ def _make_clips(
     shard: shards.Shard | None,
     options: "PreprocessOptions",
     source_of: Callable[["Job"], "LandmarkSource"],
+    tracks: dict[Path, Path],
 ) -> int:
     """Makes the missing clips of all jobs, or of one shard. Reports videos that cannot be used, and continues."""
     from tqdm import tqdm
 
+    from tramp_jax.data.clip_folder import remove_unfinished
     from tramp_jax.preprocess import batch, preprocess_video
 
     clip_list = batch.ClipList(arguments.out, batch.further_columns(jobs), shard)
     jobs = shard.take(jobs) if shard else jobs
+    remove_unfinished(clip_list.root, (job.name for job in jobs))
     failed = skipped = without_score = 0
     for job in shards.over(jobs, "video"):
         started = time.perf_counter()
         try:
             check_name(job.video)
-            recorded = _options_of(arguments, job)
+            recorded = _made_from(arguments, job, tracks)
             done = clip_list.done(job, recorded, arguments.overwrite)
-            if arguments.list and (changes := clip_list.changes(job)):
-                warning = f"{job.name}: the list has {changes} as in {clip_list.path}"
-                tqdm.write(f"warning: {warning}; that row stays, so correct the list or the row", file=sys.stdout)
+            where = "list" if arguments.list else "command"
+            if changes := clip_list.changes(job, bool(arguments.list or arguments.subject)):
+                warning = f"{job.name}: the {where} has {changes} as in {clip_list.path}"
+                tqdm.write(f"warning: {warning}; that row stays, so correct the {where} or the row", file=sys.stdout)
             if done:
                 skipped += 1
                 continue
@@ -247,7 +279,11 @@ def _make_clips(
 
 
 def _write_queries(
-    path: Path, jobs: list["Job"], options: "PreprocessOptions", source_of: Callable[["Job"], "LandmarkSource"]
+    path: Path,
+    overwrite: bool,
+    jobs: list["Job"],
+    options: "PreprocessOptions",
+    source_of: Callable[["Job"], "LandmarkSource"],
 ) -> int:
     import numpy as np
 
@@ -258,11 +294,12 @@ def _write_queries(
 
     if len(jobs) != 1:
         raise UserError("bad_option", f"--queries takes one INPUT, not {len(jobs)}")
+    file = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    check_new(file, overwrite, "--queries")
     source = source_of(jobs[0])
     number, face, size = first_face(jobs[0].video, source, options)
     points = face.points[None]
     chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
-    file = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     write_queries(file, np.concatenate(chosen), number, size)
     sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import contextlib
 import csv
 import functools
 import glob
@@ -21,7 +20,7 @@ from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, check_name, expanded, locked, write_atomically
+from tramp_jax.files import check_mounted, check_name, expanded, shortened, write_atomically
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     collect = functools.partial(_collect, arguments.out, arguments.overwrite)
     if arguments.collect:
-        with locked(arguments.out):
+        with shards.locked(arguments.out, None):
             return collect()
     if not (arguments.inputs and arguments.checkpoint):
         raise UserError("missing_option", "name the INPUTs to score, and the model's run with --checkpoint")
@@ -125,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = shards.number_of_jobs(arguments, len(inputs))
     shard = shards.chosen(arguments)
     out = shard.path(arguments.out) if shard else arguments.out
-    with locked(out):  # from the table's first read to its last write
+    with shards.locked(arguments.out, shard):  # from the table's first read to its last write
         if jobs > 1:
             _pseudonyms(arguments)  # creates the salt, which the jobs share
             return shards.run_jobs(arguments.line, out, jobs, len(inputs), "clip", collect)
@@ -136,16 +135,9 @@ def _collect(out: Path, overwrite: bool) -> int:
     """Moves the rows of all shards' tables into ``out``.
 
     Raises:
-      UserError: in_use or unfinished_shard if a shard still has work to do.
+      UserError: unfinished_shard if a shard still has work to do.
     """
-    with contextlib.ExitStack() as stack:
-        parts = shards.collected(out)
-        for part in parts:
-            stack.enter_context(locked(part))  # no shard may still be at work
-        return _join(out, parts, overwrite)
-
-
-def _join(out: Path, parts: Sequence[Path], overwrite: bool) -> int:
+    parts = shards.collected(out)
     found = [{str(row["input"]): row for row in _read(part)} for part in parts]  # the last row is the newest
     cells = collections.Counter(cell for part in found for cell in part)
     rows = shards.interleaved([list(part.values()) for part in found])
@@ -175,12 +167,15 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
 
     from tramp_jax.cli.scripts import keep_compiled
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
+    from tramp_jax.preprocess.sources import check_separate, table_beside
     from tramp_jax.scoring import Scorer
 
     if arguments.device:
         _choose_device(arguments.device)
     keep_compiled()
     _warn_of_clips(arguments, inputs)
+    if arguments.landmarks == "table":
+        check_separate({path: table_beside(path) for path in map(Path, inputs) if _is_video(path)})
     pseudonyms = _pseudonyms(arguments)
     table = Table(out, arguments.overwrite, pseudonyms, arguments.out)
     if shard:
@@ -502,8 +497,8 @@ class _Reports:
 
     def path(self, path: str) -> Path:
         """The report's file, named after the input, its path and the model, because names such as smile.mp4 repeat."""
-        name = "" if self._pseudonyms else Path(path).stem or "clip"
-        return self._folder / f"{name}{self._ending(path)}"
+        name, ending = "" if self._pseudonyms else Path(path).stem or "clip", self._ending(path)
+        return self._folder / f"{shortened(name, len(ending))}{ending}"
 
     def _ending(self, path: str) -> str:
         if self._pseudonyms:

@@ -5,7 +5,7 @@ import sys
 
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded, write_atomically
+from tramp_jax.files import check_new, expanded, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", type=int, default=0, metavar="N", help="also check that scores are classes 0 to N-1 when rounded"
     )
     parser.add_argument("--json", type=expanded, metavar="FILE", help="also write the problems to FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     config, wanted = data_arguments.config_of(arguments)
     if arguments.classes < 0:
         raise UserError("bad_option", f"--classes must be the number of classes, not {arguments.classes}")
+    if arguments.json:
+        check_new(arguments.json, arguments.overwrite, "--json")
     config.data.target = arguments.target
     config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded
+from tramp_jax.files import check_new, expanded
 
 _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4",)
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=expanded, required=True, help="X.mp4 for a video; X.png or X.jpg for a sheet of frames"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     kind = arguments.out.suffix.lower()
     if kind not in (*_PICTURES, *_VIDEOS):
         raise UserError("bad_value", f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
+    check_new(arguments.out, arguments.overwrite)
     clip = clip_folder.read_clip(arguments.clip, with_pixels=False)
     interpolated = batch.read_interpolated(arguments.clip, len(clip.landmarks))
     write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet

@@ -269,12 +269,12 @@ def image_files(folder: Path) -> list[Path]:
     return files_in(folder, _IMAGES) if folder.is_dir() else []
 
 
-def files_in(folder: Path, endings: Collection[str], broken: bool = False) -> list[Path]:
+def files_in(folder: Path, endings: Collection[str] | None, broken: bool = False) -> list[Path]:
     """The regular files in a folder with one of these endings, in natural order. Skips hidden files.
 
     Args:
       folder: an existing folder.
-      endings: in lower case, with their dot.
+      endings: in lower case, with their dot; None for any.
       broken: whether to include links that lead nowhere, so that reading them names what is missing.
 
     Raises:
@@ -283,7 +283,8 @@ def files_in(folder: Path, endings: Collection[str], broken: bool = False) -> li
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
         names = [entry.name for entry in shown if (broken if _is_broken(entry) else entry.is_file())]
-    return [folder / name for name in sorted(names, key=natural) if Path(name).suffix.lower() in endings]
+    chosen = names if endings is None else [name for name in names if Path(name).suffix.lower() in endings]
+    return [folder / name for name in sorted(chosen, key=natural)]
 
 
 def _is_broken(entry: os.DirEntry[str]) -> bool:
@@ -313,9 +314,16 @@ def numbering_gaps(files: Sequence[Path]) -> str:
 def unclear_order(files: Sequence[Path]) -> str:
     """Why the names of images do not say in which order they were taken; "" if they do.
 
-    Two files with the same numbers belong to two series (left_1.png and right_1.png, 1.jpg and 1.png). Decimals of
-    different length (t_0.04.png, t_0.1.png) can be read as decimals or as two numbers.
+    Files belong to two series if they have other words or letter cases (anna_1.png and bob_2.png, IMG_1.png and
+    img_2.png) or the same numbers (1.jpg and 1.png). Decimals of different length (t_0.04.png, t_0.1.png) can be read
+    as decimals or as two numbers. A counter may have begun again (9999.png, 0001.png). Files without numbers are in
+    alphabetical order.
     """
+    words = {file.stem: re.split(r"\d+", file.stem, flags=re.ASCII) for file in files}
+    if any(len(each) > 1 for each in words.values()):
+        for one, other in itertools.pairwise(files):
+            if words[one.stem] != words[other.stem]:
+                return f"{one.name} and {other.name} differ in more than their numbers, as if there were two series"
     first: dict[tuple[int, ...], str] = {}
     for file in files:
         numbers = tuple(map(int, re.findall(r"\d+", file.stem, re.ASCII)))
@@ -325,6 +333,16 @@ def unclear_order(files: Sequence[Path]) -> str:
     for (one, before), (other, after) in itertools.pairwise(zip(files, named, strict=True)):
         if before[::2] == after[::2] and [*map(float, before[1::2])] > [*map(float, after[1::2])]:
             return f"{one.name} and {other.name} can be put in two orders; give all decimals the same length"
+    counters = [re.findall(r"\d+", file.stem, re.ASCII) for file in files]
+    changing = [each for each in zip(*counters, strict=True) if len(set(each)) > 1] if all(counters) else []
+    if len(changing) == 1 and {len(number) for number in changing[0]} == {max(len(changing[0][0]), 3)}:
+        steps = [after - before for before, after in itertools.pairwise(map(int, changing[0]))]
+        if statistics.median_low(steps) == 1 and 2 * max(steps) > 10 ** len(changing[0][0]):
+            at = steps.index(max(steps))
+            return (
+                f"{files[at + 1].name} would come after {files[at].name}, as if the counter had begun again at "
+                f"{files[0].name}; rename the images in the order in which they were taken"
+            )
     return ""
 
 

@@ -9,8 +9,10 @@ CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
 
 import json
 import math
+import re
 import secrets
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,21 @@ from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
+from tramp_jax.files import hidden
 
 DESCRIPTION, LANDMARKS, COLOURS, DEPTH = "clip.json", "landmarks.npy", "colours.npy", "depth.npy"
 DEFAULT_FPS = 25.0
 
 # fmt: off
 VIDEOS = (
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v", ".mkv", ".mod",
-    ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts", ".vob", ".webm", ".wmv",
+    ".264", ".265", ".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avi", ".dav", ".divx", ".dv",
+    ".evo", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ismv", ".ivf", ".m1v", ".m2t",
+    ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg",
+    ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".trp", ".ts", ".vob",
+    ".vro", ".webm", ".wmv", ".wtv", ".y4m",
 )
 # fmt: on
+_UNFINISHED = ("tmp", "old")  # endings of a clip that is not whole yet, and of one that is being replaced
 _AGAIN = "make the clip again with `tramp-jax preprocess`"
 
 
@@ -147,16 +154,19 @@ def _read_description(folder: Path, clip: str, problems: Problems) -> dict[str, 
     return {}
 
 
-def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
+def write_clip(
+    folder: str | Path, clip: Clip, overwrite: bool = False, further: Mapping[str, str] | None = None
+) -> None:
     """Writes a clip folder completely or not at all.
 
     Image files are stored unchanged, frame arrays as JPEG of quality 95. A killed process leaves a folder whose name
-    begins with a dot, which readers ignore.
+    begins with a dot, which readers ignore; see ``remove_unfinished``.
 
     Args:
       folder: the folder to create, along with its parents.
       clip: the clip. ``read_clip(folder)`` returns the same.
       overwrite: whether to replace an existing clip.
+      further: texts of more files, by their names.
 
     Raises:
       UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip.
@@ -171,16 +181,26 @@ def write_clip(folder: str | Path, clip: Clip, overwrite: bool = False) -> None:
         raise UserError("file_exists", f"{message}; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # In the same parent, because a rename cannot cross disks.
-    made, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
+    made, old = (hidden(folder, f"{secrets.token_hex(4)}.{kind}") for kind in _UNFINISHED)
     made.mkdir()
     try:
         _write(made, clip)
+        for name, text in (further or {}).items():
+            (made / name).write_text(text, encoding="utf-8")
         if folder.exists():
             folder.rename(old)  # a folder cannot be renamed to one that is not empty
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(root: Path, names: Iterable[str]) -> None:
+    """Removes what killed processes left of the clips ``names`` in ``root``. No other program may be writing them."""
+    ours = {hidden(root / name, f"{'0' * 8}.{kind}").name for name in names for kind in _UNFINISHED}
+    for path in root.iterdir():
+        if re.sub(r"[.-][0-9a-f]{8}(?=[.]\w+$)", ".00000000", path.name) in ours:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check(clip: Clip) -> None:

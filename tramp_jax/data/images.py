@@ -10,6 +10,7 @@ from PIL import Image
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 2**26  # an 8K frame has half as many; decoding takes 6 bytes for each
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_TIFF, _DEEP = (b"II*\0", b"MM\0*"), ("F", "I")  # modes of values with 32 bits, which OpenCV would cut off
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15 without DHT, JPG and DAC
 _SCAN, _END = 0xDA, b"\xff\xd9"
 
@@ -63,7 +64,13 @@ def check_size(image: bytes) -> None:
     else:
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(image)) as opened:
-                shape = (opened.height, opened.width)
+                shape, mode = (opened.height, opened.width), opened.mode
+            if mode in _DEEP:
+                raise Image.UnidentifiedImageError
+        except Image.UnidentifiedImageError as error:  # its text names an object, not the file
+            deep = image.startswith(_TIFF)
+            what = "has values that are not of 8 or 16 bits; save it with those" if deep else "is not a readable image"
+            raise ImageFault("unreadable_image", what) from error
         except Image.DecompressionBombError as error:
             raise ImageFault("oversized_file", f"is too large ({error})") from error
         except Exception as error:  # a damaged file raises almost anything

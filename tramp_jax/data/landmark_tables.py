@@ -42,6 +42,7 @@ MIN_FPS, MAX_FPS = 2.0, 300.0
 
 _POINTS = tuple(f"{axis}_{i}" for axis in "xy" for i in range(NUM_IBUG))
 _FURTHER = ("frame", "timestamp", "success", "confidence", "FaceScore", "face_id", "input")
+_SPOKEN = {"TRUE": "1", "FALSE": "0", "True": "1", "False": "0"}  # as spreadsheets and pandas write 1 and 0
 _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and of the other
 
 
@@ -244,7 +245,7 @@ def _numbers(path: Path, header: dict[str, int], rows: list[list[str]], names: S
         missing = next(name for name in names if name not in header)
         raise UserError("bad_columns", f"{path}: lacks {missing}; make the table again")
     try:
-        cells = [[row[place].strip() for place in places] for row in rows]
+        cells = [[_SPOKEN.get(cell := row[place].strip(), cell) for place in places] for row in rows]
         return np.array([[c if c and "nan" not in c.lower() else "nan" for c in row] for row in cells], np.float64)
     except ValueError as error:
         raise UserError("bad_data", f"{path}: {', '.join(names[:2])}: {error}; make the table again") from error

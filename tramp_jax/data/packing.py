@@ -30,7 +30,7 @@ from tramp_jax.data.problems import WARNING, Problem, Problems, counted
 from tramp_jax.data.source import ClipSource, Dataset, Wanted
 from tramp_jax.data.validation import check, in_order
 from tramp_jax.errors import UserError
-from tramp_jax.files import locked, write_atomically
+from tramp_jax.files import write_atomically
 from tramp_jax.progress import Progress
 
 # Groups of one record make random access cheap. Frames are already compressed, and the rest is small.
@@ -92,7 +92,7 @@ def pack(
     """
     config = _resolved(config)
     dataset = open_dataset(config, wanted, Problems(collect=True))
-    with locked(job.path(out) if job else out):
+    with shards.locked(out, job):
         request = _request(config, dataset, wanted, shard_bytes, skip_bad)
         if (out / MANIFEST).is_file():
             manifest = packed_clips.read_manifest(out)

@@ -42,11 +42,13 @@ _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 # These decoders return nothing before the first picture that they can decode. Others return P- and B-frames on grey.
 _WAIT = ("h264", "hevc")
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
-_SLOW_MOTION = 3  # factor between the camera's rate and the file's; below it, a phone may only have slowed in the dark
+# Factors between the camera's rate and the file's. A phone in the dark slows down by less than 3, but not from over 50.
+_SLOW_MOTION, _SLOW_MOTION_ABOVE_50 = 3, 1.5
 # FFmpeg's AVColorSpace. Without a mark, FFmpeg takes BT.601 for every size, and players BT.709 for HD sizes.
 _UNMARKED, _SD_SIZE = 2, (1279, 576)
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
 _MAX_INDEX = 64 * 1024 * 1024  # bytes; the search for a video stream reads no more of a container's index
+_ONLY_SOUND = "holds sound but no video; name the video file"
 _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 
 # Titles that are not UTF-8 must not make a video unreadable. From PyAV 19 on, they never do, and the option is gone.
@@ -68,11 +70,12 @@ class VideoFile:
     Attributes:
       path: the file.
       rate: nominal frames per second; 0 if the container does not say.
+      damaged: frames that were skipped so far because they are damaged.
       warnings: doubts about the file; complete once all frames have been read.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.damaged = path, 0
         self.warnings: tuple[str, ...] = ()
         with self._open() as container:
             self.rate = float(_stream(container, path).guessed_rate or 0)
@@ -107,7 +110,7 @@ class VideoFile:
                     still = still and np.array_equal(first, image)
                     if stream.codec_context.name != "gif":  # dithered colours look like combs
                         combs.look(image, count)
-                    count += 1
+                    count, self.damaged = count + 1, packets.damaged
                     yield packets.seconds(frame), image
             except (av.FFmpegError, MemoryError) as error:
                 raise UserError(
@@ -115,6 +118,7 @@ class VideoFile:
                     f"{self.path}: {spell(count)} cannot be decoded ({error}); convert it with {_CONVERT}",
                 ) from error
             warnings = [*_other_videos(container, stream), *_wide_colours(stream), *_other_speed(container, stream)]
+            warnings += _edited_speed(self.path)
             warnings += [*picture.warnings, *combs.warnings()]
             warnings += _damage(self.path, count, packets)
         if count > 1 and still:
@@ -156,16 +160,20 @@ class _Packets:
         try:
             decoded = packet.decode()
         except av.FFmpegError:
-            self.damaged += 1
+            self._skip()
             self.broken_end = True
             return
         for frame in decoded:
             if self._is_whole(frame):
                 yield frame
-                continue
-            self.damaged += 1
-            if self._order:
-                self._order.popleft()
+            else:
+                self._skip()
+
+    def _skip(self) -> None:
+        """Counts a damaged frame. It is the next to be shown, because the decoder has returned all before it."""
+        self.damaged += 1
+        if self._order:
+            self._order.popleft()
 
     def _is_whole(self, frame: VideoFrame) -> bool:
         """Whether a frame was decoded from complete data, as far as the decoder says."""
@@ -363,7 +371,7 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player shows."""
     moving = _without_stills(container)
     if not moving:
-        raise UserError("unreadable_video", f"{path}: {_diagnosis(path)}")
+        raise UserError("unreadable_video", f"{path}: {_ONLY_SOUND if container.streams.audio else _diagnosis(path)}")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
     if stream.codec_context is None:  # FFmpeg does not know the codec
@@ -410,13 +418,39 @@ def _other_speed(container: InputContainer, stream: VideoStream) -> list[str]:
     """Warns about slow motion and time lapse, in which phones write how many frames a second the camera took."""
     taken = tables.number(container.metadata.get("com.android.capture.fps", ""))
     shown = float(stream.average_rate or 0)
-    if not taken or not shown or 1 / _SLOW_MOTION < taken / shown < _SLOW_MOTION:
+    least = _SLOW_MOTION_ABOVE_50 if taken and taken > 50 else _SLOW_MOTION
+    if not taken or not shown or 1 / _SLOW_MOTION < taken / shown < least:
         return []
     what = "slow motion" if taken > shown else "time lapse"
     return [
         f"{what}: the camera took {taken:.4g} frames per second and the file shows {shown:.4g}, so the face moves at "
         f"another speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} OUT.mp4`, or "
         "record it again at the usual speed"
+    ]
+
+
+def _edited_speed(path: Path) -> list[str]:
+    """Warns about an MP4 or MOV file whose edit list changes the speed, which FFmpeg ignores."""
+    with path.open("rb") as file:
+        content = _mp4_index(file) if file.read(8)[4:] in _MP4_STARTS else b""
+    speeds = set()
+    for match in re.finditer(b"elst", content):
+        at = match.end()
+        entry = 20 if content[at : at + 1] == b"\1" else 12
+        count = int.from_bytes(content[at + 4 : at + 8], "big")
+        if int.from_bytes(content[at - 8 : at - 4], "big") != 16 + count * entry or at + count * entry > len(content):
+            continue  # not a box
+        entries = (content[at + 8 + i * entry : at + 8 + (i + 1) * entry] for i in range(count))
+        speeds |= {
+            int.from_bytes(each[-4:], "big", signed=True) / (1 << 16)
+            for each in entries
+            if each[-4 - (entry - 4) // 2 : -4].strip(b"\xff")  # else nothing is shown
+        }
+    if not (others := sorted(speeds - {1.0})):
+        return []
+    return [
+        f"the file's edit list shows parts at {', '.join(f'{speed:g}' for speed in others)} times the usual speed. "
+        "This is ignored, so the face may move at another speed than in life; export the video at its usual speed"
     ]
 
 
@@ -460,17 +494,19 @@ def _diagnosis(path: Path) -> str:
     """Says why FFmpeg cannot open a file, and what to do."""
     with path.open("rb") as file:
         start = file.read(12)
-        kinds = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
-    if kinds is not None:
+        index = _mp4_index(file) if start[4:8] in _MP4_STARTS else None
+    if index is not None:
+        # A track's type follows 8 bytes after the letters of its handler box.
+        kinds = {index[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", index)}
         if not kinds:
             return (
                 "the index (moov) is missing because the file is cut off or its recording was interrupted; copy it "
                 "again, or try a repair tool such as untrunc"
             )
         if b"vide" not in kinds:
-            return "holds sound but no video; name the video file"
+            return _ONLY_SOUND
     if start.startswith((b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf1")) or start[8:12] == b"WAVE":
-        return "looks like a sound file without video; name the video file"
+        return _ONLY_SOUND
     return f"is not a video that can be decoded; if it plays elsewhere, convert it with {_CONVERT}"
 
 
@@ -533,15 +569,13 @@ def _end_of_segment(file: BinaryIO) -> int:
     return 0 if value == (1 << 7 * length) - 1 else position + length + value
 
 
-def _mp4_index(file: BinaryIO) -> set[bytes]:
-    """The track types (b"vide", b"soun") in the index of an MP4 or MOV file; empty without an index."""
+def _mp4_index(file: BinaryIO) -> bytes:
+    """The index of an MP4 or MOV file; empty without one."""
     for kind, position, length in _mp4_boxes(file):
         if kind == b"moov":
             file.seek(position)
-            content = file.read(min(length or _MAX_INDEX, _MAX_INDEX))
-            # A track's type follows 8 bytes after the letters of its handler box.
-            return {content[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", content)}
-    return set()
+            return file.read(min(length or _MAX_INDEX, _MAX_INDEX))
+    return b""
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -18,6 +18,7 @@ from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.preprocess.clip import Preprocessed, clip_id
+from tramp_jax.preprocess.video import short_name
 
 EVIDENCE = "evidence.json"
 VIDEO = "video"  # column of clips.csv: the file the clip was made from
@@ -98,7 +99,7 @@ def _names(videos: Sequence[Path]) -> list[str]:
     Spaces become "_", because a clip's id has none. If that makes two names equal, one gets a number.
     """
     paths = [video.resolve() for video in videos]
-    short = [path.name if path.is_dir() else path.stem for path in paths]
+    short = [short_name(path) for path in paths]
     counts = Counter(short)
     full = [f"{path.parent.name}_{name}" if counts[name] > 1 else name for path, name in zip(paths, short, strict=True)]
     twice = [str(videos[i]) for i, name in enumerate(full) if full.count(name) > 1]
@@ -150,13 +151,13 @@ class ClipList:
 
         Args:
           job: the job.
-          options: the options it would be made with, by their flags; None for any. Options missing from the clip's
-            evidence, because an earlier version wrote it, are not compared.
+          options: what it would be made with: options by their flags, and the states of files by their names; None
+            for any. What is missing from the clip's evidence, because an earlier version wrote it, is not compared.
           overwrite: make it again in any case.
 
         Raises:
-          UserError: a clip of that name was made from another video or with other options, or the video is listed
-            under another name.
+          UserError: a clip of that name was made from another video, with other options or from a file that has been
+            replaced since; or the video is listed under another name.
         """
         description = self.root / job.name / clip_folder.DESCRIPTION
         listed, there = job.name in self._rows, description.is_file()
@@ -178,12 +179,12 @@ class ClipList:
                 f"{self.root / job.name}: holds a clip of {made_from or 'something else'}, so {job.video} cannot use "
                 "this name; rename the video, or choose another --out",
             )
-        if overwrite or not (listed and there):
+        if overwrite or not (listed and there and (self.root / job.name / EVIDENCE).is_file()):
             return False
         recorded = _read_evidence(self.root / job.name).get("options")
         made_with = recorded if isinstance(recorded, dict) else {}
         differing = [
-            f"{flag} {_shown(made_with[flag])}, not {_shown(value)}"
+            f"{flag} {_shown(made_with[flag])}, not {_shown(value)}" if flag.startswith("--") else f"another {flag}"
             for flag, value in (options or {}).items()
             if flag in made_with and made_with[flag] != value
         ]
@@ -196,30 +197,33 @@ class ClipList:
         return True
 
     def add(self, job: Job, made: Preprocessed, options: Mapping[str, object] | None = None) -> None:
-        """Writes the clip, its evidence and, if it has none yet, its row in the list.
+        """Writes the clip with its evidence and, if it has none yet, its row in the list.
 
-        The evidence records ``options``, plain values for a JSON file by their flags.
+        The evidence records ``options``, plain values for a JSON file; see ``done``.
         """
         target = self.root / job.name
         video = str(job.video.resolve())
         info = dataclasses.replace(made.clip.info, source=video)
         # ``done`` has checked that an existing folder is an earlier clip of the same video.
-        clip_folder.write_clip(target, dataclasses.replace(made.clip, info=info), overwrite=True)
         known = {**made.evidence(), "options": dict(options or {})}
-        evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False)
-        write_atomically(target / EVIDENCE, evidence + "\n")
+        evidence = json.dumps(known, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        clip = dataclasses.replace(made.clip, info=info)
+        clip_folder.write_clip(target, clip, overwrite=True, further={EVIDENCE: evidence})
         if job.name not in self._rows:
             self._append(job.name, {**_cells(job), "path": job.name, VIDEO: video})
 
-    def changes(self, job: Job) -> str:
-        """How the job differs from its row in the list, such as "score 4, not 3". The job's empty cells are ignored."""
+    def changes(self, job: Job, with_subject: bool = True) -> str:
+        """How the job differs from its row in the list, such as "score 4, not 3". The job's empty cells are ignored.
+
+        ``with_subject`` is False if nobody named the job's subject.
+        """
         row = self._rows.get(job.name)
         if row is None:
             return ""
         return "; ".join(
             f"{column} {cell}, not {row.get(column) or 'empty'}"
             for column, cell in _cells(job).items()
-            if cell and not _equal(cell, row.get(column, ""))
+            if cell and (with_subject or column != "subject") and not _equal(cell, row.get(column, ""))
         )
 
     def _append(self, name: str, row: Mapping[str, str]) -> None:

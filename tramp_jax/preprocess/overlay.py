@@ -11,7 +11,7 @@ from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import hidden, write_atomically
 
 SCALE = 2  # crops are enlarged to keep 63 points apart
 # One colour per group, in the order of landmarks.GROUPS; the nose tip is white.
@@ -100,7 +100,7 @@ def write_video(path: Path, clip: Clip, interpolated: Sequence[bool] = ()) -> No
     """
     first = picture(clip, 0, interpolated)
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = hidden(path, f"{os.getpid()}.partial{path.suffix}")
     writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, clip.fps, (first.shape[1], first.shape[0]))
     try:
         if not writer.isOpened():

@@ -3,6 +3,8 @@
 Only one frame is held at a time. If an input cannot be read, a ``UserError`` names the file and says what to do.
 """
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +22,31 @@ from tramp_jax.data.video_file import MAX_PIXELS, VideoFile
 from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_BLACK = 1 << 4  # where 12 bits end that are read as 16
+_DARK = 1 << 6  # where 14 bits end that are read as 16
+# Files that lie beside recordings. Any other is named if it is left out.
+_NO_RECORDINGS = (
+    ".csv",
+    ".db",
+    ".doc",
+    ".docx",
+    ".html",
+    ".ini",
+    ".json",
+    ".log",
+    ".md",
+    ".npy",
+    ".npz",
+    ".pdf",
+    ".srt",
+    ".tsv",
+    ".txt",
+    ".xls",
+    ".xlsx",
+    ".xml",
+    ".yaml",
+    ".yml",
+)
+_NAMED = 5  # left out files in a warning
 _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
 
 
@@ -78,42 +104,71 @@ def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
     return VideoFile(path) if kind else ImageFrames(path, images_fps)
 
 
+def short_name(path: Path) -> str:
+    """The name of a folder, or of a file without its ending."""
+    return path.name if path.is_dir() else path.stem
+
+
 def expand_input(path: str | Path) -> list[Path]:
     """Expands a folder of videos to its videos, in natural order. Any other path stands for itself.
 
     A folder of images, or a clip made by ``tramp-jax preprocess``, is one input. Unreadable paths are left to
-    ``open_frames``.
+    ``open_frames``. A warning names what else is in the folder and could be a recording: files of other kinds, folders
+    of images.
 
     Raises:
-      UserError: ambiguous_folder if it holds videos beside images or beside folders of videos.
+      UserError: ambiguous_folder if it holds videos or images beside folders of videos, at any depth, or videos beside
+        images.
     """
     path = Path(path).expanduser()
     if not path.is_dir() or (path / DESCRIPTION).is_file():
         return [path]
-    videos = _files(path, VIDEOS)
-    if not videos:
+    videos, images = _files(path, VIDEOS), _files(path, (*IMAGES, *_UNREADABLE))
+    if not (videos or images):
         return [path]
-    if images := _files(path, (*IMAGES, *_UNREADABLE)):
+    if videos and images:
         raise UserError(
             "ambiguous_folder",
             f"{path}: holds both videos ({videos[0].name}) and images ({min(image.name for image in images)}), so it "
             "may be a folder of videos or of frames; name the videos, or put videos and images in separate folders",
         )
-    if left_out := next((video for folder in _folders(path) for video in _files(folder, VIDEOS)), None):
+    below = list(_recordings_below(path))
+    if left_out := next((file for file in below if file.suffix.lower() in VIDEOS), None):
         raise UserError(
             "ambiguous_folder",
-            f"{path}: holds videos ({videos[0].name}) and a folder of videos ({left_out.parent.name}), which would be "
-            "left out; name the videos, or put those of this folder into one of their own",
+            f"{path}: holds {(videos or images)[0].name} and a folder of videos ({left_out.parent.relative_to(path)}), "
+            "which would be left out; name the videos, or put those of this folder into one of their own",
         )
-    return videos
+    stems = {file.stem for file in videos}
+    others = [file for file in _files(path, None) if file.stem not in stems and file not in images]
+    unread = [file.name for file in others if file.suffix.lower() not in _NO_RECORDINGS]
+    unread += dict.fromkeys(f"{file.parent.relative_to(path)}/" for file in below)
+    if unread:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        sys.stderr.write(f"warning: {path}: left out {', '.join(unread[:_NAMED])}{more}; name them to read them\n")
+    return videos or [path]
+
+
+def _recordings_below(path: Path) -> Iterator[Path]:
+    """The videos and the first image in each folder below a folder, except for clips and what is hidden."""
+    for top in _folders(path):
+        for where, folders, names in os.walk(top):
+            shown = [name for name in sorted(names) if not name.startswith(".")]
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if DESCRIPTION in names:
+                folders.clear()
+                continue
+            images = [name for name in shown if Path(name).suffix.lower() in (*IMAGES, *_UNREADABLE)]
+            videos = [name for name in shown if Path(name).suffix.lower() in VIDEOS]
+            yield from (Path(where) / name for name in videos + images[:1])
 
 
 class ImageFrames:
     """The images of a folder in natural order (2.png before 10.png), or one image, evenly spaced in time.
 
     Alpha channels are dropped, grey becomes RGB, 16 bits become 8, and EXIF orientation is applied. Iterating raises
-    ``UserError`` for an unreadable image and for images of different sizes. Gaps in the numbering and almost black
-    images give a warning.
+    ``UserError`` for an unreadable image and for images of different sizes. Gaps in the numbering and dark images
+    give a warning.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -157,10 +212,10 @@ class ImageFrames:
                 )
             brightest = max(brightest, int(image.max()))
             yield number / self.rate, image
-        if brightest < _BLACK:
+        if brightest < _DARK:
             doubt = (
-                f"the images are almost black: no value is above {brightest} of 255; if a camera wrote 10 or 12 bits "
-                "into files of 16, scale the values up to 16 bits"
+                f"the images are dark: no value is above {brightest} of 255; if a camera wrote 10 to 14 bits into "
+                "files of 16, scale the values up to 16 bits"
             )
             self.warnings = tuple(dict.fromkeys((*self.warnings, doubt)))  # they may be read twice
 
@@ -249,8 +304,8 @@ def _decode(file: Path) -> np.ndarray | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of the endings, and broken links; see ``files_in``."""
+def _files(folder: Path, endings: Sequence[str] | None) -> list[Path]:
+    """The files of a folder with one of the endings (None for any), and broken links; see ``files_in``."""
     return files_in(folder, endings, broken=True)
 
 

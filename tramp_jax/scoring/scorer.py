@@ -20,6 +20,7 @@ from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
+from tramp_jax.files import state
 from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import (
     LandmarkSource,
@@ -319,14 +320,13 @@ class Scorer:
         """
         path = pathlib.Path(os.path.realpath(path))  # the same for every spelling
         try:
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            found = state(path)
             if self.landmarks == "table" and (table := table_beside(path)).is_file():
-                files.append(table)
-            state = [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+                found += state(table)
         except OSError:  # scoring reports why it cannot be read
-            state = []
+            found = []
         parts = [
-            state,
+            found,
             [expression, self.landmarks, self._max_width, self._uncalibrated],
             dataclasses.asdict(self._options),
             self.calibration and dataclasses.asdict(self.calibration),

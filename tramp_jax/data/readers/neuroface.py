@@ -218,7 +218,11 @@ def read_video(path: Path, first: int, last: int) -> Iterator[np.ndarray]:
     always correct.
 
     Raises:
-      UserError: the file cannot be decoded.
+      UserError: the file cannot be decoded; damaged_video if a frame was skipped, as all later ones have other numbers.
     """
-    for _, image in itertools.islice(VideoFile(path), first - 1, last):
+    video = VideoFile(path)
+    for _, image in itertools.islice(video, first - 1, last):
+        if video.damaged:
+            message = f"{path}: {video.damaged} frames are damaged"
+            raise UserError("damaged_video", f"{message}, so the numbers of frames are lost; restore the video")
         yield image

@@ -1,13 +1,22 @@
 """Landmark sources, one module each. ``open_landmark_source`` imports only the module it needs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from tramp_jax.errors import UserError
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 from tramp_jax.preprocess.faces import LandmarkSource
+from tramp_jax.preprocess.video import short_name
 
-__all__ = ["SOURCES", "SourceOptions", "open_landmark_source", "open_table_beside", "table_beside"]
+__all__ = [
+    "SOURCES",
+    "SourceOptions",
+    "check_separate",
+    "open_landmark_source",
+    "open_table_beside",
+    "table_beside",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,20 @@ class SourceOptions:
 
 def table_beside(video: Path) -> Path:
     """The path of a video's landmark table: in the same folder, with the same name and the ending .csv."""
-    return video.with_suffix(".csv")
+    return video.with_name(f"{short_name(video)}.csv")
+
+
+def check_separate(files: Mapping[Path, Path]) -> None:
+    """Refuses one file of landmarks for two videos; ``files`` maps each video to its file.
+
+    Raises:
+      UserError: bad_data.
+    """
+    users: dict[Path, Path] = {}
+    for video, file in files.items():
+        if file.is_file() and (other := users.setdefault(file.resolve(), video)) != video:
+            cure = "rename one of them and its file of landmarks"
+            raise UserError("bad_data", f"{file}: would be read for both {other} and {video}; {cure}")
 
 
 def open_table_beside(video: Path) -> LandmarkSource:
