@@ -150,9 +150,8 @@ def _collect(out: Path, overwrite: bool) -> int:
     if out.exists() and not overwrite:
         rows = [*_read(out), *rows]
     _check_models(out, rows)
-    joined = {
-        _identity(_folder(out) / str(row["input"])): row for row in rows
-    }  # the last row of an input is the newest
+    # The last row of an input is the newest.
+    joined = {_identity(_folder(out) / str(row["input"])): row for row in rows}
     _write(out, joined.values())
     for part in parts:
         part.unlink()
