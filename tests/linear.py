@@ -14,16 +14,17 @@ OPTIONS = {"model.streams": "trajectory", "model.trajectory.channels": "xy", "mo
 
 
 class Linear(nn.Module):
-    """A score or logits from trajectories (B, ...), called as a model of the package."""
+    """A score or logits from trajectories (B, ...), called as a model of the package, or as several side by side."""
 
     num_classes: int = 0
+    members: int = 1
     dropout: float = 0.0
 
     @nn.compact
     def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
         x = trajectories.reshape(len(trajectories), -1)
-        y = nn.Dense(self.num_classes or 1)(nn.Dropout(self.dropout, deterministic=not train)(x))
-        return (y if self.num_classes else y[:, 0]), {}
+        y = nn.Dense(self.num_classes or self.members)(nn.Dropout(self.dropout, deterministic=not train)(x))
+        return (y if self.num_classes or (train and self.members > 1) else y.mean(axis=1)), {}
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def linear_model() -> Iterator[None]:
     """Training and evaluation use ``Linear`` with dropout, if the configuration reads no frames."""
     with pytest.MonkeyPatch.context() as patched:
         for place in (models, training_step, evaluation, experiment):
-            patched.setattr(place, "build_model", lambda config: Linear(config.head.num_classes, dropout=0.5))
+            patched.setattr(place, "build_model", lambda config: Linear(config.head.num_classes, config.members, 0.5))
         try:
             _forget()
             yield

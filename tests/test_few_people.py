@@ -1,5 +1,6 @@
 """The recipe for few people, from training to a score, and the choice between it and the published model."""
 
+import functools
 import json
 import shutil
 
@@ -105,9 +106,11 @@ def test_a_person_counts_in_every_division(linear_run, capsys):
     written = json.loads((linear_run / run.CROSS_VALIDATION).read_text())
     for name, entry in written["differences"]["spearman"].items():
         assert found[name][0] == divisions._text(entry)
-    for name in ("random forest", "SVR", "model, best"):
-        defined = [value for value in written["spearman"][name] if value is not None]
-        assert float(found[name][2].split()[0]) == pytest.approx(np.mean(defined), abs=6e-4)
+    means = {name: [value for value in values if value is not None] for name, values in written["spearman"].items()}
+    compared = [name for name in ("random forest", "SVR", "model, best") if means[name]]
+    assert len(compared) >= 2
+    for name in compared:
+        assert float(found[name][2].split()[0]) == pytest.approx(np.mean(means[name]), abs=6e-4)
 
 
 # The choice between this recipe and the published model
@@ -243,15 +246,16 @@ def test_a_recipe_of_ones_own_chooses_too(people, tmp_path, capsys):
 
 
 def test_a_clinic_trains_evaluates_and_resumes(program, tmp_path):
+    program = functools.partial(program, JAX_DISABLE_MOST_OPTIMIZATIONS="1")  # a step
     write_folder(tmp_path / "clips", 12, num_frames=9)
-    line = ["--config", "configs/folder.py", f"--config.data.root={tmp_path / 'clips'}", "--config.model.members=2"]
+    line = ["--config", "configs/folder.py", f"--config.data.root={tmp_path / 'clips'}", "--config.model.members=1"]
     line += ["--config.train.epochs=1", "--config.train.evaluate_every=1", "--config.evaluation.baselines=False"]
     line += ["--config.data.fold=0", "--workdir", tmp_path / "run"]  # one of the five folds
     trained = program("train.py", *line)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.startswith("12 people, ")
     written = json.loads((tmp_path / "run" / run.CONFIG).read_text())
-    assert (written["model"]["members"], written["data"]["num_folds"], written["model"]["ridge"]) == (2, 5, True)
+    assert (written["model"]["members"], written["data"]["num_folds"], written["model"]["ridge"]) == (1, 5, True)
     assert program("eval.py", "--workdir", tmp_path / "run").returncode == 0
     assert program("train.py", *line, "--resume").returncode == 0
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.raises import user_error
-from tramp_jax import Scorer, cli, experiment, training_data
+from tramp_jax import Scorer, cli, experiment, shards, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import Table, _Reports, expand
@@ -291,6 +291,7 @@ def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_th
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compile")
+@pytest.mark.usefixtures("quick_compile")
 def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, source):
     scorer = Scorer(*runs)
     output = Output((0.0, 2.0, 4.0), (0.3, 0.3, 0.4), sigma=1.0, low=0.0, high=4.0, offset=2.0)
@@ -470,7 +471,7 @@ def test_unfinished_shards_are_not_joined(calibrated, source, tmp_path, monkeypa
     assert score(*"bcd", shard="2/2") == 0  # now c is in both
     refused("c")
     assert score(*"bcd", shard="1/2") == 0
-    with locked(tmp_path / "scores.shard-1-of-2.csv"), pytest.raises(SystemExit) as stopped:
+    with shards.locked(out, shards.parse("1/2")), pytest.raises(SystemExit) as stopped:
         cli.main(["score", "--collect", "--out", str(out)])
     assert stopped.value.__context__.kind == "in_use"
     assert cli.main(["score", "--collect", "--out", str(out)]) == 0
@@ -619,7 +620,7 @@ def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tm
 
 
 def test_the_report_of_a_long_name_is_written(tmp_path):
-    reports = _Reports(tmp_path, False, None)
+    reports = _Reports(tmp_path, False, None, "model")
     paths = [reports.path(f"/{person}/{'笑' * 83}.mp4") for person in ("anna", "ben")]
     for path in paths:
         path.touch()
