@@ -245,7 +245,7 @@ def test_a_recipe_of_ones_own_chooses_too(people, tmp_path, capsys):
     assert not is_few(chosen(people(12), recipe=f"{recipe}:size=Published,left"))
 
 
-def test_a_clinic_trains_evaluates_and_resumes(program, tmp_path):
+def test_a_clinic_trains_and_resumes(program, tmp_path):
     program = functools.partial(program, JAX_DISABLE_MOST_OPTIMIZATIONS="1")  # a step
     write_folder(tmp_path / "clips", 12, num_frames=9)
     line = ["--config", "configs/folder.py", f"--config.data.root={tmp_path / 'clips'}", "--config.model.members=1"]
@@ -256,7 +256,6 @@ def test_a_clinic_trains_evaluates_and_resumes(program, tmp_path):
     assert trained.stdout.startswith("12 people, ")
     written = json.loads((tmp_path / "run" / run.CONFIG).read_text())
     assert (written["model"]["members"], written["data"]["num_folds"], written["model"]["ridge"]) == (1, 5, True)
-    assert program("eval.py", "--workdir", tmp_path / "run").returncode == 0
     assert program("train.py", *line, "--resume").returncode == 0
 
 

@@ -27,6 +27,7 @@ from tramp_jax.files import locked
 from tramp_jax.output import Output
 from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.progress import Progress
+from tramp_jax.report import attribution
 from tramp_jax.scoring import calibration
 from tramp_jax.scoring.jax_judge import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
@@ -292,10 +293,12 @@ def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_th
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.usefixtures("quick_compile")
-def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, source):
+def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, source, monkeypatch):
     scorer = Scorer(*runs)
     output = Output((0.0, 2.0, 4.0), (0.3, 0.3, 0.4), sigma=1.0, low=0.0, high=4.0, offset=2.0)
     scorer.members = [dataclasses.replace(member, output=output) for member in scorer.members]
+    explainer = attribution.Explainer(scorer.members[0].config, output)
+    monkeypatch.setattr(attribution, "Explainer", lambda *_: explainer)  # both members have the same one: compiled once
     scored = scorer.score_clip(source[0])
     found = scorer.evidence(scored).attribution
     assert np.ptp(scored.members) > 0.1
