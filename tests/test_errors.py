@@ -1,6 +1,7 @@
 """What a program makes of an exception: one line and an exit code, or a traceback and a request to report it."""
 
 import errno
+import importlib.metadata
 import io
 import os
 import pickle
@@ -120,12 +121,22 @@ def test_a_missing_run_is_one_line_of_the_program(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("reason", ["cannot open shared object file: No such file or directory", "file too short"])
-def test_a_missing_library_of_the_system_is_named_with_its_cure(reason, capsys):
+def test_a_missing_library_of_the_system_is_named_with_its_cure(reason, capsys, monkeypatch):
+    installed = {"opencv-python": "4.9"}  # by InsightFace
+
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
     error = ImportError(f"libGL.so.1: {reason}", name="cv2")
     code, message = _end_of(error, capsys)
     assert code == EXIT_ERROR
     assert "libGL.so.1" in message
-    assert "opencv-python-headless==" in message
+    assert "opencv-python-headless==4.9" in message
+    installed.clear()
+    assert "cv2 needs it" in _end_of(error, capsys)[1]
     assert "libxyz.so.2" in str(as_user_error(ImportError(f"/usr/lib/libxyz.so.2: {reason}", name="other")))
     assert as_user_error(ImportError("cannot import name 'x' from 'y'")) is None
 

@@ -58,10 +58,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def _cure(package: str) -> str:
     """What to do if ``package`` needs a system library that is missing."""
-    if package != "cv2":
+    try:
+        # InsightFace installs a second OpenCV of the same version, which needs desktop libraries. Ours does not.
+        version = importlib.metadata.version("opencv-python") if package == "cv2" else ""
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    if not version:
         return f"{package} needs it: install it with your system's package manager"
-    # InsightFace installs a second OpenCV of the same version, which needs desktop libraries. Ours does not.
-    headless = f"opencv-python-headless=={importlib.metadata.version('opencv-python')}"
+    headless = f"opencv-python-headless=={version}"
     return f"InsightFace's own OpenCV needs it; replace that with: pip install --force-reinstall --no-deps {headless}"
 
 
