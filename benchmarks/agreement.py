@@ -60,7 +60,8 @@ def resample(
     subjects = np.concatenate([each.subjects for each in written])
     people, count = np.unique(subjects), data.people[VALIDATION]
     if count >= len(people):
-        raise UserError("too_few_people", f"{folder}: {len(people)} people; more than {count} are needed, see --people")
+        cure = "test more people (--people of benchmarks.new_people)"
+        raise UserError("too_few_people", f"{folder}: {len(people)} people, but more than {count} are needed; {cure}")
     found: dict[str, list[float]] = {name: [] for name in (*_SHOWN, "coverage", "width")}
     for seed in range(splits):
         chosen = np.isin(subjects, np.random.default_rng(seed).permutation(people)[:count])
