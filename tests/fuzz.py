@@ -163,8 +163,9 @@ def _make_run(folder: pathlib.Path) -> None:
     import jax
 
     from tests import tiny
-    from tramp_jax import output, run, usual_motion
+    from tramp_jax import output, run, split_file, usual_motion
     from tramp_jax.checkpoint import Checkpoints
+    from tramp_jax.data import datasets
     from tramp_jax.data.source import RatingScale
     from tramp_jax.models import abstract_variables
 
@@ -172,6 +173,7 @@ def _make_run(folder: pathlib.Path) -> None:
     config.model.streams = "trajectory"
     (folder / "run").mkdir()
     (folder / "run" / "config.json").write_text(config.to_json())
+    split_file.save(folder / "run", {None: datasets.split(datasets.open_dataset(config), config, None)})
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(config.model))
     with Checkpoints(folder / "run", writing=True) as checkpoints:
         checkpoints.save_best(7, zeros)
@@ -182,9 +184,13 @@ def _make_run(folder: pathlib.Path) -> None:
 
 
 def _read_run(folder: pathlib.Path, changed: pathlib.Path) -> None:
-    from tramp_jax import usual_motion
+    from tests import tiny
+    from tramp_jax import split_file, usual_motion
+    from tramp_jax.data import datasets
     from tramp_jax.scoring.members import load_member
 
+    config = tiny.get_config()  # not the changed one, which may ask for any number of drawn people
+    split_file.splits_of(datasets.open_dataset(config), config, folder / "run")
     usual_motion.load(folder / "run")
     load_member(folder / "run")
 
