@@ -23,6 +23,7 @@ from convert_weights.kinds import KINDS
 from convert_weights.kinds.kind import model_config
 from convert_weights.layouts import TensorPair
 from convert_weights.reader import nonfinite_warnings
+from tramp_jax import config as options
 from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
 
@@ -127,28 +128,39 @@ class _Report:
 
 
 def _load_converted(path: pathlib.Path) -> Loaded:
-    from tramp_jax.checkpoint import stored_shapes
+    from tramp_jax import checkpoint
+
+    def damaged(reason: object) -> UserError:
+        return UserError("damaged_file", f"{path}: is damaged ({reason}); {_CONVERT_AGAIN}")
 
     report = json_files.read(path / REPORT, _CONVERT_AGAIN)
     if report.get("format") != FORMAT:
         what = f"{path}: has format {report.get('format')!r:.40}, known is {FORMAT}; {_CONVERT_AGAIN}"
         raise UserError("unsupported_file", what)
+    json_files.checked_record(_Report, report, path / REPORT, _CONVERT_AGAIN)
     try:
-        json_files.record(_Report, report)
-        KINDS[report["kind"]]
+        options.of_run({"model": report["model_config"]})
         config = model_config(report["model_config"])
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise damaged(_first_line(error)) from error
+    try:
         shapes = target_shapes(config)
-        for target in report["fresh"]:
-            del shapes[tuple(target.split("/"))]
-        restore_args = nested(dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray)))
-        folder = (path / VARIABLES).absolute()
-        stored = flattened(stored_shapes(folder))
+    except UserError as error:
+        raise damaged(_first_line(error)) from error
+    fresh = {tuple(target.split("/")) for target in report["fresh"]}
+    if report["kind"] not in KINDS or not fresh <= shapes.keys():
+        raise damaged("its kind or a fresh array is unknown")
+    shapes = {target: shape for target, shape in shapes.items() if target not in fresh}
+    restore_args = nested(dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray)))
+    folder = (path / VARIABLES).absolute()
+    try:
+        stored = flattened(checkpoint.stored_shapes(folder))
         if stored == shapes:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 args = ocp.args.PyTreeRestore(restore_args=restore_args)
                 variables = checkpointer.restore(folder, args=args)
-    except (UserError, KeyError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
-        raise UserError("damaged_file", f"{path}: is damaged ({_first_line(error)}); {_CONVERT_AGAIN}") from error
+    except checkpoint.DAMAGE as error:
+        raise damaged(_first_line(error)) from error
     if stored != shapes:
         raise UserError("damaged_file", f"{path}: its arrays do not match its {REPORT}; {_CONVERT_AGAIN}")
     return report["kind"], nested(flattened(variables)), config, report
@@ -160,13 +172,10 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
     from tramp_jax.checkpoint import BEST, LAST, Checkpoints
 
     which = checkpoint or (BEST if any((path / run.CHECKPOINTS / BEST).glob("[0-9]*")) else LAST)
-    try:
-        config = model_config(run.load_config(path).model.to_dict())
-        shapes = {target: jax.ShapeDtypeStruct(shape, np.float32) for target, shape in target_shapes(config).items()}
-        with Checkpoints(path) as checkpoints:
-            step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
-    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
-        raise UserError("damaged_file", f"{path}: {_first_line(error)}; check that the run is complete") from error
+    config = model_config(run.load_config(path).model.to_dict())
+    shapes = {target: jax.ShapeDtypeStruct(shape, np.float32) for target, shape in target_shapes(config).items()}
+    with Checkpoints(path) as checkpoints:
+        step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}
     source = {"run": path.absolute().name, "checkpoint": which, "step": step}
     return config.name, nested(flat), config, _run_report(source, config, flat)

@@ -160,6 +160,19 @@ def test_damaged_folder_is_refused(tmp_path):
             convert_weights.load_checkpoint(out)
 
 
+@pytest.mark.parametrize("error", [KeyError, TypeError, ValueError, AttributeError])
+def test_a_bug_is_not_taken_for_a_damaged_folder(tmp_path, monkeypatch, error):
+    source, out = write(tmp_path / "a.pth", random_state_dict(small("skateformer"))), tmp_path / "out"
+    assert run_command([str(source), "--out", str(out)]) == 0
+
+    def bug(*_):
+        raise error("bug")
+
+    monkeypatch.setattr(store, "target_shapes", bug)
+    with pytest.raises(error, match="bug"):
+        convert_weights.load_checkpoint(out)
+
+
 # --- training runs ---------------------------------------------------------------------------------------------------
 
 

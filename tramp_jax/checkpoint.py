@@ -21,7 +21,7 @@ from tramp_jax.errors import UserError, as_user_error
 
 LAST, BEST = "last", "best"
 # Orbax and TensorStore raise these for damaged files; RecursionError comes from deeply nested JSON.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OSError, RecursionError)
+DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OSError, RecursionError)
 
 
 def can_resume(folder: pathlib.Path) -> bool:
@@ -70,7 +70,7 @@ class Checkpoints:
         """Turns what Orbax raises for a damaged checkpoint into a UserError (damaged_file). For calls of Orbax only."""
         try:
             yield
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if as_user_error(error) is not None:
                 raise
             raise self._damaged((str(error) or type(error).__name__).splitlines()[0]) from error
