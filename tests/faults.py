@@ -281,6 +281,8 @@ FAULTS = (
     Fault("a quotation mark that is not closed", "folder", _lines_of("clips.csv", lambda x: x.replace("s000,", '"s000,')), "unreadable_table", ("clips.csv", "row 2", "quotation mark")),
     Fault("a list with more cells than a list can have", "folder", _write("clips.csv", b",,,,,,,,,\n" * 250_000), "oversized_file", ("clips.csv", "cells")),
     Fault("a person in two spellings", "folder", _lines_of("clips.csv", lambda x: x.replace(",s001,", ",S_0,").replace(",s000,", ",s00,")), "similar_names", ("clips.csv", "row 2", "row 3", "'s00'", "'S_0'")),
+    Fault("two visits of one person as two people (a warning)", "folder", _lines_of("clips.csv", lambda x: x.replace(",s001,", ",s000_V2,").replace(",s000,", ",s000_V1,")), "similar_names", ("'s000_V1'", "'s000_V2'"), WARNING),
+    Fault("a column like a split under another name (a warning)", "folder", _lines("clips.csv", lambda x: [f"{row},{part}" for row, part in zip(x, ("set", "train", "train", "test"), strict=True)]), "ignored_column", ("clips.csv", "'set'"), WARNING),
     Fault("a number that a spreadsheet rounded", "folder", _row("clips.csv", 3, (1, "1.23457E+11")), "bad_id", ("clips.csv", "row 3", "1.23457E+11")),
     Fault("99 for a missing score", "folder", _lines("clips.csv", lambda x: [x[0], *(f"{row.rpartition(',')[0]},{mark}" for row, mark in zip(x[1:], (0, 99, 3), strict=True))]), "malformed_row", ("clips.csv", "row 3", "score is 99")),
     Fault("a missing rating (a warning)", "folder", _lines("clips.csv", lambda x: [f"{row},{mark}" for row, mark in zip(x, ("speed", 1, "NA", 3), strict=True)]), "missing_rating", ("clips.csv", "row 3", "speed", "'NA'"), WARNING),

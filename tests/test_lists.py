@@ -273,7 +273,8 @@ def test_training_without_bad_clips_does_not_split_a_person(tmp_path):
 def test_expressions_in_two_spellings_are_a_warning(tmp_path):
     made = _save(tmp_path, _text(_rows(["a", "b"])).replace("smile,1", "Smile,1"))
     report = validation.check(made, Wanted(frames=False))
-    assert [problem.kind for problem in report.problems if problem.severity == WARNING] == ["similar_names"]
+    for found in (report.problems, datasets.open_dataset(made, Wanted()).notes):  # training does not check all clips
+        assert [problem.kind for problem in found if problem.severity == WARNING] == ["similar_names"]
 
 
 DATES = [
@@ -293,6 +294,41 @@ def test_a_name_that_a_spreadsheet_took_for_a_date_is_not_a_person(tmp_path, nam
 )
 def test_a_name_that_is_no_date_is_a_person(name):
     assert not names.is_date(name)
+
+
+def test_a_date_whose_cell_became_text_is_not_a_person(tmp_path):
+    """Formatted as text, 3-1 that became a date is the number of a day; 3-17 can be no date and stays."""
+    with user_error("bad_id", "row 3", "44256", "date"):
+        datasets.open_dataset(_save(tmp_path, _text(_rows(["3-17", "44256", "4-21"]))))
+    found, _ = _open(tmp_path, _text(_rows(["3-17", "4425", "99999", "4-21"])))
+    assert not found
+    assert not _open(tmp_path, _text(_rows(["44256", "44257"])))[0]  # they may be numbers of patients
+
+
+OCCASIONS = [
+    ("P01_V1", "P01_V2"), ("P01", "P01_V2"), ("anna pre", "anna post"), ("P01L", "P01R"), ("P01-t1", "P01-t2"),
+    ("7 visit 1", "7 visit 2"), ("007_on", "007 off"), ("anna_follow-up", "anna"), ("P1 Day 1", "P1 Day 14"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), OCCASIONS)
+def test_one_person_on_two_occasions_gives_a_warning(tmp_path, one, other):
+    found, infos = _open(tmp_path, _text(_rows([one, other, "ben"])))
+    assert len(infos) == 3
+    (problem,) = found
+    assert (problem.kind, problem.severity) == ("similar_names", WARNING)
+    assert all(repr(name) in problem.message for name in (one, other))
+
+
+@pytest.mark.parametrize(
+    "people",
+    [
+        ("V1", "V2"), ("left", "right"), ("HC_V01", "PD_V01"), ("P01", "P02"), ("Abel", "Abe"), ("A-01", "A-02"),
+        ("Simon", "Sim"), ("N002", "OP02"), ("site1-s1", "site1-s2"), ("s000", "s001"), ("PD_V01", "PD_V02"),
+    ],
+)  # fmt: skip
+def test_other_people_give_no_warning(people):
+    assert not list(names.occasions(people))
 
 
 def test_a_comma_in_a_name_is_no_decimal_comma(tmp_path):
@@ -377,6 +413,30 @@ def test_notes_are_not_ratings(tmp_path):
     assert not any(info.targets for info in infos)
 
 
+@pytest.mark.parametrize(
+    ("column", "warned"),
+    [
+        (["1", "2", "2-3", "2+", "", ""], "50%"),
+        (["1", "high", "2-3", "2", "NA", "x"], "40%"),
+        (["Train ", "TRAINING", "hold-out", "test", "", ""], "split"),
+        (["ok", "2", "ok", "ok", "tired", ""], ""),
+        ([""] * 6, ""),
+    ],
+)
+def test_a_column_that_was_perhaps_meant_to_be_read_is_named(tmp_path, column, warned):
+    found, infos = _open(tmp_path, _text(_rows(scores=[0, 1, 2, 3, 4, 0], more=column)))
+    assert not any(info.targets for info in infos)
+    assert [(problem.kind, problem.severity) for problem in found] == [("ignored_column", WARNING)] * bool(warned)
+    assert all(fact in problem.message for problem in found for fact in ("clips.csv", "'more'", warned))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_split_of_one_part_gives_a_warning(tmp_path, part):
+    found, infos = _open(tmp_path, _text(_rows(split=[part] * 6)))
+    assert [(problem.kind, problem.severity) for problem in found] == [("empty_part", WARNING)]
+    assert len(infos) == 6
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize(("cell", "value"), [("3,5", 3.5), ("-0,5", -0.5), ("0,125", 0.125), ("2,3333", 2.3333)])
 def test_a_decimal_comma_is_a_point(tmp_path, separator, cell, value):
@@ -417,7 +477,7 @@ def test_a_rating_far_from_all_others_gives_a_warning(tmp_path, more, doubtful, 
         assert column in problem.message
 
 
-@pytest.mark.parametrize("name", ["#N/A", "#REF!", "#NAME?", "nan", "null", "?", "-", "unknown", "N/A"])
+@pytest.mark.parametrize("name", ["#N/A", "#REF!", "#######", "#NAME?", "nan", "null", "?", "-", "unknown", "N/A"])
 @pytest.mark.parametrize("column", ["subject", "expression"])
 def test_a_missing_name_is_not_a_name(tmp_path, name, column):
     """A failed look-up in a spreadsheet would make one person of many."""
@@ -708,6 +768,16 @@ def test_a_workbook_that_lost_a_name_is_refused(tmp_path, name):
     _book(tmp_path / "clips.xlsx", [HEADER, ["c0", name, "smile", 1], ["c1", "b", "smile", 2]])
     with user_error("bad_id", "clips.xlsx", "row 2"):
         datasets.open_dataset(made)
+
+
+@pytest.mark.parametrize("number", [14, 27, 36, 50, 58])
+def test_numbers_with_a_format_of_dates_are_dates(tmp_path, number):
+    """Those above 22 are dates in East Asian spreadsheets."""
+    _book(tmp_path / "a.xlsx", [HEADER, ["c0", 44256, "smile", 1]], lambda _, x: setattr(x["B2"], "number_format", "0"))
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'numFmtId="1"', b'numFmtId="%d"' % number))
+    assert tables.read_rows(tmp_path / "b.xlsx", Problems())[2][1] == "2021-03-01 00:00:00"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -159,7 +160,8 @@ def runs(tmp_path, monkeypatch):
         config = shrink(recipe.get_config(), tmp_path / "data", streams="trajectory").unlock()
         config.data.update(num_folds=folds, validation_fraction=0.3)
 
-        def train(resume):
+        def train(resume, expression=config.data.expression):
+            config.data.expression = expression
             experiment.train(None if resume else config, tmp_path / "run", resume=resume)
 
         return tmp_path / "data" / "clips.csv", tmp_path / "run", train, used
@@ -203,3 +205,25 @@ def test_a_run_keeps_its_split_when_the_list_changes(runs, folds, capsys):
     (folder / run.SPLIT).unlink()  # as in runs of earlier versions
     _use(folder, train)
     assert f"warning: {folder / run.SPLIT}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["_", "0x", "-1", "1.5", "\u00b2", "9" * 5000])
+def test_a_split_file_with_a_damaged_fold_is_refused(runs, key):
+    _, folder, train, _ = runs(3)
+    train(resume=False)
+    path = folder / run.SPLIT
+    kept = json.loads(path.read_text())["folds"]
+    path.write_text(json.dumps({"folds": kept | {key: kept.pop("0")}}))
+    with user_error("damaged_file", path):
+        experiment.evaluate(folder, "last", "test")
+
+
+def test_a_part_without_clips_is_refused_before_training(runs):
+    table, folder, train, _ = runs(0)
+    header, *rows = table.read_text().splitlines()
+    rows = [f"{row},{'train' if number % 4 else 'test'}" for number, row in enumerate(rows)]
+    rows = [row.replace(",smile,", ",frown,") if row.endswith("test") else row for row in rows]
+    table.write_text("\n".join([f"{header},split", *rows, ""]))
+    with user_error("empty_part", "test", "smile"):
+        train(resume=False, expression="smile")
+    assert not folder.exists()

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Collection, Mapping
 
@@ -30,7 +31,7 @@ class _Kept:
     folds: dict[str, dict[str, frozenset[str]]]
 
     def is_split(self) -> bool:
-        return all(
+        return all(re.fullmatch(r"\d{,9}", fold, re.ASCII) for fold in self.folds) and all(
             parts.keys() == {TRAIN, VALIDATION, TEST}
             and sum(map(len, parts.values())) == len(frozenset[str]().union(*parts.values()))
             for parts in self.folds.values()

@@ -78,7 +78,8 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
         dataset = reader.open(data.root, reader.Options(**given), wanted, problems)
     _check_people(dataset, problems)
     warnings = [problem for problem in problems.found if problem.severity == WARNING]
-    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *warnings))
+    # Packed data has kept some of them.
+    dataset = dataclasses.replace(dataset, notes=tuple(dict.fromkeys((*dataset.notes, *warnings))))
     if any(data.get("scale", ())):
         scale = _declared(data.scale, data.get("target", "") or "rating")
         dataset = dataclasses.replace(dataset, facts=dataclasses.replace(dataset.facts, scale=scale))
@@ -99,12 +100,16 @@ def _declared(ends: Sequence[float], name: str) -> RatingScale:
 
 
 def _check_people(dataset: Dataset, problems: Problems) -> None:
-    """Adds an error for each pair of names that may be one person, and for each name that two people may share."""
+    """Adds an error for each pair of names that may be one person, and for each name that two people may share.
+
+    Adds warnings for names that may be visits of one person, and for two spellings of an expression.
+    """
     first: dict[str, ClipInfo] = {}
     for info in dataset.source.infos:
         first.setdefault(info.subject, info)
+    dates = names.date_numbers(first)
     for name, info in first.items():
-        if names.is_rounded(name) or names.is_date(name):
+        if names.is_rounded(name) or names.is_date(name) or name in dates:
             what = "a number rounded" if names.is_rounded(name) else "a name taken for a date"
             message = (
                 f"subject {name} looks like {what} by a spreadsheet; format the column as text and enter it again, or "
@@ -118,6 +123,16 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
             "training and test; spell them alike in the list, or give two people more distinct names"
         )
         problems.add("similar_names", message)
+    if pairs := list(names.occasions(first)):
+        (one, other), more = pairs[0], f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
+        message = (
+            f"subjects {one!a} and {other!a} look like one person on two occasions or sides{more}, who could then be "
+            "in both training and test; give all clips of a person one subject, and tell them apart by id or group"
+        )
+        problems.add("similar_names", message, severity=WARNING)
+    for one, other in names.alike(info.expression for info in dataset.source.infos):
+        message = f"expressions {one!a} and {other!a} count as two; if they are one, spell them alike in the list"
+        problems.add("similar_names", message, severity=WARNING)
 
 
 def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:
@@ -219,14 +234,19 @@ def split(
       kept: the subjects of each part, from an earlier split; None to split them.
 
     Raises:
-      UserError: no clip shows ``data.expression``, or too few subjects.
+      UserError: no clip shows ``data.expression``, or too few subjects; empty_part if a part has no clips.
     """
     source, chosen = dataset.source, _divided(dataset, config)
     subjects = kept or _dealt(dataset, config, fold, [source.infos[i] for i in chosen])
-    return {
+    parts = {
         name: Split(source, [i for i in chosen if source.infos[i].subject in subjects[name]])
         for name in (TRAIN, VALIDATION, TEST)
     }
+    if empty := [name for name, part in parts.items() if not len(part)]:
+        what = f"nobody in the {' and the '.join(empty)} part of the split has a clip"
+        shown = f" of {config.data.expression}" if config.data.expression else ""
+        raise UserError("empty_part", f"{what}{shown}; choose another split with --config.data.protocol")
+    return parts
 
 
 def people(dataset: Dataset, config: ConfigDict) -> frozenset[str]:

@@ -22,6 +22,13 @@ _DATE = re.compile(
     rf"|\d{{1,2}}(-|/|\. ?| )({_MONTHS}|{_MORE_MONTHS})\.?([-/. ]+\d{{2,4}})?|({_MONTHS})\.?[- ]\d\d(\d\d)?",
     re.IGNORECASE | re.ASCII,
 )
+_DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
+_BEFORE_DATE = re.compile(r"\d{1,2}[-/.]\d{1,4}", re.ASCII)  # what spreadsheets take for a date if they can
+_OCCASION = re.compile(  # a person, and when or on which side they were filmed
+    r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow-?up|fu|on"
+    r"|off|left|right)[-_. ]*\d*|(.*\d)[-_. /]*(?:[vt][-_. ]*\d+|[lr])",
+    re.IGNORECASE,
+)
 # Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
 _LOOKS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХԚԜѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ\u2212", "ABESIJKMHOPCTYXQWVABEZHIKMNOPTYX-"
@@ -36,7 +43,8 @@ def clean(text: str) -> str:
 
 def is_missing(name: str) -> bool:
     """Whether a cell has no name: a spreadsheet's error such as #N/A, or what programs write for a missing value."""
-    return (name.startswith("#") and name.endswith(("!", "?", "/A"))) or name.lower() in MISSING
+    shown = name.startswith("#") and (name.endswith(("!", "?", "/A")) or not name.strip("#"))  # ###: a narrow column
+    return shown or name.lower() in MISSING
 
 
 def is_rounded(name: str) -> bool:
@@ -47,6 +55,25 @@ def is_rounded(name: str) -> bool:
 def is_date(name: str) -> bool:
     """Whether a spreadsheet has taken a name such as 3-4 for a date (4-Mar, 4. Mrz, 04.03.2024) or a time."""
     return bool(_DATE.fullmatch(name))
+
+
+def date_numbers(names: Iterable[str]) -> frozenset[str]:
+    """Names that are days counted from 1900, if others are like 3-17, which the spreadsheet could not take for a date.
+
+    That is what becomes of 3-1, taken for a date, when its column is then formatted as text.
+    """
+    names = frozenset(names)
+    return frozenset(filter(_DATE_NUMBER.fullmatch, names if any(map(_BEFORE_DATE.fullmatch, names)) else ()))
+
+
+def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields pairs of names that differ only in a visit, a time, medication or a side, as P01_V1 and P01_V2 do."""
+    first: dict[str, str] = {}
+    for name in sorted(set(names)):
+        found = _OCCASION.fullmatch(name)
+        other = first.setdefault(found[1] or found[2] if found else name, name)
+        if other != name:
+            yield other, name
 
 
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d\d?|\d{4,})|0,\d+)", re.ASCII)  # 1,234 may be a thousand
 _MAX_PATH, _MAX_NAME = 3000, 255  # bytes; Linux allows 4096 for a whole path
 _MAX_DIGITS = 15  # of a number in a workbook
+_MORE_DATES = {*range(27, 37), *range(50, 59)}  # numbers of East Asian formats, which openpyxl does not know
 _UNSAVED = re.compile(  # a formula that gives an empty text is saved with t="str"
     rb'<(?:\w+:)?c\b(?![^<>]*\st="str")[^<>]*\sr="[A-Z]{1,3}(\d{1,7})"[^<>]*>\s*'
     rb"<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<>]*</(?:\w+:)?f>)\s*"
@@ -215,6 +216,8 @@ def _workbook(path: Path) -> Iterator[list[str]]:
                 raise _TableFault("oversized_file", what)
             reader.read()
             book = reader.wb
+            dates = {i for i, style in enumerate(book._cell_styles) if style.numFmtId in _MORE_DATES}
+            book._date_formats |= dates
             sheet, *others = [x for x in book.worksheets if x.sheet_state == "visible"] or book.worksheets[:1]
             rows = _first_rows(sheet)
             for other in others:

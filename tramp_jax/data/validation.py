@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files
-from tramp_jax.data import landmark_checks, names
+from tramp_jax.data import landmark_checks
 from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.datasets import open_dataset
@@ -259,9 +259,6 @@ def _set_problems(dataset: Dataset) -> Iterator[Problem]:
         yield Problem("subject_in_both_lists", f"{what}; remove the rows of one of the two")
     yield from _fold_problems(_folds(dataset), {info.subject for info in infos})
     yield from _missing_classes(infos, _parts(dataset))
-    for one, other in names.alike(info.expression for info in infos):
-        message = f"expressions {one!a} and {other!a} count as two; if they are one, spell them alike in the list"
-        yield Problem("similar_names", message, severity=WARNING)
 
 
 def _fold_problems(folds: Sequence[tuple[str, frozenset[str]]], everyone: set[str]) -> Iterator[Problem]:

@@ -26,6 +26,7 @@ LIST = "clips.csv"
 _REQUIRED = ("path", "subject", "expression", "score")
 _OPTIONAL = ("id", "group", "fps", "split")
 _SPLITS = ("train", "test")
+_PARTS = {*_SPLITS, "training", "testing", "validation", "valid", "val", "dev", "holdout", "hold-out"}
 _NAMES = ("id", "subject", "expression", "group", "split")
 _MISSING = (*names.MISSING, "na", "#n/a", "nd", "none")  # in a column of numbers, where NA cannot be initials
 # Numbers that people write for a missing rating.
@@ -94,6 +95,8 @@ def read_list(
     columns, table = tables.read_table(path, _REQUIRED, problems)
     given = {name: [row[name] for row in table.values()] for name in columns if table}
     targets = [name for name in given if name and name not in (*_REQUIRED, *_OPTIONAL) and _are_ratings(given[name])]
+    used = {"", *_REQUIRED, *_OPTIONAL, *targets}
+    _add_ignored(path, {name: cells for name, cells in given.items() if name not in used}, problems)
     codes = {name: _missing_codes(given[name]) for name in (*targets, "score") if name in given}
     unlike = {name: _unlike_others(given[name]) - codes[name] for name in codes}
     rows: list[Row] = []
@@ -154,13 +157,35 @@ def read_list(
         problems.add("empty_list", f"{path}: lists no clips.\n{how_to_make}")
     listed = {row.info.subject for row in rows}
     official = {part: frozenset(s for s in listed if parts[s] == part) for part in _SPLITS}
+    if any(official.values()) and not all(official.values()):
+        empty = min(official, key=lambda part: len(official[part]))
+        message = f"{path}: the split names no {empty} people, so it has no effect; name some, or remove the column"
+        problems.add("empty_part", message, severity=WARNING)
     return rows, official if all(official.values()) else None
+
+
+def _add_ignored(path: Path, columns: Mapping[str, Sequence[str]], problems: Problems) -> None:
+    """Adds a warning for each column that is not read, but was perhaps meant as a split or a rating."""
+    for name, cells in columns.items():
+        message = f"{path}: column {name!r} is not read"
+        if set() < {cell.lower() for cell in cells if cell} <= _PARTS:
+            message += "; if it is to decide who is tested, name it split, and write train or test in each row"
+        elif (share := _share(cells)) > 1 / 3:
+            message += f", because only {share:.0%} of its cells are numbers; if it is a rating, correct the others"
+        else:
+            continue
+        problems.add("ignored_column", message, severity=WARNING)
 
 
 def _are_ratings(values: Sequence[str]) -> bool:
     """Whether a column holds numbers, except for some cells."""
+    return _share(values) > 1 / 2
+
+
+def _share(values: Sequence[str]) -> float:
+    """The share of numbers among the cells of a column that are not empty."""
     given = [value for value in values if value.lower() not in _MISSING]
-    return 2 * len(_numbers(given)) > len(given)
+    return len(_numbers(given)) / max(len(given), 1)
 
 
 def _numbers(values: Sequence[str]) -> list[float]:
