@@ -101,9 +101,9 @@ def test_test_ratings_do_not_set_the_scale(config, capsys):
     low, high = (dataclasses.replace(data, scale=RatingScale("score", *ends)) for ends in ((0, 2), (1, 3)))
     joint = training_data.joint_scale([low, high])
     assert (joint.name, joint.low, joint.high) == ("score", 0, 3)
-    experiment._warn_beyond(data, ratings["train"])
+    experiment._warn_beyond(data, splits, "train")
     assert not capsys.readouterr().out
-    experiment._warn_beyond(data, ratings["test"])
+    experiment._warn_beyond(data, splits, "test")
     said = capsys.readouterr().out
     assert "2 of 3" in said
     assert "data.scale" in said

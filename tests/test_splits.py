@@ -10,7 +10,7 @@ from configs import folder as recipe
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
-from tramp_jax import experiment, run
+from tramp_jax import experiment, run, split_file
 from tramp_jax.data import splits
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.scoring import run_calibration
@@ -227,3 +227,46 @@ def test_a_part_without_clips_is_refused_before_training(runs):
     with user_error("empty_part", "test", "smile"):
         train(resume=False, expression="smile")
     assert not folder.exists()
+
+
+def test_ratings_that_changed_after_training_give_a_warning(runs, capsys):
+    table, _, train, _ = runs(0)
+    train(resume=False)
+    train(resume=True)
+    assert "changed since" not in capsys.readouterr().out
+    text = table.read_text()
+    table.write_text(text.replace(",smile,1", ",smile,2"))
+    train(resume=True)
+    assert "changed since" in capsys.readouterr().out
+
+
+def test_an_evaluation_on_another_scale_gives_a_warning(runs, capsys):
+    table, folder, train, _ = runs(0)
+    train(resume=False)
+    capsys.readouterr()
+    experiment.evaluate(folder, "last", "test")
+    assert "warning" not in capsys.readouterr().out
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *(f"{row}5" for row in rows), ""]))
+    experiment.evaluate(folder, "last", "test")
+    assert "4 of 4 test ratings lie outside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_people_who_trained_the_initial_weights_are_not_tested_in_silence(runs, folds, capsys):
+    _, folder, train, used = runs(folds)
+    train(resume=False)
+    config = run.load_config(folder).unlock()
+    config.init.trajectory = str(folder / "fold_1" if folds else folder)
+    config.data.fold = 1 if folds else -1
+    for seed in (0, 1):
+        config.data.split_seed = seed
+        split_file._say_once.cache_clear()
+        folded = experiment.open_folds(config).splits
+        tested = {info.subject for parts in folded.values() for info in parts["test"].infos}
+        before = used["train", 1 if folds else None]
+        known = tested & (before["train"] | before["validation"])
+        assert bool(known) == bool(seed)
+        err = capsys.readouterr().err
+        assert ("trained the initial weights" in err) == bool(known)
+        assert all(name in err for name in sorted(known)[:5])

@@ -106,6 +106,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, sharding.data_mesh())
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
     splits = split_file.splits_of(dataset, config, resumed)
+    split_file.warn_of_known(config, splits)
     for parts in splits.values():
         losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])
@@ -120,6 +121,8 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
+        if first:
+            _warn_if_changed(config, splits, fold_folder)
         if (run.evaluation_folder(fold_folder, TEST, LAST) / run.METRICS).exists():
             continue  # finished before the run was interrupted
         if fold is not None and first:
@@ -160,7 +163,7 @@ def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, f
         data.save(folder)
         tqdm.write(f"{data}; writing to {folder}")
         if facts.scale is None and _predicts_scores(config):
-            _warn_beyond(data, [info.score for info in splits[TEST].infos])
+            _warn_beyond(data, splits, TEST)
         if data.people[VALIDATION] < FEW_PEOPLE and config.train.evaluate_every < config.train.epochs:
             tqdm.write(
                 f"warning: only {data.people[VALIDATION]} validation people choose the best checkpoint, so the choice "
@@ -175,12 +178,27 @@ def _predicts_scores(config: ConfigDict) -> bool:
     return not config.model.head.num_classes and config.loss.name != LANDMARKS
 
 
-def _warn_beyond(data: TrainingData, ratings: Sequence[float]) -> None:
-    """Warns if test ratings lie beyond those that the scale is taken from."""
+def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
+    """Warns if a run or fold began with other clips or training ratings."""
+    before = training_data.load(folder, config)
+    now = (
+        {name: len(split) for name, split in splits.items()},
+        outputs.histogram([i.score for i in splits[TRAIN].infos]),
+    )
+    if before and before.ratings and (before.clips, before.ratings) != now:
+        tqdm.write(
+            f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
+            "partly from the old ones; train again to use only the new ones"
+        )
+
+
+def _warn_beyond(data: TrainingData, splits: Mapping[str, Split], name: str) -> None:
+    """Warns if ratings of a split lie beyond those that the scale is taken from."""
+    ratings = [info.score for info in splits[name].infos]
     if beyond := sum(not data.low <= rating <= data.high for rating in ratings):
         tqdm.write(
-            f"warning: {beyond} of {len(ratings)} test ratings lie outside {data.low:g} to {data.high:g}, the range of "
-            "the other ratings, which scores stay within; name the ends of the scale with --config.data.scale"
+            f"warning: {beyond} of {len(ratings)} {name} ratings lie outside {data.low:g} to {data.high:g}, the range "
+            "of the ratings in training, which scores stay within; correct them, or train with --config.data.scale"
         )
 
 
@@ -224,7 +242,11 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     dataset, _ = open_sound(config, home / run.SKIPPED)
     reports = []
     for fold, splits in split_file.splits_of(dataset, config, folder).items():
-        reports.append(evaluate_split(config, splits, dataset.facts, run.fold_folder(home, fold), which, split))
+        part = run.fold_folder(home, fold)
+        data = training_data.load(part, config)
+        if data and dataset.facts.scale is None and _predicts_scores(config):
+            _warn_beyond(data, splits, split)
+        reports.append(evaluate_split(config, splits, dataset.facts, part, which, split))
     _print(reports)
 
 

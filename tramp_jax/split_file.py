@@ -19,7 +19,7 @@ from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Dataset, Split
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import expanded, write_atomically
 
 _NAMED = 5  # subjects listed in one message
 
@@ -92,6 +92,32 @@ def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None)
     if new := there - known:
         _say_once(f"note: {path}: {_named(new)} joined the data after training, and belong to no part of the split")
     return {fold: datasets.split(dataset, config, fold, parts) for fold, parts in found.items()}
+
+
+def warn_of_known(config: ConfigDict, splits: Mapping[int | None, Mapping[str, Split]]) -> None:
+    """Warns if people that the initial weights (``config.init``) were trained on are tested.
+
+    Raises:
+      UserError: damaged_file if the split of the run with the weights is damaged.
+    """
+    tested = {info.subject for parts in splits.values() for info in parts[TEST].infos}
+    paths = datasets.path_options(config.data.name)
+    same = [name for name in datasets.options(config.data.name) if name not in paths]
+    for given in {config.init.all, config.init.rgb, config.init.trajectory} - {""}:
+        folder = expanded(given)
+        path = run.home(folder) / run.SPLIT
+        kept = json_files.read_record(_Kept, path, "restore it", _Kept.is_split)
+        # The same name is another person in other data.
+        if kept is None or any(run.load_config(folder).data.get(name) != config.data[name] for name in same):
+            continue
+        own = run.fold_of(folder)
+        folds = [parts for fold, parts in kept.folds.items() if own is None or fold == _key(own)]
+        learned = frozenset[str]().union(*(parts[name] for parts in folds for name in (TRAIN, VALIDATION)))
+        if known := learned & tested:
+            _say_once(
+                f"warning: {path}: {_named(known)} trained the initial weights and are tested, so the result will look "
+                "too good; give both runs the same split (data.split_seed, data.num_folds, data.fold)"
+            )
 
 
 def _key(fold: int | None) -> str:
