@@ -3,11 +3,15 @@
     python eval.py --workdir RUN --split validation --checkpoint best   # for each run
     python -m benchmarks.agreement RUN [RUN ...] [--splits 20] [--level 0.9] [--decode balanced]
     python -m benchmarks.agreement --new-people RUN [RUN ...]           # RUNs of benchmarks.new_people
+    python -m benchmarks.agreement --streams RUN [RUN ...]
 
 No model was trained on the people of the validation and test splits. ``--splits`` times, these people are divided at
 random into two parts with as many people as the two splits. Each time, the output step is fitted and intervals are
 calibrated on the first part, and both are tested on the second. With ``--new-people``, the people are those whom
 ``benchmarks.new_people`` drew, and the first part still has as many as the validation split of the study.
+
+With ``--streams``, it prints instead how much of a score comes from each stream: the mean share of the frames in the
+attribution of the test clips (``tramp_jax.report.attribution``).
 """
 
 import argparse
@@ -17,12 +21,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tramp_jax import evaluation, metrics, run, training_data
+from tramp_jax import evaluation, experiment, metrics, run, training_data
 from tramp_jax import output as outputs
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data.datasets import TEST, VALIDATION
 from tramp_jax.errors import UserError
+from tramp_jax.report.attribution import Explainer
 from tramp_jax.scoring.calibration import calibrate
+from tramp_jax.scoring.members import load_member
 
 _NOTE = (
     "± is the standard deviation over {} divisions of the same people, whose parts overlap: it is not the error of the "
@@ -79,6 +85,17 @@ def resample(
     return found
 
 
+def share_of_frames(folder: pathlib.Path) -> np.ndarray:
+    """For each test clip, the effect of the frames as a share of the effects of both streams, without their signs."""
+    member = load_member(folder)
+    explainer = Explainer(member.config, member.output)
+    split = experiment.open_folds(member.config, folder).splits[member.fold][TEST]
+    found = [explainer(member.variables, split[i]) for i in range(len(split))]
+    parts = [[0.0 if part is None else part.sum() for part in (each.frames, each.trajectory)] for each in found]
+    effects = np.abs(parts)
+    return effects[:, 0] / effects.sum(axis=1)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table with a row for each run: mean ± standard deviation over the divisions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,8 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--new-people", action="store_true", help="RUNs are those of benchmarks.new_people")
+    parser.add_argument("--streams", action="store_true", help="print the share of the frames in the attribution")
     parser.add_argument("--decode", default="", help="an output.decode to use instead of the run's")
     options = parser.parse_args(arguments)
+    if options.streams:
+        for folder in options.runs:
+            shares = share_of_frames(folder)
+            low, middle, high = np.quantile(shares, (0.25, 0.5, 0.75))
+            line = f"{folder.name}: frames {np.mean(shares):.0%} of the attribution, mean of {len(shares)} test clips"
+            sys.stdout.write(f"{line}; quartiles {low:.0%}, {middle:.0%}, {high:.0%}\n")
+        return
     names = [*_SHOWN, "coverage", "width"]
     lines = [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     parts = (TEST,) if options.new_people else (VALIDATION, TEST)

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks import divisions
+from benchmarks import agreement, divisions
 from configs import folder, synthetic
 from tests import linear
 from tests.conftest import ROOT, compiled_quickly
@@ -50,6 +50,14 @@ def linear_run(tmp_path_factory):
     with linear.linear_model():
         experiment.train(config.lock(), workdir)
     return workdir
+
+
+def test_frames_have_no_share_in_the_scores_of_landmarks(trained, capsys):
+    workdir, config = trained
+    shares = agreement.share_of_frames(workdir)
+    np.testing.assert_array_equal(shares, np.zeros(len(experiment.open_folds(config).splits[None]["test"])))
+    agreement.main(["--streams", str(workdir)])
+    assert "frames 0%" in capsys.readouterr().out
 
 
 def test_simple_methods_learn_from_the_same_people(trained):

@@ -402,7 +402,7 @@ def test_padding_is_reversed_with_its_frames(recipe, both):
 
 
 def test_augmentation_of_a_clip_does_not_depend_on_its_batch(recipe, both):
-    recipe.augment.update(flip_trajectory=True, reverse_frames=True)
+    recipe.augment.update(flip_trajectory=True, reverse_frames=True, warp=0.3, noise=0.01, landmark_dropout=0.1)
     names = "frames", "trajectories"
     other = both.replace(
         **{name: np.concatenate([getattr(both, name)[:32], getattr(both, name)[32:][::-1]]) for name in names}
@@ -411,3 +411,79 @@ def test_augmentation_of_a_clip_does_not_depend_on_its_batch(recipe, both):
     for one, two in ((getattr(batch, name) for batch in out) for name in names):
         np.testing.assert_array_equal(one[:32], two[:32])
         assert np.any(one[32:] != two[32:])
+
+
+# --- pace, noise and hidden landmarks ------------------------------------------------------------------------------
+
+
+def only(recipe, **options):
+    """The recipe with no other augmentation of trajectories than these."""
+    recipe.augment.update(crop=False, flip=0.0, reverse_time=0.0, **options)
+    return sized(recipe, 8)
+
+
+@pytest.mark.parametrize("n", [40, 200])
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_warp_changes_the_pace_within_a_clip_and_neither_its_ends_nor_its_padding(recipe, padding, n):
+    """Each frame of the clip shows its number from 1, so the outcome shows which moments are seen."""
+    recipe.data.padding = padding
+    taken = View.of(recipe, n)
+    whole = np.broadcast_to(np.arange(1.0, n + 1, dtype=np.float32)[:, None, None], (n, 63, 2))
+    plain = view.extended(whole, 64, padding, "xy")[taken.numbers]
+    inputs = Inputs(
+        trajectories=np.tile(plain, (64, 1, 1, 1)),
+        index_t=np.tile(view.index_t(taken.numbers, 64), (64, 1)),
+        seconds=np.full((64, 64), 0.1, np.float32),
+    )
+    out = augment.for_training(inputs, only(recipe, warp=0.5), jax.random.key(0))
+    np.testing.assert_array_equal(out.index_t, inputs.index_t)
+    moments, before = np.asarray(out.trajectories)[:, :, 0, 0], plain[:, 0, 0]
+    shown = int(np.argmax(before)) + 1  # places until the clip's last frame
+    np.testing.assert_allclose(moments[:, [0, shown - 1]], np.tile(before[[0, shown - 1]], (64, 1)), rtol=1e-5)
+    pace = np.diff(moments[:, :shown]) / np.diff(before[:shown])
+    assert 0.45 < pace.min() < 0.7
+    assert 1.3 < pace.max() < 1.55
+    assert len(np.unique(pace.max(axis=1).round(3))) > 32  # each clip in its own way
+    if view.PADDINGS[padding].repeats_numbers:
+        np.testing.assert_array_equal(moments, moments[:, taken.numbers - taken.numbers[0]])
+    else:
+        np.testing.assert_array_equal(moments[:, shown:], np.tile(before[shown:], (64, 1)))
+
+
+def test_noise_moves_landmarks_and_neither_colours_nor_blanks(recipe, both):
+    plain = 100 * both.trajectories
+    plain[:, 4:] = 0
+    out = augment.for_training(both.replace(trajectories=plain), only(recipe, noise=0.1), jax.random.key(0))
+    np.testing.assert_array_equal(out.trajectories[..., 2:], plain[..., 2:])
+    np.testing.assert_array_equal(out.trajectories[:, 4:], 0)
+    left, right = (plain[:, :4, landmarks.SLOT_NAMES.index(f"{side}_eye_pupil"), :2] for side in ("left", "right"))
+    unit = np.linalg.norm(left - right, axis=-1).mean(axis=1)
+    spread = np.std(out.trajectories[:, :4, :, :2] - plain[:, :4, :, :2], axis=(1, 2, 3)) / unit
+    assert 0 < spread.min() < 0.02
+    assert 0.08 < spread.max() < 0.11
+
+
+@pytest.mark.parametrize("option", ["xyrgb", "energy"])
+def test_landmark_dropout_hides_whole_landmarks_of_the_encoders_channels(recipe, both, option):
+    recipe.model.trajectory.channels = option
+    values = np.tile(both.trajectories, (1, 4, 1, 1))[:, :16]
+    inputs = both.replace(trajectories=values, index_t=np.zeros((64, 16)), seconds=np.full((64, 16), 0.1, np.float32))
+    plain = augment.for_training(inputs, only(recipe), jax.random.key(0)).trajectories
+    out = augment.for_training(inputs, only(recipe, landmark_dropout=0.25), jax.random.key(0)).trajectories
+    hidden = np.all(out == 0, axis=(1, 3))
+    np.testing.assert_array_equal(out, np.where(hidden[:, None, :, None], 0, plain))
+    assert 0.22 < hidden.mean() < 0.28
+    assert len(np.unique(hidden, axis=0)) == 64
+
+
+def test_the_other_draws_do_not_depend_on_these_options(recipe, both):
+    both = both.replace(index_t=np.tile(view.index_t(np.arange(6), 6), (64, 1)))
+    recipe.augment.update(flip_trajectory=True, reverse_frames=True)
+    plain = augment.for_training(both, sized(recipe, 7), jax.random.key(0))
+    recipe.augment.update(warp=1e-6, noise=1e-6)
+    out = augment.for_training(both, sized(recipe, 7), jax.random.key(0))
+    np.testing.assert_array_equal(out.frames, plain.frames)
+    np.testing.assert_allclose(out.trajectories, plain.trajectories, atol=1e-4)
+    recipe.augment.landmark_dropout = 0.5
+    out = augment.for_training(both, sized(recipe, 7), jax.random.key(0))
+    np.testing.assert_array_equal(out.frames, plain.frames)

@@ -169,6 +169,10 @@ OPTIONS: dict[str, Any] = {
         "flip_trajectory": False,  # also mirror the trajectory of a flipped clip
         "reverse_time": _share(0.5),  # share of clips whose trajectory is reversed
         "reverse_frames": False,  # also reverse the frames of a reversed clip
+        # Of trajectories only, and not in the paper; docs/few_people.md says what they change.
+        "warp": Option(0.0, low=0, high=0.9),  # largest change of pace; 0.3: moments pass 0.7 to 1.3 times as fast
+        "noise": _at_least(0, 0.0),  # largest standard deviation of noise on positions, in pupil distances
+        "landmark_dropout": _share(0.0),  # share of landmarks that are hidden, others in each clip
     },
     "loss": {
         # bmc: balanced MSE over the ratings of a batch, as published; balanced_mse: over all training ratings; gai:

@@ -2,14 +2,14 @@
 
 The host sends whole uint8 frames, slightly larger than the model's. Training crops them at random; evaluation resizes
 them. As published, only frames are flipped and only trajectories are reversed; ``flip_trajectory`` and
-``reverse_frames`` make the other stream follow.
+``reverse_frames`` make the other stream follow. ``warp``, ``noise`` and ``landmark_dropout`` change trajectories only.
 """
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tramp_jax.batches.motion import for_encoder
+from tramp_jax.batches.motion import for_encoder, pupil_distance
 from tramp_jax.batches.trajectories import mirror
 from tramp_jax.models.inputs import Inputs
 
@@ -39,6 +39,8 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
       key: the step's key.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
+    # A fourth key beside those three, which runs without these options still draw alike.
+    warp_key, noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, 3), 3)
     augment, image_size = config.augment, config.model.rgb.image_size
     frames, trajectories, seconds, points = inputs.frames, inputs.trajectories, inputs.seconds, inputs.points
     if frames is not None:
@@ -56,6 +58,11 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
             frames = _where(reversed_, frames[:, ::-1], frames)
             points = points if points is None else _where(reversed_, points[:, ::-1], points)
     if trajectories is not None:
+        if augment.warp:  # before the reversal, which ``index_t`` does not follow
+            assert inputs.index_t is not None, "trajectories come with index_t"
+            trajectories = _warp(trajectories, inputs.index_t, augment.warp, warp_key)
+        if augment.noise:
+            trajectories = _add_noise(trajectories, augment.noise, noise_key)
         if augment.flip_trajectory:
             flipped = jax.random.bernoulli(flip_key, augment.flip, (len(trajectories),))  # the same clips as above
             trajectories = _where(flipped, mirror(trajectories), trajectories)
@@ -66,7 +73,14 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     inputs = inputs.replace(
         frames=frames, trajectories=trajectories, seconds=seconds, points=points, frames_present=None
     )
-    return for_encoder(inputs, config.model.trajectory)
+    inputs = for_encoder(inputs, config.model.trajectory)
+    if augment.landmark_dropout and inputs.trajectories is not None:
+        # Whole landmarks, and after the channels are computed: a landmark that came and went would seem to move. The
+        # log channels of a typical motion are 0.
+        B, _, V, _ = inputs.trajectories.shape
+        kept = jax.random.bernoulli(dropout_key, 1 - augment.landmark_dropout, (B, 1, V, 1))
+        inputs = inputs.replace(trajectories=jnp.where(kept, inputs.trajectories, 0))
+    return inputs
 
 
 def for_evaluation(inputs: Inputs, config: ConfigDict) -> Inputs:
@@ -84,6 +98,55 @@ def for_evaluation(inputs: Inputs, config: ConfigDict) -> Inputs:
 def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
     """``changed`` (B, ...) for the chosen (B,) clips, ``kept`` for the rest."""
     return jnp.where(chosen.reshape(-1, *[1] * (kept.ndim - 1)), changed, kept)
+
+
+def _warp(trajectories: jax.Array, index_t: jax.Array, most: float, key: jax.Array) -> jax.Array:
+    """Plays each clip faster in some moments and slower in others, from its first frame to its last.
+
+    The pace follows one to three waves, with a strength from 0 to ``most``. A frame shows what lies between two others,
+    and its number and time stay: landmarks move at another speed, but no farther. Repeats of a short clip change alike,
+    so nothing is mixed where they meet.
+
+    Args:
+      trajectories: (B, T, V, C), not reversed.
+      index_t: (B, T) frame numbers, see ``view.index_t``.
+      most: below 1, so that time does not run backwards.
+      key: for the draws.
+    """
+    B, T = index_t.shape
+    strength, waves, phase = jax.random.uniform(key, (3, B, 1))
+    strength, waves, phase = most * strength, jnp.floor(1 + 3 * waves), 2 * jnp.pi * phase
+    number = jnp.round((index_t + 1) * T / 2)
+    place = number - number[:, :1]  # the first to show this frame
+    # Padding by zeros or by the last frame is not part of the clip.
+    new = jnp.any(trajectories != jnp.roll(trajectories, 1, axis=1), axis=(2, 3)) & jnp.any(trajectories, axis=(2, 3))
+    last = jnp.max(jnp.where(new, place, 0), axis=1, keepdims=True)
+    angle = 2 * jnp.pi * waves * place / jnp.maximum(last, 1) + phase
+    shift = strength * last / (2 * jnp.pi * waves) * (jnp.cos(phase) - jnp.cos(angle))
+    source = jnp.where(place > last, place, jnp.clip(place + shift, 0, last))
+    before = jnp.floor(source)
+
+    def shown(at: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(trajectories, at.astype(jnp.int32)[..., None, None], axis=1)
+
+    return shown(before) + (source - before)[..., None, None] * (shown(jnp.ceil(source)) - shown(before))
+
+
+def _add_noise(trajectories: jax.Array, most: float, key: jax.Array) -> jax.Array:
+    """Moves each landmark (B, T, V, C) in each frame at random, like the errors of a detector; blanks stay blank.
+
+    A clip's standard deviation is from 0 to ``most`` pupil distances, because evaluation adds none. Without positions,
+    nothing changes.
+    """
+    C = trajectories.shape[-1]
+    if C not in (2, 5):
+        return trajectories
+    size_key, place_key = jax.random.split(key)
+    positions = trajectories[..., :2]
+    size = most * jax.random.uniform(size_key, (len(positions), 1, 1, 1)) * pupil_distance(positions)
+    size = size * jnp.any(positions, axis=(2, 3), keepdims=True)
+    moved = positions + size * jax.random.normal(place_key, positions.shape)
+    return jnp.concatenate([moved, trajectories[..., 2:]], axis=-1)
 
 
 def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:

@@ -62,7 +62,7 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
         return trajectories[..., ["xyrgb".index(name) for name in channels.names(option)]]
     assert seconds is not None, "channels that describe motion need the times between frames"
     positions = trajectories[..., :2]
-    points = positions / _pupil_distance(positions)
+    points = positions / pupil_distance(positions)
     speed = _speed(points, seconds)
     energy = _energies(points, speed, seconds)
     mirrored = points[..., landmarks.MIRROR, :] * jnp.array([-1.0, 1.0])
@@ -78,7 +78,7 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
     return jnp.concatenate([parts[group] for group in option.split("+")], axis=-1)
 
 
-def _pupil_distance(points: jax.Array) -> jax.Array:
+def pupil_distance(points: jax.Array) -> jax.Array:
     """Mean distance (B, 1, 1, 1) between the pupils, over the frames that are not blank."""
     apart = jnp.sqrt(jnp.sum((points[..., LEFT_PUPIL, :] - points[..., RIGHT_PUPIL, :]) ** 2, axis=-1) + SMALLEST**2)
     shown = jnp.any(points != 0, axis=(-1, -2))
