@@ -262,6 +262,7 @@ def for_few_people(config: ConfigDict) -> None:
     choose the checkpoint, so only a tenth of the training people are set aside.
     """
     config.data.update(padding="reflect", validation_fraction=0.1)
+    config.landmarks.normalise = "nose_mean"
     config.model.update(streams="trajectory", members=3, ridge=True)
     config.model.head.hidden = ()
     config.model.trajectory.update(
