@@ -26,6 +26,7 @@ UNTOUCHED = "no option (pixels of the crop)"
 OPTIONS = {
     '"first_frame"': (head_motion.FIRST_FRAME, False),
     '"nose" (default)': (head_motion.NOSE, False),
+    '"nose_mean"': (head_motion.NOSE_MEAN, False),
     '"similarity"': (head_motion.SIMILARITY, False),
     '"nose" + frontalise': (head_motion.NOSE, True),
     '"similarity" + frontalise': (head_motion.SIMILARITY, True),

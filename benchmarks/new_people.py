@@ -59,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--people", type=int, default=300)
+    parser.add_argument("--data", default="synthetic", help="the --data of the study")
     options = parser.parse_args(arguments)
-    study = plan.load(options.study, "synthetic")
+    study = plan.load(options.study, options.data)
     ours, theirs = (plan.runs(study, "", out, options.seeds) for out in (options.out, options.folder))
     unfinished = [old.folder for old in theirs if not runner.is_done(old)]
     if unfinished:

@@ -153,6 +153,25 @@ def test_the_paper_is_the_default_to_the_last_bit():
     np.testing.assert_array_equal(released, positions(clip, "first_frame"))
 
 
+def test_an_error_of_one_point_hardly_moves_the_others_with_the_mean_of_the_nose():
+    clip = clip_of(turning(0, in_plane=True))
+    errors = np.random.default_rng(0).normal(0, 1, clip.landmarks.shape).astype(np.float32)
+
+    def moved(option: str, points: list[int]) -> float:
+        noise = np.zeros_like(errors)
+        noise[:, points] = errors[:, points]
+        noisy = dataclasses.replace(clip, landmarks=clip.landmarks + noise)
+        change = positions(noisy, option) - positions(clip, option)
+        return float(np.std(change[:, landmarks.SLOT_NAMES.index("mouth_left_corner")]))
+
+    nose = [int(landmarks.LAYOUTS["insightface106"].slots[i]) for i in range(36, 45)]
+    assert moved("nose", [NOSE]) > 0.8
+    assert moved("nose_mean", [NOSE]) == 0  # the tip is none of the 63 points
+    assert moved("nose_mean", nose) == pytest.approx(1 / 3, abs=0.05)  # nine independent errors average out
+    shifted = dataclasses.replace(clip, landmarks=clip.landmarks + np.float32([3, 5]))
+    np.testing.assert_allclose(positions(shifted, "nose_mean"), positions(clip, "nose_mean"), atol=1e-4)
+
+
 @pytest.mark.parametrize("frontalise", [False, True])
 @pytest.mark.parametrize("normalise", head_motion.NORMALISATIONS)
 def test_noise_and_a_single_frame_pass(normalise, frontalise):
@@ -198,7 +217,7 @@ def test_unusable_clips_and_options_are_refused_by_name():
         positions(dataclasses.replace(clip, depth=None), frontalise=True)
     with user_error("bad_data", "clip-7", "depth", "(25, 63)"):
         positions(dataclasses.replace(clip, depth=clip.depth[:, :63]), frontalise=True)
-    with user_error("bad_option", "landmarks.normalise", "none", "nose, first_frame, similarity"):
+    with user_error("bad_option", "landmarks.normalise", "none", "nose, nose_mean, first_frame, similarity"):
         positions(clip, "none")
     for value in (0, np.nan):
         broken = clip.landmarks.copy()
@@ -251,16 +270,19 @@ def test_the_measurement_finds_what_each_option_is_for(monkeypatch, tmp_path):
     assert clips.decode_frame((tmp_path / "a.png").read_bytes()).std() > 10
 
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    options = [benchmark.UNTOUCHED, *benchmark.OPTIONS]
+    names = [benchmark.UNTOUCHED, *benchmark.OPTIONS]
+    none, first, nose, mean, similar, nose_front, similar_front = range(len(names))
     strong = np.array([row[2:] for row in rows if row[0] == "three times"], float)
     left, kept, changed = strong[:, 2], strong[:, 4], strong[:, 5]
-    assert left[0] == left[1] == kept[0] == kept[1] == 100 > left[2] > left[3] > left[4] > 5 * left[5] > 0
-    assert left[5] < 3
-    assert changed[0] == changed[2] == 0  # nothing that a fit could spread
+    assert left[none] == left[first] == kept[none] == kept[first] == 100
+    assert 100 > left[nose] > max(left[mean], left[similar]) > left[nose_front] > 5 * left[similar_front] > 0
+    assert left[similar_front] < 3
+    assert changed[none] == changed[nose] == 0  # nothing that a fit could spread
     assert kept.min() > 95
-    kinds = np.array([row[1:] for row in rows if len(row) == 6 and row[0] in options], float)
-    assert np.all(kinds[0] > 0.3)
-    assert np.all(kinds[2:, 4] < 0.01)  # shifting
-    assert np.all(kinds[3:, 2] < 0.2 * kinds[2, 2])  # tilting
-    assert np.all(kinds[[3, 5], 3] < 0.2 * kinds[2, 3])  # nearing
-    assert np.all(kinds[4:, :2] < 0.01)  # turning and nodding
+    kinds = np.array([row[1:] for row in rows if len(row) == 6 and row[0] in names], float)
+    turning, nodding, tilting, nearing, shifting = kinds.T
+    assert np.all(kinds[none] > 0.3)
+    assert np.all(shifting[nose:] < 0.01)
+    assert np.all(tilting[similar:] < 0.2 * tilting[nose])
+    assert np.all(nearing[[similar, similar_front]] < 0.2 * nearing[nose])
+    assert np.all(np.stack([turning, nodding])[:, nose_front:] < 0.01)

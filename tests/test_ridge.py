@@ -77,7 +77,9 @@ def test_the_regression_scores_people_that_it_has_not_seen(config, splits, fitte
     score = np.asarray(models.channel_means(inputs.trajectories)) @ np.asarray(found["kernel"]) + found["bias"]
     assert spearman(np.asarray(score), ratings) > 0.7
     # It is the simple method, on the same input.
-    described = [baselines.described([splits[part]], baselines.motion_energies)[0] for part in (TRAIN, TEST)]
+    described = [
+        baselines.described([splits[part]], config.landmarks, baselines.motion_energies)[0] for part in (TRAIN, TEST)
+    ]
     infos = splits[TRAIN].infos
     people = [info.subject for info in infos]
     simple = baselines.ridge(described[0], [info.score for info in infos], described[1], people)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -179,13 +180,18 @@ def _area(outline: np.ndarray) -> np.ndarray:
     return np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1)) / 2
 
 
-def described(splits: Sequence[Split], *features: Callable[[np.ndarray, float], np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Applies functions such as ``motion_features`` to all N clips, one at a time: (N, d) for each function."""
+def described(
+    splits: Sequence[Split], head: ConfigDict, *features: Callable[[np.ndarray, float], np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Applies functions such as ``motion_features`` to all N clips, one at a time: (N, d) for each function.
+
+    ``head`` is the ``landmarks`` group, so the functions get the positions that a network would read.
+    """
     found: list[list[np.ndarray]] = [[] for _ in features]
     for split in splits:
         for i in range(len(split)):
             clip = split[i]
-            points = head_motion.positions(clip)
+            points = head_motion.positions(clip, head.normalise, head.frontalise)
             for rows, feature in zip(found, features, strict=True):
                 rows.append(feature(points, clip.fps))
     return tuple(np.stack(rows) for rows in found)

@@ -148,9 +148,10 @@ OPTIONS: dict[str, Any] = {
         "split_seed": _at_least(0, 0),
     },
     "landmarks": {
-        # The head motion to remove: translation ("nose"), also rotation in the plane and scale ("similarity"), or only
-        # the position of the first frame ("first_frame", like the released code).
-        "normalise": _one_of("nose", "first_frame", "similarity"),
+        # The head motion to remove: translation of the nose tip ("nose") or of the mean of the nose's points, which is
+        # steadier ("nose_mean"), also rotation in the plane and scale ("similarity"), or only the position of the first
+        # frame ("first_frame", like the released code).
+        "normalise": _one_of("nose", "nose_mean", "first_frame", "similarity"),
         "frontalise": False,  # first turn the head to the front; needs landmarks with depth
     },
     # Weights to start from: a .pth or .safetensors file, a folder made by convert_weights, or a run.
@@ -265,6 +266,7 @@ def for_few_people(config: ConfigDict) -> None:
     choose the checkpoint, so only a tenth of the training people are set aside.
     """
     config.data.update(padding="reflect", validation_fraction=0.1)
+    config.landmarks.normalise = "nose_mean"
     config.model.update(streams="trajectory", members=3, ridge=True)
     config.model.head.hidden = ()
     config.model.trajectory.update(

@@ -105,7 +105,7 @@ def compared(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDic
     """Fits the simple methods of a fold and scores its test clips with them and, from its report, with the model."""
     seen, unseen = [parts[TRAIN], parts[VALIDATION]], [parts[TEST]]
     train_scores = np.array([info.score for part in seen for info in part.infos])
-    describe = (baselines.motion_features, baselines.motion_energies)
+    describe = (config.landmarks, baselines.motion_features, baselines.motion_energies)
     forest, energies = zip(*(baselines.described(part, *describe) for part in (seen, unseen)), strict=True)
     raw, score = _predicted(folder, parts[TEST])
     svr = baselines.support_vectors(energies[0], train_scores, energies[1])

@@ -4,6 +4,8 @@ A landmark's trajectory is the sum of facial expression and head motion. ``landm
 in the image plane:
 
 - "nose" (the paper): moves every frame's nose tip to the origin, which removes translation.
+- "nose_mean": moves the mean of the nose's nine points to the origin in every frame. It removes translation, too. A
+  detector's error at the nose tip would move all other points; in the mean, nine errors cancel out in part.
 - "first_frame" (the released code): moves the first frame's nose tip to the origin. Nothing else changes.
 - "similarity": shifts, rotates and scales every frame in the plane to fit its stable points to their mean over the
   clip (least squares; Umeyama 1991), then moves every nose tip to the origin.
@@ -24,8 +26,9 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.frame_numbers import spell
 from tramp_jax.errors import UserError
 
-NOSE, FIRST_FRAME, SIMILARITY = NORMALISATIONS = ("nose", "first_frame", "similarity")
+NOSE, NOSE_MEAN, FIRST_FRAME, SIMILARITY = NORMALISATIONS = ("nose", "nose_mean", "first_frame", "similarity")
 
+_NOSE = slice(*(landmarks.GROUP_SIZE * (landmarks.GROUPS.index("nose") + i) for i in (0, 1)))
 _EYES = (landmarks.LEFT_EYE_CORNERS, landmarks.RIGHT_EYE_CORNERS)
 _MOUTH_CORNERS = tuple(landmarks.SLOT_NAMES.index(f"mouth_{side}_corner") for side in ("left", "right"))
 # Among the 63 points: four corners of the eyes, two points of the bridge of the nose.
@@ -56,7 +59,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
         points = _frontal(clip, points)
     if normalise == SIMILARITY:
         points = _similar(clip, points)
-    return landmarks.centre(points[:, :-1], points[:, -1:], first_frame=normalise == FIRST_FRAME)
+    origin = points[:, _NOSE].mean(axis=1, keepdims=True) if normalise == NOSE_MEAN else points[:, -1:]
+    return landmarks.centre(points[:, :-1], origin, first_frame=normalise == FIRST_FRAME)
 
 
 def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:

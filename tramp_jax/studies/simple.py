@@ -31,7 +31,7 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str, test_clips: Split
     """Fits a simple method to the training and validation people, and writes its report on the test people.
 
     Args:
-      config: the whole configuration. Only its data, head and seed matter.
+      config: the whole configuration. Only its data, landmarks, head and seed matter.
       folder: the run's folder.
       method: one of ``METHODS``.
       test_clips: the clips to report on. Default: those of the test people.
@@ -55,7 +55,7 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str, test_clips: Split
         seen = [splits[TRAIN], splits[VALIDATION]]
         unseen = splits[TEST] if test_clips is None else test_clips
         target = np.array([info.score for split in seen for info in split.infos])
-        (train,), (test,) = (baselines.described(part, feature) for part in (seen, [unseen]))
+        (train,), (test,) = (baselines.described(part, config.landmarks, feature) for part in (seen, [unseen]))
         if classes:
             raw, output = baselines.forest_of_classes(train, target, test, classes, config.seed), None
         else:
