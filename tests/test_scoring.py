@@ -16,7 +16,7 @@ import pytest
 
 from tests import tiny
 from tests.raises import user_error
-from tramp_jax import Scorer, cli, experiment, shards, training_data
+from tramp_jax import Scorer, cli, experiment, shards, split_file, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import Table, _Reports, expand
@@ -252,6 +252,16 @@ def test_a_cross_validation_that_has_not_ended_is_not_taken_for_all_folds(cross_
         with user_error("unfinished_run", tmp_path / "run", "--resume", "fold_2"):
             use(tmp_path / "run")
     assert len(Scorer(*(tmp_path / "run" / f"fold_{k}" for k in range(3))).members) == 3
+
+
+def test_a_cross_validation_that_has_lost_a_fold_is_not_taken_for_all_folds(cross_validated, tmp_path):
+    shutil.copytree(cross_validated, tmp_path / "run")
+    config = run_folder.load_config(cross_validated)
+    split_file.save(tmp_path / "run", split_file.splits_of(datasets.open_dataset(config), config, None))
+    assert len(load_members([tmp_path / "run"])) == 4
+    shutil.rmtree(tmp_path / "run" / "fold_1")
+    with user_error("missing_checkpoint", tmp_path / "run" / "fold_1", "fold_2"):
+        load_members([tmp_path / "run"])
 
 
 def test_a_run_that_a_program_still_trains_gets_a_warning(tmp_path, capsys):

@@ -21,6 +21,7 @@ from tramp_jax.data.source import Dataset, Split
 from tramp_jax.errors import UserError
 from tramp_jax.files import expanded, write_atomically
 
+_CURE = "restore it, or train again"
 _NAMED = 5  # subjects listed in one message
 
 
@@ -47,6 +48,12 @@ def save(folder: pathlib.Path, splits: Mapping[int | None, Mapping[str, Split]])
     write_atomically(folder / run.SPLIT, json.dumps({"folds": folds}, indent=1, ensure_ascii=False) + "\n")
 
 
+def kept_folds(folder: pathlib.Path) -> list[int]:
+    """The folds of a run over several folds; empty for runs of earlier versions, which have not kept their split."""
+    kept = _read(folder / run.SPLIT)
+    return sorted(int(key) for key in kept.folds if key) if kept else []
+
+
 def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None) -> dict[int | None, dict[str, Split]]:
     """Training, validation and test clips of every fold of a run, or of one fold.
 
@@ -63,8 +70,7 @@ def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None)
     """
     own = run.fold_of(folder) if folder else None
     path = (run.home(folder) if folder else pathlib.Path()) / run.SPLIT
-    cure = "restore it, or train again"
-    kept = json_files.read_record(_Kept, path, cure, _Kept.is_split) if folder else None
+    kept = _read(path) if folder else None
     if kept is None:
         if folder and run.has_begun(path.parent):
             _say_once(
@@ -77,7 +83,7 @@ def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None)
     if own is not None:
         found = {fold: parts for fold, parts in found.items() if fold == own}
     if not found:
-        raise UserError("damaged_file", f"{path}: does not hold the split of {folder}; {cure}")
+        raise UserError("damaged_file", f"{path}: does not hold the split of {folder}; {_CURE}")
     there = datasets.people(dataset, config)
     known = frozenset[str]()
     for parts in found.values():
@@ -106,7 +112,7 @@ def warn_of_known(config: ConfigDict, splits: Mapping[int | None, Mapping[str, S
     for given in {config.init.all, config.init.rgb, config.init.trajectory} - {""}:
         folder = expanded(given)
         path = run.home(folder) / run.SPLIT
-        kept = json_files.read_record(_Kept, path, "restore it", _Kept.is_split)
+        kept = _read(path)
         # The same name is another person in other data.
         if kept is None or any(run.load_config(folder).data.get(name) != config.data[name] for name in same):
             continue
@@ -118,6 +124,10 @@ def warn_of_known(config: ConfigDict, splits: Mapping[int | None, Mapping[str, S
                 f"warning: {path}: {_named(known)} trained the initial weights and are tested, so the result will look "
                 "too good; give both runs the same split (data.split_seed, data.num_folds, data.fold)"
             )
+
+
+def _read(path: pathlib.Path) -> _Kept | None:
+    return json_files.read_record(_Kept, path, _CURE, _Kept.is_split)
 
 
 def _key(fold: int | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import output as outputs
-from tramp_jax import run, sharding, training_data
+from tramp_jax import run, sharding, split_file, training_data
 from tramp_jax.checkpoint import BEST, Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.errors import UserError
@@ -60,21 +60,28 @@ def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Mem
     """Loads the models of runs. A run over several folds stands for all of them; see ``load_member``.
 
     Raises:
-      UserError: see ``load_member``; unfinished_run if a cross-validation has not ended.
+      UserError: see ``load_member``; unfinished_run if a cross-validation has not ended;
+        missing_checkpoint if one of its folds is gone.
     """
     folders = list(folders)
     run.warn_if_training(folders)
     members = [load_member(path, which) for path in run.models_in(folders)]
     for folder in folders:
-        # Only the end of a run over all folds writes the file. Until then, folds are missing or still learn.
-        if run.is_trained(folder) or (folder / run.CROSS_VALIDATION).is_file():
+        if run.is_trained(folder) or run.load_config(folder).data.fold != -1:
             continue
-        if run.load_config(folder).data.fold == -1:
-            ready = " ".join(str(fold) for fold in run.trained_folds(folder))
+        ready = " ".join(str(fold) for fold in run.trained_folds(folder))
+        # Only the end of a run over all folds writes the file. Until then, folds are missing or still learn.
+        if not (folder / run.CROSS_VALIDATION).is_file():
             raise UserError(
                 "unfinished_run",
                 f"{folder}: its cross-validation has not ended; let it, or continue it with `python train.py --workdir "
                 f"{folder} --resume`, or name the folds to use: {ready}",
+            )
+        trained_on = [run.fold_folder(folder, fold) for fold in split_file.kept_folds(folder)]
+        if lost := [fold for fold in trained_on if not run.is_trained(fold)]:
+            raise UserError(
+                "missing_checkpoint",
+                f"{lost[0]}: the checkpoints of this fold are gone; restore them, or name the folds to use: {ready}",
             )
     return members
 
