@@ -506,16 +506,16 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
             f"{_CONVERT}",
         )
-    if cut_off and count < promised:
-        return [
-            f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
-        ]
-    if cut_off and not promised:
-        return [f"the file is cut off after {count} frames; copy it again"]
     warnings = []
     if packets.headless:
         warnings.append(f"left out the first {packets.headless} frames of {packets.read}, whose key frame was cut off")
-    if packets.damaged:
+    if cut_off and count < promised:
+        warnings.append(
+            f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
+        )
+    elif cut_off and not promised:
+        warnings.append(f"the file is cut off after {count} frames; copy it again")
+    elif packets.damaged:
         warnings.append(f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again")
     if packets.holes:
         warnings.append(
