@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -333,6 +334,18 @@ def test_a_video_that_ends_too_early_is_reported(root):
 
 def test_frames_after_a_damaged_one_are_not_read_under_other_numbers(tmp_path):
     path = damage(encode(tmp_path / "a.avi", grey(40), "mjpeg", pixels="yuvj420p"), [30])
+    assert len(list(neuroface.read_video(path, 3, 8))) == 6
+    with user_error("damaged_video", path):
+        list(neuroface.read_video(path, 25, 35))
+
+
+def test_frames_that_the_decoder_does_not_see_do_not_shift_the_numbers(tmp_path):
+    """The header of a frame is damaged, so FFmpeg goes on to the next."""
+    path = encode(tmp_path / "a.avi", grey(40), "mjpeg", pixels="yuvj420p")
+    with av.open(str(path)) as container:
+        place = list(container.streams.video[0].index_entries)[20].pos
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + b"xxdc" + whole[place + 4 :])
     assert len(list(neuroface.read_video(path, 3, 8))) == 6
     with user_error("damaged_video", path):
         list(neuroface.read_video(path, 25, 35))

@@ -515,6 +515,14 @@ def test_repeated_frames_are_known_in_spite_of_lossy_encoding(tmp_path, codec, m
         assert "of 60 frames repeat" in seen(2)[0]
 
 
+def test_a_name_with_the_prefix_of_its_folder_is_not_too_long(tmp_path):
+    videos = [tmp_path / f"{letter * 83}{take}" / f"{'é' * 120} 1.mp4" for letter in "笑泣" for take in (1, 2)]
+    found = [job.name for job in batch.jobs_of(videos, "", "", 0.0)]
+    assert len(set(found)) == 4
+    for name in found:
+        (tmp_path / name).mkdir()
+
+
 def test_the_evidence_records_source_and_warnings(tmp_path):
     video = write_images(tmp_path / "a clip", [square(100, 80, 64 * (t > 1)) for t in range(12)])
     (job,) = batch.jobs_of([video], "", "smile", 1.0)

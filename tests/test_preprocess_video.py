@@ -678,7 +678,50 @@ def test_frames_before_the_first_whole_picture_are_skipped(tmp_path, name, codec
     assert len(images) == 56
     for image, expected in zip(images, pictures[4:], strict=True):
         assert np.abs(image.astype(int) - expected).mean() < 8
-    assert "3 damaged frames of 59" in frames.warnings[0]
+    assert "first 3 frames of 59" in frames.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.avi", "a.mp4"])
+def test_frames_that_the_decoder_leaves_out_at_the_start_are_counted(tmp_path, name):
+    """FFmpeg returns nothing of H.264 before the first key frame, which would shift times and frame numbers."""
+    whole = encode(tmp_path / f"whole-{name}", textured(30), options={"g": "10", "bf": "0"})
+    frames = open_frames(remuxed(whole, name, dropped=[0]))
+    seconds, images = zip(*frames, strict=True)
+    assert len(images) == 20
+    np.testing.assert_allclose(seconds, np.arange(20) / 25, atol=2e-3)
+    assert ["first 9 frames of 29" in found for found in frames.warnings] == [True]
+    assert frames.damaged == 9
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(("at", "content"), [(-8, b"xxdc"), (-4, bytes(4)), (-4, b"\xff\xff\xff\x7f")])
+def test_a_damaged_header_of_a_frame_in_an_avi_does_not_shift_later_frames(tmp_path, codec, at, content):
+    path = encode(tmp_path / "a.avi", grey(40), codec, options={"g": "1", "bf": "0"})
+    with av.open(str(path)) as container:
+        place = list(container.streams.video[0].index_entries)[20].pos + 8 + at
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + content + whole[place + 4 :])
+    frames = open_frames(path)
+    seen = {round(25 * seconds): (image.mean() - 40) / 5 for seconds, image in frames}
+    assert list(seen) == [*range(20), *range(21, 40)]
+    np.testing.assert_allclose(list(seen.values()), list(seen), atol=0.6)
+    assert ["1 damaged frames of 40" in found for found in frames.warnings] == [True]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx265"), ("a.webm", "libvpx"), ("a.webm", "libvpx-vp9")])
+def test_holes_in_a_file_are_named_where_the_decoder_notices_nothing(tmp_path, name, codec):
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {"cpu-used": "8", "deadline": "realtime"}
+    path = encode(tmp_path / name, textured(24), codec, options={**options, "g": "8", "b": "4000000"})
+    frames = open_frames(path)
+    assert len(list(frames)) == 24
+    assert not frames.warnings
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        at, size = max((packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 300)
+    content[at + size // 2 : at + size // 2 + 80] = bytes(80)
+    path.write_bytes(content)
+    assert len(list(frames)) == 24
+    assert ["1 frames of 24 hold blocks of zeros" in found for found in frames.warnings] == [True]
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.ts", "mpeg2video")])

@@ -265,6 +265,18 @@ def test_plots_change_with_the_data(clip, attribution):
         assert (np.abs(a.astype(int) - b) > 25).sum() > 100, plot.__name__
 
 
+def test_the_contact_sheet_counts_frames_from_one(clip, attribution, monkeypatch):
+    titles = []
+    monkeypatch.setattr(plots, "_frame", lambda axes, box, title="": titles.append(title))
+    plots.contact_sheet(record.Evidence(clip, 2.5, attribution=attribution))
+    runs = [[int(number) for number in re.findall(r"\d+", title)] for title in titles[1::2]]
+    assert runs[0][0] == 1
+    assert runs[-1][-1] == clip.info.num_frames
+    assert [start for start, _ in runs[1:]] == [stop + 1 for _, stop in runs[:-1]]
+    for title, (start, stop) in zip(titles[::2], runs, strict=True):
+        assert start <= int(re.search(r"\d+", title)[0]) <= stop
+
+
 def test_provenance_names_the_file_and_the_frames(tmp_path, clip, config):
     path = tmp_path / "video.mp4"
     path.write_bytes(b"moving pictures")

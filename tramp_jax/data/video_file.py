@@ -41,6 +41,8 @@ _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 # These decoders return nothing before the first picture that they can decode. Others return P- and B-frames on grey.
 _WAIT = ("h264", "hevc")
+# These decoders hardly notice damage. What they read never holds so many zeros, but a file with holes does.
+_TRUSTING, _HOLE = ("hevc", "vp8", "vp9"), bytes(64)
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
 # Factors between the camera's rate and the file's. A phone in the dark slows down by less than 3, but not from over 50.
 _SLOW_MOTION, _SLOW_MOTION_ABOVE_50 = 3, 1.5
@@ -70,7 +72,7 @@ class VideoFile:
     Attributes:
       path: the file.
       rate: nominal frames per second; 0 if the container does not say.
-      damaged: frames that were skipped so far because they are damaged.
+      damaged: frames that were skipped so far because they are damaged or their key frame was cut off.
       warnings: doubts about the file; complete once all frames have been read.
     """
 
@@ -110,7 +112,7 @@ class VideoFile:
                     still = still and np.array_equal(first, image)
                     if stream.codec_context.name != "gif":  # dithered colours look like combs
                         combs.look(image, count)
-                    count, self.damaged = count + 1, packets.damaged
+                    count, self.damaged = count + 1, packets.damaged + packets.headless
                     yield packets.seconds(frame), image
             except (av.FFmpegError, MemoryError) as error:
                 raise UserError(
@@ -131,15 +133,18 @@ class VideoFile:
 
 
 class _Packets:
-    """Decodes the packets of a stream and counts those that are hidden or damaged."""
+    """Decodes the packets of a stream and counts those that are hidden, damaged or, at the start, without key frame."""
 
     def __init__(self, container: InputContainer, stream: VideoStream):
         self._container, self._stream = container, stream
         self._start: float | None = None
         # An AVI file numbers its frames in decoding order; frame k is shown at the k-th number.
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
-        self._started = stream.codec_context.name in _WAIT
-        self.read = self.hidden = self.damaged = 0
+        # Where the header of a frame is damaged, FFmpeg goes on numbering without it. The index of an AVI file knows.
+        entries = () if self._order is None else stream.index_entries
+        self._index = collections.deque((entry.pos + 8, entry.timestamp) for entry in entries)
+        self._codec, self._started = stream.codec_context.name, False
+        self.read = self.hidden = self.damaged = self.headless = self.holes = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -149,14 +154,21 @@ class _Packets:
                 yield from self._decoded(packet)
         except av.FFmpegError:  # the rest of the file cannot be read
             self.broken_end = True
+        if self._order is not None:
+            self._lose(len(self._index))
 
     def _decoded(self, packet: "Packet[VideoStream]") -> Iterator[VideoFrame]:
         if packet.size:
             self.read += 1
             self.hidden += packet.is_discard
             self.broken_end = packet.is_corrupt
-            if self._order is not None and packet.dts is not None:
-                self._order.append(packet.dts)
+            self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
+            if self._order is not None and packet.dts is not None and packet.pos is not None:
+                self._order.append(self._number(packet.pos, packet.dts))
+            if self._codec in _WAIT and packet.is_keyframe and not self._started:
+                for _ in range(self.read - 1 - self.headless):
+                    self._skip()
+                self._started = True
         try:
             decoded = packet.decode()
         except av.FFmpegError:
@@ -169,15 +181,31 @@ class _Packets:
             else:
                 self._skip()
 
+    def _number(self, position: int, counted: int) -> int:
+        """The number of the frame at a position of an AVI file; ``counted`` if its index does not say."""
+        if self.read == 1 and all(place != position for place, _ in self._index):
+            self._index.clear()  # its positions count from elsewhere
+        while self._index and self._index[0][0] <= position:
+            place, number = self._index.popleft()
+            if place == position:
+                return number
+            self._lose(1)
+        return counted
+
+    def _lose(self, count: int) -> None:
+        """Counts frames that the file has but FFmpeg does not find."""
+        self.read, self.damaged = self.read + count, self.damaged + count
+
     def _skip(self) -> None:
-        """Counts a damaged frame. It is the next to be shown, because the decoder has returned all before it."""
-        self.damaged += 1
+        """Counts a lost frame. It is the next to be shown, because the decoder has returned all before it."""
+        self.damaged += self._started
+        self.headless += not self._started
         if self._order:
             self._order.popleft()
 
     def _is_whole(self, frame: VideoFrame) -> bool:
         """Whether a frame was decoded from complete data, as far as the decoder says."""
-        self._started |= frame.key_frame or frame.pict_type not in _PREDICTED
+        self._started |= self._codec in _WAIT or frame.key_frame or frame.pict_type not in _PREDICTED
         return self._started and not frame.is_corrupt
 
     def seconds(self, frame: VideoFrame) -> float:
@@ -469,25 +497,32 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
             f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}",
         )
     cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
-    if packets.damaged > (1 - _PROMISED) * packets.read:
-        raise UserError(
-            "damaged_video", f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
-        )
+    damaged = packets.damaged + packets.holes
+    if damaged > (1 - _PROMISED) * packets.read:
+        raise UserError("damaged_video", f"{path}: {damaged} of {packets.read} frames are damaged; copy it again")
     if cut_off and count < _PROMISED * promised:
         raise UserError(
             "damaged_video",
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
             f"{_CONVERT}",
         )
+    warnings = []
+    if packets.headless:
+        warnings.append(f"left out the first {packets.headless} frames of {packets.read}, whose key frame was cut off")
     if cut_off and count < promised:
-        return [
+        warnings.append(
             f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
-        ]
-    if cut_off and not promised:
-        return [f"the file is cut off after {count} frames; copy it again"]
-    if packets.damaged:
-        return [f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again"]
-    return []
+        )
+    elif cut_off and not promised:
+        warnings.append(f"the file is cut off after {count} frames; copy it again")
+    elif packets.damaged:
+        warnings.append(f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again")
+    if packets.holes:
+        warnings.append(
+            f"{packets.holes} frames of {packets.read} hold blocks of zeros, so the picture is wrong there and until "
+            "the next key frame; copy the file again"
+        )
+    return warnings
 
 
 def _diagnosis(path: Path) -> str:

@@ -16,7 +16,7 @@ from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers.folder import LIST
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
+from tramp_jax.files import shortened, write_atomically
 from tramp_jax.preprocess.clip import Preprocessed, clip_id
 from tramp_jax.preprocess.video import short_name
 
@@ -96,7 +96,8 @@ def read_jobs(path: Path) -> list[Job]:
 def _names(videos: Sequence[Path]) -> list[str]:
     """Names each video after its file, without the ending. Equal names get the folder's name as a prefix.
 
-    Spaces become "_", because a clip's id has none. If that makes two names equal, one gets a number.
+    Spaces become "_", because a clip's id has none. If that makes two names equal, one gets a number. A name that no
+    folder can have, because of such a prefix, is shortened.
     """
     paths = [video.resolve() for video in videos]
     short = [short_name(path) for path in paths]
@@ -107,9 +108,9 @@ def _names(videos: Sequence[Path]) -> list[str]:
         raise UserError("bad_data", f"{' and '.join(twice)} would become clips with the same name; rename one")
     ids: dict[str, str] = {}
     for name in sorted(full, key=lambda name: (name != clip_id(name), name)):  # names without spaces choose first
-        candidate, number = clip_id(name), 2
+        candidate, number = shortened(clip_id(name)), 2
         while candidate in ids.values():
-            candidate, number = f"{clip_id(name)}-{number}", number + 1
+            candidate, number = shortened(f"{clip_id(name)}-{number}"), number + 1
         ids[name] = candidate
     return [ids[name] for name in full]
 

@@ -250,8 +250,9 @@ class _FirstPass:
         if repeated <= _REPEATED * len(self.times):
             return []
         return [
-            f"{repeated} of {len(self.times)} frames repeat the one before: the camera took fewer than the file "
-            "has, so movements are jerky; record it again at the camera's own rate"
+            f"{repeated} of {len(self.times)} frames repeat the one before, so movements are jerky: the camera "
+            "took fewer than the file has, or the encoder left out small changes; record it again at the camera's own "
+            "rate and a higher quality"
         ]
 
     def watch(self, frames: Iterable[tuple[float, np.ndarray]], max_side: int | None) -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import decode_frame
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.report import page
 from tramp_jax.report.attribution import ELSEWHERE, Attribution
 from tramp_jax.report.motion import inter_ocular
@@ -78,7 +79,7 @@ def contact_sheet(evidence: Evidence) -> str:
             picture, fill = decode_frame(clip.frames[t]), "#ffe14d"
             axes.imshow(picture)
         axes.scatter(x, y, s=3.5, color=fill, edgecolors="black", linewidths=0.25)
-        _frame(axes, box, f"frame {t}, {t / clip.fps:.2f} s")
+        _frame(axes, box, f"{spell(t)}, {t / clip.fps:.2f} s")
         if attribution is None:
             continue
         axes = panels[row + 1, column]
@@ -90,7 +91,7 @@ def contact_sheet(evidence: Evidence) -> str:
                 axes.imshow(patches[i], _DIVERGING, norm=norm, alpha=alpha, extent=extent, interpolation="nearest")
         if dots is not None:
             axes.scatter(x, y, s=22, c=dots[i], cmap=_DIVERGING, norm=norm, edgecolors="0.3", linewidths=0.3)
-        _frame(axes, box, f"frames {start}–{stop - 1}")
+        _frame(axes, box, f"frames {start + 1}–{stop}")
     words = "Frames in time order with their 63 landmarks."
     if attribution is not None:
         label = "effect on the score of each landmark (dots) and each patch of the picture (squares)"
