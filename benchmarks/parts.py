@@ -92,8 +92,7 @@ class _Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = former_dfer._conv(self.width, 7, 2, self.dtype, "conv1")(x)
-        x = nn.relu(former_dfer.BatchNorm(name="bn1")(x, train))
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return layers.max_pool(nn.relu(former_dfer.BatchNorm(name="bn1")(x, train)))
 
 
 class _Stage(nn.Module):

@@ -176,6 +176,20 @@ def test_each_clip_is_read_once_and_test_clips_never(config, splits):
         assert sorted(source.read) == sorted([*splits["train"].indices, *splits["validation"].indices])
 
 
+def test_nothing_is_read_ahead_before_the_first_step(config, splits):
+    source, train = _watched(splits["train"])
+    clips = _run_clips(config, "none", splits | {"train": train})
+    batches = trainer._host_batches(clips, config, 2)
+    found = [next(batches)]
+    assert len(source.read) == config.train.batch_size
+    found += itertools.islice(batches, 2)
+    batches.close()
+    plain = iter(clips.batches(config, 2))
+    for one, other in zip(found, plain, strict=False):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    plain.close()
+
+
 def test_a_stream_that_the_model_does_not_read_is_not_cached(config, splits):
     config.model.streams = "trajectory"  # with colours, so the synthetic source renders frames
     assert splits["train"][0].frames is not None

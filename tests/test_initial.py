@@ -1,4 +1,4 @@
-"""Initial weights are drawn by one program, with the bits of a compiled ``init``."""
+"""Initial weights are drawn all at once, with the bits of a compiled ``init``."""
 
 import functools
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import tiny
@@ -40,10 +41,20 @@ def test_the_bits_are_those_of_a_compiled_init(members):
     jax.tree.map(same, initial.draw(init, *inputs), compiled(*inputs))
 
 
-def test_all_draws_of_the_model_share_one_program(monkeypatch):
+def test_all_draws_of_the_model_are_made_at_once(monkeypatch):
     counts = []
     draw_all = initial._draw_all
     monkeypatch.setattr(initial, "_draw_all", lambda draws: counts.append(len(draws)) or draw_all(draws))
     config = tiny.get_config()
     params = init_variables(config.model, jax.random.key(0))["params"]
     assert counts == [sum(len(np.unique(leaf)) > 1 for leaf in jax.tree.leaves(params))]
+
+
+def test_the_state_of_an_optimiser_is_that_of_its_own_init():
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.constant_schedule(0.1)))
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(())}
+    ours, theirs = initial.draw(adam.init, params), adam.init(params)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (one.shape, one.dtype, one.weak_type) == (other.shape, other.dtype, other.weak_type)
+        np.testing.assert_array_equal(one, other)

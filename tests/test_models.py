@@ -1,5 +1,6 @@
 """Properties of the models that golden cases do not show."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from tests.raises import user_error
 from tramp_jax import config as defaults
 from tramp_jax.models import abstract_variables, build_model, init_variables, input_shapes, skateformer
 from tramp_jax.models.former_dfer import scramble_as_released
-from tramp_jax.models.layers import BatchNorm, TemporalConv
+from tramp_jax.models.layers import BatchNorm, TemporalConv, max_pool
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = 3
@@ -357,3 +358,13 @@ def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
     lowered = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
     assert "remat" in lowered or "optimization_barrier" in lowered
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_the_gradient_of_max_pooling_has_the_bits_of_xlas_own(side):
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, side, side, 5)))  # many windows have equal values
+    window = {"window_shape": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
+    (ours, backward), (theirs, their_backward) = jax.vjp(max_pool, x), jax.vjp(lambda x: nn.max_pool(x, **window), x)
+    np.testing.assert_array_equal(ours, theirs)
+    gradient = jax.random.normal(jax.random.key(1), ours.shape)
+    np.testing.assert_array_equal(*backward(gradient), *their_backward(gradient))

@@ -3,7 +3,7 @@
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tramp_jax import evaluation, metrics, ridge, run, sharding, training_log
-from tramp_jax.batches.cache import build_run_clips
+from tramp_jax.batches.cache import RunClips, build_run_clips
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.checkpoint import Checkpoints, can_resume
 from tramp_jax.data.datasets import TRAIN, VALIDATION
@@ -82,7 +82,7 @@ def fit(
         with (
             training_log.Reporter(workdir, first if resume else None) as reporter,
             _StopSignal() as stop,
-            _Prefetched(iter(clips.batches(config, first)), clips.put) as batches,
+            _Prefetched(_host_batches(clips, config, first), clips.put) as batches,
             Progress(total, "step", first, quiet=not sharding.is_first_process()) as progress,
         ):
             kept, predictor = _Kept(checkpoints, reporter, best), evaluation.build_predictor(config, mesh)
@@ -124,6 +124,18 @@ def fit(
             checkpoints.save_best(int(state.step), state.scoring)
     if sharding.is_first_process():
         training_log.plot_curves(workdir, evaluation.selection_metric(config), steps_per_epoch)
+
+
+def _host_batches(clips: RunClips, config: ConfigDict, first: int) -> Iterator[AnyBatch]:
+    """Host batches from number ``first`` on.
+
+    The first is read by itself. Reading ahead begins after the first step is compiled, because it would take the
+    processor from tracing and compiling.
+    """
+    alone = config.copy_and_resolve_references()
+    alone.train.reader_threads = 0
+    yield next(iter(clips.batches(alone, first)))
+    yield from clips.batches(config, first + 1)
 
 
 def _first_variables(config: ConfigDict, train: Split, workdir: pathlib.Path, mesh: Mesh) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tramp_jax.batches.device_cache import Store
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.initial_weights import Path
 from tramp_jax.losses import Loss
-from tramp_jax.models import Inputs, Model, build_model
+from tramp_jax.models import Inputs, Model, build_model, initial
 
 Metrics = dict[str, jax.Array]
 
@@ -87,8 +87,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step, replicated over ``mesh``."""
     average = jax.tree.map(jnp.copy, variables) if ema else None  # a copy, because a step donates both
-    # Jitted, because JAX would otherwise compile a program for the zeros of each shape.
-    opt_state = jax.jit(optimizer.init)(variables["params"])
+    opt_state = initial.draw(optimizer.init, variables["params"])
     state = TrainState(jnp.zeros((), jnp.int32), variables, opt_state, average)
     return jax.device_put(state, sharding.replicated(mesh))
 

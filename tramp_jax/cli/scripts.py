@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import gc
 import itertools
 import os
 import pathlib
@@ -36,6 +37,7 @@ def run(main: Callable[[], None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # only libraries log
         keep_compiled()
+        gc.set_threshold(10_000)  # tracing makes millions of objects that stay, and a search of all of them takes long
         with exit_codes():
             main()
 
@@ -46,6 +48,8 @@ def keep_compiled() -> None:
     """Keeps compiled programs on disk, so folds, resumed runs and later commands compile nothing twice."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # by default a second, but a start has several
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         from jax._src import compilation_cache
     except ImportError:  # it is private and may move; without it, JAX only warns about a damaged program

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, conv_init, embedding_init, layer_norm, tanh_gelu
+from tramp_jax.models.layers import (
+    Array,
+    BatchNorm,
+    Dtype,
+    Mlp,
+    conv_init,
+    embedding_init,
+    layer_norm,
+    max_pool,
+    tanh_gelu,
+)
 
 
 def _conv(features: int, kernel: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
@@ -86,7 +96,7 @@ class SFormer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         x = nn.relu(BatchNorm(name="bn1")(_conv(self.widths[0], 7, 2, self.dtype, "conv1")(x), train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         block_of = nn.remat(BasicBlock, static_argnums=(2,)) if self.remat else BasicBlock
         for stage, width in enumerate(self.widths, start=1):
             if stage == 4:

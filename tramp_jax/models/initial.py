@@ -1,9 +1,9 @@
-"""Draws initial weights with one small program.
+"""Draws initial weights with two small programs.
 
 XLA compiles every random draw of a model's ``init`` separately, which takes ten seconds or more. Here, all draws share
-one program that fills blocks of numbers. In JAX, a random number depends only on the key and the number's position, so
-the weights are those of a compiled ``init``: bit for bit in JAX 0.10, up to the last digit in newer versions. The
-weights drawn here have the same bits in every version.
+a program that fills blocks of random bits and one that turns them into numbers. In JAX, a random number depends only on
+the key and the number's position, so the weights are those of a compiled ``init``: bit for bit in JAX 0.10, up to the
+last digit in newer versions. The weights drawn here have the same bits in every version.
 """
 
 import math
@@ -23,20 +23,19 @@ _INFINITY, _ROOT_2 = np.float32(np.inf), np.float32(2**0.5)
 _EXACT: dict[str, Callable[..., Any]] = {"mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
 
 
-def draw(init: Callable[..., Any], key: jax.Array, *inputs: Any) -> Any:
-    """Returns ``init(key, *inputs)``, the variables of a flax module, without computing the module's output.
+def draw(init: Callable[..., Any], *inputs: Any) -> Any:
+    """Returns ``init(*inputs)``, without computing what its result does not depend on, such as a module's output.
 
     It evaluates the operations of ``init`` one by one: first those that depend on no draw, then all draws together,
     then the rest.
 
     Args:
-      init: a flax module's ``init``.
-      key: the random key.
-      inputs: arrays, or None.
+      init: the ``init`` of a flax module or an optimiser.
+      inputs: trees of arrays: for a module, a random key and its inputs.
     """
-    closed, shapes = jax.make_jaxpr(init, return_shape=True)(key, *inputs)
+    closed, shapes = jax.make_jaxpr(init, return_shape=True)(*inputs)
     jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    given = [value for value, needed in zip(jax.tree.leaves((key, *inputs)), used, strict=True) if needed]
+    given = [value for value, needed in zip(jax.tree.leaves(inputs), used, strict=True) if needed]
     values = dict(zip([*jaxpr.invars, *jaxpr.constvars], [*given, *closed.consts], strict=True))
 
     unscaled: set[Any] = set()  # draws whose numbers still lack the factor √2
@@ -116,17 +115,18 @@ class _Draw(NamedTuple):
 
 
 def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
-    """The numbers of all draws, computed by one program over the blocks of all of them."""
+    """The numbers of all draws, computed over the blocks of all of them at once."""
     if not draws:
         return []
     keys = np.concatenate([np.repeat(each.keys, each.blocks, axis=0) for each in draws])
     firsts = np.concatenate([np.tile(_BLOCK * np.arange(each.blocks), len(each.keys)) for each in draws])
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
-    # Not optimised: it runs once, and optimised code may round sums of products otherwise, which would change the
-    # weights of every seed.
+    bits = jax.jit(_bits)(keys, firsts.astype(np.uint32))
+    # Not optimised, because optimised code may round sums of products otherwise, which would change the weights of
+    # every seed.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    numbers = np.asarray(jax.jit(_blocks, compiler_options=options)(keys, firsts.astype(np.uint32), limits))
+    numbers = np.asarray(jax.jit(_normal_numbers, compiler_options=options)(bits, limits))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [
         part.reshape(len(each.keys), -1)[:, : math.prod(each.shape) // len(each.keys)].reshape(each.shape)
@@ -134,19 +134,28 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     ]
 
 
-def _blocks(keys: jax.Array, firsts: jax.Array, limits: jax.Array) -> jax.Array:
-    """Normal numbers (N, _BLOCK): of each of N keys, those from position ``firsts`` on, within ``limits`` (N, 5)."""
+def _bits(keys: jax.Array, firsts: jax.Array) -> jax.Array:
+    """Random bits (N, _BLOCK): of each of N keys, those of the numbers from position ``firsts`` on."""
 
-    def block(key_first_limits: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        words, first, (low, high, factor, least, most) = key_first_limits
+    def block(key_and_first: tuple[jax.Array, jax.Array]) -> jax.Array:
+        words, first = key_and_first
         positions = first + jnp.arange(_BLOCK, dtype=jnp.uint32)
         # jax.random makes the bits of its n-th number from the two words of fold_in(key, n).
         folded = jax.random.key_data(
             jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), positions)
         )
-        bits = folded[:, 0] ^ folded[:, 1]
+        return folded[:, 0] ^ folded[:, 1]
+
+    return jax.lax.map(block, (keys, firsts))
+
+
+def _normal_numbers(bits: jax.Array, limits: jax.Array) -> jax.Array:
+    """Normal numbers (N, _BLOCK) from random bits of that shape, within ``limits`` (N, 5)."""
+
+    def block(bits_and_limits: tuple[jax.Array, jax.Array]) -> jax.Array:
+        bits, (low, high, factor, least, most) = bits_and_limits
         between_1_and_2 = jax.lax.bitcast_convert_type(bits >> 9 | 0x3F800000, jnp.float32)
         uniform = jnp.maximum(low, (between_1_and_2 - 1) * (high - low) + low)
         return jnp.clip(factor * jax.lax.erf_inv(uniform), least, most)
 
-    return jax.lax.map(block, (keys, firsts, limits))
+    return jax.lax.map(block, (bits, limits))
