@@ -199,7 +199,6 @@ def test_attributions_of_models_that_read_other_inputs_have_a_mean():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_a_fusion_of_tokens_is_explained_as_well(source, config):
     config.model.fusion.tokens = "sequence"
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))
