@@ -56,6 +56,14 @@ def tiny_variables():
     return init_variables(tiny.get_config().model, jax.random.key(0))
 
 
+@pytest.fixture
+def optimised():
+    """Programs that are compiled meanwhile run often enough to be worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def program():
     """Runs a program of the repository as a user would: ``program("train.py", ...) -> CompletedProcess``.

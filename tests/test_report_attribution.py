@@ -25,9 +25,14 @@ TIMES = 16  # frames of a clip, as many as the tiny model reads
 
 
 @pytest.fixture(scope="module")
-def explainer():
-    """Explains the tiny model with both streams; compiled once."""
+def of_tiny_model():
     return Explainer(tiny.get_config())
+
+
+@pytest.fixture
+def explainer(of_tiny_model, optimised):
+    """Explains the tiny model with both streams; compiled once."""
+    return of_tiny_model
 
 
 @pytest.fixture(scope="module")

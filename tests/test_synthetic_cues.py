@@ -15,7 +15,7 @@ from tramp_jax.synthetic import face
 from tramp_jax.synthetic.faces import CUES, EXPRESSIONS, NUM_SCORES, SyntheticFaces
 from tramp_jax.synthetic.skin import SIGNS
 
-PEOPLE = 40
+PEOPLE = 60
 CHANCE = 3 / np.sqrt(PEOPLE)
 # Places (x, y) on an upright face at rest, relative to the point between the eyes, and the sides of their patches.
 PATCHES = {"cheek": (43, 28), "under_cheek": (47, 48), "nasolabial": (33, 58), "forehead": (24, -41), "temple": (58, 0)}
