@@ -1,6 +1,6 @@
 """Shared fixtures. One model of the tiny configuration is initialised once for the whole run."""
 
-import contextlib
+import functools
 import os
 import pathlib
 import subprocess
@@ -10,8 +10,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What one test, or a program that it starts, has compiled is not compiled again, even in the next run. The name of a
 # compiled program depends on everything in it, so nothing here is ever out of date.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
-# LLVM optimises less, which takes a quarter off the time to compile a training step, and the step is no slower.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# What tests compile, here or in the programs that they start, runs a few times: to optimise it would take longer.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # every core has a worker, whom more threads delay
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax
@@ -19,9 +20,11 @@ import pytest
 
 from tests import tiny
 from tramp_jax.cli import scripts
+from tramp_jax.data.readers import synthetic
 from tramp_jax.models import init_variables
 
 scripts.keep_compiled()  # repairs what a killed test run left half written
+synthetic._drawn = functools.cache(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of drawn faces
 
 # These files start first, so that the workers end together.
 HEAVIEST = ["parity", "commands", "benchmarks", "studies", "trainer", "scoring", "report_attribution", "models"]
@@ -53,21 +56,12 @@ def tiny_variables():
     return init_variables(tiny.get_config().model, jax.random.key(0))
 
 
-@contextlib.contextmanager
-def compiled_quickly():
-    """Compiles without optimisation: programs that run once or twice take most of their time to optimise."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
-def quick_compile():
-    """See ``compiled_quickly``."""
-    with compiled_quickly():
-        yield
+def optimised():
+    """Programs that are compiled meanwhile run often enough to be worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

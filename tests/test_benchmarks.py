@@ -28,7 +28,6 @@ from tests import tiny
 def get_config():
     config = tiny.get_config().unlock()"""
 FEW_POINTS = "config.model.trajectory.update(num_points=12, neighbours=4, distant=3)"
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def recipe_with(folder, *lines):
@@ -209,8 +208,7 @@ def test_command_runs_in_its_own_process(command, layout, tmp_path):
     recipe = recipe_with(tmp_path, *lines)
     line = [sys.executable, "-m", f"benchmarks.{name}", *flags, "--config", recipe, "--out", tmp_path / "out"]
     line += ["--layout", layout] if name == "input" else []
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     measured = read_report(tmp_path / "out", {"score": 3, "input": 2}.get(name, 1))["measured"]
     if name == "scaling":
@@ -227,7 +225,7 @@ def test_command_runs_in_its_own_process(command, layout, tmp_path):
 @pytest.mark.slow
 def test_script_for_a_gpu_leaves_reports_and_an_archive(recipe, tmp_path):
     flags = ["--config", recipe, "--rounds", "1", "--batch", "1", "--side", "64", "--megabytes", "1"]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
+    environment = os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable}
     script = ["bash", "benchmarks/gpu.sh"]
     line = [*script, "costs", "scaling", "--", *flags]
     ran = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

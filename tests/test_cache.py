@@ -90,7 +90,7 @@ def test_every_cache_gives_the_same_batches(config, splits, change):
     config.model.trajectory.channels, length = change.pop("channels", "xyrgb"), change.pop("length", 64)
     config.model.trajectory.input_scale = (1.0,)
     config.data.update(change)
-    config.train.reader_threads = 4
+    config.train.update(reader_threads=4, read_ahead_mb=1)
     if "padding" in change:
         config.model.rgb.num_frames = config.model.trajectory.length = length  # clips have 45 to 80
     plain, on_host, on_device = (_batches(config, kind, splits, 3) for kind in CACHES)

@@ -25,7 +25,6 @@ GOLDEN = {
     "former_dfer_112": [],
     "tramp_former_t128": [],
 }
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 RECORDS = {"epoch": 100, "optimizer": {"state": {"0": np.zeros(3, np.float32)}, "lr": 0.1}, "recorder": FOREIGN}
 
 
@@ -61,7 +60,7 @@ def test_published_kind_reproduces_the_golden_outputs(converted):
     if case in ("tramp_former_t128", "skateformer_ntu60"):
         pytest.skip("tests/test_parity.py runs these weights, which the test above shows to be equal")
     checkpoint = convert_weights.load_checkpoint(folder / "out")
-    apply = jax.jit(build_model(checkpoint.model_config).apply, compiler_options=QUICK_COMPILE)
+    apply = jax.jit(build_model(checkpoint.model_config).apply)
     if case == "former_dfer_112":
         frames = golden.draw("rgb", (2, 16, 3, 112, 112), spec["input_seed"]).transpose(0, 1, 3, 4, 2)
         ours, _ = apply(checkpoint.variables, frames, None, None)

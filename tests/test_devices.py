@@ -15,7 +15,7 @@ SCRIPT = ROOT / "tests" / "device_script.py"
 def found(tmp_path_factory, program):
     """The results of ``device_script``."""
     folder = tmp_path_factory.mktemp("devices")
-    result = program(SCRIPT, folder, devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")  # every step runs once
+    result = program(SCRIPT, folder, devices=8)
     assert result.returncode == 0, result.stderr
     return json.loads((folder / "found.json").read_text())
 

@@ -32,9 +32,7 @@ from tramp_jax.export.onnx_graph import _score, as_model, build  # noqa: E402
 from tramp_jax.scoring import onnx_judge  # noqa: E402
 from tramp_jax.scoring.onnx_judge import OnnxJudge, open_session  # noqa: E402
 
-# These programs run once on small inputs, so optimising them would take most of the time.
 OUTPUT = Output((0.0, 1.0, 2.0, 3.0, 4.0), (0.1, 0.3, 0.2, 0.2, 0.2), sigma=1.0, low=0.0, high=4.0)
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def drawn_variables(config):
@@ -84,7 +82,7 @@ def by_model(config, variables, sample):
         inputs = for_evaluation(Inputs(**sample), config.model)
         return apply(build_model(config.model), variables, inputs)
 
-    return jax.jit(scores, compiler_options=QUICK_COMPILE)(sample)
+    return jax.jit(scores)(sample)
 
 
 def by_graph(graph, sample):

@@ -1,6 +1,5 @@
 """The recipe for few people, from training to a score, and the choice between it and the published model."""
 
-import functools
 import json
 import shutil
 
@@ -12,7 +11,7 @@ from ml_collections import config_flags
 from benchmarks import agreement, divisions
 from configs import folder, synthetic
 from tests import linear
-from tests.conftest import ROOT, compiled_quickly
+from tests.conftest import ROOT
 from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tramp_jax import Scorer, experiment, run
@@ -31,8 +30,7 @@ def trained(tmp_path_factory):
     config.model.members = 2
     config.evaluation.bootstrap = 20
     workdir = tmp_path_factory.mktemp("few") / "run"
-    with compiled_quickly():  # two steps
-        experiment.train(config.lock(), workdir)
+    experiment.train(config.lock(), workdir)
     return workdir, config
 
 
@@ -84,7 +82,6 @@ def test_differences_are_defined_where_folds_hold_few_people(linear_run):
     assert any(each["interval"] for each in found["spearman"].values())
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_both_runtimes_score_with_all_members(trained):
     workdir, config = trained
     clip = datasets.open_dataset(config).source[3]
@@ -254,7 +251,6 @@ def test_a_recipe_of_ones_own_chooses_too(people, tmp_path, capsys):
 
 
 def test_a_clinic_trains_and_resumes(program, tmp_path):
-    program = functools.partial(program, JAX_DISABLE_MOST_OPTIMIZATIONS="1")  # a step
     write_folder(tmp_path / "clips", 12, num_frames=9)
     line = ["--config", "configs/folder.py", f"--config.data.root={tmp_path / 'clips'}", "--config.model.members=1"]
     line += ["--config.train.epochs=1", "--config.train.evaluate_every=1", "--config.evaluation.baselines=False"]

@@ -16,7 +16,6 @@ from tramp_jax.models import abstract_variables, build_model, init_variables
 from tramp_jax.models.fusion import FUSIONS
 
 SEQUENCE = {"tokens": "sequence"}
-pytestmark = pytest.mark.usefixtures("quick_compile")
 WAYS = [
     *({"name": name} for name in FUSIONS),
     {"query": "trajectory"},

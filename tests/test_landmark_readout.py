@@ -245,7 +245,6 @@ def test_a_clip_without_landmarks_or_frames_is_refused(config):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_recipe_pre_trains_an_encoder_that_another_run_starts_from(tmp_path):
     config = shrink(recipe.get_config(), "", streams="rgb")
     config.data.update(num_subjects=15, expression="smile")

@@ -424,11 +424,11 @@ def test_ravdess_splits_actors(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_a_table_can_be_scored_without_video(tmp_path):
     files.write_ravdess(tmp_path, actors=range(1, 9), emotions=("happy",), count=20)
     config = recipe.get_config().unlock()
     config.data.root = str(tmp_path)
+    config.model.members = 1
     config.train.update(epochs=1, evaluate_every=1)
     config.evaluation.update(bootstrap=10, baselines=False)
     experiment.train(config.lock(), tmp_path / "run")

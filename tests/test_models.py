@@ -14,7 +14,6 @@ from tramp_jax.models import abstract_variables, build_model, init_variables, in
 from tramp_jax.models.former_dfer import scramble_as_released
 from tramp_jax.models.layers import BatchNorm, TemporalConv, max_pool
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = 3
 
 

@@ -25,9 +25,14 @@ TIMES = 16  # frames of a clip, as many as the tiny model reads
 
 
 @pytest.fixture(scope="module")
-def explainer():
-    """Explains the tiny model with both streams; compiled once."""
+def of_tiny_model():
     return Explainer(tiny.get_config())
+
+
+@pytest.fixture
+def explainer(of_tiny_model, optimised):
+    """Explains the tiny model with both streams; compiled once."""
+    return of_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +204,6 @@ def test_attributions_of_models_that_read_other_inputs_have_a_mean():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_a_fusion_of_tokens_is_explained_as_well(source, config):
     config.model.fusion.tokens = "sequence"
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))

@@ -16,8 +16,6 @@ from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN
 from tramp_jax.metrics import spearman
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def config():

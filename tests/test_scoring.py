@@ -301,8 +301,6 @@ def test_folds_are_calibrated_on_everybody_each_by_the_fold_that_has_not_seen_th
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
-@pytest.mark.usefixtures("quick_compile")
 def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, source, monkeypatch):
     scorer = Scorer(*runs)
     output = Output((0.0, 2.0, 4.0), (0.3, 0.3, 0.4), sigma=1.0, low=0.0, high=4.0, offset=2.0)

@@ -1,7 +1,5 @@
 """The PyTorch twin against the golden cases, and our JAX model against the twin on small random architectures."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,16 +29,6 @@ SKELETON = {
     "distant": 12,
     "table_frames": 0,
 }
-# These programs run once, on small inputs: optimising them would take most of the time.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_config(name: str = "tramp_former", **groups: object) -> ConfigDict:
@@ -224,7 +212,7 @@ def test_jax_outputs_and_gradients() -> None:
         score, out = model.apply({**variables, "params": params}, *as_jax(*inputs))
         return jnp.mean(jnp.square(score)), (score, out)
 
-    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK_COMPILE)
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (_, outputs), jax_grads = value_and_grad(variables["params"])
     assert_outputs_agree(score, out, *outputs)
     grads, jax_grads = traverse_util.flatten_dict(grads, sep="/"), traverse_util.flatten_dict(jax_grads, sep="/")
@@ -252,7 +240,7 @@ def test_jax_outputs(name: str, changes: dict) -> None:
     inputs = small_inputs(config)
     with torch.inference_mode():
         score, out = twin(*map(torch.from_numpy, inputs))
-    apply = jax.jit(build_model(config).apply, compiler_options=QUICK_COMPILE)
+    apply = jax.jit(build_model(config).apply)
     assert_outputs_agree(score, out, *apply(to_variables(tensors, config), *as_jax(*inputs)))
 
 

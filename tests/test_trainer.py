@@ -118,7 +118,6 @@ def trajectory_config():
     return config
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_config):
     config, mesh = trajectory_config, sharding.data_mesh()
     batch = first_batch(config)
@@ -139,7 +138,6 @@ def test_a_step_in_parts_has_the_loss_and_the_update_of_the_whole(trajectory_con
     assert max(jax.tree.leaves(apart)) < 1e-5 * max(jax.tree.leaves(moved))
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_gradients_of_frozen_parameters_are_not_computed(trajectory_config):
     config, mesh = trajectory_config, sharding.data_mesh()
     variables = init_variables(config.model, jax.random.key(0))
@@ -154,29 +152,41 @@ def test_gradients_of_frozen_parameters_are_not_computed(trajectory_config):
     assert flops(("trajectory_encoder",)) < 0.6 * flops(())  # forward only, where the backward pass is twice as much
 
 
+MOVING = OPTIONS | {"optimizer.learning_rate": 0.02}
+
+
+def train_alone(folder, stop=False, resume=False):
+    config = tiny.get_config().unlock()
+    config.update_from_flattened_dict(MOVING)
+    with linear_model(), contextlib.ExitStack() as stopping:
+        if stop:
+            stopping.enter_context(pytest.raises(Interrupted))
+            stopping.enter_context(terminated_at(2))
+        experiment.train(config, folder, resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that one process trains without a stop."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train_alone(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["one", "two"])
-def test_a_run_goes_on_with_another_number_of_processes(first, tmp_path, program):
+def test_a_run_goes_on_with_another_number_of_processes(first, whole, tmp_path, program):
     """One process has a device, and each of two has four, through train.py. SIGTERM reaches one of them; both stop.
 
     The model is linear: Gloo waits only 30 s for a process that takes longer to compile than the other one.
     """
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    config, options = tiny.get_config().unlock(), OPTIONS | {"optimizer.learning_rate": 0.02}
-    config.update_from_flattened_dict(options)
-
-    def alone(folder, stop=False, resume=False):
-        with linear_model(), contextlib.ExitStack() as stopping:
-            if stop:
-                stopping.enter_context(pytest.raises(Interrupted))
-                stopping.enter_context(terminated_at(2))
-            experiment.train(config, folder, resume)
+    cut = tmp_path / "cut"
 
     def together(folder, stop=False, resume=False):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             join = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num_processes", 2, "--process_id"]
-        flags = [f"--config.{name}={value}" for name, value in options.items()] + ["--resume"] * resume
+        flags = [f"--config.{name}={value}" for name, value in MOVING.items()] + ["--resume"] * resume
         command = ["--config", "tests/tiny.py", *flags, "--config.train.cache=device", "--workdir", folder, *join]
         running = [
             program("tests/process_script.py", *["--stop"] * (stop and number), *command, number, devices=4, wait=False)
@@ -191,8 +201,7 @@ def test_a_run_goes_on_with_another_number_of_processes(first, tmp_path, program
         assert [process.returncode for process in running] == [EXIT_INTERRUPTED * stop] * 2, said
         assert ["epoch" in out for out, _ in said] == [True, False]  # only the first process prints
 
-    alone(whole)
-    halves = (alone, together) if first == "one" else (together, alone)
+    halves = (train_alone, together) if first == "one" else (together, train_alone)
     halves[0](cut, stop=True)
     assert [row["step"] for row in measured(cut, "train")] == [1, 2, 3]
     halves[1](cut, resume=True)
