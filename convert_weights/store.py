@@ -139,8 +139,10 @@ def _load_converted(path: pathlib.Path) -> Loaded:
         raise UserError("unsupported_file", what)
     json_files.checked_record(_Report, report, path / REPORT, _CONVERT_AGAIN)
     try:
-        options.of_run({"model": report["model_config"]})
-        config = model_config(report["model_config"])
+        given = report["model_config"]
+        # Weights for NTU RGB+D read three coordinates, which no option names.
+        options.of_run({"model": given | {"trajectory": given["trajectory"] | {"channels": "xyrgb"}}})
+        config = model_config(given)
     except (UserError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise damaged(_first_line(error)) from error
     try:

@@ -58,6 +58,12 @@ def test_frames_have_no_share_in_the_scores_of_landmarks(trained, capsys):
     assert "frames 0%" in capsys.readouterr().out
 
 
+def test_twenty_people_are_enough_for_three_steps_in_an_epoch(trained):
+    workdir, config = trained
+    rows = [json.loads(line) for line in (workdir / run.HISTORY).read_text().splitlines()]
+    assert max(row["step"] for row in rows) == config.train.epochs * 3
+
+
 def test_simple_methods_learn_from_the_same_people(trained):
     workdir, _ = trained
     found = json.loads((workdir / run.BASELINES).read_text())

@@ -213,6 +213,7 @@ OPTIONS: dict[str, Any] = {
         "accumulate": _at_least(1, 1),  # cut each batch into this many parts, computed one by one, to save memory
         "epochs": _at_least(1, 100),
         "passes_per_epoch": _at_least(1, 5),
+        "min_steps_per_epoch": _at_least(1, 1),  # with few clips, an epoch passes over them more often
         "evaluate_every": _at_least(1, 1),  # epochs
         # none: read clips from disk in every epoch. host, device: read them once, and keep decoded frames in the memory
         # of the host or, for training clips, of the device. The result is the same.
@@ -283,7 +284,7 @@ def for_few_people(config: ConfigDict) -> None:
     config.augment.flip_trajectory = True
     config.loss.name = "mse"
     config.optimizer.update(name="adam", learning_rate=3e-3, schedule="cosine", weight_decay=0.3, clip_norm=1.0)
-    config.train.update(batch_size=16, epochs=32, evaluate_every=32, passes_per_epoch=1)
+    config.train.update(batch_size=16, epochs=32, evaluate_every=32, passes_per_epoch=1, min_steps_per_epoch=3)
     config.evaluation.update(batch_size=16, baselines=True)
 
 

@@ -8,6 +8,11 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 
+def steps_in_epoch(train: ConfigDict, clips: int) -> int:
+    """Steps of one epoch over so many training clips; ``train`` is the group of that name."""
+    return max(train.min_steps_per_epoch, clips * train.passes_per_epoch // train.batch_size)
+
+
 def learning_rate(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
     """The learning rate at each step: ``schedule`` over all epochs, multiplied by an optional linear warm-up.
 

@@ -26,7 +26,7 @@ from tramp_jax.errors import Interrupted, UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.initial_weights import frozen_paths, initial_variables
 from tramp_jax.losses import build_loss
-from tramp_jax.optimizer import build_optimizer, learning_rate
+from tramp_jax.optimizer import build_optimizer, learning_rate, steps_in_epoch
 from tramp_jax.output import Output
 from tramp_jax.progress import Progress
 from tramp_jax.training_step import Metrics, TrainState, build_train_step, init_state
@@ -61,7 +61,7 @@ def fit(
     resume = resume and can_resume(workdir)
     mesh = sharding.data_mesh()
     clips = build_run_clips(config, splits[TRAIN], splits[VALIDATION], mesh)
-    steps_per_epoch = max(1, len(splits[TRAIN]) * config.train.passes_per_epoch // config.train.batch_size)
+    steps_per_epoch = steps_in_epoch(config.train, len(splits[TRAIN]))
     if resume:  # only their shapes count, because the checkpoint replaces them
         variables, _ = initial_variables(config, given=False)
     else:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from tramp_jax import experiment, models
 from tramp_jax.data.datasets import TRAIN
 from tramp_jax.errors import UserError
+from tramp_jax.optimizer import steps_in_epoch
 
 TRAINING = 3  # a forward and backward pass costs three times the forward pass
 # TFLOP/s of an NVIDIA H100 (SXM) in dense products, by ``model.precision``; float32 uses TF32. SHARE of it is what
@@ -86,7 +87,7 @@ def estimate(config: ConfigDict, column: str, expected: Mapping[str, int], tflop
         clips = [len(splits[TRAIN]) for splits in experiment.open_folds(config).splits.values()]
     except UserError:
         clips = [expected[column]] if column in expected else []
-    steps = sum(train.epochs * max(1, n * train.passes_per_epoch // train.batch_size) for n in clips)
+    steps = sum(train.epochs * steps_in_epoch(train, n) for n in clips)
     forward = flops(config.model)
     speed = 1e12 * (tflops or SHARE * PEAK[config.model.precision])
     return Estimate(sum(clips), steps, forward / 1e9, steps * train.batch_size * TRAINING * forward / speed / 3600)
