@@ -60,7 +60,7 @@ def test_frames_have_no_share_in_the_scores_of_landmarks(trained, capsys):
 
 def test_twenty_people_are_enough_for_three_steps_in_an_epoch(trained):
     workdir, config = trained
-    rows = [json.loads(line) for line in (workdir / run.HISTORY).read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / run.MEASUREMENTS).read_text().splitlines()]
     assert max(row["step"] for row in rows) == config.train.epochs * 3
 
 
