@@ -179,7 +179,7 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 
 def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
-    """Warns if a run or fold began with other clips or training ratings."""
+    """Warns if a run or fold began with other numbers of clips, or another distribution of training ratings."""
     before = training_data.load(folder, config)
     now = (
         {name: len(split) for name, split in splits.items()},
@@ -188,7 +188,7 @@ def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pa
     if before and before.ratings and (before.clips, before.ratings) != now:
         tqdm.write(
             f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
-            "partly from the old ones; train again to use only the new ones"
+            "partly or wholly from the old ones; train again to use only the new ones"
         )
 
 

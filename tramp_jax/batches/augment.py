@@ -75,8 +75,8 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     )
     inputs = for_encoder(inputs, config.model.trajectory)
     if augment.landmark_dropout and inputs.trajectories is not None:
-        # Whole landmarks, and after the channels are computed: a landmark that came and went would seem to move. The
-        # log channels of a typical motion are 0.
+        # Whole landmarks, and after the channels are computed: a landmark that came and went would seem to move. In
+        # the logarithmic channels, 0 is a typical motion.
         B, _, V, _ = inputs.trajectories.shape
         kept = jax.random.bernoulli(dropout_key, 1 - augment.landmark_dropout, (B, 1, V, 1))
         inputs = inputs.replace(trajectories=jnp.where(kept, inputs.trajectories, 0))

@@ -23,7 +23,7 @@ _DATE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
-_BEFORE_DATE = re.compile(r"\d{1,2}[-/.]\d{1,4}", re.ASCII)  # what spreadsheets take for a date if they can
+_BEFORE_DATE = re.compile(r"\d{1,2}[-/.](\d\d?|\d{4})", re.ASCII)  # what spreadsheets take for a date if they can
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
     r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow-?up|fu|on"
     r"|off|left|right)[-_. ]*\d*|(.*\d)[-_. /]*(?:[vt][-_. ]*\d+|[lr])",
