@@ -106,7 +106,8 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     sharding.check_batch_size(config.train.batch_size, config.train.accumulate, sharding.data_mesh())
     dataset, report = open_sound(config, resumed and resumed / run.SKIPPED)
     splits = split_file.splits_of(dataset, config, resumed)
-    split_file.warn_of_known(config, splits)
+    if resumed is None:
+        split_file.warn_of_known(config, splits)
     for parts in splits.values():
         losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])

@@ -121,8 +121,9 @@ def warn_of_known(config: ConfigDict, splits: Mapping[int | None, Mapping[str, S
         learned = frozenset[str]().union(*(parts[name] for parts in folds for name in (TRAIN, VALIDATION)))
         if known := learned & tested:
             _say_once(
-                f"warning: {path}: {_named(known)} trained the initial weights and are tested, so the result will look "
-                "too good; give both runs the same split (data.split_seed, data.num_folds, data.fold)"
+                f"warning: {path}: {_named(known)} trained the initial weights and are tested. If the names mean the "
+                "same people, the result will look too good; give both runs the same split (data.split_seed, "
+                "data.num_folds, data.fold)"
             )
 
 

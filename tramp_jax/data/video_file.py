@@ -41,7 +41,7 @@ _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 # These decoders return nothing before the first picture that they can decode. Others return P- and B-frames on grey.
 _WAIT = ("h264", "hevc")
-# These decoders hardly notice damage. What they read never holds so many zeros, but a file with holes does.
+# These decoders hardly notice damage. What they read seldom holds so many zeros, but a file with holes does.
 _TRUSTING, _HOLE = ("hevc", "vp8", "vp9"), bytes(64)
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
 # Factors between the camera's rate and the file's. A phone in the dark slows down by less than 3, but not from over 50.
@@ -142,9 +142,10 @@ class _Packets:
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
         # Where the header of a frame is damaged, FFmpeg goes on numbering without it. The index of an AVI file knows.
         entries = () if self._order is None else stream.index_entries
-        self._index = collections.deque((entry.pos + 8, entry.timestamp) for entry in entries)
+        # Entries without size mark frames that the camera left out.
+        self._index = collections.deque((entry.pos + 8, entry.timestamp) for entry in entries if entry.size)
         self._codec, self._started = stream.codec_context.name, False
-        self.read = self.hidden = self.damaged = self.headless = self.holes = 0
+        self.read = self.lost = self.hidden = self.damaged = self.headless = self.holes = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -166,7 +167,7 @@ class _Packets:
             if self._order is not None and packet.dts is not None and packet.pos is not None:
                 self._order.append(self._number(packet.pos, packet.dts))
             if self._codec in _WAIT and packet.is_keyframe and not self._started:
-                for _ in range(self.read - 1 - self.headless):
+                for _ in range(self.read - 1 - self.lost - self.headless):
                     self._skip()
                 self._started = True
         try:
@@ -194,7 +195,7 @@ class _Packets:
 
     def _lose(self, count: int) -> None:
         """Counts frames that the file has but FFmpeg does not find."""
-        self.read, self.damaged = self.read + count, self.damaged + count
+        self.read, self.lost, self.damaged = self.read + count, self.lost + count, self.damaged + count
 
     def _skip(self) -> None:
         """Counts a lost frame. It is the next to be shown, because the decoder has returned all before it."""
@@ -497,9 +498,9 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
             f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}",
         )
     cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
-    damaged = packets.damaged + packets.holes
-    if damaged > (1 - _PROMISED) * packets.read:
-        raise UserError("damaged_video", f"{path}: {damaged} of {packets.read} frames are damaged; copy it again")
+    if packets.damaged > (1 - _PROMISED) * packets.read:
+        what = f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
+        raise UserError("damaged_video", what)
     if cut_off and count < _PROMISED * promised:
         raise UserError(
             "damaged_video",
@@ -508,7 +509,8 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
         )
     warnings = []
     if packets.headless:
-        warnings.append(f"left out the first {packets.headless} frames of {packets.read}, whose key frame was cut off")
+        lost = f"{packets.headless} of {packets.read}"
+        warnings.append(f"frames left out at the start, because their key frame was cut off: {lost}")
     if cut_off and count < promised:
         warnings.append(
             f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
@@ -519,8 +521,8 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
         warnings.append(f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again")
     if packets.holes:
         warnings.append(
-            f"{packets.holes} frames of {packets.read} hold blocks of zeros, so the picture is wrong there and until "
-            "the next key frame; copy the file again"
+            f"frames with blocks of zeros: {packets.holes} of {packets.read}; the picture is probably wrong there and "
+            "until the next key frame; copy the file again"
         )
     return warnings
 
