@@ -4,6 +4,7 @@ import pytest
 
 from tests.golden.cases import CASES
 
+pytestmark = pytest.mark.usefixtures("optimised")  # as users run them
 SLOW = {"train_step_t64", "tramp_former_t128, frames as released"}
 
 
