@@ -367,3 +367,19 @@ def test_the_gradient_of_max_pooling_has_the_bits_of_xlas_own(side):
     np.testing.assert_array_equal(ours, theirs)
     gradient = jax.random.normal(jax.random.key(1), ours.shape)
     np.testing.assert_array_equal(*backward(gradient), *their_backward(gradient))
+
+
+def test_the_gradient_of_max_pooling_is_the_same_in_an_optimised_program(optimised):
+    """As users run it, fused with its neighbours; rounding may differ there."""
+    x, scale = jax.random.normal(jax.random.key(0), (2, 32, 32, 16)), jax.random.normal(jax.random.key(1), (2, 16))
+
+    def gradients(pool):
+        def loss(x, scale):
+            return jnp.sum(jnp.sin(pool(jax.nn.relu(x * scale[0] + scale[1]))))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, scale)
+
+    theirs = gradients(lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))))
+    for one, other in zip(gradients(max_pool), theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        assert np.any(one)

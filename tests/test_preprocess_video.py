@@ -708,6 +708,19 @@ def test_a_damaged_header_of_a_frame_in_an_avi_does_not_shift_later_frames(tmp_p
     assert ["1 damaged frames of 40" in found for found in frames.warnings] == [True]
 
 
+def test_a_damaged_header_of_the_first_frame_in_an_avi_loses_no_other(tmp_path):
+    """FFmpeg then takes the first frame that it finds for the first of the file's index."""
+    path = encode(tmp_path / "a.avi", textured(30), "libx264", options={"g": "1", "bf": "0"})
+    with av.open(str(path)) as container:
+        place = next(iter(container.streams.video[0].index_entries)).pos
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + b"xxdc" + whole[place + 4 :])
+    frames = open_frames(path)
+    seconds, _ = zip(*frames, strict=True)
+    np.testing.assert_allclose(seconds, np.arange(29) / 25, atol=2e-3)
+    assert frames.damaged == 1  # so that NeuroFace does not trust the numbers
+
+
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx265"), ("a.webm", "libvpx"), ("a.webm", "libvpx-vp9")])
 def test_holes_in_a_file_are_named_where_the_decoder_notices_nothing(tmp_path, name, codec):
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {"cpu-used": "8", "deadline": "realtime"}

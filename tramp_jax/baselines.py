@@ -181,17 +181,17 @@ def _area(outline: np.ndarray) -> np.ndarray:
 
 
 def described(
-    splits: Sequence[Split], head: ConfigDict, *features: Callable[[np.ndarray, float], np.ndarray]
+    splits: Sequence[Split], origin: ConfigDict, *features: Callable[[np.ndarray, float], np.ndarray]
 ) -> tuple[np.ndarray, ...]:
     """Applies functions such as ``motion_features`` to all N clips, one at a time: (N, d) for each function.
 
-    ``head`` is the ``landmarks`` group, so the functions get the positions that a network would read.
+    ``origin`` is the ``landmarks`` group, so the functions get the positions that a network would read.
     """
     found: list[list[np.ndarray]] = [[] for _ in features]
     for split in splits:
         for i in range(len(split)):
             clip = split[i]
-            points = head_motion.positions(clip, head.normalise, head.frontalise)
+            points = head_motion.positions(clip, origin.normalise, origin.frontalise)
             for rows, feature in zip(found, features, strict=True):
                 rows.append(feature(points, clip.fps))
     return tuple(np.stack(rows) for rows in found)

@@ -243,11 +243,11 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     dataset, _ = open_sound(config, home / run.SKIPPED)
     reports = []
     for fold, splits in split_file.splits_of(dataset, config, folder).items():
-        part = run.fold_folder(home, fold)
-        data = training_data.load(part, config)
+        fold_folder = run.fold_folder(home, fold)
+        data = training_data.load(fold_folder, config)
         if data and dataset.facts.scale is None and _predicts_scores(config):
             _warn_beyond(data, splits, split)
-        reports.append(evaluate_split(config, splits, dataset.facts, part, which, split))
+        reports.append(evaluate_split(config, splits, dataset.facts, fold_folder, which, split))
     _print(reports)
 
 

@@ -113,9 +113,11 @@ def warn_of_known(config: ConfigDict, splits: Mapping[int | None, Mapping[str, S
         folder = expanded(given)
         path = run.home(folder) / run.SPLIT
         kept = _read(path)
-        # The same name is another person in other data.
-        if kept is None or any(run.load_config(folder).data.get(name) != config.data[name] for name in same):
+        if kept is None:
             continue
+        data = run.load_config(folder).data
+        if any(data.get(name) != config.data[name] for name in same):
+            continue  # the same name is another person in other data
         own = run.fold_of(folder)
         folds = [parts for fold, parts in kept.folds.items() if own is None or fold == _key(own)]
         learned = frozenset[str]().union(*(parts[name] for parts in folds for name in (TRAIN, VALIDATION)))

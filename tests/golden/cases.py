@@ -29,7 +29,6 @@ from tramp_jax.batches.pipeline import Batch
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.models import Inputs, build_model
-from tramp_jax.models.former_dfer import scramble_as_released
 
 FEATURE_TOLERANCE, LOSS_TOLERANCE, NORM_TOLERANCE, BMC_TOLERANCE = 2e-4, 1e-3, 2e-3, 1e-5
 
@@ -123,10 +122,9 @@ def tramp_former(released_layout: bool) -> Iterator[Row]:
     """The whole model on 80 frames and 128 trajectory points, with frames right or as released."""
     spec, reference = _load("tramp_former_t128")
     config = defaults.base()
+    config.model.rgb.scrambled_frames = released_layout
     variables = to_variables(golden.state_dict(spec), config.model)
     frames = _frames(spec, (2, 80, 3, 224, 224))
-    if released_layout:  # as model.rgb.scrambled_frames does, but with the program that is compiled already
-        frames = np.asarray(scramble_as_released(frames))
     score, out = jax.jit(build_model(config.model).apply)(
         variables, frames, _trajectories(spec, 2, 128), _index_t(2, 128)
     )

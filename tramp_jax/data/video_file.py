@@ -142,10 +142,9 @@ class _Packets:
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
         # Where the header of a frame is damaged, FFmpeg goes on numbering without it. The index of an AVI file knows.
         entries = () if self._order is None else stream.index_entries
-        # Entries without size mark frames that the camera left out.
-        self._index = collections.deque((entry.pos + 8, entry.timestamp) for entry in entries if entry.size)
+        self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
-        self.read = self.lost = self.hidden = self.damaged = self.headless = self.holes = 0
+        self.read = self.hidden = self.damaged = self.headless = self.holes = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -165,9 +164,9 @@ class _Packets:
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
             if self._order is not None and packet.dts is not None and packet.pos is not None:
-                self._order.append(self._number(packet.pos, packet.dts))
+                self._order.append(self._number(packet.pos, packet.size, packet.dts))
             if self._codec in _WAIT and packet.is_keyframe and not self._started:
-                for _ in range(self.read - 1 - self.lost - self.headless):
+                for _ in range(self.read - 1 - self.damaged - self.headless):
                     self._skip()
                 self._started = True
         try:
@@ -182,12 +181,13 @@ class _Packets:
             else:
                 self._skip()
 
-    def _number(self, position: int, counted: int) -> int:
+    def _number(self, position: int, size: int, counted: int) -> int:
         """The number of the frame at a position of an AVI file; ``counted`` if its index does not say."""
-        if self.read == 1 and all(place != position for place, _ in self._index):
+        if self._index and self.read == 1 and all(entry[:2] != (position, size) for entry in self._index):
+            self._lose(self._index[0][1] != size)  # the first frame is not found if its header is damaged
             self._index.clear()  # its positions count from elsewhere
         while self._index and self._index[0][0] <= position:
-            place, number = self._index.popleft()
+            place, _, number = self._index.popleft()
             if place == position:
                 return number
             self._lose(1)
@@ -195,7 +195,7 @@ class _Packets:
 
     def _lose(self, count: int) -> None:
         """Counts frames that the file has but FFmpeg does not find."""
-        self.read, self.lost, self.damaged = self.read + count, self.lost + count, self.damaged + count
+        self.read, self.damaged = self.read + count, self.damaged + count
 
     def _skip(self) -> None:
         """Counts a lost frame. It is the next to be shown, because the decoder has returned all before it."""
