@@ -24,7 +24,7 @@ from tramp_jax.data.readers import synthetic
 from tramp_jax.models import init_variables
 
 scripts.keep_compiled()  # repairs what a killed test run left half written
-synthetic._drawn = functools.cache(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of drawn faces
+synthetic._drawn = functools.lru_cache(8)(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of faces
 
 # These files start first, so that the workers end together.
 HEAVIEST = ["parity", "commands", "benchmarks", "studies", "trainer", "scoring", "report_attribution", "models"]

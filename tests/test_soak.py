@@ -1,6 +1,7 @@
 """What ``tests.soak`` makes of its samples; the long runs themselves take minutes and are started by hand."""
 
 import dataclasses
+import mmap
 import os
 from concurrent import futures
 
@@ -32,7 +33,8 @@ def test_slower_frames_are_named():
 
 def test_this_process_can_be_sampled():
     before = soak.sample(os.getpid(), 0.0)
-    block = bytearray(os.urandom(1 << 20)) * 64
+    block = mmap.mmap(-1, 1 << 26)  # fresh memory: a large process may have as much to spare
+    block.write(bytes(1 << 26))
     with open(os.devnull) as file, futures.ThreadPoolExecutor(1) as pool:
         pool.submit(len, block).result()
         after = soak.sample(os.getpid(), 0.0)
