@@ -70,6 +70,7 @@ def training(rounds: int) -> dict[str, Spread]:
     from benchmarks import ways
 
     config = timing.recipe(pathlib.Path("configs/synthetic.py"))
+    config.model.fusion.name = "tramp"  # the recipe's late fusion has no PyTorch counterpart
     work = ways.prepare(config, config.train.batch_size)
     steps = {name: ways.WAYS[name].step(work) for name in ("jax-float32", ways.EAGER)}
     seconds = timing.take_turns(steps, rounds)

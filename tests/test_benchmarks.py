@@ -263,6 +263,13 @@ def test_quick_prints_ratios_beside_those_that_were_kept(tmp_path, monkeypatch, 
     assert "caches" not in json.loads((tmp_path / "quick.json").read_text())["ratios"]
 
 
+def test_quick_prepares_the_step_of_the_recipe_for_both_sides(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(timing, "take_turns", lambda ways, rounds: {name: [1.0] * rounds for name in ways})
+    assert list(quick.training(1)) == ["train: step, times torch-eager"]
+
+
 def test_a_study_is_tested_on_new_people(tmp_path, monkeypatch, capsys):
     """A network, here a linear one, and a simple method get the same new people; the study stays as it is."""
     monkeypatch.chdir(ROOT)
