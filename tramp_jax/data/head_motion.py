@@ -47,11 +47,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
       frontalise: turn every frame to the front first.
 
     Raises:
-      UserError: ``normalise`` is unknown, the depth that ``frontalise`` needs is missing or has the wrong shape, or the
-        stable points of a frame coincide.
+      UserError: the depth that ``frontalise`` needs is missing, or the stable points of a frame coincide.
     """
-    if normalise not in NORMALISATIONS:
-        raise UserError("bad_option", f"landmarks.normalise is {normalise!r}; use one of: {', '.join(NORMALISATIONS)}")
     selected = landmarks.select(clip.landmarks, clip.layout)
     # The nose tip goes through every map along with the 63 points, as point 64.
     points = np.concatenate([selected, landmarks.nose_tip(clip.landmarks, clip.layout)], axis=1)
@@ -81,12 +78,6 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
             "bad_data",
             f"clip {clip.info.id}: landmarks.frontalise needs landmarks with depth, but these have none; use a "
             "detector that estimates depth, or set landmarks.frontalise to False",
-        )
-    if clip.depth.shape != clip.landmarks.shape[:2]:
-        raise UserError(
-            "bad_data",
-            f"clip {clip.info.id} has depth of shape {clip.depth.shape} for landmarks of shape "
-            f"{clip.landmarks.shape}; both need a row for each frame and a column for each point",
         )
     layout = landmarks.LAYOUTS[clip.layout]
     depth = clip.depth[:, [*layout.slots, layout.nose_tip], None]

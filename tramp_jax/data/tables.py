@@ -1,7 +1,6 @@
 """Lists as CSV files and Excel workbooks: reads both alike, and writes CSV files that are safe to open."""
 
 import csv
-import functools
 import io
 import itertools
 import math
@@ -16,7 +15,6 @@ from typing import Any
 from tramp_jax.data.names import clean
 from tramp_jax.data.problems import Problems
 
-SUFFIXES = (".csv", ".xlsx")
 MAX_BYTES = 32 << 20  # of a CSV file or an unpacked workbook; a list of 16,000 clips has 2 MB
 MAX_CELLS = 2_000_000
 MAX_ROWS = 1_048_576  # of an Excel sheet
@@ -61,29 +59,6 @@ def whole(text: str) -> int | None:
     return int(value) if value is not None and value.is_integer() else None
 
 
-def find(folder: Path, names: Sequence[str], option: str, problems: Problems) -> Path | None:
-    """Finds a table in a folder by its name, such as "clips.csv"; a workbook of the same name, clips.xlsx, counts too.
-
-    Args:
-      folder: an existing folder.
-      names: possible names of the table.
-      option: the data set's option that names another table.
-      problems: takes ``ambiguous_list`` if there are several; the first is then used.
-
-    Returns:
-      Its path; None if there is none.
-    """
-    paths = [(folder / name).with_suffix(suffix) for name in names for suffix in SUFFIXES]
-    found = [path for path in paths if path.is_file()]
-    if len(found) > 1:
-        problems.add(
-            "ambiguous_list",
-            f"{folder}: both {found[0].name} and {found[1].name} exist; remove one, or choose with "
-            f"--config.data.{option}=FILE",
-        )
-    return found[0] if found else None
-
-
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     """The non-empty rows of a CSV file, or of a workbook's first visible sheet: number (from 1) -> stripped fields.
 
@@ -93,9 +68,8 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     last saved value, and merged cells have their value in every row. The apostrophe that ``csv_text`` puts before a
     formula is removed.
 
-    Args:
-      path: an existing file: .xlsx is a workbook, anything else is CSV.
-      problems: takes ``unreadable_table`` if it is neither, or ``oversized_file``; there are then no rows.
+    A file that ends in .xlsx is a workbook, any other is CSV. ``problems`` takes ``unreadable_table`` if it is neither,
+    or ``oversized_file``; there are then no rows.
     """
     suffix = path.suffix.lower()
     rows: dict[int, list[str]] = {}
@@ -264,19 +238,16 @@ def _continues(rows: list[list[str]], others: list[list[str]]) -> bool:
 
 
 def _as_shown(rows: Iterable[list[str]], xml: bytes) -> Iterator[list[str]]:
-    """Yields the rows of a sheet, given also as XML. All rows of merged cells have their value.
+    """Yields the rows of a sheet, given also as XML. All rows of merged cells have their value."""
+    from openpyxl.utils import column_index_from_string
 
-    Raises:
-      _TableFault: a row that is not empty is hidden, or a formula has no saved value.
-    """
     if unsaved := _UNSAVED.search(xml):
         what = "has a formula without a saved value; open the workbook in a spreadsheet program and save it again"
         raise _TableFault("unreadable_table", what, int(unsaved[1]))
     hidden = {int(found[1]) for row in _HIDDEN.findall(xml) if (found := _ROW_NUMBER.search(row))}
     merged: dict[int, list[tuple[int, int]]] = {}  # first row -> column from 0, last row
     for letters, top, bottom in _MERGED.findall(xml):
-        column = functools.reduce(lambda value, letter: 26 * value + letter - ord("A") + 1, letters, 0) - 1
-        merged.setdefault(int(top), []).append((column, int(bottom)))
+        merged.setdefault(int(top), []).append((column_index_from_string(letters.decode()) - 1, int(bottom)))
     above: dict[int, tuple[int, str]] = {}  # column -> last row, value
     for number, row in enumerate(rows, 1):
         if number in hidden and any(row):
@@ -302,12 +273,10 @@ def _text(value: object) -> str:
 
 
 def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """Reads a table with a header. Ignores the case of column names, and blanks around fields.
+    """Reads a table with a header, see ``read_rows``. Ignores the case of column names, and blanks around fields.
 
-    Args:
-      path: an existing file; see ``read_rows``.
-      required: columns, in lower case; if one is missing, there are no rows.
-      problems: takes a missing column, a row with too many fields, and a file that is not a table.
+    ``problems`` takes a missing column (there are then no rows), a row with too many fields, and a file that is not a
+    table.
 
     Returns:
       The columns in lower case, and the non-empty rows by number (the header is row 1).

@@ -48,14 +48,9 @@ class Options:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the list, and counts the frames of each clip. Clips come in the order of the list.
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist.
-      DataError: the first problem with the list, unless ``problems`` collects.
-    """
+    """Reads the list, and counts the frames of each clip. Clips come in the order of the list."""
     root = root_folder(root, _HOW_TO_MAKE)
-    path = list_file(root, options.clip_list, (LIST,), "clip_list", f"put it there.\n{_HOW_TO_MAKE}", problems)
+    path = list_file(root, options, "clip_list", (LIST,), f"put it there.\n{_HOW_TO_MAKE}", problems)
 
     def count(row: Row) -> int:
         return clip_folder.count_frames(row.path, row.info.id, problems, wanted.landmarks, f"{row.info.source}: ")
