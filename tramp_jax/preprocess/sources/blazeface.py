@@ -30,11 +30,7 @@ class Detection:
 
 
 def interpreter(model: Path) -> Any:
-    """Opens a model file with LiteRT, on one thread.
-
-    Raises:
-      UserError: the package is not installed, or the file is not a model.
-    """
+    """Opens a model file with LiteRT, on one thread."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tramp_jax.data.landmarks import SLOT_NAMES
 from tramp_jax.errors import UserError
-from tramp_jax.preprocess.faces import MAX_SIDE, Face, area, enclosing, overlap
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, LandmarkSource, area, enclosing, overlap
 from tramp_jax.preprocess.sources import blazeface
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -65,18 +65,15 @@ class _Region:
     angle: float
 
 
-class MediaPipe:
+class MediaPipe(LandmarkSource):
     """Detects faces in every tenth frame and if one is lost; otherwise, looks where the last mesh was.
 
     Args:
       models_dir: folder with the two model files; None for those in this package.
-
-    Raises:
-      UserError: LiteRT or a model is missing.
     """
 
     name, layout, max_side = "mediapipe", "points63", MAX_SIDE
-    finds_faces = True  # in any picture
+    finds_faces = True
 
     def __init__(self, models_dir: Path | None = None):
         folder = Path(models_dir).expanduser() if models_dir else MODELS
@@ -91,7 +88,6 @@ class MediaPipe:
             self._vertices, self._presence = outputs[3 * NUM_VERTICES], outputs[1]
         except KeyError:
             raise UserError("bad_model", f"{folder / MESH}: not a face mesh of {NUM_VERTICES} points") from None
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
