@@ -61,11 +61,7 @@ class ClipCache(ClipSource):
     """
 
     def __init__(self, split: Split, size: int | None):
-        """
-        Args:
-          split: the clips; none are read yet.
-          size: S, the side of the cached frames; None to cache no frames.
-        """
+        """No clip of the split is read yet. ``size`` is S, the side of the cached frames; None to cache no frames."""
         self.infos: Sequence[ClipInfo] = split.infos
         self._split, self._size = split, size
         self._clips: list[Clip | None] = [None] * len(split)
@@ -152,11 +148,7 @@ class RunClips:
 
 
 def build_run_clips(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> RunClips:
-    """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns.
-
-    Raises:
-      UserError: see ``check``; or a clip cannot be read.
-    """
+    """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns."""
     check(config, train, validation)
     if config.train.cache == "none":
         return RunClips(train, validation, None, mesh)

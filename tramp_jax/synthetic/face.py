@@ -98,17 +98,11 @@ _NECK = np.array([0.0, 45.0, 0.0])  # the head turns about a point between the e
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """The motion of a face in a clip of n frames.
+    """The motion of a face in a clip of n frames."""
 
-    Attributes:
-      actions: (n, len(ACTIONS), 2) strength of every action on the image-left and image-right side.
-      gaze: (n, 2) displacement of the pupils in pixels.
-      pose: (n, 6) yaw, pitch, roll (radians), log scale, shift in x and y (pixels).
-    """
-
-    actions: np.ndarray
-    gaze: np.ndarray
-    pose: np.ndarray
+    actions: np.ndarray  # (n, len(ACTIONS), 2) strength of every action on the image-left and image-right side
+    gaze: np.ndarray  # (n, 2) displacement of the pupils in pixels
+    pose: np.ndarray  # (n, 6) yaw, pitch, roll (radians), log scale, shift in x and y (pixels)
 
     def strength(self, *names: str) -> np.ndarray:
         """(n, 2) sum of the named actions on each side, at least 0."""
