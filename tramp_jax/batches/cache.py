@@ -71,9 +71,6 @@ class ClipCache(ClipSource):
         # The system provides the memory page by page, as frames are written.
         self.frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
 
-    def __len__(self) -> int:
-        return len(self._clips)
-
     def __getitem__(self, index: int) -> Clip:
         """Clip ``index``. A clip that cannot be read is not cached.
 

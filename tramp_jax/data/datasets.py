@@ -96,7 +96,7 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
     first: dict[str, ClipInfo] = {}
     for info in dataset.source.infos:
         first.setdefault(info.subject, info)
-    for name, what in names.changed(first):
+    for name, what in names.changed_by_spreadsheets(first):
         message = (
             f"{first[name].place}: subject {name} looks like {what} by a spreadsheet; format the column as text and "
             f"enter it again, or put a letter in front if it really is the name (S{name})"

@@ -47,7 +47,7 @@ def is_missing(name: str) -> bool:
     return shown or name.lower() in MISSING
 
 
-def changed(names: Collection[str]) -> Iterator[tuple[str, str]]:
+def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yields each name that a spreadsheet has changed, and how.
 
     It rounds long numbers (1.23E+11, 123456789012345000), and takes names such as 3-4 for dates (4-Mar, 4. Mrz,

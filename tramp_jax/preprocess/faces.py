@@ -58,11 +58,13 @@ class LandmarkSource:
 
 def overlap(box: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boxes (4,)."""
-    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    if (sides <= 0).any():
-        return 0.0
-    shared = float(np.prod(sides))
-    return shared / (area(box) + area(other) - shared)
+    both = shared(box, other)
+    return both / (area(box) + area(other) - both) if both else 0.0
+
+
+def shared(box: np.ndarray, other: np.ndarray) -> float:
+    """Area in pixels of the intersection of two boxes (4,)."""
+    return area(np.concatenate([np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])]))
 
 
 def area(box: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from tramp_jax.data.landmarks import SLOT_NAMES
 from tramp_jax.errors import UserError
@@ -140,10 +141,10 @@ class MediaPipe(LandmarkSource):
         self._mesh.set_tensor(self._input, picture[None].astype(np.float32) / 255)
         self._mesh.invoke()
         vertices = self._mesh.get_tensor(self._vertices).reshape(NUM_VERTICES, 3).astype(np.float64)
-        logit = float(np.clip(self._mesh.get_tensor(self._presence).ravel()[0], -80, 80))
+        presence = float(expit(self._mesh.get_tensor(self._presence).ravel()[0]))
         vertices[:, :2] = (vertices[:, :2] - shift) @ np.linalg.inv(turn).T
         vertices[:, 2] /= scale
-        return vertices, float(1 / (1 + np.exp(-logit)))
+        return vertices, presence
 
 
 def _region(box: np.ndarray, left_eye: np.ndarray, right_eye: np.ndarray) -> _Region:
