@@ -39,7 +39,7 @@ def decode(image: bytes) -> np.ndarray:
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
-def decode_whole(image: bytes, size: int = 0) -> np.ndarray:
+def decode_whole(image: bytes, size: int) -> np.ndarray:
     """Decodes a complete JPEG or PNG file, of ``size`` × ``size`` pixels unless that is 0, to (H, W, 3) uint8 RGB.
 
     Raises:

@@ -60,7 +60,7 @@ class InsightFace(LandmarkSource):
     name, layout, max_side = "insightface", "insightface106", MAX_SIDE
     finds_faces = True
 
-    def __init__(self, models_dir: Path | None = None, fetch: bool = False):
+    def __init__(self, models_dir: Path | None, fetch: bool):
         folder = find_models(models_dir, fetch)
         try:
             from insightface.app import FaceAnalysis

@@ -76,7 +76,7 @@ class MediaPipe(LandmarkSource):
     name, layout, max_side = "mediapipe", "points63", MAX_SIDE
     finds_faces = True
 
-    def __init__(self, models_dir: Path | None = None):
+    def __init__(self, models_dir: Path | None):
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
