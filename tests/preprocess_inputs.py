@@ -15,7 +15,7 @@ from av.codec.context import Flags
 from av.filter import Graph
 
 from tramp_jax.data.landmarks import LAYOUTS
-from tramp_jax.preprocess.faces import Face, enclosing
+from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 
@@ -163,7 +163,7 @@ def square(left: int, top: int, side: int, size: tuple[int, int] = (320, 240)) -
 
 
 @dataclasses.dataclass
-class SquareSource:
+class SquareSource(LandmarkSource):
     """Finds bright squares. Their 64 points are an 8×8 grid, half a side behind the picture."""
 
     max_side: int | None = None
@@ -185,7 +185,7 @@ class SquareSource:
 
 
 @dataclasses.dataclass
-class GivenSource:
+class GivenSource(LandmarkSource):
     """Returns given points, one face per frame; None for no face."""
 
     points: Sequence[np.ndarray | None]

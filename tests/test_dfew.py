@@ -10,7 +10,6 @@ from tests.published_layouts import DFEW_UNDETECTED, edit, write_dfew
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment, models
-from tramp_jax.data import datasets
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import dfew
 from tramp_jax.data.source import Dataset, Wanted
@@ -50,7 +49,7 @@ def test_official_split_is_that_of_the_set(tmp_path):
     dataset = opened(tmp_path, set=4)
     assert dataset.official == {"train": {"00001", "00002"}, "test": {"00003"}}
     assert [info.subject for info in dataset.source.infos] == ["00001", "00002", "00003"]
-    with user_error("missing_list", tmp_path / "set_1_train.txt", "train_list=FILE"):
+    with user_error("missing_list", tmp_path, "set_1_train.txt", "train_list=FILE"):
         opened(tmp_path)
     with user_error("bad_option", "data.set", 6):
         opened(tmp_path, set=6)
@@ -188,24 +187,6 @@ def test_the_message_for_absent_data_says_what_to_obtain_and_where_to_put_it():
         opened("")
 
 
-def test_check_lists_every_broken_part(root):
-    source = opened(root).source
-    assert source.check(1)[0] == []
-    np.save(root / "landmarks/00002.npy", np.ones((5, 72, 2)))
-    np.save(root / "colours/00002.npy", np.full((5, 71, 3), 300))
-    folder = root / "frames/00002"
-    (folder / "00002_00001.jpg").write_bytes(b"")
-    (folder / "00002_00002.jpg").unlink()
-    found, clip = source.check(1)
-    assert [x.kind for x in found] == ["wrong_shape", "colours_out_of_range", "missing_frames", "empty_file"]
-    assert {x.clip for x in found} == {"00002"}
-    assert clip is None
-    with user_error("wrong_shape") as caught:
-        source[1]
-    assert caught.value.problem == found[0]
-    assert source.check(0)[0] == []
-
-
 # Recipes
 
 
@@ -229,9 +210,3 @@ def test_recipe_opens_the_official_split(tmp_path, recipe):
     test = experiment.open_folds(config).splits[None]["test"]
     assert {info.id for info in test.infos} == {f"{i:05d}" for i in range(18, 24)}
     assert (test[0].frames is not None) == (recipe is dfew_rgb)
-
-
-def test_recipe_without_the_data_says_what_to_obtain(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with user_error("missing_file", "'data/DFEW'", "data.root", "dfew-dataset.github.io"):
-        datasets.open_dataset(dfew_rgb.get_config())

@@ -171,7 +171,7 @@ def test_the_quality_of_a_clip_in_a_folder_follows_from_its_evidence(tmp_path):
     assert found.share_outside == 1
     assert np.isnan(found.confidence[0])
     assert (found.confidence[1:] == 0.5).all()
-    for wrong in ({"scores": [1]}, {"crop": {"x": 0, "y": 0, "side": 0}}, {"crop": None}, {"frame_size": ["a", 2]}):
+    for wrong in ({"scores": [1]}, {"crop": {"x": 0, "y": 0, "side": 0}}, {"frame_size": ["a", 2]}):
         (folder / batch.EVIDENCE).write_text(json.dumps(evidence | wrong))
         with user_error("damaged_file", folder / batch.EVIDENCE):
             batch.read_quality(folder, clip)

@@ -287,13 +287,6 @@ def test_an_empty_list_is_an_error(root):
         opened(root)
 
 
-def test_the_error_names_a_missing_column(root):
-    path = root / "ratings.csv"
-    path.write_text(path.read_text().replace("overall", "score"))
-    with user_error("bad_columns", path, "'overall'", "file name, repid"):
-        opened(root)
-
-
 # Missing and broken files
 
 
@@ -366,27 +359,6 @@ def test_landmarks_outside_the_video_frame_are_reported(root):
     np.save(path, np.load(path) + 2000)
     with user_error("landmarks_out_of_frame", path, "420×320", root / f"Videos/{FILE}.avi"):
         source_of(root)[0]
-
-
-def test_a_check_lists_every_broken_part(tmp_path):
-    write_neuroface(tmp_path, cropped=True)
-    source = source_of(tmp_path)
-    assert source.check(0)[0] == []
-    folder, points = tmp_path / f"frames/{FILE}_1", tmp_path / f"landmarks/{FILE}_1.npy"
-    np.save(points, np.load(points)[:-1])
-    (folder / "2.jpg").write_bytes((folder / "2.jpg").read_bytes()[:2000])
-    (folder / "3.jpg").write_bytes(clips.encode_frame(np.zeros((64, 64, 3), np.uint8)))
-    (folder / "5.jpg").unlink()
-    problems, clip = source.check(0)
-    assert clip is None
-    assert [x.kind for x in problems] == [
-        "wrong_number_of_landmarks",
-        "missing_frames",
-        "truncated_image",
-        "wrong_image_size",
-    ]
-    assert all(x.clip == f"{FILE}_1" for x in problems)
-    assert source.check(1)[0] == []
 
 
 # The published list

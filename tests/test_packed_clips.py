@@ -240,15 +240,6 @@ def test_a_damaged_shard_is_named(copy, where):
     PackedClips(copy, Wanted())[1]
 
 
-def test_exchanged_shards_are_named(copy):
-    a, b = (copy / f"clips-0000{i}-of-00003.array_record" for i in range(2))
-    a.rename(copy / "x")
-    b.rename(a)
-    (copy / "x").rename(b)
-    with user_error("unreadable_record", "record 1", "PD0003_clip_smile_P03", "PD0001_clip_smile_P01"):
-        PackedClips(copy, Wanted())[1]
-
-
 @pytest.mark.parametrize(
     ("change", "kind"),
     [

@@ -508,7 +508,7 @@ def test_repeated_frames_are_known_in_spite_of_lossy_encoding(tmp_path, codec, m
         first_pass, rate = _FirstPass(), {"b": "1000000"}
         for _ in first_pass.watch(open_frames(encode(tmp_path / "a.mp4", frames, codec, options=rate)), None):
             pass
-        return first_pass.warnings()
+        return [*first_pass.warnings()]
 
     assert not seen(1)
     if motion > 1:
@@ -529,9 +529,10 @@ def test_the_evidence_records_source_and_warnings(tmp_path):
     made = preprocess_video(video, SquareSource(), info=job.info)
     batch.ClipList(tmp_path / "out").add(job, made)
     clip = tmp_path / "out" / "a_clip"
-    assert batch.read_origin(clip) == batch.ClipOrigin("square", made.warnings)
+    origin = batch.read_origin(clip)
+    assert (origin.landmarks, origin.warnings) == ("square", made.warnings)
     assert made.warnings
-    assert batch.read_origin(tmp_path) == batch.ClipOrigin()
+    assert batch.read_origin(tmp_path) == batch.Evidence()
     for text in ("[]", "no JSON", '{"warnings": 3}'):
         (clip / batch.EVIDENCE).write_text(text, "utf-8")
         with user_error("damaged_file", clip / batch.EVIDENCE):

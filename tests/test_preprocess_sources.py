@@ -14,7 +14,7 @@ from tests.raises import user_error
 from tramp_jax.data import landmarks
 from tramp_jax.data.landmarks import GROUP_SIZE, GROUPS, LAYOUTS, MIRROR
 from tramp_jax.preprocess import SOURCES, SourceOptions, open_landmark_source, preprocess_video
-from tramp_jax.preprocess.faces import Face, enclosing, overlap
+from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing, overlap
 from tramp_jax.preprocess.sources.blazeface import Detector
 from tramp_jax.preprocess.sources.lucas_kanade import LucasKanade, step
 from tramp_jax.preprocess.sources.mediapipe import DETECTOR, MODELS
@@ -175,10 +175,10 @@ def test_missing_models_are_named(tmp_path):
 # Lucas-Kanade
 
 
-class Oracle:
+class Oracle(LandmarkSource):
     """Returns the true points of one frame."""
 
-    name, layout, max_side = "oracle", "insightface106", None
+    name, layout = "oracle", "insightface106"
 
     def __init__(self, points):
         self.points, self.calls, self.seconds = points.astype(np.float32), 0, {}

@@ -54,7 +54,7 @@ def test_short_gaps_are_bridged_by_interpolation_and_marked():
 def test_a_longer_gap_is_refused_with_its_frames_or_cut_off():
     frames = [[face(10)] if not 12 <= t < 16 else [] for t in range(30)]
     with user_error("no_single_face", "frame 13", "3 frames", "frames 17-30 (14)", "--keep longest"):
-        tracking.follow(frames, max_gap=3, min_share=0)
+        tracking.follow(frames, max_gap=3)
     track = tracking.follow(frames, max_gap=3, keep="longest")
     assert (track.first, len(track.faces)) == (16, 14)
     assert "frame 13" in track.warnings[0]
@@ -64,7 +64,7 @@ def test_a_longer_gap_is_refused_with_its_frames_or_cut_off():
 def test_another_person_is_never_followed_silently():
     frames = [[face(10)] if t < 12 else [face(300)] for t in range(30)]
     with user_error("no_single_face", "frame 13", "another face"):
-        tracking.follow(frames, min_share=0)
+        tracking.follow(frames)
     track = tracking.follow(frames, keep="longest")
     assert (track.first, len(track.faces)) == (12, 18)
     assert {each.box[0] for each in track.faces} == {300}

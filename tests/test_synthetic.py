@@ -213,9 +213,9 @@ def test_subjects_look_different(rendered):
 
 
 def test_contact_sheet_has_a_row_for_each_expression(tmp_path):
-    faces.main([str(tmp_path / "sheet.jpg"), "--size", "40"])
+    faces.main([str(tmp_path / "sheet.jpg")])
     sheet = clips.decode_frame((tmp_path / "sheet.jpg").read_bytes())
-    assert sheet.shape == (len(EXPRESSIONS) * (40 + 18), 2 * 5 * 40 + 8, 3)
+    assert sheet.shape == (len(EXPRESSIONS) * (112 + 18), 2 * 5 * 112 + 8, 3)
 
 
 # --- scores --------------------------------------------------------------------------------------------------------

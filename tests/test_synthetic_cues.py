@@ -8,6 +8,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import GroupKFold
 
 from tests.raises import user_error
+from tests.test_synthetic import with_scores
 from tramp_jax.data import landmarks
 from tramp_jax.data.readers import synthetic
 from tramp_jax.data.source import Wanted
@@ -81,7 +82,7 @@ def test_a_severity_changes_only_what_its_cues_change(expression):
     """The same clips at severity 0 and 4."""
     for cues in CUES[1:3]:
         healthy, ill = (
-            SyntheticFaces(2, 1, (expression,), seed=9, with_frames=False, cues=cues, score=score)
+            with_scores(SyntheticFaces(2, 1, (expression,), seed=9, with_frames=False, cues=cues), score)
             for score in (0.0, NUM_SCORES - 1.0)
         )
         for index in range(2):
@@ -104,7 +105,7 @@ def test_a_severity_changes_only_what_its_cues_change(expression):
 def test_signs_fade_with_severity_and_show_at_96_pixels():
     steps = []
     for score in range(NUM_SCORES):
-        source = _source("appearance", 4, score=float(score))
+        source = with_scores(_source("appearance", 4), float(score))
         rows = []
         for index in range(4):
             painter, n = source.painter(index), source.infos[index].num_frames
@@ -114,7 +115,9 @@ def test_signs_fade_with_severity_and_show_at_96_pixels():
     away = [np.abs(step - steps[-1]).max(axis=-1) for step in steps]
     assert np.all(np.diff([image.mean() for image in away]) < 0)
     assert np.mean(away[0] > 12) > 0.02  # of the pixels, 12 grey levels or more
-    strengths = np.array([_source("both", 20, score=float(s)).skin(3).strengths.max(axis=0) for s in range(NUM_SCORES)])
+    strengths = np.array(
+        [with_scores(_source("both", 20), float(s)).skin(3).strengths.max(axis=0) for s in range(NUM_SCORES)]
+    )
     assert strengths.shape == (NUM_SCORES, len(SIGNS))
     assert np.all(np.diff(strengths, axis=0) < 0)
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_shown_is_explained(clip_folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             cli.main(["view", *arguments])
         assert words in capsys.readouterr().err
-    for evidence in ("{}", '{"interpolated": [true]}', "no json", '["a"]'):
+    for evidence in ('{"interpolated": [true]}', "no json", '["a"]'):
         (clip_folder / batch.EVIDENCE).write_text(evidence, "utf-8")
         with pytest.raises(SystemExit):
             cli.main(["view", str(clip_folder), "--out", str(tmp_path / "x.png")])

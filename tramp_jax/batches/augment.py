@@ -31,12 +31,8 @@ def normalise(frames: jax.Array) -> jax.Array:
 def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     """The model's inputs in training: augmented, normalised, and with the encoder's channels.
 
-    Each clip has its own random crop, flip and reversal. As published, reversal leaves ``index_t`` unchanged.
-
-    Args:
-      inputs: B clips with all F frames in order, uint8 at the stored size.
-      config: the whole configuration.
-      key: the step's key.
+    Each clip, with all F frames in order, has its own random crop, flip and reversal. As published, reversal leaves
+    ``index_t`` unchanged.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
     # A fourth key beside those three, which runs without these options still draw alike.
@@ -105,13 +101,7 @@ def _warp(trajectories: jax.Array, index_t: jax.Array, most: float, key: jax.Arr
 
     The pace follows one to three waves, with a strength from 0 to ``most``. A frame shows what lies between two others,
     and its number and time stay: landmarks move at another speed, but no farther. Repeats of a short clip change alike,
-    so nothing is mixed where they meet.
-
-    Args:
-      trajectories: (B, T, V, C), not reversed.
-      index_t: (B, T) frame numbers, see ``view.index_t``.
-      most: below 1, so that time does not run backwards.
-      key: for the draws.
+    so nothing is mixed where they meet. ``most`` is below 1, so that time does not run backwards.
     """
     B, T = index_t.shape
     strength, waves, phase = jax.random.uniform(key, (3, B, 1))

@@ -61,11 +61,7 @@ class ClipCache(ClipSource):
     """
 
     def __init__(self, split: Split, size: int | None):
-        """
-        Args:
-          split: the clips; none are read yet.
-          size: S, the side of the cached frames; None to cache no frames.
-        """
+        """No clip of the split is read yet. ``size`` is S, the side of the cached frames; None to cache no frames."""
         self.infos: Sequence[ClipInfo] = split.infos
         self._split, self._size = split, size
         self._clips: list[Clip | None] = [None] * len(split)
@@ -74,9 +70,6 @@ class ClipCache(ClipSource):
         self._places = [range(end - info.num_frames, end) for info, end in zip(self.infos, ends, strict=True)]
         # The system provides the memory page by page, as frames are written.
         self.frames = np.empty((ends[-1] if ends else 0, size, size, 3), np.uint8) if size is not None else None
-
-    def __len__(self) -> int:
-        return len(self._clips)
 
     def __getitem__(self, index: int) -> Clip:
         """Clip ``index``. A clip that cannot be read is not cached.
@@ -152,11 +145,7 @@ class RunClips:
 
 
 def build_run_clips(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> RunClips:
-    """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns.
-
-    Raises:
-      UserError: see ``check``; or a clip cannot be read.
-    """
+    """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns."""
     check(config, train, validation)
     if config.train.cache == "none":
         return RunClips(train, validation, None, mesh)

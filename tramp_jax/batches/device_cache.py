@@ -82,17 +82,10 @@ def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:
 def build(
     infos: Sequence[ClipInfo], clips: Sequence[Clip] | None, frames: np.ndarray | None, config: ConfigDict, mesh: Mesh
 ) -> Store:
-    """Puts clips on every device.
+    """Puts C clips on every device.
 
-    Args:
-      infos: the C clips.
-      clips: the same clips with landmarks and colours, if the model reads trajectories or the loss uses landmarks.
-      frames: (N, S, S, 3) uint8 of all clips, one after another, if the model reads frames.
-      config: the whole configuration.
-      mesh: the devices.
-
-    Raises:
-      UserError: see ``trajectories.trajectory``.
+    ``clips`` have landmarks and colours, if the model reads trajectories or the loss uses landmarks. ``frames`` are
+    those of all clips, one after another, (N, S, S, 3) uint8, if the model reads frames.
     """
     sampler = Sampler.to_learn(config)
 

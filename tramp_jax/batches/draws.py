@@ -22,9 +22,8 @@ FRAMES, TRAJECTORY = 0, 1
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     """Two random words from a key of two words and a counter of two words.
 
-    Args:
-      key, counter: pairs of uint32 arrays, NumPy or JAX, that broadcast together. Not NumPy scalars, which would warn
-        about the intended overflow.
+    All are uint32 arrays, NumPy or JAX, that broadcast together; not NumPy scalars, which would warn about the intended
+    overflow.
     """
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -37,15 +36,10 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 class Draw(NamedTuple):
-    """The random choices of one sample, or of several at once.
+    """The random choices of one sample, or of several at once."""
 
-    Attributes:
-      seed: the run's seed.
-      position: the sample's number in the order of training, below 2**32; for several, a (...,) uint32 JAX array.
-    """
-
-    seed: int
-    position: Any
+    seed: int  # the run's seed
+    position: Any  # the sample's number in the order of training, below 2**32; for several, a (...,) uint32 JAX array
 
     def words(self, purpose: int, count: int) -> Any:
         """Random words (..., count) uint32. With a larger ``count``, the first words are the same."""

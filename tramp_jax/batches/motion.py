@@ -26,18 +26,15 @@ WINDOW = 8  # frames
 SPEED_FLOOR, SPEED_UNIT = 0.04, 0.2  # pupil distances per second
 RANGE_FLOOR, RANGE_UNIT = 0.008, 0.05  # pupil distances
 
-LEFT_PUPIL, RIGHT_PUPIL = (landmarks.SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
+LEFT_PUPIL, RIGHT_PUPIL = landmarks.PUPILS
 SMALLEST = 1e-3  # pixels; keeps the distance between the pupils above 0
 
 
 def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
     """Turns trajectories of positions and colours (B, T, V, C) into the channels that the encoder reads.
 
-    With ``patch`` > 1, the encoder reads the means of runs of that many frames: (B, T / patch, V, channels).
-
-    Args:
-      inputs: B clips; unchanged if the model reads positions and colours frame by frame, as published.
-      config: the ``model.trajectory`` group.
+    Nothing changes if the model reads positions and colours frame by frame, as published. With ``patch`` > 1, the
+    encoder reads the means of runs of that many frames: (B, T / patch, V, channels). ``config`` is that of the encoder.
     """
     trajectories, index_t, patch = inputs.trajectories, inputs.index_t, config.patch
     if trajectories is None:
@@ -51,12 +48,9 @@ def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
 
 
 def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str) -> jax.Array:
-    """The channels (B, T, V, channels) that ``option`` names.
+    """The channels (B, T, V, channels) that ``option`` (``model.trajectory.channels``) names, from the stored ones.
 
-    Args:
-      trajectories: (B, T, V, C), the stored channels, with positions in pixels relative to the nose tip.
-      seconds: (B, T) time since the frame at the place before, see ``Inputs``; None if no channel describes motion.
-      option: ``model.trajectory.channels``.
+    Positions are in pixels relative to the nose tip. ``seconds`` may be None if no channel describes motion.
     """
     if not channels.reads_motion(option):
         return trajectories[..., ["xyrgb".index(name) for name in channels.names(option)]]

@@ -43,15 +43,10 @@ class Batch(flax.struct.PyTreeNode):
 
 
 class ClipNumbers(flax.struct.PyTreeNode):
-    """A training batch of B clips that are already on the devices; see ``device_cache``.
+    """A training batch of B clips that are already on the devices; see ``device_cache``."""
 
-    Attributes:
-      clip: (B,) int32, number of the clip in its split.
-      position: (B,) uint32, number of the sample in the order of training; determines its random choices.
-    """
-
-    clip: Array
-    position: Array
+    clip: Array  # (B,) int32, number of the clip in its split
+    position: Array  # (B,) uint32, number of the sample in the order of training; determines its random choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +64,7 @@ class Sampler:
     def train(self, position: int, clip: Clip) -> Batch:
         """A training sample with all F frames in order.
 
-        Args:
-          position: number of the sample in the order of training; with ``config.seed``, it sets the random choices.
-          clip: the clip.
+        ``position``, its number in the order of training, and ``config.seed`` set the random choices.
         """
         view = View.of(self.config, len(clip.landmarks), Draw(self.config.seed, position % 2**32))
         return Batch(all_frames(self._sample(clip, view)), np.float32(clip.info.score))
@@ -139,11 +132,7 @@ def _chosen(inputs: Inputs, where: np.ndarray) -> Inputs:
 
 
 def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
-    """The stored frames of a clip.
-
-    Raises:
-      UserError: no_frames.
-    """
+    """The stored frames of a clip, which must have some (no_frames)."""
     if clip.frames is None:
         raise UserError(
             "no_frames",
@@ -154,11 +143,7 @@ def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
 
 
 def frame_points(clip: Clip) -> np.ndarray:
-    """The landmarks (n, 63, 2) float32 of a clip in units of half a frame: the frame's edges are at -1 and 1.
-
-    Raises:
-      UserError: no_frames, no_landmarks.
-    """
+    """The landmarks (n, 63, 2) float32 of a clip in units of half a frame, whose edges are at -1 and 1."""
     height, width = clip.frame_size or decode_frame(frames_of(clip)[0]).shape[:2]
     points = landmarks.select(clip.landmarks, clip.layout)
     if np.isnan(points).all():
@@ -186,16 +171,8 @@ def training_batches(split: Split, config: ConfigDict, first: int = 0, numbers_o
     """Endless shuffled batches of ``config.train.batch_size``, with new random choices in every pass.
 
     Order and choices depend only on ``config.seed`` and the position in the data, not on the number of reader threads
-    or processes or on ``train.cache``. Each process gets its own rows of every batch.
-
-    Args:
-      split: the training clips.
-      config: the whole configuration.
-      first: number of the first batch, from 0.
-      numbers_only: whether to yield ``ClipNumbers`` instead of ``Batch``, without reading clips.
-
-    Raises:
-      UserError: no_clips.
+    or processes or on ``train.cache``. Each process gets its own rows of every batch. ``first`` is the number of the
+    first one, from 0. With ``numbers_only``, no clips are read, and batches are ``ClipNumbers``.
     """
     processes = jax.process_count()
     rows = config.train.batch_size // processes

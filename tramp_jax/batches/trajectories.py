@@ -12,13 +12,7 @@ from tramp_jax.errors import UserError
 def trajectory(clip: Clip, channels: str, normalise: str = head_motion.NOSE, frontalise: bool = False) -> np.ndarray:
     """The whole trajectory of a clip, (n, 63, C) float32: positions in pixels without head motion, RGB 0-255, or both.
 
-    Args:
-      clip: n frames.
-      channels: "xyrgb", "xy" or "rgb".
-      normalise, frontalise: how to remove head motion, see ``tramp_jax.data.head_motion``.
-
-    Raises:
-      UserError: the clip lacks the colours or the depth that the options need.
+    ``channels`` is "xyrgb", "xy" or "rgb"; ``normalise`` and ``frontalise`` are those of ``data.head_motion``.
     """
     parts: list[np.ndarray] = []
     if "xy" in channels:

@@ -91,16 +91,9 @@ def blanks_frames(config: ConfigDict) -> bool:
 
 
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
-    """A clip's trajectory, padded if it is shorter than the model's. Colours are clipped to 0-255.
+    """Pads the ``whole`` trajectory (n, V, C) of a clip, see ``trajectories.trajectory``, to (max(n, T), V, C).
 
-    Args:
-      whole: (n, V, C), every frame of the clip; see ``trajectories.trajectory``.
-      length: T.
-      padding: a key of ``PADDINGS``.
-      channels: names of the C channels, such as "xyrgb".
-
-    Returns:
-      (max(n, T), V, C); ``whole`` itself, (n, V, C), if it is long enough or if the padding repeats frame numbers.
+    Long clips, and those whose padding repeats frame numbers, stay as they are. Colours are clipped to 0-255.
     """
     mode = PADDINGS[padding]
     if len(whole) >= length or mode.repeats_numbers:
@@ -119,29 +112,19 @@ def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The frames of a clip that each stream sees.
+    """The frames of a clip that each stream sees."""
 
-    Attributes:
-      numbers: (T,) int, frame numbers in the padded clip (see ``extended``), which determine ``index_t``.
-      trajectory: (T,) int, the clip's frame at each place of the trajectory stream, or ``BLANK``.
-      frames: (F,) int, the clip's frame at each place of the frame stream, or ``BLANK``.
-    """
-
-    numbers: np.ndarray
-    trajectory: np.ndarray
-    frames: np.ndarray
+    numbers: np.ndarray  # (T,) int, frame numbers in the padded clip (see ``extended``), which determine ``index_t``
+    trajectory: np.ndarray  # (T,) int, the clip's frame at each place of the trajectory stream, or ``BLANK``
+    frames: np.ndarray  # (F,) int, the clip's frame at each place of the frame stream, or ``BLANK``
 
     @classmethod
     def of(cls, config: ConfigDict, n: int, draw: Draw | None = None) -> "View":
         """The view of a clip.
 
         From a long clip, evaluation takes the last T frames for the trajectory stream, and evenly spaced ones, with
-        both ends, for the frame stream. Training draws both. With ``data.still``, every place shows the first frame.
-
-        Args:
-          config: the whole configuration.
-          n: number of frames.
-          draw: the random choices of a training sample; None for evaluation.
+        both ends, for the frame stream. Training draws both, so it needs ``draw``. With ``data.still``, every place
+        shows the first frame.
         """
         T, F = config.model.trajectory.length, config.model.rgb.num_frames
         if config.data.still:
@@ -182,17 +165,10 @@ def index_t(numbers: np.ndarray, length: int) -> np.ndarray:
 
 
 def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
-    """The time of each frame of a padded clip (see ``extended``), in seconds from its start.
+    """The time (max(n, T),) of each frame of a padded clip (see ``extended``), in seconds from its start.
 
-    Args:
-      n: frames in the clip.
-      length: T.
-      padding: a key of ``PADDINGS``.
-      fps: frames per second.
-
-    Returns:
-      (max(n, T),) float32; (n,) if the padding repeats frame numbers. With "zero" and "repeat", added frames have the
-      time of the last one.
+    If the padding repeats frame numbers, the times are (n,). With "zero" and "repeat", added frames have the time of
+    the last one.
     """
     mode = PADDINGS[padding]
     frames: np.ndarray = np.arange(n)
@@ -204,14 +180,9 @@ def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
 
 
 def step_times(times: Any, numbers: Any) -> Any:
-    """``Inputs.seconds`` of trajectories, in NumPy or JAX.
+    """``Inputs.seconds`` (..., T) of trajectories, in NumPy or JAX, from the time and the number of each place's frame.
 
-    Args:
-      times: (..., T) time of the frame at each place; see ``frame_times``.
-      numbers: (..., T) frame number at each place.
-
-    Returns:
-      (..., T) time since the frame at the place before; 0 if the two are not neighbouring frames.
+    It is the time since the frame at the place before; 0 if the two are not neighbouring frames.
     """
     xp: Any = jnp if isinstance(numbers, jax.Array) else np
     steps = xp.where(abs(xp.diff(numbers)) == 1, abs(xp.diff(times)), 0)
@@ -219,13 +190,7 @@ def step_times(times: Any, numbers: Any) -> Any:
 
 
 def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray:
-    """The numbers (T,) of the frames of the padded clip that evaluation reads: the last T, or all of a short clip.
-
-    Args:
-      n: frames in the clip.
-      length: T.
-      padding: a key of ``PADDINGS``.
-    """
+    """The numbers (T,) of the frames of the padded clip that evaluation reads: the last T, or all of a short clip."""
     if n >= length:
         return np.arange(n - length, n)
     mode = PADDINGS[padding]
@@ -241,10 +206,7 @@ def trajectory_sources(numbers: np.ndarray, n: int, length: int, padding: str) -
 def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
     """The clip's frame (F,) at each place of the frame stream in evaluation, or ``BLANK``.
 
-    Args:
-      n: frames in the clip.
-      count: F. A shorter clip is padded; a longer one shows evenly spaced frames, with both ends.
-      padding: a key of ``PADDINGS``.
+    A clip shorter than F, ``count``, is padded; a longer one shows evenly spaced frames, with both ends.
     """
     if n < count:
         return PADDINGS[padding].sources(n, count)
@@ -260,7 +222,7 @@ def training_numbers(config: ConfigDict, stream: int, draw: Draw, n: Any, fixed:
       draw: the choices of (...,) samples.
       n: (...,) frames in their clips.
       fixed: (..., T) or (..., F), the numbers in evaluation, which a clip keeps that is too short to choose from.
-      limit: an upper bound on n, for the frame stream.
+      limit: an upper bound on n.
     """
     data, count = config.data, fixed.shape[-1]
     how = data.truncation if stream == TRAJECTORY else data.frame_choice

@@ -1,23 +1,28 @@
 """Checks one clip of any data set."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from tramp_jax.data import images, landmark_checks, landmarks
-from tramp_jax.data.clips import Clip, ClipInfo
+from tramp_jax.data.clips import Clip
 from tramp_jax.data.frame_numbers import spell
+from tramp_jax.data.landmark_checks import CROP
 from tramp_jax.data.problems import Problem
 from tramp_jax.errors import UserError
 
 
-def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
-    """Yields every way in which a clip breaks the rules of ``Clip``; decodes the images.
+def clip_problems(clip: Clip, with_landmarks: bool = True, with_values: bool = True) -> Iterator[Problem]:
+    """Yields every way in which a clip breaks the rules of ``Clip``.
 
-    ``with_landmarks`` is False for a clip of frames only, whose landmarks are NaN.
+    Args:
+      clip: the clip.
+      with_landmarks: False for a clip of frames only, whose landmarks are NaN.
+      with_values: whether to check where the landmarks are, and to decode the images.
     """
-    place, count, name = place_of(clip.info), clip.info.num_frames, clip.info.id
-    points = clip.landmarks
+    place, count, name = clip.info.place, clip.info.num_frames, clip.info.id
+    points, pixels, depth, frames = clip.landmarks, clip.pixels, clip.depth, clip.frames
     try:
         landmarks.layout_of(points, clip.layout)
     except UserError as error:
@@ -30,19 +35,22 @@ def clip_problems(clip: Clip, with_landmarks: bool = True) -> Iterator[Problem]:
     if with_landmarks and not finite.all():
         what = f"{place}: landmarks are NaN or infinite, first in {spell(finite.argmin())}; detect them again"
         yield Problem("landmarks_not_finite", what, name)
+    if pixels is not None and (pixels.shape != (count, 63, 3) or pixels.dtype != np.uint8):
+        what = f"{place}: colours are {pixels.dtype} of shape {pixels.shape}, not uint8 ({count}, 63, 3)"
+        yield Problem("wrong_shape", what, name)
+    if depth is not None and depth.shape != points.shape[:2]:
+        yield Problem("wrong_shape", f"{place}: depth has shape {depth.shape}, not {points.shape[:2]}", name)
+    if frames is not None and len(frames) != count:
+        kind = "missing_frames" if len(frames) < count else "extra_frames"
+        yield Problem(kind, f"{place}: has {len(frames)} frames, but must have {count}", name)
+    if isinstance(frames, np.ndarray) and frames.shape[1:] != (CROP, CROP, 3):
+        yield Problem("wrong_shape", f"{place}: frames have shape {frames.shape}, not (n, {CROP}, {CROP}, 3)", name)
+    if not 0 < clip.fps < math.inf:
+        yield Problem("no_frame_rate", f"{place}: fps is {clip.fps}; it must be above 0", name)
+    if not with_values:
+        return
     for kind, what in landmark_checks.faults(points):
         yield Problem(kind, f"{place}: {what}", name)
-    if clip.pixels is not None and (clip.pixels.shape != (count, 63, 3) or clip.pixels.dtype != np.uint8):
-        what = f"{place}: colours are {clip.pixels.dtype} of shape {clip.pixels.shape}, not uint8 ({count}, 63, 3)"
-        yield Problem("wrong_shape", what, name)
-    if clip.frames is not None and len(clip.frames) != count:
-        kind = "missing_frames" if len(clip.frames) < count else "extra_frames"
-        yield Problem(kind, f"{place}: has {len(clip.frames)} frames, but must have {count}", name)
-    for number, frame in enumerate(() if clip.frames is None else clip.frames):
+    for number, frame in enumerate(() if frames is None else frames):
         if isinstance(frame, bytes) and (fault := images.fault(frame)):
-            yield Problem(fault[0], f"{place}, {spell(number)}: {fault[1]}", name)
-
-
-def place_of(info: ClipInfo) -> str:
-    """Where a clip comes from, for messages."""
-    return f"{info.source} (clip {info.id})" if info.source else f"clip {info.id}"
+            yield Problem(fault.kind, f"{place}, {spell(number)}: {fault}", name)

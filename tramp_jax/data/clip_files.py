@@ -72,14 +72,14 @@ def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Proble
     pixels = depth = frames = None
     colours_from_frames = wanted.colours and files.colours is None
     if wanted.landmarks:
-        found = read_points(files.landmarks, info, files.layouts, files.cure, problems, adapt=files.adapt)
+        found = read_points(info, files, problems)
         if files.depth is not None and found is not None:
-            depth = read_depth(files.depth, info, found[0].shape[1], files.cure, problems)
+            depth = _read_depth(files.depth, info, found[0].shape[1], files.cure, problems)
         if wanted.pixels and files.colours is not None:
-            pixels = read_colours(files.colours, info, files.cure, problems)
+            pixels = _read_colours(files.colours, info, files.cure, problems)
     if wanted.frames or colours_from_frames:
         size = 0 if files.any_size and not colours_from_frames else CROP
-        frames = read_frames(files.frames, info, files.cure, problems, files.gapless, size)
+        frames = _read_frames(info, files, size, problems)
     if found is None:
         return None
     points, layout = found
@@ -146,15 +146,9 @@ def npy_length(path: Path) -> int:
 
 
 def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, ndim: int = 3) -> np.ndarray | None:
-    """Reads a numeric array from a plain .npy file; None if it cannot be used.
+    """Reads a numeric array of ``ndim`` axes from a plain .npy file; None if it cannot be used.
 
-    Args:
-      path: the file.
-      clip: the clip's id, for messages.
-      what: "landmarks" or "colours", for messages and the kind of problem.
-      cure: ends each message, e.g. "extract them again".
-      problems: takes a missing, damaged or wrong file.
-      ndim: number of axes.
+    ``problems`` takes a missing, damaged or wrong file. ``what`` is "landmarks", "colours" or "depth".
     """
     if not path.is_file():
         problems.add(f"missing_{what}", f"{path}: the {what} of clip {clip} are missing; {cure}", clip)
@@ -172,31 +166,19 @@ def read_array(path: Path, clip: str, what: str, cure: str, problems: Problems, 
 
 
 def read_points(
-    path: Path,
-    info: ClipInfo,
-    layouts: Sequence[str],
-    cure: str,
-    problems: Problems,
-    size: int | None = CROP,
-    adapt: Callable[[np.ndarray], np.ndarray] | None = None,
+    info: ClipInfo, files: ClipFiles, problems: Problems, size: int | None = CROP
 ) -> tuple[np.ndarray, str] | None:
-    """Reads the landmarks of a clip and their layout; None if they cannot be used.
+    """Reads the landmarks of a clip, (info.num_frames, P, 2) float32, and their layout; None if they cannot be used.
 
-    Args:
-      path: the file.
-      info: the clip.
-      layouts, cure, adapt: see ``ClipFiles``.
-      problems: takes what is wrong with the file, its shape, or its points (``landmark_checks``).
-      size: the frame's size in pixels; None if unknown.
-
-    Returns:
-      (info.num_frames, P, 2) float32, and the name of the layout.
+    ``problems`` takes what is wrong with the file, its shape, or its points (``landmark_checks``). ``size`` is that of
+    the frames in pixels; None if unknown.
     """
+    path, cure = files.landmarks, files.cure
     array = read_array(path, info.id, "landmarks", cure, problems)
     if array is None:
         return None
-    array = adapt(array) if adapt else array
-    possible = {landmarks.LAYOUTS[name].num_points: name for name in layouts}
+    array = files.adapt(array) if files.adapt else array
+    possible = {landmarks.LAYOUTS[name].num_points: name for name in files.layouts}
     layout = possible.get(array.shape[1])
     if layout is None or array.shape[2] != 2:
         shapes = " or ".join(f"(frames, {count}, 2)" for count in possible)
@@ -221,7 +203,7 @@ def no_points(info: ClipInfo) -> tuple[np.ndarray, str]:
     return np.full((info.num_frames, 73, 2), np.nan, np.float32), "insightface73"
 
 
-def read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems: Problems) -> np.ndarray | None:
+def _read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems: Problems) -> np.ndarray | None:
     """Reads the depth of a clip's landmarks, (n, P) float32; None if it cannot be used."""
     depth = read_array(path, info.id, "depth", cure, problems, ndim=2)
     if depth is None:
@@ -233,7 +215,7 @@ def read_depth(path: Path, info: ClipInfo, num_points: int, cure: str, problems:
     return depth.astype(np.float32)
 
 
-def read_colours(path: Path, info: ClipInfo, cure: str, problems: Problems) -> np.ndarray | None:
+def _read_colours(path: Path, info: ClipInfo, cure: str, problems: Problems) -> np.ndarray | None:
     """Reads the colours under a clip's landmarks, (n, 63, 3) uint8 RGB; None if they cannot be used."""
     array = read_array(path, info.id, "colours", cure, problems)
     if array is None:
@@ -270,26 +252,15 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path, endings: Collection[str] | None, broken: bool = False) -> list[Path]:
-    """The regular files in a folder with one of these endings, in natural order. Skips hidden files.
+    """The regular files in a folder with one of these endings (None for any), in natural order. Skips hidden files.
 
-    Args:
-      folder: an existing folder.
-      endings: in lower case, with their dot; None for any.
-      broken: whether to include links that lead nowhere, so that reading them names what is missing.
-
-    Raises:
-      OSError: the folder cannot be opened.
+    With ``broken``, links that lead nowhere are included, so that reading them names what is missing.
     """
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-        names = [entry.name for entry in shown if (broken if _is_broken(entry) else entry.is_file())]
+        names = [x.name for x in shown if (x.is_file() if os.path.exists(x.path) else broken)]
     chosen = names if endings is None else [name for name in names if Path(name).suffix.lower() in endings]
     return [folder / name for name in sorted(chosen, key=natural)]
-
-
-def _is_broken(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link whose file is missing, or that leads back to itself."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def numbering_gaps(files: Sequence[Path]) -> str:
@@ -346,48 +317,42 @@ def unclear_order(files: Sequence[Path]) -> str:
     return ""
 
 
-def read_frames(
-    folder: Path, info: ClipInfo, cure: str, problems: Problems, gapless: bool = True, size: int = CROP
-) -> tuple[bytes, ...]:
+def _read_frames(info: ClipInfo, files: ClipFiles, size: int, problems: Problems) -> tuple[bytes, ...]:
     """Reads the image files of a clip, one per frame, without decoding them.
 
-    Args:
-      folder: the folder of the images.
-      info: the clip.
-      cure: ends each message.
-      problems: takes a missing folder, a wrong number of images, and files that do not begin like their type. A
-        collector also decodes every image, to find everything that is wrong with it.
-      gapless: whether a number missing from the images' names is an error; otherwise, a warning.
-      size: the required width and height of a decoded image, in pixels; 0 for any.
+    ``problems`` takes a missing folder, a wrong number of images, and files that do not begin like their type. A
+    collector also decodes every image, to find everything that is wrong with it, such as another width or height than
+    ``size`` (0 for any).
     """
+    folder, cure = files.frames, files.cure
     if not folder.is_dir():
         problems.add("missing_frames", f"{folder}: the frames of clip {info.id} are missing; {cure}", info.id)
         return ()
-    files = image_files(folder)
-    gaps = numbering_gaps(files)
-    if len(files) != info.num_frames:
-        kind = "missing_frames" if len(files) < info.num_frames else "extra_frames"
+    paths = image_files(folder)
+    gaps = numbering_gaps(paths)
+    if len(paths) != info.num_frames:
+        kind = "missing_frames" if len(paths) < info.num_frames else "extra_frames"
         missing = f" (number {gaps} is missing)" if gaps else ""
-        message = f"{folder}: has {len(files)} images{missing}, but {_expected(info)}; {cure}"
+        message = f"{folder}: has {len(paths)} images{missing}, but {_expected(info)}; {cure}"
         problems.add(kind, message, info.id)
     elif gaps:
         message = (
             f"{folder}: clip {info.id} has the right number of images, but number {gaps} is missing, so the frames do "
             f"not match the landmarks; {cure}"
         )
-        problems.add("gap_in_frames", message, info.id, ERROR if gapless else WARNING)
-    if large := next((file for file in files if file.stat().st_size > _MAX_IMAGE_BYTES), None):
+        problems.add("gap_in_frames", message, info.id, ERROR if files.gapless else WARNING)
+    if large := next((path for path in paths if path.stat().st_size > _MAX_IMAGE_BYTES), None):
         message = f"{large}: has more than {_MAX_IMAGE_BYTES >> 20} MB, too much for a face crop; {cure}"
         problems.add("oversized_file", message, info.id)
         return ()
-    frames = tuple(file.read_bytes() for file in files)
-    for file, frame in zip(files, frames, strict=True):
+    frames = tuple(path.read_bytes() for path in paths)
+    for path, frame in zip(paths, frames, strict=True):
         if problems.collect:
-            if wrong := images.fault(frame, size):
-                problems.add(wrong[0], f"{file}: {wrong[1]}; {cure}", info.id)
-        elif not frame.startswith(_IMAGES[file.suffix.lower()]):
-            kind = "PNG" if file.suffix.lower() == ".png" else "JPEG"
-            problems.add("unreadable_image", f"{file}: not a {kind} image ({len(frame)} bytes); {cure}", info.id)
+            if fault := images.fault(frame, size):
+                problems.add(fault.kind, f"{path}: {fault}; {cure}", info.id)
+        elif not frame.startswith(_IMAGES[path.suffix.lower()]):
+            kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+            problems.add("unreadable_image", f"{path}: not a {kind} image ({len(frame)} bytes); {cure}", info.id)
     return frames
 
 
@@ -403,9 +368,8 @@ def colours_under(
     colours = []
     for i, frame in enumerate(frames):
         try:
-            image = images.decode(frame, CROP) if isinstance(frame, bytes) else frame
-        except images.ImageFault as error:
-            kind, what = error.args
-            raise DataError(Problem(kind, f"{image_files(folder)[i]}: {what}; {cure}", clip)) from error
+            image = images.decode_whole(frame, CROP) if isinstance(frame, bytes) else frame
+        except images.ImageError as fault:
+            raise DataError(Problem(fault.kind, f"{image_files(folder)[i]}: {fault}; {cure}", clip)) from fault
         colours.append(landmarks.pixel_values(image, chosen[i]))
     return np.stack(colours)

@@ -7,6 +7,7 @@ CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else take
 CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -20,9 +21,9 @@ import numpy as np
 
 from tramp_jax import json_files
 from tramp_jax.data import clip_files, images, landmarks
+from tramp_jax.data.clip_checks import clip_problems
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
-from tramp_jax.data.landmark_checks import CROP
-from tramp_jax.data.problems import Problems
+from tramp_jax.data.problems import DataError, Problems
 from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.files import hidden
@@ -46,13 +47,7 @@ _AGAIN = "make the clip again with `tramp-jax preprocess`"
 def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = True) -> Clip:
     """Reads a clip folder that no list describes. Fields that clip.json lacks become "", or NaN for the score.
 
-    Args:
-      folder: the clip's folder.
-      with_frames: whether to read the frames, if there are any.
-      with_pixels: whether to read the colours under the landmarks, from colours.npy or else from the frames.
-
-    Raises:
-      UserError: the first thing that is wrong.
+    Frames are read if there are any, and colours from colours.npy or else from the frames, unless they are not wanted.
     """
     folder, problems = Path(folder), Problems()
     count = count_frames(folder, folder.name, problems)
@@ -112,12 +107,8 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
 def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bool = True, place: str = "") -> int:
     """Counts a clip's frames by its landmarks (without reading them), or by its images if landmarks are not wanted.
 
-    Args:
-      folder: the clip's folder.
-      clip: its id.
-      problems: takes a folder that is missing or not preprocessed, or a damaged landmark file; the count is then 0.
-      with_landmarks: False if landmarks are not wanted.
-      place: where the folder is listed, for messages.
+    ``problems`` takes a folder that is missing or not preprocessed, or a damaged landmark file; the count is then 0.
+    ``place`` is where the clip is listed, for messages.
     """
     path = folder / LANDMARKS
     if folder.is_file() and folder.suffix.lower() in VIDEOS:
@@ -169,11 +160,13 @@ def write_clip(
       further: texts of more files, by their names.
 
     Raises:
-      UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip.
-      ValueError: the parts of the clip are inconsistent.
+      UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip; the parts
+        of the clip are inconsistent.
     """
     folder = Path(folder).expanduser().absolute()
-    _check(clip)
+    counted = dataclasses.replace(clip, info=dataclasses.replace(clip.info, num_frames=len(clip.landmarks)))
+    for problem in clip_problems(counted, with_values=False):
+        raise DataError(problem)
     if folder.exists() and not overwrite:
         raise UserError("file_exists", f"{folder}: exists already; choose another name, or overwrite it")
     if folder.exists() and not (folder / DESCRIPTION).is_file():
@@ -203,24 +196,6 @@ def remove_unfinished(root: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _check(clip: Clip) -> None:
-    """Raises ValueError for a clip that ``read_clip`` would refuse."""
-    landmarks.layout_of(clip.landmarks, clip.layout)
-    count, name = len(clip.landmarks), f"clip {clip.info.id}"
-    if not count or not np.isfinite(clip.landmarks).all():
-        raise ValueError(f"{name}: needs at least one frame and finite landmarks")
-    if clip.pixels is not None and (clip.pixels.shape != (count, 63, 3) or clip.pixels.dtype != np.uint8):
-        raise ValueError(f"{name}: pixels must be ({count}, 63, 3) uint8, not {clip.pixels.shape} {clip.pixels.dtype}")
-    if clip.depth is not None and clip.depth.shape != clip.landmarks.shape[:2]:
-        raise ValueError(f"{name}: depth must be {clip.landmarks.shape[:2]}, not {clip.depth.shape}")
-    if clip.frames is not None and len(clip.frames) != count:
-        raise ValueError(f"{name}: has landmarks for {count} frames, but {len(clip.frames)} frames")
-    if isinstance(clip.frames, np.ndarray) and clip.frames.shape[1:] != (CROP, CROP, 3):
-        raise ValueError(f"{name}: frames must be (n, 256, 256, 3), not {clip.frames.shape}")
-    if not 0 < clip.fps < math.inf:
-        raise ValueError(f"{name}: fps is {clip.fps}; it must be above 0")
-
-
 def _write(folder: Path, clip: Clip) -> None:
     for number, frame in enumerate(() if clip.frames is None else clip.frames, 1):
         image = encode_frame(frame) if isinstance(frame, np.ndarray) else frame
@@ -231,16 +206,8 @@ def _write(folder: Path, clip: Clip) -> None:
         np.save(folder / COLOURS, clip.pixels)
     if clip.depth is not None:
         np.save(folder / DEPTH, clip.depth.astype(np.float32))
-    info = clip.info
-    description = {
-        "layout": clip.layout,
-        "fps": clip.fps,
-        "id": info.id,
-        "subject": info.subject,
-        "expression": info.expression,
-        "score": info.score if math.isfinite(info.score) else None,
-        "group": info.group,
-        "targets": dict(info.targets),
-        "source": info.source,
-    }
+    info = dataclasses.asdict(clip.info)
+    del info["num_frames"]
+    info |= {"score": info["score"] if math.isfinite(info["score"]) else None, "targets": dict(info["targets"])}
+    description = {"layout": clip.layout, "fps": clip.fps, **info}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -36,6 +36,11 @@ class ClipInfo:
     targets: tuple[tuple[str, float], ...] = ()
     source: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where the clip comes from, for messages."""
+        return f"{self.source} (clip {self.id})" if self.source else f"clip {self.id}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -63,28 +68,17 @@ class Clip:
     frame_size: tuple[int, int] | None = None
 
 
-def encode_frame(frame_rgb: np.ndarray, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG bytes."""
-    ok, buffer = cv2.imencode(".jpg", cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not ok:
-        raise ValueError(f"cannot encode a frame of shape {frame_rgb.shape} and type {frame_rgb.dtype} as JPEG")
-    return buffer.tobytes()
+def encode_frame(frame_rgb: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes of quality 95."""
+    bgr = cv2.cvtColor(frame_rgb, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
-    """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB.
-
-    Raises:
-      UserError: the bytes are not a readable image.
-    """
+    """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB."""
     if isinstance(frame, np.ndarray):
         return frame
     try:
-        images.check_size(frame)
-        image = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
-    except images.ImageFault as error:
-        kind, what = error.args
-        raise UserError(kind, f"a frame {what}; make its clip again") from error
-    if image is None:
-        raise UserError("bad_data", "a frame is not a readable image; make its clip again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return images.decode(frame)
+    except images.ImageError as fault:
+        raise UserError(fault.kind, f"a frame {fault}; make its clip again") from fault

@@ -21,22 +21,14 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def _reader(name: str) -> Any:
-    """The module that reads data set ``name``; see ``readers``.
-
-    Raises:
-      UserError: bad_option, for an unknown name.
-    """
+    """The module that reads data set ``name``; see ``readers``. An unknown name is a bad_option."""
     if name not in READERS:
         raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
     return importlib.import_module(f"tramp_jax.data.readers.{name}")
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of data set ``name`` in ``config.data``, with their defaults, and its name.
-
-    Raises:
-      UserError: bad_option, for an unknown name.
-    """
+    """The options of data set ``name`` in ``config.data``, with their defaults, and its name."""
     return {"name": name, **dataclasses.asdict(_reader(name).Options())}
 
 
@@ -65,9 +57,6 @@ def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Pro
       config: the whole configuration.
       wanted: what to read of each clip; None for what the model reads.
       problems: collects what is wrong; None raises the first error.
-
-    Raises:
-      UserError: an unknown name, or data that is missing or broken.
     """
     data, wanted, problems = config.data, wanted or wanted_by(config), problems or Problems()
     if data.root and packed_clips.is_packed(data.root):
@@ -107,20 +96,17 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
     first: dict[str, ClipInfo] = {}
     for info in dataset.source.infos:
         first.setdefault(info.subject, info)
-    dates = names.date_numbers(first)
-    for name, info in first.items():
-        if names.is_rounded(name) or names.is_date(name) or name in dates:
-            what = "a number rounded" if names.is_rounded(name) else "a name taken for a date"
-            message = (
-                f"subject {name} looks like {what} by a spreadsheet; format the column as text and enter it again, or "
-                f"put a letter in front if it really is the name (S{name})"
-            )
-            problems.add("bad_id", f"{info.source or f'clip {info.id}'}: {message}", info.id)
-    for one, other in names.alike(first):
-        where = " and ".join(first[name].source or f"clip {first[name].id}" for name in (one, other))
+    for name, what in names.changed_by_spreadsheets(first):
         message = (
-            f"{where}: subjects {one!a} and {other!a} look like two spellings of one person, who could then be in both "
-            "training and test; spell them alike in the list, or give two people more distinct names"
+            f"{first[name].place}: subject {name} looks like {what} by a spreadsheet; format the column as text and "
+            f"enter it again, or put a letter in front if it really is the name (S{name})"
+        )
+        problems.add("bad_id", message, first[name].id)
+    for one, other in names.alike(first):
+        message = (
+            f"{first[one].place} and {first[other].place}: subjects {one!a} and {other!a} look like two "
+            "spellings of one person, who could then be in both training and test; spell them alike in the list, or "
+            "give two people more distinct names"
         )
         problems.add("similar_names", message)
     if pairs := list(names.occasions(first)):
@@ -150,17 +136,11 @@ def _open_packed(root: str, name: str, wanted: Wanted) -> Dataset:
 def _with_target(
     source: ClipSource, target: str, classes: int, scale: RatingScale | None, problems: Problems
 ) -> ClipSource:
-    """The clips that have the rating ``data.target``, with that rating as their score.
+    """The clips that have the rating ``data.target`` ("" for the score itself), with that rating as their score.
 
-    For a classifier, the score is rounded to a class number, half up, because the mean of two raters may lie between
-    classes.
-
-    Args:
-      source: all clips.
-      target: name of a rating in ``ClipInfo.targets``; "" for the score itself.
-      classes: number of the model's classes; 0 for regression.
-      scale: the scale that ratings must lie on (regression only); None if the data set does not name one.
-      problems: takes clips without the rating, and ratings that are not a class or not on the scale.
+    For a classifier (``classes`` above 0), the score is rounded to a class number, half up, because the mean of two
+    raters may lie between classes. ``problems`` takes clips without the rating, and ratings that are not a class or not
+    on the scale.
 
     Raises:
       UserError: bad_option, if no clip has such a rating.
@@ -173,23 +153,24 @@ def _with_target(
     infos: list[ClipInfo] = []
     for index, info in enumerate(source.infos):
         score = dict(info.targets).get(target) if target else info.score
-        where = info.source or f"clip {info.id}"
         if score is None:
-            problems.add("missing_target", f"{where}: has no rating {target!r}; add it, or remove the clip", info.id)
+            problems.add(
+                "missing_target", f"{info.place}: has no rating {target!r}; add it, or remove the clip", info.id
+            )
             continue
         if classes:
             score = float(math.floor(score + 0.5))
             if not 0 <= score < classes:
                 message = (
-                    f"{where}: the {target or 'score'} gives class {score:g}, but model.head.num_classes={classes} "
-                    f"allows only 0 to {classes - 1}"
+                    f"{info.place}: the {target or 'score'} gives class {score:g}, but "
+                    f"model.head.num_classes={classes} allows only 0 to {classes - 1}"
                 )
                 problems.add("class_out_of_range", message, info.id)
                 continue
         elif scale and not scale.low <= score <= scale.high:
             message = (
-                f"{where}: the {target or 'score'} is {score:g}, but the scale is {scale.low:g} to {scale.high:g}; "
-                "correct it, or set the scale with --config.data.scale"
+                f"{info.place}: the {target or 'score'} is {score:g}, but the scale is {scale.low:g} to "
+                f"{scale.high:g}; correct it, or set the scale with --config.data.scale"
             )
             problems.add("bad_score", message, info.id)
             continue
@@ -199,11 +180,7 @@ def _with_target(
 
 
 def runs(dataset: Dataset, config: ConfigDict) -> Sequence[int | None]:
-    """The folds to train in turn, or (None,) for a single split.
-
-    Raises:
-      UserError: bad_option, for options that the data set does not allow.
-    """
+    """The folds to train in turn, or (None,) for a single split."""
     protocol, fold = _protocol(dataset, config), config.data.fold
     if protocol not in ("k_fold", "folds"):
         if fold != -1:
@@ -225,13 +202,8 @@ def split(
 ) -> dict[str, Split]:
     """Training, validation and test clips. Subjects are split, never their clips.
 
-    Validation subjects, which select the checkpoint, always come from the training subjects.
-
-    Args:
-      dataset: the clips.
-      config: the whole configuration.
-      fold: number of the fold; None without folds.
-      kept: the subjects of each part, from an earlier split; None to split them.
+    Validation subjects, which select the checkpoint, always come from the training subjects. ``fold`` is None without
+    folds. ``kept`` has the subjects of each part, from an earlier split; None splits them.
 
     Raises:
       UserError: no clip shows ``data.expression``, or too few subjects; empty_part if a part has no clips.

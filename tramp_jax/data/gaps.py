@@ -9,7 +9,7 @@ MAX_GAP = 5  # frames; the longest gap that is interpolated
 MIN_SHARE = 0.5  # share of the frames that the face must span
 
 
-def bridge(points: np.ndarray, found: np.ndarray, max_gap: int = MAX_GAP) -> tuple[slice, np.ndarray]:
+def bridge(points: np.ndarray, found: np.ndarray, max_gap: int) -> tuple[slice, np.ndarray]:
     """Interpolates short gaps linearly, and cuts off the frames before the first face and after the last.
 
     Args:

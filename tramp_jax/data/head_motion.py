@@ -47,11 +47,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
       frontalise: turn every frame to the front first.
 
     Raises:
-      UserError: ``normalise`` is unknown, the depth that ``frontalise`` needs is missing or has the wrong shape, or the
-        stable points of a frame coincide.
+      UserError: the depth that ``frontalise`` needs is missing, or the stable points of a frame coincide.
     """
-    if normalise not in NORMALISATIONS:
-        raise UserError("bad_option", f"landmarks.normalise is {normalise!r}; use one of: {', '.join(NORMALISATIONS)}")
     selected = landmarks.select(clip.landmarks, clip.layout)
     # The nose tip goes through every map along with the 63 points, as point 64.
     points = np.concatenate([selected, landmarks.nose_tip(clip.landmarks, clip.layout)], axis=1)
@@ -82,12 +79,6 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
             f"clip {clip.info.id}: landmarks.frontalise needs landmarks with depth, but these have none; use a "
             "detector that estimates depth, or set landmarks.frontalise to False",
         )
-    if clip.depth.shape != clip.landmarks.shape[:2]:
-        raise UserError(
-            "bad_data",
-            f"clip {clip.info.id} has depth of shape {clip.depth.shape} for landmarks of shape "
-            f"{clip.landmarks.shape}; both need a row for each frame and a column for each point",
-        )
     layout = landmarks.LAYOUTS[clip.layout]
     depth = clip.depth[:, [*layout.slots, layout.nose_tip], None]
     space = np.concatenate([points, depth], axis=-1).astype(np.float64)
@@ -95,11 +86,11 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     rotation, _ = _fit(stable / size)
     aligned = (space - origin) @ rotation
     # The median face over time, which a brief expression does not turn.
-    axes = _frontal_axes(np.median(aligned / size, axis=0), clip)
+    axes = _frontal_axes(np.median(aligned / size, axis=0))
     return (aligned @ axes)[..., :2] + origin[..., :2]
 
 
-def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
+def _frontal_axes(face: np.ndarray) -> np.ndarray:
     """The axes of a face (64, 3), as columns (3, 3): to the right, down, and away from the camera.
 
     A face is frontal if the line between its eyes is level and the plane through the corners of eyes and mouth is
@@ -108,12 +99,6 @@ def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     left, right, mouth = (face[list(slots)].mean(axis=0) for slots in (*_EYES, _MOUTH_CORNERS))
     across = right - left
     away = np.cross(across, mouth - (left + right) / 2)
-    if np.linalg.norm(away) < _SMALLEST:
-        raise UserError(
-            "bad_data",
-            f"clip {clip.info.id}: the eyes and mouth lie on one line, so its front is undefined; check the landmarks, "
-            "or set landmarks.frontalise to False",
-        )
     across, away = across / np.linalg.norm(across), away / np.linalg.norm(away)
     return np.stack([across, np.cross(away, across), away], axis=1)
 

@@ -1,4 +1,4 @@
-"""Strict decoding of image files. OpenCV silently fills in the missing part of a truncated file."""
+"""Decodes image files. ``decode_whole`` is strict: OpenCV silently fills in the missing part of a truncated file."""
 
 import io
 import warnings
@@ -6,6 +6,8 @@ import warnings
 import cv2
 import numpy as np
 from PIL import Image
+
+from tramp_jax.errors import UserError
 
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 2**26  # an 8K frame has half as many; decoding takes 6 bytes for each
@@ -15,52 +17,62 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15
 _SCAN, _END = 0xDA, b"\xff\xd9"
 
 
-class ImageFault(Exception):  # noqa: N818 - caught, and reported as a problem of a clip
-    """The kind of a ``problems.Problem``, and what is wrong with the image."""
+class ImageError(UserError):
+    """What is wrong with an image. The caller adds which image it is, and the cure."""
 
 
-def decode(image: bytes, size: int = 0) -> np.ndarray:
-    """Decodes a JPEG or PNG file to (H, W, 3) uint8 RGB.
-
-    Args:
-      image: the bytes of the file.
-      size: its required width and height in pixels; 0 for any.
+def decode(image: bytes) -> np.ndarray:
+    """Decodes an image file to (H, W, 3) uint8 RGB; one of 16 bits is scaled to 8.
 
     Raises:
-      ImageFault: it is empty, truncated, of another size, or not such an image.
+      ImageError: it is too large, truncated, or not an image.
+    """
+    check_size(image)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
+        # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
+        reason = str(getattr(error, "err", error)).strip() or type(error).__name__
+        raise ImageError("unreadable_image", f"is not a readable image ({reason})") from error
+    if decoded is None:
+        raise ImageError("unreadable_image", f"cannot be decoded ({len(image)} bytes)")
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def decode_whole(image: bytes, size: int) -> np.ndarray:
+    """Decodes a complete JPEG or PNG file, of ``size`` × ``size`` pixels unless that is 0, to (H, W, 3) uint8 RGB.
+
+    Raises:
+      ImageError: it is empty, truncated, of another size, or not such an image.
     """
     if not image:
-        raise ImageFault("empty_file", "is empty (0 bytes)")
+        raise ImageError("empty_file", "is empty (0 bytes)")
     if image.startswith(JPEG):
         shape, ends = _jpeg(image)
     elif image.startswith(PNG):
         shape, ends = _png(image)
     else:
-        raise ImageFault("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
+        raise ImageError("unreadable_image", f"is not a JPEG or PNG image ({len(image)} bytes)")
     if not ends:
-        raise ImageFault("truncated_image", f"is truncated: its end is missing after {len(image)} bytes")
+        raise ImageError("truncated_image", f"is truncated: its end is missing after {len(image)} bytes")
     # The header first: a hostile one would make the decoder reserve gigabytes.
     if size and shape and shape != (size, size):
-        raise ImageFault("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
-    check_size(image)
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    if decoded is None:
-        raise ImageFault("unreadable_image", f"cannot be decoded ({len(image)} bytes)")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        raise ImageError("wrong_image_size", f"has {shape[1]}×{shape[0]} pixels, not {size}×{size}")
+    return decode(image)
 
 
 def check_size(image: bytes) -> None:
     """Refuses an image whose header declares more than ``MAX_PIXELS``, without decoding it.
 
     Raises:
-      ImageFault: it is too large, truncated, or not an image.
+      ImageError: it is too large, truncated, or not an image.
     """
     if image.startswith(JPEG):
         shape = _jpeg(image)[0]
     elif image.startswith(PNG):
         shape = _png(image)[0]
         if not _png_chunks_fit(image):  # the decoder would reserve as much as the chunk declares
-            raise ImageFault("truncated_image", "is truncated: a chunk declares more bytes than the file has")
+            raise ImageError("truncated_image", "is truncated: a chunk declares more bytes than the file has")
     else:
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(image)) as opened:
@@ -70,25 +82,24 @@ def check_size(image: bytes) -> None:
         except Image.UnidentifiedImageError as error:  # its text names an object, not the file
             deep = image.startswith(_TIFF)
             what = "has values that are not of 8 or 16 bits; save it with those" if deep else "is not a readable image"
-            raise ImageFault("unreadable_image", what) from error
+            raise ImageError("unreadable_image", what) from error
         except Image.DecompressionBombError as error:
-            raise ImageFault("oversized_file", f"is too large ({error})") from error
+            raise ImageError("oversized_file", f"is too large ({error})") from error
         except Exception as error:  # a damaged file raises almost anything
-            raise ImageFault("unreadable_image", f"is not a readable image ({error})") from error
+            raise ImageError("unreadable_image", f"is not a readable image ({error})") from error
     if shape is None:
-        raise ImageFault("unreadable_image", "has no header that states its size")
+        raise ImageError("unreadable_image", "has no header that states its size")
     if shape[0] * shape[1] > MAX_PIXELS:
         what = f"has {shape[1]}×{shape[0]} pixels, more than {MAX_PIXELS // 10**6} million"
-        raise ImageFault("oversized_file", what)
+        raise ImageError("oversized_file", what)
 
 
-def fault(image: bytes, size: int = 0) -> tuple[str, str] | None:
-    """The arguments of the ``ImageFault`` that ``decode`` would raise; None for an intact image."""
+def fault(image: bytes, size: int = 0) -> ImageError | None:
+    """What ``decode_whole`` would raise; None for an intact image."""
     try:
-        decode(image, size)
-    except ImageFault as error:
-        kind, what = error.args
-        return kind, what
+        decode_whole(image, size)
+    except ImageError as error:
+        return error
     return None
 
 

@@ -25,10 +25,8 @@ _CENTRED = (0.25, 0.75)
 def faults(points: np.ndarray, size: int | None = CROP, first: int = 0) -> Iterator[tuple[str, str]]:
     """Yields what is never true of an intact clip: the kind of a problem, and what is wrong in which frame.
 
-    Args:
-      points: (n, P, 2) landmarks; frames with a NaN are skipped.
-      size: both sides of the frame in pixels; None if unknown.
-      first: index of the first frame in its clip, for messages.
+    Frames of landmarks (n, P, 2) with a NaN are skipped. ``size`` is both sides of a frame in pixels; None if unknown.
+    ``first`` is the index of the first frame in its clip, for messages.
     """
     numbers = np.flatnonzero(np.isfinite(points).all((1, 2)))
     points = points[numbers].astype(np.float64)
@@ -72,11 +70,9 @@ def _must_be(size: int | None) -> str:
 
 
 def wrong_way(points: np.ndarray, layout: str) -> Iterator[tuple[str, str]]:
-    """Yields the kind of error, and what is wrong, if a face is sideways, upside down or mirrored.
+    """Yields the kind of error, and what is wrong, if landmarks (n, P, 2) are sideways, upside down or mirrored.
 
-    Args:
-      points: (n, P, 2) landmarks; frames with a NaN are skipped.
-      layout: a key of ``landmarks.LAYOUTS``.
+    Frames with a NaN are skipped.
     """
     points = points[np.isfinite(points).all((1, 2))]
     if not points.size:
@@ -93,10 +89,7 @@ def wrong_way(points: np.ndarray, layout: str) -> Iterator[tuple[str, str]]:
 def doubt(points: np.ndarray) -> str:
     """Describes what is rare in an intact clip: a face much smaller than its crop, or far off centre; else "".
 
-    Landmarks in pixels of a crop of another size look like this.
-
-    Args:
-      points: (n, P, 2) landmarks in pixels of the crop; frames with a NaN are skipped.
+    Landmarks (n, P, 2) in pixels of a crop of another size look like this. Frames with a NaN are skipped.
     """
     points = points[np.isfinite(points).all((1, 2))]
     if not points.size:

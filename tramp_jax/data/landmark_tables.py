@@ -62,19 +62,12 @@ class Table:
 
 
 class Trajectory(NamedTuple):
-    """The landmarks of a clip.
+    """The landmarks of a clip."""
 
-    Attributes:
-      points: (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop.
-      fps: frames per second.
-      interpolated: (m,) bool, whether a frame had no face.
-      warnings: what was interpolated, cut off or resampled, and whether the tracker stood still.
-    """
-
-    points: np.ndarray
-    fps: float
-    interpolated: np.ndarray
-    warnings: tuple[str, ...]
+    points: np.ndarray  # (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop
+    fps: float  # frames per second
+    interpolated: np.ndarray  # (m,) bool, whether a frame had no face
+    warnings: tuple[str, ...]  # what was interpolated, cut off or resampled, and whether the tracker stood still
 
     def clip(self, info: ClipInfo) -> Clip:
         """A clip of landmarks only. Fills in the frame count of ``info``."""
@@ -84,10 +77,8 @@ class Trajectory(NamedTuple):
 def read(path: Path, cut: bool = False) -> Table:
     """Reads a table. Frames without a row have no face.
 
-    Args:
-      path: the table.
-      cut: whether the table may be a part of a longer one, so that its lowest frame number is the first frame.
-        Otherwise, frame numbers count from the beginning of the video.
+    With ``cut``, the table may be a part of a longer one, so its lowest frame number is the first frame. Otherwise,
+    frame numbers count from the beginning of the video.
 
     Raises:
       UserError: missing_file; bad_columns, bad_data or unreadable_table if it is not such a table; no_single_face if it
@@ -127,10 +118,7 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     Gaps are interpolated (``gaps``), the frame rate becomes constant (``rate``), and the points move to the face crop
     (``face_box``).
 
-    Args:
-      path: the table.
-      fps: the clip's frames per second; 0 for the rate of the timestamps. A table without timestamps has this rate.
-      max_gap: the longest gap that is interpolated, in frames.
+    ``fps`` is the clip's frames per second; 0 is the rate of the timestamps. A table without timestamps has this rate.
 
     Raises:
       UserError: see ``read`` and ``gaps.bridge``; no_frame_rate; bad_data for times that are not seconds in order;

@@ -86,17 +86,11 @@ MIRROR = np.array([
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which points of a landmark detector are the 63 points and the nose tip.
+    """Which points of a landmark detector are the 63 points and the nose tip."""
 
-    Attributes:
-      num_points: points per frame in this layout.
-      slots: (63,) indices, group-major.
-      nose_tip: index of the nose tip (used for centring; not one of the 63).
-    """
-
-    num_points: int
-    slots: np.ndarray
-    nose_tip: int
+    num_points: int  # points per frame in this layout
+    slots: np.ndarray  # (63,) indices, group-major
+    nose_tip: int  # index of the nose tip (used for centring; not one of the 63)
 
 
 def _insightface(stored: Sequence[int]) -> Layout:
@@ -241,11 +235,7 @@ def from_ibug68(points: np.ndarray) -> np.ndarray:
 
 
 def layout_of(points: np.ndarray, name: str) -> Layout:
-    """The layout called ``name``, after checking that ``points`` (n, P, 2) have its number of points.
-
-    Raises:
-      UserError: the layout is unknown, or the points have another shape.
-    """
+    """The layout called ``name``, after checking that ``points`` (n, P, 2) have its number of points."""
     if name not in LAYOUTS:
         raise UserError("bad_option", f"unknown landmark layout {name!r}; known: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
@@ -291,22 +281,11 @@ def _axes(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
-    """Positions relative to the nose tip.
+    """Positions (n, 63, 2) float32 of points (n, 63, 2) relative to the nose tip (n, 1, 2).
 
-    Args:
-      points: (n, 63, 2) selected points.
-      nose: (n, 1, 2) nose tip in every frame.
-      first_frame: False (the paper) subtracts each frame's own nose tip, which removes head translation; True (the
-        released code) subtracts the nose tip of frame 0 from all frames, which keeps it.
-
-    Returns:
-      (n, 63, 2) float32, in the unit of ``points``.
-
-    Raises:
-      ValueError: no frames, or the shapes of ``points`` and ``nose`` do not match.
+    Each frame has its own (the paper). With ``first_frame`` (the released code), all have that of frame 0, which keeps
+    head translation.
     """
-    if points.ndim != 3 or points.shape[0] == 0 or nose.shape != (points.shape[0], 1, points.shape[2]):
-        raise ValueError(f"centring needs points (n, 63, 2) and nose tips (n, 1, 2), not {points.shape}, {nose.shape}")
     origin = nose[:1] if first_frame else nose
     return (points - origin).astype(np.float32)
 

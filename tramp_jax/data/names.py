@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 # What programs and people write for a missing value, in names as in numbers. NA and ND may be initials.
 MISSING = ("", "-", ".", "?", "n/a", "nan", "null", "missing", "unknown")
@@ -47,23 +47,19 @@ def is_missing(name: str) -> bool:
     return shown or name.lower() in MISSING
 
 
-def is_rounded(name: str) -> bool:
-    """Whether a spreadsheet has rounded a long number, as in 1.23E+11 or 123456789012345000."""
-    return bool(_ROUNDED.fullmatch(name))
+def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yields each name that a spreadsheet has changed, and how.
 
-
-def is_date(name: str) -> bool:
-    """Whether a spreadsheet has taken a name such as 3-4 for a date (4-Mar, 4. Mrz, 04.03.2024) or a time."""
-    return bool(_DATE.fullmatch(name))
-
-
-def date_numbers(names: Iterable[str]) -> frozenset[str]:
-    """Names that are days counted from 1900, if others are like 3-17, which the spreadsheet could not take for a date.
-
-    That is what becomes of 3-1, taken for a date, when its column is then formatted as text.
+    It rounds long numbers (1.23E+11, 123456789012345000), and takes names such as 3-4 for dates (4-Mar, 4. Mrz,
+    04.03.2024) or times. A date becomes a day counted from 1900 when its column is then formatted as text; names such
+    as 3-17, which are no dates, show that this has happened.
     """
-    names = frozenset(names)
-    return frozenset(filter(_DATE_NUMBER.fullmatch, names if any(map(_BEFORE_DATE.fullmatch, names)) else ()))
+    with_days = any(map(_BEFORE_DATE.fullmatch, names))
+    for name in names:
+        if _ROUNDED.fullmatch(name):
+            yield name, "a number rounded"
+        elif _DATE.fullmatch(name) or (with_days and _DATE_NUMBER.fullmatch(name)):
+            yield name, "a name taken for a date"
 
 
 def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:

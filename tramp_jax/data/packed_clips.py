@@ -48,11 +48,7 @@ _AGAIN = "pack the data set again, or restore the file from a copy"
 
 
 def encode(clip: Clip) -> bytes:
-    """Encodes a clip as a record. The same clip gives the same bytes.
-
-    Raises:
-      ValueError: an array does not have the type that ``Clip`` documents.
-    """
+    """Encodes a clip as a record. The same clip gives the same bytes."""
     header: dict[str, Any] = {
         "info": dataclasses.asdict(clip.info),
         "layout": clip.layout,
@@ -84,11 +80,6 @@ def _plain(array: np.ndarray, dtype: str, what: str) -> bytes:
 
 def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) -> Clip:
     """Decodes a clip exactly as ``encode`` got it. Frames stored as an array share the record's memory.
-
-    Args:
-      record: made by ``encode``.
-      with_frames: whether to read the frames.
-      with_pixels: whether to read the pixels.
 
     Raises:
       UserError: damaged_file if the bytes are not such a record; newer_version.
@@ -126,12 +117,7 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
 
 
 def check_version(version: int, what: str) -> None:
-    """Checks that this program can read ``what``.
-
-    Raises:
-      UserError: newer_version, if a newer program wrote it with another schema.
-      TypeError: ``version`` is not a number.
-    """
+    """Refuses ``what`` if a newer program wrote it with another schema (newer_version)."""
     if version > VERSION:
         raise UserError(
             "newer_version",
@@ -147,14 +133,7 @@ def _info(entry: Mapping[str, Any]) -> ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of records.
-
-    Attributes:
-      file: its name, in the manifest's folder.
-      records: number of records.
-      bytes: the file's size.
-      sha256: the file's checksum, in hex.
-    """
+    """One file of records: its name in the manifest's folder, their number, and its size and checksum (in hex)."""
 
     file: str
     records: int
@@ -223,11 +202,7 @@ def is_packed(root: str | epath.Path) -> bool:
 
 
 def read_manifest(root: str | epath.Path) -> Manifest:
-    """Reads the manifest of a store.
-
-    Raises:
-      UserError: damaged_file, newer_version.
-    """
+    """Reads the manifest of a store, which may be damaged or of a newer program (damaged_file, newer_version)."""
     path = epath.Path(root).expanduser() / MANIFEST
     if path.exists() and not path.is_file():  # reading a pipe would hang
         raise UserError("damaged_file", f"{path}: not a file; {_AGAIN}")

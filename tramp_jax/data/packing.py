@@ -42,21 +42,13 @@ _REMOVE = "remove the folder and pack again"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The contents of each shard.
+    """The contents of each shard."""
 
-    Attributes:
-      request: see ``Manifest``.
-      kept: indices of the clips to pack.
-      ends: for each shard, the number of clips up to its end.
-      skipped: problems with the clips that are skipped.
-      warnings: see ``Manifest``.
-    """
-
-    request: dict[str, Any]
-    kept: tuple[int, ...]
-    ends: tuple[int, ...]
-    skipped: tuple[Problem, ...] = ()
-    warnings: tuple[Problem, ...] = ()
+    request: dict[str, Any]  # see ``Manifest``
+    kept: tuple[int, ...]  # indices of the clips to pack
+    ends: tuple[int, ...]  # for each shard, the number of clips up to its end
+    skipped: tuple[Problem, ...] = ()  # problems with the clips that are skipped
+    warnings: tuple[Problem, ...] = ()  # see ``Manifest``
 
 
 def pack(
@@ -234,11 +226,7 @@ def _shard_path(out: pathlib.Path, number: int, plan: _Plan) -> pathlib.Path:
 
 
 def _finished_shards(plan: _Plan, out: pathlib.Path) -> list[Shard]:
-    """All shards, once the jobs have written them.
-
-    Raises:
-      UserError: missing_file, naming the shards that are not finished.
-    """
+    """All shards, once the jobs have written them."""
     paths = [_shard_path(out, number, plan) for number in range(len(plan.ends))]
     found = {path.name: _finished(path) for path in paths}
     if missing := [name for name, shard in found.items() if shard is None]:

@@ -62,12 +62,7 @@ class Problems:
 
 
 def counted(problems: Sequence[Problem], clips: Collection[str]) -> str:
-    """One line with the number of problems by kind; "" if there are none.
-
-    Args:
-      problems: warnings, and errors in clips that were skipped.
-      clips: ids of the clips that were not skipped.
-    """
+    """One line with the number of problems by kind; "" if there are none. ``clips`` are the ids of those kept."""
     skipped: dict[str, str] = {}
     other: list[Problem] = []
     for problem in problems:

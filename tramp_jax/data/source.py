@@ -38,11 +38,7 @@ class ClipSource:
         return len(self.infos)
 
     def __getitem__(self, index: int) -> Clip:
-        """Reads clip ``index``.
-
-        Raises:
-          DataError: the first problem with its files.
-        """
+        """Reads clip ``index``."""
         raise NotImplementedError
 
     def check(self, index: int) -> tuple[list[Problem], Clip | None]:

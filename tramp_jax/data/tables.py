@@ -1,7 +1,6 @@
 """Lists as CSV files and Excel workbooks: reads both alike, and writes CSV files that are safe to open."""
 
 import csv
-import functools
 import io
 import itertools
 import math
@@ -15,8 +14,8 @@ from typing import Any
 
 from tramp_jax.data.names import clean
 from tramp_jax.data.problems import Problems
+from tramp_jax.errors import UserError
 
-SUFFIXES = (".csv", ".xlsx")
 MAX_BYTES = 32 << 20  # of a CSV file or an unpacked workbook; a list of 16,000 clips has 2 MB
 MAX_CELLS = 2_000_000
 MAX_ROWS = 1_048_576  # of an Excel sheet
@@ -61,29 +60,6 @@ def whole(text: str) -> int | None:
     return int(value) if value is not None and value.is_integer() else None
 
 
-def find(folder: Path, names: Sequence[str], option: str, problems: Problems) -> Path | None:
-    """Finds a table in a folder by its name, such as "clips.csv"; a workbook of the same name, clips.xlsx, counts too.
-
-    Args:
-      folder: an existing folder.
-      names: possible names of the table.
-      option: the data set's option that names another table.
-      problems: takes ``ambiguous_list`` if there are several; the first is then used.
-
-    Returns:
-      Its path; None if there is none.
-    """
-    paths = [(folder / name).with_suffix(suffix) for name in names for suffix in SUFFIXES]
-    found = [path for path in paths if path.is_file()]
-    if len(found) > 1:
-        problems.add(
-            "ambiguous_list",
-            f"{folder}: both {found[0].name} and {found[1].name} exist; remove one, or choose with "
-            f"--config.data.{option}=FILE",
-        )
-    return found[0] if found else None
-
-
 def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     """The non-empty rows of a CSV file, or of a workbook's first visible sheet: number (from 1) -> stripped fields.
 
@@ -93,40 +69,39 @@ def read_rows(path: Path, problems: Problems) -> dict[int, list[str]]:
     last saved value, and merged cells have their value in every row. The apostrophe that ``csv_text`` puts before a
     formula is removed.
 
-    Args:
-      path: an existing file: .xlsx is a workbook, anything else is CSV.
-      problems: takes ``unreadable_table`` if it is neither, or ``oversized_file``; there are then no rows.
+    A file that ends in .xlsx is a workbook, any other is CSV. ``problems`` takes ``unreadable_table`` if it is neither,
+    or ``oversized_file``; there are then no rows.
     """
     suffix = path.suffix.lower()
     rows: dict[int, list[str]] = {}
     cells = 0
     try:
         if suffix in _OTHER_SPREADSHEETS:
-            raise _TableFault("unreadable_table", "save the table as a CSV file or an Excel workbook (.xlsx)")
+            raise _TableError("unreadable_table", "save the table as a CSV file or an Excel workbook (.xlsx)")
         for number, row in enumerate(_workbook(path) if suffix == ".xlsx" else _comma_separated(path), 1):
             cells += len(row)
             if number > MAX_ROWS or cells > MAX_CELLS:
                 what = f"has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells, so it is not read; remove empty ones"
-                raise _TableFault("oversized_file", what, number)
+                raise _TableError("oversized_file", what, number)
             if lost := next(filter(_LOST.search, row), ""):
                 what = f"{lost[:80]!r} has unreadable letters, so two names may have become one; restore the list"
-                raise _TableFault("unreadable_table", what, number)
+                raise _TableError("unreadable_table", what, number)
             if any(row):
                 rows[number] = [unguarded(field) for field in row]
-    except _TableFault as fault:
-        problems.add(fault.kind, fault.message(path, "row"))
+    except _TableError as fault:
+        problems.add(fault.kind, fault.located(path, "row"))
         return {}
     return rows
 
 
-class _TableFault(Exception):  # noqa: N818 - caught, and reported as a problem
-    """The kind of a ``problems.Problem``, what is wrong with the table, and the row (0 for all of it)."""
+class _TableError(UserError):
+    """What is wrong with a table, and in which row (0 for all of it). The caller adds the file."""
 
     def __init__(self, kind: str, what: str, row: int = 0):
-        super().__init__(what)
-        self.kind, self.row = kind, row
+        super().__init__(kind, what)
+        self.row = row
 
-    def message(self, path: Path, row_name: str) -> str:
+    def located(self, path: Path, row_name: str) -> str:
         place = f"{path}, {row_name} {self.row}" if self.row else path
         return f"{place}: {self}"
 
@@ -135,8 +110,8 @@ def read_lines(path: Path, problems: Problems) -> list[str]:
     """The lines of a UTF-8 or UTF-16 text; [] if ``problems`` took ``unreadable_table`` or ``oversized_file``."""
     try:
         return _read_text(path).splitlines()
-    except _TableFault as fault:
-        problems.add(fault.kind, fault.message(path, "line"))
+    except _TableError as fault:
+        problems.add(fault.kind, fault.located(path, "line"))
         return []
 
 
@@ -147,7 +122,7 @@ def _read_text(path: Path) -> str:
     wrong guess would turn one person into two, or two into one.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise _TableFault("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")
+        raise _TableError("oversized_file", f"has more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?")
     content = path.read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and 0 in content[:2]:  # the first letter is ASCII in all known lists
@@ -162,7 +137,7 @@ def _read_text(path: Path) -> str:
             f"is not {encoding.upper()} text (byte {content[error.start]:#04x} in {b' '.join(wrong)!r}), so letters "
             'beyond ASCII would be misread; save it in Excel as "CSV UTF-8", or as a workbook (.xlsx)'
         )
-        raise _TableFault("unreadable_table", what, row) from error
+        raise _TableError("unreadable_table", what, row) from error
 
 
 def separator(lines: Iterable[str]) -> tuple[str, bool]:
@@ -190,7 +165,7 @@ def _comma_separated(path: Path) -> Iterator[list[str]]:
             number += 1  # an error is in the next row
     except csv.Error as error:
         what = f"not comma-separated values ({error}); a field that begins with a quotation mark must also end with one"
-        raise _TableFault("unreadable_table", what, max(number, 1)) from error
+        raise _TableError("unreadable_table", what, max(number, 1)) from error
 
 
 def _holds_rows(field: str, separator: str, columns: int) -> bool:
@@ -213,7 +188,7 @@ def _workbook(path: Path) -> Iterator[list[str]]:
             size = sum(part.file_size for part in parts if not part.filename.startswith("xl/media/"))
             if size > MAX_BYTES:
                 what = f"unpacks to {size >> 20} MB, more than {MAX_BYTES >> 20} MB, so it is not read; is it the list?"
-                raise _TableFault("oversized_file", what)
+                raise _TableError("oversized_file", what)
             reader.read()
             book = reader.wb
             dates = {i for i, style in enumerate(book._cell_styles) if style.numFmtId in _MORE_DATES}
@@ -224,16 +199,16 @@ def _workbook(path: Path) -> Iterator[list[str]]:
                 if _continues(rows, _first_rows(other)):
                     what = f"sheets {sheet.title!r} and {other.title!r} both look like the list, but only one is read"
                     cure = "put all rows into the first, and hide or remove the other"
-                    raise _TableFault("unreadable_table", f"{what}; {cure}")
+                    raise _TableError("unreadable_table", f"{what}; {cure}")
             places = {found.name: place.target for found, place in reader.parser.find_sheets()}
             xml = reader.archive.read(places[sheet.title])
             yield from _as_shown(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), xml)
-    except _TableFault:
+    except _TableError:
         raise
     except Exception as error:  # a damaged workbook raises almost anything
         reason = str(error) or type(error).__name__
         what = f"damaged, encrypted, or not an Excel workbook ({reason}); save the table as a CSV file"
-        raise _TableFault("unreadable_table", what) from error
+        raise _TableError("unreadable_table", what) from error
 
 
 def _first_rows(sheet: Any) -> list[list[str]]:
@@ -264,24 +239,21 @@ def _continues(rows: list[list[str]], others: list[list[str]]) -> bool:
 
 
 def _as_shown(rows: Iterable[list[str]], xml: bytes) -> Iterator[list[str]]:
-    """Yields the rows of a sheet, given also as XML. All rows of merged cells have their value.
+    """Yields the rows of a sheet, given also as XML. All rows of merged cells have their value."""
+    from openpyxl.utils import column_index_from_string
 
-    Raises:
-      _TableFault: a row that is not empty is hidden, or a formula has no saved value.
-    """
     if unsaved := _UNSAVED.search(xml):
         what = "has a formula without a saved value; open the workbook in a spreadsheet program and save it again"
-        raise _TableFault("unreadable_table", what, int(unsaved[1]))
+        raise _TableError("unreadable_table", what, int(unsaved[1]))
     hidden = {int(found[1]) for row in _HIDDEN.findall(xml) if (found := _ROW_NUMBER.search(row))}
     merged: dict[int, list[tuple[int, int]]] = {}  # first row -> column from 0, last row
     for letters, top, bottom in _MERGED.findall(xml):
-        column = functools.reduce(lambda value, letter: 26 * value + letter - ord("A") + 1, letters, 0) - 1
-        merged.setdefault(int(top), []).append((column, int(bottom)))
+        merged.setdefault(int(top), []).append((column_index_from_string(letters.decode()) - 1, int(bottom)))
     above: dict[int, tuple[int, str]] = {}  # column -> last row, value
     for number, row in enumerate(rows, 1):
         if number in hidden and any(row):
             what = "is hidden, perhaps by a filter, so it is unclear whether it counts; show all rows, or delete it"
-            raise _TableFault("unreadable_table", what, number)
+            raise _TableError("unreadable_table", what, number)
         above = {column: cell for column, cell in above.items() if cell[0] >= number}
         if any(row):
             for column, (_, value) in above.items():
@@ -302,12 +274,10 @@ def _text(value: object) -> str:
 
 
 def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple[list[str], dict[int, dict[str, str]]]:
-    """Reads a table with a header. Ignores the case of column names, and blanks around fields.
+    """Reads a table with a header, see ``read_rows``. Ignores the case of column names, and blanks around fields.
 
-    Args:
-      path: an existing file; see ``read_rows``.
-      required: columns, in lower case; if one is missing, there are no rows.
-      problems: takes a missing column, a row with too many fields, and a file that is not a table.
+    ``problems`` takes a missing column (there are then no rows), a row with too many fields, and a file that is not a
+    table.
 
     Returns:
       The columns in lower case, and the non-empty rows by number (the header is row 1).

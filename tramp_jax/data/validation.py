@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from tramp_jax import json_files
 from tramp_jax.data import landmark_checks
-from tramp_jax.data.clip_checks import place_of
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.datasets import open_dataset
 from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems, by_kind
@@ -103,13 +102,8 @@ class Report:
 def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) -> Report:
     """Checks the data set of ``config.data``; decodes every image.
 
-    Args:
-      config: the whole configuration.
-      wanted: what to check of each clip; None for what the model reads.
-      workers: threads. They run in parallel, because decoding releases Python's global lock.
-
-    Raises:
-      UserError: there is no such data set.
+    ``wanted`` is what to check of each clip; None is what the model reads. The ``workers`` are threads, which run in
+    parallel, because decoding releases Python's global lock.
     """
     found = Problems(collect=True)
     dataset = open_dataset(config, wanted, found)
@@ -188,14 +182,14 @@ def _check_clip(source: ClipSource, index: int) -> tuple[list[Problem], _Content
         return (found, {}) if clip is None else ([*found, *_doubts(clip)], _content(clip))
     except (UserError, OSError) as error:  # readers turn what a damaged file raises into these; the rest is our bug
         kind = error.kind if isinstance(error, UserError) else "unreadable_clip"
-        return [Problem(kind, f"{place_of(info)}: cannot be read ({error})", info.id)], {}
+        return [Problem(kind, f"{info.place}: cannot be read ({error})", info.id)], {}
 
 
 def _doubts(clip: Clip) -> Iterator[Problem]:
     if what := landmark_checks.doubt(clip.landmarks):
-        yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
+        yield Problem("doubtful_landmarks", f"{clip.info.place}: {what}", clip.info.id, WARNING)
     for _, what in landmark_checks.wrong_way(clip.landmarks, clip.layout):
-        yield Problem("doubtful_landmarks", f"{place_of(clip.info)}: {what}", clip.info.id, WARNING)
+        yield Problem("doubtful_landmarks", f"{clip.info.place}: {what}", clip.info.id, WARNING)
 
 
 def _content(clip: Clip) -> _Content:
@@ -212,7 +206,7 @@ def _content(clip: Clip) -> _Content:
 
 def _repeats(info: ClipInfo, earlier: ClipInfo, kind: str, what: str) -> Problem:
     """The problem with a clip that has the id, the landmarks or the frames of an earlier one."""
-    message = f"{place_of(info)}: has the same {what} as {place_of(earlier)}; remove one of the two from its list"
+    message = f"{info.place}: has the same {what} as {earlier.place}; remove one of the two from its list"
     return Problem(kind, message, info.id)
 
 
@@ -221,13 +215,13 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
     for what, text in (("id", info.id), ("subject", info.subject)):
         if not text or re.search(r"\s", text) or not text.isprintable():
             cure = "it must be neither empty nor contain blanks or invisible characters, which turn one person into two"
-            message = f"{place_of(info)}: the {what} is {text!a}; {cure}: correct the list"
+            message = f"{info.place}: the {what} is {text!a}; {cure}: correct the list"
             problems.append(Problem("blank_in_name", message, info.id))
     if not math.isfinite(info.score):
-        what = f"{place_of(info)}: the score is {info.score}; correct the list"
+        what = f"{info.place}: the score is {info.score}; correct the list"
         problems.append(Problem("bad_score", what, info.id))
     if info.num_frames < 1:
-        problems.append(Problem("bad_frame_count", f"{place_of(info)}: has {info.num_frames} frames", info.id))
+        problems.append(Problem("bad_frame_count", f"{info.place}: has {info.num_frames} frames", info.id))
     return problems
 
 

@@ -119,17 +119,22 @@ class VideoFile:
                     "unreadable_video",
                     f"{self.path}: {spell(count)} cannot be decoded ({error}); convert it with {_CONVERT}",
                 ) from error
-            warnings = [*_other_videos(container, stream), *_wide_colours(stream), *_other_speed(container, stream)]
-            warnings += _edited_speed(self.path)
-            warnings += [*picture.warnings, *combs.warnings()]
-            warnings += _damage(self.path, count, packets)
+            warnings = (
+                *_other_videos(container, stream),
+                *_wide_colours(stream),
+                *_other_speed(container, stream),
+                *_edited_speed(self.path),
+                *picture.warnings,
+                *combs.warnings(),
+                *_damage(self.path, count, packets),
+            )
         if count > 1 and still:
             raise UserError(
                 "still_video",
                 f"{self.path}: all {count} frames are identical, so no face moves; record the person again, or export "
                 "one frame as an image",
             )
-        self.warnings = tuple(warnings)
+        self.warnings = warnings
 
 
 class _Packets:
@@ -261,13 +266,12 @@ class _Combs:
         self._moving += int(moving.sum())
         self._combed += int((tooth & moving).sum())
 
-    def warnings(self) -> list[str]:
-        if self._moving < 1e-3 * self._seen or self._combed <= _COMB_SHARE * self._moving:
-            return []
-        return [
-            "the frames look interlaced, though the file does not say so: what moves has edges like combs; deinterlace "
-            "them with `ffmpeg -i IN -vf setfield=tff,bwdif OUT.mp4`"
-        ]
+    def warnings(self) -> Iterator[str]:
+        if self._moving >= 1e-3 * self._seen and self._combed > _COMB_SHARE * self._moving:
+            yield (
+                "the frames look interlaced, though the file does not say so: what moves has edges like combs; "
+                "deinterlace them with `ffmpeg -i IN -vf setfield=tff,bwdif OUT.mp4`"
+            )
 
 
 class _Picture:
@@ -424,41 +428,37 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _other_videos(container: InputContainer, stream: VideoStream) -> list[str]:
+def _other_videos(container: InputContainer, stream: VideoStream) -> Iterator[str]:
     """Warns if the file holds several videos."""
-    count = len(_without_stills(container))
-    if count == 1:
-        return []
-    return [f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"]
+    if (count := len(_without_stills(container))) > 1:
+        yield f"the file holds {count} videos; read number {stream.index}, with {stream.width}×{stream.height} pixels"
 
 
-def _wide_colours(stream: VideoStream) -> list[str]:
+def _wide_colours(stream: VideoStream) -> Iterator[str]:
     """Warns about high dynamic range, whose colours are not those of ordinary video."""
-    if not (name := _HDR.get(int(stream.codec_context.color_trc or 0))):
-        return []
-    return [
-        f"the video is HDR ({name}), so its colours look pale and its contrast differs; switch HDR off in the camera, "
-        "or convert it with `ffmpeg -i IN -vf zscale=t=linear:npl=100,tonemap=hable,zscale=t=bt709:m=bt709:p=bt709,"
-        "format=yuv420p OUT.mp4`"
-    ]
+    if name := _HDR.get(int(stream.codec_context.color_trc or 0)):
+        yield (
+            f"the video is HDR ({name}), so its colours look pale and its contrast differs; switch HDR off in the "
+            "camera, or convert it with `ffmpeg -i IN -vf zscale=t=linear:npl=100,tonemap=hable,zscale=t=bt709:m=bt709:"
+            "p=bt709,format=yuv420p OUT.mp4`"
+        )
 
 
-def _other_speed(container: InputContainer, stream: VideoStream) -> list[str]:
+def _other_speed(container: InputContainer, stream: VideoStream) -> Iterator[str]:
     """Warns about slow motion and time lapse, in which phones write how many frames a second the camera took."""
     taken = tables.number(container.metadata.get("com.android.capture.fps", ""))
     shown = float(stream.average_rate or 0)
     least = _SLOW_MOTION_ABOVE_50 if taken and taken > 50 else _SLOW_MOTION
-    if not taken or not shown or 1 / _SLOW_MOTION < taken / shown < least:
-        return []
-    what = "slow motion" if taken > shown else "time lapse"
-    return [
-        f"{what}: the camera took {taken:.4g} frames per second and the file shows {shown:.4g}, so the face moves at "
-        f"another speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} OUT.mp4`, or "
-        "record it again at the usual speed"
-    ]
+    if taken and shown and not 1 / _SLOW_MOTION < taken / shown < least:
+        what = "slow motion" if taken > shown else "time lapse"
+        yield (
+            f"{what}: the camera took {taken:.4g} frames per second and the file shows {shown:.4g}, so the face moves "
+            f"at another speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} "
+            "OUT.mp4`, or record it again at the usual speed"
+        )
 
 
-def _edited_speed(path: Path) -> list[str]:
+def _edited_speed(path: Path) -> Iterator[str]:
     """Warns about an MP4 or MOV file whose edit list changes the speed, which FFmpeg ignores."""
     with path.open("rb") as file:
         content = _mp4_index(file) if file.read(8)[4:] in _MP4_STARTS else b""
@@ -475,15 +475,14 @@ def _edited_speed(path: Path) -> list[str]:
             for each in entries
             if each[-4 - (entry - 4) // 2 : -4].strip(b"\xff")  # else nothing is shown
         }
-    if not (others := sorted(speeds - {1.0})):
-        return []
-    return [
-        f"the file's edit list shows parts at {', '.join(f'{speed:g}' for speed in others)} times the usual speed. "
-        "This is ignored, so the face may move at another speed than in life; export the video at its usual speed"
-    ]
+    if others := sorted(speeds - {1.0}):
+        yield (
+            f"the file's edit list shows parts at {', '.join(f'{speed:g}' for speed in others)} times the usual speed. "
+            "This is ignored, so the face may move at another speed than in life; export the video at its usual speed"
+        )
 
 
-def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
+def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
     """Warns if a little of the file is missing or damaged.
 
     The container's frame count matters only if the file is damaged. Intact files with edit lists, a variable rate, or
@@ -507,24 +506,20 @@ def _damage(path: Path, count: int, packets: _Packets) -> list[str]:
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
             f"{_CONVERT}",
         )
-    warnings = []
     if packets.headless:
         lost = f"{packets.headless} of {packets.read}"
-        warnings.append(f"frames left out at the start, because their key frame was cut off: {lost}")
+        yield f"frames left out at the start, because their key frame was cut off: {lost}"
     if cut_off and count < promised:
-        warnings.append(
-            f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
-        )
+        yield f"only {count} of {promised} frames can be read; the file is probably cut off at its end; copy it again"
     elif cut_off and not promised:
-        warnings.append(f"the file is cut off after {count} frames; copy it again")
+        yield f"the file is cut off after {count} frames; copy it again"
     elif packets.damaged:
-        warnings.append(f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again")
+        yield f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again"
     if packets.holes:
-        warnings.append(
+        yield (
             f"frames with blocks of zeros: {packets.holes} of {packets.read}; the picture is probably wrong there and "
             "until the next key frame; copy the file again"
         )
-    return warnings
 
 
 def _diagnosis(path: Path) -> str:
@@ -548,7 +543,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, Flash, WMV, MPEG-TS, GIF."""
+    """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, WMV, MPEG-TS, GIF."""
     with path.open("rb") as file:
         start = file.read(8)
         end = file.seek(0, os.SEEK_END)
@@ -556,8 +551,6 @@ def _is_cut_off(path: Path) -> bool:
             return end < 8 + int.from_bytes(start[4:], "little")
         if start.startswith(_EBML):
             return end < _end_of_segment(file)
-        if start.startswith(b"FLV"):
-            return not _ends_with_a_tag(file, end)
         if start == _ASF:
             return end < _asf_size(file)
         if start.startswith(b"GIF8"):
@@ -565,7 +558,9 @@ def _is_cut_off(path: Path) -> bool:
             return not file.read().rstrip(b"\0").endswith(b";")
         if start[4:] in _MP4_STARTS:
             return any(position + length > end for _, position, length in _mp4_boxes(file))
-        return any(_ends_within_a_packet(file, end, size, at) for size, at in _TS_PACKETS)
+        file.seek(0)
+        start = file.read(4 * _TS_PACKETS[-1][0])
+        return any(start[at::size][:4] == b"GGGG" and end % size for size, at in _TS_PACKETS)
 
 
 def _asf_size(file: BinaryIO) -> int:
@@ -576,21 +571,6 @@ def _asf_size(file: BinaryIO) -> int:
     flags = start[position + 88 : position + 89]
     live = position < 0 or not flags or flags[0] & 1
     return 0 if live else int.from_bytes(start[position + 40 : position + 48], "little")
-
-
-def _ends_within_a_packet(file: BinaryIO, end: int, size: int, at: int) -> bool:
-    """Whether a file of MPEG-TS packets of ``size`` bytes, with b"G" at ``at``, does not end with a whole one."""
-    file.seek(0)
-    return file.read(4 * size)[at::size] == b"GGGG" and end % size > 0
-
-
-def _ends_with_a_tag(file: BinaryIO, end: int) -> bool:
-    """Whether a Flash file ends with the length of its last tag."""
-    file.seek(end - 4)
-    length = int.from_bytes(file.read(4), "big")
-    file.seek(max(end - 4 - length, 0))
-    tag = file.read(4)
-    return tag[0] in (8, 9, 18) and int.from_bytes(tag[1:], "big") == length - 11  # sound, video, data
 
 
 def _end_of_segment(file: BinaryIO) -> int:

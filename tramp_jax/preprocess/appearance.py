@@ -58,11 +58,9 @@ def difference(before: np.ndarray | None, after: np.ndarray | None) -> float:
 
 
 def limit(frames: int, usual: float) -> float:
-    """The largest difference at which two looks still count as the same face.
+    """The largest difference at which two looks, this many frames apart, still count as the same face.
 
-    Args:
-      frames: distance between the two, in frames.
-      usual: 90th percentile of the differences between neighbouring frames of the clip.
+    ``usual`` is the 90th percentile of the differences between neighbouring frames of the clip.
     """
     return float(min(max(USUAL, RATIO * usual) * np.sqrt(frames), MOST))
 

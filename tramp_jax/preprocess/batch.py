@@ -44,11 +44,7 @@ class Job:
 
 
 def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float) -> list[Job]:
-    """Returns a job for each video, all with the same expression and score. Without a subject, each clip gets its own.
-
-    Raises:
-      UserError: two videos would get the same name.
-    """
+    """A job for each video, all with the same expression and score. Without a subject, each clip gets its own."""
     return [
         Job(video, name, ClipInfo(name, names.clean(subject) or name, names.clean(expression), score, 0))
         for video, name in zip(videos, _names(videos), strict=True)
@@ -59,9 +55,6 @@ def read_jobs(path: Path) -> list[Job]:
     """Reads a CSV or Excel file with the columns path (relative to the file), subject, expression and score.
 
     Scores may be empty. Other columns are copied to the list of clips.
-
-    Raises:
-      UserError: the file is missing or malformed, or two videos would get the same name.
     """
     if not path.is_file():
         raise UserError(
@@ -233,11 +226,7 @@ class ClipList:
         self._rows[name] = row
 
     def collect(self, jobs: Sequence[Job]) -> list[Job]:
-        """Moves the rows of all shards' lists into this one, in the order of ``jobs``. Returns the jobs without a clip.
-
-        Raises:
-          UserError: see ``shards.collected``.
-        """
+        """Moves the rows of all shards' lists here, in the order of ``jobs``. Returns the jobs without a clip."""
         parts = shards.collected(self.path)
         rows = {name: row for part in parts for name, row in _read_list(part).items()}
         for job in jobs:
@@ -275,81 +264,51 @@ def _video_of(description: Path) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipOrigin:
-    """How a clip was made, from its evidence.
+class Evidence:
+    """What evidence.json says about the making of a clip of n frames; the defaults mean that it does not say."""
 
-    Attributes:
-      landmarks: name of the landmark source; "" if unknown.
-      warnings: the warnings of ``preprocess``.
-    """
-
-    landmarks: str = ""
-    warnings: tuple[str, ...] = ()
-
-
-def read_origin(clip_folder: Path) -> ClipOrigin:
-    """Reads the landmark source and the warnings from a clip's evidence; both empty without evidence.
-
-    Raises:
-      UserError: the file is not the evidence of a clip.
-    """
-    evidence = _read_evidence(clip_folder)
-    source, warnings = evidence.get("landmarks", ""), evidence.get("warnings", [])
-    if not (isinstance(source, str) and isinstance(warnings, list) and all(isinstance(w, str) for w in warnings)):
-        raise UserError("damaged_file", f"{clip_folder / EVIDENCE}: not the evidence of a clip; make the clip again")
-    return ClipOrigin(source, tuple(warnings))
+    landmarks: str = ""  # name of the landmark source
+    warnings: tuple[str, ...] = ()  # the warnings of ``preprocess``
+    interpolated: tuple[bool, ...] = ()  # (n,) whether a frame's landmarks are interpolated
+    scores: tuple[float | None, ...] = ()  # (n,) confidence of the landmark source; None for interpolated frames
+    crop: Box | None = None  # the square of the video's frame that the crop shows
+    frame_size: tuple[int, int] | None = None  # (width, height) of the video
 
 
-@dataclasses.dataclass(frozen=True)
-class _FrameEvidence:
-    """The values of evidence.json that the quality of landmarks depends on."""
-
-    scores: tuple[float | None, ...]
-    crop: Box
-    frame_size: tuple[int, int]
-
-
-def read_quality(clip_folder: Path, clip: Clip) -> Quality:
-    """Measures a clip's landmarks, using what its evidence says about the picture and the landmark source.
+def read_origin(clip_folder: Path, count: int | None = None) -> Evidence:
+    """Reads how a clip was made; ``count`` is its number of frames, if known. Without evidence, nothing is known.
 
     Raises:
       UserError: the file is not the evidence of this clip.
     """
-    evidence = _read_evidence(clip_folder)
-    fields = [field.name for field in dataclasses.fields(_FrameEvidence)]
-    if not all(name in evidence for name in fields):
+    found = _read_evidence(clip_folder)
+    known = {field.name: found[field.name] for field in dataclasses.fields(Evidence) if field.name in found}
+
+    def is_sound(evidence: Evidence) -> bool:
+        lengths = {len(each) for each in (evidence.interpolated, evidence.scores) if each}
+        return (count is None or lengths <= {count}) and (evidence.crop is None or evidence.crop.side > 0)
+
+    return json_files.checked_record(Evidence, known, clip_folder / EVIDENCE, "make the clip again", is_sound)
+
+
+def read_quality(clip_folder: Path, clip: Clip) -> Quality:
+    """Measures a clip's landmarks, using what its evidence says about the picture and the landmark source."""
+    found = read_origin(clip_folder, len(clip.landmarks))
+    if not found.scores or found.crop is None or found.frame_size is None:
         return measure(clip)
-    found = json_files.checked_record(
-        _FrameEvidence,
-        {name: evidence[name] for name in fields},
-        clip_folder / EVIDENCE,
-        "make the clip again",
-        lambda found: len(found.scores) == len(clip.landmarks) and found.crop.side > 0,
-    )
     scores = [math.nan if score is None else score for score in found.scores]
     return measure(clip, scores, found.crop.picture(found.frame_size))
 
 
 def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
-    """Reads which of a clip's ``count`` frames have interpolated landmarks; [] without evidence.
-
-    Raises:
-      UserError: the file is not the evidence of this clip.
-    """
-    path = clip_folder / EVIDENCE
-    if not path.is_file():
-        return []
-    interpolated = _read_evidence(clip_folder).get("interpolated")
-    if not isinstance(interpolated, list) or len(interpolated) != count:
-        raise UserError("damaged_file", f"{path}: does not match the clip's {count} frames; make the clip again")
-    return [bool(each) for each in interpolated]
+    """Reads which of a clip's ``count`` frames have interpolated landmarks; [] without evidence."""
+    return list(read_origin(clip_folder, count).interpolated)
 
 
 def _read_evidence(clip_folder: Path) -> dict[str, Any]:
     """The contents of a clip's evidence.json; {} if there is none."""
-    path = clip_folder / EVIDENCE
     try:
-        return json_files.read(path, "make the clip again")
+        return json_files.read(clip_folder / EVIDENCE, "make the clip again")
     except FileNotFoundError:
         return {}
 

@@ -28,23 +28,13 @@ _CYCLES, _CYCLES_AT_ONCE, _SMALL, _MOVEMENT, _STEADY = range(2, 7), 60, 1 / 3, 0
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessOptions:
-    """How a video becomes a clip.
+    """How a video becomes a clip."""
 
-    Attributes:
-      fps: frames per second of the clip; None keeps the video's own (nominal) rate.
-      images_fps: frames per second of a folder of images, which does not record its rate.
-      min_frames: shorter clips are refused.
-      max_gap: longest run of frames without a face to interpolate.
-      keep: see ``tracking.follow``.
-      quality: JPEG quality of the frames, 1-100.
-    """
-
-    fps: float | None = None
-    images_fps: float = 25.0
-    min_frames: int = MIN_FRAMES
-    max_gap: int = gaps.MAX_GAP
-    keep: str = "error"
-    quality: int = 95
+    fps: float | None = None  # frames per second of the clip; None keeps the video's own (nominal) rate
+    images_fps: float = 25.0  # frames per second of a folder of images, which does not record its rate
+    min_frames: int = MIN_FRAMES  # shorter clips are refused
+    max_gap: int = gaps.MAX_GAP  # longest run of frames without a face to interpolate
+    keep: str = "error"  # see ``tracking.follow``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +110,7 @@ def preprocess_video(
     first_pass = _FirstPass()
     faces = first_pass.run(frames, source)
     doubts = frames.warnings  # complete now; the second reading may end early
-    count = len(faces)
-    if count < options.min_frames:
-        raise UserError(
-            "short_clip",
-            f"{path}: has {count} {'frame' if count == 1 else 'frames'}, but a clip needs at least "
-            f"{options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess --min-frames {count}",
-        )
+    _check_length(len(faces), options, f"{path}: has {len(faces)} {'frame' if len(faces) == 1 else 'frames'}")
     try:
         cuts = tracking.scene_cuts(first_pass.changes)
         track = tracking.follow(faces, options.max_gap, options.keep, cuts)
@@ -135,19 +119,14 @@ def preprocess_video(
         tilt_warnings = upright.check_tilt(track.faces, source.layout)
     except UserError as error:
         raise UserError(error.kind, f"{path}: {error}") from error
-    if len(timing.chosen) < options.min_frames:
-        raise UserError(
-            "short_clip",
-            f"{path}: the face can be followed for only {len(timing.chosen)} frames, from {spell(track.first)} on, but "
-            f"a clip needs at least {options.min_frames}; use a longer video, or make a clip with tramp-jax preprocess "
-            f"--min-frames {len(timing.chosen)}",
-        )
+    followed = f"{path}: the face can be followed for only {len(timing.chosen)} frames, from {spell(track.first)} on"
+    _check_length(len(timing.chosen), options, followed)
     box, box_warnings = crop.choose([track.faces[i].box for i in timing.chosen], first_pass.size)
 
     points = np.stack([box.map(track.faces[i].points) for i in timing.chosen])
     selected = landmarks.select(points, source.layout)
     source_frames = track.first + timing.chosen
-    images, colours, spent = _second_pass(frames, source_frames, selected, box, options.quality)
+    images, colours, spent = _second_pass(frames, source_frames, selected, box)
     stages = {"decode": first_pass.decode + spent["decode"], **source.seconds, "crop": spent["crop"]}
     try:
         upright.check_not_upside_down(images, source)
@@ -174,7 +153,7 @@ def preprocess_video(
         interpolated=track.interpolated[timing.chosen],
         crop=box,
         frame_size=first_pass.size,
-        frames_read=count,
+        frames_read=len(faces),
         source=source.name,
         quality=quality,
         warnings=(
@@ -190,6 +169,15 @@ def preprocess_video(
     )
 
 
+def _check_length(count: int, options: PreprocessOptions, what: str) -> None:
+    if count < options.min_frames:
+        raise UserError(
+            "short_clip",
+            f"{what}, but a clip needs at least {options.min_frames}; use a longer video, or make a clip with "
+            f"tramp-jax preprocess --min-frames {count}",
+        )
+
+
 def clip_id(name: str) -> str:
     """Turns a name into a clip id: spaces become "_", because ids are listed with spaces between them."""
     return "_".join(name.split()) or "clip"
@@ -198,11 +186,7 @@ def clip_id(name: str) -> str:
 def first_face(
     path: str | Path, source: LandmarkSource, options: PreprocessOptions
 ) -> tuple[int, Face, tuple[int, int]]:
-    """Finds the first frame with a face. Returns its index, its largest face, and the video's (width, height).
-
-    Raises:
-      UserError: the video cannot be read; no_single_face if it shows no face.
-    """
+    """Finds the first frame with a face. Returns its index, its largest face, and the video's (width, height)."""
     frames = open_frames(path, options.images_fps)
     first_pass = _FirstPass()
     for number, found in enumerate(source(first_pass.watch(frames, source.max_side))):
@@ -244,16 +228,15 @@ class _FirstPass:
         factor = _reduction(self.size, source.max_side)
         return [[_scaled(face, 1 / factor) for face in each] for each in faces]
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """Doubts about the frames; complete after ``run``."""
         repeated = max(self.repeated, _repeated(np.array(self.steps)))
-        if repeated <= _REPEATED * len(self.times):
-            return []
-        return [
-            f"{repeated} of {len(self.times)} frames repeat the one before, so movements are jerky: the camera "
-            "took fewer than the file has, or the encoder left out small changes; record it again at the camera's own "
-            "rate and a higher quality"
-        ]
+        if repeated > _REPEATED * len(self.times):
+            yield (
+                f"{repeated} of {len(self.times)} frames repeat the one before, so movements are jerky: the camera "
+                "took fewer than the file has, or the encoder left out small changes; record it again at the camera's "
+                "own rate and a higher quality"
+            )
 
     def watch(self, frames: Iterable[tuple[float, np.ndarray]], max_side: int | None) -> Iterator[np.ndarray]:
         """Yields each frame, shrunk to ``max_side``. Records its time, its size and how the picture changed."""
@@ -308,7 +291,7 @@ def _scaled(face: Face, factor: float) -> Face:
 
 
 def _second_pass(
-    frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: Box, quality: int
+    frames: Frames, wanted: np.ndarray, selected: np.ndarray, box: Box
 ) -> tuple[tuple[bytes, ...], np.ndarray, dict[str, float]]:
     """Crops the ``wanted`` (n,) frames. Returns JPEGs, colours (n, 63, 3) at ``selected`` (n, 63, 2), seconds by stage.
 
@@ -323,7 +306,7 @@ def _second_pass(
         spent["decode"] += decoded - started
         if wanted[len(images)] == number:
             cut = box.cut(image)
-            encoded = clips.encode_frame(cut, quality)
+            encoded = clips.encode_frame(cut)
             while len(images) < len(wanted) and wanted[len(images)] == number:  # a frame may be repeated
                 colours.append(landmarks.pixel_values(cut, selected[len(images)]))
                 images.append(encoded)

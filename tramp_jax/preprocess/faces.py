@@ -1,4 +1,4 @@
-"""``Face``, one face in one frame, and ``LandmarkSource``, the interface of all landmark sources.
+"""``Face``, one face in one frame, and ``LandmarkSource``, which finds them.
 
 Points and boxes are (x, y) in pixels of the frame, x to the right, y down, with (0, 0) at its upper left corner. Round
 down to find the pixel that contains a point.
@@ -6,7 +6,6 @@ down to find the pixel that contains a point.
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 
@@ -32,43 +31,40 @@ class Face:
     look: np.ndarray | None = None
 
 
-class LandmarkSource(Protocol):
-    """Finds the faces of every frame of one video.
-
-    A call takes the frames of a video in order, (H, W, 3) uint8 RGB, and yields one list of faces, possibly empty, per
-    frame. A source may keep state from frame to frame, but not from call to call.
+class LandmarkSource:
+    """Finds the faces of every frame of one video. The base class of all landmark sources.
 
     Attributes:
       name: name of the source, for messages and provenance.
       layout: a key of ``landmarks.LAYOUTS``.
       max_side: longest side in pixels of the frames it accepts; larger frames are shrunk first. None for any size.
+      finds_faces: whether it can find a face in any single picture.
       seconds: time spent in the last call, by stage ("detect", "landmarks").
-
-    A source that can find a face in any single picture also has ``finds_faces = True``.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    layout: str
+    max_side: int | None = None
+    finds_faces = False
+    seconds: dict[str, float]
 
-    @property
-    def layout(self) -> str: ...
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
+        """Takes the frames of a video in order, (H, W, 3) uint8 RGB. Yields a list of faces, possibly empty, for each.
 
-    @property
-    def max_side(self) -> int | None: ...
-
-    @property
-    def seconds(self) -> dict[str, float]: ...
-
-    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]: ...
+        A source may keep state from frame to frame, but not from call to call.
+        """
+        raise NotImplementedError
 
 
 def overlap(box: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boxes (4,)."""
-    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    if (sides <= 0).any():
-        return 0.0
-    shared = float(np.prod(sides))
-    return shared / (area(box) + area(other) - shared)
+    both = shared(box, other)
+    return both / (area(box) + area(other) - both) if both else 0.0
+
+
+def shared(box: np.ndarray, other: np.ndarray) -> float:
+    """Area in pixels of the intersection of two boxes (4,)."""
+    return area(np.concatenate([np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])]))
 
 
 def area(box: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Follows one face through a video: interpolates or refuses gaps, and never hides a change of person."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,19 +21,12 @@ _LARGER = 1.5  # another face that is this many times larger than the followed o
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """The followed face in n consecutive frames.
+    """The followed face in n consecutive frames."""
 
-    Attributes:
-      first: number of the first frame, from 0.
-      faces: one face per frame; in gaps, interpolated linearly with score NaN.
-      interpolated: (n,) bool.
-      warnings: what was cut off, interpolated or doubtful.
-    """
-
-    first: int
-    faces: tuple[Face, ...]
-    interpolated: np.ndarray
-    warnings: tuple[str, ...]
+    first: int  # number of the first frame, from 0
+    faces: tuple[Face, ...]  # one face per frame; in gaps, interpolated linearly with score NaN
+    interpolated: np.ndarray  # (n,) bool
+    warnings: tuple[str, ...]  # what was cut off, interpolated or doubtful
 
 
 @dataclasses.dataclass
@@ -69,7 +62,6 @@ def follow(
     max_gap: int = gaps.MAX_GAP,
     keep: str = "error",
     cuts: Sequence[int] = (),
-    min_share: float = gaps.MIN_SHARE,
 ) -> Track:
     """Follows one face: first the largest one, then the one that overlaps its last box most.
 
@@ -79,10 +71,9 @@ def follow(
     Args:
       faces: the faces of every frame.
       max_gap: longest gap to interpolate.
-      keep: how to treat a video with several tracks, or one in which the track spans less than ``min_share`` of the
-        frames: "error" refuses it, "longest" keeps the longest track.
+      keep: how to treat a video with several tracks, or one in which the track spans less than ``gaps.MIN_SHARE`` of
+        the frames: "error" refuses it, "longest" keeps the longest track, and cuts off the other frames with a warning.
       cuts: frames that begin a new shot.
-      min_share: share of the frames that the track must span; the frames outside it are cut off with a warning.
 
     Raises:
       UserError: no_single_face if the video shows no face or ``keep`` refuses it; bad_option.
@@ -115,11 +106,11 @@ def follow(
                 f"({spell(range(longest.first, longest.last + 1))}) with --keep longest",
             )
         warnings.append(f"only the longest part was kept; the face could not be followed to the end: {breaks}")
-    if len(longest) < min_share * count and keep == "error":
+    if len(longest) < gaps.MIN_SHARE * count and keep == "error":
         raise UserError(
             "no_single_face",
             f"only {len(longest)} of the {count} frames show the face ({spell(range(longest.first, longest.last + 1))})"
-            f", less than {min_share:.0%}; cut the video, or take that part with --keep longest",
+            f", less than {gaps.MIN_SHARE:.0%}; cut the video, or take that part with --keep longest",
         )
     if cut_off := [*range(longest.first), *range(longest.last + 1, count)]:
         warnings.append(f"cut off: {spell(cut_off)} of {count}, before or after the followed face")
@@ -272,15 +263,15 @@ def _between(a: Face, b: Face, share: float) -> Face:
     return Face(mix(a.box, b.box), float("nan"), mix(a.points, b.points), depth)
 
 
-def _others_in_view(faces: Sequence[list[Face]], segment: _Segment) -> list[str]:
+def _others_in_view(faces: Sequence[list[Face]], segment: _Segment) -> Iterator[str]:
     """Warns if other faces are in view while this one is followed."""
     crowded = [number for number in segment.found if len(faces[number]) > 1]
     if not crowded:
-        return []
+        return
     smaller = [i for i in crowded if area(largest(faces[i]).box) > _LARGER * area(segment.found[i].box)]
     x, y = np.mean(segment.found[crowded[0]].box.reshape(2, 2), axis=0)
     doubt = f"; another is much larger in {spell(smaller)}: check that this is the right person" if smaller else ""
-    return [
+    yield (
         f"several faces in {len(crowded)} of {len(segment)} frames; the followed one is around x {x:.0f}, y {y:.0f} "
         f"in {spell(crowded[0])}{doubt}"
-    ]
+    )

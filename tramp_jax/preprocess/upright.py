@@ -16,11 +16,7 @@ _CURES = {90: "transpose=1", -90: "transpose=2", 180: "hflip,vflip"}
 
 
 def check_tilt(faces: Sequence[Face], layout: str) -> tuple[str, ...]:
-    """Returns a warning if the followed face is tilted on average.
-
-    Raises:
-      UserError: the face is sideways or upside down.
-    """
+    """Warns if the followed face is tilted on average; refuses one that is sideways or upside down (not_upright)."""
     degrees = landmarks.tilt(np.stack([face.points for face in faces]), layout)
     if abs(degrees) <= TILTED:
         return ()
@@ -42,7 +38,7 @@ def check_not_upside_down(images: Sequence[bytes], source: LandmarkSource) -> No
     Raises:
       UserError: most crops have a more confident face upside down.
     """
-    if not getattr(source, "finds_faces", False):
+    if not source.finds_faces:
         return
     better = []
     for number in np.unique(np.linspace(0, len(images) - 1, _CROPS).astype(int)):

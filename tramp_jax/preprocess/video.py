@@ -8,11 +8,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
@@ -24,61 +23,26 @@ from tramp_jax.errors import UserError
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _DARK = 1 << 6  # where 14 bits end that are read as 16
 # Files that lie beside recordings. Any other is named if it is left out.
+# fmt: off
 _NO_RECORDINGS = (
-    ".csv",
-    ".db",
-    ".doc",
-    ".docx",
-    ".html",
-    ".ini",
-    ".json",
-    ".log",
-    ".md",
-    ".npy",
-    ".npz",
-    ".pdf",
-    ".srt",
-    ".tsv",
-    ".txt",
-    ".xls",
-    ".xlsx",
-    ".xml",
-    ".yaml",
-    ".yml",
+    ".csv", ".db", ".doc", ".docx", ".html", ".ini", ".json", ".log", ".md", ".npy", ".npz", ".pdf", ".srt", ".tsv",
+    ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 )
+# fmt: on
 _NAMED = 5  # left out files in a warning
 _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photograph
 
 
-class Frames(Protocol):
-    """Frames in order. Iterating again reads them again.
-
-    Attributes:
-      path: the file or folder.
-      rate: nominal frames per second; 0 if the container does not state it.
-      warnings: doubts about the file; complete once all frames have been read.
-    """
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def rate(self) -> float: ...
-
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-
-    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Yields (seconds, (H, W, 3) uint8 RGB)."""
-        ...
-
-
-def open_frames(path: str | Path, images_fps: float = 25.0) -> Frames:
+def open_frames(path: str | Path, images_fps: float = 25.0) -> "Frames":
     """Opens a video file, a folder of images, one image, or an animated PNG or WebP image.
 
     Args:
-      path: the file or folder; its name may have spaces and any script.
+      path: the file or folder.
       images_fps: frames per second of a folder of images, which does not record its rate.
+
+    Returns:
+      An iterable of (seconds, (H, W, 3) uint8 RGB), whose attributes are those of ``VideoFile``. Iterating again reads
+      the frames again.
 
     Raises:
       UserError: the path does not exist, is empty or cannot be read.
@@ -184,9 +148,8 @@ class ImageFrames:
             )
         if what := unclear_order(self.files):
             raise UserError("unclear_order", f"{path}: {what}; keep the images of one video, numbered in order")
-        missing = numbering_gaps(self.files)
         self.warnings: tuple[str, ...] = ()
-        if missing:
+        if missing := numbering_gaps(self.files):
             self.warnings = (
                 f"the images are not numbered consecutively: missing {missing}; the images around each gap count as "
                 "neighbours, so the face jumps there",
@@ -201,8 +164,6 @@ class ImageFrames:
             if _has_pages(file):
                 raise UserError("unsupported_image", f"{file}: has several pages; save each as an image of its own")
             image = _decode(file)
-            if image is None:
-                raise UserError("unreadable_image", f"{file}: not a readable image; remove it or export it again")
             size = size or image.shape[:2]
             if image.shape[:2] != size:
                 raise UserError(
@@ -224,27 +185,27 @@ class AnimatedWebP:
     """The frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.rate = path, 0.0
         self.warnings: tuple[str, ...] = ()
-        content = path.read_bytes()
-        # The header of the file stores both sides, less 1.
-        width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
+        with path.open("rb") as file:
+            header = file.read(30)
+        # It stores both sides, less 1.
+        width, height = (int.from_bytes(header[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
             raise UserError("oversized_file", f"{path}: {width}×{height} pixels are too many; shrink it")
-        self._steps = _webp_durations(content)
-        self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        seconds = 0.0
         try:
-            with Image.open(self.path, formats=["WEBP"]) as image:
-                for number, step in enumerate(self._steps):
-                    image.seek(number)
-                    yield seconds, np.array(image.convert("RGB"))
-                    seconds += step
+            with Image.open(self.path, formats=["WEBP"]) as opened:
+                for image in ImageSequence.Iterator(opened):
+                    picture = np.array(image.convert("RGB"))
+                    yield opened.info["timestamp"] / 1000, picture
         except (OSError, EOFError, SyntaxError) as error:
             what = f"cannot be decoded ({error}); export it again, or as .mp4"
             raise UserError("unreadable_video", f"{self.path}: {what}") from error
+
+
+Frames = VideoFile | ImageFrames | AnimatedWebP
 
 
 def _animation(path: Path) -> str:
@@ -271,37 +232,17 @@ def _has_pages(path: Path) -> bool:
         return False
 
 
-def _webp_durations(content: bytes) -> list[float]:
-    """How many seconds each frame of an animated WebP image is shown."""
-    durations, position = [], 12
-    while position + 24 <= len(content):
-        length = int.from_bytes(content[position + 4 : position + 8], "little")
-        if content[position : position + 4] == b"ANMF":
-            durations.append(int.from_bytes(content[position + 20 : position + 23], "little") / 1000)
-        position += 8 + length + length % 2
-    return durations
-
-
-def _decode(file: Path) -> np.ndarray | None:
-    """Decodes an image to (H, W, 3) uint8 RGB; None if the file is not an image."""
+def _decode(file: Path) -> np.ndarray:
+    """Decodes an image to (H, W, 3) uint8 RGB. OpenCV keeps silent about a file that it cannot read."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         if file.stat().st_size > images.MAX_BYTES:
-            what = f"larger than {images.MAX_BYTES >> 20} MB; remove it or export it again, smaller"
-            raise UserError("oversized_file", f"{file}: {what}")
-        content = file.read_bytes()
-        if content:
-            images.check_size(content)
-    except images.ImageFault as error:
-        raise UserError(error.args[0], f"{file}: {error.args[1]}; remove it or export it again, smaller") from error
-    with _SilentOpenCV():
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-        except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
-            # ``err`` is OpenCV's reason without its version and source lines. A MemoryError has no text at all.
-            reason = str(getattr(error, "err", error)).strip() or type(error).__name__
-            what = f"not a readable image ({reason}); remove it or export it again, smaller"
-            raise UserError("unreadable_image", f"{file}: {what}") from error
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            raise images.ImageError("oversized_file", f"is larger than {images.MAX_BYTES >> 20} MB")
+        return images.decode(file.read_bytes())
+    except images.ImageError as fault:
+        raise UserError(fault.kind, f"{file}: {fault}; remove it or export it again, smaller") from fault
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _files(folder: Path, endings: Sequence[str] | None) -> list[Path]:
@@ -312,13 +253,3 @@ def _files(folder: Path, endings: Sequence[str] | None) -> list[Path]:
 def _folders(path: Path) -> list[Path]:
     """The folders in a folder, by name, without hidden ones."""
     return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
-
-
-class _SilentOpenCV:
-    """Silences OpenCV's log, because a file that it cannot read becomes a ``UserError``."""
-
-    def __enter__(self) -> None:
-        self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-    def __exit__(self, *_: object) -> None:
-        cv2.utils.logging.setLogLevel(self._level)

@@ -98,17 +98,11 @@ _NECK = np.array([0.0, 45.0, 0.0])  # the head turns about a point between the e
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """The motion of a face in a clip of n frames.
+    """The motion of a face in a clip of n frames."""
 
-    Attributes:
-      actions: (n, len(ACTIONS), 2) strength of every action on the image-left and image-right side.
-      gaze: (n, 2) displacement of the pupils in pixels.
-      pose: (n, 6) yaw, pitch, roll (radians), log scale, shift in x and y (pixels).
-    """
-
-    actions: np.ndarray
-    gaze: np.ndarray
-    pose: np.ndarray
+    actions: np.ndarray  # (n, len(ACTIONS), 2) strength of every action on the image-left and image-right side
+    gaze: np.ndarray  # (n, 2) displacement of the pupils in pixels
+    pose: np.ndarray  # (n, 6) yaw, pitch, roll (radians), log scale, shift in x and y (pixels)
 
     def strength(self, *names: str) -> np.ndarray:
         """(n, 2) sum of the named actions on each side, at least 0."""
@@ -220,8 +214,9 @@ def express(neutral: np.ndarray, motion: Motion) -> np.ndarray:
 
 
 def move(neutral: np.ndarray, motion: Motion) -> np.ndarray:
-    """Image points in every frame: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels of the crop."""
-    return project(express(neutral, motion), motion.pose)
+    """Image points in every frame, without perspective: neutral (NUM_POINTS, 3) -> (n, NUM_POINTS, 2) in pixels."""
+    linear, offset = affine(motion.pose)
+    return express(neutral, motion) @ linear.swapaxes(1, 2) + offset[:, None]
 
 
 def depth(neutral: np.ndarray, motion: Motion) -> np.ndarray:
@@ -250,12 +245,6 @@ def _turned(pose: np.ndarray) -> np.ndarray:
     nod = matrix(one, zero, zero, zero, np.cos(pitch), -np.sin(pitch), zero, np.sin(pitch), np.cos(pitch))
     tilt = matrix(np.cos(roll), -np.sin(roll), zero, np.sin(roll), np.cos(roll), zero, zero, zero, one)
     return np.exp(log_scale)[:, None, None] * (tilt @ turn @ nod)
-
-
-def project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Projects head coordinates (n, P, 3) in pose (n, 6) to image points (n, P, 2), without perspective."""
-    linear, offset = affine(pose)
-    return points @ linear.swapaxes(1, 2) + offset[:, None]
 
 
 @functools.cache

@@ -95,7 +95,6 @@ class SyntheticFaces(ClipSource):
       seed: seed of everything, at least 0.
       with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
       cache: keep clips once they are read (about 1 MB each with frames).
-      score: the same score for all clips, instead of drawn ones.
       cues: what shows the severity, one of ``CUES``.
       cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
         kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
@@ -112,7 +111,6 @@ class SyntheticFaces(ClipSource):
         seed: int = 0,
         with_frames: bool = True,
         cache: bool = True,
-        score: float | None = None,
         cues: str = "motion",
         cue_noise: float = CUE_NOISE,
     ):
@@ -127,7 +125,7 @@ class SyntheticFaces(ClipSource):
             raise UserError(
                 "bad_value", "synthetic faces need at least one subject, one clip per subject and one expression"
             )
-        self._seed, self._with_frames, self._score = seed, with_frames, score
+        self._seed, self._with_frames = seed, with_frames
         self._cues, self._cue_noise = cues, cue_noise
         self._keys = [
             (subject, EXPRESSIONS.index(name), clip)
@@ -163,7 +161,7 @@ class SyntheticFaces(ClipSource):
             id=f"synthetic-s{subject:03d}-{name}-{clip}",
             subject=f"s{subject:03d}",
             expression=name,
-            score=float(score if self._score is None else self._score),
+            score=float(score),
             num_frames=int(self._rng(Stream.LENGTH, subject, expression, clip).integers(MIN_FRAMES, MAX_FRAMES + 1)),
         )
 
@@ -251,9 +249,9 @@ def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     return np.exp(waves[:, :1] + waves[:, 1:] + rng.normal(0, 0.005, (num_frames, 1)))
 
 
-def contact_sheet(seed: int = 0, size: int = 112) -> np.ndarray:
+def contact_sheet() -> np.ndarray:
     """(H, W, 3) uint8 with a row for each expression: five frames at severity 0 (left), five at severity 4 (right)."""
-    source = SyntheticFaces(20, 1, seed=seed, cache=False)
+    source = SyntheticFaces(20, 1, cache=False)
     rows: list[np.ndarray] = []
     shown: set[str] = set()
     for name in EXPRESSIONS:
@@ -267,7 +265,7 @@ def contact_sheet(seed: int = 0, size: int = 112) -> np.ndarray:
             shown.add(source.infos[index].subject)
             painter, last = source.painter(index), source.infos[index].num_frames - 1
             images = [painter.paint(t) for t in np.linspace(0, last, 5).astype(int)]
-            tiles = [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
+            tiles = [cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA) for image in images]
             halves.append(_titled(np.hstack(tiles), f"{name.replace('_', ' ')}, severity {score}"))
         gap = np.full((halves[0].shape[0], 8, 3), 255, np.uint8)
         rows.append(np.hstack([halves[0], gap, halves[1]]))
@@ -284,14 +282,10 @@ def _titled(tile: np.ndarray, title: str) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the contact sheet to a file."""
     parser = argparse.ArgumentParser(description="Draws a contact sheet of synthetic faces.")
-    parser.add_argument("output", type=pathlib.Path, help="the .jpg or .png file to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=112, help="width of one face in pixels")
-    options = parser.parse_args(arguments)
-    sheet = cv2.cvtColor(contact_sheet(options.seed, options.size), cv2.COLOR_RGB2BGR)
-    settings = [] if options.output.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
-    if not cv2.imwrite(str(options.output), sheet, settings):
-        parser.error(f"cannot write {options.output}")
+    parser.add_argument("output", type=pathlib.Path, help="the .jpg file to write")
+    output = parser.parse_args(arguments).output
+    sheet = cv2.cvtColor(contact_sheet(), cv2.COLOR_RGB2BGR)
+    output.write_bytes(cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 
 
 if __name__ == "__main__":

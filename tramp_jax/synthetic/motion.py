@@ -37,23 +37,14 @@ _GESTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Impairment:
-    """The effects of a severity on a movement.
+    """The effects of a severity on a movement."""
 
-    Attributes:
-      amplitude: remaining share of the healthy range of motion.
-      speed: natural frequency of the movement, 1/s; higher is faster.
-      delay: additional time before the onset, s.
-      imbalance: share of the amplitude that the weaker side loses.
-      tremor: amplitude of jaw tremor, pixels.
-      blink_rate: spontaneous blinks, 1/s (several times the natural rate, since clips last 2-3 s).
-    """
-
-    amplitude: float
-    speed: float
-    delay: float
-    imbalance: float
-    tremor: float
-    blink_rate: float
+    amplitude: float  # remaining share of the healthy range of motion
+    speed: float  # natural frequency of the movement, 1/s; higher is faster
+    delay: float  # additional time before the onset, s
+    imbalance: float  # share of the amplitude that the weaker side loses
+    tremor: float  # amplitude of jaw tremor, pixels
+    blink_rate: float  # spontaneous blinks, 1/s (several times the natural rate, since clips last 2-3 s)
 
 
 def impairment(severity: float) -> Impairment:
@@ -71,19 +62,12 @@ def impairment(severity: float) -> Impairment:
 
 @dataclasses.dataclass(frozen=True)
 class Habit:
-    """How one person makes one expression, independent of severity.
+    """How one person makes one expression, independent of severity."""
 
-    Attributes:
-      amplitude: personal factor on the range of motion.
-      mix: (actions,) personal factor on each action.
-      sides: (2,) natural left-right balance.
-      weak_side: 0 or 1, the side that hypomimia weakens.
-    """
-
-    amplitude: float
-    mix: np.ndarray
-    sides: np.ndarray
-    weak_side: int
+    amplitude: float  # personal factor on the range of motion
+    mix: np.ndarray  # (actions,) personal factor on each action
+    sides: np.ndarray  # (2,) natural left-right balance
+    weak_side: int  # 0 or 1, the side that hypomimia weakens
 
 
 def draw_habit(rng: np.random.Generator) -> Habit:
@@ -109,12 +93,6 @@ def pulse(times: np.ndarray, start: float, stop: float, speed: float) -> np.ndar
 def _row(actions: dict[str, float]) -> np.ndarray:
     """(actions,) strengths in the order of ``face.ACTIONS``."""
     return np.array([actions.get(name, 0.0) for name in face.ACTIONS])
-
-
-def _expression(times: np.ndarray, name: str, effect: Impairment, onset: float, release: float) -> np.ndarray:
-    """Actions (n, actions) of one expression: onset, hold, offset."""
-    course = pulse(times, onset + effect.delay, times[-1] - release, effect.speed)
-    return course[:, None] * _row(TARGETS[name])
 
 
 def _at_rest(times: np.ndarray, effect: Impairment, rng: np.random.Generator) -> np.ndarray:
@@ -167,7 +145,8 @@ def draw_actions(
     if expression == "sit_at_rest":
         course = _at_rest(times, effect, timing)
     else:
-        course = _expression(times, expression, effect, onset, release)
+        command = pulse(times, onset + effect.delay, times[-1] - release, effect.speed)
+        course = command[:, None] * _row(TARGETS[expression])
     sides = habit.sides.copy()
     sides[habit.weak_side] *= 1 - effect.imbalance * timing.uniform(0.6, 1.2)
     actions = amplitude * (course * habit.mix)[..., None] * sides

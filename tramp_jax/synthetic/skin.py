@@ -58,13 +58,10 @@ _RELIEF = _relief()
 
 
 def draw_skin(neutral: np.ndarray, healthy: face.Motion, severity: float, rng: np.random.Generator) -> Skin:
-    """Draws the skin of one clip.
+    """Draws the skin of one clip, whose signs show a severity (continuous, about -0.5 to 4.5).
 
-    Args:
-      neutral: the resting face; see ``face.draw_neutral``.
-      healthy: this person's motion in this clip without any impairment.
-      severity: the severity that the signs show (continuous, about -0.5 to 4.5).
-      rng: draws how much this clip shows each sign, independently of the severity.
+    ``neutral`` is the resting face, see ``face.draw_neutral``, and ``healthy`` this person's motion in this clip
+    without any impairment. ``rng`` draws how much this clip shows each sign, independently of the severity.
     """
     moving = np.delete(healthy.actions, face.ACTIONS.index("close"), axis=1)
     effort = np.abs(moving).sum(axis=(1, 2))

@@ -6,7 +6,8 @@ A reader defines three names:
   ``str`` is a path; for a choice of words, use ``Literal``.
 - ``FACTS``: what holds for every clip (``source.Facts``).
 - ``open(root, options, wanted, problems)``: reads the lists and returns a ``source.Dataset``. Problems with lists go to
-  ``problems``; the clips check their own files.
+  ``problems``, which raises the first as a ``DataError`` or collects them; the clips check their own files. A missing
+  folder is a ``UserError`` that says what to get and where to put it.
 """
 
 BUILT_IN = "synthetic"  # needs no files

@@ -67,25 +67,22 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     Such a clip has no landmark file, or one with a frame whose points are all NaN or zero; it gets a warning. Clips
     come in the order of the training list, then the test list. ``score`` is the class 0-6 in the order of
     ``EMOTIONS``. DFEW does not name people, so every clip is its own subject.
-
-    Raises:
-      UserError: no usable clips, or a missing folder or list, with what to get and where to put it.
-      DataError: the first error in the lists, unless ``problems`` collects.
     """
     root = root_folder(root, _HOW_TO_GET)
     landmarks = colours = frames = root
     colours_given = bool(options.colours_root) or (root / "colours").is_dir()
     put = f"put it there.\n{_HOW_TO_GET}"
     if wanted.landmarks:
-        landmarks = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", put, Problems())
+        landmarks = part_folder(root, options, "landmarks_root", "landmarks", put, Problems())
         if wanted.pixels and colours_given:
-            colours = part_folder(root, options.colours_root, "colours", "colours_root", put, Problems())
+            colours = part_folder(root, options, "colours_root", "colours", put, Problems())
     if wanted.frames or (wanted.colours and not colours_given):
-        frames = part_folder(root, options.frames_root, "frames", "frames_root", put, Problems())
+        frames = part_folder(root, options, "frames_root", "frames", put, Problems())
     lists = {}
-    for part, given in (("train", options.train_list), ("test", options.test_list)):
-        lists[part] = Path(given).expanduser() if given else root / f"set_{options.set}_{part}.txt"
-        list_file(root, str(lists[part]), (), f"{part}_list", _LIST_CURE, Problems())  # raises if it is missing
+    for part in ("train", "test"):
+        path = list_file(root, options, f"{part}_list", (f"set_{options.set}_{part}.txt",), _LIST_CURE, Problems())
+        assert path is not None
+        lists[part] = path
     infos, official = _read_lists(lists, options.first_label, problems)
 
     skipped = []

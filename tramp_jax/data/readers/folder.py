@@ -48,19 +48,12 @@ class Options:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the list, and counts the frames of each clip. Clips come in the order of the list.
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist.
-      DataError: the first problem with the list, unless ``problems`` collects.
-    """
-    root = root_folder(root, _HOW_TO_MAKE)
-    path = list_file(root, options.clip_list, (LIST,), "clip_list", f"put it there.\n{_HOW_TO_MAKE}", problems)
+    """Reads the list, and counts the frames of each clip. Clips come in the order of the list."""
 
     def count(row: Row) -> int:
         return clip_folder.count_frames(row.path, row.info.id, problems, wanted.landmarks, f"{row.info.source}: ")
 
-    rows, official = read_list(path, count, _HOW_TO_MAKE, problems) if path else ([], None)
+    rows, official = read_list(root, options, count, _HOW_TO_MAKE, problems)
     by_id = {row.info.id: row for row in rows}
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -81,16 +74,16 @@ class Row:
 
 
 def read_list(
-    path: Path, count: Callable[[Row], int], how_to_make: str, problems: Problems
+    root: str | Path, options: Options, count: Callable[[Row], int], how_to_make: str, problems: Problems
 ) -> tuple[list[Row], dict[str, frozenset[str]] | None]:
     """The rows of the list, and the subjects of each part of its split (None if it has no split).
 
-    Args:
-      path: the list.
-      count: returns the number of frames of a row's clip, or 0 if ``problems`` took what is wrong with it.
-      how_to_make: ends the message about an empty list.
-      problems: takes what is wrong.
+    ``count`` returns the number of frames of a row's clip, or 0 if ``problems`` took what is wrong with it.
     """
+    folder = root_folder(root, how_to_make)
+    path = list_file(folder, options, "clip_list", (LIST,), f"put it there.\n{how_to_make}", problems)
+    if path is None:
+        return [], None
     before = len(problems.found)
     columns, table = tables.read_table(path, _REQUIRED, problems)
     given = {name: [row[name] for row in table.values()] for name in columns if table}

@@ -79,10 +79,6 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     ``expression`` is one of ``TASKS``, ``score`` the mean of the raters' overall scores, ``targets`` the means of their
     sub-scores, ``group`` the diagnosis. From a video, the repetition is cut out frame by frame, and a square around all
     its landmarks (``face_box``) is scaled to 256×256, along with the landmarks.
-
-    Raises:
-      UserError: a missing folder or list, with what to get and where to put it.
-      DataError: the first error in the list or the ratings, unless ``problems`` collects.
     """
     root = root_folder(root, _HOW_TO_GET)
     repetitions = _read_lists(root, options, problems)
@@ -99,8 +95,8 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
 def _read_lists(root: Path, options: Options, problems: Problems) -> list[tuple[Repetition, dict[str, float]]]:
     """The repetitions that are in both lists, and their mean ratings."""
-    split_list = list_file(root, options.split_list, ("neuroface_split.csv",), "split_list", _PUT, problems)
-    ratings = list_file(root, options.ratings, ("ratings.csv",), "ratings", _PUT, problems)
+    split_list = list_file(root, options, "split_list", ("neuroface_split.csv",), _PUT, problems)
+    ratings = list_file(root, options, "ratings", ("ratings.csv",), _PUT, problems)
     if split_list is None or ratings is None:
         return []
     repetitions = read_split_list(split_list, problems)
@@ -130,9 +126,9 @@ def _crops(root: Path, options: Options, wanted: Wanted) -> _Read:
     """Reads repetitions that are already cut and cropped."""
     points = frames = root
     if wanted.landmarks:
-        points = part_folder(root, options.landmarks_root, "landmarks", "landmarks_root", _PUT, Problems())
+        points = part_folder(root, options, "landmarks_root", "landmarks", _PUT, Problems())
     if wanted.frames or wanted.colours:
-        frames = part_folder(root, options.frames_root, "frames", "frames_root", _PUT, Problems())
+        frames = part_folder(root, options, "frames_root", "frames", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         path = points / f"{info.id}.npy"
@@ -144,15 +140,15 @@ def _crops(root: Path, options: Options, wanted: Wanted) -> _Read:
 
 def _videos(root: Path, options: Options, wanted: Wanted, repetitions: dict[str, Repetition]) -> _Read:
     """Cuts repetitions out of videos: every frame up to a repetition's last is decoded."""
-    name, option = "video_landmarks", "video_landmarks_root"
-    points_folder = part_folder(root, options.video_landmarks_root, name, option, _PUT, Problems())
+    points_folder = part_folder(root, options, "video_landmarks_root", "video_landmarks", _PUT, Problems())
     videos = root
     if wanted.frames or wanted.colours:
-        videos = part_folder(root, options.videos_root, "Videos", "videos_root", _PUT, Problems())
+        videos = part_folder(root, options, "videos_root", "Videos", _PUT, Problems())
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
         path, repetition = points_folder / f"{info.id}.npy", repetitions[info.id]
-        found = clip_files.read_points(path, info, FACTS.layouts, _FILES_CURE, problems, size=None)
+        files = ClipFiles(videos, path, FACTS.layouts, FACTS.fps, _FILES_CURE)
+        found = clip_files.read_points(info, files, problems, size=None)
         box = face_box(landmarks.select(*found)) if found else None
         frames = pixels = None
         if wanted.frames or wanted.colours:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tramp_jax.data import tables
@@ -38,20 +38,13 @@ _MEASURES = ("overall", *SUB_SCORES)
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """A row of the split list.
+    """A row of the split list."""
 
-    Attributes:
-      file: File Name.
-      number: repID.
-      first, last: first and last frame in the video, counted from 1.
-      source: list and row.
-    """
-
-    file: str
-    number: int
-    first: int
+    file: str  # File Name
+    number: int  # repID
+    first: int  # frame in the video, counted from 1
     last: int
-    source: str = ""
+    source: str = ""  # list and row
 
     @property
     def id(self) -> str:
@@ -78,12 +71,12 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
     seen: dict[tuple[str, int], int] = {}
     unused = 0
     for row, fields in tables.read_table(path, _SPLIT_COLUMNS, problems)[1].items():
-        wrong = _row_fault(fields)
-        if wrong:
+        file = fields["file name"]
+        numbers = [tables.whole(fields[name]) or 0 for name in _SPLIT_COLUMNS[1:]]
+        if wrong := _row_fault(fields, numbers):
             problems.add("malformed_row", f"{path}, row {row}: {wrong}; {LIST_CURE}")
             continue
-        file = fields["file name"]
-        repetition, frames, start, end = (int(float(tables.with_point(fields[name]))) for name in _SPLIT_COLUMNS[1:])
+        repetition, frames, start, end = numbers
         if (file, repetition) in seen:
             message = f"{path}, row {row}: repetition {repetition} of {file} is also in row {seen[file, repetition]}"
             problems.add("duplicate_clip", f"{message}; remove one of the two", f"{file}_{repetition}")
@@ -114,8 +107,8 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
     return [found[row] for row in sorted(found)]
 
 
-def _row_fault(fields: Mapping[str, str]) -> str:
-    """What is wrong with a row of the split list, or ""."""
+def _row_fault(fields: Mapping[str, str], numbers: Sequence[int]) -> str:
+    """What is wrong with a row of the split list, whose whole numbers are ``numbers`` (0 for other text), or ""."""
     file = fields["file name"]
     match = _FILE.fullmatch(file)
     if not match:
@@ -124,11 +117,10 @@ def _row_fault(fields: Mapping[str, str]) -> str:
         return f"the File Name {file!r} does not name one of the tasks {', '.join(TASKS)}"
     if match[1] not in SUBJECTS:
         return f"subject {match[1]} is not in the published folds"
-    for name in _SPLIT_COLUMNS[1:]:
-        value = tables.whole(fields[name])
-        if value is None or value < 1:
+    for name, value in zip(_SPLIT_COLUMNS[1:], numbers, strict=True):
+        if value < 1:
             return f"{name} is {fields[name][:80]!r}, not a whole number of at least 1"
-    frames, start, end = (int(float(tables.with_point(fields[name]))) for name in _SPLIT_COLUMNS[2:])
+    _, frames, start, end = numbers
     if end < start or frames > end - start + 1:
         return f"frames {start} to {end} are not the {frames} of Number of Frames"
     return ""
@@ -148,13 +140,13 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
     our own: we do not know how the ratings were published. Means ignore empty sub-scores. A repetition without exactly
     two raters gets a warning.
     """
-    columns, rows = tables.read_table(path, ("file name", "repid", "rater", "overall"), problems)
+    _, rows = tables.read_table(path, ("file name", "repid", "rater", "overall"), problems)
     given: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     values: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row, fields in rows.items():
         repetition, rater = tables.whole(fields["repid"]), fields["rater"]
         scores = {name: fields.get(name.lower(), "") for name in _MEASURES}
-        wrong = next((text for text in (_rating_fault(name, score) for name, score in scores.items()) if text), "")
+        wrong = next(filter(None, (_rating_fault(name, score) for name, score in scores.items())), "")
         if repetition is None or not rater or not fields["file name"]:
             wrong = "needs a File Name, a repID (a whole number) and a rater"
         if wrong or repetition is None:

@@ -51,19 +51,14 @@ class Options:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the lists. Clips come in the order of the training list, then the test list.
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist.
-      DataError: the first problem, unless ``problems`` collects.
-    """
+    """Reads the lists. Clips come in the order of the training list, then the test list."""
     root = root_folder(root, _HOW_TO_GET)
     unpack = f"download the trajectory data from {TRAJECTORIES_ADDRESS} and unpack it there"
     points = pixels = None
     if wanted.landmarks:
-        points = part_folder(root, options.landmarks_root, LANDMARKS_FOLDER, "landmarks_root", unpack, problems)
+        points = part_folder(root, options, "landmarks_root", LANDMARKS_FOLDER, unpack, problems)
         if wanted.pixels and (options.pixels_root or (root / PIXELS_FOLDER).is_dir()):
-            pixels = part_folder(root, options.pixels_root, PIXELS_FOLDER, "pixels_root", unpack, problems)
+            pixels = part_folder(root, options, "pixels_root", PIXELS_FOLDER, unpack, problems)
     infos, official = _read_lists(root, options, problems)
 
     def read(info: ClipInfo, problems: Problems) -> Clip | None:
@@ -90,8 +85,8 @@ def _published_points(array: np.ndarray) -> np.ndarray:
 def _read_lists(root: Path, options: Options, problems: Problems) -> tuple[list[ClipInfo], dict[str, frozenset[str]]]:
     """The clips of both lists, and the subjects of each; no subject is in both."""
     ask = f"get it with PFED5 from {FRAMES_ADDRESS} (CSV or Excel)"
-    train = list_file(root, options.train_list, LISTS["train"], "train_list", ask, problems)
-    test = list_file(root, options.test_list, LISTS["test"], "test_list", ask, problems)
+    train = list_file(root, options, "train_list", LISTS["train"], ask, problems)
+    test = list_file(root, options, "test_list", LISTS["test"], ask, problems)
     trained = read_list(train, options.expression_column, problems) if train else []
     people = frozenset(info.subject for info in trained)
     tested = []

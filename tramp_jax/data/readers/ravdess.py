@@ -48,11 +48,6 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     ``expression`` is the emotion, ``score`` the intensity (1 or 2), ``subject`` the actor. The target "emotion" is the
     class 0-7.
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
-      DataError: a file with an unexpected name, no files, or the first problem with a table, unless ``problems``
-        collects.
     """
     check_wanted("ravdess", wanted)
     root = root_folder(root, _HOW_TO_GET)

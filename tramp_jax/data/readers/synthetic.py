@@ -30,11 +30,7 @@ class Options:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Opens the faces; ``root`` is ignored.
-
-    Raises:
-      UserError: bad_option.
-    """
+    """Opens the faces; ``root`` is ignored."""
     # Landmarks take a hundredth of the time of frames, so frames are drawn only if their pixels are wanted.
     options = dataclasses.replace(options, expressions=tuple(options.expressions))  # a list, if read from config.json
     return Dataset(_drawn(options, wanted.frames or wanted.pixels), FACTS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tramp_jax.data import clip_checks, landmark_tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
-from tramp_jax.data.readers.base import check_wanted, list_file, root_folder
+from tramp_jax.data.readers.base import check_wanted
 from tramp_jax.data.readers.folder import LIST, Options, Row, read_list
 from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
 from tramp_jax.errors import UserError
@@ -32,17 +32,10 @@ and for each path, relative to ROOT, a table from OpenFace or py-feat. Then:
 
 
 def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems) -> Dataset:
-    """Reads the list and all tables. Clips come in the order of the list.
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
-      DataError: the first problem with the list or a table, unless ``problems`` collects.
-    """
+    """Reads the list and all tables. Clips come in the order of the list."""
     check_wanted("tables", wanted)
-    root = root_folder(root, _HOW_TO_MAKE)
-    path = list_file(root, options.clip_list, (LIST,), "clip_list", f"put it there.\n{_HOW_TO_MAKE}", problems)
     tables = Tables(problems)
-    rows, official = read_list(path, tables.add, _HOW_TO_MAKE, problems) if path else ([], None)
+    rows, official = read_list(root, options, tables.add, _HOW_TO_MAKE, problems)
     return Dataset(tables.source(row.info for row in rows), FACTS, official)
 
 

@@ -83,11 +83,6 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
 
     A frame without a detected face has no file. A clip consists of the frames that exist, in order (the training list
     has no gaps).
-
-    Raises:
-      UserError: missing_file if ``root`` does not exist; bad_option if landmarks are not wanted.
-      DataError: a missing, malformed or contradictory list, folder or label, or a video with no or too few frames,
-        unless ``problems`` collects.
     """
     check_wanted("youtubepd", wanted)
     root = root_folder(root, _HOW_TO_GET)

@@ -9,33 +9,16 @@ from tramp_jax.landmark_sources import DETECTORS, SOURCES
 from tramp_jax.preprocess.faces import LandmarkSource
 from tramp_jax.preprocess.video import short_name
 
-__all__ = [
-    "SOURCES",
-    "SourceOptions",
-    "check_separate",
-    "open_landmark_source",
-    "open_table_beside",
-    "table_beside",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """Settings of all sources; each reads its own.
+    """Settings of all sources; each reads its own."""
 
-    Attributes:
-      models_dir: folder with the model files; None for the source's usual folder.
-      download: download missing model files (insightface).
-      detector: source that finds the first face for lucas-kanade.
-      tracks: file of saved point tracks, or landmark table.
-      tracks_size: (width, height) of the tracked frames; None for the video's own.
-    """
-
-    models_dir: Path | None = None
-    download: bool = False
-    detector: str = "mediapipe"
-    tracks: Path | None = None
-    tracks_size: tuple[int, int] | None = None
+    models_dir: Path | None = None  # folder with the model files; None for the source's usual folder
+    download: bool = False  # download missing model files (insightface)
+    detector: str = "mediapipe"  # source that finds the first face for lucas-kanade
+    tracks: Path | None = None  # file of saved point tracks, or landmark table
+    tracks_size: tuple[int, int] | None = None  # (width, height) of the tracked frames; None for the video's own
 
 
 def table_beside(video: Path) -> Path:
@@ -44,11 +27,7 @@ def table_beside(video: Path) -> Path:
 
 
 def check_separate(files: Mapping[Path, Path]) -> None:
-    """Refuses one file of landmarks for two videos; ``files`` maps each video to its file.
-
-    Raises:
-      UserError: bad_data.
-    """
+    """Refuses one file of landmarks for two videos, as bad_data; ``files`` maps each video to its file."""
     users: dict[Path, Path] = {}
     for video, file in files.items():
         if file.is_file() and (other := users.setdefault(file.resolve(), video)) != video:
@@ -57,11 +36,7 @@ def check_separate(files: Mapping[Path, Path]) -> None:
 
 
 def open_table_beside(video: Path) -> LandmarkSource:
-    """Opens a video's landmark table.
-
-    Raises:
-      UserError: there is no such table, or it cannot be read.
-    """
+    """Opens a video's landmark table."""
     return open_landmark_source("table", SourceOptions(tracks=table_beside(video)))
 
 

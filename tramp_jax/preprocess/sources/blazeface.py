@@ -9,9 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from tramp_jax.errors import UserError
-from tramp_jax.preprocess.faces import area, overlap
+from tramp_jax.preprocess.faces import area, overlap, shared
 
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
@@ -30,11 +31,7 @@ class Detection:
 
 
 def interpreter(model: Path) -> Any:
-    """Opens a model file with LiteRT, on one thread.
-
-    Raises:
-      UserError: the package is not installed, or the file is not a model.
-    """
+    """Opens a model file with LiteRT, on one thread."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
@@ -96,8 +93,7 @@ class Detector:
         self._interpreter.set_tensor(self._input, square[None].astype(np.float32) / 127.5 - 1)
         self._interpreter.invoke()
         raw = self._interpreter.get_tensor(self._boxes)[0]
-        logits = self._interpreter.get_tensor(self._scores)[0, :, 0].clip(-80, 80)  # exp of more overflows float32
-        scores = 1 / (1 + np.exp(-logits))
+        scores = expit(self._interpreter.get_tensor(self._scores)[0, :, 0])
         likely = scores >= min_score
         centres = raw[likely, :2] + self._anchors[likely]
         corners = np.stack([centres - raw[likely, 2:4] / 2, centres + raw[likely, 2:4] / 2], axis=1)
@@ -123,8 +119,7 @@ def _corners(height: int, width: int) -> list[tuple[int, int]]:
 
 def _same_face(box: np.ndarray, other: np.ndarray) -> bool:
     """Whether two boxes overlap, or one lies mostly inside the other."""
-    sides = np.maximum(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0)
-    return overlap(box, other) > _MIN_OVERLAP or float(np.prod(sides)) > _MAX_INSIDE * min(area(box), area(other))
+    return overlap(box, other) > _MIN_OVERLAP or shared(box, other) > _MAX_INSIDE * min(area(box), area(other))
 
 
 def _anchors() -> np.ndarray:

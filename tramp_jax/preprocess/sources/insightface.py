@@ -8,26 +8,31 @@ ask for it.
 """
 
 import hashlib
+import shutil
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
+import tqdm
 from scipy.interpolate import RBFInterpolator
 
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.preprocess import download
-from tramp_jax.preprocess.faces import MAX_SIDE, Face
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, LandmarkSource
 
 PACKAGE = "buffalo_l"
 FOLDER = Path("~/.insightface/models") / PACKAGE  # InsightFace's own folder
 ADDRESS = f"https://github.com/deepinsight/insightface/releases/download/model-zoo/{PACKAGE}.zip"
 MEGABYTES = 289
+TIMEOUT = 30.0  # seconds without a byte from the server
 LICENCE = "InsightFace's models are for non-commercial research only (https://www.insightface.ai)"
 # The package's files that we use, with their checksums. The last one is only for depth.
 DETECTOR, LANDMARKS, SPACE = "det_10g.onnx", "2d106det.onnx", "1k3d68.onnx"
@@ -43,22 +48,19 @@ DETECTOR_INPUT = (640, 640)
 MIN_SCORE = 0.5
 
 
-class InsightFace:
+class InsightFace(LandmarkSource):
     """Detects faces and their 106 landmarks in every frame independently.
 
     Args:
       models_dir: folder with the model files, or an InsightFace root that contains models/buffalo_l; None for
         ~/.insightface/models/buffalo_l.
       fetch: download the models if they are missing.
-
-    Raises:
-      UserError: the package or its models are missing, or cannot be loaded.
     """
 
     name, layout, max_side = "insightface", "insightface106", MAX_SIDE
-    finds_faces = True  # in any picture
+    finds_faces = True
 
-    def __init__(self, models_dir: Path | None = None, fetch: bool = False):
+    def __init__(self, models_dir: Path | None, fetch: bool):
         folder = find_models(models_dir, fetch)
         try:
             from insightface.app import FaceAnalysis
@@ -76,7 +78,6 @@ class InsightFace:
             raise UserError("bad_model", f"{folder / LANDMARKS}: not a model of 106 points; {_how_to_get(folder)}")
         # Set explicitly: InsightFace changed its default size in version 2.
         self._app.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=DETECTOR_INPUT)
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
@@ -107,11 +108,7 @@ def _depth(points: np.ndarray, space: np.ndarray) -> np.ndarray:
 
 
 def find_models(models_dir: Path | None, fetch: bool) -> Path:
-    """Returns the folder with the model files; with ``fetch``, first downloads missing ones.
-
-    Raises:
-      UserError: the files are missing, or the download failed.
-    """
+    """Returns the folder with the model files; with ``fetch``, first downloads missing ones."""
     root = Path(models_dir if models_dir else FOLDER).expanduser()
     for folder in (root, root / PACKAGE, root / "models" / PACKAGE):
         if all((folder / file).is_file() for file in REQUIRED):
@@ -127,15 +124,17 @@ def install(address: str, folder: Path, checksums: Mapping[str, str] = SHA256) -
     """Downloads the model package, checks the files with known ``checksums``, and puts them into ``folder``.
 
     Raises:
-      UserError: see ``download.fetch``; a file is missing from the package or has the wrong checksum; or ``folder``
-        cannot be written.
+      UserError: download_failed; bad_model if a file is missing from the package or has the wrong checksum;
+        cannot_write.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        package = Path(scratch) / f"{PACKAGE}.zip"
+    with tempfile.TemporaryFile() as package:
         try:
-            download.fetch(address, package)
-        except UserError as error:
-            raise UserError(error.kind, f"{address}: {_cause(error, address)}. {_how_to_get(folder)}") from error
+            _download(address, package)
+        except (OSError, HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            what = f"the download failed ({getattr(error, 'reason', None) or error})"
+            raise UserError("download_failed", f"{address}: {what}. {_how_to_get(folder)}") from error
         try:
             with zipfile.ZipFile(package) as archive:
                 members = {Path(name).name: name for name in archive.namelist()}
@@ -155,9 +154,15 @@ def install(address: str, folder: Path, checksums: Mapping[str, str] = SHA256) -
         raise UserError("cannot_write", f"{folder}: {what}") from error
 
 
-def _cause(error: UserError, address: str) -> str:
-    """The reason in a ``download.fetch`` error, without its address and its advice on a temporary file."""
-    return str(error).removeprefix(f"{address}: ").split(";")[0]
+def _download(address: str, file: IO[bytes]) -> None:
+    """Downloads with a progress bar."""
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310  (our own address)
+        expected = int(answer.headers.get("Content-Length") or 0)
+        name = address.rpartition("/")[2]
+        with tqdm.tqdm.wrapattr(answer, "read", total=expected or None, desc=name, disable=None) as shown:
+            shutil.copyfileobj(shown, file, 1 << 20)
+    if expected and file.tell() != expected:
+        raise OSError(f"it stopped after {file.tell()} of {expected} bytes")
 
 
 def _how_to_get(folder: Path) -> str:

@@ -20,7 +20,7 @@ MIN_KEPT = 0.6  # if a smaller share of the points is found, the face is detecte
 _MIN_PAIRS = 3
 
 
-class LucasKanade:
+class LucasKanade(LandmarkSource):
     """Follows the largest face that ``detector`` finds.
 
     A lost point (covered, or out of the picture) moves with the similarity that fits the motion of the other points.
@@ -33,7 +33,6 @@ class LucasKanade:
         self._detector = detector
         self.layout = detector.layout
         self.max_side = detector.max_side
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
@@ -56,12 +55,9 @@ class LucasKanade:
 
 
 def step(before: np.ndarray, after: np.ndarray, face: Face) -> Face | None:
-    """Moves a face to the next frame; None if too few points are found.
+    """Moves a face to the next grey frame (H, W) uint8; None if too few points are found.
 
-    Args:
-      before: (H, W) uint8 grey, the frame of ``face``.
-      after: the next frame.
-      face: a face with points (P, 2); its depth is dropped, because flow in the picture does not show it.
+    Its depth is dropped, because flow in the picture does not show it.
     """
     side = float(np.max(face.box[2:] - face.box[:2]))
     window = max(int(WINDOW * side) | 1, 7)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from tramp_jax.data.landmarks import SLOT_NAMES
 from tramp_jax.errors import UserError
-from tramp_jax.preprocess.faces import MAX_SIDE, Face, area, enclosing, overlap
+from tramp_jax.preprocess.faces import MAX_SIDE, Face, LandmarkSource, area, enclosing, overlap
 from tramp_jax.preprocess.sources import blazeface
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -65,20 +66,17 @@ class _Region:
     angle: float
 
 
-class MediaPipe:
+class MediaPipe(LandmarkSource):
     """Detects faces in every tenth frame and if one is lost; otherwise, looks where the last mesh was.
 
     Args:
       models_dir: folder with the two model files; None for those in this package.
-
-    Raises:
-      UserError: LiteRT or a model is missing.
     """
 
     name, layout, max_side = "mediapipe", "points63", MAX_SIDE
-    finds_faces = True  # in any picture
+    finds_faces = True
 
-    def __init__(self, models_dir: Path | None = None):
+    def __init__(self, models_dir: Path | None):
         folder = Path(models_dir).expanduser() if models_dir else MODELS
         for file in (DETECTOR, MESH):
             if not (folder / file).is_file():
@@ -91,7 +89,6 @@ class MediaPipe:
             self._vertices, self._presence = outputs[3 * NUM_VERTICES], outputs[1]
         except KeyError:
             raise UserError("bad_model", f"{folder / MESH}: not a face mesh of {NUM_VERTICES} points") from None
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
         """See ``LandmarkSource``."""
@@ -144,10 +141,10 @@ class MediaPipe:
         self._mesh.set_tensor(self._input, picture[None].astype(np.float32) / 255)
         self._mesh.invoke()
         vertices = self._mesh.get_tensor(self._vertices).reshape(NUM_VERTICES, 3).astype(np.float64)
-        logit = float(np.clip(self._mesh.get_tensor(self._presence).ravel()[0], -80, 80))
+        presence = float(expit(self._mesh.get_tensor(self._presence).ravel()[0]))
         vertices[:, :2] = (vertices[:, :2] - shift) @ np.linalg.inv(turn).T
         vertices[:, 2] /= scale
-        return vertices, float(1 / (1 + np.exp(-logit)))
+        return vertices, presence
 
 
 def _region(box: np.ndarray, left_eye: np.ndarray, right_eye: np.ndarray) -> _Region:

@@ -12,14 +12,7 @@ from tramp_jax.preprocess.sources.tracks import Tracks
 
 
 class Table(Tracks):
-    """Saved landmarks of one video. Frames without a face in the table yield no face.
-
-    Args:
-      path: the table.
-
-    Raises:
-      UserError: the file is missing, is not such a table, or has no face in any frame.
-    """
+    """Saved landmarks of one video. Frames without a face in the table yield no face."""
 
     name = "table"
 

@@ -24,7 +24,7 @@ from tramp_jax.data.clip_files import load_npy, load_npz
 from tramp_jax.data.landmarks import LAYOUTS, NUM_LANDMARKS
 from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
-from tramp_jax.preprocess.faces import Face, enclosing
+from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing
 
 LAYOUT_OF = {
     LAYOUTS[name].num_points: name for name in ("points63", "insightface106", "insightface73", "insightface71")
@@ -40,7 +40,7 @@ _VISIBLE = ("visibles", "visible", "visibility", "pred_visibility")
 _HIDDEN = ("occluded", "occlusion", "occlusions")
 
 
-class Tracks:
+class Tracks(LandmarkSource):
     """Saved point tracks of one video.
 
     The positions of hidden points are interpolated in time from the frames that show them.
@@ -69,14 +69,9 @@ class Tracks:
             seen = np.flatnonzero(visible[:, point])
             points[:, point] = gaps.interpolated(points[:, point], seen, np.arange(len(points)))
         self._points, self._visible = points, visible
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
-        """See ``LandmarkSource``.
-
-        Raises:
-          UserError: the tracks have more or fewer frames than the video.
-        """
+        """See ``LandmarkSource``."""
         self.seconds = {"landmarks": 0.0}
         count = 0
         for count, frame in enumerate(frames, start=1):
