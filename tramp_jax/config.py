@@ -344,14 +344,19 @@ def _hint(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def streams(model: ConfigDict) -> str:
+    """What the model of a ``model`` group reads: "both", "rgb" or "trajectory"."""
+    return {"skateformer": "trajectory", "former_dfer": "rgb"}.get(model.name, model.streams)
+
+
 def reads_frames(model: ConfigDict) -> bool:
     """Whether the model of a ``model`` group reads frames."""
-    return model.name == "former_dfer" or (model.name == "tramp_former" and model.streams != "trajectory")
+    return streams(model) != "trajectory"
 
 
 def reads_trajectories(model: ConfigDict) -> bool:
     """Whether the model of a ``model`` group reads trajectories."""
-    return model.name == "skateformer" or (model.name == "tramp_former" and model.streams != "rgb")
+    return streams(model) != "rgb"
 
 
 def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,9 +25,9 @@ from tramp_jax.export.fusion_graph import fused
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, mean
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
-from tramp_jax.models import RIDGE, Model, build_model, reads_frames, reads_trajectories
+from tramp_jax.models import RIDGE, build_model, reads_frames, reads_trajectories
 from tramp_jax.models.ensemble import Ensemble
-from tramp_jax.models.tramp_former import SkateFormerClassifier, TrampFormer
+from tramp_jax.models.tramp_former import TrampFormer
 from tramp_jax.output import Output
 
 IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
@@ -104,14 +104,17 @@ def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.Val
 
 
 def _value(
-    g: Graph, config: ConfigDict, model: Model, params: Weights, statistics: Weights, read: tuple[Tensor, Tensor] | None
+    g: Graph,
+    config: ConfigDict,
+    model: TrampFormer,
+    params: Weights,
+    statistics: Weights,
+    read: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
-    fusion = model.fusion if isinstance(model, TrampFormer) else None
-    in_tokens = fusion is not None and fusion.tokens == "sequence"
+    in_tokens = model.fusion is not None and model.fusion.tokens == "sequence"
     features: list[Tensor] = []
     if read is not None:
-        assert isinstance(model, TrampFormer | SkateFormerClassifier)
         assert model.trajectory_encoder is not None
         moments = statistics.get("trajectory_encoder", {})
         tokens = skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read)
@@ -131,14 +134,14 @@ def _value(
         if "rgb_projection" in params:
             rgb = dense(g, params["rgb_projection"], rgb)
         features.append(g.op("Add", rgb, params["rgb_positions"]) if in_tokens else rgb)
-    if isinstance(model, TrampFormer) and model.trajectory_head is not None:
+    if model.trajectory_head is not None:
         trajectory, rgb = features
         scores = _head(g, params["head"], rgb), _head(g, params["trajectory_head"], trajectory)
         return g.op("Mul", g.op("Add", *scores), np.array(0.5))
     feature = features[0]
-    if fusion is not None:
+    if model.fusion is not None:
         trajectory, rgb = features
-        feature = fused(g, fusion, params.get("fusion", {}), rgb, trajectory)
+        feature = fused(g, model.fusion, params.get("fusion", {}), rgb, trajectory)
     return _head(g, params["head"], feature)
 
 
