@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -299,9 +300,4 @@ def recipe(path: pathlib.Path | None) -> ConfigDict:
     """The published configuration, or that of a recipe's file, unlocked."""
     if path is None:
         return defaults.base()
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None, path
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().unlock()
+    return runpy.run_path(str(path))["get_config"]().unlock()

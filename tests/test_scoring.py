@@ -29,7 +29,7 @@ from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.progress import Progress
 from tramp_jax.report import attribution
 from tramp_jax.scoring import calibration
-from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 from tramp_jax.scoring.run_calibration import calibrate_run

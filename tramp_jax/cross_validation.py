@@ -1,6 +1,5 @@
 """Compares a run's model with simple methods (``tramp_jax.baselines``) that learn from the same people."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
 OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
@@ -69,7 +67,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
         report, picture = run.CROSS_VALIDATION, run.CROSS_VALIDATION_PLOT
         lines = [f"{len(folders)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     content = _finite(values) | ({"differences": differences} if differences else {})
-    write_atomically(folder / report, json.dumps(content, indent=1) + "\n")
+    json_files.write(folder / report, content)
     training_log.plot_folds(folder / picture, values)
     for name in next(iter(values.values())):
         cells = [f"{metric} {mean_and_spread(values[metric][name])}" for metric in values]

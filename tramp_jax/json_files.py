@@ -1,4 +1,4 @@
-"""Reads JSON files that anyone may have edited or damaged. Every fault becomes an error that names the file."""
+"""Writes JSON files, and reads those that anyone may have edited or damaged: every fault is an error with its name."""
 
 import dataclasses
 import functools
@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
 MAX_BYTES = 64 << 20  # the manifest of 16,000 packed clips has 5 MB
 _MAX_INTEGER = 2**63
 
 _Record = TypeVar("_Record")
+
+
+def write(path: Path, content: Any) -> None:
+    """Writes or replaces a JSON file with a dataclass, or with what JSON can hold; see ``write_atomically``."""
+    write_atomically(path, json.dumps(content, default=dataclasses.asdict, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path, cure: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ Everything that reports a score uses this step: evaluation, scoring, calibration
 
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from ml_collections import ConfigDict
 
 from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import weights_of_people
 
 # Fewer people than this say next to nothing about which checkpoint, line or width of intervals is right.
@@ -199,7 +197,7 @@ class Output:
 
     def save(self, folder: pathlib.Path, step: int) -> None:
         """Writes this output into the folder of a run or fold, for the checkpoint of ``step``."""
-        write_atomically(run.output_file(folder, step), json.dumps(self.as_dict(), indent=1) + "\n")
+        json_files.write(run.output_file(folder, step), self.as_dict())
 
 
 def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> Output:

@@ -219,15 +219,19 @@ def check_same(
     """
     if not (folder / CONFIG).is_file():
         raise UserError("not_a_run", f"{folder}: holds no run to resume; start it without --resume")
-    before, after = (_comparable(c) for c in (load_config(folder), config))
-    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
-    if changed:
+    if changed := differences(folder, config):
         raise UserError(
             "changed_options",
             f"{folder} was started with another configuration (-), not this one (+):\n"
             + "\n".join(changed)
             + f"\n{cure}",
         )
+
+
+def differences(folder: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Lines on how the configuration of a run (-) and another one (+) differ in what changes the outcome."""
+    before, after = (_comparable(each) for each in (load_config(folder), config))
+    return [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
 
 
 def _comparable(config: ConfigDict) -> list[str]:

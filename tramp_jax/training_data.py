@@ -1,7 +1,6 @@
 """Writes a description of the training data into a run's folder, because scoring may not have the data."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from tramp_jax import json_files, run
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, RatingScale, Split
-from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
 
 _SAMPLED = 5  # clips to read for frame rates and layouts, which most lists lack
@@ -49,7 +47,7 @@ class TrainingData:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
-        write_atomically(folder / run.DATA, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        json_files.write(folder / run.DATA, self)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {count} clips of {self.people[name]} people" for name, count in self.clips.items())

@@ -9,7 +9,6 @@ compared with that in the training frames.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +21,6 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Split, Wanted
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import weights_of_people
 from tramp_jax.models import reads_trajectories
 
@@ -132,7 +130,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     low, high = np.nanpercentile(np.concatenate(rotations, axis=1), _POSES, axis=1)
     yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
     content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)
-    write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
+    json_files.write(path, content)
 
 
 def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -186,13 +186,9 @@ def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
         config.update_from_flattened_dict(config_flags.get_override_values(flag))
         return config
 
-    def lines(config: ConfigDict) -> set[str]:
-        return set(config.to_json(indent=1, sort_keys=True).splitlines())
-
     few, in_folds = for_few(0), for_few(options.FEW_FOLDS)
     if resumed:  # the list may have changed since
-        before = lines(run.load_config(resumed))
-        return min((published, few, in_folds), key=lambda config: len(before ^ lines(config)))
+        return min((published, few, in_folds), key=lambda config: len(run.differences(resumed, config)))
     return _by_people(published, few, in_folds, f"--config {path}:{argument}")
 
 

@@ -11,7 +11,7 @@ from tramp_jax import metrics, run
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import tables
 from tramp_jax.data.datasets import TEST
-from tramp_jax.evaluation import Written, read_predictions
+from tramp_jax.evaluation import Written, measured_by, read_predictions
 from tramp_jax.files import write_atomically
 from tramp_jax.studies import runner
 from tramp_jax.studies.plan import MEAN, Row, Run, Study
@@ -198,7 +198,7 @@ def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> _Val
             own = rows[(rows >= start) & (rows < start + size)] - start
             times = int(np.count_nonzero(seeds == part.seed))
             if len(own) and times:
-                value = measure(part.written.measured_by(metric)[own], part.written.target[own])
+                value = measure(measured_by(metric, part.written)[own], part.written.target[own])
                 if np.isfinite(value):
                     found[part.column] += [value] * times
         if not all(found.values()):
