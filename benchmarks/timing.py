@@ -29,6 +29,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tramp_jax import config as defaults
+from tramp_jax.shards import cores
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 Way = Callable[[], object]
@@ -62,10 +63,7 @@ def take_turns(
     """Measures the seconds that each way takes in each round.
 
     Args:
-      ways: the alternatives by name.
-      rounds: how often each is measured.
       warm_up: how often each runs before that.
-      clock: in seconds.
       failed: receives the reason for each way that raises RuntimeError, as JAX and PyTorch do when memory is short;
         such ways are missing from the result. None lets the error through.
       minutes: a way whose warm-up would start later than this is not run and counts as failed.
@@ -247,11 +245,6 @@ def _commit() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_name() -> str:
