@@ -1,8 +1,10 @@
 """Weights adapted to other image sizes, lengths and channels, or for one encoder only; and the start of training."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from configs import ravdess
 from convert_weights.adapt import adapt, format_rows, initialise, resample
@@ -11,7 +13,7 @@ from convert_weights.layouts import TRANSFORMS
 from convert_weights.load import LoadedCheckpoint
 from tests.raises import user_error
 from tests.state_dicts import random_state_dict, small, write
-from tramp_jax.models.skateformer import SkateFormer, partitions
+from tramp_jax.models.skateformer import SkateFormer
 
 STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 POSITIONS = ("params", "rgb_encoder", "s_former", "pos_embedding")
@@ -113,14 +115,9 @@ def test_tables_of_their_own_size():
 
 def apply_stem(config, params, trajectories):
     """The first three layers of the trajectory encoder, run by its own code; everything else outputs zero."""
-    c = config.trajectory
-    encoder = SkateFormer(
-        partitions(64, 9, 7, 8, 8, None),
-        widths=(),
-        embed_width=c.embed_width,
-        input_scale=tuple(c.input_scale),
-        stem_channels=c.stem_channels,
-    )
+    c = config.trajectory.copy_and_resolve_references().unlock()
+    c.widths = ()
+    encoder = SkateFormer(FrozenConfigDict(c), (), jnp.float32, remat=False)
     names = ("stem_0", "stem_1", "stem_2")
     own = {name: params[name] for name in names} | {"joint_embedding": np.zeros((c.embed_width, 63), np.float32)}
     return encoder.apply({"params": own}, trajectories, np.zeros(trajectories.shape[:2]), train=False)[0]

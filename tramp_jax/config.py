@@ -83,7 +83,8 @@ MODEL: dict[str, Any] = {
         # the number that the model's T has.
         "table_frames": _size(0, 32),
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
-        # Factors on the channels, one for all or one for each; published weights expect unscaled channels.
+        # Factors on the channels, one for all or one for each. Published weights expect unscaled channels, but a small
+        # model trains faster from scratch if values are around one.
         "input_scale": (1.0,),
         "attention_dropout": _share(0.5),
         "drop_path": _share(0.2),
@@ -415,15 +416,8 @@ def _fill(config: ConfigDict, default: ConfigDict) -> None:
 def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str, str]:
     """Reads what follows the colon in ``--config configs/RECIPE.py:ARGUMENTS``.
 
-    Arguments are separated by commas, in any order and case. Each is VALUE or NAME=VALUE.
-
-    Args:
-      recipe: the recipe's file, for messages.
-      text: the arguments.
-      known: the possible values of each argument.
-
-    Returns:
-      The value of each given argument.
+    Arguments are separated by commas, in any order and case. Each is VALUE or NAME=VALUE; ``known`` lists the possible
+    values of each name.
 
     Raises:
       UserError: bad_option for an unknown value, or two values for one argument.

@@ -26,8 +26,7 @@ from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, mean
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
 from tramp_jax.models import RIDGE, build_model, reads_frames, reads_trajectories
-from tramp_jax.models.ensemble import Ensemble
-from tramp_jax.models.tramp_former import TrampFormer
+from tramp_jax.models.tramp_former import Ensemble, TrampFormer
 from tramp_jax.output import Output
 
 IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
@@ -44,12 +43,7 @@ def build(
     ``frames_present`` (1, K) bool, if padding is blank; ``trajectories`` (1, T, V, C), ``index_t`` (1, T) and, if some
     channels describe motion, ``seconds`` (1, T), all float32. The outputs are ``score`` (1,) on the rating scale, the
     model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
-
-    Args:
-      config: the whole configuration.
-      variables: ``{"params", "batch_stats"}``.
-      output: turns the raw value into the score.
-      metadata: entries to add to ``config`` (JSON) and ``tramp_jax`` (version).
+    The model's metadata are ``config`` (JSON), ``tramp_jax`` (version) and the given ones.
 
     Raises:
       UserError: the model is a classifier.
@@ -119,7 +113,7 @@ def _value(
         moments = statistics.get("trajectory_encoder", {})
         tokens = skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read)
         if in_tokens:
-            shape = [-1, config.model.trajectory.num_points, model.trajectory_encoder.widths[-1]]
+            shape = [-1, config.model.trajectory.num_points, config.model.trajectory.widths[-1]]
             features.append(g.op("ReduceMean", g.op("Reshape", tokens, shape), [1], keepdims=0))
         else:
             features.append(mean(g, tokens))

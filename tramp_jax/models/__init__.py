@@ -13,12 +13,11 @@ from tramp_jax import channels
 from tramp_jax.config import reads_frames, reads_trajectories, streams
 from tramp_jax.errors import UserError
 from tramp_jax.models import initial
-from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import FUSIONS, Fusion
 from tramp_jax.models.inputs import Inputs
 from tramp_jax.models.skateformer import SkateFormer, partitions
-from tramp_jax.models.tramp_former import Head, TrampFormer
+from tramp_jax.models.tramp_former import Ensemble, Head, TrampFormer
 
 LATE = "late"  # the name of the fusion of scores instead of features
 RIDGE = "ridge"  # the regression's name next to the model's modules in "batch_stats", which no gradient changes
@@ -68,9 +67,6 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
     """Calls a model on ``Inputs`` whose frames are normalised and at the model's size.
 
     Args:
-      model: see ``build_model``.
-      variables: ``{"params", "batch_stats"}``.
-      inputs: B clips.
       options: more arguments for flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
@@ -124,21 +120,7 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
                 f"model.trajectory.{part} is {c[part]}, which does not divide model.trajectory.{whole}={c[whole]}",
             )
     _check_divisible("model.trajectory.widths", c.widths, 32)
-    places, halvings = c.length // c.patch, len(c.widths) - 1
-    return SkateFormer(
-        partitions(places, c.neighbours, c.distant, c.local_frames, places // 8, c.table_frames or None, halvings),
-        widths=tuple(c.widths),
-        blocks_per_stage=c.blocks_per_stage,
-        embed_width=c.embed_width,
-        mlp_ratio=c.mlp_ratio,
-        attention_dropout=c.attention_dropout,
-        drop_path=c.drop_path,
-        bias_order=c.bias_order,
-        stem_channels=c.stem_channels,
-        input_scale=tuple(c.input_scale),
-        dtype=jnp.dtype(config.precision),
-        remat=config.remat,
-    )
+    return SkateFormer(ml_collections.FrozenConfigDict(c), partitions(c), jnp.dtype(config.precision), config.remat)
 
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
@@ -152,18 +134,7 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
         )
     _check_divisible("model.rgb.widths", c.widths[2:3], c.spatial_heads)
     _check_divisible("model.rgb.widths", c.widths[3:4], c.temporal_heads)
-    return FormerDFER(
-        widths=tuple(c.widths),
-        clip_length=c.clip_length,
-        spatial_heads=c.spatial_heads,
-        spatial_mlp_dim=c.spatial_mlp_dim,
-        temporal_depth=c.temporal_depth,
-        temporal_heads=c.temporal_heads,
-        temporal_mlp_dim=c.temporal_mlp_dim,
-        scrambled_frames=c.scrambled_frames,
-        dtype=jnp.dtype(config.precision),
-        remat=config.remat,
-    )
+    return FormerDFER(ml_collections.FrozenConfigDict(c), jnp.dtype(config.precision), config.remat)
 
 
 def is_late_fusion(config: ml_collections.ConfigDict) -> bool:
@@ -185,7 +156,7 @@ def _fusion(config: ml_collections.ConfigDict) -> Fusion | None:
             f"model.fusion.query is {c.query}, but only model.fusion.name=tramp lets you choose the query, not "
             f"{c.name}; set it to rgb",
         )
-    fusion = FUSIONS.get(c.name)  # None for late fusion
+    fusion = FUSIONS.get(c.name)
     attends = fusion is not None and fusion.attends
     if c.tokens != "mean" and not attends:
         raise UserError(
