@@ -63,7 +63,7 @@ def test_published_112_pixels_into_224():
 
 def rows_by_distance(config, table):
     """The table row that a model of ``config`` reads for each distance in time."""
-    M = config.trajectory.length // 8
+    M = config.trajectory.length // config.trajectory.patch // 8
     return {d: table[d + M - 1] for d in range(1 - M, M)}
 
 
@@ -87,9 +87,11 @@ def test_tables_keep_their_rows_or_their_distances(length):
     assert {"/".join(path) for path in TABLES} <= adapted
 
 
-def test_tables_of_a_longer_model_repeat_the_longest_distance_known():
-    source = loaded("skateformer", length=64)
+@pytest.mark.parametrize("patch", [1, 2])
+def test_tables_of_a_longer_model_repeat_the_longest_distance_known(patch):
+    source = loaded("skateformer", length=64 * patch, patch=patch)
     target = small("skateformer")  # T = 256
+    target.trajectory.patch = patch
     table = flattened(adapt(source, target, table_rule="centred").variables)[TABLES[0]]
     by_distance = rows_by_distance(source.model_config, flattened(source.variables)[TABLES[0]])
     for distance, row in rows_by_distance(target, table).items():
