@@ -37,11 +37,7 @@ def risk_coverage(score: np.ndarray, target: np.ndarray, spread: np.ndarray) -> 
 def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict[str, Any], title: str) -> None:
     """Plots calibration, differences (Bland–Altman), the confusion table, and error by share of clips scored.
 
-    Args:
-      path: the picture's file.
-      score, target: (N,) scores and ratings.
-      report: what ``evaluation.write_report`` returns.
-      title: the picture's title.
+    ``report`` is what ``evaluation.write_report`` returns on the (N,) scores and ratings.
     """
     figure = new_figure(10, 8.4)
     figure.suptitle(title)

@@ -34,15 +34,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     The random forest, the support vector regression (SVR) and the ridge regression learn from the motion in the same
     training and validation clips. "model + SVR" is the mean of the two. A classifier is not compared; its own metrics
     are summarised. Writes cross_validation.json and cross_validation.png; for a run without folds, baselines.json and
-    baselines.png.
-
-    Args:
-      folds: the splits of each fold.
-      folder: the run's folder.
-      config: the whole configuration.
-
-    Returns:
-      Lines for the terminal.
+    baselines.png. Returns lines for the terminal.
     """
     folders = [run.fold_folder(folder, fold) for fold in folds]
     classes, draws = config.model.head.num_classes, config.evaluation.bootstrap
@@ -110,7 +102,7 @@ def compared(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDic
     subjects = [info.subject for part in seen for info in part.infos]
     ridge = baselines.ridge(energies[0], train_scores, energies[1], subjects)
     scores = {
-        "constant": baselines.constant(train_scores, len(parts[TEST])),
+        "constant": np.full(len(parts[TEST]), np.mean(train_scores)),
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
         SVR: svr,
         RIDGE: ridge,

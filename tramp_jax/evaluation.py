@@ -33,7 +33,6 @@ class Predictions:
     """The model's output for the N clips of a split.
 
     Attributes:
-      infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
       output: turns raw values into scores; None for a classifier or to leave raw values as they are.
       rated: False if the model was trained only on landmarks; ``raw`` then means nothing.
@@ -90,9 +89,6 @@ def by_batch(function: Callable[[Inputs], Any], split: Split, config: ConfigDict
 
     Args:
       function: from ``Inputs`` of B clips on the devices to a pytree of arrays (B, ...).
-      split: the clips.
-      config: the whole configuration.
-      mesh: the devices.
 
     Yields:
       The pytree with NumPy arrays (b, ...). Rows that pad the last batch are removed.

@@ -1,4 +1,7 @@
-"""Writes JSON files, and reads those that anyone may have edited or damaged: every fault is an error with its name."""
+"""Writes JSON files, and reads those that anyone may have edited or damaged: every fault is an error with its name.
+
+``cure`` is always what the user can do about a fault. It ends the error message.
+"""
 
 import dataclasses
 import functools
@@ -26,10 +29,6 @@ def write(path: Path, content: Any) -> None:
 
 def read(path: Path, cure: str) -> dict[str, Any]:
     """The object in a JSON file.
-
-    Args:
-      path: the file.
-      cure: what the user can do about a fault; ends the error message.
 
     Raises:
       UserError: damaged_file; oversized_file.
@@ -82,14 +81,7 @@ def record(kind: type[_Record], content: object) -> _Record:
 def checked_record(
     kind: type[_Record], content: object, name: object, cure: str, sound: Callable[[_Record], bool] = lambda _: True
 ) -> _Record:
-    """Like ``record``, for the content of the JSON file ``name``.
-
-    Args:
-      kind: the dataclass.
-      content: what the file holds, see ``read``.
-      name: the file.
-      cure: what the user can do about a fault; ends the error message.
-      sound: returns whether the fields agree with each other.
+    """Like ``record``, for the content of the JSON file ``name``. ``sound`` says whether the fields agree.
 
     Raises:
       UserError: damaged_file.

@@ -155,11 +155,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
 
     With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
     is the mean of the members' losses, or the sum of the streams' losses. With a sum, ``loss.landmarks`` weighs as much
-    beside the loss of the frames as it does without the trajectory stream.
-
-    Args:
-      config: the whole configuration.
-      ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
+    beside the loss of the frames as it does without the trajectory stream. "balanced_mse" and "gai" need the (N,)
+    ``ratings`` of the training clips.
     """
     loss = _build_loss(config, ratings)
     if not separate_losses(config.model):

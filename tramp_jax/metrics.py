@@ -224,7 +224,6 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
     Args:
       value: computes the statistic from row numbers of clips, which may repeat.
       subjects: (N,) the subject of every row.
-      draws: number of resamplings.
 
     Returns:
       Both ends. Resamplings in which the value is undefined do not count; if these are more than half, or if there is

@@ -128,14 +128,8 @@ class Output:
     ) -> "Output":
         """This output with the line that has the least squared error on N clips of validation people.
 
-        Each person counts once, however many clips show them. Without
-        a line if there are fewer than ``least`` people, or if all raw values or all targets are equal.
-
-        Args:
-          raw, target: (N,) raw values and ratings.
-          subjects: (N,) the person in each clip.
-          fit: a value of ``output.fit``.
-          least: smallest number of people to fit a line to.
+        Each person counts once, however many clips show them. There is no line with fewer than ``least`` people, or if
+        all raw values or all targets are equal. ``fit`` is a value of ``output.fit``.
         """
         people = len(set(subjects))
         straight = dataclasses.replace(self, slope=1.0, offset=0.0, people=0, knots=())
@@ -201,13 +195,7 @@ class Output:
 
 
 def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> Output:
-    """The output of a model before its line is fitted.
-
-    Args:
-      config: the whole configuration.
-      ratings: the training clips' ratings. With fewer than two, raw values are limited to the scale.
-      scale: the scale of these ratings.
-    """
+    """A model's output before its line is fitted. With fewer than two ratings, it limits raw values to the scale."""
     how = config.output.decode
     if how == "auto":
         how = "clip" if config.loss.name == "mse" else "training"
@@ -228,12 +216,7 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    An output fitted on the clip itself would be too close to its rating to measure errors.
-
-    Args:
-      output: the model's output, fitted on these clips.
-      raw, target: (N,) raw values and ratings.
-      subjects: (N,) the person in each clip.
+    ``output``, the model's own, is fitted on the clip itself: too close to its rating to measure errors.
     """
     people = sorted(set(subjects))
     part = {name: i % _PARTS for i, name in enumerate(people)}

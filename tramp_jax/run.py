@@ -150,12 +150,6 @@ def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> path
 def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: bool) -> None:
     """Creates the folder of a run with its config.json, or checks the run to resume.
 
-    Args:
-      config: the whole configuration.
-      folder: the run's folder.
-      resume: whether to continue the run in ``folder``.
-      overwrite: whether to replace the run in ``folder``.
-
     Raises:
       UserError: file_exists if the folder has content and is neither to be resumed nor to be overwritten; not_a_run;
         changed_options, see ``check_same``.

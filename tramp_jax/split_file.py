@@ -56,13 +56,9 @@ def kept_folds(folder: pathlib.Path) -> list[int]:
 def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None) -> dict[int | None, dict[str, Split]]:
     """Training, validation and test clips of every fold of a run, or of one fold.
 
-    Prints a line if there are people who belong to no part, because they were added later.
-
-    Args:
-      dataset: the data, as it is now.
-      config: the run's configuration.
-      folder: the folder of a run or of a fold, which keeps its split; None for a new run. A run of an earlier version
-        has not kept its split, so subjects are dealt again, with a warning.
+    Prints a line if there are people who belong to no part, because they were added later. ``folder`` is that of a run
+    or fold, which keeps its split; None for a new run. A run of an earlier version has not kept its split, so subjects
+    are dealt again, with a warning.
 
     Raises:
       UserError: other_people if someone of the run's split has no clips now; damaged_file; see ``datasets.split``.

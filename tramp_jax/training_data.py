@@ -58,7 +58,6 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
 
     Args:
       splits: training, validation and test clips. A few training clips are read.
-      facts: what holds for every clip of the data set.
       target: ``data.target``.
 
     Raises:
@@ -92,9 +91,7 @@ def ends(splits: Mapping[str, Split]) -> tuple[float, float]:
 def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     """Reads data.json; None if it does not exist, as in older runs.
 
-    Args:
-      folder: the folder of a run or fold.
-      config: the run's configuration. It names the data set, which gives the facts that an older run's file lacks.
+    The run's configuration names the data set, which gives the facts that an older run's file lacks.
 
     Raises:
       UserError: damaged_file.
@@ -111,7 +108,6 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
     """The scale of a model's scores: that of its data set, else from its data, else a guess.
 
     Args:
-      facts: what holds for every clip of the data set, such as its scale.
       target: ``data.target``, to name the scale.
       ends: lowest and highest score in the data, see ``ends``; None if unknown.
       score: one of the model's scores, which a guessed scale must hold.

@@ -66,18 +66,15 @@ class UsualMotion:
                 )
         return f"the head turns farther than in training ({'; '.join(words)})" if words else ""
 
-    def distance(self, clip: Clip) -> float:
-        """How far the motion of a clip is from that of the training clips."""
-        return _distance(_features(clip), np.array(self.medians), np.array(self.ranges))
-
     def unlike(self, clip: Clip) -> str:
         """Describes what is unusual about a clip's motion; "" if nothing is."""
         from tramp_jax.baselines import FEATURE_NAMES
 
-        distance = self.distance(clip)
+        features, medians, ranges = _features(clip), np.array(self.medians), np.array(self.ranges)
+        distance = _distance(features, medians, ranges)
         if distance <= self.threshold:
             return ""
-        off = np.abs(_features(clip) - np.array(self.medians)) / np.array(self.ranges)
+        off = np.abs(features - medians) / ranges
         largest = ", ".join(FEATURE_NAMES[i].replace("_", " ") for i in np.argsort(-off, kind="stable")[:3])
         return (
             f"the motion is outside what the model was trained on (distance {distance:.1f}, usual up to "
@@ -90,11 +87,6 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
 
     Does nothing if the file exists, or if the model reads no trajectories, since its data may then have no landmarks.
     Writes nothing if the training clips that can be used show fewer than two people.
-
-    Args:
-      config: the whole configuration.
-      splits: training and validation clips.
-      folder: the folder of the run or fold.
     """
     path = folder / run.USUAL_MOTION
     if path.exists() or not reads_trajectories(config.model) or not sharding.is_first_process():

@@ -160,11 +160,7 @@ def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
     """The configuration of ``--config``; the number of people chooses between two, if the recipe lets it.
 
     Such a recipe declares ``SIZES`` and takes either as an argument, like configs/folder.py. Options on the command
-    line win over the choice.
-
-    Args:
-      flag: ``--config``, parsed.
-      resumed: the folder of the run to resume, which stays what it is; None for a new run.
+    line win over the choice. A run to resume, in the folder ``resumed``, stays what it is.
 
     Raises:
       UserError: no_frames, or the data cannot be opened.

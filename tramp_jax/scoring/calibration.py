@@ -146,10 +146,7 @@ def calibrate(
 
     Args:
       scores, spreads, targets: (N,); scores must not depend on the targets of the same people.
-      subjects: the N people.
-      level, models: see ``Calibration``.
       scale: lowest and highest score.
-      ratings: the ratings that exist.
 
     Raises:
       UserError: too_few_people for this level.

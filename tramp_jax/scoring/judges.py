@@ -63,10 +63,6 @@ def make_judge(member: Member, runtime: str = AUTO) -> Judge:
     Raw values of the two runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra
     ``onnx`` is installed, and JAX otherwise.
 
-    Args:
-      member: the model.
-      runtime: one of ``RUNTIMES``.
-
     Raises:
       UserError: bad_option for an unknown runtime; missing_package for "onnx" without its packages.
     """

@@ -95,7 +95,6 @@ class Scorer:
       checkpoints: folders of runs of train.py or of their folds.
       which: "best", "last" or a step number.
       landmarks: landmark source for videos, one of ``preprocess.SOURCES``; opened when first needed.
-      source_options: options of the landmark source.
       options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
         clips if its own differs by more than 10 %.
       max_width: withhold scores whose interval is wider; None to withhold none.
@@ -190,7 +189,6 @@ class Scorer:
         """Scores a video, a folder of images, a folder made by ``tramp-jax preprocess``, or a landmark table.
 
         Args:
-          path: the file or folder.
           expression: the expression that the person was asked to make; "" for the one that a clip made by
             ``tramp-jax preprocess`` records, and for the model's with any other input.
           subject: the person's name, for the record; "" for the one in the clip's record, or the name of the input.
@@ -421,16 +419,11 @@ class Scorer:
                 f"the model was trained on landmarks in layout {', '.join(data.layouts)}, but these are in "
                 f"{clip.layout}, from another source: they differ systematically (docs/preprocess.md)"
             )
-        return doubts + self._wide(interval)
-
-    def _wide(self, interval: tuple[float, float] | None) -> list[str]:
-        c = self.calibration
-        if c is None or interval is None:
-            return []
-        width, scale = interval[1] - interval[0], c.high - c.low
-        if width <= _WIDE * scale:
-            return []
-        return [f"the interval covers {width / scale:.0%} of the scale, so the score says little"]
+        if (c := self.calibration) and interval:
+            width, scale = interval[1] - interval[0], c.high - c.low
+            if width > _WIDE * scale:
+                doubts.append(f"the interval covers {width / scale:.0%} of the scale, so the score says little")
+        return doubts
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

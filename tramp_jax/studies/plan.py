@@ -45,7 +45,6 @@ class Row:
     """A row of the table: a model and how to train it.
 
     Attributes:
-      name: its name in the table.
       options: what differs from the study's recipe.
       method: ``TRAINING``, or a simple method.
       paper: the paper's figures × 100, for each column and their mean, or only for the mean; () if there are none.
@@ -62,11 +61,8 @@ class Study:
     """A study on one data set.
 
     Attributes:
-      name: its file's name.
-      title: its table's title.
       data: the recipe, such as "pfed5" or "synthetic:few".
       reference: the name of the row to compare the others with.
-      rows: the rows, in the order of the table.
       columns: options of each column, such as an expression; a single column is called "".
       recipe: what the recipe's file defines.
       meant_for: recipes of the clinical data it is meant for.
@@ -111,7 +107,6 @@ def load(name: str, data: str, quick: bool = False) -> Study:
     Args:
       name: the name of a file in ``studies/``, or the path of a .toml file.
       data: a recipe in ``configs/``, with arguments after a colon if it takes any.
-      quick: whether to use tiny settings.
 
     Raises:
       UserError: missing_study, bad_study, missing_recipe.
@@ -188,11 +183,7 @@ def _check(path: pathlib.Path, study: Study) -> None:
 def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
     """The runs of a study in their order: all rows with the first seed, then all rows with the next one.
 
-    Args:
-      study: the study.
-      root: the folder of the data; "" for the recipe's. A row's or column's own ``data.root`` is relative to it.
-      out: the study's folder.
-      seeds: number of seeds, from 0.
+    ``root`` is the folder of the data, "" for the recipe's. A row's or column's own ``data.root`` is relative to it.
 
     Raises:
       UserError: unknown_option, bad_option.

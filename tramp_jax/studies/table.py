@@ -37,10 +37,8 @@ class Line(NamedTuple):
     """A row of the table.
 
     Attributes:
-      row: the study's row.
       parts: the predictions of its finished runs.
       measured: parameters, FLOPs and clips per second, where known.
-      failed: why runs failed.
       missing: number of runs that have not ended.
     """
 
@@ -68,14 +66,7 @@ class Figures(NamedTuple):
 
 
 def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> str:
-    """Writes the tables and the figure from the runs done so far; returns the Markdown.
-
-    Args:
-      study: the study.
-      runs: all runs of the study.
-      out: the folder to write into.
-      draws: number of resamplings of people and seeds for intervals.
-    """
+    """Writes the tables and the figure from the runs done so far; returns the Markdown."""
     lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
     reference = next(line for line in lines if line.row.name == study.reference)
     names = _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
