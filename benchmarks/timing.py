@@ -169,9 +169,7 @@ class Report:
     files are rewritten with every section.
 
     Args:
-      command: a module of ``benchmarks``.
       arguments: the command line's; None for those of this process.
-      folder: where the files go.
       parts: the measured parts of the command, if not all; they go into the name.
     """
 
@@ -191,14 +189,11 @@ class Report:
         sys.stdout.write(f"{self.path}\n\n")
 
     def add(self, title: str, lines: Sequence[str], **measured: Any) -> None:
-        """Writes and prints a section of the report; ``measured`` goes into the JSON."""
+        """Prints a section and writes the report with it; ``measured`` goes into the JSON."""
         self.sections.append((title, list(lines)))
         self.measured[title] = measured
         sys.stdout.write("\n".join([f"## {title}", "", *lines, "", ""]))
         sys.stdout.flush()
-        self._write()
-
-    def _write(self) -> None:
         self.machine["minutes"] = round((time.monotonic() - self._clock) / 60, 2)
         self.machine["load_after"] = round(os.getloadavg()[0], 2)
         self.machine["cores_busy_with_other_work"] = self._others()
