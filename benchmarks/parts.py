@@ -24,7 +24,6 @@ class Part:
       kind, stage: its name, and the stage that it is in.
       count: how many of them the model has.
       flops: FLOPs of the products in one forward pass, counted by hand.
-      module: the layer.
       shapes, dtype: those of its inputs.
       arguments: its arguments after the inputs, as a function of whether it trains.
     """

@@ -31,7 +31,7 @@ from tramp_jax.batches.pipeline import Sampler, all_frames
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
 from tramp_jax.models import Inputs, build_model
 from tramp_jax.output import Output
-from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import Member
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 

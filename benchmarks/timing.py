@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tramp_jax import config as defaults
+from tramp_jax.shards import cores
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 Way = Callable[[], object]
@@ -61,10 +63,7 @@ def take_turns(
     """Measures the seconds that each way takes in each round.
 
     Args:
-      ways: the alternatives by name.
-      rounds: how often each is measured.
       warm_up: how often each runs before that.
-      clock: in seconds.
       failed: receives the reason for each way that raises RuntimeError, as JAX and PyTorch do when memory is short;
         such ways are missing from the result. None lets the error through.
       minutes: a way whose warm-up would start later than this is not run and counts as failed.
@@ -170,9 +169,7 @@ class Report:
     files are rewritten with every section.
 
     Args:
-      command: a module of ``benchmarks``.
       arguments: the command line's; None for those of this process.
-      folder: where the files go.
       parts: the measured parts of the command, if not all; they go into the name.
     """
 
@@ -192,14 +189,11 @@ class Report:
         sys.stdout.write(f"{self.path}\n\n")
 
     def add(self, title: str, lines: Sequence[str], **measured: Any) -> None:
-        """Writes and prints a section of the report; ``measured`` goes into the JSON."""
+        """Prints a section and writes the report with it; ``measured`` goes into the JSON."""
         self.sections.append((title, list(lines)))
         self.measured[title] = measured
         sys.stdout.write("\n".join([f"## {title}", "", *lines, "", ""]))
         sys.stdout.flush()
-        self._write()
-
-    def _write(self) -> None:
         self.machine["minutes"] = round((time.monotonic() - self._clock) / 60, 2)
         self.machine["load_after"] = round(os.getloadavg()[0], 2)
         self.machine["cores_busy_with_other_work"] = self._others()
@@ -248,11 +242,6 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def device_name() -> str:
     """The kind of the first device, or cpu."""
     import jax
@@ -299,9 +288,4 @@ def recipe(path: pathlib.Path | None) -> ConfigDict:
     """The published configuration, or that of a recipe's file, unlocked."""
     if path is None:
         return defaults.base()
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None, path
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().unlock()
+    return runpy.run_path(str(path))["get_config"]().unlock()

@@ -66,9 +66,7 @@ def adapt(
     subset of its channels and to another ``input_scale``, and tables of relative positions to another T.
 
     Args:
-      checkpoint: see ``load_checkpoint``.
       model_config: the ``model`` group of the target.
-      part: "all", or one encoder.
       table_rule: "released": the model reads the first rows of a table, whatever T the table was trained with, as the
         released code does. "centred": rows move, so that each still stands for the same distance in time.
       source: the checkpoint's name in rows and messages.
@@ -83,10 +81,11 @@ def adapt(
     given = {path: x for path, x in flattened(checkpoint.variables).items() if _in_part(path, part)}
     problems = _unmatched(checkpoint, shapes, given, part, source)
     flat, rows = {}, []
-    fit = _Fitter(checkpoint.model_config, model_config, table_rule)
     for path in shapes.keys() & given.keys():
         try:
-            flat[path], note = fit(path, given[path], shapes[path])
+            flat[path], note = _fitted(
+                path, given[path], shapes[path], checkpoint.model_config, model_config, table_rule
+            )
         except UserError as error:
             problems.append(f"  {'/'.join(path)}: {error}")
             continue
@@ -139,72 +138,76 @@ def _unseen(theirs: ConfigDict, ours: ConfigDict, given: Mapping[Path, Any], sou
     return warnings
 
 
-class _Fitter:
-    """Fits arrays of the model ``theirs`` to the model ``ours``, one at a time."""
+def _fitted(
+    path: Path, x: np.ndarray, shape: tuple[int, ...], theirs: ConfigDict, ours: ConfigDict, table_rule: TableRule
+) -> tuple[np.ndarray, str]:
+    """(array of ``shape``, how it was changed or ""), from ``x`` in the model ``theirs`` to ``ours``.
 
-    def __init__(self, theirs: ConfigDict, ours: ConfigDict, table_rule: TableRule):
-        self.theirs, self.ours, self.table_rule = theirs, ours, table_rule
+    Raises:
+      UserError: it cannot be changed without loss.
+    """
+    note = ""
+    if path[1:] == ("rgb_encoder", "s_former", "pos_embedding"):
+        x, note = _positions(x, shape)
+    elif path[-3:] == ("trajectory_encoder", "stem_0", "kernel"):
+        x, note = _stem(x, shape, theirs.trajectory, ours.trajectory)
+    elif path[-2:] == ("bias", "table") and path[-3] in ("attention_3", "attention_4"):
+        x, note = _table(x, shape[0], theirs.trajectory, ours.trajectory, table_rule)
+    if x.shape != shape:
+        raise _mismatch(f"has shape {x.shape}, the model needs {shape}")
+    return x, note
 
-    def __call__(self, path: Path, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-        """(array of ``shape``, how it was changed or ""). Raises UserError if it cannot be changed without loss."""
-        note = ""
-        if path[1:] == ("rgb_encoder", "s_former", "pos_embedding"):
-            x, note = self._positions(x, shape)
-        elif path[-3:] == ("trajectory_encoder", "stem_0", "kernel"):
-            x, note = self._stem(x, shape)
-        elif path[-2:] == ("bias", "table") and path[-3] in ("attention_3", "attention_4"):
-            x, note = self._table(x, shape[0])
-        if x.shape != shape:
-            raise _mismatch(f"has shape {x.shape}, the model needs {shape}")
-        return x, note
 
-    def _positions(self, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-        if x.shape[1] == shape[1]:
-            return x, ""
-        before, after = math.isqrt(x.shape[1]), math.isqrt(shape[1])
-        if before**2 != x.shape[1] or after**2 != shape[1]:
-            raise _mismatch(f"{x.shape[1]} or {shape[1]} positions do not form a square")
-        return resample(x, after), f"{before}×{before} positions resampled to {after}×{after} (bicubic, a = -0.5)"
+def _positions(x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    if x.shape[1] == shape[1]:
+        return x, ""
+    before, after = math.isqrt(x.shape[1]), math.isqrt(shape[1])
+    if before**2 != x.shape[1] or after**2 != shape[1]:
+        raise _mismatch(f"{x.shape[1]} or {shape[1]} positions do not form a square")
+    return resample(x, after), f"{before}×{before} positions resampled to {after}×{after} (bicubic, a = -0.5)"
 
-    def _stem(self, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-        theirs, ours = self.theirs.trajectory, self.ours.trajectory
-        notes = []
-        given, wanted = channels.names(theirs.channels), channels.names(ours.channels)
-        scale = dict(zip(given, channel_scale(theirs), strict=True))
-        if given != wanted:
-            absent = set(wanted) - set(given)
-            if absent:
-                raise _mismatch(f"has channels {theirs.channels}, the model also needs {' and '.join(sorted(absent))}")
-            if x.shape[-1] != shape[-1]:
-                raise _mismatch(
-                    f"has {x.shape[-1]} hidden channels, and dropping some would lose information; "
-                    f"keep them with --config.model.trajectory.stem_channels={x.shape[-1] // 2}"
-                )
-            x = x[..., [given.index(channel) for channel in wanted], :]
-            notes.append(f"channels {ours.channels} of {theirs.channels}")
-        factors = np.array([scale[channel] for channel in wanted]) / channel_scale(ours)
-        if x.shape == shape and np.any(factors != 1):
-            x = x * factors[:, None].astype(np.float32)
-            notes.append(f"scaled for input_scale {tuple(ours.input_scale)} instead of {tuple(theirs.input_scale)}")
-        return x, "; ".join(notes)
 
-    def _table(self, x: np.ndarray, rows: int) -> tuple[np.ndarray, str]:
-        """The model's table and a note. Row r stands for a distance of r - M + 1 time steps, where M = T / 8."""
-        before, after = self.theirs.trajectory.length // 8, self.ours.trajectory.length // 8
-        shift = before - after if self.table_rule == "centred" else 0
-        if shift == 0 and rows == len(x):
-            return x, ""
-        row = np.arange(rows) + shift
-        if self.table_rule == "centred":  # distances beyond the longest trained one repeat it
-            last = 2 * before - 2
-        elif len(x) < 2 * after - 1:
+def _stem(x: np.ndarray, shape: tuple[int, ...], theirs: ConfigDict, ours: ConfigDict) -> tuple[np.ndarray, str]:
+    notes = []
+    given, wanted = channels.names(theirs.channels), channels.names(ours.channels)
+    scale = dict(zip(given, channel_scale(theirs), strict=True))
+    if given != wanted:
+        absent = set(wanted) - set(given)
+        if absent:
+            raise _mismatch(f"has channels {theirs.channels}, the model also needs {' and '.join(sorted(absent))}")
+        if x.shape[-1] != shape[-1]:
             raise _mismatch(
-                f"has {len(x)} rows, the model reads {2 * after - 1}; --config.init.tables=centred repeats the last one"
+                f"has {x.shape[-1]} hidden channels, and dropping some would lose information; "
+                f"keep them with --config.model.trajectory.stem_channels={x.shape[-1] // 2}"
             )
-        else:
-            last = len(x) - 1
-        note = f"{self.table_rule}: row r from row r + {shift}" if shift else f"{rows} of {len(x)} rows"
-        return x[np.clip(row, 0, last)], note
+        x = x[..., [given.index(channel) for channel in wanted], :]
+        notes.append(f"channels {ours.channels} of {theirs.channels}")
+    factors = np.array([scale[channel] for channel in wanted]) / channel_scale(ours)
+    if x.shape == shape and np.any(factors != 1):
+        x = x * factors[:, None].astype(np.float32)
+        notes.append(f"scaled for input_scale {tuple(ours.input_scale)} instead of {tuple(theirs.input_scale)}")
+    return x, "; ".join(notes)
+
+
+def _table(
+    x: np.ndarray, rows: int, theirs: ConfigDict, ours: ConfigDict, table_rule: TableRule
+) -> tuple[np.ndarray, str]:
+    """The model's table and a note. Row r stands for a distance of r - M + 1 steps, of the M steps in a global set."""
+    before, after = (each.length // each.patch // 8 for each in (theirs, ours))
+    shift = before - after if table_rule == "centred" else 0
+    if shift == 0 and rows == len(x):
+        return x, ""
+    row = np.arange(rows) + shift
+    if table_rule == "centred":  # distances beyond the longest trained one repeat it
+        last = 2 * before - 2
+    elif len(x) < 2 * after - 1:
+        raise _mismatch(
+            f"has {len(x)} rows, the model reads {2 * after - 1}; --config.init.tables=centred repeats the last one"
+        )
+    else:
+        last = len(x) - 1
+    note = f"{table_rule}: row r from row r + {shift}" if shift else f"{rows} of {len(x)} rows"
+    return x[np.clip(row, 0, last)], note
 
 
 def resample(embedding: np.ndarray, side: int) -> np.ndarray:
@@ -226,12 +229,8 @@ def initialise(
 ) -> tuple[Variables, list[Row]]:
     """Loads the variables to start training from.
 
-    Args:
-      model_config: the ``model`` group.
-      fresh_variables: from ``tramp_jax.models.init_variables``.
-      sources: "all" for the whole model, "rgb" and "trajectory" for the encoders, which take precedence. Each is a
-        PyTorch file, a converted folder or a run; "" means not given.
-      table_rule: see ``adapt``.
+    Sources are "all" for the whole model, "rgb" and "trajectory" for the encoders, which take precedence. Each is a
+    PyTorch file, a converted folder or a run; "" means not given.
 
     Returns:
       Variables structured like ``fresh_variables``, in which loaded arrays are float32 NumPy arrays; and a row for each

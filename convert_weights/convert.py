@@ -89,8 +89,6 @@ def convert(
 
     Args:
       tensors: PyTorch layout, by released name; buffers included.
-      config: a ``model`` group.
-      pairs: the model's name map.
       fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
       names: each tensor's name in its file, for messages. Default: the released names.
 

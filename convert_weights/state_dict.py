@@ -222,13 +222,7 @@ def without_counter(tensors: Tensors, prefix: str) -> tuple[Tensors, Records]:
 
 
 def released_names(container: str, prefix: str, tensors: Tensors, kind: Kind) -> StateDict:
-    """Renames a state dict's tensors to the names of the kind's own release.
-
-    Args:
-      container: see ``find_state_dict``.
-      prefix: see ``shared_prefix``.
-      tensors: by their names in the file.
-      kind: their kind.
+    """Renames tensors, given by their names in the file, to the names of the kind's own release.
 
     Raises:
       UserError: two tensors have the same name without their wrappers.

@@ -184,6 +184,9 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
 
 
 def _run_report(source: dict[str, Any], config: ConfigDict, flat: dict[Path, np.ndarray]) -> dict[str, Any]:
+    pairs: list[TensorPair] = []
+    with contextlib.suppress(UserError):  # a model that was never released has no names
+        pairs = KINDS[config.name].name_map(config)
     return {
         "format": FORMAT,
         "source": source,
@@ -192,22 +195,13 @@ def _run_report(source: dict[str, Any], config: ConfigDict, flat: dict[Path, np.
         "architecture": traverse_util.flatten_dict(config.to_dict(), sep="."),
         "assumed": {},
         "tensors": [
-            {"source": pair.source, "target": "/".join(pair.target), "transform": pair.transform}
-            for pair in _released_tensors(config)
+            {"source": pair.source, "target": "/".join(pair.target), "transform": pair.transform} for pair in pairs
         ],
         "dropped": [],
         "fresh": [],
         "warnings": nonfinite_warnings({"/".join(target): x for target, x in flat.items()}),
         "model_config": config.to_dict(),
     }
-
-
-def _released_tensors(config: ConfigDict) -> list[TensorPair]:
-    """The name map, or [] for a model that was never released."""
-    try:
-        return KINDS[config.name].name_map(config)
-    except UserError:
-        return []
 
 
 def _first_line(error: Exception) -> str:

@@ -130,7 +130,9 @@ class FormerDFERClassifier(FormerDFER):
     def forward(self, frames: Tensor, trajectories: object, index_t: object) -> tuple[Tensor, Outputs]:
         """As ``TrampFormer``; ``trajectories`` and ``index_t`` are not read."""
         subclips, out = self.encode(frames)
-        return _score(self.fc(subclips.mean(dim=1)), self.num_classes), out | {"subclip_features": subclips}
+        features = subclips.mean(dim=1)
+        out |= {"subclip_features": subclips, "rgb_features": features}
+        return _score(self.fc(features), self.num_classes), out
 
 
 def _score(y: Tensor, num_classes: int) -> Tensor:

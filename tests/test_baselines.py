@@ -183,10 +183,6 @@ def test_forest_learns_and_depends_only_on_its_seed():
     assert (predicted != baselines.random_forest(train, train[:, 2], test, seed=2)).any()
 
 
-def test_constant_is_the_training_mean():
-    np.testing.assert_array_equal(baselines.constant([0, 1, 5], 4), [2.0] * 4)
-
-
 def test_motion_energies_depend_neither_on_size_nor_on_rate():
     face = moving_face()
     one = baselines.motion_energies(face, FPS)

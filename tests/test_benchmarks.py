@@ -12,7 +12,7 @@ import tarfile
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import attention, costs, inference, new_people, parts, quick, scale_model, timing, train_step
+from benchmarks import costs, new_people, parts, quick, scale_model, timing, train_step
 from tests import tiny
 from tests.linear import linear_model
 from tests.raises import user_error
@@ -162,27 +162,13 @@ def test_flops_of_the_whole_model_are_those_of_its_parts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "arguments", "sections"),
-    [(attention, ["--batch", "1"], 2), (inference, [], 3)],
-    ids=["attention", "inference"],
-)
-def test_command_runs(command, arguments, sections, recipe, tmp_path, monkeypatch):
-    every_part = parts.trajectory_parts
-    # One kind of attention among neighbours, and one among distant joints: all four would compile 48 programs.
-    chosen = ("attention 1", "attention 4")
-    monkeypatch.setattr(parts, "trajectory_parts", lambda *given: [x for x in every_part(*given) if x.kind in chosen])
-    command.main(["--config", str(recipe), "--rounds", "1", "--out", str(tmp_path / "out"), *arguments])
-    read_report(tmp_path / "out", sections)
-
-
-@pytest.mark.slow
 def test_training_step_runs_each_way(recipe, tmp_path):
     pytest.importorskip("torch")
     ways = ["--ways", "jax-float32", "torch-eager", "torch-bfloat16"]
-    flags = ["--parts", "encoder", "step", "--encoder-batch", "2", "--batch", "2", "--side", "64", *ways]
+    flags = ["--encoder-batch", "2", "--batch", "2", "--side", "64", *ways]
     train_step.main(["--config", str(recipe), "--rounds", "1", "--out", str(tmp_path / "out"), *flags])
-    measured = read_report(tmp_path / "out", 3)["measured"]
+    measured = read_report(tmp_path / "out", 4)["measured"]
+    assert set(measured["first step of a new process, jax-float32"]["seconds"]) == {"nothing compiled", "again"}
     assert measured["trajectory encoder"]["difference"] < 1e-5
     assert set(measured["training step"]["seconds"]) == set(measured["training step"]["shares"]) == set(ways[1:])
     differences = measured["scores, training step"]["differences"]

@@ -1,8 +1,10 @@
 """Weights adapted to other image sizes, lengths and channels, or for one encoder only; and the start of training."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from configs import ravdess
 from convert_weights.adapt import adapt, format_rows, initialise, resample
@@ -11,7 +13,7 @@ from convert_weights.layouts import TRANSFORMS
 from convert_weights.load import LoadedCheckpoint
 from tests.raises import user_error
 from tests.state_dicts import random_state_dict, small, write
-from tramp_jax.models.skateformer import SkateFormer, partitions
+from tramp_jax.models.skateformer import SkateFormer
 
 STEM = ("params", "trajectory_encoder", "stem_0", "kernel")
 POSITIONS = ("params", "rgb_encoder", "s_former", "pos_embedding")
@@ -61,7 +63,7 @@ def test_published_112_pixels_into_224():
 
 def rows_by_distance(config, table):
     """The table row that a model of ``config`` reads for each distance in time."""
-    M = config.trajectory.length // 8
+    M = config.trajectory.length // config.trajectory.patch // 8
     return {d: table[d + M - 1] for d in range(1 - M, M)}
 
 
@@ -85,9 +87,11 @@ def test_tables_keep_their_rows_or_their_distances(length):
     assert {"/".join(path) for path in TABLES} <= adapted
 
 
-def test_tables_of_a_longer_model_repeat_the_longest_distance_known():
-    source = loaded("skateformer", length=64)
+@pytest.mark.parametrize("patch", [1, 2])
+def test_tables_of_a_longer_model_repeat_the_longest_distance_known(patch):
+    source = loaded("skateformer", length=64 * patch, patch=patch)
     target = small("skateformer")  # T = 256
+    target.trajectory.patch = patch
     table = flattened(adapt(source, target, table_rule="centred").variables)[TABLES[0]]
     by_distance = rows_by_distance(source.model_config, flattened(source.variables)[TABLES[0]])
     for distance, row in rows_by_distance(target, table).items():
@@ -113,14 +117,9 @@ def test_tables_of_their_own_size():
 
 def apply_stem(config, params, trajectories):
     """The first three layers of the trajectory encoder, run by its own code; everything else outputs zero."""
-    c = config.trajectory
-    encoder = SkateFormer(
-        partitions(64, 9, 7, 8, 8, None),
-        widths=(),
-        embed_width=c.embed_width,
-        input_scale=tuple(c.input_scale),
-        stem_channels=c.stem_channels,
-    )
+    c = config.trajectory.copy_and_resolve_references().unlock()
+    c.widths = ()
+    encoder = SkateFormer(FrozenConfigDict(c), (), jnp.float32, remat=False)
     names = ("stem_0", "stem_1", "stem_2")
     own = {name: params[name] for name in names} | {"joint_embedding": np.zeros((c.embed_width, 63), np.float32)}
     return encoder.apply({"params": own}, trajectories, np.zeros(trajectories.shape[:2]), train=False)[0]

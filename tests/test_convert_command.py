@@ -256,7 +256,7 @@ def test_verify_sees_a_difference(tmp_path, monkeypatch, capsys):
     assert err.startswith(f"error: {source}: ")
     assert "0.0002" in err
     beyond = {line.split()[0] for line in out.splitlines() if line.endswith("beyond tolerance")}
-    assert beyond == {"subclip_features", "score"}
+    assert beyond == {"subclip_features", "rgb_features", "score"}
 
 
 def test_importing_the_package_loads_no_framework():

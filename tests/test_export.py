@@ -20,8 +20,7 @@ from tramp_jax.data.clips import encode_frame
 from tramp_jax.models import Inputs, abstract_variables, apply, build_model
 from tramp_jax.output import Output
 from tramp_jax.scoring import judges
-from tramp_jax.scoring.jax_judge import JaxJudge
-from tramp_jax.scoring.judges import make_judge
+from tramp_jax.scoring.judges import JaxJudge, make_judge
 from tramp_jax.scoring.members import load_member
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")

@@ -22,7 +22,7 @@ from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.models import abstract_variables
-from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import load_member
 
 

@@ -47,7 +47,7 @@ def test_the_closed_form_is_the_integral_over_the_mixture():
     )
     integral = np.trapezoid(density * np.exp(-((score - y) ** 2) / (2 * sigma**2)), y)
     expected = 2 * sigma**2 * (np.log(integral) + (score - target) ** 2 / (2 * sigma**2))
-    found = losses.gai(jnp.array([score]), jnp.array([target]), means, variances, weights, sigma)
+    found = losses.balanced_mse(jnp.array([score]), jnp.array([target]), means, weights, sigma, variances)
     assert found == pytest.approx(expected, rel=1e-4)
 
 

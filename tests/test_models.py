@@ -151,10 +151,10 @@ def test_options_that_contradict_each_other_are_named(config, option, value, oth
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_attention_stays_within_its_sets(index):
+def test_attention_stays_within_its_sets(index, config):
     """The gradient of one token's output is nonzero exactly for the tokens of its set."""
     T, V, t0, v0 = 64, 63, 21, 31
-    partition = skateformer.partitions(T, 9, 7, 8, 8, 32)[index]
+    partition = skateformer.partitions(config.model.trajectory)[index]
     attention = skateformer.SkateAttention(partition, 0.0, "tiled")
     qkv = jax.random.normal(jax.random.key(0), (1, T, V, 12))
     variables = attention.init(jax.random.key(1), qkv, None)
@@ -166,8 +166,8 @@ def test_attention_stays_within_its_sets(index):
     np.testing.assert_array_equal(touched, same_time & same_joints)
 
 
-def test_table_order_changes_only_neighbour_sets():
-    for i, partition in enumerate(skateformer.partitions(64, 9, 7, 8, 8, 32)):
+def test_table_order_changes_only_neighbour_sets(config):
+    for i, partition in enumerate(skateformer.partitions(config.model.trajectory)):
         bias = {}
         for order in ("tiled", "time"):
             module = skateformer.RelativePositionBias(partition, order)
@@ -229,7 +229,7 @@ def test_stochastic_depth_drops_the_stated_share_and_keeps_the_mean():
 def test_a_dropped_branch_leaves_its_clip_unchanged(config):
     """Clip 0 loses both branches. Clip 1 keeps the first branch, once with factor 1 and once with factor 2."""
     encoder = build_model(config.model).trajectory_encoder
-    block = skateformer.SkateFormerBlock(encoder.partitions, 2, 0.5, "tiled")
+    block = skateformer.SkateFormerBlock(encoder.config, encoder.partitions, jnp.float32)
     x = jax.random.normal(jax.random.key(0), (2, 64, 63, 32))
     no_keys = (None,) * 4
     apply = jax.jit(lambda variables, paths: block.apply(variables, x, skateformer.Draws(no_keys, paths)))
@@ -241,9 +241,9 @@ def test_a_dropped_branch_leaves_its_clip_unchanged(config):
     np.testing.assert_allclose(apply(variables, jnp.ones((2, 2))), apply(variables, None), atol=1e-6)
 
 
-def test_attention_dropout_drops_the_stated_share():
+def test_attention_dropout_drops_the_stated_share(config):
     """With equal values, dropout on the weights scatters the outputs around them without moving the mean."""
-    partition = skateformer.partitions(64, 9, 7, 8, 8, 32)[0]
+    partition = skateformer.partitions(config.model.trajectory)[0]
     attention = skateformer.SkateAttention(partition, 0.5, "tiled")
     qkv = jnp.concatenate([jnp.zeros((4, 64, 63, 8)), jnp.ones((4, 64, 63, 4))], axis=-1)
     variables = jax.tree.map(jnp.zeros_like, attention.init(jax.random.key(0), qkv, None))

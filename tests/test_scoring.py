@@ -29,7 +29,7 @@ from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.progress import Progress
 from tramp_jax.report import attribution
 from tramp_jax.scoring import calibration
-from tramp_jax.scoring.jax_judge import JaxJudge
+from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
 from tramp_jax.scoring.onnx_judge import OnnxJudge
 from tramp_jax.scoring.run_calibration import calibrate_run
@@ -762,13 +762,14 @@ def test_a_missing_device_is_reported(calibrated, program, tmp_path):
 def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
     scorer = Scorer(calibrated)
     c = scorer.calibration
-    assert not scorer._wide((c.low, c.low + 0.5 * (c.high - c.low)))
-    assert "90%" in scorer._wide((c.low, c.low + 0.9 * (c.high - c.low)))[0]
-    scorer.calibration = dataclasses.replace(c, low=2.0, high=2.0)  # all clips have the same rating
-    assert not scorer._wide((2.0, 2.0))
-    scorer.calibration = c
-    scored = scorer.score_clip(source[0])
-    assert set(scorer._wide(scored.interval)) <= set(scored.warnings)
+
+    def doubts(**changes):
+        scorer.calibration = dataclasses.replace(c, **changes)
+        return [text for text in scorer.score_clip(source[0]).warnings if "of the scale" in text]
+
+    assert "100%" in doubts(factor=100.0)[0]
+    assert not doubts(factor=0.0)
+    assert not doubts(low=2.0, high=2.0)  # all clips have the same rating
 
 
 def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, capsys):

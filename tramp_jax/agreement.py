@@ -37,11 +37,7 @@ def risk_coverage(score: np.ndarray, target: np.ndarray, spread: np.ndarray) -> 
 def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict[str, Any], title: str) -> None:
     """Plots calibration, differences (Bland–Altman), the confusion table, and error by share of clips scored.
 
-    Args:
-      path: the picture's file.
-      score, target: (N,) scores and ratings.
-      report: what ``evaluation.write_report`` returns.
-      title: the picture's title.
+    ``report`` is what ``evaluation.write_report`` returns on the (N,) scores and ratings.
     """
     figure = new_figure(10, 8.4)
     figure.suptitle(title)
@@ -51,8 +47,7 @@ def plot(path: pathlib.Path, score: np.ndarray, target: np.ndarray, report: dict
     _plot_confusion(table, report["confusion"])
     curve = report["risk_coverage"]
     risk.plot(curve["coverage"], curve["mae"], marker=".")
-    risk.set(xlabel="share of clips scored, surest first", ylabel="mean absolute error", xlim=(0, 1.03))
-    risk.set_ylim(bottom=0)
+    risk.set(xlabel="share of clips scored, surest first", ylabel="mean absolute error", xlim=(0, 1.03), ylim=(0, None))
     risk.set_title("Error without the least certain clips")
     save_figure(figure, path)
 
@@ -70,8 +65,7 @@ def _plot_calibration(axes: Any, score: np.ndarray, target: np.ndarray) -> None:
     axes.errorbar(known, [values.mean() for values in chosen], spread, fmt="o", capsize=3)
     for rating, values in zip(known, chosen, strict=True):
         axes.annotate(f"n={len(values)}", (rating, values.mean()), (5, -10), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="clinician's rating", ylabel="mean score (bars: standard deviation)")
-    axes.set_title("Calibration")
+    axes.set(xlabel="clinician's rating", ylabel="mean score (bars: standard deviation)", title="Calibration")
 
 
 def _plot_differences(axes: Any, score: np.ndarray, target: np.ndarray) -> None:
@@ -101,5 +95,4 @@ def _plot_confusion(axes: Any, table: dict[str, list[Any]]) -> None:
     some = range(0, len(labels), -(-len(labels) // _MOST_RATINGS))
     axes.set_xticks(some, labels[:: some.step])
     axes.set_yticks(some, labels[:: some.step])
-    axes.set(xlabel="whole score", ylabel="clinician's rating")
-    axes.set_title("Clips by rating")
+    axes.set(xlabel="whole score", ylabel="clinician's rating", title="Clips by rating")

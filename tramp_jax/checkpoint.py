@@ -34,7 +34,6 @@ class Checkpoints:
     """The checkpoints of a run or fold. Use as a context manager.
 
     Args:
-      folder: the folder of the run or fold.
       keep_last: how many of the latest checkpoints to keep, besides the best one.
       writing: True in training: creates the folders, and removes what a killed run left half-written.
 

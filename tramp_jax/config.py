@@ -83,7 +83,8 @@ MODEL: dict[str, Any] = {
         # the number that the model's T has.
         "table_frames": _size(0, 32),
         "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
-        # Factors on the channels, one for all or one for each; published weights expect unscaled channels.
+        # Factors on the channels, one for all or one for each. Published weights expect unscaled channels, but a small
+        # model trains faster from scratch if values are around one.
         "input_scale": (1.0,),
         "attention_dropout": _share(0.5),
         "drop_path": _share(0.2),
@@ -344,14 +345,19 @@ def _hint(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def streams(model: ConfigDict) -> str:
+    """What the model of a ``model`` group reads: "both", "rgb" or "trajectory"."""
+    return {"skateformer": "trajectory", "former_dfer": "rgb"}.get(model.name, model.streams)
+
+
 def reads_frames(model: ConfigDict) -> bool:
     """Whether the model of a ``model`` group reads frames."""
-    return model.name == "former_dfer" or (model.name == "tramp_former" and model.streams != "trajectory")
+    return streams(model) != "trajectory"
 
 
 def reads_trajectories(model: ConfigDict) -> bool:
     """Whether the model of a ``model`` group reads trajectories."""
-    return model.name == "skateformer" or (model.name == "tramp_former" and model.streams != "rgb")
+    return streams(model) != "rgb"
 
 
 def leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -410,15 +416,8 @@ def _fill(config: ConfigDict, default: ConfigDict) -> None:
 def recipe_arguments(recipe: str, text: str, **known: Sequence[str]) -> dict[str, str]:
     """Reads what follows the colon in ``--config configs/RECIPE.py:ARGUMENTS``.
 
-    Arguments are separated by commas, in any order and case. Each is VALUE or NAME=VALUE.
-
-    Args:
-      recipe: the recipe's file, for messages.
-      text: the arguments.
-      known: the possible values of each argument.
-
-    Returns:
-      The value of each given argument.
+    Arguments are separated by commas, in any order and case. Each is VALUE or NAME=VALUE; ``known`` lists the possible
+    values of each name.
 
     Raises:
       UserError: bad_option for an unknown value, or two values for one argument.

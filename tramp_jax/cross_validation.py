@@ -1,6 +1,5 @@
 """Compares a run's model with simple methods (``tramp_jax.baselines``) that learn from the same people."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from tramp_jax.checkpoint import BEST, LAST
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Split
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import REGRESSION
 
 OF_SCORES, _OF_CLASSES = ("auroc", "spearman"), ("accuracy", "uar")
@@ -36,15 +34,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     The random forest, the support vector regression (SVR) and the ridge regression learn from the motion in the same
     training and validation clips. "model + SVR" is the mean of the two. A classifier is not compared; its own metrics
     are summarised. Writes cross_validation.json and cross_validation.png; for a run without folds, baselines.json and
-    baselines.png.
-
-    Args:
-      folds: the splits of each fold.
-      folder: the run's folder.
-      config: the whole configuration.
-
-    Returns:
-      Lines for the terminal.
+    baselines.png. Returns lines for the terminal.
     """
     folders = [run.fold_folder(folder, fold) for fold in folds]
     classes, draws = config.model.head.num_classes, config.evaluation.bootstrap
@@ -69,7 +59,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
         report, picture = run.CROSS_VALIDATION, run.CROSS_VALIDATION_PLOT
         lines = [f"{len(folders)}-fold cross-validation over subjects, mean ± standard deviation over folds"]
     content = _finite(values) | ({"differences": differences} if differences else {})
-    write_atomically(folder / report, json.dumps(content, indent=1) + "\n")
+    json_files.write(folder / report, content)
     training_log.plot_folds(folder / picture, values)
     for name in next(iter(values.values())):
         cells = [f"{metric} {mean_and_spread(values[metric][name])}" for metric in values]
@@ -112,7 +102,7 @@ def compared(parts: Mapping[str, Split], folder: pathlib.Path, config: ConfigDic
     subjects = [info.subject for part in seen for info in part.infos]
     ridge = baselines.ridge(energies[0], train_scores, energies[1], subjects)
     scores = {
-        "constant": baselines.constant(train_scores, len(parts[TEST])),
+        "constant": np.full(len(parts[TEST]), np.mean(train_scores)),
         FOREST: baselines.random_forest(forest[0], train_scores, forest[1], config.seed),
         SVR: svr,
         RIDGE: ridge,

@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from tramp_jax import agreement, landmark_readout, metrics, models, run, sharding, training_log
+from tramp_jax import agreement, json_files, landmark_readout, metrics, models, run, sharding, training_log
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import evaluation_batches
 from tramp_jax.data import tables
@@ -34,7 +33,6 @@ class Predictions:
     """The model's output for the N clips of a split.
 
     Attributes:
-      infos: the clips.
       raw: (N,) raw values, or (N, classes) logits.
       output: turns raw values into scores; None for a classifier or to leave raw values as they are.
       rated: False if the model was trained only on landmarks; ``raw`` then means nothing.
@@ -91,9 +89,6 @@ def by_batch(function: Callable[[Inputs], Any], split: Split, config: ConfigDict
 
     Args:
       function: from ``Inputs`` of B clips on the devices to a pytree of arrays (B, ...).
-      split: the clips.
-      config: the whole configuration.
-      mesh: the devices.
 
     Yields:
       The pytree with NumPy arrays (b, ...). Rows that pad the last batch are removed.
@@ -128,11 +123,7 @@ def predict(
 
 def summary(predictions: Predictions) -> dict[str, float]:
     """The metrics of a split, without intervals, to monitor training."""
-    found = {
-        name: metric(score, predictions.target)
-        for score, table in _tables(predictions)
-        for name, metric in table.items()
-    }
+    found = {name: metric(measured_by(name, predictions), predictions.target) for name, metric in _metrics(predictions)}
     error = predictions.landmark_error
     return found if error is None else found | {metrics.LANDMARK_ERROR: error}
 
@@ -178,7 +169,7 @@ def write_report(predictions: Predictions, folder: pathlib.Path, config: ConfigD
         groups = [info.expression for info in predictions.infos]
         training_log.plot_scatter(folder / run.SCATTER, predictions.score, predictions.target, groups, title)
         agreement.plot(folder / run.AGREEMENT, predictions.score, predictions.target, report, title)
-    write_atomically(folder / run.METRICS, json.dumps(report, indent=1) + "\n")  # last: it marks a complete report
+    json_files.write(folder / run.METRICS, report)  # last: it marks a complete report
     return report
 
 
@@ -206,22 +197,19 @@ def _only(predictions: Predictions, expression: str) -> Predictions:
     return dataclasses.replace(predictions, infos=infos, raw=predictions.raw[chosen])
 
 
-def _tables(predictions: Predictions) -> list[tuple[np.ndarray, dict[str, metrics.Metric]]]:
-    """The metrics to compute: pairs of an input, such as raw values, and the metrics that take it."""
+def _metrics(predictions: Predictions) -> Iterable[tuple[str, metrics.Metric]]:
+    """The names and functions of the metrics to compute."""
     if not predictions.rated:
-        return []
-    if predictions.raw.ndim == 2:
-        return [(predictions.raw, metrics.CLASSIFICATION)]
-    of_ranks = {name: metric for name, metric in metrics.REGRESSION.items() if name in metrics.OF_RANKS}
-    others = {name: metric for name, metric in metrics.REGRESSION.items() if name not in metrics.OF_RANKS}
-    return [(predictions.raw, of_ranks), (predictions.score, others)]
+        return ()
+    return (metrics.CLASSIFICATION if predictions.raw.ndim == 2 else metrics.REGRESSION).items()
 
 
 def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for score, table in _tables(predictions):
-        found |= metrics.with_intervals(table, score, predictions.target, predictions.subjects, draws, groups)
-    return found
+    target, subjects = predictions.target, predictions.subjects
+    return {
+        name: metrics.with_interval(metric, measured_by(name, predictions), target, subjects, draws, groups)
+        for name, metric in _metrics(predictions)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,9 +229,10 @@ class Written:
     score: np.ndarray
     raw: np.ndarray
 
-    def measured_by(self, metric: str) -> np.ndarray:
-        """What to compute a metric from: raw values for metrics of ranks, because scores tie where the scale ends."""
-        return self.raw if metric in metrics.OF_RANKS else self.score
+
+def measured_by(metric: str, found: Predictions | Written) -> np.ndarray:
+    """What to compute a metric from: raw values for metrics of ranks, because scores tie where the scale ends."""
+    return found.raw if metric in metrics.OF_RANKS else found.score
 
 
 def read_predictions(folder: pathlib.Path) -> Written:

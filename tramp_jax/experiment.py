@@ -62,8 +62,6 @@ def train(
     Args:
       config: the whole configuration; None to resume a run with its own.
       folder: the run's folder; None for a new one under runs/.
-      resume: whether to continue the run in ``folder``.
-      overwrite: whether to replace the run in ``folder``.
 
     Raises:
       UserError: a bad option, unusable data, or a folder that exists (in_use if another program is training there).
@@ -92,10 +90,7 @@ def train(
 def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds:
     """Opens the data and checks the options, before anything is written.
 
-    Args:
-      config: the whole configuration.
-      resumed: the folder of the run to resume, which skips the clips that it skipped before and keeps its split; None
-        for a new run.
+    A run to resume, in the folder ``resumed``, skips the clips that it skipped before and keeps its split.
 
     Raises:
       UserError: options that are bad, contradict each other, or do not fit the data or the devices.
@@ -227,7 +222,6 @@ def evaluate(folder: pathlib.Path, which: str, split: str, data_root: str = "") 
     Args:
       folder: the folder of the run, or of one of its folds.
       which: "last", "best" or a step number.
-      split: "train", "validation" or "test".
       data_root: where the data is now, if it has moved.
 
     Raises:

@@ -21,14 +21,9 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
     """The ``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
     ``config.init.all`` names a whole model. ``config.init.rgb`` and ``config.init.trajectory`` name an encoder each and
-    take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run.
-
-    Args:
-      config: the whole configuration.
-      given: whether to load these weights. A resumed run need not, because its checkpoint replaces all variables.
-
-    Returns:
-      The variables, and the table as text, "" if nothing was loaded.
+    take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run. A resumed run
+    need not load these ``given`` weights, because its checkpoint replaces all variables. The table is "" if nothing was
+    loaded.
 
     Raises:
       UserError: weights cannot be read or do not fit the model.
@@ -44,9 +39,7 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
 def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str, set[Path]]:
     """The paths in each collection that ``config.freeze`` names: ``{"params": …, "batch_stats": …}``.
 
-    Args:
-      variables: ``{"params", "batch_stats"}``.
-      patterns: paths, with * for any text, such as "rgb_encoder" (which includes everything in it) or "*/conv1".
+    Patterns are paths, with * for any text, such as "rgb_encoder" (which includes everything in it) or "*/conv1".
 
     Raises:
       UserError: bad_option if a pattern matches nothing.

@@ -1,4 +1,7 @@
-"""Reads JSON files that anyone may have edited or damaged. Every fault becomes an error that names the file."""
+"""Writes JSON files, and reads those that anyone may have edited or damaged: every fault is an error with its name.
+
+``cure`` is always what the user can do about a fault. It ends the error message.
+"""
 
 import dataclasses
 import functools
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 
 MAX_BYTES = 64 << 20  # the manifest of 16,000 packed clips has 5 MB
 _MAX_INTEGER = 2**63
@@ -18,12 +22,13 @@ _MAX_INTEGER = 2**63
 _Record = TypeVar("_Record")
 
 
+def write(path: Path, content: Any) -> None:
+    """Writes or replaces a JSON file with a dataclass, or with what JSON can hold; see ``write_atomically``."""
+    write_atomically(path, json.dumps(content, default=dataclasses.asdict, indent=1, ensure_ascii=False) + "\n")
+
+
 def read(path: Path, cure: str) -> dict[str, Any]:
     """The object in a JSON file.
-
-    Args:
-      path: the file.
-      cure: what the user can do about a fault; ends the error message.
 
     Raises:
       UserError: damaged_file; oversized_file.
@@ -76,14 +81,7 @@ def record(kind: type[_Record], content: object) -> _Record:
 def checked_record(
     kind: type[_Record], content: object, name: object, cure: str, sound: Callable[[_Record], bool] = lambda _: True
 ) -> _Record:
-    """Like ``record``, for the content of the JSON file ``name``.
-
-    Args:
-      kind: the dataclass.
-      content: what the file holds, see ``read``.
-      name: the file.
-      cure: what the user can do about a fault; ends the error message.
-      sound: returns whether the fields agree with each other.
+    """Like ``record``, for the content of the JSON file ``name``. ``sound`` says whether the fields agree.
 
     Raises:
       UserError: damaged_file.

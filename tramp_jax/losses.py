@@ -4,6 +4,7 @@ Each takes the scores of the *global* batch. Under ``jit`` over a mesh, that is 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,36 +39,24 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits, axis=1))) * (2 * sigma**2)
 
 
-def balanced_mse(score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0) -> Array:
-    """Balanced MSE against all training ratings.
+def balanced_mse(
+    score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0, variances: Any = 0.0
+) -> Array:
+    """Balanced MSE against all training ratings, or in closed form against a mixture of Gaussians fitted to them.
 
     The negative log-likelihood of the model behind ``bmc``, times ``2 sigma²``: the rating follows N(score, sigma²),
     re-weighted by how often each rating occurs. Unlike ``bmc``, it does not depend on which ratings share a batch, so
-    it ties the score to the scale even in small batches.
+    it ties the score to the scale even in small batches. The mixture is GAI of Ren et al. (CVPR 2022).
 
     Args:
       score, target: (B,).
-      ratings: (R,) distinct ratings.
-      shares: (R,) each rating's share of the training clips; the sum is 1.
+      ratings: (R,) distinct ratings, or the means of the mixture.
+      shares: (R,) each one's share of the training clips; the sum is 1.
       sigma: noise scale in units of the score.
-    """
-    every = -jnp.square(score[:, None] - ratings) / (2 * sigma**2) + jnp.log(shares)
-    own = -jnp.square(score - target) / (2 * sigma**2)
-    return jnp.mean(jax.nn.logsumexp(every, axis=1) - own) * (2 * sigma**2)
-
-
-def gai(
-    score: Array, target: Array, means: np.ndarray, variances: np.ndarray, weights: np.ndarray, sigma: float = 1.0
-) -> Array:
-    """Balanced MSE in closed form for ratings that follow a mixture of Gaussians (GAI of Ren et al., CVPR 2022).
-
-    Args:
-      score, target: (B,).
-      means, variances, weights: (K,), the mixture; the weights sum to 1.
-      sigma: noise scale in units of the score.
+      variances: (R,) variances of the mixture.
     """
     total = variances + sigma**2
-    every = -jnp.square(score[:, None] - means) / (2 * total) - jnp.log(total / sigma**2) / 2 + jnp.log(weights)
+    every = -jnp.square(score[:, None] - ratings) / (2 * total) - jnp.log(total / sigma**2) / 2 + jnp.log(shares)
     own = -jnp.square(score - target) / (2 * sigma**2)
     return jnp.mean(jax.nn.logsumexp(every, axis=1) - own) * (2 * sigma**2)
 
@@ -166,11 +155,8 @@ def build_loss(config: ConfigDict, ratings: Sequence[float] = ()) -> Loss:
 
     With ``model.members`` or late fusion, the output has an axis of members or streams after the batch axis. The loss
     is the mean of the members' losses, or the sum of the streams' losses. With a sum, ``loss.landmarks`` weighs as much
-    beside the loss of the frames as it does without the trajectory stream.
-
-    Args:
-      config: the whole configuration.
-      ratings: (N,) scores of the training clips, which "balanced_mse" and "gai" need.
+    beside the loss of the frames as it does without the trajectory stream. "balanced_mse" and "gai" need the (N,)
+    ``ratings`` of the training clips.
     """
     loss = _build_loss(config, ratings)
     if not separate_losses(config.model):
@@ -189,8 +175,8 @@ def _build_loss(config: ConfigDict, ratings: Sequence[float]) -> Loss:
         distinct, counts = np.unique(ratings, return_counts=True)
         return lambda score, target: balanced_mse(score, target, distinct, counts / counts.sum(), sigma)
     if name == "gai":
-        fitted = mixture(np.asarray(ratings), config.loss.components)
-        return lambda score, target: gai(score, target, *fitted, sigma)
+        means, variances, shares = mixture(np.asarray(ratings), config.loss.components)
+        return lambda score, target: balanced_mse(score, target, means, shares, sigma, variances)
     if name == LANDMARKS:
         return lambda score, target: jnp.zeros(())
     return {"mse": mse, "cross_entropy": cross_entropy}[name]

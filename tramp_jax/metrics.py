@@ -5,8 +5,7 @@ raters of the same clips. An undefined metric (constant scores or targets, a sin
 one subject are not independent, so the bootstrap resamples subjects, not clips.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,35 +149,36 @@ def accuracy(logits: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=1) == target))
 
 
+def _by_class(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts for each class that occurs: its clips that are recognised, all clips assigned to it, and all its clips."""
+    classes = np.unique(target)[:, None]
+    given, own = np.argmax(logits, axis=1) == classes, target == classes
+    return (given & own).sum(axis=1), given.sum(axis=1), own.sum(axis=1)
+
+
 def uar(logits: np.ndarray, target: np.ndarray) -> float:
     """Unweighted average recall: the mean recall of the classes that occur."""
-    right = np.argmax(logits, axis=1) == target
-    return float(np.mean([np.mean(right[target == c]) for c in np.unique(target)]))
-
-
-def _by_class(logits: np.ndarray, target: np.ndarray) -> list[tuple[int, int, int]]:
-    """Counts for each class that occurs: its clips that are recognised, all clips assigned to it, and all its clips."""
-    given = np.argmax(logits, axis=1)
-    return [
-        (int(np.sum((given == c) & (target == c))), int(np.sum(given == c)), int(np.sum(target == c)))
-        for c in np.unique(target)
-    ]
+    right, _, own = _by_class(logits, target)
+    return float(np.mean(right / own))
 
 
 def precision(logits: np.ndarray, target: np.ndarray) -> float:
     """Mean precision of the classes that occur: the share of clips assigned to a class that belong to it, or 0."""
-    return float(np.mean([right / given if given else 0.0 for right, given, _ in _by_class(logits, target)]))
+    right, given, _ = _by_class(logits, target)
+    return float(np.mean(right / np.maximum(given, 1)))
 
 
 def specificity(logits: np.ndarray, target: np.ndarray) -> float:
     """Mean specificity of the classes that occur: the share of other classes' clips not assigned to the class."""
-    rows = [(len(target) - given - own + right, len(target) - own) for right, given, own in _by_class(logits, target)]
-    return float("nan") if any(others == 0 for _, others in rows) else float(np.mean([a / b for a, b in rows]))
+    right, given, own = _by_class(logits, target)
+    others = len(target) - own
+    return float("nan") if (others == 0).any() else float(np.mean((others - given + right) / others))
 
 
 def f1(logits: np.ndarray, target: np.ndarray) -> float:
     """Mean F1 of the classes that occur: the harmonic mean of precision and recall."""
-    return float(np.mean([2 * right / (given + own) for right, given, own in _by_class(logits, target)]))
+    right, given, own = _by_class(logits, target)
+    return float(np.mean(2 * right / (given + own)))
 
 
 CLASSIFICATION: dict[str, Metric] = {
@@ -224,7 +224,6 @@ def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], dra
     Args:
       value: computes the statistic from row numbers of clips, which may repeat.
       subjects: (N,) the subject of every row.
-      draws: number of resamplings.
 
     Returns:
       Both ends. Resamplings in which the value is undefined do not count; if these are more than half, or if there is
@@ -248,27 +247,23 @@ def entry(value: float, interval: Interval) -> dict[str, Any]:
     return {"value": value if np.isfinite(value) else None, "interval": ends}
 
 
-def with_intervals(
-    table: Mapping[str, Metric],
+def with_interval(
+    metric: Metric,
     score: np.ndarray,
     target: np.ndarray,
     subjects: Sequence[str],
     draws: int,
     groups: Sequence[str] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """The ``entry`` of every metric of ``table``, with an interval over ``draws`` resamplings of the (N,) ``subjects``.
+) -> dict[str, Any]:
+    """The ``entry`` of a metric, with an interval over ``draws`` resamplings of the (N,) ``subjects``.
 
-    With ``groups`` (N,), such as expressions, each metric is computed within every group and averaged over groups.
+    With ``groups`` (N,), such as expressions, the metric is computed within every group and averaged over groups.
     """
     group = np.zeros(len(score), int) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
-    def mean_over_groups(metric: Metric, rows: np.ndarray) -> float:
+    def mean_over_groups(rows: np.ndarray) -> float:
         within = [rows[group[rows] == g] for g in range(group.max() + 1)]
         # A resampling may miss a group; the mean over all groups is then undefined.
         return float(np.mean([metric(score[r], target[r]) if len(r) else float("nan") for r in within]))
 
-    result = {}
-    for name, metric in table.items():
-        value_of = functools.partial(mean_over_groups, metric)
-        result[name] = entry(value_of(np.arange(len(score))), bootstrap(value_of, subjects, draws))
-    return result
+    return entry(mean_over_groups(np.arange(len(score))), bootstrap(mean_over_groups, subjects, draws))

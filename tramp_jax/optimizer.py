@@ -47,12 +47,8 @@ def build_optimizer(
     """The optimiser of the ``optimizer`` group.
 
     SGD follows PyTorch's convention: weight decay is added to the gradient before momentum. Adam decays weights
-    separately from the gradient (AdamW).
-
-    Args:
-      config: the ``optimizer`` group.
-      rate: the learning rate; see ``learning_rate``.
-      frozen: paths of parameters that are never updated or decayed, and do not count in the clipped norm.
+    separately from the gradient (AdamW). Parameters at the ``frozen`` paths are never updated or decayed, and do not
+    count in the clipped norm.
     """
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "adam":

@@ -15,7 +15,6 @@ Everything that reports a score uses this step: evaluation, scoring, calibration
 
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from ml_collections import ConfigDict
 
 from tramp_jax import json_files, run
 from tramp_jax.data.source import RatingScale
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import weights_of_people
 
 # Fewer people than this say next to nothing about which checkpoint, line or width of intervals is right.
@@ -130,14 +128,8 @@ class Output:
     ) -> "Output":
         """This output with the line that has the least squared error on N clips of validation people.
 
-        Each person counts once, however many clips show them. Without
-        a line if there are fewer than ``least`` people, or if all raw values or all targets are equal.
-
-        Args:
-          raw, target: (N,) raw values and ratings.
-          subjects: (N,) the person in each clip.
-          fit: a value of ``output.fit``.
-          least: smallest number of people to fit a line to.
+        Each person counts once, however many clips show them. There is no line with fewer than ``least`` people, or if
+        all raw values or all targets are equal. ``fit`` is a value of ``output.fit``.
         """
         people = len(set(subjects))
         straight = dataclasses.replace(self, slope=1.0, offset=0.0, people=0, knots=())
@@ -199,17 +191,11 @@ class Output:
 
     def save(self, folder: pathlib.Path, step: int) -> None:
         """Writes this output into the folder of a run or fold, for the checkpoint of ``step``."""
-        write_atomically(run.output_file(folder, step), json.dumps(self.as_dict(), indent=1) + "\n")
+        json_files.write(run.output_file(folder, step), self.as_dict())
 
 
 def of_training(config: ConfigDict, ratings: Histogram, scale: RatingScale) -> Output:
-    """The output of a model before its line is fitted.
-
-    Args:
-      config: the whole configuration.
-      ratings: the training clips' ratings. With fewer than two, raw values are limited to the scale.
-      scale: the scale of these ratings.
-    """
+    """A model's output before its line is fitted. With fewer than two ratings, it limits raw values to the scale."""
     how = config.output.decode
     if how == "auto":
         how = "clip" if config.loss.name == "mse" else "training"
@@ -230,12 +216,7 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    An output fitted on the clip itself would be too close to its rating to measure errors.
-
-    Args:
-      output: the model's output, fitted on these clips.
-      raw, target: (N,) raw values and ratings.
-      subjects: (N,) the person in each clip.
+    ``output``, the model's own, is fitted on the clip itself: too close to its rating to measure errors.
     """
     people = sorted(set(subjects))
     part = {name: i % _PARTS for i, name in enumerate(people)}

@@ -16,10 +16,7 @@ class Progress:
     """The progress of ``total`` units of work, on stderr; a context manager.
 
     Args:
-      total: number of units.
-      unit: what a unit is called.
       first: number of units that were done before, by an interrupted run.
-      what: what is being done; may be empty.
       quiet: whether to show nothing, as in all processes but the first.
       leave: whether the bar stays in the terminal.
     """

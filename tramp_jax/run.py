@@ -150,12 +150,6 @@ def named(config: ConfigDict, folder: pathlib.Path | None, resume: bool) -> path
 def prepare(config: ConfigDict, folder: pathlib.Path, resume: bool, overwrite: bool) -> None:
     """Creates the folder of a run with its config.json, or checks the run to resume.
 
-    Args:
-      config: the whole configuration.
-      folder: the run's folder.
-      resume: whether to continue the run in ``folder``.
-      overwrite: whether to replace the run in ``folder``.
-
     Raises:
       UserError: file_exists if the folder has content and is neither to be resumed nor to be overwritten; not_a_run;
         changed_options, see ``check_same``.
@@ -219,15 +213,19 @@ def check_same(
     """
     if not (folder / CONFIG).is_file():
         raise UserError("not_a_run", f"{folder}: holds no run to resume; start it without --resume")
-    before, after = (_comparable(c) for c in (load_config(folder), config))
-    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
-    if changed:
+    if changed := differences(folder, config):
         raise UserError(
             "changed_options",
             f"{folder} was started with another configuration (-), not this one (+):\n"
             + "\n".join(changed)
             + f"\n{cure}",
         )
+
+
+def differences(folder: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Lines on how the configuration of a run (-) and another one (+) differ in what changes the outcome."""
+    before, after = (_comparable(each) for each in (load_config(folder), config))
+    return [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
 
 
 def _comparable(config: ConfigDict) -> list[str]:

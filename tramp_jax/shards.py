@@ -108,11 +108,7 @@ def run_jobs(
     """Runs a command as several processes, a shard each, and joins their parts. They are stopped if this process is.
 
     Args:
-      line: the command and its arguments.
       whole: the file of which each shard writes a part.
-      count: number of processes.
-      inputs: number of inputs, for the progress.
-      unit: what an input is called.
       collect: joins the parts and returns the exit code.
 
     Returns:
@@ -197,10 +193,7 @@ def run_jobs(
 def over(items: Sequence[_Item], unit: str, done: int = 0) -> Iterator[_Item]:
     """Iterates over inputs, and shows the progress or, in a process of ``run_jobs``, reports it.
 
-    Args:
-      items: the inputs.
-      unit: what an input is called.
-      done: number of further inputs, which ``run_jobs`` counts, too.
+    ``run_jobs`` also counts inputs that are ``done`` already.
     """
     from tramp_jax import progress
 

@@ -6,7 +6,6 @@ would deal them all anew.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 import sys
@@ -19,7 +18,7 @@ from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TEST, TRAIN, VALIDATION
 from tramp_jax.data.source import Dataset, Split
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded, write_atomically
+from tramp_jax.files import expanded
 
 _CURE = "restore it, or train again"
 _NAMED = 5  # subjects listed in one message
@@ -45,7 +44,7 @@ def save(folder: pathlib.Path, splits: Mapping[int | None, Mapping[str, Split]])
         _key(fold): {name: sorted({info.subject for info in part.infos}) for name, part in parts.items()}
         for fold, parts in splits.items()
     }
-    write_atomically(folder / run.SPLIT, json.dumps({"folds": folds}, indent=1, ensure_ascii=False) + "\n")
+    json_files.write(folder / run.SPLIT, {"folds": folds})
 
 
 def kept_folds(folder: pathlib.Path) -> list[int]:
@@ -57,13 +56,9 @@ def kept_folds(folder: pathlib.Path) -> list[int]:
 def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None) -> dict[int | None, dict[str, Split]]:
     """Training, validation and test clips of every fold of a run, or of one fold.
 
-    Prints a line if there are people who belong to no part, because they were added later.
-
-    Args:
-      dataset: the data, as it is now.
-      config: the run's configuration.
-      folder: the folder of a run or of a fold, which keeps its split; None for a new run. A run of an earlier version
-        has not kept its split, so subjects are dealt again, with a warning.
+    Prints a line if there are people who belong to no part, because they were added later. ``folder`` is that of a run
+    or fold, which keeps its split; None for a new run. A run of an earlier version has not kept its split, so subjects
+    are dealt again, with a warning.
 
     Raises:
       UserError: other_people if someone of the run's split has no clips now; damaged_file; see ``datasets.split``.

@@ -1,7 +1,6 @@
 """Writes a description of the training data into a run's folder, because scoring may not have the data."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from tramp_jax import json_files, run
 from tramp_jax.data import datasets
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, RatingScale, Split
-from tramp_jax.files import write_atomically
 from tramp_jax.output import Histogram, histogram
 
 _SAMPLED = 5  # clips to read for frame rates and layouts, which most lists lack
@@ -49,7 +47,7 @@ class TrainingData:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
-        write_atomically(folder / run.DATA, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        json_files.write(folder / run.DATA, self)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {count} clips of {self.people[name]} people" for name, count in self.clips.items())
@@ -60,7 +58,6 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
 
     Args:
       splits: training, validation and test clips. A few training clips are read.
-      facts: what holds for every clip of the data set.
       target: ``data.target``.
 
     Raises:
@@ -94,9 +91,7 @@ def ends(splits: Mapping[str, Split]) -> tuple[float, float]:
 def load(folder: pathlib.Path, config: ConfigDict) -> TrainingData | None:
     """Reads data.json; None if it does not exist, as in older runs.
 
-    Args:
-      folder: the folder of a run or fold.
-      config: the run's configuration. It names the data set, which gives the facts that an older run's file lacks.
+    The run's configuration names the data set, which gives the facts that an older run's file lacks.
 
     Raises:
       UserError: damaged_file.
@@ -113,7 +108,6 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
     """The scale of a model's scores: that of its data set, else from its data, else a guess.
 
     Args:
-      facts: what holds for every clip of the data set, such as its scale.
       target: ``data.target``, to name the scale.
       ends: lowest and highest score in the data, see ``ends``; None if unknown.
       score: one of the model's scores, which a guessed scale must hold.

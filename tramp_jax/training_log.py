@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 class Reporter:
     """Appends measurements to metrics.jsonl and to TensorBoard event files. Only the first process writes.
 
-    Args:
-      folder: the folder of the run or fold.
-      after_step: the checkpoint's step if a run is resumed; None for a new run. Measurements after it are removed,
-        because the run will write them again.
+    If a run is resumed from a checkpoint, measurements ``after_step`` are removed, because it will write them again.
     """
 
     def __init__(self, folder: pathlib.Path, after_step: int | None = None):

@@ -67,7 +67,6 @@ class Objective:
     """The model and what it minimises on a whole batch.
 
     Attributes:
-      model: the model.
       loss: the loss of scores and targets.
       landmarks: the weight of the landmark errors (``loss.landmarks``).
     """
@@ -204,9 +203,7 @@ def build_train_step(
     Args:
       config: the whole configuration; ``train.accumulate`` is the number of parts of ``gradients_in_parts``, and
         ``train.ema`` the decay of ``averaged``.
-      loss: see ``losses.build_loss``.
       optimizer: updates the parameters that are not frozen.
-      mesh: the devices.
       frozen: paths of parameters that the optimiser does not update, and of running statistics that stay fixed; see
         ``initial_weights.frozen_paths``.
       rate: the learning rate of each step, for the metrics.

@@ -9,7 +9,6 @@ compared with that in the training frames.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +21,6 @@ from tramp_jax.data.clips import Clip
 from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Split, Wanted
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import weights_of_people
 from tramp_jax.models import reads_trajectories
 
@@ -68,18 +66,15 @@ class UsualMotion:
                 )
         return f"the head turns farther than in training ({'; '.join(words)})" if words else ""
 
-    def distance(self, clip: Clip) -> float:
-        """How far the motion of a clip is from that of the training clips."""
-        return _distance(_features(clip), np.array(self.medians), np.array(self.ranges))
-
     def unlike(self, clip: Clip) -> str:
         """Describes what is unusual about a clip's motion; "" if nothing is."""
         from tramp_jax.baselines import FEATURE_NAMES
 
-        distance = self.distance(clip)
+        features, medians, ranges = _features(clip), np.array(self.medians), np.array(self.ranges)
+        distance = _distance(features, medians, ranges)
         if distance <= self.threshold:
             return ""
-        off = np.abs(_features(clip) - np.array(self.medians)) / np.array(self.ranges)
+        off = np.abs(features - medians) / ranges
         largest = ", ".join(FEATURE_NAMES[i].replace("_", " ") for i in np.argsort(-off, kind="stable")[:3])
         return (
             f"the motion is outside what the model was trained on (distance {distance:.1f}, usual up to "
@@ -92,11 +87,6 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
 
     Does nothing if the file exists, or if the model reads no trajectories, since its data may then have no landmarks.
     Writes nothing if the training clips that can be used show fewer than two people.
-
-    Args:
-      config: the whole configuration.
-      splits: training and validation clips.
-      folder: the folder of the run or fold.
     """
     path = folder / run.USUAL_MOTION
     if path.exists() or not reads_trajectories(config.model) or not sharding.is_first_process():
@@ -132,7 +122,7 @@ def describe(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Pa
     low, high = np.nanpercentile(np.concatenate(rotations, axis=1), _POSES, axis=1)
     yaw, pitch = zip(low.tolist(), high.tolist(), strict=True)
     content = UsualMotion(tuple(medians.tolist()), tuple(ranges.tolist()), float(threshold), yaw, pitch)
-    write_atomically(path, json.dumps(dataclasses.asdict(content), indent=1) + "\n")
+    json_files.write(path, content)
 
 
 def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

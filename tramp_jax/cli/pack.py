@@ -10,7 +10,6 @@ from tramp_jax.files import expanded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the subcommand."""
     data_arguments.add_arguments(parser)
     parser.add_argument(
         "--out", type=expanded, required=True, metavar="DIR", help="folder to write; an interrupted pack continues"
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks the data set, packs it and reports the result."""
     from tramp_jax.data import packing
 
     config, wanted = data_arguments.config_of(arguments)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError, as_user_error
@@ -71,15 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     video = parser.add_argument_group("video")
-    video.add_argument("--fps", type=float, help="frames per second of the clips; default: the video's own")
-    video.add_argument(
+    add_video_options(video, "frames per second of the clips; default: the video's own")
+    video.add_argument("--min-frames", type=int, default=7, help="refuse shorter clips (default 7)")
+
+
+def add_video_options(parser: Any, fps: str) -> None:
+    """Adds the options of ``tramp-jax score`` and ``preprocess`` on videos; ``fps`` describes ``--fps``."""
+    parser.add_argument("--fps", type=float, help=fps)
+    parser.add_argument(
         "--images-fps", type=float, default=25.0, help="frames per second of a folder of images (default 25)"
     )
-    video.add_argument("--min-frames", type=int, default=7, help="refuse shorter clips (default 7)")
-    video.add_argument(
-        "--max-gap", type=int, default=5, help="interpolate up to this many frames without the face (default 5)"
+    parser.add_argument(
+        "--max-gap", type=int, default=5, help="interpolate up to this many frames without a face (default 5)"
     )
-    video.add_argument(
+    parser.add_argument(
         "--keep",
         choices=("error", "longest"),
         default="error",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tramp_jax import shards
 from tramp_jax.cli.exit_codes import BUG
+from tramp_jax.cli.preprocess import add_video_options
 from tramp_jax.cli.pseudonyms import Pseudonyms, anonymous
 from tramp_jax.data import tables
 from tramp_jax.errors import UserError, as_user_error
@@ -95,21 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="landmark source for videos; use the one the model was trained with (see preprocess --help)",
     )
     parser.add_argument("--models-dir", type=expanded, help="folder with the landmark source's model files")
-    parser.add_argument(
-        "--fps",
-        type=float,
-        help="frame rate of clips, and of tables without timestamps; default: the video's own, or the training clips' "
-        "if they differ by more than 10 %%",
-    )
-    parser.add_argument("--images-fps", type=float, default=25.0, help="frame rate of a folder of images (default 25)")
-    parser.add_argument(
-        "--max-gap", type=int, default=5, help="interpolate up to this many frames without a face (default 5)"
-    )
-    parser.add_argument(
-        "--keep",
-        choices=("error", "longest"),
-        default="error",
-        help="if the face cannot be followed to the end, refuse the video (default) or keep the longest part",
+    add_video_options(
+        parser,
+        "frame rate of clips, and of tables without timestamps; default: the video's own, or the training clips' if "
+        "they differ by more than 10 %%",
     )
 
 

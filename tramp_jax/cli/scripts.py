@@ -160,11 +160,7 @@ def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
     """The configuration of ``--config``; the number of people chooses between two, if the recipe lets it.
 
     Such a recipe declares ``SIZES`` and takes either as an argument, like configs/folder.py. Options on the command
-    line win over the choice.
-
-    Args:
-      flag: ``--config``, parsed.
-      resumed: the folder of the run to resume, which stays what it is; None for a new run.
+    line win over the choice. A run to resume, in the folder ``resumed``, stays what it is.
 
     Raises:
       UserError: no_frames, or the data cannot be opened.
@@ -186,13 +182,9 @@ def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
         config.update_from_flattened_dict(config_flags.get_override_values(flag))
         return config
 
-    def lines(config: ConfigDict) -> set[str]:
-        return set(config.to_json(indent=1, sort_keys=True).splitlines())
-
     few, in_folds = for_few(0), for_few(options.FEW_FOLDS)
     if resumed:  # the list may have changed since
-        before = lines(run.load_config(resumed))
-        return min((published, few, in_folds), key=lambda config: len(before ^ lines(config)))
+        return min((published, few, in_folds), key=lambda config: len(run.differences(resumed, config)))
     return _by_people(published, few, in_folds, f"--config {path}:{argument}")
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the subcommand."""
     parser.add_argument("name", metavar="NAME", help="a file in studies/, such as fusion, or the path of a .toml file")
     parser.add_argument(
         "--data",
@@ -40,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does the runs that are missing, then writes the table and prints it."""
     import jax
 
     from tramp_jax import shards

@@ -9,7 +9,6 @@ from tramp_jax.files import check_new, expanded, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the subcommand."""
     data_arguments.add_arguments(parser)
     parser.add_argument(
         "--target", default="", metavar="NAME", help="also check the rating that --config.data.target=NAME would learn"
@@ -22,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lists every problem; returns 1 if any is an error, else 0."""
     from tramp_jax.data import validation
 
     config, wanted = data_arguments.config_of(arguments)

@@ -18,12 +18,7 @@ Weights = Mapping[str, Any]
 
 
 class Graph:
-    """Collects nodes in the order of computation.
-
-    Attributes:
-      nodes: the nodes so far.
-      constants: the named constants so far: weights, shapes and axes.
-    """
+    """Collects nodes in the order of computation."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []

@@ -25,9 +25,8 @@ from tramp_jax.export.fusion_graph import fused
 from tramp_jax.export.graph import OPSET, Graph, Tensor, Weights, dense, mean
 from tramp_jax.export.motion_graph import for_encoder
 from tramp_jax.export.trajectory_graph import skateformer
-from tramp_jax.models import RIDGE, Model, build_model, reads_frames, reads_trajectories
-from tramp_jax.models.ensemble import Ensemble
-from tramp_jax.models.tramp_former import SkateFormerClassifier, TrampFormer
+from tramp_jax.models import RIDGE, build_model, reads_frames, reads_trajectories
+from tramp_jax.models.tramp_former import Ensemble, TrampFormer
 from tramp_jax.output import Output
 
 IR_VERSION = 9  # ONNX 1.15, the first with all the operators in use
@@ -44,12 +43,7 @@ def build(
     ``frames_present`` (1, K) bool, if padding is blank; ``trajectories`` (1, T, V, C), ``index_t`` (1, T) and, if some
     channels describe motion, ``seconds`` (1, T), all float32. The outputs are ``score`` (1,) on the rating scale, the
     model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
-
-    Args:
-      config: the whole configuration.
-      variables: ``{"params", "batch_stats"}``.
-      output: turns the raw value into the score.
-      metadata: entries to add to ``config`` (JSON) and ``tramp_jax`` (version).
+    The model's metadata are ``config`` (JSON), ``tramp_jax`` (version) and the given ones.
 
     Raises:
       UserError: the model is a classifier.
@@ -104,19 +98,22 @@ def as_model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.Val
 
 
 def _value(
-    g: Graph, config: ConfigDict, model: Model, params: Weights, statistics: Weights, read: tuple[Tensor, Tensor] | None
+    g: Graph,
+    config: ConfigDict,
+    model: TrampFormer,
+    params: Weights,
+    statistics: Weights,
+    read: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """The raw value (1, 1) of one model. ``read`` is what its trajectory encoder reads, if it has one."""
-    fusion = model.fusion if isinstance(model, TrampFormer) else None
-    in_tokens = fusion is not None and fusion.tokens == "sequence"
+    in_tokens = model.fusion is not None and model.fusion.tokens == "sequence"
     features: list[Tensor] = []
     if read is not None:
-        assert isinstance(model, TrampFormer | SkateFormerClassifier)
         assert model.trajectory_encoder is not None
         moments = statistics.get("trajectory_encoder", {})
         tokens = skateformer(g, model.trajectory_encoder, params["trajectory_encoder"], moments, *read)
         if in_tokens:
-            shape = [-1, config.model.trajectory.num_points, model.trajectory_encoder.widths[-1]]
+            shape = [-1, config.model.trajectory.num_points, config.model.trajectory.widths[-1]]
             features.append(g.op("ReduceMean", g.op("Reshape", tokens, shape), [1], keepdims=0))
         else:
             features.append(mean(g, tokens))
@@ -131,14 +128,14 @@ def _value(
         if "rgb_projection" in params:
             rgb = dense(g, params["rgb_projection"], rgb)
         features.append(g.op("Add", rgb, params["rgb_positions"]) if in_tokens else rgb)
-    if isinstance(model, TrampFormer) and model.trajectory_head is not None:
+    if model.trajectory_head is not None:
         trajectory, rgb = features
         scores = _head(g, params["head"], rgb), _head(g, params["trajectory_head"], trajectory)
         return g.op("Mul", g.op("Add", *scores), np.array(0.5))
     feature = features[0]
-    if fusion is not None:
+    if model.fusion is not None:
         trajectory, rgb = features
-        feature = fused(g, fusion, params.get("fusion", {}), rgb, trajectory)
+        feature = fused(g, model.fusion, params.get("fusion", {}), rgb, trajectory)
     return _head(g, params["head"], feature)
 
 

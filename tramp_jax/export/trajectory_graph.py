@@ -15,19 +15,19 @@ def skateformer(
     g: Graph, encoder: SkateFormer, weights: Weights, statistics: Weights, trajectories: Tensor, index_t: Tensor
 ) -> Tensor:
     """Trajectories (T, V, C) and ``index_t`` (T,) -> tokens of the last stage (T' · V, C)."""
-    V, E = weights["joint_embedding"].shape[1], encoder.embed_width
-    kernel = weights["stem_0"]["kernel"] * np.array(encoder.input_scale, np.float32)[:, None]
+    c, V = encoder.config, weights["joint_embedding"].shape[1]
+    kernel = weights["stem_0"]["kernel"] * np.array(c.input_scale, np.float32)[:, None]
     x = g.op("Reshape", trajectories, [-1, len(kernel)])
     x = dense(g, {"kernel": kernel, "bias": weights["stem_0"]["bias"]}, x)
     for i in (1, 2):
         x = dense(g, weights[f"stem_{i}"], g.op("Gelu", x))
-    place = g.op("Mul", _time_embedding(g, index_t, E), weights["joint_embedding"].T)
-    x = g.op("Reshape", g.op("Add", g.op("Reshape", x, [-1, V, E]), place), [-1, E])
-    for stage, width in enumerate(encoder.widths):
+    place = g.op("Mul", _time_embedding(g, index_t, c.embed_width), weights["joint_embedding"].T)
+    x = g.op("Reshape", g.op("Add", g.op("Reshape", x, [-1, V, c.embed_width]), place), [-1, c.embed_width])
+    for stage, width in enumerate(c.widths):
         if stage:
             name = f"stage_{stage}_downsample"
             x = _downsampled(g, weights[name], statistics[name], x, V)
-        for block in range(encoder.blocks_per_stage):
+        for block in range(c.blocks_per_stage):
             x = _block(g, encoder, weights[f"stage_{stage}_block_{block}"], x, V, width)
     return x
 
@@ -77,7 +77,7 @@ def _block(g: Graph, encoder: SkateFormer, weights: Weights, x: Tensor, joints: 
         _temporal_conv(g, weights["t_conv"], to_temporal_conv, joints),
     ]
     for i, (partition, qkv) in enumerate(zip(encoder.partitions, to_attention, strict=True), start=1):
-        rule = RelativePositionBias(partition, encoder.bias_order)
+        rule = RelativePositionBias(partition, encoder.config.bias_order)
         bias = np.asarray(rule.apply({"params": weights[f"attention_{i}"]["bias"]}))
         branches.append(_partitioned_attention(g, partition, bias, qkv, joints, width // 8))
     x = g.op("Add", x, dense(g, weights["proj"], g.op("Concat", *branches, axis=1)))

@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import ml_collections
 
 from tramp_jax import channels
-from tramp_jax.config import reads_frames, reads_trajectories
+from tramp_jax.config import reads_frames, reads_trajectories, streams
 from tramp_jax.errors import UserError
 from tramp_jax.models import initial
-from tramp_jax.models.ensemble import Ensemble
 from tramp_jax.models.former_dfer import FormerDFER
 from tramp_jax.models.fusion import FUSIONS, Fusion
 from tramp_jax.models.inputs import Inputs
-from tramp_jax.models.skateformer import Partition, SkateFormer, partitions
-from tramp_jax.models.tramp_former import FormerDFERClassifier, Head, SkateFormerClassifier, TrampFormer
+from tramp_jax.models.skateformer import SkateFormer, partitions
+from tramp_jax.models.tramp_former import Ensemble, Head, TrampFormer
 
 LATE = "late"  # the name of the fusion of scores instead of features
 RIDGE = "ridge"  # the regression's name next to the model's modules in "batch_stats", which no gradient changes
-Model = TrampFormer | Ensemble | SkateFormerClassifier | FormerDFERClassifier
+Model = TrampFormer | Ensemble
 
 __all__ = ["Inputs", "Model", "abstract_variables", "apply", "build_model", "init_variables", "input_shapes"]
 
@@ -45,12 +44,8 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
             "model.ridge is on, but only a model.name=tramp_former that reads trajectories and predicts scores can "
             "have a ridge regression beside it",
         )
-    if config.name == "skateformer":
-        return SkateFormerClassifier(_trajectory_encoder(config), _head(config))
-    if config.name == "former_dfer":
-        return FormerDFERClassifier(_rgb_encoder(config), _head(config))
-    both, late = config.streams == "both", is_late_fusion(config)
-    trajectory_encoder = None if config.streams == "rgb" else _trajectory_encoder(config)
+    both = streams(config) == "both"
+    trajectory_encoder = _trajectory_encoder(config) if reads_trajectories(config) else None
     if both and config.trajectory.widths[-1] != config.fusion.width:
         raise UserError(
             "bad_option",
@@ -59,12 +54,11 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         )
     model = TrampFormer(
         trajectory_encoder=trajectory_encoder,
-        rgb_encoder=None if config.streams == "trajectory" else _rgb_encoder(config),
+        rgb_encoder=_rgb_encoder(config) if reads_frames(config) else None,
         fusion=_fusion(config) if both else None,
         head=_head(config),
-        trajectory_head=_head(config) if late else None,
-        width=config.fusion.width,
-        streams=config.streams,
+        trajectory_head=_head(config) if is_late_fusion(config) else None,
+        width=0 if config.name == "former_dfer" else config.fusion.width,
     )
     return model if config.members == 1 else Ensemble(model, config.members)
 
@@ -73,9 +67,6 @@ def apply(model: Model, variables: Any, inputs: Inputs, **options: Any) -> Any:
     """Calls a model on ``Inputs`` whose frames are normalised and at the model's size.
 
     Args:
-      model: see ``build_model``.
-      variables: ``{"params", "batch_stats"}``.
-      inputs: B clips.
       options: more arguments for flax's ``apply`` or the model's ``__call__``: ``train``, ``rngs``, ``mutable``, …
 
     Returns:
@@ -122,38 +113,14 @@ def _trajectory_encoder(config: ml_collections.ConfigDict) -> SkateFormer:
             f"model.trajectory.embed_width is {c.embed_width}, but the first of model.trajectory.widths is "
             f"{c.widths[0]}; make them equal",
         )
-    for name, size in (("neighbours", c.neighbours), ("distant", c.distant)):
-        if c.num_points % size:
+    for part, whole in (("neighbours", "num_points"), ("distant", "num_points"), ("patch", "length")):
+        if c[whole] % c[part]:
             raise UserError(
                 "bad_option",
-                f"model.trajectory.{name} is {size}, which does not divide model.trajectory.num_points={c.num_points}",
+                f"model.trajectory.{part} is {c[part]}, which does not divide model.trajectory.{whole}={c[whole]}",
             )
     _check_divisible("model.trajectory.widths", c.widths, 32)
-    return SkateFormer(
-        _partitions(c),
-        widths=tuple(c.widths),
-        blocks_per_stage=c.blocks_per_stage,
-        embed_width=c.embed_width,
-        mlp_ratio=c.mlp_ratio,
-        attention_dropout=c.attention_dropout,
-        drop_path=c.drop_path,
-        bias_order=c.bias_order,
-        stem_channels=c.stem_channels,
-        input_scale=tuple(c.input_scale),
-        dtype=jnp.dtype(config.precision),
-        remat=config.remat,
-    )
-
-
-def _partitions(c: ml_collections.ConfigDict) -> tuple[Partition, ...]:
-    places = c.length // c.patch
-    if c.length % c.patch:
-        raise UserError(
-            "bad_option",
-            f"model.trajectory.patch is {c.patch}, which does not divide model.trajectory.length={c.length}",
-        )
-    halvings = len(c.widths) - 1
-    return partitions(places, c.neighbours, c.distant, c.local_frames, places // 8, c.table_frames or None, halvings)
+    return SkateFormer(ml_collections.FrozenConfigDict(c), partitions(c), jnp.dtype(config.precision), config.remat)
 
 
 def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
@@ -167,23 +134,12 @@ def _rgb_encoder(config: ml_collections.ConfigDict) -> FormerDFER:
         )
     _check_divisible("model.rgb.widths", c.widths[2:3], c.spatial_heads)
     _check_divisible("model.rgb.widths", c.widths[3:4], c.temporal_heads)
-    return FormerDFER(
-        widths=tuple(c.widths),
-        clip_length=c.clip_length,
-        spatial_heads=c.spatial_heads,
-        spatial_mlp_dim=c.spatial_mlp_dim,
-        temporal_depth=c.temporal_depth,
-        temporal_heads=c.temporal_heads,
-        temporal_mlp_dim=c.temporal_mlp_dim,
-        scrambled_frames=c.scrambled_frames,
-        dtype=jnp.dtype(config.precision),
-        remat=config.remat,
-    )
+    return FormerDFER(ml_collections.FrozenConfigDict(c), jnp.dtype(config.precision), config.remat)
 
 
 def is_late_fusion(config: ml_collections.ConfigDict) -> bool:
     """Whether the model of a ``model`` group scores each stream by itself."""
-    return config.name == "tramp_former" and config.streams == "both" and config.fusion.name == LATE
+    return streams(config) == "both" and config.fusion.name == LATE
 
 
 def separate_losses(config: ml_collections.ConfigDict) -> bool:
@@ -200,7 +156,7 @@ def _fusion(config: ml_collections.ConfigDict) -> Fusion | None:
             f"model.fusion.query is {c.query}, but only model.fusion.name=tramp lets you choose the query, not "
             f"{c.name}; set it to rgb",
         )
-    fusion = FUSIONS.get(c.name)  # None for late fusion
+    fusion = FUSIONS.get(c.name)
     attends = fusion is not None and fusion.attends
     if c.tokens != "mean" and not attends:
         raise UserError(

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from ml_collections import FrozenConfigDict
 
 from tramp_jax.models.layers import (
     Array,
@@ -149,25 +150,14 @@ class FormerDFER(nn.Module):
     """Encodes frames to one feature per sub-clip.
 
     Attributes:
-      widths: channels of the four ResNet stages.
-      clip_length: frames in a sub-clip.
-      spatial_heads, spatial_mlp_dim: options of the S-Former's transformer layer.
-      temporal_depth, temporal_heads, temporal_mlp_dim: options of the T-Former.
-      scrambled_frames: whether to reproduce the released code's frame layout, see ``scramble_as_released``.
+      config: the ``model.rgb`` group.
       dtype: type of the products, see ``layers``.
       remat: whether to recompute the residual blocks in the backward pass instead of storing their activations.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    clip_length: int = 16
-    spatial_heads: int = 8
-    spatial_mlp_dim: int = 512
-    temporal_depth: int = 3
-    temporal_heads: int = 8
-    temporal_mlp_dim: int = 1024
-    scrambled_frames: bool = False
-    dtype: Dtype = jnp.float32
-    remat: bool = False
+    config: FrozenConfigDict
+    dtype: Dtype
+    remat: bool
 
     @nn.compact
     def __call__(
@@ -193,18 +183,19 @@ class FormerDFER(nn.Module):
             B, (_, K, C) = len(frame_index), frame_features.shape
             frame_features = jnp.broadcast_to(frame_features, (B, K, C))
             frame_features = jnp.take_along_axis(frame_features, frame_index[:, :, None], axis=1)
-        x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=self.clip_length)
-        x = TFormer(self.temporal_depth, self.temporal_heads, self.temporal_mlp_dim, self.dtype, name="t_former")(x)
+        c = self.config
+        x = rearrange(frame_features, "b (s f) c -> (b s) f c", f=c.clip_length)
+        x = TFormer(c.temporal_depth, c.temporal_heads, c.temporal_mlp_dim, self.dtype, name="t_former")(x)
         x = rearrange(x, "(b s) c -> b s c", b=len(frame_features))
         return x.astype(jnp.float32), {"frame_features": frame_features}
 
     def _encode_frames(self, frames: Array, train: bool, distinct: bool) -> Array:
         """Frames (B, K, H, W, 3) -> features (B, K, widths[3]). Only ``__call__`` may call it."""
-        if self.scrambled_frames:
+        c = self.config
+        if c.scrambled_frames:
             assert not distinct, "scrambled_frames mixes neighbouring frames: pass all F frames, without frame_index"
             frames = scramble_as_released(frames)
         x = rearrange(frames, "b k h w c -> (b k) h w c").astype(self.dtype)
-        x = SFormer(self.widths, self.spatial_heads, self.spatial_mlp_dim, self.dtype, self.remat, name="s_former")(
-            x, train
-        )
+        s_former = SFormer(c.widths, c.spatial_heads, c.spatial_mlp_dim, self.dtype, self.remat, name="s_former")
+        x = s_former(x, train)
         return rearrange(x, "(b k) c -> b k c", b=len(frames))

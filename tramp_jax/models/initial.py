@@ -90,7 +90,6 @@ class _Draw(NamedTuple):
       keys: (K, words), one for each of K equal parts of the array.
       limits: (5,) lower and upper limit of the uniform numbers that become normal ones, a factor, and lower and upper
         limit of the result.
-      shape: the array's shape.
     """
 
     keys: np.ndarray

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from tramp_jax.errors import UserError
 from tramp_jax.models.layers import Array, BatchNorm, Dtype, Mlp, TemporalConv, embedding_init, exact_gelu, layer_norm
@@ -28,8 +29,6 @@ class Partition:
     """One of the four ways to cut the (T, V) grid into sets of tokens that attend to each other.
 
     Attributes:
-      frames: frames in a set.
-      joints: joints in a set.
       local: whether the frames of a set are consecutive; otherwise they are spread evenly over the clip.
       neighbours: whether the joints of a set are consecutive; otherwise they are spread evenly, one per group.
       table_rows: rows of the relative position table, at least 2 * frames - 1.
@@ -51,50 +50,33 @@ class Partition:
         return (num_frames // self.frames) * (num_joints // self.joints)
 
 
-def partitions(
-    num_frames: int,
-    neighbours: int,
-    distant: int,
-    local_frames: int,
-    global_frames: int,
-    table_frames: int | None,
-    halvings: int = 3,
-) -> tuple[Partition, ...]:
-    """The four partitions of a model.
-
-    Args:
-      num_frames: T at the input.
-      neighbours: joints in a set of neighbours (L, 9 for faces).
-      distant: joints in a set of distant joints (K, 7 for faces).
-      local_frames: frames in a local set (N = 8).
-      global_frames: frames in a global set (M = 8, 16, 32 for T = 64, 128, 256).
-      table_frames: frames in the largest global set that the tables of the global partitions must fit. TraMP-Former has
-        tables for 32 frames (T = 256) at every length. None fits them to ``global_frames``, as in the published
-        skeleton model.
-      halvings: how many times the stages halve time.
+def partitions(config: ConfigDict) -> tuple[Partition, ...]:
+    """The four partitions of a ``model.trajectory`` group. A global set has 8, 16, 32 frames for T = 64, 128, 256.
 
     Raises:
       UserError: bad_option, if the tables are too small or the length cannot be cut into sets.
     """
-    rows = 2 * (table_frames or global_frames) - 1
-    if rows < 2 * global_frames - 1:
+    places, halvings = config.length // config.patch, len(config.widths) - 1
+    near, far = config.local_frames, places // 8
+    if 0 < config.table_frames < far:
         raise UserError(
             "bad_option",
-            f"model.trajectory.table_frames is {table_frames}, but global sets have {global_frames} frames; use at "
-            f"least {global_frames}, or 0",
+            f"model.trajectory.table_frames is {config.table_frames}, but global sets have {far} frames; use at least "
+            f"{far}, or 0",
         )
-    shares = [2**halvings * frames for frames in (local_frames, global_frames)]
-    if not global_frames or any(num_frames % share for share in shares):
+    shares = [2**halvings * frames for frames in (near, far)]
+    if not far or any(places % share for share in shares):
         raise UserError(
             "bad_option",
-            f"model.trajectory.length / patch is {num_frames}; {halvings} halvings and sets of {local_frames} and "
-            f"{global_frames} frames need a multiple of {shares[0]} and of {shares[1]}, such as 64, 128 or 256",
+            f"model.trajectory.length / patch is {places}; {halvings} halvings and sets of {near} and {far} frames "
+            f"need a multiple of {shares[0]} and of {shares[1]}, such as 64, 128 or 256",
         )
+    rows_near, rows_far = 2 * near - 1, 2 * (config.table_frames or far) - 1
     return (
-        Partition(local_frames, neighbours, True, True, 2 * local_frames - 1),
-        Partition(local_frames, distant, True, False, 2 * local_frames - 1),
-        Partition(global_frames, neighbours, False, True, rows),
-        Partition(global_frames, distant, False, False, rows),
+        Partition(near, config.neighbours, True, True, rows_near),
+        Partition(near, config.distant, True, False, rows_near),
+        Partition(far, config.neighbours, False, True, rows_far),
+        Partition(far, config.distant, False, False, rows_far),
     )
 
 
@@ -210,15 +192,13 @@ def draw_paths(key: Array, rates: Sequence[float], batch: int) -> Array:
 class SkateFormerBlock(nn.Module):
     """Convolutions over joints and time in parallel with four types of attention, then an MLP: (B, T, V, C)."""
 
+    config: FrozenConfigDict
     partitions: tuple[Partition, ...]
-    mlp_ratio: int
-    attention_dropout: float
-    bias_order: BiasOrder
-    dtype: Dtype = jnp.float32
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Array, draws: Draws) -> Array:
-        C = x.shape[-1]
+        C, c = x.shape[-1], self.config
         y = nn.Dense(2 * C, dtype=self.dtype, name="mapping")(layer_norm("norm_1", self.dtype)(x))
         to_joint_conv, to_temporal_conv, *to_attention = jnp.split(
             y, [C // 4, C // 2, C // 2 + 3 * C // 8, C // 2 + 6 * C // 8, C // 2 + 9 * C // 8], axis=-1
@@ -228,11 +208,11 @@ class SkateFormerBlock(nn.Module):
             TemporalConv(C // 4, groups=CONV_GROUPS, dtype=self.dtype, name="t_conv")(to_temporal_conv),
         ]
         for i, (partition, qkv, keys) in enumerate(zip(self.partitions, to_attention, draws.keys, strict=True)):
-            attention = SkateAttention(partition, self.attention_dropout, self.bias_order, name=f"attention_{i + 1}")
+            attention = SkateAttention(partition, c.attention_dropout, c.bias_order, name=f"attention_{i + 1}")
             branches.append(attention(qkv, keys))
         y = nn.Dense(C, dtype=self.dtype, name="proj")(jnp.concatenate(branches, axis=-1))
         x = x + _times(y, draws.paths, 0)
-        y = Mlp(self.mlp_ratio * C, dtype=self.dtype, name="mlp")(layer_norm("norm_2", self.dtype)(x))
+        y = Mlp(c.mlp_ratio * C, dtype=self.dtype, name="mlp")(layer_norm("norm_2", self.dtype)(x))
         return x + _times(y, draws.paths, 1)
 
 
@@ -261,34 +241,19 @@ def time_embedding(index_t: Array, width: int) -> Array:
 class SkateFormer(nn.Module):
     """Encodes trajectories to one feature vector per clip.
 
+    Each stage after the first halves time. The rate of stochastic depth grows linearly from 0 to ``drop_path``.
+
     Attributes:
+      config: the ``model.trajectory`` group.
       partitions: the four partitions, see the function ``partitions``.
-      widths: channels of the stages. Each stage after the first halves time.
-      blocks_per_stage: blocks in a stage.
-      embed_width: channels of the stem and of the position embedding.
-      mlp_ratio: hidden width of the MLPs as a multiple of their input's.
-      attention_dropout: dropout rate of attention weights.
-      drop_path: stochastic depth rate of the last block; it grows linearly from 0.
-      bias_order: see ``RelativePositionBias``.
-      input_scale: factors on the channels, one for all or one each. Published weights expect pixels and 0-255, but a
-        small model trains faster from scratch if values are around one.
-      stem_channels: the stem's hidden widths are 2 and 3 times this; 0 for the number of channels, as published.
       dtype: type of the products, see ``layers``. The stem is always float32, because pixels and 0-255 need its digits.
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
     """
 
+    config: FrozenConfigDict
     partitions: tuple[Partition, ...]
-    widths: tuple[int, ...] = (128, 256, 256, 256)
-    blocks_per_stage: int = 2
-    embed_width: int = 128
-    mlp_ratio: int = 2
-    attention_dropout: float = 0.5
-    drop_path: float = 0.2
-    bias_order: BiasOrder = "tiled"
-    input_scale: tuple[float, ...] = (1.0,)
-    stem_channels: int = 0
-    dtype: Dtype = jnp.float32
-    remat: bool = False
+    dtype: Dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
@@ -305,44 +270,38 @@ class SkateFormer(nn.Module):
         """
         if trajectories.ndim == 5:
             trajectories = rearrange(trajectories, "b t p v c -> b t (p v) c")
-        V, S = trajectories.shape[-2], self.stem_channels or trajectories.shape[-1]
-        x = trajectories * jnp.array(self.input_scale)
-        for i, width in enumerate((2 * S, 3 * S, self.embed_width)):
+        c = self.config
+        V, S = trajectories.shape[-2], c.stem_channels or trajectories.shape[-1]
+        x = trajectories * jnp.array(c.input_scale)
+        for i, width in enumerate((2 * S, 3 * S, c.embed_width)):
             x = nn.Dense(width, name=f"stem_{i}")(x if i == 0 else exact_gelu(x))
-        joint_embedding = self.param("joint_embedding", embedding_init, (self.embed_width, V))
-        x = x + time_embedding(index_t, self.embed_width)[:, :, None, :] * joint_embedding.T
+        joint_embedding = self.param("joint_embedding", embedding_init, (c.embed_width, V))
+        x = x + time_embedding(index_t, c.embed_width)[:, :, None, :] * joint_embedding.T
         x = x.astype(self.dtype)
 
         out = {}
         block_of = nn.remat(SkateFormerBlock) if self.remat else SkateFormerBlock
         draws = iter(self._draws(x.shape, train))
-        for stage, width in enumerate(self.widths):
+        for stage, width in enumerate(c.widths):
             if stage > 0:
                 x = Downsample(width, self.dtype, name=f"stage_{stage}_downsample")(x, train)
-            for block in range(self.blocks_per_stage):
-                x = block_of(
-                    self.partitions,
-                    self.mlp_ratio,
-                    self.attention_dropout,
-                    self.bias_order,
-                    self.dtype,
-                    name=f"stage_{stage}_block_{block}",
-                )(x, next(draws))
+            for block in range(c.blocks_per_stage):
+                x = block_of(c, self.partitions, self.dtype, name=f"stage_{stage}_block_{block}")(x, next(draws))
             out[f"trajectory_stage_{stage}"] = x
         x = x.astype(jnp.float32)
         return jnp.mean(x, axis=(1, 2)), out | {"trajectory_tokens": jnp.mean(x, axis=2)}
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
         """The draws of all blocks for an input (B, T, V, C). Made at once, because XLA compiles each draw to a loop."""
-        B, T, V, _ = shape
-        stages = np.repeat(np.arange(len(self.widths)), self.blocks_per_stage).tolist()
+        (B, T, V, _), c = shape, self.config
+        stages = np.repeat(np.arange(len(c.widths)), c.blocks_per_stage).tolist()
         nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)
-        if not (drop and (self.attention_dropout or self.drop_path)):
+        if not (drop and (c.attention_dropout or c.drop_path)):
             return [Draws(nothing, None)] * len(stages)
         attention_key, path_key = jax.random.split(self.make_rng("dropout"))
-        rates = np.linspace(0.0, self.drop_path, len(stages)).tolist()
+        rates = np.linspace(0.0, c.drop_path, len(stages)).tolist()
         paths = [x if rate else None for x, rate in zip(draw_paths(path_key, rates, B), rates, strict=True)]
-        if not self.attention_dropout:
+        if not c.attention_dropout:
             return [Draws(nothing, of_block) for of_block in paths]
         counts = [[partition.sets(T >> stage, V) for partition in self.partitions] for stage in stages]
         keys = jnp.split(jax.random.split(attention_key, np.sum(counts)), np.cumsum(counts)[:-1])

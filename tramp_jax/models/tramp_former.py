@@ -1,7 +1,5 @@
 """TraMP-Former (paper, Figure 2): two encoders, a fusion and a head; or one encoder by itself, as first published."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -10,7 +8,6 @@ from tramp_jax.models.fusion import Fusion
 from tramp_jax.models.layers import Array, embedding_init
 from tramp_jax.models.skateformer import SkateFormer
 
-Streams = Literal["both", "rgb", "trajectory"]
 Outputs = dict[str, Array]
 
 
@@ -34,13 +31,13 @@ class Head(nn.Module):
 
 
 class TrampFormer(nn.Module):
-    """The whole model.
+    """The whole model, or one encoder with a head on its feature.
 
     Attributes:
       trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
       trajectory_head: only for late fusion, where each stream has its own head; ``head`` then reads the RGB feature.
       width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
-      streams: the streams to read. If it is a single one, ``head`` reads that stream's feature.
+        0 does not project it, as in the published Former-DFER.
     """
 
     trajectory_encoder: SkateFormer | None
@@ -49,7 +46,6 @@ class TrampFormer(nn.Module):
     head: Head
     trajectory_head: Head | None = None
     width: int = 256
-    streams: Streams = "both"
 
     @nn.compact
     def __call__(
@@ -87,7 +83,7 @@ class TrampFormer(nn.Module):
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
             subclips, stages = self.rgb_encoder(frames, train, frame_index, frame_features)
-            tokens = nn.Dense(self.width, name="rgb_projection")(subclips)
+            tokens = nn.Dense(self.width, name="rgb_projection")(subclips) if self.width else subclips
             out |= stages | {"subclip_features": subclips, "rgb_tokens": tokens, "rgb_features": tokens.mean(axis=1)}
         if self.fusion is not None:
             if self.fusion.tokens == "mean":
@@ -103,16 +99,25 @@ class TrampFormer(nn.Module):
             scores = [head(features.astype(jnp.float32)) for head, features in pairs]
             stacked = jnp.stack(jnp.broadcast_arrays(*scores), axis=1)
             return (stacked if train else jnp.mean(stacked, axis=1)), out
-        feature = {"both": "fused_features", "rgb": "rgb_features", "trajectory": "trajectory_features"}
-        return self.head(out[feature[self.streams]].astype(jnp.float32)), out
+        stream = "trajectory" if self.rgb_encoder is None else "rgb"
+        feature = out[f"{stream}_features" if self.fusion is None else "fused_features"]
+        return self.head(feature.astype(jnp.float32)), out
 
 
-class SkateFormerClassifier(nn.Module):
-    """The trajectory encoder with a linear head, as published for skeleton actions and used for pre-training."""
+class Ensemble(nn.Module):
+    """Models trained side by side that read the same trajectories. The score is the mean of theirs.
 
-    trajectory_encoder: SkateFormer
-    head: Head
+    They differ in their initial weights and in their dropout.
 
+    Attributes:
+      model: one member; it reads no frames. All parameters have a leading axis of ``members``.
+      members: number of models.
+    """
+
+    model: TrampFormer
+    members: int
+
+    @nn.compact
     def __call__(
         self,
         frames: Array | None,
@@ -122,26 +127,18 @@ class SkateFormerClassifier(nn.Module):
         frame_index: Array | None = None,
         frame_features: Array | None = None,
     ) -> tuple[Array, Outputs]:
-        """See ``TrampFormer``; ignores frames."""
-        features, out = self.trajectory_encoder(trajectories, index_t, train)
-        return self.head(features), out | {"trajectory_features": features}
+        """See ``TrampFormer``. In training, scores are (B, members), so that each member has its own loss."""
 
+        def score(model: TrampFormer, trajectories: Array, index_t: Array) -> Array:
+            return model(None, trajectories, index_t, train)[0]
 
-class FormerDFERClassifier(nn.Module):
-    """The frame encoder with a linear head on the mean sub-clip feature, as published for expression recognition."""
-
-    rgb_encoder: FormerDFER
-    head: Head
-
-    def __call__(
-        self,
-        frames: Array | None,
-        trajectories: Array | None,
-        index_t: Array | None,
-        train: bool = False,
-        frame_index: Array | None = None,
-        frame_features: Array | None = None,
-    ) -> tuple[Array, Outputs]:
-        """See ``TrampFormer``; ignores trajectories and has no dropout."""
-        subclips, out = self.rgb_encoder(frames, train, frame_index, frame_features)
-        return self.head(jnp.mean(subclips, axis=1)), out | {"subclip_features": subclips}
+        score_all = nn.vmap(
+            score,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=None,
+            out_axes=1,
+            axis_size=self.members,
+        )
+        scores = score_all(self.model, trajectories, index_t)
+        return (scores if train else jnp.mean(scores, axis=1)), {}

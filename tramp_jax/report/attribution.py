@@ -143,27 +143,23 @@ def mean(found: Sequence[Attribution]) -> Attribution:
 class Explainer:
     """Attributes scores of a model to the motion of a clip. Compiles only once.
 
-    Args:
-      config: the whole configuration.
-      output: turns raw values into scores; None explains raw values.
-      tolerance: largest error of completeness, as a share of the score difference. You can change it later.
+    Attributes:
+      tolerance: largest error of completeness, as a share of the score difference.
       max_evaluations: most gradients for a clip; one panel is always computed. If they are not enough, the attribution
-        is not ``converged``. You can change it later.
-
-    Raises:
-      UserError: the model is a classifier.
+        is not ``converged``.
     """
 
-    def __init__(
-        self, config: ConfigDict, output: Output | None = None, tolerance: float = 0.01, max_evaluations: int = 384
-    ):
+    tolerance = 0.01
+    max_evaluations = 384
+
+    def __init__(self, config: ConfigDict, output: Output | None = None):
+        """``output`` turns raw values into scores; None explains raw values. Raises UserError for a classifier."""
         if config.model.head.num_classes:
             raise UserError(
                 "classifier",
                 f"model.head.num_classes is {config.model.head.num_classes}, but only the scores of a regression model "
                 "can be explained",
             )
-        self.tolerance, self.max_evaluations = tolerance, max_evaluations
         self._config = config
         self._still = config.copy_and_resolve_references()
         with self._still.unlocked():
@@ -207,7 +203,7 @@ class Explainer:
             regions=regions,
             region_names=names,
             read=read,
-            error=found.error,
+            error=abs(found.error),
             converged=found.converged,
             evaluations=found.evaluations,
         )
@@ -226,26 +222,25 @@ class Explainer:
 
     def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
         """Integrates gradients along the line from ``baseline`` to ``sample``; see ``ends``."""
-        panels = [self._panel(variables, sample, baseline, 0.0, 1.0)]
-        baseline_score, score = panels[0].scores
-        evaluations = NODES
-        allowed = max(self.tolerance * abs(score - baseline_score), _NOISE * max(1.0, abs(score)))
+        whole = self._panel(variables, sample, baseline, 0.0, 1.0)
+        panels = {(0.0, 1.0): whole}
+        allowed = max(self.tolerance * abs(whole.score - whole.baseline_score), _NOISE * max(1.0, abs(whole.score)))
         while True:
-            errors = np.array([panel.error for panel in panels])
+            errors = np.array([panel.error for panel in panels.values()])
             # The norm, because errors that cancel would satisfy completeness but leave attributions wrong.
             error = max(abs(errors.sum()), np.linalg.norm(errors))
+            evaluations = NODES * (2 * len(panels) - 1)
             if error <= allowed or evaluations + 2 * NODES > self.max_evaluations:
                 break
-            old = max(panels, key=lambda panel: abs(panel.error))
-            middle = (old.start + old.stop) / 2
-            panels.remove(old)
-            panels.append(self._panel(variables, sample, baseline, old.start, middle))
-            panels.append(self._panel(variables, sample, baseline, middle, old.stop))
-            evaluations += 2 * NODES
-        parts = {name: np.sum([panel.parts[name] for panel in panels], axis=0) for name in panels[0].parts}
-        return Integral(score, baseline_score, parts, bool(error <= allowed), evaluations)
+            start, stop = max(panels, key=lambda ends: abs(panels[ends].error))
+            del panels[start, stop]
+            middle = (start + stop) / 2
+            for ends in ((start, middle), (middle, stop)):
+                panels[ends] = self._panel(variables, sample, baseline, *ends)
+        parts = {name: np.sum([panel.parts[name] for panel in panels.values()], axis=0) for name in whole.parts}
+        return dataclasses.replace(whole, parts=parts, converged=bool(error <= allowed), evaluations=evaluations)
 
-    def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "_Panel":
+    def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "Integral":
         """Integrates between two points of the line, which runs from 0 (baseline) to 1 (clip)."""
         nodes, weights = _lobatto(NODES)
         nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
@@ -258,7 +253,7 @@ class Explainer:
             scores += np.asarray(some, np.float64).tolist()
             for name, gradient in gradients.items():
                 parts[name] = parts.get(name, 0.0) + np.asarray(gradient, np.float64)
-        return _Panel(start, stop, (scores[0], scores[-1]), parts)
+        return Integral(scores[-1], scores[0], parts)
 
     def _at_once(self) -> int:
         """Nodes per call of the model: the largest divisor of ``NODES`` that fits into memory."""
@@ -267,12 +262,12 @@ class Explainer:
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Integral:
-    """Attributions of the inputs of one sample.
+    """Attributions of the inputs of one sample, over the line or one of its panels.
 
     Attributes:
-      score, baseline_score: scores at the ends of the line.
+      score, baseline_score: scores at the ends.
       parts: "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64.
       converged: whether the error is below the tolerance.
       evaluations: number of gradients computed.
@@ -281,32 +276,13 @@ class Integral:
     score: float
     baseline_score: float
     parts: dict[str, np.ndarray]
-    converged: bool
-    evaluations: int
+    converged: bool = False
+    evaluations: int = NODES
 
     @property
     def error(self) -> float:
-        """|sum of the attributions − score difference|."""
-        return abs(_total(self.parts) - (self.score - self.baseline_score))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Panel:
-    """A panel of the line: its ends, the scores there, and the attributions between them."""
-
-    start: float
-    stop: float
-    scores: tuple[float, float]
-    parts: dict[str, np.ndarray]
-
-    @property
-    def error(self) -> float:
-        """Signed error of the quadrature."""
-        return _total(self.parts) - (self.scores[1] - self.scores[0])
-
-
-def _total(parts: dict[str, np.ndarray]) -> float:
-    return float(sum(part.sum() for part in parts.values()))
+        """Sum of the attributions − score difference."""
+        return float(sum(part.sum() for part in self.parts.values())) - (self.score - self.baseline_score)
 
 
 def patches_along_side(image_size: int) -> int:
@@ -385,14 +361,8 @@ def patch_regions(clip: Clip, count: int) -> np.ndarray:
     """The region of each patch of each frame: that of the nearest landmark.
 
     A landmark counts both where it is and where it was in the first frame, since a moving lip changes the picture in
-    both places. Patches far from all landmarks are ELSEWHERE.
-
-    Args:
-      clip: a clip with frames.
-      count: G, patches along a side of a frame.
-
-    Returns:
-      (n, G, G) int8 indices into ``landmarks.REGIONS``; ``len(landmarks.REGIONS)`` for ELSEWHERE.
+    both places. Patches far from all landmarks are ELSEWHERE. With ``count`` patches G along a side of a frame, the
+    result is (n, G, G) int8 indices into ``landmarks.REGIONS``; ``len(landmarks.REGIONS)`` for ELSEWHERE.
     """
     assert clip.frames is not None, "patches are parts of frames"
     height, width = decode_frame(clip.frames[0]).shape[:2]

@@ -94,7 +94,6 @@ class MotionTable:
 
     Attributes:
       inter_ocular: the unit of length, in the unit of the points.
-      fps: frames per second.
       window: length of the smoothing window in frames.
       regions: the 7 groups in order, then the whole face.
       sides: pairs of regions, then the whole face.
@@ -119,7 +118,6 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
     Args:
       points: (n, 63, 2) points relative to the tip of the nose (``landmarks.centre``) in n ≥ 5 frames, in any unit.
         Any other head movement in them counts as motion of the face.
-      fps: frames per second.
 
     Raises:
       UserError: too few frames, a point that is not finite, an impossible rate, or outer eye corners that coincide.

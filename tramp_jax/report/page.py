@@ -15,7 +15,6 @@ body { margin: 0 auto; padding: 1rem 1.25rem 3rem; max-width: 64rem; background:
   overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.75rem 0 0.25rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 0.5rem; padding-top: 0.75rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.25rem 0 0.25rem; }
 p { margin: 0.4rem 0; max-width: 48rem; }
 .soft { color: var(--soft); font-size: 0.92rem; }
 .research { border: 2px solid var(--warn-line); background: var(--warn-ground); color: var(--warn-ink);
@@ -48,7 +47,7 @@ table.text tbody th { font-weight: 600; width: 15rem; max-width: 40vw; }
 @media print { :root { --ground: #fff; --ink: #000; --soft: #333; --line: #999; --panel: #f2f2f2;
   --warn-ground: #fff; --warn-ink: #000; --warn-line: #000; }
   body { max-width: none; padding: 0; font-size: 10.5pt; } .scroll { overflow: visible; }
-  figure, table, .score { break-inside: avoid; } h2, h3 { break-after: avoid; } figure img { min-width: 0; } }
+  figure, table, .score { break-inside: avoid; } h2 { break-after: avoid; } figure img { min-width: 0; } }
 """
 
 # Keeps browsers from fetching anything for this page, whatever its text contains.

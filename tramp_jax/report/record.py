@@ -41,21 +41,14 @@ PROVENANCE = {
 class Evidence:
     """Everything a report shows. The report gives the reason for anything that is missing.
 
+    For fields that are not listed, see ``scoring.scorer.Scored``.
+
     Attributes:
       clip: the scored clip; ``frames`` and ``pixels`` may be None.
-      score: the model's score.
       scale: the scale of the score.
-      interval: low and high end of the score's interval, or None.
-      level: share of clips that such intervals cover, or None.
-      ratings: the ratings in the interval; () if unknown.
-      withheld: why the score must not be used; "" if it may.
-      outside: what makes the clip unlike the training clips; "" if nothing does.
       interval_note: level and method of the interval, or why there is none.
       attribution: how movement changed the score, or None.
       attribution_note: why there is no attribution.
-      interpolated: indices of the frames whose landmarks were interpolated, not measured.
-      quality: how far the landmarks can be trusted, or None.
-      warnings: what a reader must know before trusting the score.
       provenance: values by the keys of ``PROVENANCE``; see ``provenance``. Other keys follow under their own names.
     """
 
@@ -87,8 +80,6 @@ def provenance(
     """Collects the provenance of a score for ``Evidence.provenance``.
 
     Args:
-      clip: the scored clip.
-      config: the whole configuration of the model.
       source: the file or folder the clip was made from. A file is recorded with its SHA-256.
       **known: values that only the caller knows ("model", "checkpoint", "landmark_source", "missing_ratio", or others).
     """

@@ -11,7 +11,6 @@ the coverage of the smaller one, which with n people, a clip each, is up to 1 / 
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ import numpy as np
 
 from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.metrics import weights_of_people
 
 _MOST_RATINGS = 15  # more are not worth listing
@@ -105,7 +103,7 @@ class Calibration:
     def save(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the calibration of these models into a run's folder and returns its path."""
         path = run.calibration_file(folder, self.models)
-        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        json_files.write(path, self)
         return path
 
 
@@ -148,10 +146,7 @@ def calibrate(
 
     Args:
       scores, spreads, targets: (N,); scores must not depend on the targets of the same people.
-      subjects: the N people.
-      level, models: see ``Calibration``.
       scale: lowest and highest score.
-      ratings: the ratings that exist.
 
     Raises:
       UserError: too_few_people for this level.

@@ -30,11 +30,8 @@ class Member:
     Attributes:
       run: folder of the run or fold, with the checkpoints.
       fold: fold of the run's data; None without folds.
-      config: the whole configuration of the run.
-      step: step of the checkpoint.
       variables: ``{"params", "batch_stats"}``.
       trained_on: description of the training data; None for older runs, which lack it.
-      output: turns its raw values into scores.
       id: short digest of the model's configuration, variables and output. Equal ids mean equal scores.
     """
 

@@ -43,14 +43,10 @@ class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
     The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
-    in the processor's cache, and a frame that repeats the one before is not encoded again.
-
-    Args:
-      member: the model.
-      threads: number of threads to compute with; 0 for all cores that this process may use.
+    in the processor's cache, and a frame that repeats the one before is not encoded again. For ``threads``, see
+    ``open_session``.
 
     Attributes:
-      member: the model.
       encoder: the session of the part that encodes frames; None for a model without frames.
     """
 
@@ -103,9 +99,7 @@ class OnnxJudge:
 def _without_repeats(frames: np.ndarray, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Finds neighbouring frames (K, S, S, 3) with equal pixels, as in a video resampled to a higher rate.
 
-    Args:
-      frames: uint8.
-      present: (K,) bool; a frame that is not present is encoded as zeros. None if all are.
+    A frame that is not ``present`` (K,) is encoded as zeros; None if all are.
 
     Returns:
       The places (N,) of the frames that differ from the one before, and for each of the K frames, which of the N it

@@ -38,7 +38,6 @@ def calibrate_run(
     Args:
       checkpoints: folders of runs or of their folds. A run over several folds stands for all of them.
       which: "best", "last" or a step number.
-      level: share of clips that intervals should cover, between 0 and 1.
       data_root: where the data is now, if it has moved.
 
     Returns:

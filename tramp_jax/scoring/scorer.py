@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -94,7 +95,6 @@ class Scorer:
       checkpoints: folders of runs of train.py or of their folds.
       which: "best", "last" or a step number.
       landmarks: landmark source for videos, one of ``preprocess.SOURCES``; opened when first needed.
-      source_options: options of the landmark source.
       options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
         clips if its own differs by more than 10 %.
       max_width: withhold scores whose interval is wider; None to withhold none.
@@ -189,7 +189,6 @@ class Scorer:
         """Scores a video, a folder of images, a folder made by ``tramp-jax preprocess``, or a landmark table.
 
         Args:
-          path: the file or folder.
           expression: the expression that the person was asked to make; "" for the one that a clip made by
             ``tramp-jax preprocess`` records, and for the model's with any other input.
           subject: the person's name, for the record; "" for the one in the clip's record, or the name of the input.
@@ -202,12 +201,10 @@ class Scorer:
             clip = read_clip(path)
             asked, person = expression or clip.info.expression, subject or clip.info.subject
             info = dataclasses.replace(clip.info, expression=asked, subject=person)
-            interpolated = read_interpolated(path, len(clip.landmarks))
             origin = read_origin(path)
             return self.score_clip(
                 dataclasses.replace(clip, info=info),
-                interpolated=tuple(np.flatnonzero(interpolated).tolist()),
-                missing_ratio=float(np.mean(interpolated)) if interpolated else float("nan"),
+                interpolated=read_interpolated(path, len(clip.landmarks)),
                 landmark_source=origin.landmarks,
                 quality=read_quality(path, clip),
                 warnings=origin.warnings,
@@ -218,8 +215,7 @@ class Scorer:
             read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
             return self.score_clip(
                 read.clip(info),
-                interpolated=tuple(np.flatnonzero(read.interpolated).tolist()),
-                missing_ratio=float(read.interpolated.mean()),
+                interpolated=read.interpolated,
                 landmark_source="table",
                 warnings=read.warnings,
             )
@@ -227,27 +223,15 @@ class Scorer:
         video = preprocess_video(path, source, self._options_of(path), info)
         return self.score_clip(
             video.clip,
-            interpolated=tuple(np.flatnonzero(video.interpolated).tolist()),
-            missing_ratio=float(video.interpolated.mean()),
+            interpolated=video.interpolated,
             landmark_source=video.source,
             quality=video.quality,
             warnings=video.warnings,
         )
 
-    def score_clip(
-        self,
-        clip: Clip,
-        expression: str = "",
-        *,
-        interpolated: Sequence[int] = (),
-        missing_ratio: float = float("nan"),
-        landmark_source: str = "",
-        quality: Quality | None = None,
-        warnings: Sequence[str] = (),
-    ) -> Scored:
-        """Scores a clip; see ``Scored`` for the arguments."""
-        raw = self._judged([clip])[:, 0]
-        return self._scored(clip, raw, expression, interpolated, missing_ratio, landmark_source, quality, warnings)
+    def score_clip(self, clip: Clip, expression: str = "", **known: Any) -> Scored:
+        """Scores a clip; ``known`` is what else is known about it, see ``_scored``."""
+        return self._scored(clip, self._judged([clip])[:, 0], expression, **known)
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
         """Scores clips, several at once, which is faster on a GPU."""
@@ -267,22 +251,25 @@ class Scorer:
         clip: Clip,
         raw: np.ndarray,
         expression: str,
-        interpolated: Sequence[int] = (),
-        missing_ratio: float = float("nan"),
+        *,
+        interpolated: np.ndarray | Sequence[bool] = (),
         landmark_source: str = "",
         quality: Quality | None = None,
         warnings: Sequence[str] = (),
     ) -> Scored:
+        """The outcome for a clip of n frames with these raw values (members,).
+
+        ``interpolated`` (n,) tells the frames without a detected face, () if unknown; for the rest, see ``Scored``.
+        """
         outputs = [member.output for member in self.members]
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
         spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
-        score, spread = (float(x[0]) for x in combined(scores[:, None], spreads[:, None]))
+        score, spread = map(float, combined(scores, spreads))
         interval: tuple[float, float] | None = None
-        level: float | None = None
         ratings: tuple[float, ...] = ()
         withheld, note, outside = "", self._uncalibrated, self._outside(clip)
         if (c := self.calibration) is not None:
-            interval, level = c.interval(score, spread), c.level
+            interval = c.interval(score, spread)
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
             if self._max_width is not None and width > self._max_width:
                 withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
@@ -297,7 +284,7 @@ class Scorer:
             score=score,
             raw=raw,
             interval=interval,
-            level=level,
+            level=c.level if c else None,
             ratings=ratings,
             withheld=withheld,
             outside=outside,
@@ -305,8 +292,8 @@ class Scorer:
             frames_used=self._frames_used(len(clip.landmarks)),
             spread=spread,
             members=scores,
-            interpolated=tuple(interpolated),
-            missing_ratio=missing_ratio,
+            interpolated=tuple(np.flatnonzero(interpolated).tolist()),
+            missing_ratio=float(np.mean(interpolated)) if len(interpolated) else float("nan"),
             landmark_source=source,
             quality=quality,
             # Preprocess has already put the landmarks' warnings among those of its clips.
@@ -432,20 +419,15 @@ class Scorer:
                 f"the model was trained on landmarks in layout {', '.join(data.layouts)}, but these are in "
                 f"{clip.layout}, from another source: they differ systematically (docs/preprocess.md)"
             )
-        return doubts + self._wide(interval)
-
-    def _wide(self, interval: tuple[float, float] | None) -> list[str]:
-        c = self.calibration
-        if c is None or interval is None:
-            return []
-        width, scale = interval[1] - interval[0], c.high - c.low
-        if width <= _WIDE * scale:
-            return []
-        return [f"the interval covers {width / scale:.0%} of the scale, so the score says little"]
+        if (c := self.calibration) and interval:
+            width, scale = interval[1] - interval[0], c.high - c.low
+            if width > _WIDE * scale:
+                doubts.append(f"the interval covers {width / scale:.0%} of the scale, so the score says little")
+        return doubts
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and spreads (N,) of an ensemble, from its members' (M, N).
+    """Scores and spreads (...) of an ensemble, from its members' (M, ...).
 
     They are the mean and standard deviation of the mixture of the members' distributions.
     """

@@ -74,8 +74,6 @@ def estimate(config: ConfigDict, column: str, expected: Mapping[str, int], tflop
     """What a training costs.
 
     Args:
-      config: the whole configuration.
-      column: the study's column.
       expected: published number of clips in each column, for when the data is missing.
       tflops: speed of the device in training, in TFLOP/s; None for ``SHARE`` of ``PEAK``.
 

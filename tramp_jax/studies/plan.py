@@ -18,14 +18,13 @@ DATA is a recipe in ``configs/``. Options apply in this order: recipe, ``--quick
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import pathlib
 import re
+import runpy
 import tomllib
 import unicodedata
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,7 +45,6 @@ class Row:
     """A row of the table: a model and how to train it.
 
     Attributes:
-      name: its name in the table.
       options: what differs from the study's recipe.
       method: ``TRAINING``, or a simple method.
       paper: the paper's figures × 100, for each column and their mean, or only for the mean; () if there are none.
@@ -63,12 +61,10 @@ class Study:
     """A study on one data set.
 
     Attributes:
-      name: its file's name.
-      title: its table's title.
       data: the recipe, such as "pfed5" or "synthetic:few".
       reference: the name of the row to compare the others with.
-      rows: the rows, in the order of the table.
       columns: options of each column, such as an expression; a single column is called "".
+      recipe: what the recipe's file defines.
       meant_for: recipes of the clinical data it is meant for.
       expected_clips: the published number of training clips in each column over all folds; empty if unknown.
       quick: whether settings are tiny. This only proves that everything runs.
@@ -80,6 +76,7 @@ class Study:
     reference: str
     rows: tuple[Row, ...]
     columns: Mapping[str, Options]
+    recipe: Mapping[str, Any]
     meant_for: tuple[str, ...]
     expected_clips: Mapping[str, int]
     quick: bool
@@ -110,7 +107,6 @@ def load(name: str, data: str, quick: bool = False) -> Study:
     Args:
       name: the name of a file in ``studies/``, or the path of a .toml file.
       data: a recipe in ``configs/``, with arguments after a colon if it takes any.
-      quick: whether to use tiny settings.
 
     Raises:
       UserError: missing_study, bad_study, missing_recipe.
@@ -124,7 +120,8 @@ def load(name: str, data: str, quick: bool = False) -> Study:
         raise UserError("missing_study", message) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("bad_study", f"{path}: not a TOML file ({error})") from error
-    recipe, recipe_name = _recipe(data), data.partition(":")[0]
+    recipe_name = data.partition(":")[0]
+    recipe = _recipe(recipe_name)
     try:
         unknown = content.keys() - {"title", "data", "reference", "rows", "on", "columns"}
         rows = content.get("rows", [])
@@ -133,16 +130,17 @@ def load(name: str, data: str, quick: bool = False) -> Study:
             raise UserError("bad_study", f"{path}: {wrong}; see tramp_jax/studies/plan.py for what a study file holds")
         shared = _flat(content.get("on", {}).get(recipe_name, {}))
         own = content.get("columns", {}).get(recipe_name, {})
-        columns = {column: shared | _flat(given) for column, given in own.items()}
+        columns = {name: shared | _flat(own.get(name, {})) for name in own or recipe.get("COLUMNS", [""])}
         study = Study(
             path.stem,
             content.get("title", path.stem),
             data,
             content.get("reference", rows[0]["name"]),
             tuple(_row(path, row, recipe_name) for row in rows),
-            columns or dict.fromkeys(getattr(recipe, "COLUMNS", [""]), shared),
+            columns,
+            recipe,
             tuple(content.get("data", ("pfed5", "neuroface"))),
-            getattr(recipe, "EXPECTED_CLIPS", {}),
+            recipe.get("EXPECTED_CLIPS", {}),
             quick,
         )
     except (AttributeError, TypeError) as error:
@@ -185,11 +183,7 @@ def _check(path: pathlib.Path, study: Study) -> None:
 def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
     """The runs of a study in their order: all rows with the first seed, then all rows with the next one.
 
-    Args:
-      study: the study.
-      root: the folder of the data; "" for the recipe's. A row's or column's own ``data.root`` is relative to it.
-      out: the study's folder.
-      seeds: number of seeds, from 0.
+    ``root`` is the folder of the data, "" for the recipe's. A row's or column's own ``data.root`` is relative to it.
 
     Raises:
       UserError: unknown_option, bad_option.
@@ -210,9 +204,9 @@ def runs(study: Study, root: str, out: pathlib.Path, seeds: int) -> list[Run]:
 def _config(study: Study, row: Row, column: str, of_column: Options) -> ConfigDict:
     """The configuration of a row and column."""
     name, _, argument = study.data.partition(":")
-    recipe = _recipe(study.data)
-    parts = [part for part in (argument, column if column in getattr(recipe, "COLUMNS", ()) else "") if part]
-    config = recipe.get_config(",".join(parts)) if parts else recipe.get_config()
+    named = column if column in study.recipe.get("COLUMNS", ()) else ""
+    arguments = ",".join(filter(None, (argument, named)))
+    config = study.recipe["get_config"](*filter(None, [arguments]))  # some recipes take no arguments
     config = config.copy_and_resolve_references().unlock()
     config.name = f"{slug(study.name)}_{slug(row.name)}"
     if study.quick:
@@ -252,20 +246,17 @@ def _shrink(config: ConfigDict) -> None:
         config.data.update(num_subjects=20, clips_per_subject=1)
 
 
-def _recipe(data: str) -> ModuleType:
-    """The module of a recipe.
+def _recipe(name: str) -> dict[str, Any]:
+    """What the file of a recipe defines.
 
     Raises:
       UserError: missing_recipe.
     """
-    path = RECIPES / f"{data.partition(':')[0]}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    path = RECIPES / f"{name}.py"
+    if not path.is_file():
         known = ", ".join(sorted(each.stem for each in RECIPES.glob("[!_]*.py"))) or "none"
-        raise UserError("missing_recipe", f"--data {data}: no {path} here; known: {known}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+        raise UserError("missing_recipe", f"--data {name}: no {path} here; known: {known}")
+    return runpy.run_path(str(path))
 
 
 def _flat(nested: Mapping[str, Any]) -> Options:

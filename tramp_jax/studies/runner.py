@@ -1,6 +1,5 @@
 """Does the runs of a study, each once: a finished run is skipped, and a stopped one continues."""
 
-import json
 import statistics
 import sys
 import time
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from tramp_jax import experiment, json_files, run, training_log
 from tramp_jax.errors import Interrupted, UserError, as_user_error
-from tramp_jax.files import locked, write_atomically
+from tramp_jax.files import locked
 from tramp_jax.models import count_parameters
 from tramp_jax.studies import cost, simple
 from tramp_jax.studies.plan import Run
@@ -47,7 +46,7 @@ def execute(runs: Sequence[Run]) -> None:
             tqdm.write(f"{each} failed: {ended['error']}", file=sys.stderr)
         each.outcome.parent.mkdir(parents=True, exist_ok=True)
         ended["seconds"] = round(time.monotonic() - started)
-        write_atomically(each.outcome, json.dumps(ended) + "\n")
+        json_files.write(each.outcome, ended)
         if not each.row.method:
             jax.clear_caches()  # otherwise, the programs of all runs stay in memory
 

@@ -32,7 +32,6 @@ def fit(config: ConfigDict, folder: pathlib.Path, method: str, test_clips: Split
 
     Args:
       config: the whole configuration. Only its data, landmarks, head and seed matter.
-      folder: the run's folder.
       method: one of ``METHODS``.
       test_clips: the clips to report on. Default: those of the test people.
 

@@ -11,7 +11,7 @@ from tramp_jax import metrics, run
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import tables
 from tramp_jax.data.datasets import TEST
-from tramp_jax.evaluation import Written, read_predictions
+from tramp_jax.evaluation import Written, measured_by, read_predictions
 from tramp_jax.files import write_atomically
 from tramp_jax.studies import runner
 from tramp_jax.studies.plan import MEAN, Row, Run, Study
@@ -37,10 +37,8 @@ class Line(NamedTuple):
     """A row of the table.
 
     Attributes:
-      row: the study's row.
       parts: the predictions of its finished runs.
       measured: parameters, FLOPs and clips per second, where known.
-      failed: why runs failed.
       missing: number of runs that have not ended.
     """
 
@@ -68,14 +66,7 @@ class Figures(NamedTuple):
 
 
 def write(study: Study, runs: Sequence[Run], out: pathlib.Path, draws: int) -> str:
-    """Writes the tables and the figure from the runs done so far; returns the Markdown.
-
-    Args:
-      study: the study.
-      runs: all runs of the study.
-      out: the folder to write into.
-      draws: number of resamplings of people and seeds for intervals.
-    """
+    """Writes the tables and the figure from the runs done so far; returns the Markdown."""
     lines = [_line(row, [each for each in runs if each.row is row]) for row in study.rows]
     reference = next(line for line in lines if line.row.name == study.reference)
     names = _OF_CLASSES if runs[0].config.model.head.num_classes else _OF_SCORES
@@ -198,7 +189,7 @@ def _mean_of(metric: str, columns: Sequence[str], parts: Sequence[Part]) -> _Val
             own = rows[(rows >= start) & (rows < start + size)] - start
             times = int(np.count_nonzero(seeds == part.seed))
             if len(own) and times:
-                value = measure(part.written.measured_by(metric)[own], part.written.target[own])
+                value = measure(measured_by(metric, part.written)[own], part.written.target[own])
                 if np.isfinite(value):
                     found[part.column] += [value] * times
         if not all(found.values()):
