@@ -28,17 +28,22 @@ from tests import tiny
 from tramp_jax.cli import scripts
 from tramp_jax.data.readers import synthetic
 from tramp_jax.models import init_variables
+from tramp_jax.report import plots
 
 scripts.keep_compiled()  # repairs what a killed test run left half written
 gc.set_threshold(10_000)  # as train.py does
 synthetic._drawn = functools.lru_cache(8)(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of faces
 
 # These files start first, so that the workers end together.
-HEAVIEST = ["parity", "commands", "benchmarks", "studies", "trainer", "scoring", "report_attribution", "models"]
+HEAVIEST = ["parity", "commands", "benchmarks", "scoring", "report_attribution", "studies", "trainer", "few_people"]
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes, as .ci/run does")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what all tests import stays, so no search of it finds anything
 
 
 def pytest_collection_modifyitems(config, items):
@@ -77,6 +82,12 @@ def optimised():
         jax.config.update("jax_disable_most_optimizations", False)
         yield
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Saves the time to draw reports, for tests of text only: every image is the same few bytes."""
+    monkeypatch.setattr(plots, "_encode", lambda *_: b"\x89PNG")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from matplotlib.figure import Figure
 
 from tramp_jax import evaluation, experiment, models, training_log, training_step
 
@@ -84,8 +85,12 @@ def _with_dropout(config):
 
 @contextlib.contextmanager
 def linear_model(build: Callable[..., nn.Module] = _with_dropout) -> Iterator[None]:
-    """Training and evaluation use what ``build`` makes of a ``model`` group: by default ``Linear``, without frames."""
+    """Training and evaluation use what ``build`` makes of a ``model`` group: by default ``Linear``, without frames.
+
+    Their plots are empty files, because to draw those of a run takes longer than the run.
+    """
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", lambda figure, file, **options: None)
         for place in (models, training_step, evaluation, experiment):
             patched.setattr(place, "build_model", build)
         try:

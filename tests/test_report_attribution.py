@@ -216,7 +216,8 @@ def test_attributions_of_models_that_read_other_inputs_have_a_mean():
 
 
 @pytest.mark.slow
-def test_a_fusion_of_tokens_is_explained_as_well(source, config):
+def test_a_fusion_of_tokens_is_explained_as_well(source):
+    config = tiny.get_config().unlock()  # also with means of several frames
     config.model.fusion.tokens = "sequence"
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))
     check_complete(found, 0.01)
