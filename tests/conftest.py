@@ -77,7 +77,7 @@ def optimised():
         return options(*arguments, env_options_overrides={EMITTERS: True} | (env_options_overrides or {}), **others)
 
     with pytest.MonkeyPatch.context() as patched:
-        if "XLA_FLAGS" in os.environ:
+        if EMITTERS in os.environ.get("XLA_FLAGS", ""):
             patched.setattr(compiler, "get_compile_options", as_usual)
         jax.config.update("jax_disable_most_optimizations", False)
         yield
