@@ -1,6 +1,8 @@
 """Shared fixtures. One model of the tiny configuration is initialised once for the whole run."""
 
 import functools
+import gc
+import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -12,26 +14,36 @@ ROOT = pathlib.Path(__file__).parents[1]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
 # What tests compile, here or in the programs that they start, runs a few times: to optimise it would take longer.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+EMITTERS = "xla_cpu_use_fusion_emitters"  # take twice as long to compile as XLA's former way
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an XLA that does not know the flag would end the process
+    os.environ.setdefault("XLA_FLAGS", f"--{EMITTERS}=false")
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # every core has a worker, whom more threads delay
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax
 import pytest
+from jax._src import compiler  # has no public way to set an option of all programs
 
 from tests import tiny
 from tramp_jax.cli import scripts
 from tramp_jax.data.readers import synthetic
 from tramp_jax.models import init_variables
+from tramp_jax.report import plots
 
 scripts.keep_compiled()  # repairs what a killed test run left half written
+gc.set_threshold(10_000)  # as train.py does
 synthetic._drawn = functools.lru_cache(8)(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of faces
 
 # These files start first, so that the workers end together.
-HEAVIEST = ["parity", "commands", "benchmarks", "studies", "trainer", "scoring", "report_attribution", "models"]
+HEAVIEST = ["parity", "commands", "benchmarks", "scoring", "report_attribution", "studies", "trainer", "few_people"]
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes, as .ci/run does")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what all tests import stays, so no search of it finds anything
 
 
 def pytest_collection_modifyitems(config, items):
@@ -58,10 +70,24 @@ def tiny_variables():
 
 @pytest.fixture
 def optimised():
-    """Programs that are compiled meanwhile run often enough to be worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Programs that are compiled meanwhile are those of a user, and worth optimising if they run often."""
+    options = compiler.get_compile_options
+
+    def as_usual(*arguments, env_options_overrides=None, **others):
+        return options(*arguments, env_options_overrides={EMITTERS: True} | (env_options_overrides or {}), **others)
+
+    with pytest.MonkeyPatch.context() as patched:
+        if EMITTERS in os.environ.get("XLA_FLAGS", ""):
+            patched.setattr(compiler, "get_compile_options", as_usual)
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Saves the time to draw reports, for tests of text only: every image is the same few bytes."""
+    monkeypatch.setattr(plots, "_encode", lambda *_: b"\x89PNG")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from tramp_jax import losses, optimizer, sharding, training_step
 from tramp_jax.batches import pipeline
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
-from tramp_jax.models import init_variables
+from tramp_jax.models import init_variables, input_shapes
 
 
 def first_batch(config):
@@ -60,7 +60,8 @@ def main(folder: pathlib.Path) -> None:
     # Parts of a batch add up to the whole without batch statistics and dropout, so of a linear model.
     config.model.streams = "trajectory"
     training_step.build_model = lambda config: Linear()
-    weights = Linear().init(jax.random.key(0), None, batch.inputs.trajectories, None)["params"]
+    read = np.zeros(input_shapes(config.model, 1)["trajectories"])
+    weights = Linear().init(jax.random.key(0), None, read, None)["params"]
     variables = {"params": jax.tree.map(lambda x: 0.01 * np.asarray(x), weights), "batch_stats": {}}
     found["whole"] = step(1)[1]
     config.train.accumulate = 2

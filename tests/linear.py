@@ -5,7 +5,10 @@ import signal
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
+from matplotlib.figure import Figure
 
 from tramp_jax import evaluation, experiment, models, training_log, training_step
 
@@ -25,6 +28,17 @@ class Linear(nn.Module):
         x = trajectories.reshape(len(trajectories), -1)
         y = nn.Dense(self.num_classes or self.members)(nn.Dropout(self.dropout, deterministic=not train)(x))
         return (y if self.num_classes or (train and self.members > 1) else y.mean(axis=1)), {}
+
+
+class LinearInAll(nn.Module):
+    """A score that every value of every input moves."""
+
+    @nn.compact
+    def __call__(self, frames, trajectories, index_t, train=False, frame_index=None, frame_features=None):
+        if frame_index is not None:
+            frames = jax.vmap(lambda distinct, where: distinct[where])(frames, frame_index)
+        given = [x.reshape(len(x), -1) for x in (frames, trajectories, index_t) if x is not None]
+        return nn.Dense(1)(jnp.concatenate(given, axis=1) / 1000)[:, 0], {}
 
 
 @contextlib.contextmanager
@@ -65,12 +79,20 @@ def measured(folder, *kinds: str):
     return [row for row in training_log.read_metrics(folder) if row["kind"] in kinds]
 
 
+def _with_dropout(config):
+    return Linear(config.head.num_classes, config.members, 0.5)
+
+
 @contextlib.contextmanager
-def linear_model() -> Iterator[None]:
-    """Training and evaluation use ``Linear`` with dropout, if the configuration reads no frames."""
+def linear_model(build: Callable[..., nn.Module] = _with_dropout) -> Iterator[None]:
+    """Training and evaluation use what ``build`` makes of a ``model`` group: by default ``Linear``, without frames.
+
+    Their plots are empty files, because to draw those of a run takes longer than the run.
+    """
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", lambda figure, file, **options: None)
         for place in (models, training_step, evaluation, experiment):
-            patched.setattr(place, "build_model", lambda config: Linear(config.head.num_classes, config.members, 0.5))
+            patched.setattr(place, "build_model", build)
         try:
             _forget()
             yield

@@ -12,9 +12,10 @@ import tarfile
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import costs, new_people, parts, quick, scale_model, timing, train_step
+from benchmarks import attention, costs, inference, new_people, parts, quick, scale_model, timing, train_step
+from benchmarks import input as input_benchmark
 from tests import tiny
-from tests.linear import linear_model
+from tests.linear import LinearInAll, linear_model
 from tests.raises import user_error
 from tramp_jax import evaluation
 from tramp_jax.config import MODEL, base
@@ -27,6 +28,8 @@ from tests import tiny
 
 def get_config():
     config = tiny.get_config().unlock()"""
+INPUT = ["--clips", "8", "--batches", "1", "--rounds", "1"]
+LITTLE_AHEAD = "config.train.read_ahead_mb = 1"
 FEW_POINTS = "config.model.trajectory.update(num_points=12, neighbours=4, distant=3)"
 
 
@@ -182,16 +185,18 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     [
         ["scaling", "--batch", "2", "--rounds", "1"],
         pytest.param(["score", "--rounds", "1"], marks=pytest.mark.skipif(no_torch, reason="needs PyTorch")),
-        ["input", "--clips", "8", "--batches", "1", "--rounds", "1"],
-        ["input", "--clips", "8", "--batches", "1", "--rounds", "1", "--caches"],
+        ["input", *INPUT],
     ],
-    ids=["scaling", "score", "input", "caches"],
+    ids=["scaling", "score", "input"],
 )
 def test_command_runs_in_its_own_process(command, layout, tmp_path):
     name, *flags = command
-    random_inputs = ['config.model.streams = "trajectory"', FEW_POINTS]
-    lines = random_inputs if name == "scaling" else ["config.train.read_ahead_mb = 1"]
-    recipe = recipe_with(tmp_path, *lines)
+    lines = {
+        "scaling": ['config.model.streams = "trajectory"', FEW_POINTS],
+        "score": ["config.model.trajectory.patch = 1"],  # as in PyTorch
+        "input": [LITTLE_AHEAD],
+    }
+    recipe = recipe_with(tmp_path, *lines[name])
     line = [sys.executable, "-m", f"benchmarks.{name}", *flags, "--config", recipe, "--out", tmp_path / "out"]
     line += ["--layout", layout] if name == "input" else []
     ran = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -201,11 +206,17 @@ def test_command_runs_in_its_own_process(command, layout, tmp_path):
         assert set(measured["training step of 2 clips"]["seconds"]) == {"1", "2"}
     elif name == "score":
         assert len(measured["a clip of 40 frames"]["seconds"]) == 4
-    elif "--caches" in flags:
-        assert measured["in training"]["losses_apart"] == 0
-        assert "37×37" in next((tmp_path / "out").glob("*.md")).read_text()
     else:
         assert "Memory over two epochs" in next((tmp_path / "out").glob("*.md")).read_text()
+
+
+@pytest.mark.slow
+def test_caches_are_compared_in_training(layout, tmp_path):
+    flags = ["--caches", *INPUT, "--layout", str(layout), "--config", str(recipe_with(tmp_path, LITTLE_AHEAD))]
+    with linear_model(lambda _: LinearInAll()):
+        input_benchmark.main([*flags, "--out", str(tmp_path / "out")])
+    assert read_report(tmp_path / "out", 2)["measured"]["in training"]["losses_apart"] == 0
+    assert "37×37" in next((tmp_path / "out").glob("*.md")).read_text()
 
 
 @pytest.mark.slow

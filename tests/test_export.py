@@ -114,7 +114,7 @@ def in_tokens(name):
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(changed(model={"trajectory": {"widths": (32, 32)}}), id="both streams, two stages"),
+        pytest.param(changed(model={"trajectory": {"widths": (32, 32), "patch": 1}}), id="both streams, two stages"),
         pytest.param(changed(model={"streams": "rgb"}), id="rgb"),
         pytest.param(changed(model={"streams": "trajectory", "trajectory": {"bias_order": "time"}}), id="bias by time"),
         pytest.param(
@@ -129,7 +129,10 @@ def in_tokens(name):
         pytest.param(
             changed(
                 data={"padding": "loop"},
-                model={"streams": "trajectory", "trajectory": {"channels": "xy+speed+energy", "input_scale": (1.0,)}},
+                model={
+                    "streams": "trajectory",
+                    "trajectory": {"channels": "xy+speed+energy", "input_scale": (1.0,), "patch": 1},
+                },
             ),
             id="motion",
         ),

@@ -153,8 +153,8 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradients_of_the_whole(config, s
     params = initial_weights.initial_variables(config)[0]["params"]
     start = params, {}, batch, jax.random.key(0)
     objective = training_step.Objective(_Frames(), losses.bmc, 2.0)
-    loss, _, gradients = training_step.gradients_of_batch(objective, *start)
-    in_parts = training_step.gradients_in_parts(objective, *start, 4)
+    loss, _, gradients = jax.jit(lambda *start: training_step.gradients_of_batch(objective, *start))(*start)
+    in_parts = jax.jit(lambda *start: training_step.gradients_in_parts(objective, *start, 4))(*start)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), in_parts[2], gradients)
     assert float(in_parts[0]) == pytest.approx(float(loss), rel=1e-5)
     (score, errors), _ = training_step.forward(_Frames(), params, {}, batch.inputs, jax.random.key(0))
@@ -162,7 +162,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradients_of_the_whole(config, s
 
     # Landmarks alone: the encoder learns, the rest of the model does not.
     alone = training_step.Objective(_Frames(), losses.build_loss(_only_landmarks(config)), 2.0)
-    _, _, gradients = training_step.gradients_of_batch(alone, *start)
+    _, _, gradients = jax.jit(lambda *start: training_step.gradients_of_batch(alone, *start))(*start)
     assert np.abs(gradients["rgb_encoder"]["kernel"]).max() > 0
     assert not np.any(gradients["Dense_0"]["kernel"])
 

@@ -22,7 +22,8 @@ def inputs():
     rng = np.random.default_rng(0)
     shapes = input_shapes(tiny.get_config().model, BATCH)
     drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return drawn | {"trajectories": 30 * drawn["trajectories"], "index_t": np.tile(np.linspace(-1, 1, 64), (BATCH, 1))}
+    times = np.broadcast_to(np.linspace(-1, 1, shapes["index_t"][1], dtype=np.float32), shapes["index_t"])
+    return drawn | {"trajectories": 30 * drawn["trajectories"], "index_t": times}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_own_size_tables():
     ("option", "value", "other"),
     [
         ("trajectory.length", 100, 64),
-        ("trajectory.table_frames", 4, 8),
+        ("trajectory.table_frames", 1, 2),
         ("trajectory.input_scale", (0.1, 0.2), "xyrgb"),
         ("trajectory.embed_width", 64, "model.trajectory.widths"),
         ("rgb.num_frames", 20, "model.rgb.clip_length=16"),
@@ -354,7 +355,7 @@ def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
             return jnp.square(score).sum()
 
         gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-5), *gradients)
     lowered = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
     assert "remat" in lowered or "optimization_barrier" in lowered
 

@@ -22,7 +22,7 @@ EVERYTHING = "xyrgb+speed+energy+range+asymmetry"
 def configured(option=EVERYTHING, **data):
     config = tiny.get_config().unlock()
     config.data.update(data)
-    config.model.trajectory.update(channels=option, input_scale=(1.0,))
+    config.model.trajectory.update(channels=option, input_scale=(1.0,), patch=1)
     config.model.streams = "trajectory"
     return config
 

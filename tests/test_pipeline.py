@@ -23,6 +23,12 @@ def dataset():
 
 
 @pytest.fixture
+def config(config):
+    config.model.trajectory.patch = 1
+    return config
+
+
+@pytest.fixture
 def split(dataset, config):
     return datasets.split(dataset, config, None)["train"]
 

@@ -57,12 +57,6 @@ def document(evidence):
     return writer.render(evidence)
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Saves the time to draw, for tests of text only: every image is the same few bytes."""
-    monkeypatch.setattr(plots, "_encode", lambda *_: b"\x89PNG")
-
-
 class Read(html.parser.HTMLParser):
     """A document as a browser sees it: its elements with their attributes, and its text."""
 
@@ -220,8 +214,9 @@ def test_it_can_be_read_without_seeing_it(document):
     assert "@media print" in page.STYLE
 
 
-def test_one_file_of_moderate_size(tmp_path, evidence):
+def test_one_file_of_moderate_size(tmp_path, evidence, document, monkeypatch):
     path = tmp_path / "clip.html"
+    monkeypatch.setattr(writer, "render", lambda _: document)  # not drawn again
     writer.write_report(path, evidence)
     assert [p.name for p in tmp_path.iterdir()] == ["clip.html"]
     assert 100_000 < path.stat().st_size < 3_000_000

@@ -24,9 +24,21 @@ from tramp_jax.synthetic.faces import SyntheticFaces
 TIMES = 16  # frames of a clip, as many as the tiny model reads
 
 
+def frame_by_frame():
+    """The tiny configuration, but what the encoder reads is no mean of several frames."""
+    config = tiny.get_config().unlock()
+    config.model.trajectory.patch = 1
+    return config
+
+
+@pytest.fixture
+def config():
+    return frame_by_frame()
+
+
 @pytest.fixture(scope="module")
 def of_tiny_model():
-    return Explainer(tiny.get_config())
+    return Explainer(frame_by_frame())
 
 
 @pytest.fixture
@@ -92,7 +104,7 @@ def check_complete(found, tolerance: float) -> None:
 
 def test_attributions_add_up_to_the_score_difference(explainer, source, tiny_variables):
     """The scores are also those of the evaluation."""
-    config = tiny.get_config()
+    config = frame_by_frame()
     mesh = sharding.data_mesh()
     predictor = evaluation.build_predictor(config, mesh)
     for index in (1, 2, 7):
@@ -119,7 +131,7 @@ def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_var
 
 
 def test_motion_is_explained_by_its_kinds(source):
-    config = tiny.get_config().unlock()
+    config = frame_by_frame()
     config.model.streams = "trajectory"
     config.model.trajectory.update(channels="xy+energy+range+asymmetry", input_scale=(1.0,), patch=2)
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
@@ -138,7 +150,7 @@ def test_motion_is_explained_by_its_kinds(source):
 
 def test_a_bent_line_is_explained_in_units_of_the_rating(source, monkeypatch):
     """The raw value of a linear model moves from 0 to 4 and passes every knot."""
-    config = tiny.get_config().unlock()
+    config = frame_by_frame()
     config.model.update(streams="trajectory")
     monkeypatch.setattr(attribution, "build_model", lambda config: Linear())
     knots = ((-0.5, 0.0), (0.4, 0.1), (1.9, 3.4), (3.2, 3.5), (3.5, 4.5))
@@ -159,7 +171,7 @@ def test_a_bent_line_is_explained_in_units_of_the_rating(source, monkeypatch):
 
 def test_a_trained_model_is_explained_as_well(tmp_path):
     """On whole clips of people that it was not trained on; of motion only, which takes seconds to learn."""
-    config = tiny.get_config().unlock()
+    config = frame_by_frame()
     config.model.streams = "trajectory"
     config.model.trajectory.update(channels="energy", patch=8, input_scale=(1.0,))
     config.train.update(epochs=10, evaluate_every=10)
@@ -204,7 +216,8 @@ def test_attributions_of_models_that_read_other_inputs_have_a_mean():
 
 
 @pytest.mark.slow
-def test_a_fusion_of_tokens_is_explained_as_well(source, config):
+def test_a_fusion_of_tokens_is_explained_as_well(source):
+    config = tiny.get_config().unlock()  # also with means of several frames
     config.model.fusion.tokens = "sequence"
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 2))
     check_complete(found, 0.01)

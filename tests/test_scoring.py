@@ -175,7 +175,7 @@ def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
     assert path.read_bytes() == before
 
 
-def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys):
+def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys, undrawn):
     assert not Scorer(calibrated, max_width=4).score_clip(source[0]).withheld
     assert "0.01" in Scorer(calibrated, max_width=0.01).score_clip(source[0]).withheld
     with user_error("bad_option", -1):
@@ -305,7 +305,7 @@ def test_the_effects_in_the_report_of_an_ensemble_add_up_to_its_score(runs, sour
     scorer = Scorer(*runs)
     output = Output((0.0, 2.0, 4.0), (0.3, 0.3, 0.4), sigma=1.0, low=0.0, high=4.0, offset=2.0)
     scorer.members = [dataclasses.replace(member, output=output) for member in scorer.members]
-    explainer = attribution.Explainer(scorer.members[0].config, output)
+    explainer = attribution.Explainer(scorer.members[0].config, output, max_evaluations=attribution.NODES)
     monkeypatch.setattr(attribution, "Explainer", lambda *_: explainer)  # both members have the same one: compiled once
     scored = scorer.score_clip(source[0])
     found = scorer.evidence(scored).attribution
@@ -513,7 +513,7 @@ def test_a_table_keeps_apart_equal_names_in_two_folders(tmp_path, monkeypatch, c
     assert "anna/smile.csv" in capsys.readouterr().err
 
 
-def test_reports_of_two_models_do_not_overwrite_each_other(runs, source, tmp_path):
+def test_reports_of_two_models_do_not_overwrite_each_other(runs, source, tmp_path, undrawn):
     write_clip(tmp_path / "smile", source[0])
     for number, run in enumerate(runs):
         command = ["score", str(tmp_path / "smile"), "--checkpoint", str(run), "--out", str(tmp_path / f"{number}.csv")]
@@ -521,7 +521,7 @@ def test_reports_of_two_models_do_not_overwrite_each_other(runs, source, tmp_pat
     assert len(os.listdir(tmp_path / "reports")) == 2
 
 
-def test_a_name_that_is_not_unicode_is_refused_and_the_others_are_scored(calibrated, source, tmp_path, capsys):
+def test_a_name_that_is_not_unicode_is_refused_and_the_others_are_scored(calibrated, source, tmp_path, capsys, undrawn):
     write_clip(tmp_path / "zoe", source[0])
     bad = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
     shutil.copytree(tmp_path / "zoe", bad)
@@ -536,7 +536,7 @@ def test_a_name_that_is_not_unicode_is_refused_and_the_others_are_scored(calibra
         assert all(name.encode() for name in rows)
 
 
-def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys):
+def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source, tmp_path, capsys, undrawn):
     """Files of two people share a name, a file is replaced, an option changes, and a failed row stays."""
     for person, clip in (("anna", source[0]), ("bert", source[1])):
         write_clip(tmp_path / person / "smile", clip)
@@ -609,7 +609,7 @@ def test_a_full_disk_loses_no_earlier_row_of_a_table(tmp_path):
     assert [Path(row["input"]).name for row in csv.DictReader(path.read_text().splitlines())] == ["a", "b"]
 
 
-def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tmp_path, monkeypatch, capsys):
+def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tmp_path, monkeypatch, capsys, undrawn):
     write_clip(tmp_path / "clips" / "smile", source[0])
     (tmp_path / "link").symlink_to(tmp_path / "clips" / "smile")
     monkeypatch.chdir(tmp_path)

@@ -109,15 +109,14 @@ def test_golden_tramp_former() -> None:
     model = build_twin(make_config()).eval().to(memory_format=torch.channels_last)  # only for speed
     model.load_state_dict(tensors, strict=True)
     frames, trajectories = drawn(spec, "rgb", (2, 80, 3, 224, 224)), drawn(spec, "traj", (2, 63, 128, 5))
-    with torch.inference_mode():
-        score, out = model(frames, trajectories, index_t(2, 128))
-        # One clip is enough to see the released layout: clips do not mix.
+    with torch.inference_mode():  # one clip a layout is enough: clips do not mix
+        score, out = model(frames[1:], trajectories[1:], index_t(1, 128))
         model.rgb_encoder.scrambled_frames = True
         score_released, out_released = model(frames[:1], trajectories[:1], index_t(1, 128))
-    assert_close(out["subclip_features"], expected["subclip_features"])
-    assert_close(out["rgb_features"], expected["rgb_features"])
-    assert_close(out["trajectory_features"], expected["traj_features"])
-    assert_close(score, expected["score"])
+    assert_close(out["subclip_features"], expected["subclip_features"][1:])
+    assert_close(out["rgb_features"], expected["rgb_features"][1:])
+    assert_close(out["trajectory_features"], expected["traj_features"][1:])
+    assert_close(score, expected["score"][1:])
     assert_close(out_released["rgb_features"], expected["rgb_features_released_layout"][:1])
     assert_close(score_released, expected["score_released_layout"][:1])
 

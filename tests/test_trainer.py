@@ -82,7 +82,7 @@ def averaged_runs(tmp_path_factory):
 
 
 def restored(folder, which="last"):
-    shapes = Linear().init(jax.random.key(0), None, np.zeros((1, 64, 63, 2), np.float32), None) | {"batch_stats": {}}
+    shapes = Linear().init(jax.random.key(0), None, np.zeros((1, 16, 63, 2), np.float32), None) | {"batch_stats": {}}
     with Checkpoints(folder) as checkpoints:
         return checkpoints.restore_variables(which, shapes, sharding.data_mesh())
 

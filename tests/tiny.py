@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = synthetic.get_config().unlock()
     config.name = "tiny"
     config.data.update(num_subjects=15, cues="motion", padding="loop")
-    config.model.trajectory.update(length=64, channels="xyrgb", patch=1, table_frames=32)
+    config.model.trajectory.update(length=64, channels="xyrgb", patch=4, table_frames=32)
     config.model.trajectory.update(input_scale=(0.03, 0.03, 0.005, 0.005, 0.005), attention_dropout=0.5, drop_path=0.2)
     config.model.trajectory.update(widths=(32,), embed_width=32)  # one stage; two take a third longer to compile
     config.model.rgb.update(widths=(8, 8, 16, 16), image_size=32, spatial_mlp_dim=16)

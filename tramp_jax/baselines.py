@@ -8,6 +8,7 @@ motion that is too fast for it.
 import math
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -119,8 +120,12 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
     places = PADDINGS["reflect"].sources(len(points), n)
     seconds = step_times(frame_times(len(points), n, "reflect", fps)[places], places)
-    energies = motion.with_motion(jnp.asarray(points[None, places]), jnp.asarray(seconds[None]), "energy+range")
-    return np.asarray(energies[0].mean(axis=0), np.float64).ravel()
+    return np.asarray(_mean_energies(points[None, places], seconds[None]), np.float64)
+
+
+@jax.jit  # one program for each length of a clip; without it, each of its hundred operations would be one
+def _mean_energies(points: jax.Array, seconds: jax.Array) -> jax.Array:
+    return jnp.mean(motion.with_motion(points, seconds, "energy+range"), axis=(0, 1)).ravel()
 
 
 def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:
