@@ -7,6 +7,7 @@
 #   encoder    trajectory encoder against PyTorch
 #   compile    first step of a new process, with nothing compiled and then again
 #   costs      FLOPs, bytes and time of each part in bfloat16, and the share of the limits reached; costs-float32
+#   attention  attention against its alternatives in bfloat16; attention-float32
 #   input      share of training time spent waiting for input, in bfloat16; input-float32
 #   scaling    training step on 1, 2, 4 ... GPUs, if there are several
 #
@@ -26,7 +27,7 @@ cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 out="${OUT:-benchmarks/results}"
 limit="${MINUTES:-9}"
-all=(step encoder compile costs input costs-float32 input-float32 scaling)
+all=(step encoder compile costs attention input costs-float32 attention-float32 input-float32 scaling)
 parts=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case " ${all[*]} " in *" $1 "*) parts+=("$1") ;; *) echo "no part $1; known: ${all[*]}" >&2; exit 2 ;; esac
@@ -71,6 +72,7 @@ for part in "${parts[@]}"; do
       --ways jax-float32 jax-bfloat16 ;;
     # Each forward pass is compiled a second time for its costs, which is quick if the cache keeps every program.
     costs*) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 measure benchmarks.costs --precision "$precision" ;;
+    attention*) measure benchmarks.attention --precision "$precision" ;;
     input*) measure benchmarks.input --caches --precision "$precision" --clips 48 --threads "$(nproc)" ;;
     scaling)
       if [ "$gpus" -gt 1 ]; then measure benchmarks.scaling; else echo "== scaling: left out, there is one device"; fi ;;

@@ -60,7 +60,7 @@ def pairs(strength: float, kind: Sequence[int] = range(6)) -> Iterator[Pair]:
     Head motion is that of synthetic faces times ``strength``, only in the columns ``kind`` of their pose.
     """
     source = faces.SyntheticFaces(SUBJECTS, 1, with_frames=False)
-    source._infos = tuple(dataclasses.replace(info, score=0.0) for info in source.infos)
+    source.infos = tuple(dataclasses.replace(info, score=0.0) for info in source.infos)
     for index in range(len(source)):
         movement, neutral = source.motion(index), source.neutral(index)
         pose = np.zeros_like(movement.pose)

@@ -30,8 +30,7 @@ from tramp_jax.data.readers import synthetic
 from tramp_jax.models import init_variables
 from tramp_jax.report import plots
 
-scripts.keep_compiled()  # repairs what a killed test run left half written
-gc.set_threshold(10_000)  # as train.py does
+scripts.quick_start()  # repairs what a killed test run left half written
 synthetic._drawn = functools.lru_cache(8)(synthetic._drawn.__wrapped__)  # tests take turns with a few sets of faces
 
 # These files start first, so that the workers end together.

@@ -165,6 +165,21 @@ def test_flops_of_the_whole_model_are_those_of_its_parts():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "arguments", "sections"),
+    [(attention, ["--batch", "1"], 2), (inference, [], 3)],
+    ids=["attention", "inference"],
+)
+def test_command_runs(command, arguments, sections, recipe, tmp_path, monkeypatch):
+    every_part = parts.trajectory_parts
+    # One kind of attention among neighbours, and one among distant joints: all four would compile 48 programs.
+    chosen = ("attention 1", "attention 4")
+    monkeypatch.setattr(parts, "trajectory_parts", lambda *given: [x for x in every_part(*given) if x.kind in chosen])
+    command.main(["--config", str(recipe), "--rounds", "1", "--out", str(tmp_path / "out"), *arguments])
+    read_report(tmp_path / "out", sections)
+
+
+@pytest.mark.slow
 def test_training_step_runs_each_way(recipe, tmp_path):
     pytest.importorskip("torch")
     ways = ["--ways", "jax-float32", "torch-eager", "torch-bfloat16"]

@@ -240,8 +240,8 @@ def test_sigterm_outside_of_the_training_steps_says_how_to_continue(linear_model
 _DAMAGED_CACHE = """
 import pathlib, sys, jax
 from tramp_jax.cli import scripts
-scripts.keep_compiled()
-scripts.keep_compiled()
+scripts.quick_start()
+scripts.quick_start()
 work = jax.jit(lambda x: x * 3 + 1)
 work(2.0)
 files = sorted(pathlib.Path(sys.argv[1]).glob("*-cache"))

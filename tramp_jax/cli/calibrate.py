@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tramp_jax.cli.scripts import keep_compiled
+    from tramp_jax.cli.scripts import quick_start
     from tramp_jax.output import FEW_PEOPLE
     from tramp_jax.scoring.run_calibration import calibrate_run
 
-    keep_compiled()
+    quick_start()
     found, written = calibrate_run(
         arguments.checkpoint, which=arguments.which, level=arguments.level, data_root=arguments.data_root
     )

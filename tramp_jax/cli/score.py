@@ -154,14 +154,14 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     """Scores the inputs missing from the table ``out``; returns the exit code."""
     from tqdm import tqdm
 
-    from tramp_jax.cli.scripts import keep_compiled
+    from tramp_jax.cli.scripts import quick_start
     from tramp_jax.preprocess import PreprocessOptions, SourceOptions
     from tramp_jax.preprocess.sources import check_separate, table_beside
     from tramp_jax.scoring import Scorer
 
     if arguments.device:
         _choose_device(arguments.device)
-    keep_compiled()
+    quick_start()
     _warn_of_clips(arguments, inputs)
     if arguments.landmarks == "table":
         check_separate({path: table_beside(path) for path in map(Path, inputs) if _is_video(path)})

@@ -36,16 +36,16 @@ def run(main: Callable[[], None]) -> None:
     def call(_: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # only libraries log
-        keep_compiled()
-        gc.set_threshold(10_000)  # tracing makes millions of objects that stay, and a search of all of them takes long
+        quick_start()
         with exit_codes():
             main()
 
     app.run(call, flags_parser=parse)
 
 
-def keep_compiled() -> None:
+def quick_start() -> None:
     """Keeps compiled programs on disk, so folds, resumed runs and later commands compile nothing twice."""
+    gc.set_threshold(10_000)  # tracing makes millions of objects that stay, and a search of all of them takes long
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # by default a second, but a start has several

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(study, runs, arguments.tflops)
     if not arguments.collect:
-        scripts.keep_compiled()
+        scripts.quick_start()
         if arguments.quick:  # optimising programs that run only a few times takes longer than it saves
             jax.config.update("jax_disable_most_optimizations", True)
         runner.execute(shards.parse(arguments.shard).take(runs) if arguments.shard else runs)
