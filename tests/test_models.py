@@ -155,6 +155,7 @@ def test_options_that_contradict_each_other_are_named(config, option, value, oth
 def test_attention_stays_within_its_sets(index, config):
     """The gradient of one token's output is nonzero exactly for the tokens of its set."""
     T, V, t0, v0 = 64, 63, 21, 31
+    config.model.trajectory.patch = 1
     partition = skateformer.partitions(config.model.trajectory)[index]
     attention = skateformer.SkateAttention(partition, 0.0, "tiled")
     qkv = jax.random.normal(jax.random.key(0), (1, T, V, 12))
@@ -168,6 +169,7 @@ def test_attention_stays_within_its_sets(index, config):
 
 
 def test_table_order_changes_only_neighbour_sets(config):
+    config.model.trajectory.patch = 1
     for i, partition in enumerate(skateformer.partitions(config.model.trajectory)):
         bias = {}
         for order in ("tiled", "time"):
@@ -355,7 +357,7 @@ def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
             return jnp.square(score).sum()
 
         gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-5), *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4), *gradients)
     lowered = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
     assert "remat" in lowered or "optimization_barrier" in lowered
 

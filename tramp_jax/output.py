@@ -126,7 +126,7 @@ class Output:
     def fitted(
         self, raw: np.ndarray, target: np.ndarray, subjects: Sequence[str], fit: str = "auto", least: int = FEW_PEOPLE
     ) -> "Output":
-        """This output with the line that has the least squared error on N clips of validation people.
+        """This output with the line of least squared error from (N,) raw values to (N,) ratings of validation people.
 
         Each person counts once, however many clips show them. There is no line with fewer than ``least`` people, or if
         all raw values or all targets are equal. ``fit`` is a value of ``output.fit``.
@@ -216,7 +216,8 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    ``output``, the model's own, is fitted on the clip itself: too close to its rating to measure errors.
+    ``output``, the model's own, is fitted on the clip itself: too close to its rating to measure errors. Raw values and
+    ratings are (N,).
     """
     people = sorted(set(subjects))
     part = {name: i % _PARTS for i, name in enumerate(people)}

@@ -31,6 +31,7 @@ import numpy as np
 from tramp_jax.data import clips, landmarks
 from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
+from tramp_jax.files import write_atomically
 from tramp_jax.synthetic import face, motion, render
 from tramp_jax.synthetic.look import Look, draw_look
 from tramp_jax.synthetic.skin import Skin, draw_skin
@@ -285,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("output", type=pathlib.Path, help="the .jpg file to write")
     output = parser.parse_args(arguments).output
     sheet = cv2.cvtColor(contact_sheet(), cv2.COLOR_RGB2BGR)
-    output.write_bytes(cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
+    write_atomically(output, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 
 
 if __name__ == "__main__":
