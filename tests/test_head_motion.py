@@ -220,6 +220,10 @@ def test_unusable_clips_are_refused_by_name():
         broken[3] = value
         with user_error("bad_data", "clip-7", "frame 4"):
             positions(dataclasses.replace(clip, landmarks=broken), "similarity")
+    line = clip.landmarks.copy()
+    line[..., 1] = 90
+    with user_error("bad_data", "clip-7", "landmarks.frontalise"):
+        positions(dataclasses.replace(clip, landmarks=line, depth=np.zeros_like(clip.depth)), frontalise=True)
 
 
 def test_the_depth_of_synthetic_faces_is_that_of_a_rigid_head():

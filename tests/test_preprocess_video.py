@@ -627,7 +627,7 @@ def test_a_whole_video_with_a_variable_rate_gives_no_warning(tmp_path, name):
     assert not frames.warnings
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mov"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.flv", "a.mov"])
 def test_a_truncated_file_of_any_container_is_refused(tmp_path, name):
     codec = "libvpx" if name == "a.webm" else "libx264"
     path = encode(tmp_path / name, moving(40), codec, container={"movflags": "faststart"} if name == "a.mov" else None)
@@ -876,7 +876,7 @@ def test_an_animated_image_has_many_frames(tmp_path, name):
     frames = open_frames(tmp_path / name)
     seconds, images = zip(*frames, strict=True)
     np.testing.assert_allclose(seconds, np.arange(12) / 25, atol=1e-6)
-    assert rate.constant(np.array(seconds), frames.rate).fps == pytest.approx(25)
+    assert frames.rate == pytest.approx(25)
     for image, expected in zip(images, moving(12), strict=True):
         assert np.abs(image.astype(int) - expected).mean() < 4
     assert len(list(frames)) == 12

@@ -24,7 +24,8 @@ _Record = TypeVar("_Record")
 
 def write(path: Path, content: Any) -> None:
     """Writes or replaces a JSON file with a dataclass, or with what JSON can hold; see ``write_atomically``."""
-    write_atomically(path, json.dumps(content, default=dataclasses.asdict, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, default=dataclasses.asdict, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))  # half a character becomes its escape in JSON
 
 
 def read(path: Path, cure: str) -> dict[str, Any]:

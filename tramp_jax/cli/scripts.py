@@ -44,7 +44,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def quick_start() -> None:
-    """Keeps compiled programs on disk, so folds, resumed runs and later commands compile nothing twice."""
+    """Makes programs start faster: keeps what they compile on disk, and searches for garbage less often."""
     gc.set_threshold(10_000)  # tracing makes millions of objects that stay, and a search of all of them takes long
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))

@@ -31,6 +31,9 @@ def clip_problems(clip: Clip, with_landmarks: bool = True, with_values: bool = T
     if len(points) != count:
         what = f"{place}: has landmarks for {len(points)} frames, but must have {count}"
         yield Problem("wrong_number_of_landmarks", what, name)
+    if not len(points):
+        yield Problem("wrong_number_of_landmarks", f"{place}: has no frames", name)
+        return
     finite = np.isfinite(points).all((1, 2))
     if with_landmarks and not finite.all():
         what = f"{place}: landmarks are NaN or infinite, first in {spell(finite.argmin())}; detect them again"

@@ -258,7 +258,7 @@ def files_in(folder: Path, endings: Collection[str] | None, broken: bool = False
     """
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-        names = [x.name for x in shown if (x.is_file() if os.path.exists(x.path) else broken)]
+        names = [x.name for x in shown if (broken if x.is_symlink() and not os.path.exists(x.path) else x.is_file())]
     chosen = names if endings is None else [name for name in names if Path(name).suffix.lower() in endings]
     return [folder / name for name in sorted(chosen, key=natural)]
 

@@ -23,7 +23,7 @@ from tramp_jax import json_files
 from tramp_jax.data import clip_files, images, landmarks
 from tramp_jax.data.clip_checks import clip_problems
 from tramp_jax.data.clips import Clip, ClipInfo, encode_frame
-from tramp_jax.data.problems import DataError, Problems
+from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
 from tramp_jax.files import hidden
@@ -160,13 +160,13 @@ def write_clip(
       further: texts of more files, by their names.
 
     Raises:
-      UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip; the parts
-        of the clip are inconsistent.
+      UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip.
+      ValueError: the parts of the clip are inconsistent.
     """
     folder = Path(folder).expanduser().absolute()
     counted = dataclasses.replace(clip, info=dataclasses.replace(clip.info, num_frames=len(clip.landmarks)))
     for problem in clip_problems(counted, with_values=False):
-        raise DataError(problem)
+        raise ValueError(problem.message)
     if folder.exists() and not overwrite:
         raise UserError("file_exists", f"{folder}: exists already; choose another name, or overwrite it")
     if folder.exists() and not (folder / DESCRIPTION).is_file():

@@ -86,11 +86,11 @@ def _frontal(clip: Clip, points: np.ndarray) -> np.ndarray:
     rotation, _ = _fit(stable / size)
     aligned = (space - origin) @ rotation
     # The median face over time, which a brief expression does not turn.
-    axes = _frontal_axes(np.median(aligned / size, axis=0))
+    axes = _frontal_axes(np.median(aligned / size, axis=0), clip)
     return (aligned @ axes)[..., :2] + origin[..., :2]
 
 
-def _frontal_axes(face: np.ndarray) -> np.ndarray:
+def _frontal_axes(face: np.ndarray, clip: Clip) -> np.ndarray:
     """The axes of a face (64, 3), as columns (3, 3): to the right, down, and away from the camera.
 
     A face is frontal if the line between its eyes is level and the plane through the corners of eyes and mouth is
@@ -99,6 +99,12 @@ def _frontal_axes(face: np.ndarray) -> np.ndarray:
     left, right, mouth = (face[list(slots)].mean(axis=0) for slots in (*_EYES, _MOUTH_CORNERS))
     across = right - left
     away = np.cross(across, mouth - (left + right) / 2)
+    if np.linalg.norm(away) < _SMALLEST:
+        raise UserError(
+            "bad_data",
+            f"clip {clip.info.id}: the eyes and mouth lie on one line, so its front is undefined; check the landmarks, "
+            "or set landmarks.frontalise to False",
+        )
     across, away = across / np.linalg.norm(across), away / np.linalg.norm(away)
     return np.stack([across, np.cross(away, across), away], axis=1)
 

@@ -543,7 +543,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, WMV, MPEG-TS, GIF."""
+    """Whether a file ends within a part of it: MP4, MOV, AVI, Matroska, WebM, Flash, WMV, MPEG-TS, GIF."""
     with path.open("rb") as file:
         start = file.read(8)
         end = file.seek(0, os.SEEK_END)
@@ -551,6 +551,8 @@ def _is_cut_off(path: Path) -> bool:
             return end < 8 + int.from_bytes(start[4:], "little")
         if start.startswith(_EBML):
             return end < _end_of_segment(file)
+        if start.startswith(b"FLV"):
+            return not _ends_with_a_tag(file, end)
         if start == _ASF:
             return end < _asf_size(file)
         if start.startswith(b"GIF8"):
@@ -571,6 +573,15 @@ def _asf_size(file: BinaryIO) -> int:
     flags = start[position + 88 : position + 89]
     live = position < 0 or not flags or flags[0] & 1
     return 0 if live else int.from_bytes(start[position + 40 : position + 48], "little")
+
+
+def _ends_with_a_tag(file: BinaryIO, end: int) -> bool:
+    """Whether a Flash file ends with the length of its last tag."""
+    file.seek(end - 4)
+    length = int.from_bytes(file.read(4), "big")
+    file.seek(max(end - 4 - length, 0))
+    tag = file.read(4)
+    return tag[0] in (8, 9, 18) and int.from_bytes(tag[1:], "big") == length - 11  # sound, video, data
 
 
 def _end_of_segment(file: BinaryIO) -> int:

@@ -285,7 +285,7 @@ def read_origin(clip_folder: Path, count: int | None = None) -> Evidence:
     known = {field.name: found[field.name] for field in dataclasses.fields(Evidence) if field.name in found}
 
     def is_sound(evidence: Evidence) -> bool:
-        lengths = {len(each) for each in (evidence.interpolated, evidence.scores) if each}
+        lengths = {len(getattr(evidence, name)) for name in ("interpolated", "scores") if name in known}
         return (count is None or lengths <= {count}) and (evidence.crop is None or evidence.crop.side > 0)
 
     return json_files.checked_record(Evidence, known, clip_folder / EVIDENCE, "make the clip again", is_sound)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
@@ -185,24 +185,38 @@ class AnimatedWebP:
     """The frames of an animated WebP image, which FFmpeg cannot decode. Transparency is dropped."""
 
     def __init__(self, path: Path):
-        self.path, self.rate = path, 0.0
+        self.path = path
         self.warnings: tuple[str, ...] = ()
-        with path.open("rb") as file:
-            header = file.read(30)
-        # It stores both sides, less 1.
-        width, height = (int.from_bytes(header[at : at + 3], "little") + 1 for at in (24, 27))
+        content = path.read_bytes()
+        # The header stores both sides, less 1.
+        width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > MAX_PIXELS:
             raise UserError("oversized_file", f"{path}: {width}×{height} pixels are too many; shrink it")
+        self._steps = _webp_durations(content)
+        self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        seconds = 0.0
         try:
-            with Image.open(self.path, formats=["WEBP"]) as opened:
-                for image in ImageSequence.Iterator(opened):
-                    picture = np.array(image.convert("RGB"))
-                    yield opened.info["timestamp"] / 1000, picture
+            with Image.open(self.path, formats=["WEBP"]) as image:
+                for number, step in enumerate(self._steps):
+                    image.seek(number)
+                    yield seconds, np.array(image.convert("RGB"))
+                    seconds += step
         except (OSError, EOFError, SyntaxError) as error:
             what = f"cannot be decoded ({error}); export it again, or as .mp4"
             raise UserError("unreadable_video", f"{self.path}: {what}") from error
+
+
+def _webp_durations(content: bytes) -> list[float]:
+    """How many seconds each frame of an animated WebP image is shown."""
+    durations, position = [], 12
+    while position + 24 <= len(content):
+        length = int.from_bytes(content[position + 4 : position + 8], "little")
+        if content[position : position + 4] == b"ANMF":
+            durations.append(int.from_bytes(content[position + 20 : position + 23], "little") / 1000)
+        position += 8 + length + length % 2
+    return durations
 
 
 Frames = VideoFile | ImageFrames | AnimatedWebP

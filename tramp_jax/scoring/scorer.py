@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -229,9 +228,22 @@ class Scorer:
             warnings=video.warnings,
         )
 
-    def score_clip(self, clip: Clip, expression: str = "", **known: Any) -> Scored:
-        """Scores a clip; ``known`` is what else is known about it, see ``_scored``."""
-        return self._scored(clip, self._judged([clip])[:, 0], expression, **known)
+    def score_clip(
+        self,
+        clip: Clip,
+        expression: str = "",
+        *,
+        interpolated: np.ndarray | Sequence[bool] = (),
+        landmark_source: str = "",
+        quality: Quality | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Scored:
+        """Scores a clip of n frames.
+
+        ``interpolated`` (n,) is true for frames without a detected face; () if unknown. For the rest, see ``Scored``.
+        """
+        raw = self._judged([clip])[:, 0]
+        return self._scored(clip, raw, expression, interpolated, landmark_source, quality, warnings)
 
     def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
         """Scores clips, several at once, which is faster on a GPU."""
@@ -251,16 +263,13 @@ class Scorer:
         clip: Clip,
         raw: np.ndarray,
         expression: str,
-        *,
         interpolated: np.ndarray | Sequence[bool] = (),
         landmark_source: str = "",
         quality: Quality | None = None,
         warnings: Sequence[str] = (),
     ) -> Scored:
-        """The outcome for a clip of n frames with these raw values (members,).
-
-        ``interpolated`` (n,) tells the frames without a detected face, () if unknown; for the rest, see ``Scored``.
-        """
+        """The outcome for a clip with these raw values (members,); for the rest, see ``score_clip``."""
+        assert len(interpolated) in (0, len(clip.landmarks)), "interpolated needs a value for each frame"
         outputs = [member.output for member in self.members]
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
         spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
