@@ -230,7 +230,7 @@ def initialise(
     """Loads the variables to start training from.
 
     Sources are "all" for the whole model, "rgb" and "trajectory" for the encoders, which take precedence. Each is a
-    PyTorch file, a converted folder or a run; "" means not given.
+    PyTorch file, a converted folder or a run; "" means not given. ``model_config`` is the ``model`` group.
 
     Returns:
       Variables structured like ``fresh_variables``, in which loaded arrays are float32 NumPy arrays; and a row for each

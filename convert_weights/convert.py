@@ -89,6 +89,7 @@ def convert(
 
     Args:
       tensors: PyTorch layout, by released name; buffers included.
+      config: the ``model`` group.
       fresh: patterns of parameter paths that may be missing, e.g. ``params/head/*``.
       names: each tensor's name in its file, for messages. Default: the released names.
 

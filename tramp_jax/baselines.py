@@ -72,8 +72,8 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
     often they close, opening and width of the mouth, height of the brows above the eyes, and differences between the
     sides (of the shape; and of mean speeds, as |left − right| / (left + right)).
 
-    From (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length, to (56,) float64, finite, in the order of
-    ``FEATURE_NAMES``. A feature that needs more frames is 0.
+    Takes (n, 63, 2) centred points of n ≥ 2 frames, in any unit of length. Returns (56,) float64, finite, in the order
+    of ``FEATURE_NAMES``. A feature that needs more frames is 0.
 
     Raises:
       UserError: bad_landmarks: another shape, fewer than two frames, a point or rate that is not a finite number, or
@@ -114,8 +114,8 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
     """How fast and how far each landmark moves: the means over a clip of the channels ``energy`` and ``range``.
 
-    These are logarithms, see ``tramp_jax.batches.motion``. So a simple method reads what the network reads. From
-    (n, 63, 2) centred points, in any unit of length, to (378,) float64.
+    These are logarithms, see ``tramp_jax.batches.motion``. So a simple method reads what the network reads. Takes
+    (n, 63, 2) centred points, in any unit of length. Returns (378,) float64.
     """
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
     places = PADDINGS["reflect"].sources(len(points), n)
@@ -135,8 +135,8 @@ def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:
     inter-ocular distance. Seven measures are followed over time: opening and width of the mouth, the area between the
     lips and its left and right half, and the distance of each corner of the mouth from the middle of the nose. The
     features are the mean, range, peak speed and mean speed of each, and, for the two halves and the two corners, the
-    mean difference between the sides and their correlation. From (n, 63, 2) centred points of n ≥ 2 frames, in any unit
-    of length, to (32,) float64, finite.
+    mean difference between the sides and their correlation. Takes (n, 63, 2) centred points of n ≥ 2 frames, in any
+    unit of length. Returns (32,) float64, finite.
     """
     points = points / float(np.median(_distance(points, "left_eye_pupil", "right_eye_pupil")))
     nose = points[:, 4 * GROUP_SIZE : 5 * GROUP_SIZE].mean(axis=1)

@@ -89,6 +89,7 @@ def by_batch(function: Callable[[Inputs], Any], split: Split, config: ConfigDict
 
     Args:
       function: from ``Inputs`` of B clips on the devices to a pytree of arrays (B, ...).
+      config: the whole configuration.
 
     Yields:
       The pytree with NumPy arrays (b, ...). Rows that pad the last batch are removed.

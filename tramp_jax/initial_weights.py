@@ -21,9 +21,8 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
     """The ``{"params", "batch_stats"}`` to start from, and a table of what was loaded, adapted, fresh and skipped.
 
     ``config.init.all`` names a whole model. ``config.init.rgb`` and ``config.init.trajectory`` name an encoder each and
-    take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run. A resumed run
-    need not load these ``given`` weights, because its checkpoint replaces all variables. The table is "" if nothing was
-    loaded.
+    take precedence. Each is a PyTorch file, a folder made by ``python -m convert_weights``, or a run. ``given=False``
+    leaves them out, for a resumed run, whose checkpoint replaces all variables. The table is "" if nothing was loaded.
 
     Raises:
       UserError: weights cannot be read or do not fit the model.

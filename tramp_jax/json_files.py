@@ -1,4 +1,6 @@
-"""Writes JSON files, and reads those that anyone may have edited or damaged: every fault is an error with its name.
+"""Writes JSON files, and reads those that anyone may have edited or damaged.
+
+Every fault becomes an error that names the file.
 
 ``cure`` is always what the user can do about a fault. It ends the error message.
 """

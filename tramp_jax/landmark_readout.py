@@ -19,7 +19,7 @@ NAME = "landmark_readout"  # next to the model's modules in "params"
 def added(variables: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
     """Adds a randomly initialised map to a model's variables, if the model reads frames and ``loss.landmarks`` is on.
 
-    The variables may also be shapes.
+    ``variables`` may also hold only shapes. ``config`` is the whole configuration.
     """
     if not config.loss.landmarks or not reads_frames(config.model):
         return variables

@@ -53,7 +53,7 @@ def balanced_mse(
       ratings: (R,) distinct ratings, or the means of the mixture.
       shares: (R,) each one's share of the training clips; the sum is 1.
       sigma: noise scale in units of the score.
-      variances: (R,) variances of the mixture.
+      variances: (R,) variances of the mixture; 0 for the ratings themselves.
     """
     total = variances + sigma**2
     every = -jnp.square(score[:, None] - ratings) / (2 * total) - jnp.log(total / sigma**2) / 2 + jnp.log(shares)

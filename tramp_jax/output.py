@@ -216,8 +216,8 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and spreads (N,) of validation clips, each from an output fitted in the same way on other people.
 
-    ``output``, the model's own, is fitted on the clip itself: too close to its rating to measure errors. Raw values and
-    ratings are (N,).
+    The model's own ``output`` was fitted on these clips, so its scores are too close to their ratings to measure
+    errors. Raw values and ratings are (N,).
     """
     people = sorted(set(subjects))
     part = {name: i % _PARTS for i, name in enumerate(people)}

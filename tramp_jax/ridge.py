@@ -39,7 +39,7 @@ def regression(features: np.ndarray, ratings: Sequence[float] | np.ndarray, subj
 
 
 def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """The variables, with a regression that is fitted to the training clips."""
+    """The variables, with a regression that is fitted to the training clips. ``config`` is the whole configuration."""
 
     def means(inputs: Inputs) -> jax.Array:
         return models.channel_means(for_evaluation(inputs, config.model).trajectories)

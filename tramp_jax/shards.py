@@ -193,7 +193,7 @@ def run_jobs(
 def over(items: Sequence[_Item], unit: str, done: int = 0) -> Iterator[_Item]:
     """Iterates over inputs, and shows the progress or, in a process of ``run_jobs``, reports it.
 
-    ``run_jobs`` also counts inputs that are ``done`` already.
+    ``done`` is the number of further inputs, finished earlier, which ``run_jobs`` also counts.
     """
     from tramp_jax import progress
 

@@ -46,6 +46,7 @@ def fit(
     Every ``train.evaluate_every`` epochs, it scores the validation subjects and saves the state.
 
     Args:
+      config: the whole configuration.
       resume: whether to continue from the last checkpoint with the same random choices and batches, as if the run had
         never stopped. Without a checkpoint, training starts again.
       output: turns the raw values of the validation subjects into scores; None to monitor raw values.

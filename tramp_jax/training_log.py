@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Reporter:
     """Appends measurements to metrics.jsonl and to TensorBoard event files. Only the first process writes.
 
-    If a run is resumed from a checkpoint, measurements ``after_step`` are removed, because it will write them again.
+    ``after_step`` is the checkpoint's step if a run is resumed; None for a new run. Later measurements are removed,
+    because the run will write them again.
     """
 
     def __init__(self, folder: pathlib.Path, after_step: int | None = None):

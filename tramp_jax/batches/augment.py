@@ -32,7 +32,8 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     """The model's inputs in training: augmented, normalised, and with the encoder's channels.
 
     Each clip, with all F frames in order, has its own random crop, flip and reversal. As published, reversal leaves
-    ``index_t`` unchanged.
+    ``index_t`` unchanged. Frames are uint8 at the stored size; ``config`` is the whole configuration, and ``key`` the
+    step's.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
     # A fourth key beside those three, which runs without these options still draw alike.

@@ -85,7 +85,8 @@ def build(
     """Puts C clips on every device.
 
     ``clips`` have landmarks and colours, if the model reads trajectories or the loss uses landmarks. ``frames`` are
-    those of all clips, one after another, (N, S, S, 3) uint8, if the model reads frames.
+    those of all clips, one after another, (N, S, S, 3) uint8, if the model reads frames. ``config`` is the whole
+    configuration.
     """
     sampler = Sampler.to_learn(config)
 

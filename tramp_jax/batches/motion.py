@@ -34,7 +34,8 @@ def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
     """Turns trajectories of positions and colours (B, T, V, C) into the channels that the encoder reads.
 
     Nothing changes if the model reads positions and colours frame by frame, as published. With ``patch`` > 1, the
-    encoder reads the means of runs of that many frames: (B, T / patch, V, channels). ``config`` is that of the encoder.
+    encoder reads the means of runs of that many frames: (B, T / patch, V, channels). ``config`` is the
+    ``model.trajectory`` group.
     """
     trajectories, index_t, patch = inputs.trajectories, inputs.index_t, config.patch
     if trajectories is None:
@@ -48,9 +49,10 @@ def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
 
 
 def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str) -> jax.Array:
-    """The channels (B, T, V, channels) that ``option`` (``model.trajectory.channels``) names, from the stored ones.
+    """Makes the channels that ``option`` (``model.trajectory.channels``) names, from the stored ones (B, T, V, C).
 
-    Positions are in pixels relative to the nose tip. ``seconds`` may be None if no channel describes motion.
+    Returns (B, T, V, channels). Positions are in pixels relative to the nose tip. ``seconds`` (B, T) is the time since
+    the frame at the place before; None if no channel describes motion.
     """
     if not channels.reads_motion(option):
         return trajectories[..., ["xyrgb".index(name) for name in channels.names(option)]]

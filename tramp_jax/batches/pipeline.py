@@ -132,7 +132,7 @@ def _chosen(inputs: Inputs, where: np.ndarray) -> Inputs:
 
 
 def frames_of(clip: Clip) -> Sequence[bytes] | np.ndarray:
-    """The stored frames of a clip, which must have some (no_frames)."""
+    """The stored frames of a clip. Raises UserError (no_frames) for a clip without frames."""
     if clip.frames is None:
         raise UserError(
             "no_frames",

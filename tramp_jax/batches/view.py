@@ -93,7 +93,9 @@ def blanks_frames(config: ConfigDict) -> bool:
 def extended(whole: np.ndarray, length: int, padding: str, channels: str) -> np.ndarray:
     """Pads the ``whole`` trajectory (n, V, C) of a clip, see ``trajectories.trajectory``, to (max(n, T), V, C).
 
-    Long clips, and those whose padding repeats frame numbers, stay as they are. Colours are clipped to 0-255.
+    Clips of T or more frames, and those whose padding repeats frame numbers, are returned unchanged. Interpolated
+    colours are clipped to 0-255. ``length`` is T, ``padding`` a key of ``PADDINGS``, and ``channels`` names the C
+    channels, such as "xyrgb".
     """
     mode = PADDINGS[padding]
     if len(whole) >= length or mode.repeats_numbers:
@@ -124,7 +126,7 @@ class View:
 
         From a long clip, evaluation takes the last T frames for the trajectory stream, and evenly spaced ones, with
         both ends, for the frame stream. Training draws both, so it needs ``draw``. With ``data.still``, every place
-        shows the first frame.
+        shows the first frame. ``config`` is the whole configuration, and ``n`` the number of frames in the clip.
         """
         T, F = config.model.trajectory.length, config.model.rgb.num_frames
         if config.data.still:
@@ -168,7 +170,7 @@ def frame_times(n: int, length: int, padding: str, fps: float) -> np.ndarray:
     """The time (max(n, T),) of each frame of a padded clip (see ``extended``), in seconds from its start.
 
     If the padding repeats frame numbers, the times are (n,). With "zero" and "repeat", added frames have the time of
-    the last one.
+    the last one. ``n`` is the number of frames in the clip, ``length`` T, and ``padding`` a key of ``PADDINGS``.
     """
     mode = PADDINGS[padding]
     frames: np.ndarray = np.arange(n)
@@ -190,7 +192,10 @@ def step_times(times: Any, numbers: Any) -> Any:
 
 
 def trajectory_numbers(n: int, length: int, padding: str = "loop") -> np.ndarray:
-    """The numbers (T,) of the frames of the padded clip that evaluation reads: the last T, or all of a short clip."""
+    """The numbers (T,) of the frames of the padded clip that evaluation reads: the last T, or all of a short clip.
+
+    ``n`` is the number of frames in the clip, ``length`` T, and ``padding`` a key of ``PADDINGS``.
+    """
     if n >= length:
         return np.arange(n - length, n)
     mode = PADDINGS[padding]
@@ -206,7 +211,8 @@ def trajectory_sources(numbers: np.ndarray, n: int, length: int, padding: str) -
 def frame_sources(n: int, count: int, padding: str = "loop") -> np.ndarray:
     """The clip's frame (F,) at each place of the frame stream in evaluation, or ``BLANK``.
 
-    A clip shorter than F, ``count``, is padded; a longer one shows evenly spaced frames, with both ends.
+    A clip shorter than F, ``count``, is padded; a longer one shows evenly spaced frames, with both ends. ``n`` is the
+    number of frames in the clip, and ``padding`` a key of ``PADDINGS``.
     """
     if n < count:
         return PADDINGS[padding].sources(n, count)

@@ -75,7 +75,7 @@ def encode_frame(frame_rgb: np.ndarray) -> bytes:
 
 
 def decode_frame(frame: bytes | np.ndarray) -> np.ndarray:
-    """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB."""
+    """An element of ``Clip.frames`` -> (H, W, 3) uint8 RGB. Raises UserError if the bytes are not a readable image."""
     if isinstance(frame, np.ndarray):
         return frame
     try:

@@ -21,7 +21,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def _reader(name: str) -> Any:
-    """The module that reads data set ``name``; see ``readers``. An unknown name is a bad_option."""
+    """The module that reads data set ``name``; see ``readers``. Raises UserError (bad_option) for an unknown name."""
     if name not in READERS:
         raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
     return importlib.import_module(f"tramp_jax.data.readers.{name}")
@@ -203,7 +203,8 @@ def split(
     """Training, validation and test clips. Subjects are split, never their clips.
 
     Validation subjects, which select the checkpoint, always come from the training subjects. ``fold`` is None without
-    folds. ``kept`` has the subjects of each part, from an earlier split; None splits them.
+    folds. ``kept`` has the subjects of each part, from an earlier split; None splits them. ``config`` is the whole
+    configuration.
 
     Raises:
       UserError: no clip shows ``data.expression``, or too few subjects; empty_part if a part has no clips.

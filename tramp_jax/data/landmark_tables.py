@@ -119,6 +119,7 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     (``face_box``).
 
     ``fps`` is the clip's frames per second; 0 is the rate of the timestamps. A table without timestamps has this rate.
+    ``max_gap`` is the longest gap that is interpolated, in frames.
 
     Raises:
       UserError: see ``read`` and ``gaps.bridge``; no_frame_rate; bad_data for times that are not seconds in order;

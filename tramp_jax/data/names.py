@@ -51,8 +51,8 @@ def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]
     """Yields each name that a spreadsheet has changed, and how.
 
     It rounds long numbers (1.23E+11, 123456789012345000), and takes names such as 3-4 for dates (4-Mar, 4. Mrz,
-    04.03.2024) or times. A date becomes a day counted from 1900 when its column is then formatted as text; names such
-    as 3-17, which are no dates, show that this has happened.
+    04.03.2024) or times. A date becomes a day counted from 1900 when its column is then formatted as text; names of
+    the same form that cannot be dates, such as 13-45, show that this has happened.
     """
     with_days = any(map(_BEFORE_DATE.fullmatch, names))
     for name in names:

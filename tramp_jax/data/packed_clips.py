@@ -133,7 +133,14 @@ def _info(entry: Mapping[str, Any]) -> ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of records: its name in the manifest's folder, their number, and its size and checksum (in hex)."""
+    """One file of records.
+
+    Attributes:
+      file: its name in the manifest's folder.
+      records: the number of its records.
+      bytes: its size in bytes.
+      sha256: its SHA-256 in hex.
+    """
 
     file: str
     records: int
@@ -202,7 +209,7 @@ def is_packed(root: str | epath.Path) -> bool:
 
 
 def read_manifest(root: str | epath.Path) -> Manifest:
-    """Reads the manifest of a store, which may be damaged or of a newer program (damaged_file, newer_version)."""
+    """Reads the manifest of a store. Raises UserError (damaged_file, oversized_file or newer_version)."""
     path = epath.Path(root).expanduser() / MANIFEST
     if path.exists() and not path.is_file():  # reading a pipe would hang
         raise UserError("damaged_file", f"{path}: not a file; {_AGAIN}")

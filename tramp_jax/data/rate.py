@@ -30,7 +30,7 @@ class Timing:
 
 
 def check(fps: float, option: str = "--fps") -> None:
-    """Refuses a wanted rate that no video has, as a bad_option."""
+    """Raises UserError (bad_option) for a wanted rate that no video has."""
     if not 0 < fps <= MAX_FPS:
         raise UserError("bad_option", f"{option} is {fps:g}; it must be above 0 and at most {MAX_FPS}")
 

@@ -38,7 +38,7 @@ class ClipSource:
         return len(self.infos)
 
     def __getitem__(self, index: int) -> Clip:
-        """Reads clip ``index``."""
+        """Reads clip ``index``. The first problem with its files is raised as a ``DataError``."""
         raise NotImplementedError
 
     def check(self, index: int) -> tuple[list[Problem], Clip | None]:

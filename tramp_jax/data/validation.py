@@ -102,8 +102,8 @@ class Report:
 def check(config: ConfigDict, wanted: Wanted | None = None, workers: int = 2) -> Report:
     """Checks the data set of ``config.data``; decodes every image.
 
-    ``wanted`` is what to check of each clip; None is what the model reads. The ``workers`` are threads, which run in
-    parallel, because decoding releases Python's global lock.
+    ``wanted`` is what to check of each clip; None is what the model reads. ``workers`` threads decode in parallel,
+    since decoding releases Python's global lock.
     """
     found = Problems(collect=True)
     dataset = open_dataset(config, wanted, found)

@@ -45,6 +45,9 @@ def build(
     model's ``raw`` value (1,) and, if the model reads frames, ``frame_features`` (K, C).
     The model's metadata are ``config`` (JSON), ``tramp_jax`` (version) and the given ones.
 
+    Args:
+      config: the whole configuration.
+
     Raises:
       UserError: the model is a classifier.
     """

@@ -51,7 +51,9 @@ class Partition:
 
 
 def partitions(config: ConfigDict) -> tuple[Partition, ...]:
-    """The four partitions of a ``model.trajectory`` group. A global set has 8, 16, 32 frames for T = 64, 128, 256.
+    """The four partitions of a ``model.trajectory`` group.
+
+    A global set has 8, 16, 32 frames for T = 64, 128, 256 with ``patch`` 1.
 
     Raises:
       UserError: bad_option, if the tables are too small or the length cannot be cut into sets.

@@ -23,7 +23,7 @@ _COLUMNS = 4
 
 
 def draw(frame: np.ndarray, points: np.ndarray, layout: str, note: str = "", marked: bool = False) -> np.ndarray:
-    """Draws landmarks (P, 2) on a frame (H, W, 3) uint8 RGB, enlarged to (2H, 2W, 3).
+    """Draws landmarks (P, 2), in pixels of the frame, on a frame (H, W, 3) uint8 RGB, enlarged to (2H, 2W, 3).
 
     ``note`` is a text in the top left corner. A red border (``marked``) marks interpolated frames.
     """

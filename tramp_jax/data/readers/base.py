@@ -9,7 +9,7 @@ from tramp_jax.errors import UserError
 
 
 def check_wanted(name: str, wanted: Wanted) -> None:
-    """Refuses to read data set ``name``, which holds only landmarks, without them, as a bad_option."""
+    """Refuses to read data set ``name`` without landmarks, because it holds nothing else (bad_option)."""
     if not wanted.landmarks:
         raise UserError("bad_option", f"data set {name} holds only landmarks, so it cannot be read without them")
 
@@ -40,10 +40,9 @@ def list_file(
 ) -> Path | None:
     """A list of the data set: the file that ``option`` names, or else the one in ``root`` with one of ``names``.
 
-    For a name such as clips.csv, the workbook clips.xlsx counts, too.
-
-    ``problems`` takes missing_list, with a message that ends with ``cure``; the result is then None. It takes
-    ambiguous_list if there are several; the result is then the first.
+    For a name such as clips.csv, the workbook clips.xlsx also counts. ``problems`` takes missing_list, with a
+    message that ends with ``cure``; the result is then None. It takes ambiguous_list if there are several; the result
+    is then the first.
     """
     if given := getattr(options, option):
         paths = [Path(given).expanduser()]

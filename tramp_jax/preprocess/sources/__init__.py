@@ -27,7 +27,7 @@ def table_beside(video: Path) -> Path:
 
 
 def check_separate(files: Mapping[Path, Path]) -> None:
-    """Refuses one file of landmarks for two videos, as bad_data; ``files`` maps each video to its file."""
+    """Raises UserError (bad_data) for one file of landmarks for two videos; ``files`` maps each video to its file."""
     users: dict[Path, Path] = {}
     for video, file in files.items():
         if file.is_file() and (other := users.setdefault(file.resolve(), video)) != video:

@@ -57,7 +57,7 @@ class LucasKanade(LandmarkSource):
 def step(before: np.ndarray, after: np.ndarray, face: Face) -> Face | None:
     """Moves a face to the next grey frame (H, W) uint8; None if too few points are found.
 
-    Its depth is dropped, because flow in the picture does not show it.
+    ``before`` is the frame of ``face``. The face's depth is dropped, because flow in the picture does not show it.
     """
     side = float(np.max(face.box[2:] - face.box[:2]))
     window = max(int(WINDOW * side) | 1, 7)

@@ -71,7 +71,7 @@ class Tracks(LandmarkSource):
         self._points, self._visible = points, visible
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[list[Face]]:
-        """See ``LandmarkSource``."""
+        """See ``LandmarkSource``. Raises UserError if the tracks have more or fewer frames than the video."""
         self.seconds = {"landmarks": 0.0}
         count = 0
         for count, frame in enumerate(frames, start=1):
