@@ -258,6 +258,7 @@ def test_a_recipe_of_ones_own_chooses_too(people, tmp_path, capsys):
     assert not is_few(chosen(people(12), recipe=f"{recipe}:size=Published,left"))
 
 
+@pytest.mark.slow
 def test_a_clinic_trains_and_resumes(program, tmp_path):
     """With a linear stand-in for the network."""
     write_folder(tmp_path / "clips", 12, num_frames=9)

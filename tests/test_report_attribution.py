@@ -169,6 +169,7 @@ def test_a_bent_line_is_explained_in_units_of_the_rating(source, monkeypatch):
     np.testing.assert_allclose(effects, shares * effects.sum(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_explained_as_well(tmp_path):
     """On whole clips of people that it was not trained on; of motion only, which takes seconds to learn."""
     config = frame_by_frame()
@@ -263,6 +264,7 @@ def test_the_only_moment_that_differs_gets_everything(explainer, source, tiny_va
     assert found.read.all()
 
 
+@pytest.mark.slow
 def test_the_only_region_that_moves_has_the_largest_attribution(explainer, source, tiny_variables):
     """In 30 clips, each moving one group of landmarks. Lips belong to the mouth."""
     cheap, hits = one_panel(explainer), 0

@@ -420,6 +420,7 @@ def test_an_older_part_replaces_no_newer_row(tmp_path):
     assert [table.find(name, "old") is None for name in "ab"] == [True, False]
 
 
+@pytest.mark.slow
 def test_processes_write_the_table_of_one(calibrated, source, tmp_path, monkeypatch, capfd):
     counted = []
     inputs = [tmp_path / name for name in ("d", "broken", "a")]

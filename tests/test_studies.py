@@ -194,6 +194,7 @@ def test_shards_divide_the_runs_and_collect_joins_them(simple, tmp_path, capsys)
         assert (tmp_path / name).read_bytes() == (simple / "out" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_with_the_table_of_an_uninterrupted_one(simple, tmp_path, program):
     arguments = ("study", simple / "mine.toml", "--quick", "--seeds", "2", "--out", tmp_path)
     process = program("tramp_jax/__main__.py", *arguments, wait=False, PYTHONPATH=str(ROOT))
@@ -210,6 +211,7 @@ def test_a_killed_study_ends_with_the_table_of_an_uninterrupted_one(simple, tmp_
         assert (tmp_path / name).read_bytes() == (simple / "out" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_in_a_study_continues(study_file, tmp_path, program, capsys):
     """Both rows are the same model. The second one, which is killed, ends like the first one, which is not."""
     file, out = study_file(LINEAR), tmp_path / "out"
