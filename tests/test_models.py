@@ -341,7 +341,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(config, inputs):
     assert np.linalg.norm(near - gradient) / np.linalg.norm(gradient) < 0.15
 
 
-def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
+def test_recomputing_the_blocks_changes_no_gradient(config, inputs, optimised):
     config.model.streams = "rgb"
     frames = inputs["frames"]
     variables = init_variables(config.model, jax.random.key(0))
@@ -357,7 +357,7 @@ def test_recomputing_the_blocks_changes_no_gradient(config, inputs):
             return jnp.square(score).sum()
 
         gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4), *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
     lowered = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
     assert "remat" in lowered or "optimization_barrier" in lowered
 

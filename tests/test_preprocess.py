@@ -532,7 +532,7 @@ def test_the_evidence_records_source_and_warnings(tmp_path):
     origin = batch.read_origin(clip)
     assert (origin.landmarks, origin.warnings) == ("square", made.warnings)
     assert made.warnings
-    assert batch.read_origin(tmp_path) == batch.Evidence()
+    assert batch.read_origin(tmp_path) == batch.ClipOrigin()
     for text in ("[]", "no JSON", '{"warnings": 3}'):
         (clip / batch.EVIDENCE).write_text(text, "utf-8")
         with user_error("damaged_file", clip / batch.EVIDENCE):

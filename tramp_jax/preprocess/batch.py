@@ -264,7 +264,7 @@ def _video_of(description: Path) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class ClipOrigin:
     """What evidence.json says about the making of a clip of n frames; the defaults mean that it does not say."""
 
     landmarks: str = ""  # name of the landmark source
@@ -275,20 +275,20 @@ class Evidence:
     frame_size: tuple[int, int] | None = None  # (width, height) of the video
 
 
-def read_origin(clip_folder: Path, count: int | None = None) -> Evidence:
+def read_origin(clip_folder: Path, count: int | None = None) -> ClipOrigin:
     """Reads how a clip was made; ``count`` is its number of frames, if known. Without evidence, nothing is known.
 
     Raises:
       UserError: the file is not the evidence of this clip.
     """
     found = _read_evidence(clip_folder)
-    known = {field.name: found[field.name] for field in dataclasses.fields(Evidence) if field.name in found}
+    known = {field.name: found[field.name] for field in dataclasses.fields(ClipOrigin) if field.name in found}
 
-    def is_sound(evidence: Evidence) -> bool:
-        lengths = {len(getattr(evidence, name)) for name in ("interpolated", "scores") if name in known}
-        return (count is None or lengths <= {count}) and (evidence.crop is None or evidence.crop.side > 0)
+    def is_sound(origin: ClipOrigin) -> bool:
+        lengths = {len(getattr(origin, name)) for name in ("interpolated", "scores") if name in known}
+        return (count is None or lengths <= {count}) and (origin.crop is None or origin.crop.side > 0)
 
-    return json_files.checked_record(Evidence, known, clip_folder / EVIDENCE, "make the clip again", is_sound)
+    return json_files.checked_record(ClipOrigin, known, clip_folder / EVIDENCE, "make the clip again", is_sound)
 
 
 def read_quality(clip_folder: Path, clip: Clip) -> Quality:
