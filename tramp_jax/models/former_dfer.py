@@ -12,28 +12,14 @@ from ml_collections import FrozenConfigDict
 from tramp_jax.models.layers import (
     Array,
     BatchNorm,
+    Conv,
     Dtype,
     Mlp,
-    conv_init,
     embedding_init,
     layer_norm,
     max_pool,
     tanh_gelu,
 )
-
-
-def _conv(features: int, kernel: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
-    pad = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        kernel_init=conv_init,
-        dtype=dtype,
-        name=name,
-    )
 
 
 class BasicBlock(nn.Module):
@@ -45,10 +31,10 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        y = nn.relu(BatchNorm(name="bn1")(_conv(self.features, 3, self.stride, self.dtype, "conv1")(x), train))
-        y = BatchNorm(name="bn2")(_conv(self.features, 3, 1, self.dtype, "conv2")(y), train)
+        y = nn.relu(BatchNorm(name="bn1")(Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x), train))
+        y = BatchNorm(name="bn2")(Conv(self.features, 3, 1, self.dtype, name="conv2")(y), train)
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = _conv(self.features, 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = Conv(self.features, 1, self.stride, self.dtype, name="downsample_conv")(x)
             x = BatchNorm(name="downsample_bn")(x, train)
         return nn.relu(x + y)
 
@@ -96,7 +82,7 @@ class SFormer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        x = nn.relu(BatchNorm(name="bn1")(_conv(self.widths[0], 7, 2, self.dtype, "conv1")(x), train))
+        x = nn.relu(BatchNorm(name="bn1")(Conv(self.widths[0], 7, 2, self.dtype, name="conv1")(x), train))
         x = max_pool(x)
         block_of = nn.remat(BasicBlock, static_argnums=(2,)) if self.remat else BasicBlock
         for stage, width in enumerate(self.widths, start=1):
