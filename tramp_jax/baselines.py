@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
+from tramp_jax import channels
 from tramp_jax.batches import motion
 from tramp_jax.batches.view import PADDINGS, frame_times, step_times
 from tramp_jax.data import head_motion
@@ -112,10 +113,10 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 
 
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
-    """How fast and how far each landmark moves: the means over a clip of the channels ``energy`` and ``range``.
+    """How fast and how far each landmark moves, and how much it trembles: the means over a clip of ``channels.FEW``.
 
     These are logarithms, see ``tramp_jax.batches.motion``. So a simple method reads what the network reads. Takes
-    (n, 63, 2) centred points, in any unit of length. Returns (378,) float64.
+    (n, 63, 2) centred points, in any unit of length. Returns (504,) float64.
     """
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
     places = PADDINGS["reflect"].sources(len(points), n)
@@ -125,7 +126,7 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
 
 @jax.jit  # one program for each length of a clip; without it, each of its hundred operations would be one
 def _mean_energies(points: jax.Array, seconds: jax.Array) -> jax.Array:
-    return jnp.mean(motion.with_motion(points, seconds, "energy+range"), axis=(0, 1)).ravel()
+    return jnp.mean(motion.with_motion(points, seconds, channels.FEW), axis=(0, 1)).ravel()
 
 
 def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:

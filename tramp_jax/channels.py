@@ -9,8 +9,11 @@ MOTION = {
     "speed": ("speed_x", "speed_y"),
     "energy": ("speed_energy_x", "speed_energy_y", "range_energy_x", "range_energy_y"),
     "range": ("range_x", "range_y"),
+    "tremor": ("tremor_x", "tremor_y"),
     "asymmetry": tuple(f"asymmetry_{name}" for name in ("x", "y", "speed_x", "speed_y", "range_x", "range_y")),
 }
+
+FEW = "energy+range+tremor"  # of the recipe for few people, and of the simple methods that it is compared with
 
 # What a channel describes, in words for the report, by the prefix of its name. The first match counts, so a new kind
 # comes before the single letters.
@@ -18,6 +21,7 @@ KINDS = {
     "speed_energy": "how fast the landmarks move",
     "range_energy": "how far the landmarks move, moment by moment",
     "range": "how far the landmarks move in the whole clip",
+    "tremor": "tremor of regions at 4 to 6 Hz",
     "speed": "direction and speed of the landmarks",
     "asymmetry": "differences between left and right",
     **dict.fromkeys("xy", "positions of the landmarks"),

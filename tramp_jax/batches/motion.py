@@ -5,6 +5,8 @@ energy: the logs of two root mean squares over ``WINDOW`` frames, each in x and 
     from the mean position.
 range: the log of the root mean square distance from the mean position over the whole clip, in x and y; the same in
     every frame. It shows a slow smile, which goes far, but not within ``WINDOW`` frames.
+tremor: the log of the root mean square amplitude between 4 and 6 Hz over the whole clip, in x and y; the same in every
+    frame, and for all landmarks of a region, because a region trembles as a whole and a detector's errors do not.
 asymmetry: the difference from the mirrored landmark on the other side, in position (x and y) and in the energies.
 
 Lengths are in units of the distance between the pupils, and times in seconds, so neither the size of a face nor the
@@ -13,6 +15,7 @@ frame rate matters. The logarithms put faces that hardly move and faces that mov
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, reduce, repeat
 from ml_collections import ConfigDict
 
@@ -25,9 +28,15 @@ WINDOW = 8  # frames
 # FLOOR: the smallest motion that counts, about a detector's noise. UNIT: a typical motion, whose log is about 0.
 SPEED_FLOOR, SPEED_UNIT = 0.04, 0.2  # pupil distances per second
 RANGE_FLOOR, RANGE_UNIT = 0.008, 0.05  # pupil distances
+TREMOR_FLOOR, TREMOR_UNIT = 0.002, 0.005  # pupil distances
+
+# The middles of 16 steps from 4 to 6 Hz, the rest tremor of Parkinson's disease.
+TREMOR_STEP = 2 / 16
+TREMOR_HZ = 4 + TREMOR_STEP * (np.arange(16) + 0.5)
 
 LEFT_PUPIL, RIGHT_PUPIL = landmarks.PUPILS
 SMALLEST = 1e-3  # pixels; keeps the distance between the pupils above 0
+SHORTEST = 1e-4  # seconds between frames; keeps the rate finite
 
 
 def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
@@ -69,6 +78,7 @@ def with_motion(trajectories: jax.Array, seconds: jax.Array | None, option: str)
         "speed": speed,
         "energy": energy,
         "range": _range(points, seconds),
+        "tremor": _tremor(speed, seconds),
         "asymmetry": jnp.concatenate([points - mirrored, energy - energy[..., landmarks.MIRROR, :]], axis=-1),
     }
     return jnp.concatenate([parts[group] for group in option.split("+")], axis=-1)
@@ -115,6 +125,25 @@ def _range(points: jax.Array, seconds: jax.Array) -> jax.Array:
     away = points - jnp.sum(points * counts, axis=1, keepdims=True) / total
     found = _log_root(jnp.sum(away**2 * counts, axis=1, keepdims=True) / total, RANGE_FLOOR, RANGE_UNIT)
     return jnp.broadcast_to(found, points.shape)
+
+
+def _tremor(speed: jax.Array, seconds: jax.Array) -> jax.Array:
+    """Log amplitudes (B, T, V, 2) of the whole clip, from the spectrum of the speed, which has no jumps."""
+    moves = seconds > 0
+    total = jnp.maximum(jnp.sum(moves, axis=1, keepdims=True), 1)
+    step = jnp.maximum(jnp.sum(jnp.where(moves, seconds, 0), axis=1, keepdims=True) / total, SHORTEST)  # (B, 1)
+    weights = jnp.where(moves, jnp.sin(jnp.pi * (jnp.cumsum(moves, axis=1) - 0.5) / total) ** 2, 0)  # Hann's window
+    angles = 2 * jnp.pi * jnp.cumsum(seconds, axis=1)[:, None] * TREMOR_HZ[:, None]
+    waves = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1) * weights[:, None, None]
+    spectrum = jnp.einsum("bpft,btvc->bpfvc", waves, speed)
+    # The speed of a wave is its amplitude times this, as far as the frame rate shows it.
+    shown = TREMOR_HZ * step < 0.5
+    scale = jnp.where(shown, step / (2 * jnp.sin(jnp.pi * jnp.where(shown, TREMOR_HZ * step, 0.25))), 0)
+    density = 2 * step / jnp.maximum(jnp.sum(weights**2, axis=1, keepdims=True), 1e-6)
+    square = jnp.einsum("bpfvc,bf->bvc", spectrum**2, scale**2 * density * TREMOR_STEP)
+    regions = reduce(square, "b (r n) c -> b r 1 c", "mean", n=landmarks.GROUP_SIZE)
+    found = repeat(_log_root(regions, TREMOR_FLOOR, TREMOR_UNIT), "b r 1 c -> b 1 (r n) c", n=landmarks.GROUP_SIZE)
+    return jnp.broadcast_to(found, speed.shape)
 
 
 def _log_root(square: jax.Array, floor: float, unit: float) -> jax.Array:
