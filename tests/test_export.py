@@ -141,7 +141,7 @@ def in_tokens(name):
                 data={"padding": "zero"},
                 model={
                     "streams": "trajectory",
-                    "trajectory": {"channels": "asymmetry+range+rgb", "input_scale": (1.0,), "patch": 2},
+                    "trajectory": {"channels": "asymmetry+range+tremor+rgb", "input_scale": (1.0,), "patch": 2},
                 },
             ),
             id="motion in patches, with blanks",

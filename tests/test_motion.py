@@ -16,7 +16,10 @@ from tramp_jax.models import build_model
 from tramp_jax.models.inputs import Inputs
 from tramp_jax.synthetic.faces import SyntheticFaces
 
-EVERYTHING = "xyrgb+speed+energy+range+asymmetry"
+EVERYTHING = "xyrgb+speed+energy+range+tremor+asymmetry"
+
+
+LOWER_LIP = slice(5 * landmarks.GROUP_SIZE, 6 * landmarks.GROUP_SIZE)
 
 
 def configured(option=EVERYTHING, **data):
@@ -81,11 +84,47 @@ def test_neither_the_size_of_the_face_nor_the_frame_rate_matters(clip):
 
 
 def test_a_still_face_has_the_least_energy_and_no_speed(clip):
-    found = read(clip, configured("speed+energy+range", still=True))
+    found = read(clip, configured("speed+energy+range+tremor", still=True))
     assert not np.any(found["speed_x"])
     np.testing.assert_allclose(found["speed_energy_x"], np.log(0.04 / 0.2), rtol=1e-5)
     for name in ("range_energy_y", "range_y"):
         np.testing.assert_allclose(found[name], np.log(0.008 / 0.05), rtol=1e-5)
+    np.testing.assert_allclose(found["tremor_x"], np.log(0.002 / 0.005), rtol=1e-5)
+
+
+def trembling(clip, hertz, frames, fps):
+    """A clip of a still face whose lower lip swings sideways by 3 % of the pupils' distance."""
+    points = np.repeat(clip.landmarks[:1], frames, axis=0)
+    slots = landmarks.layout_of(points, clip.layout).slots
+    left, right = (landmarks.select(points, clip.layout)[0, slot] for slot in landmarks.PUPILS)
+    wave = 0.03 * np.linalg.norm(left - right) * np.sin(2 * np.pi * hertz * np.arange(frames) / fps)
+    points[:, slots[LOWER_LIP], 0] += wave[:, None]
+    return dataclasses.replace(cut(clip, frames), landmarks=points, fps=fps)
+
+
+def tremor(clip, padding="reflect"):
+    """Root mean square amplitudes (63, 2) in x and y, in pupil distances."""
+    found = read(clip, configured("tremor", padding=padding))
+    logs = np.stack([found["tremor_x"], found["tremor_y"]], axis=-1)
+    np.testing.assert_array_equal(logs, np.broadcast_to(logs[:1], logs.shape))
+    return np.sqrt(np.maximum((0.005 * np.exp(logs[0])) ** 2 - 0.002**2, 0))
+
+
+@pytest.mark.parametrize("padding", ["loop", "zero", "repeat", "reflect"])
+@pytest.mark.parametrize(("frames", "fps"), [(64, 30.0), (64, 12.5), (40, 25.0)])
+def test_tremor_is_the_amplitude_from_4_to_6_hz(clip, padding, frames, fps):
+    found = tremor(trembling(clip, 5.0, frames, fps), padding)
+    expected = 0.03 / np.sqrt(2)
+    np.testing.assert_allclose(found[LOWER_LIP, 0], expected, rtol=0.2)
+    assert np.abs(found[LOWER_LIP, 1]).max() < 0.02 * expected
+    assert np.delete(found, LOWER_LIP, axis=0)[:45].max() < 0.02 * expected
+    for hertz in (1.0, 2.0, 10.0):
+        if hertz < fps / 2:
+            assert tremor(trembling(clip, hertz, frames, fps), padding)[LOWER_LIP].max() < 0.15 * expected
+
+
+def test_a_tremor_that_the_frame_rate_cannot_show_is_not_measured(clip):
+    assert tremor(trembling(clip, 1.0, 64, 7.0)).max() == 0
 
 
 @pytest.mark.parametrize("padding", ["loop", "zero", "repeat", "reflect"])

@@ -133,7 +133,7 @@ def test_a_more_sensitive_model_is_explained_as_well(explainer, source, tiny_var
 def test_motion_is_explained_by_its_kinds(source):
     config = frame_by_frame()
     config.model.streams = "trajectory"
-    config.model.trajectory.update(channels="xy+energy+range+asymmetry", input_scale=(1.0,), patch=2)
+    config.model.trajectory.update(channels="xy+energy+range+tremor+asymmetry", input_scale=(1.0,), patch=2)
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
     assert found.converged
     assert found.trajectory.shape == (TIMES, 63, 14)

@@ -21,7 +21,7 @@ KINDS = {
     "speed_energy": "how fast the landmarks move",
     "range_energy": "how far the landmarks move, moment by moment",
     "range": "how far the landmarks move in the whole clip",
-    "tremor": "tremor of regions at 4 to 6 Hz",
+    "tremor": "tremor of parts of the face, at 4 to 6 Hz",
     "speed": "direction and speed of the landmarks",
     "asymmetry": "differences between left and right",
     **dict.fromkeys("xy", "positions of the landmarks"),

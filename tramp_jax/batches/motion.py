@@ -36,7 +36,8 @@ TREMOR_HZ = 4 + TREMOR_STEP * (np.arange(16) + 0.5)
 
 LEFT_PUPIL, RIGHT_PUPIL = landmarks.PUPILS
 SMALLEST = 1e-3  # pixels; keeps the distance between the pupils above 0
-SHORTEST = 1e-4  # seconds between frames; keeps the rate finite
+SHORTEST = 1e-4  # seconds between frames; with SMALLEST_SUM, keeps the tremor of clips without motion finite
+SMALLEST_SUM = 1e-6
 
 
 def for_encoder(inputs: Inputs, config: ConfigDict) -> Inputs:
@@ -139,7 +140,7 @@ def _tremor(speed: jax.Array, seconds: jax.Array) -> jax.Array:
     # The speed of a wave is its amplitude times this, as far as the frame rate shows it.
     shown = TREMOR_HZ * step < 0.5
     scale = jnp.where(shown, step / (2 * jnp.sin(jnp.pi * jnp.where(shown, TREMOR_HZ * step, 0.25))), 0)
-    density = 2 * step / jnp.maximum(jnp.sum(weights**2, axis=1, keepdims=True), 1e-6)
+    density = 2 * step / jnp.maximum(jnp.sum(weights**2, axis=1, keepdims=True), SMALLEST_SUM)
     square = jnp.einsum("bpfvc,bf->bvc", spectrum**2, scale**2 * density * TREMOR_STEP)
     regions = reduce(square, "b (r n) c -> b r 1 c", "mean", n=landmarks.GROUP_SIZE)
     found = repeat(_log_root(regions, TREMOR_FLOOR, TREMOR_UNIT), "b r 1 c -> b 1 (r n) c", n=landmarks.GROUP_SIZE)

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from tramp_jax import channels
 from tramp_jax.batches import motion
-from tramp_jax.data.landmarks import MIRROR
+from tramp_jax.data.landmarks import GROUP_SIZE, MIRROR
 from tramp_jax.export.graph import Graph, Tensor
 
 
@@ -43,6 +43,8 @@ def _with_motion(g: Graph, x: Tensor, option: str, length: int, count: int) -> T
         parts["rgb"] = _channels(g, x, [2, 3, 4])
     if "range" in groups:
         parts["range"] = _range(g, points, moves)
+    if "tremor" in groups:
+        parts["tremor"] = _tremor(g, speed, seconds, moves, count)
     if "asymmetry" in groups:
         mirrored = g.op("Mul", _mirrored(g, points), np.array([-1.0, 1.0]))
         sides = [g.op("Sub", points, mirrored), g.op("Sub", energy, _mirrored(g, energy))]
@@ -110,6 +112,31 @@ def _range(g: Graph, points: Tensor, moves: Tensor) -> Tensor:
     away = g.op("Sub", points, mean(points))
     found = _log_root(g, mean(g.op("Mul", away, away)), motion.RANGE_FLOOR, motion.RANGE_UNIT)
     return g.op("Expand", found, g.op("Shape", points))
+
+
+def _tremor(g: Graph, speed: Tensor, seconds: Tensor, moves: Tensor, count: int) -> Tensor:
+    """(T, V, 2), see ``motion``."""
+    hertz, n = motion.TREMOR_HZ[:, None], GROUP_SIZE
+    seconds, moves = (g.op("Reshape", x, [1, -1]) for x in (seconds, moves))
+    total = g.op("Max", g.op("ReduceSum", moves, [1], keepdims=1), np.array(1.0))
+    step = g.op("Max", g.op("Div", g.op("ReduceSum", seconds, [1], keepdims=1), total), np.array(motion.SHORTEST))
+    numbers = g.op("Sub", g.op("CumSum", moves, np.array(1)), np.array(0.5))
+    window = g.op("Sin", g.op("Mul", g.op("Div", numbers, total), np.array(np.pi)))
+    weights = g.op("Mul", g.op("Mul", window, window), moves)
+    angles = g.op("Mul", g.op("CumSum", seconds, np.array(1)), 2 * np.pi * hertz)
+    waves = g.op("Mul", g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=0), weights)
+    spectrum = g.op("MatMul", waves, g.op("Reshape", speed, [0, -1]))
+    power = g.op("ReduceSum", g.op("Reshape", g.op("Mul", spectrum, spectrum), [2, len(hertz), -1]), [0], keepdims=0)
+    cycles = g.op("Mul", step, hertz)
+    shown = g.op("Less", cycles, np.array(0.5))
+    sines = g.op("Sin", g.op("Mul", g.op("Where", shown, cycles, np.array(0.25)), np.array(np.pi)))
+    scale = g.op("Mul", g.op("Div", step, sines), g.op("Cast", shown, to=TensorProto.FLOAT))
+    size = g.op("Max", g.op("ReduceSum", g.op("Mul", weights, weights), [1], keepdims=1), np.array(motion.SMALLEST_SUM))
+    density = g.op("Div", g.op("Mul", step, np.array(motion.TREMOR_STEP / 2)), size)
+    square = g.op("ReduceSum", g.op("Mul", power, g.op("Mul", g.op("Mul", scale, scale), density)), [0], keepdims=1)
+    regions = g.op("ReduceMean", g.op("Reshape", square, [-1, n, 2]), [1], keepdims=1)
+    found = g.op("Tile", _log_root(g, regions, motion.TREMOR_FLOOR, motion.TREMOR_UNIT), [1, n, 1])
+    return g.op("Expand", g.op("Reshape", found, [1, count, 2]), g.op("Shape", speed))
 
 
 def _log_root(g: Graph, square: Tensor, floor: float, unit: float) -> Tensor:
