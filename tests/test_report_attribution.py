@@ -136,13 +136,14 @@ def test_motion_is_explained_by_its_kinds(source):
     config.model.trajectory.update(channels="xy+energy+range+tremor+asymmetry", input_scale=(1.0,), patch=2)
     found = Explainer(config)(models.init_variables(config.model, jax.random.key(1)), thinned(source, 1))
     assert found.converged
-    assert found.trajectory.shape == (TIMES, 63, 14)
+    assert found.trajectory.shape == (TIMES, 63, 16)
     assert found.by_moment.sum() == pytest.approx(found.difference, abs=0.01 * abs(found.difference))
     assert list(found.by_input) == [
         "positions of the landmarks",
         "how fast the landmarks move",
         "how far the landmarks move, moment by moment",
         "how far the landmarks move in the whole clip",
+        "tremor of parts of the face, at 4 to 6 Hz",
         "differences between left and right",
     ]
     assert all(found.by_input.values())
