@@ -276,9 +276,9 @@ def test_the_measurement_finds_what_each_option_is_for(monkeypatch, tmp_path):
     assert changed[none] == changed[nose] == 0  # nothing that a fit could spread
     assert kept.min() > 95
     kinds = np.array([row[1:] for row in rows if len(row) == 6 and row[0] in names], float)
-    turning, nodding, tilting, nearing, shifting = kinds.T
+    turning, nodding, tilting, approaching, shifting = kinds.T
     assert np.all(kinds[none] > 0.3)
     assert np.all(shifting[nose:] < 0.01)
     assert np.all(tilting[similar:] < 0.2 * tilting[nose])
-    assert np.all(nearing[[similar, similar_front]] < 0.2 * nearing[nose])
+    assert np.all(approaching[[similar, similar_front]] < 0.2 * approaching[nose])
     assert np.all(np.stack([turning, nodding])[:, nose_front:] < 0.01)
