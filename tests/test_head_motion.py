@@ -127,7 +127,7 @@ def test_a_turned_head_faces_the_camera_afterwards():
     assert asymmetry[0] < 4 < 20 < asymmetry[1]
 
 
-def test_centring_is_about_the_nose_of_the_maps_own_output():
+def test_the_output_of_a_map_is_centred_on_its_own_nose():
     clip = clip_of(turning(1, in_plane=False))
     for frontalise in (False, True):
         each, first = (positions(clip, name, frontalise) for name in ("nose", "first_frame"))

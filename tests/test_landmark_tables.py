@@ -268,7 +268,7 @@ def test_rows_of_zeros_have_no_face(tmp_path, points):
 
 
 @pytest.mark.parametrize("cell", ["", "-nan(ind)", "nan", "NaN", "-nan"])
-def test_a_point_that_is_no_number_is_a_gap(table, points, cell):
+def test_a_point_that_is_not_a_number_is_a_gap(table, points, cell):
     read = landmark_tables.read(table(x_3=[cell, *points[1:, 3, 0]]))
     assert np.flatnonzero(~read.found).tolist() == [0]
 

@@ -476,7 +476,7 @@ def test_landmark_dropout_hides_whole_landmarks_of_the_encoders_channels(recipe,
     assert len(np.unique(hidden, axis=0)) == 64
 
 
-def test_the_other_draws_do_not_depend_on_these_options(recipe, both):
+def test_other_random_draws_stay_the_same_with_these_options(recipe, both):
     both = both.replace(index_t=np.tile(view.index_t(np.arange(6), 6), (64, 1)))
     recipe.augment.update(flip_trajectory=True, reverse_frames=True)
     plain = augment.for_training(both, sized(recipe, 7), jax.random.key(0))
