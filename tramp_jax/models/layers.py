@@ -35,7 +35,7 @@ def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
-def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
+def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
     """LayerNorm over the last axis as in PyTorch: two-pass variance, eps 1e-5, float32 statistics."""
     return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
