@@ -81,7 +81,7 @@ def check_size(image: bytes) -> None:
                 raise Image.UnidentifiedImageError
         except Image.UnidentifiedImageError as error:  # its text names an object, not the file
             deep = image.startswith(_TIFF)
-            what = "has values that are not of 8 or 16 bits; save it with those" if deep else "is not a readable image"
+            what = "has values of neither 8 nor 16 bits; save it with 8 or 16" if deep else "is not a readable image"
             raise ImageError("unreadable_image", what) from error
         except Image.DecompressionBombError as error:
             raise ImageError("oversized_file", f"is too large ({error})") from error
