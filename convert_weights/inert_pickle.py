@@ -91,7 +91,7 @@ class _Machine:
                 stack.append(bytes(arg))
             case _ if name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
-            case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see _key
+            case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see safe_globals._key
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.raises import user_error
+from tests.test_landmarks import other_side
 from tests.tiny import sized
 from tramp_jax import channels
 from tramp_jax import config as defaults
@@ -294,10 +295,6 @@ def test_options_reach_the_training_sample(recipe):
 
 
 # --- mirrors and reversal ------------------------------------------------------------------------------------------
-
-
-def other_side(name: str) -> str:
-    return name.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")
 
 
 # For each of the 106 landmarks of a mirrored face, its index before: from the names, not from ``landmarks.MIRROR``.

@@ -36,7 +36,7 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     step's.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
-    # From a separate key, so that runs without these options make the same draws as ever.
+    # From a separate key, so these options do not change the other draws.
     warp_key, noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, 3), 3)
     augment, image_size = config.augment, config.model.rgb.image_size
     frames, trajectories, seconds, points = inputs.frames, inputs.trajectories, inputs.seconds, inputs.points

@@ -145,7 +145,7 @@ class _Packets:
         self._start: float | None = None
         # An AVI file numbers its frames in decoding order; frame k is shown at the k-th number.
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
-        # Where the header of a frame is damaged, FFmpeg goes on numbering without it. The index of an AVI file knows.
+        # FFmpeg does not count a frame whose header is damaged. The index of an AVI file does.
         entries = () if self._order is None else stream.index_entries
         self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
