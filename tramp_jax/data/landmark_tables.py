@@ -250,7 +250,7 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
             raise UserError("no_single_face", message)
     if "input" in header:
         videos = list(dict.fromkeys(row[header["input"]] for row in rows))
-        if 1 < len(videos) < len(rows):  # py-feat names the file of each row; of images, each has a row
+        if 1 < len(videos) < len(rows):  # py-feat names each row's file; images have a row each
             message = f"{path}: has rows of {len(videos)} videos, {', '.join(videos[:2])}, …; make a table of each"
             raise UserError("no_single_face", message)
     if "frame" not in header:
