@@ -448,6 +448,16 @@ def test_pixels_become_square(tmp_path, aspect, coded, shown, name):
     assert bright.any(axis=1).sum() == pytest.approx(160, abs=4)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.avi", "dvvideo")])
+def test_pixels_whose_shape_changes_are_refused(tmp_path, name, codec):
+    """A camcorder's tape with a recording of 4:3 and one of 16:9."""
+    pictures = moving(8, (720, 576))
+    parts = [encode(tmp_path / f"part-{name}", pictures, codec, aspect=x).read_bytes() for x in ("16/15", "64/45")]
+    (tmp_path / name).write_bytes(b"".join(parts))
+    with user_error("wrong_image_size", tmp_path / name, "768×576", "1024×576"):
+        read(tmp_path / name)
+
+
 def test_an_absurd_pixel_shape_gives_a_warning(tmp_path):
     path = encode(tmp_path / "a.mp4", grey(4), aspect="1/9")
     frames = open_frames(path)
@@ -705,7 +715,7 @@ def test_a_damaged_header_of_a_frame_in_an_avi_does_not_shift_later_frames(tmp_p
     seen = {round(25 * seconds): (image.mean() - 40) / 5 for seconds, image in frames}
     assert list(seen) == [*range(20), *range(21, 40)]
     np.testing.assert_allclose(list(seen.values()), list(seen), atol=0.6)
-    assert ["1 damaged frames of 40" in found for found in frames.warnings] == [True]
+    assert ["1 damaged frame of 40" in found for found in frames.warnings] == [True]
 
 
 def test_a_damaged_header_of_the_first_frame_in_an_avi_loses_no_other(tmp_path):
@@ -772,6 +782,74 @@ def test_a_truncated_file_without_an_index_is_named(tmp_path, name):
     count = len(list(frames))
     assert count < 40
     assert f"cut off after {count} frames" in frames.warnings[0]
+
+
+def joined(tmp_path, name, codec="libx264", **options):
+    """Two videos of 20 and 16 frames joined byte by byte, and the first of them."""
+    first = encode(tmp_path / f"first-{name}", moving(20, (96, 64)), codec, **options)
+    second = encode(tmp_path / f"second-{name}", [255 - x for x in moving(16, (96, 64))], codec, **options)
+    (tmp_path / name).write_bytes(first.read_bytes() + second.read_bytes())
+    return tmp_path / name, first
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {}),
+        ("faststart.mp4", "libx264", {"container": {"movflags": "faststart"}}),
+        ("a.mov", "libx264", {}),
+        ("a.3gp", "mpeg4", {}),
+        ("a.flv", "libx264", {}),
+        ("a.wmv", "wmv2", {}),
+    ],
+)
+def test_a_second_video_in_a_file_is_named(tmp_path, name, codec, options):
+    """The decoder stops at the end of the first."""
+    path, first = joined(tmp_path, name, codec, **options)
+    for file, warned in ((first, False), (path, True)):
+        frames = open_frames(file)
+        assert len(list(frames)) == 20
+        assert ["another video" in found for found in frames.warnings] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.webm", "libvpx", "yuv420p"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.mpg", "mpeg2video", "yuv420p"),
+        ("a.gif", "gif", "rgb8"),
+    ],
+)
+def test_joined_files_of_other_kinds_are_read_to_their_end(tmp_path, name, codec, pixels):
+    frames = open_frames(joined(tmp_path, name, codec, pixels=pixels)[0])
+    seconds, images = zip(*frames, strict=True)
+    assert [image[0, 0, 0] > 128 for image in images] == [False] * 20 + [True] * 16
+    timing = rate.constant(np.array(seconds), frames.rate)
+    assert (timing.fps, len(timing.chosen), frames.warnings) == (25, 36, ())
+    assert len(timing.warnings) == (name not in ("a.avi", "a.gif"))  # their times begin again
+
+
+@pytest.mark.parametrize("movflags", ["use_metadata_tags", "faststart"])
+def test_what_else_may_follow_a_video_gives_no_warning(tmp_path, movflags):
+    """A recorder writes the index twice; phones and action cameras append their own data."""
+    path = encode(tmp_path / "a.mp4", moving(20, (96, 64)), container={"movflags": movflags})
+    whole = path.read_bytes()
+    at = whole.index(b"moov") - 4
+    index = whole[at : at + int.from_bytes(whole[at : at + 4], "big")]
+    for more in (
+        index,
+        bytes(99),
+        b"\xff\xd8\xff\xe0",
+        b"made by x\n",
+        struct.pack(">I4s", 8 + len(whole), b"mpvd") + whole,
+    ):
+        path.write_bytes(whole + more)
+        frames = open_frames(path)
+        assert len(list(frames)) == 20
+        assert not frames.warnings
 
 
 @pytest.mark.parametrize(

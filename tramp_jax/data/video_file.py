@@ -60,6 +60,8 @@ _MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 _ASF = bytes.fromhex("3026b2758e66cf11")  # the header of a WMV file, and the part of it that has the file's size
 _ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_READ_ONCE = (b"FLV", _ASF)  # FFmpeg reads only the first of such files that were joined
+_MAX_TAIL = 1024 * 1024  # bytes between the last frame of a file and the next file that was joined to it
 _TS_PACKETS = ((188, 0), (192, 4))  # size, and where b"G" stands, in a transport stream and on an AVCHD card
 
 
@@ -127,6 +129,7 @@ class VideoFile:
                 *picture.warnings,
                 *combs.warnings(),
                 *_damage(self.path, count, packets),
+                *_unread_video(self.path, packets.end),
             )
         if count > 1 and still:
             raise UserError(
@@ -150,6 +153,7 @@ class _Packets:
         self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
         self.read = self.hidden = self.damaged = self.headless = self.holes = 0
+        self.end = 0  # of the last packet, in bytes from the start of the file
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -168,6 +172,7 @@ class _Packets:
             self.hidden += packet.is_discard
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
+            self.end = max(self.end, (packet.pos or 0) + packet.size)
             if self._order is not None and packet.dts is not None and packet.pos is not None:
                 self._order.append(self._number(packet.pos, packet.size, packet.dts))
             if self._codec in _WAIT and packet.is_keyframe and not self._started:
@@ -280,7 +285,8 @@ class _Picture:
     def __init__(self, path: Path, stream: VideoStream):
         self._path = path
         self._aspect = stream.sample_aspect_ratio or Fraction(1)
-        self._coded: tuple[int, int] | None = None  # size of the frames as decoded
+        self._codec = stream.codec_context
+        self._coded: tuple[int, int, Fraction | None] | None = None  # size and pixels of the frames as decoded
         self._size = (0, 0)  # with square pixels
         self._skewed = False
         self._converter = VideoReformatter()
@@ -291,12 +297,15 @@ class _Picture:
 
     def show(self, frame: VideoFrame, number: int) -> np.ndarray:
         """Converts a frame to (H, W, 3) uint8 RGB."""
+        pixel = self._codec.sample_aspect_ratio  # with several threads, it may change a few frames too early
         coded = (frame.width, frame.height)
         if self._coded is None:
             self._size = self._square(coded)
-        elif coded != self._coded:
+        elif (*coded, pixel) != self._coded:
+            if pixel and (before := self._coded[2]):
+                self._aspect *= pixel / before
             self._check_shape(coded, number)
-        self._coded = coded
+        self._coded = (*coded, pixel)
         width, height = self._size
         how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, this affects only the colours
         matrix = Colorspace.ITU709 if frame.colorspace == _UNMARKED and _is_hd(coded) else None
@@ -514,11 +523,34 @@ def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
     elif cut_off and not promised:
         yield f"the file is cut off after {count} frames; copy it again"
     elif packets.damaged:
-        yield f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again"
+        frames = "frame" if packets.damaged == 1 else "frames"
+        yield f"skipped {packets.damaged} damaged {frames} of {packets.read}; copy the file again"
     if packets.holes:
         yield (
             f"frames with blocks of zeros: {packets.holes} of {packets.read}; the picture is probably wrong there and "
             "until the next key frame; copy the file again"
+        )
+
+
+def _unread_video(path: Path, end: int) -> Iterator[str]:
+    """Warns if another video begins after the last packet, which ends at byte ``end``.
+
+    FFmpeg reads joined MPEG, AVI, Matroska and GIF files to the end, but only the first of joined MP4 or MOV files.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start[4:] in _MP4_STARTS:
+            boxes = list(_mp4_boxes(file))
+            kinds = [kind for kind, _, _ in boxes]
+            joined = max(kinds.count(b"ftyp"), kinds.count(b"moov")) > 1
+            joined = joined and any(kind == b"mdat" and position >= end for kind, position, _ in boxes)
+        else:
+            file.seek(end)
+            joined = start.startswith(_READ_ONCE) and start in file.read(_MAX_TAIL)
+    if joined:
+        yield (
+            "another video follows in the same file, as if two files had been joined byte by byte, and is not read; "
+            "use the separate files, or join them with `ffmpeg -f concat -safe 0 -i LIST.txt -c copy OUT.mp4`"
         )
 
 
