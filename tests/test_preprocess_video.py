@@ -703,6 +703,18 @@ def test_frames_that_the_decoder_leaves_out_at_the_start_are_counted(tmp_path, n
     assert frames.damaged == 9
 
 
+@pytest.mark.parametrize(
+    ("dropped", "shown", "lost"), [([15], 55, "4 damaged frames of 59"), (range(10), 40, "10 of 50"), ([], 60, "")]
+)
+def test_frames_that_build_on_a_missing_one_are_counted(tmp_path, dropped, shown, lost):
+    """FFmpeg leaves them out of HEVC without a word: after a loss, and where a video was cut without encoding."""
+    options = {"g": "10", "x265-params": "log-level=none:bframes=3:open-gop=1:keyint=10:min-keyint=10"}
+    whole = encode(tmp_path / "whole.mkv", textured(60), "libx265", options=options)
+    frames = open_frames(remuxed(whole, "a.mkv", dropped=dropped))
+    assert len(list(frames)) == shown
+    assert [lost in found for found in frames.warnings] == [True] * bool(lost)
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize(("at", "content"), [(-8, b"xxdc"), (-4, bytes(4)), (-4, b"\xff\xff\xff\x7f")])
 def test_a_damaged_header_of_a_frame_in_an_avi_does_not_shift_later_frames(tmp_path, codec, at, content):
@@ -745,6 +757,30 @@ def test_holes_in_a_file_are_named_where_the_decoder_notices_nothing(tmp_path, n
     path.write_bytes(content)
     assert len(list(frames)) == 24
     assert ["blocks of zeros: 1 of 24" in found for found in frames.warnings] == [True]
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mov", "a.mkv"])
+def test_a_frame_of_motion_jpeg_with_a_hole_is_skipped(tmp_path, name):
+    """By default, the decoder draws something in its place."""
+    path = encode(tmp_path / name, textured(40), "mjpeg", pixels="yuvj420p", options={"b": "4000000"})
+    whole = path.read_bytes()
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+    def changed(numbers, content, share):
+        made = bytearray(whole)
+        for at, size in (places[number] for number in numbers):
+            at += int(share * size)
+            made[at : at + len(content)] = content
+        path.write_bytes(made)
+        frames = open_frames(path)
+        return [round(25 * seconds) for seconds, _ in frames], frames.warnings
+
+    assert changed((), b"", 0) == ([*range(40)], ())
+    numbers, warnings = changed((8, 20), bytes(80), 0.5)
+    assert numbers == [x for x in range(40) if x not in (8, 20)]
+    assert ["2 damaged frames of 40" in found for found in warnings] == [True]
+    assert changed(range(40), b"\xff\xd9", 0.95) == ([*range(40)], ())  # some cameras leave out the end of all frames
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.ts", "mpeg2video")])

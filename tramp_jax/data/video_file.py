@@ -82,7 +82,9 @@ class VideoFile:
         self.path, self.damaged = path, 0
         self.warnings: tuple[str, ...] = ()
         with self._open() as container:
-            self.rate = float(_stream(container, path).guessed_rate or 0)
+            stream = _stream(container, path)
+            self.rate = float(stream.guessed_rate or 0)
+            self._options = _options(container, stream)
 
     def _open(self) -> InputContainer:
         # "file:" and the whitelist keep playlists and odd names from opening a connection.
@@ -101,6 +103,7 @@ class VideoFile:
         with self._open() as container:
             stream = _stream(container, self.path)
             stream.thread_type = "AUTO"
+            stream.codec_context.options = self._options
             packets = _Packets(container, stream)
             picture = _Picture(self.path, stream)
             combs = _Combs()
@@ -154,17 +157,25 @@ class _Packets:
         self._codec, self._started = stream.codec_context.name, False
         self.read = self.hidden = self.damaged = self.headless = self.holes = 0
         self.end = 0  # of the last packet, in bytes from the start of the file
+        self._key: int | None = None  # when the first key frame is shown
+        self._leading = self._shown = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yields the intact frames, in the order in which they are shown."""
         try:
             for packet in self._container.demux(self._stream):
-                yield from self._decoded(packet)
+                for frame in self._decoded(packet):
+                    self._shown += 1
+                    yield frame
         except av.FFmpegError:  # the rest of the file cannot be read
             self.broken_end = True
         if self._order is not None:
             self._lose(len(self._index))
+        if self._codec == "hevc":  # this decoder leaves out without a word what builds on a missing frame
+            missing = max(self.read - self.hidden - self.damaged - self.headless - self._shown, 0)
+            at_start = min(missing, self._leading)
+            self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
 
     def _decoded(self, packet: "Packet[VideoStream]") -> Iterator[VideoFrame]:
         if packet.size:
@@ -173,6 +184,10 @@ class _Packets:
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
             self.end = max(self.end, (packet.pos or 0) + packet.size)
+            if self._key is None and packet.is_keyframe:
+                self._key = packet.pts
+            if self._key is not None and packet.pts is not None:
+                self._leading += packet.pts < self._key
             if self._order is not None and packet.dts is not None and packet.pos is not None:
                 self._order.append(self._number(packet.pos, packet.size, packet.dts))
             if self._codec in _WAIT and packet.is_keyframe and not self._started:
@@ -422,6 +437,18 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
+def _options(container: InputContainer, stream: VideoStream) -> dict[str, str]:
+    """Options with which the Motion JPEG decoder reports damage, unless the first frame breaks the rules already."""
+    if stream.codec_context.name != "mjpeg":
+        return {}
+    stream.codec_context.options = strict = {"err_detect": "explode"}
+    try:
+        next(container.demux(stream)).decode()
+    except av.FFmpegError:  # some cameras never write whole frames
+        return {}
+    return strict
+
+
 def _without_stills(container: InputContainer) -> list[VideoStream]:
     """The video streams, without cover pictures and stills."""
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
@@ -505,11 +532,13 @@ def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
             "unreadable_video",
             f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}",
         )
-    cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
-    if packets.damaged > (1 - _PROMISED) * packets.read:
+    cut_off, promised = _is_cut_off(path), packets.promised()
+    few = count < _PROMISED * promised
+    if packets.damaged > (1 - _PROMISED) * packets.read and not (cut_off and few):
         what = f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
         raise UserError("damaged_video", what)
-    if cut_off and count < _PROMISED * promised:
+    cut_off = cut_off or packets.broken_end
+    if cut_off and few:
         raise UserError(
             "damaged_video",
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
