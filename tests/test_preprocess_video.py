@@ -715,6 +715,29 @@ def test_frames_that_build_on_a_missing_one_are_counted(tmp_path, dropped, shown
     assert [lost in found for found in frames.warnings] == [True] * bool(lost)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_parameters_of_hevc_in_packets_of_their_own_are_no_lost_frames(tmp_path, name):
+    options = {"g": "4", "x265-params": "log-level=none:bframes=0:keyint=4:min-keyint=4:open-gop=0:repeat-headers=1"}
+    whole = encode(tmp_path / "whole.mkv", textured(20), "libx265", options=options)
+    count = 0
+    with av.open(str(whole)) as read, av.open(str(tmp_path / name), "w") as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            content = bytes(packet)
+            at = max(content.find(b"\x26\1"), content.find(b"\x28\1"), 4) - 4  # of a key picture
+            for part, time in ((content[:at], packet.pts or 0), (content[at:], (packet.pts or 0) + 1)):
+                if part:
+                    made = av.Packet(part)
+                    made.pts = made.dts = time
+                    made.time_base, made.is_keyframe, made.stream = packet.time_base, packet.is_keyframe, stream
+                    written.mux(made)
+                    count += 1
+    assert count == 25
+    frames = open_frames(tmp_path / name)
+    assert len(list(frames)) == 20
+    assert not frames.warnings
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize(("at", "content"), [(-8, b"xxdc"), (-4, bytes(4)), (-4, b"\xff\xff\xff\x7f")])
 def test_a_damaged_header_of_a_frame_in_an_avi_does_not_shift_later_frames(tmp_path, codec, at, content):

@@ -158,7 +158,7 @@ class _Packets:
         self.read = self.hidden = self.damaged = self.headless = self.holes = 0
         self.end = 0  # of the last packet, in bytes from the start of the file
         self._key: int | None = None  # when the first key frame is shown
-        self._leading = self._shown = 0
+        self._leading = self._pictures = self._shown = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -173,7 +173,7 @@ class _Packets:
         if self._order is not None:
             self._lose(len(self._index))
         if self._codec == "hevc":  # this decoder leaves out without a word what builds on a missing frame
-            missing = max(self.read - self.hidden - self.damaged - self.headless - self._shown, 0)
+            missing = max(self._pictures - self.damaged - self.headless - self._shown, 0)
             at_start = min(missing, self._leading)
             self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
 
@@ -181,6 +181,7 @@ class _Packets:
         if packet.size:
             self.read += 1
             self.hidden += packet.is_discard
+            self._pictures += self._codec == "hevc" and not packet.is_discard and _holds_picture(bytes(packet))
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
             self.end = max(self.end, (packet.pos or 0) + packet.size)
@@ -259,6 +260,16 @@ class _Packets:
             if length and stream.average_rate:
                 counts.append(round(length * stream.average_rate))
         return max(min(counts, default=0), 0)
+
+
+def _holds_picture(packet: bytes) -> bool:
+    """Whether a packet of HEVC holds a part of a picture, not only parameters as from some network cameras."""
+    if packet.startswith(b"\0\0\0\1"):  # in a stream without packets, FFmpeg finds the frames
+        return True
+    at = 0
+    while at + 4 < len(packet) and packet[at + 4] >= 0x40:  # each unit follows its length in four bytes
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return at + 4 < len(packet)
 
 
 class _Combs:
