@@ -108,6 +108,9 @@ def broken(tmp_path):
     cases["without its index"] = (tmp_path / "cut.mp4", "unreadable_video", "moov")
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     movie = write_video(tmp_path / "short.avi", grey(40))
+    cases["a segment"] = (tmp_path / "a.m4s", "unreadable_video", "segment")
+    stream = encode(tmp_path / "stream.mp4", grey(8), container={"movflags": "frag_keyframe+empty_moov"}).read_bytes()
+    cases["a segment"][0].write_bytes(stream[stream.index(b"moof") - 4 :])
     cases["cut off"] = (movie, "damaged_video", "40 frames")
     movie.write_bytes(movie.read_bytes()[: movie.stat().st_size // 2])
     cases["sound file"] = (tmp_path / "speech.wav", "unreadable_video", "sound")
@@ -158,7 +161,7 @@ def test_broken_inputs_are_named(tmp_path, capfd):
     cases = broken(tmp_path)
     for name, codec in (("a.webm", "libopus"), ("a.mkv", "aac"), ("a.ts", "aac"), ("a.avi", "pcm_s16le")):
         cases[name] = (write_sound(tmp_path / "sounds" / name, codec), "unreadable_video", "no video")
-    assert len(cases) == 16
+    assert len(cases) == 17
     for name, (path, kind, fact) in cases.items():
         with user_error(kind, path, fact) as caught:
             read(path)

@@ -56,7 +56,7 @@ _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 # Titles that are not UTF-8 must not make a video unreadable. From PyAV 19 on, they never do, and the option is gone.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
-_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
+_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free", b"styp", b"sidx", b"moof")  # the last three: of segments
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 _ASF = bytes.fromhex("3026b2758e66cf11")  # the header of a WMV file, and the part of it that has the file's size
 _ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -604,8 +604,9 @@ def _diagnosis(path: Path) -> str:
         kinds = {index[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", index)}
         if not kinds:
             return (
-                "the index (moov) is missing because the file is cut off or its recording was interrupted; copy it "
-                "again, or try a repair tool such as untrunc"
+                "the index (moov) is missing because the file is cut off, its recording was interrupted, or it is a "
+                "segment of a stream; copy it again, try a repair tool such as untrunc, or put the stream's first "
+                "segment before it"
             )
         if b"vide" not in kinds:
             return _ONLY_SOUND
