@@ -26,10 +26,10 @@ _DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
 _BEFORE_DATE = re.compile(r"\d{1,2}[-/.](\d\d?|\d{4})", re.ASCII)  # what spreadsheets take for a date if they can
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
     r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up|fu"
-    r"|on|off|left|right)[-_. ]*\d*|(.*?(\d+))[-_. /]*(?:[vt][-_. ]*(\d+)|[lr])",
+    r"|on|off|left|right)[-_. ]*\d*|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:[vt][-_. ]*(\d+)|[lr])| ?\(\d+\)"
+    r"|[-_. ]+(?:(?:19|20)\d\d([-_.]?)[01]\d\5[0-3]\d|[0-3]\d([-_.])[01]\d\6(?:19|20)\d\d))",
     re.IGNORECASE,
 )
-_SURNAME_FIRST = re.compile(r"([^,]*[^\W\d_][^,]*),([^,]*[^\W\d_][^,]*)")
 # Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
 _LOOKS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХԚԜѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ\u2212", "ABESIJKMHOPCTYXQWVABEZHIKMNOPTYX-"
@@ -64,7 +64,7 @@ def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]
 
 
 def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of names that differ only in a visit, a time, medication or a side, as P01_V1 and P01_V2 do.
+    """Yields pairs of names that differ only in a visit, a date, medication or a side, as P01_V1 and P01_V2 do.
 
     UK2_V01 and UK2_V02 do not: numbers padded to more digits than the one before them count the people of a site.
     """
@@ -92,8 +92,9 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _spelling(name: str) -> object:
-    if surname := _SURNAME_FIRST.fullmatch(name):
-        name = f"{surname[2]} {surname[1]}"
+    surname, _, rest = name.partition(",")
+    if "," not in rest and any(map(str.isalpha, surname)) and any(map(str.isalpha, rest)):
+        name = f"{rest} {surname}"
     plain = clean(unicodedata.normalize("NFKC", name)).casefold().upper().translate(_LOOKS)
     if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
         plain = whole[1]
