@@ -153,8 +153,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_frames_that_the_decoder_leaves_out_at_the_start_are_counted")),
         ("holes in HEVC, VP8 and VP9 files, in which decoders notice no damage", "a warning",
          ("test_holes_in_a_file_are_named_where_the_decoder_notices_nothing",)),
-        ("video files joined byte by byte", "read to the end; a warning for MP4, MOV, Flash and WMV, of which only the "
-         "first is read",
+        ("video files joined byte by byte", "MPEG and GIF are read to the end; for others, a warning says what is lost",
          ("test_a_second_video_in_a_file_is_named", "test_joined_files_of_other_kinds_are_read_to_their_end")),
         ("truncated WMV, MPEG-TS and GIF files", "a warning",
          ("test_a_truncated_file_without_an_index_is_named",)),
@@ -215,7 +214,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          ("test_frames_stored_out_of_order_are_complete_and_evenly_spaced",
           "test_a_whole_video_with_a_variable_rate_gives_no_warning")),
         ("data of phones, cameras and recorders behind a video", "ignored",
-         ("test_what_else_may_follow_a_video_gives_no_warning",)),
+         ("test_what_else_may_follow_a_video_gives_no_warning", "test_a_long_avi_has_several_parts")),
         ("animated WebP and PNG", "read as videos", ("test_an_animated_image_has_many_frames",)),
         ("decimal commas; `sep=;` or blank lines before the header; paths from Windows and macOS", "read",
          ("test_a_decimal_comma_is_a_point", "test_what_programs_write_before_the_header_is_skipped",

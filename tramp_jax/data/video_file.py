@@ -132,7 +132,7 @@ class VideoFile:
                 *picture.warnings,
                 *combs.warnings(),
                 *_damage(self.path, count, packets),
-                *_unread_video(self.path, packets.end),
+                *_joined(self.path, packets.end),
             )
         if count > 1 and still:
             raise UserError(
@@ -572,25 +572,34 @@ def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
         )
 
 
-def _unread_video(path: Path, end: int) -> Iterator[str]:
-    """Warns if another video begins after the last packet, which ends at byte ``end``.
+def _joined(path: Path, end: int) -> Iterator[str]:
+    """Warns if the file is several files, joined byte by byte. The last packet ends at byte ``end``.
 
-    FFmpeg reads joined MPEG, AVI, Matroska and GIF files to the end, but only the first of joined MP4 or MOV files.
+    FFmpeg reads only the first of joined MP4, MOV, Flash and WMV files. It reads all of joined AVI, Matroska and WebM
+    files, but as the first one describes itself. MPEG files may be joined.
     """
     with path.open("rb") as file:
         start = file.read(8)
+        what = "FFmpeg does not read it"
         if start[4:] in _MP4_STARTS:
             boxes = list(_mp4_boxes(file))
             kinds = [kind for kind, _, _ in boxes]
-            joined = max(kinds.count(b"ftyp"), kinds.count(b"moov")) > 1
-            joined = joined and any(kind == b"mdat" and position >= end for kind, position, _ in boxes)
+            several = max(kinds.count(b"ftyp"), kinds.count(b"moov")) > 1
+            several = several and any(kind == b"mdat" and position >= end for kind, position, _ in boxes)
+        elif start.startswith((b"RIFF", _EBML)):
+            what = "it is read with the rate, shape and turn of the first, and without the time between them"
+            size = int.from_bytes(start[4:], "little")
+            first = 8 + size + size % 2 if start.startswith(b"RIFF") else _end_of_segment(file) or end
+            file.seek(min(first, file.seek(0, os.SEEK_END)))
+            after = file.read(12)
+            several = after.startswith(_EBML) or (after.startswith(b"RIFF") and after.endswith(b"AVI "))
         else:
             file.seek(end)
-            joined = start.startswith(_READ_ONCE) and start in file.read(_MAX_TAIL)
-    if joined:
+            several = start.startswith(_READ_ONCE) and start in file.read(_MAX_TAIL)
+    if several:
         yield (
-            "another video follows in the same file, as if two files had been joined byte by byte, and is not read; "
-            "use the separate files, or join them with `ffmpeg -f concat -safe 0 -i LIST.txt -c copy OUT.mp4`"
+            f"another video follows in the same file, as if two files had been joined byte by byte; {what}; use the "
+            "separate files, or join them with `ffmpeg -f concat -safe 0 -i LIST.txt -c copy OUT.mp4`"
         )
 
 
