@@ -35,7 +35,7 @@ SUBJECTS = 10
 SHOWN = 2  # the subject in the picture
 STRENGTHS = {"as drawn": 1.0, "three times": 3.0}
 # One kind of head motion at a time: name -> columns of ``face.Motion.pose``.
-KINDS = {"turning": [0], "nodding": [1], "tilting": [2], "nearing": [3], "shifting": [4, 5]}
+KINDS = {"turning": [0], "nodding": [1], "tilting": [2], "approaching": [3], "shifting": [4, 5]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def table() -> str:
                 f"| {100 * x['motion'] / nothing['motion']:.1f} | {x['pose']:.2f} "
                 f"| {100 * x['kept'] / x['true']:.1f} | {100 * x['error'] / x['true']:.1f} | {x['jitter']:.2f} |"
             )
-    lines += ["", "Left of each kind of head motion on its own, three times as strong as drawn, px:", ""]
+    lines += ["", "What is left of each kind of head motion by itself, three times as strong as drawn, px:", ""]
     lines += [f"| option | {' | '.join(KINDS)} |", "|---|" + "---|" * len(KINDS)]
     for name in (UNTOUCHED, *OPTIONS):
         lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in left_of_kinds(name))} |")

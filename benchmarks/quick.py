@@ -1,4 +1,4 @@
-"""The ratios that matter, in about three minutes, beside those that were kept last: has something become slower?
+"""The ratios that matter, in about three minutes, next to those kept last: has anything become slower?
 
     python -m benchmarks.quick [--keep]
 

@@ -4,7 +4,7 @@
     python -m benchmarks.results_page --costs      # counts again what the studies cost, which takes minutes
 
 Measured tables are kept in benchmarks/results/studies; a DIR replaces the one of the same study. Keep it on the machine
-that trained it, whose name it gets. What a person says about a study stands in NAME.notes.md, which nothing overwrites.
+that trained it, whose name it gets. Remarks on a study belong in NAME.notes.md, which nothing overwrites.
 """
 
 import argparse

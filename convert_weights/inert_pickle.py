@@ -1,15 +1,15 @@
-"""Read a pickle without running anything in it.
+"""Reads a pickle without running anything in it.
 
 A pickle is a program for a small stack machine, and two of its instructions are "import this name" and "call it".
 This module is that machine without these two. The standard library only splits the bytes into instructions
-(`pickletools.genops`). A name becomes an inert `Global`, and "calling" it looks up its *text* in the table of
-`safe_globals`, or leaves a `Placeholder`. Nothing is imported, no attribute is set, and no method of an object named by
-the file is called, because no such object ever exists.
+(``pickletools.genops``). A name becomes an inert ``Global``, and "calling" it looks up its *text* in the table of
+``safe_globals``, or leaves a ``Placeholder``. Nothing is imported, no attribute is set, and no method of an object
+named by the file is called, because no such object ever exists.
 
-Why not `pickle.Unpickler` with a strict `find_class`? It would still call whatever object is on the stack
-(REDUCE, OBJ, NEWOBJ), look for `__setstate__`, `append`, `extend` and `add` on it, update its `__dict__` (BUILD, even
+Why not ``pickle.Unpickler`` with a strict ``find_class``? It would still call whatever object is on the stack (REDUCE,
+OBJ, NEWOBJ), look for ``__setstate__``, ``append``, ``extend`` and ``add`` on it, update its ``__dict__`` (BUILD, even
 that of an allowed function), consult the process-wide extension registry (EXT1 to EXT4), and, in the C version,
-allocate a memo of 32 GiB for one LONG_BINPUT. The Python version, `pickle._Unpickler`, is private. Each hole can be
+allocate a memo of 32 GiB for one LONG_BINPUT. The Python version, ``pickle._Unpickler``, is private. Each hole can be
 closed, but a machine without calls has none. That leaves exhaustion: the number of instructions and copied items is
 capped, dictionary keys are short scalars (hashing a nest of shared tuples takes exponential time), and nothing here
 recurses.
@@ -44,10 +44,10 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 
 def run(stream: io.BytesIO) -> tuple[object, dict[str, Storage]]:
-    """Interprets one pickle from `stream` and leaves the stream positioned after it.
+    """Interprets one pickle from ``stream`` and leaves the stream positioned after it.
 
     Returns:
-      The root object, built from dict, list, tuple, str, bytes, numbers, None and the records of `safe_globals` (sets
+      The root object, built from dict, list, tuple, str, bytes, numbers, None and the records of ``safe_globals`` (sets
       become lists); and every storage it names, by key.
 
     Raises:
@@ -91,7 +91,7 @@ class _Machine:
                 stack.append(bytes(arg))
             case _ if name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
-            case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see _key
+            case "EMPTY_LIST" | "EMPTY_SET":  # a set would hash its items: see safe_globals._key
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
@@ -187,7 +187,7 @@ class _Machine:
     def build(self, state: Any) -> None:
         """Gives an object its state: the byte order of a NumPy dtype is kept, anything else is dropped.
 
-        A dict here is an OrderedDict, whose state is torch's `_metadata` (module versions).
+        A dict here is an OrderedDict, whose state is torch's ``_metadata`` (module versions).
         """
         target = self.stack[-1]
         if isinstance(target, NumpyDtype):

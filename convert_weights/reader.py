@@ -1,8 +1,8 @@
-"""Reads `.pth`, `.pt` and `.safetensors` files without PyTorch and without trusting them.
+"""Reads ``.pth``, ``.pt`` and ``.safetensors`` files without PyTorch and without trusting them.
 
-There are three containers: the zip archive that `torch.save` has written since PyTorch 1.6, the stream of pickles that
-it wrote before, and safetensors. A file's first bytes, not its name, say which one it is. The reader runs nothing in a
-file (`inert_pickle`), writes nothing, and checks every declared size against the bytes that are there.
+There are three containers: the zip archive that ``torch.save`` has written since PyTorch 1.6, the stream of pickles
+that it wrote before, and safetensors. A file's first bytes, not its name, say which one it is. The reader runs nothing
+in a file (``inert_pickle``), writes nothing, and checks every declared size against the bytes that are there.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class Checkpoint:
       tree: dict, list and tuple of None, bool, numbers, str, bytes, np.ndarray (read-only; tensors that share a storage
         share memory) and Placeholder. A set becomes a list, a subclass of dict a dict, a torch type or device its name.
       sha256: of the whole file, in hex.
-      placeholders: `where: class` for each object that was not loaded.
+      placeholders: ``where: class`` for each object that was not loaded.
     """
 
     tree: Any
@@ -191,7 +191,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _read_legacy(stream: io.BytesIO) -> tuple[object, Callable[[str], bytes]]:
-    """Reads a file from before 1.6; returns what `_read_zip` does.
+    """Reads a file from before 1.6; returns what ``_read_zip`` does.
 
     It holds five pickles (magic, version, system, object, storage keys), then each storage's length and bytes.
     """
@@ -323,7 +323,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _safetensor(name: str, entry: Any, room: int) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """(type, shape, begin, end) from `{"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}`."""
+    """(type, shape, begin, end) from ``{"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}``."""
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass

@@ -1,7 +1,7 @@
 """Inert stand-ins for what a pickle names: plain records, and a table of functions that replace its calls.
 
-A file names classes and functions. Here a name is only looked up as text in `SAFE_CALLS`; a name that is not there
-becomes a `Placeholder`. Every function below takes the arguments in the file, checks their exact types, and returns
+A file names classes and functions. Here a name is only looked up as text in ``SAFE_CALLS``; a name that is not there
+becomes a ``Placeholder``. Every function below takes the arguments in the file, checks their exact types, and returns
 plain data. None calls a method of a value whose type it has not checked.
 """
 
@@ -38,7 +38,7 @@ def bad_file(what: str, cure: str = DAMAGED) -> UserError:
 
 
 def printable(text: object, limit: int = 80) -> str:
-    """Text from a file, safe for a terminal: one line, printable characters only, at most `limit` of them."""
+    """Text from a file, safe for a terminal: one line, printable characters only, at most ``limit`` of them."""
     line = "".join(c if c.isprintable() else "?" for c in str(text)[: limit + 1])
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -52,24 +52,24 @@ class Placeholder:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Global:
-    """A class or function that the file names, as text: `torch.float32`, `collections.OrderedDict`."""
+    """A class or function that the file names, as text: ``torch.float32``, ``collections.OrderedDict``."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """A typed run of numbers elsewhere in the file. Files before 1.6 share runs: `view` is (first element, count)."""
+    """A typed run of numbers elsewhere in the file. Files before 1.6 share runs: ``view`` is (first element, count)."""
 
     key: str
-    dtype: str  # torch's name, e.g. `float32`, or the full name of an unknown class
+    dtype: str  # torch's name, e.g. ``float32``, or the full name of an unknown class
     numel: int
     view: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
-    """A strided window on a storage, not yet checked against it. `offset` and `stride` count elements."""
+    """A strided window on a storage, not yet checked against it. ``offset`` and ``stride`` count elements."""
 
     storage: Storage
     dtype: str
@@ -179,7 +179,7 @@ def _dict(args: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _bytes(args: tuple[Any, ...]) -> bytes | Placeholder:
-    """`_codecs.encode(text, "latin1")`, as protocol 2 writes bytes; also `bytes()` and `bytearray(b"…")`."""
+    """``_codecs.encode(text, "latin1")``, as protocol 2 writes bytes; also ``bytes()`` and ``bytearray(b"…")``."""
     text = args[0] if args else ""
     encoding = args[1] if len(args) > 1 else "latin1"
     if type(text) is str and encoding in _LATIN:

@@ -41,7 +41,7 @@ class StateDict:
     naming: dict[str, str]
 
 
-def find_state_dict(tree: object, container: str | None = None) -> tuple[str, Tensors, Records]:
+def find_state_dict(tree: object, container: str | None) -> tuple[str, Tensors, Records]:
     """Finds the one group of tensors with names of a known kind or, if there is none, the only group of tensors.
 
     Args:

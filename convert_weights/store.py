@@ -135,7 +135,7 @@ def _load_converted(path: pathlib.Path) -> Loaded:
 
     report = json_files.read(path / REPORT, _CONVERT_AGAIN)
     if report.get("format") != FORMAT:
-        what = f"{path}: has format {report.get('format')!r:.40}, known is {FORMAT}; {_CONVERT_AGAIN}"
+        what = f"{path}: has format {report.get('format')!r:.40}, not {FORMAT}; {_CONVERT_AGAIN}"
         raise UserError("unsupported_file", what)
     json_files.checked_record(_Report, report, path / REPORT, _CONVERT_AGAIN)
     try:

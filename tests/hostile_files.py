@@ -1,6 +1,6 @@
 """Checkpoint files assembled by hand, byte by byte, without PyTorch: well-formed ones and a table of hostile ones.
 
-`python -m tests.hostile_files` writes each hostile file, reads it, and prints the table of docs/weights.md.
+``python -m tests.hostile_files`` writes each hostile file, reads it, and prints the table of docs/weights.md.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def zip_file(
     compression=zipfile.ZIP_STORED,
     order=b"little",
 ) -> bytes:
-    """A `torch.save` archive around a pickle body, by default one good weight."""
+    """A ``torch.save`` archive around a pickle body, by default one good weight."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         archive.writestr("archive/data.pkl", program(body or mapping({"w": WEIGHT})))
@@ -106,7 +106,7 @@ def zip_file(
 
 
 def legacy_file(body: bytes, storages: dict[str, bytes], numel=6, little=True, version=1001) -> bytes:
-    """What `torch.save` wrote before version 1.6."""
+    """What ``torch.save`` wrote before version 1.6."""
     header = (MAGIC, version, {"protocol_version": 1001, "little_endian": little, "type_sizes": {"int": 4}})
     pickles = [*(pickle.dumps(part, 2) for part in header), program(body), pickle.dumps(list(storages), 2)]
     return b"".join(pickles) + b"".join(struct.pack("<q", numel) + data for data in storages.values())
@@ -140,7 +140,7 @@ def unsupported(fact: str) -> Error:
 
 @dataclasses.dataclass(frozen=True)
 class Hostile:
-    """A file, the kind of its error and a fact in it, and for an attack the pickle that does harm in `pickle.loads`."""
+    """A file, the kind of its error and a fact in it; for an attack, the pickle that does harm in ``pickle.loads``."""
 
     name: str
     what: str
@@ -154,7 +154,7 @@ def _touch(canary: str) -> bytes:
 
 
 def _attack(name: str, what: str, error: Error, body: Callable[[str], bytes], wrap=None) -> Hostile:
-    """An attack as a whole zip file, or inside the file that `wrap` makes from it."""
+    """An attack as a whole zip file, or inside the file that ``wrap`` makes from it."""
     return Hostile(name, what, error, lambda c: (wrap or zip_file)(body(c)), lambda c: program(body(c), 4))
 
 

@@ -15,9 +15,17 @@ from av.codec.context import Flags
 from av.filter import Graph
 
 from tramp_jax.data.landmarks import LAYOUTS
+from tramp_jax.preprocess import SourceOptions, open_landmark_source
 from tramp_jax.preprocess.faces import Face, LandmarkSource, enclosing
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+
+
+@pytest.fixture(scope="session")
+def mediapipe() -> LandmarkSource:
+    """The MediaPipe landmark source; skips tests without LiteRT."""
+    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
+    return open_landmark_source("mediapipe", SourceOptions())
 
 
 def real_video(name: str) -> Path:

@@ -14,7 +14,7 @@ FUZZ, SOAK = ROOT / "tests" / "fuzz_results.json", ROOT / "tests" / "soak_result
 
 _HEAD = """# What can go wrong, and what is promised
 
-What goes wrong with videos, lists, disks and machines, and what the program then does. Every promise has tests that
+What can go wrong with videos, lists, disks and machines, and what the program does then. Every promise has tests that
 cause the fault on purpose; they run with all others, unless a row says that a test is slow.
 
 "Refused" means that the program prints one line, which starts with `error: `, names the file and says what to do, and
@@ -28,7 +28,7 @@ entries of archives. Or it removes the file, or puts a folder in its place. The 
 within 10 s, and memory may not grow by 1 GB. A few tries of each target are part of the tests (`tests/test_fuzz.py`).
 This table is from long runs, `python -m tests.fuzz --tries 20000 --out tests/fuzz_results.json`. A time limit ended the
 slow target, converted folders, early; on older code, it had 20,000 tries. Run folders shared their core with other
-work: nine tries took longer than 10 s and, repeated alone, 0.1 s. One try there had found a fault, which is mended.
+work: nine tries took longer than 10 s and, repeated alone, 0.1 s. One try there had found a fault, which is now fixed.
 
 | target | tries | read or refused | other errors | slowest, s | growth of memory, MB |
 |---|---|---|---|---|---|

@@ -1,6 +1,6 @@
 """State dicts of small models in the released names, written like PyTorch's but without it; and broken ones.
 
-`python -m tests.state_dicts` converts each broken one and prints the table of docs/weights.md.
+``python -m tests.state_dicts`` converts each broken one and prints the table of docs/weights.md.
 """
 
 import contextlib

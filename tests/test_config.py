@@ -84,7 +84,7 @@ def test_an_older_run_has_todays_options(name, config):
 
 
 @pytest.mark.parametrize(("fit", "today"), [(True, "auto"), (False, "none")])
-def test_an_older_run_says_only_whether_to_fit(fit, today, config):
+def test_an_older_run_only_recorded_whether_to_fit(fit, today, config):
     written = json.loads(config.to_json())
     written["output"] = {"decode": "balanced", "fit": fit}
     assert options.of_run(written).output.to_dict() == {"decode": "balanced", "fit": today}

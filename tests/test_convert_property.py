@@ -73,7 +73,7 @@ def test_state_dict_survives_the_round_trip(config, seed, prefix, tmp_path):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_one_changed_shape_is_an_error_and_no_crash(data, tmp_path):
+def test_one_changed_shape_is_an_error_not_a_crash(data, tmp_path):
     kind = data.draw(SIZES(["skateformer", "former_dfer", "tramp_former"]))
     tensors = random_state_dict(small(kind))
     # Another shape of one of these may belong to another model.

@@ -127,7 +127,7 @@ def test_a_turned_head_faces_the_camera_afterwards():
     assert asymmetry[0] < 4 < 20 < asymmetry[1]
 
 
-def test_centring_is_about_the_nose_of_the_maps_own_output():
+def test_the_output_of_a_map_is_centred_on_its_own_nose():
     clip = clip_of(turning(1, in_plane=False))
     for frontalise in (False, True):
         each, first = (positions(clip, name, frontalise) for name in ("nose", "first_frame"))
@@ -276,9 +276,9 @@ def test_the_measurement_finds_what_each_option_is_for(monkeypatch, tmp_path):
     assert changed[none] == changed[nose] == 0  # nothing that a fit could spread
     assert kept.min() > 95
     kinds = np.array([row[1:] for row in rows if len(row) == 6 and row[0] in names], float)
-    turning, nodding, tilting, nearing, shifting = kinds.T
+    turning, nodding, tilting, approaching, shifting = kinds.T
     assert np.all(kinds[none] > 0.3)
     assert np.all(shifting[nose:] < 0.01)
     assert np.all(tilting[similar:] < 0.2 * tilting[nose])
-    assert np.all(nearing[[similar, similar_front]] < 0.2 * nearing[nose])
+    assert np.all(approaching[[similar, similar_front]] < 0.2 * approaching[nose])
     assert np.all(np.stack([turning, nodding])[:, nose_front:] < 0.01)

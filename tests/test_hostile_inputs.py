@@ -513,7 +513,7 @@ def test_the_record_of_a_checkpoint_is_checked(tmp_path, record):
         checkpoints.restore_last(tree, tree, sharding.data_mesh())
 
 
-def test_a_bug_in_restoring_is_no_damage(tmp_path, monkeypatch):
+def test_a_bug_in_restoring_is_not_reported_as_damage(tmp_path, monkeypatch):
     tree = {"params": {"layer": {"kernel": np.zeros(3, np.float32)}}, "batch_stats": {}}
     with checkpoint.Checkpoints(tmp_path, writing=True) as checkpoints:
         checkpoints.save_last(1, tree, tree, {"best": None, "best_step": None})

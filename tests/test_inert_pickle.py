@@ -1,4 +1,4 @@
-"""The pickle machine reads plain data as `pickle` does, and gets nothing but data from any other stream."""
+"""The pickle machine reads plain data as ``pickle`` does, and gets nothing but data from any other stream."""
 
 import collections
 import io

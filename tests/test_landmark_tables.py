@@ -55,7 +55,7 @@ def test_pyfeat_has_the_same_points_and_no_times(tmp_path, table, points):
 
 
 def test_a_table_of_several_videos_is_refused(tmp_path, points):
-    """py-feat numbers their frames on and on; of images, each row names another."""
+    """py-feat numbers the frames of several videos consecutively; for images, each row names another file."""
     columns = files.pyfeat(points)
     path = files.write(tmp_path / "fex.csv", columns | {"input": ["a.mp4"] * 30 + ["b.mp4"] * 30})
     with user_error("no_single_face", path, "a.mp4", "b.mp4"):
@@ -268,7 +268,7 @@ def test_rows_of_zeros_have_no_face(tmp_path, points):
 
 
 @pytest.mark.parametrize("cell", ["", "-nan(ind)", "nan", "NaN", "-nan"])
-def test_a_point_that_is_no_number_is_a_gap(table, points, cell):
+def test_a_point_that_is_not_a_number_is_a_gap(table, points, cell):
     read = landmark_tables.read(table(x_3=[cell, *points[1:, 3, 0]]))
     assert np.flatnonzero(~read.found).tolist() == [0]
 

@@ -40,7 +40,7 @@ def test_slots_are_seven_groups_of_nine():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_the_mouth_corners_stand_in_two_groups(layout):
+def test_only_the_mouth_corners_belong_to_two_groups(layout):
     slots = LAYOUTS[layout].slots
     twice = {point for point, count in Counter(slots.tolist()).items() if count > 1}
     corners = slots[group("lower_lip")][[0, 4]]
@@ -145,7 +145,7 @@ def mean_face(tmp_path_factory):
     return slots / unit, nose / unit
 
 
-def test_real_groups_stand_where_their_names_say(mean_face):
+def test_real_groups_lie_where_their_names_say(mean_face):
     slots, nose = mean_face
     x, y = {}, {}
     for name in GROUPS:

@@ -304,7 +304,7 @@ def test_a_name_that_a_spreadsheet_took_for_a_date_is_not_a_person(tmp_path, nam
 @pytest.mark.parametrize(
     "name", ["4-1", "12-05", "1-2-3", "P-4", "Jan", "Mai 1", "2024", "1.5", "M-Mar-04", "may4", "set-1"]
 )
-def test_a_name_that_is_no_date_is_a_person(name):
+def test_a_name_that_is_not_a_date_is_a_person(name):
     assert not list(names.changed_by_spreadsheets([name]))
 
 

@@ -345,7 +345,7 @@ def test_frames_that_the_decoder_does_not_see_do_not_shift_the_numbers(tmp_path)
 
 
 def test_an_interlaced_video_of_non_square_pixels_is_read_as_a_player_shows_it(tmp_path):
-    """The reader of OpenCV gave what the file before had left in memory."""
+    """OpenCV returned what the previous file had left in memory."""
     pictures = [np.maximum(square(40 + 8 * t, 60, 120), 30) for t in range(16)]
     path = encode(tmp_path / "a.avi", woven(pictures, "tff"), "mpeg4", field="tff", aspect="4/3")
     images = list(neuroface.read_video(path, 3, 5))

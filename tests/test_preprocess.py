@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests import landmark_table_files
+from tests import landmark_table_files, preprocess_inputs
 from tests.conftest import ROOT
 from tests.landmark_table_files import drawn68
 from tests.preprocess_inputs import (
@@ -43,10 +43,8 @@ from tramp_jax.files import hidden, locked
 from tramp_jax.preprocess import (
     SOURCES,
     PreprocessOptions,
-    SourceOptions,
     batch,
     expand_input,
-    open_landmark_source,
     preprocess_video,
     tracking,
 )
@@ -59,10 +57,7 @@ def _opened(root):
     return folder.open(root, folder.Options(), Wanted(), Problems()).source
 
 
-@pytest.fixture(scope="module")
-def mediapipe():
-    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
-    return open_landmark_source("mediapipe", SourceOptions())
+mediapipe = preprocess_inputs.mediapipe  # the fixture
 
 
 @pytest.fixture(scope="module")

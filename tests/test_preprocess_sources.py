@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from tests import preprocess_inputs
 from tests.preprocess_inputs import VIDEOS, encode, moved, photograph, real_video
 from tests.raises import user_error
 from tramp_jax.data import landmarks
@@ -22,11 +23,7 @@ from tramp_jax.preprocess.sources.tracks import Tracks, write_queries
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.synthetic.faces import SyntheticFaces
 
-
-@pytest.fixture(scope="module")
-def mediapipe():
-    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
-    return open_landmark_source("mediapipe", SourceOptions())
+mediapipe = preprocess_inputs.mediapipe  # the fixture
 
 
 def eye_distance(points: np.ndarray) -> float:

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tests import preprocess_inputs
 from tests.preprocess_inputs import GivenSource, moved, photograph, real_video, write_video
 from tests.raises import user_error
-from tramp_jax.preprocess import PreprocessOptions, SourceOptions, appearance, open_landmark_source, preprocess_video
+from tramp_jax.preprocess import PreprocessOptions, appearance, preprocess_video
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.synthetic import face
 from tramp_jax.synthetic.faces import SyntheticFaces
@@ -108,10 +109,7 @@ def test_strong_expressions_blinks_and_quick_turns_keep_the_person(tmp_path, ind
 # Real faces
 
 
-@pytest.fixture(scope="module")
-def mediapipe():
-    pytest.importorskip("ai_edge_litert", reason='LiteRT is not installed: pip install "tramp_jax[mediapipe]"')
-    return open_landmark_source("mediapipe", SourceOptions())
+mediapipe = preprocess_inputs.mediapipe  # the fixture
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-# What `tramp-jax score` does on a CPU, without the model: the runtime is imported and computes.
+# What ``tramp-jax score`` does on a CPU, without the model: the runtime is imported and computes.
 SESSION = """
 import sys
 from onnx import TensorProto, helper

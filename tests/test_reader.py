@@ -29,7 +29,7 @@ SETTINGS = settings(max_examples=60, deadline=None)
 
 @pytest.fixture(autouse=True)
 def extension():
-    """Registers the class that `extension.pth` asks for by number, for one test: the registry is process-wide."""
+    """Registers the class that ``extension.pth`` asks for by number, for one test: the registry is process-wide."""
     copyreg.add_extension("tests.hostile_files", "Armed", make.EXTENSION_CODE)
     make.FIRED.clear()
     yield
@@ -273,7 +273,7 @@ def test_damage_gives_a_checkpoint_or_one_line(kind, data, tmp_path_factory):
 
 
 def test_ordered_dict_state_is_dropped(tmp_path):
-    """A state dict's `_metadata`, and Python 2's form with a list of pairs."""
+    """A state dict's ``_metadata``, and Python 2's form with a list of pairs."""
     state = make.call(make.named("collections", "OrderedDict"), b"](](" + _W + b"ee")
     tree = _read(tmp_path, make.zip_file(state + make.plain({"_metadata": {"": {"version": 1}}}) + b"b")).tree
     assert list(tree) == ["w"]
@@ -311,7 +311,7 @@ def test_kind_goes_by_content_not_by_name(tmp_path):
 
 @pytest.mark.parametrize("pad", range(256))
 def test_safetensors_header_of_any_length(pad, tmp_path):
-    """The file begins with a length, whose first byte may be `<` or a blank, as in a web page."""
+    """The file begins with a length, whose first byte may be ``<`` or a blank, as in a web page."""
     content = make.safetensors_file(b'{"w":' + make.ENTRY + b"}" + b" " * pad)
     weight = _read(tmp_path, content).tree["w"]
     assert weight.tolist() == [[0, 1, 2], [3, 4, 5]]

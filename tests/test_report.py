@@ -174,7 +174,7 @@ def test_the_strongest_half_second_holds_the_strongest_frame(attribution):
     assert stop - start == pytest.approx(12 / 25)
 
 
-def test_a_reason_stands_where_something_is_missing(clip, evidence, undrawn):
+def test_the_report_says_why_something_is_missing(clip, evidence, undrawn):
     bare = dataclasses.replace(clip, frames=None, pixels=None)
     shown = record.Evidence(bare, 3.2, interval_note="not calibrated", attribution_note="switched off")
     text = Read(writer.render(shown)).text

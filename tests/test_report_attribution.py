@@ -25,7 +25,7 @@ TIMES = 16  # frames of a clip, as many as the tiny model reads
 
 
 def frame_by_frame():
-    """The tiny configuration, but what the encoder reads is no mean of several frames."""
+    """The tiny configuration, but each step of the encoder is a single frame, not a mean of several."""
     config = tiny.get_config().unlock()
     config.model.trajectory.patch = 1
     return config

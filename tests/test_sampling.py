@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.raises import user_error
+from tests.test_landmarks import other_side
 from tests.tiny import sized
 from tramp_jax import channels
 from tramp_jax import config as defaults
@@ -296,10 +297,6 @@ def test_options_reach_the_training_sample(recipe):
 # --- mirrors and reversal ------------------------------------------------------------------------------------------
 
 
-def other_side(name: str) -> str:
-    return name.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")
-
-
 # For each of the 106 landmarks of a mirrored face, its index before: from the names, not from ``landmarks.MIRROR``.
 SIDES = np.array([landmarks.FACEPP_106.index(other_side(name)) for name in landmarks.FACEPP_106])
 
@@ -476,7 +473,7 @@ def test_landmark_dropout_hides_whole_landmarks_of_the_encoders_channels(recipe,
     assert len(np.unique(hidden, axis=0)) == 64
 
 
-def test_the_other_draws_do_not_depend_on_these_options(recipe, both):
+def test_other_random_draws_stay_the_same_with_these_options(recipe, both):
     both = both.replace(index_t=np.tile(view.index_t(np.arange(6), 6), (64, 1)))
     recipe.augment.update(flip_trajectory=True, reverse_frames=True)
     plain = augment.for_training(both, sized(recipe, 7), jax.random.key(0))

@@ -74,7 +74,7 @@ def test_two_validation_clips_do_not_set_the_limit_alone(splits, tmp_path):
 
 
 def test_a_person_with_many_clips_sets_no_limit(splits, tmp_path):
-    """Neither as the one validation person who moves unlike the others, nor by being like the own other clips."""
+    """Neither as the only validation person who moves unlike the others, nor by resembling one's own other clips."""
     config, parts = splits
     found = []
     for name, train, validation in (

@@ -222,7 +222,7 @@ def test_the_report_goes_on_after_a_clip_that_cannot_be_read(layouts, monkeypatc
     assert "train_41.csv, row 2" in report.errors[0].message
 
 
-def test_a_bug_of_a_reader_is_no_problem_of_the_data(layouts, monkeypatch):
+def test_a_bug_in_a_reader_is_not_reported_as_a_problem_of_the_data(layouts, monkeypatch):
     monkeypatch.setattr(clip_files, "read_clip", _raising(ValueError("shapes (3,) and (4,) do not match")))
     with pytest.raises(ValueError, match="do not match"):
         _check("pfed5", layouts / "pfed5")

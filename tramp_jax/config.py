@@ -26,7 +26,7 @@ class Option(NamedTuple):
     high: float = math.inf
 
 
-MOST = 1 << 16  # of any size; what lies beyond it, as in a damaged config.json, would only fill the memory
+MOST = 1 << 16  # largest value of any size; more, as in a damaged config.json, would only fill the memory
 
 
 def _one_of(default: str, *others: str) -> Option:
@@ -79,10 +79,10 @@ MODEL: dict[str, Any] = {
         "neighbours": 9,  # landmarks in a set of neighbours
         "distant": 7,  # landmarks in a set of distant ones
         "local_frames": 8,  # frames in a local set
-        # The global position tables serve sets of this many frames: 32 (those of T = 256) for every T, as published; 0:
-        # the number that the model's T has.
+        # The global position tables are for sets of this many frames: 32 (those of T = 256) for every T, as published;
+        # 0: as many as the model's T needs.
         "table_frames": _size(0, 32),
-        "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is the evident intention
+        "bias_order": _one_of("tiled", "time"),  # "tiled" as published; "time" is evidently what was meant
         # Factors on the channels, one for all or one for each. Published weights expect unscaled channels, but a small
         # model trains faster from scratch if values are around one.
         "input_scale": (1.0,),
@@ -174,7 +174,7 @@ OPTIONS: dict[str, Any] = {
         # Of trajectories only, and not in the paper; docs/few_people.md says what they change.
         "warp": Option(0.0, low=0, high=0.9),  # largest change of pace; 0.3: moments pass 0.7 to 1.3 times as fast
         "noise": _at_least(0, 0.0),  # largest standard deviation of noise on positions, in pupil distances
-        "landmark_dropout": _share(0.0),  # share of landmarks that are hidden, others in each clip
+        "landmark_dropout": _share(0.0),  # share of landmarks that are hidden, a different set in each clip
     },
     "loss": {
         # bmc: balanced MSE over the ratings of a batch, as published; balanced_mse: over all training ratings; gai:

@@ -32,9 +32,9 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
     """Compares the model with simple methods on the held-out subjects of every fold.
 
     The random forest, the support vector regression (SVR) and the ridge regression learn from the motion in the same
-    training and validation clips. "model + SVR" is the mean of the two. A classifier is not compared; its own metrics
-    are summarised. Writes cross_validation.json and cross_validation.png; for a run without folds, baselines.json and
-    baselines.png. ``config`` is the whole configuration. Returns lines for the terminal.
+    training and validation clips. "model + SVR" is the mean of both predictions. A classifier is not compared; its own
+    metrics are summarised. Writes cross_validation.json and cross_validation.png; for a run without folds,
+    baselines.json and baselines.png. ``config`` is the whole configuration. Returns lines for the terminal.
     """
     folders = [run.fold_folder(folder, fold) for fold in folds]
     classes, draws = config.model.head.num_classes, config.evaluation.bootstrap

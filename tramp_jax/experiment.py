@@ -185,7 +185,7 @@ def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pa
 
 
 def _warn_beyond(data: TrainingData, splits: Mapping[str, Split], name: str) -> None:
-    """Warns if ratings of a split lie beyond those that the scale is taken from."""
+    """Warns if ratings of a split lie outside the range that the scale is taken from."""
     ratings = [info.score for info in splits[name].infos]
     if beyond := sum(not data.low <= rating <= data.high for rating in ratings):
         tqdm.write(

@@ -57,12 +57,12 @@ def shortened(name: str, spare: int = 0) -> str:
     whole = os.fsencode(name)
     if len(whole) <= _LONGEST - spare:
         return name
-    start = whole[: _LONGEST - spare - 9].decode(errors="ignore")  # no half of a letter
+    start = whole[: _LONGEST - spare - 9].decode(errors="ignore")  # drops a letter that was cut in half
     return f"{start}~{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def hidden(path: pathlib.Path, ending: str) -> pathlib.Path:
-    """The path ``.NAME.ending`` beside ``path``, for what is not finished or not meant to stay."""
+    """The path ``.NAME.ending`` beside ``path``, for an unfinished or temporary file."""
     return path.with_name(f".{shortened(path.name, len(ending) + 2)}.{ending}")
 
 

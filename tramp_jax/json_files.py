@@ -1,8 +1,6 @@
 """Writes JSON files, and reads those that anyone may have edited or damaged.
 
-Every fault becomes an error that names the file.
-
-``cure`` is always what the user can do about a fault. It ends the error message.
+Every fault becomes an error that names the file and ends with ``cure``: what the user can do about it.
 """
 
 import dataclasses
@@ -27,7 +25,7 @@ _Record = TypeVar("_Record")
 def write(path: Path, content: Any) -> None:
     """Writes or replaces a JSON file with a dataclass, or with what JSON can hold; see ``write_atomically``."""
     text = json.dumps(content, default=dataclasses.asdict, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))  # half a character becomes its escape in JSON
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its escape in JSON
 
 
 def read(path: Path, cure: str) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def record(kind: type[_Record], content: object) -> _Record:
 def checked_record(
     kind: type[_Record], content: object, name: object, cure: str, sound: Callable[[_Record], bool] = lambda _: True
 ) -> _Record:
-    """Like ``record``, for the content of the JSON file ``name``. ``sound`` says whether the fields agree.
+    """Like ``record``, for the content of the JSON file ``name``. ``sound`` says whether fields agree.
 
     Raises:
       UserError: damaged_file.

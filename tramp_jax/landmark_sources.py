@@ -2,4 +2,4 @@
 
 SOURCES = ("mediapipe", "insightface", "lucas-kanade", "tracks", "table")
 DETECTORS = ("mediapipe", "insightface")  # find a face in a single frame
-WITHOUT_FILES = tuple(name for name in SOURCES if name != "tracks")  # need no further file for each video
+WITHOUT_FILES = tuple(name for name in SOURCES if name != "tracks")  # need no option that names a file for each video

@@ -40,7 +40,7 @@ def bmc(score: Array, target: Array, sigma: float = 1.0, swapped: bool = False) 
 
 
 def balanced_mse(
-    score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float = 1.0, variances: Any = 0.0
+    score: Array, target: Array, ratings: np.ndarray, shares: np.ndarray, sigma: float, variances: Any = 0.0
 ) -> Array:
     """Balanced MSE against all training ratings, or in closed form against a mixture of Gaussians fitted to them.
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 
 def steps_in_epoch(train: ConfigDict, clips: int) -> int:
-    """Steps of one epoch over so many training clips; ``train`` is the group of that name."""
+    """Steps in one epoch over this number of training clips; ``train`` is the group of that name."""
     return max(train.min_steps_per_epoch, clips * train.passes_per_epoch // train.batch_size)
 
 

@@ -14,7 +14,7 @@ RUN/fold_K/                             everything below, for each fold; in RUN 
     checkpoints/{last,best}/STEP/       model and optimiser
     evaluation/SPLIT-CHECKPOINT/        metrics.json, predictions.csv and plots of a split
     output-STEP.json                    how a checkpoint's raw values become scores
-    calibration.json                    widths of intervals, from `tramp-jax calibrate`
+    calibration.json                    widths of intervals, from ``tramp-jax calibrate``
 """
 
 import datetime

@@ -20,7 +20,7 @@ from typing import IO, TypeVar
 from tramp_jax import files
 from tramp_jax.errors import UserError
 
-_JOB = "TRAMP_JAX_JOB"  # the shard of a process of ``run_jobs``, in its environment
+_JOB = "TRAMP_JAX_JOB"  # environment variable with the shard of a process that ``run_jobs`` started
 _MARK = "\x1e\n"  # a line that such a process writes before its first input and after each one
 
 _Item = TypeVar("_Item")
@@ -95,7 +95,7 @@ def number_of_jobs(arguments: argparse.Namespace, inputs: int) -> int:
 def cores() -> int:
     """The number of cores for this process: all that it may use, or an equal share in a process of ``run_jobs``.
 
-    Such processes are not bound to cores, since one of these may be busy with other work.
+    Such processes are not bound to certain cores, because a core may be busy with other work.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     job = os.environ.get(_JOB)
@@ -222,7 +222,7 @@ def _parts(whole: pathlib.Path) -> dict[pathlib.Path, Shard]:
 
 @contextlib.contextmanager
 def locked(whole: pathlib.Path, shard: Shard | None) -> Iterator[None]:
-    """Locks ``whole`` or, for a shard, its part of it. Shards work side by side, but not beside a program on the whole.
+    """Locks ``whole`` or, for a shard, its part. Shards may run side by side, but not with a program on the whole.
 
     Raises:
       UserError: in_use.

@@ -1,7 +1,7 @@
-"""Keeps the split of a run in its folder, so nobody that it was trained on is ever tested, whatever the list becomes.
+"""Keeps the split of a run in its folder, so nobody it was trained on is ever tested, however the list changes.
 
-Subjects are dealt to the parts by their mean scores (``data.splits``). A corrected rating, or one person more or less,
-would deal them all anew.
+Subjects are dealt to the parts by their mean scores (``data.splits``). Correcting a rating, or adding or removing a
+person, would deal everyone anew.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def splits_of(dataset: Dataset, config: ConfigDict, folder: pathlib.Path | None)
                 raise UserError(
                     "other_people",
                     f"{path}: {_named(gone)} belonged to the {name} people of this run, but the data has no clips of "
-                    "them now; put their rows back as they were spelt, or train again",
+                    "them now; restore their rows with the same spelling, or train again",
                 )
     if new := there - known:
         _say_once(f"note: {path}: {_named(new)} joined the data after training, and belong to no part of the split")

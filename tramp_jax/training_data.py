@@ -132,7 +132,7 @@ def scale_of(facts: Facts, target: str, ends: tuple[float, float] | None, score:
 
 
 def joint_scale(described: Sequence[TrainingData]) -> RatingScale:
-    """The scale of the mean of several models' scores: it holds that of each, which their data may have set."""
+    """The scale of the mean of several models' scores, which covers the scale of each; their data may have set it."""
     scales = [data.scale for data in described if data.scale is not None]
     return dataclasses.replace(
         scales[0], low=min(scale.low for scale in scales), high=max(scale.high for scale in scales)

@@ -25,7 +25,7 @@ class Reporter:
     because the run will write them again.
     """
 
-    def __init__(self, folder: pathlib.Path, after_step: int | None = None):
+    def __init__(self, folder: pathlib.Path, after_step: int | None):
         self._writing = sharding.is_first_process()
         if not self._writing:
             return

@@ -3,9 +3,9 @@
 The score of such a clip means nothing, however certain the model is. The logarithm of each motion feature of a clip
 (see ``baselines``; features are skewed) is compared with its median over the training clips, in units of its
 interquartile range. The clip's distance is the root mean square of these differences, each limited to a largest value.
-A clip is unusual if it is farther away than nearly all validation clips, each person counting once. If these are of few
-people, training clips count too, each compared with those of the other training people. The rotation of the head is
-compared with that in the training frames.
+A clip is unusual if it is farther away than nearly all validation clips, each person counting once. If the validation
+clips show only a few people, training clips count too, each compared with those of the other training people. The
+rotation of the head is compared with that in the training frames.
 """
 
 import dataclasses

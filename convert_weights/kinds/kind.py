@@ -21,10 +21,10 @@ Shape = tuple[int, ...]
 MAX_COUNT = 64  # stages, blocks, layers, frames or joints in a set: no model of a known kind has more
 
 
-def model_config(values: Mapping[str, Any] | None = None) -> ConfigDict:
+def model_config(values: Mapping[str, Any]) -> ConfigDict:
     """The published ``model`` group, updated with ``values`` (as read from JSON)."""
     config = defaults.base().model.copy_and_resolve_references()
-    config.update(values or {})
+    config.update(values)
     return config
 
 

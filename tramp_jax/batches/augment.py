@@ -36,7 +36,7 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     step's.
     """
     crop_key, flip_key, reverse_key = jax.random.split(key, 3)
-    # A fourth key beside those three, which runs without these options still draw alike.
+    # From a separate key, so these options do not change the other draws.
     warp_key, noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, 3), 3)
     augment, image_size = config.augment, config.model.rgb.image_size
     frames, trajectories, seconds, points = inputs.frames, inputs.trajectories, inputs.seconds, inputs.points
@@ -100,15 +100,16 @@ def _where(chosen: jax.Array, changed: jax.Array, kept: jax.Array) -> jax.Array:
 def _warp(trajectories: jax.Array, index_t: jax.Array, most: float, key: jax.Array) -> jax.Array:
     """Plays each clip faster in some moments and slower in others, from its first frame to its last.
 
-    The pace follows one to three waves, with a strength from 0 to ``most``. A frame shows what lies between two others,
-    and its number and time stay: landmarks move at another speed, but no farther. Repeats of a short clip change alike,
-    so nothing is mixed where they meet. ``most`` is below 1, so that time does not run backwards.
+    The pace follows one to three waves, with a strength from 0 to ``most``. Each frame is interpolated between two of
+    the clip and keeps its number and time, so landmarks move at another speed, but no farther. All repeats of a short
+    clip are warped alike, so nothing is mixed where they meet. ``most`` is below 1, so that time does not run
+    backwards.
     """
     B, T = index_t.shape
     strength, waves, phase = jax.random.uniform(key, (3, B, 1))
     strength, waves, phase = most * strength, jnp.floor(1 + 3 * waves), 2 * jnp.pi * phase
     number = jnp.round((index_t + 1) * T / 2)
-    place = number - number[:, :1]  # the first to show this frame
+    place = number - number[:, :1]  # where this frame is first shown
     # Padding by zeros or by the last frame is not part of the clip.
     new = jnp.any(trajectories != jnp.roll(trajectories, 1, axis=1), axis=(2, 3)) & jnp.any(trajectories, axis=(2, 3))
     last = jnp.max(jnp.where(new, place, 0), axis=1, keepdims=True)
@@ -126,8 +127,8 @@ def _warp(trajectories: jax.Array, index_t: jax.Array, most: float, key: jax.Arr
 def _add_noise(trajectories: jax.Array, most: float, key: jax.Array) -> jax.Array:
     """Moves each landmark (B, T, V, C) in each frame at random, like the errors of a detector; blanks stay blank.
 
-    A clip's standard deviation is from 0 to ``most`` pupil distances, because evaluation adds none. Without positions,
-    nothing changes.
+    Each clip draws its own standard deviation, from 0 to ``most`` pupil distances, so that some clips are almost as
+    clean as in evaluation. Without positions, nothing changes.
     """
     C = trajectories.shape[-1]
     if C not in (2, 5):

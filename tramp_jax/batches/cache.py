@@ -8,8 +8,8 @@
 
 A cache holds all frames of the training and validation clips, as uint8 at the size in which they are sent, and their
 landmarks and colours (on devices, their trajectories). Validation clips stay on the host even with "device". Test clips
-are not cached, because a run reads them only twice. Each of several processes caches the clips that it reads, which
-are all of them in the end.
+are not cached, because a run reads them only twice. With several processes, each caches the clips that it reads, in the
+end all of them.
 
 ``pipeline.Sampler`` makes samples on the host, and ``tramp_jax.batches.device_cache`` makes them inside the training
 step. With every cache, samples have the same bits.
@@ -61,7 +61,7 @@ class ClipCache(ClipSource):
     """
 
     def __init__(self, split: Split, size: int | None):
-        """No clip of the split is read yet. ``size`` is S, the side of the cached frames; None to cache no frames."""
+        """Reads no clip yet. ``size`` is S, the side of the cached frames; None to cache no frames."""
         self.infos: Sequence[ClipInfo] = split.infos
         self._split, self._size = split, size
         self._clips: list[Clip | None] = [None] * len(split)

@@ -225,9 +225,9 @@ def training_numbers(config: ConfigDict, stream: int, draw: Draw, n: Any, fixed:
     Args:
       config: the whole configuration.
       stream: ``draws.TRAJECTORY`` or ``draws.FRAMES``.
-      draw: the choices of (...,) samples.
+      draw: the random choices of (...,) samples.
       n: (...,) frames in their clips.
-      fixed: (..., T) or (..., F), the numbers in evaluation, which a clip keeps that is too short to choose from.
+      fixed: (..., T) or (..., F), the numbers in evaluation; a clip that is too short to choose from keeps them.
       limit: an upper bound on n.
     """
     data, count = config.data, fixed.shape[-1]

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
     argv = sys.argv[1:] if argv is None else argv
-    chosen = parser.parse_args(argv[:1])  # of the rest, it would drop a "--" in front of a name such as -x.mp4
+    chosen = parser.parse_args(argv[:1])  # given more, it would drop a "--" in front of a name such as -x.mp4
 
     module = importlib.import_module(f"tramp_jax.cli.{chosen.command}")
     subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])

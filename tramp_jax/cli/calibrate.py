@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.checkpoint, which=arguments.which, level=arguments.level, data_root=arguments.data_root
     )
     sys.stdout.write(
-        f"{100 * found.level:g}% intervals from {found.clips} clips of {found.subjects} people who were not trained "
-        "on\n"
+        f"{100 * found.level:g}% intervals from {found.clips} clips of {found.subjects} people that the model was not "
+        "trained on\n"
     )
     if found.coverage is not None:
         sys.stdout.write(

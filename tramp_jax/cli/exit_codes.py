@@ -32,7 +32,7 @@ def exit_codes() -> Iterator[None]:
         _end(str(stopped), EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         _end("interrupted; to continue, run the same command again", EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has exited, as `head` does
+    except BrokenPipeError:  # the reader of our output has exited, as ``head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
     except Exception as error:

@@ -148,12 +148,12 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
     missing = clip_list.collect(jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
-        sys.stdout.write(f"there is no clip of {', '.join(str(job.video) for job in missing)}; see the errors\n")
-    _tell_of_scores(sum(math.isnan(job.info.score) for job in jobs if job not in missing), clip_list.path)
+        sys.stdout.write(f"no clip was made of {', '.join(str(job.video) for job in missing)}; see the errors\n")
+    _note_missing_scores(sum(math.isnan(job.info.score) for job in jobs if job not in missing), clip_list.path)
     return 1 if missing else 0
 
 
-def _tell_of_scores(without: int, listed: Path) -> None:
+def _note_missing_scores(without: int, listed: Path) -> None:
     if without:
         sys.stdout.write(
             f"{without} of them have no score yet; before training, add the score, the expression and the subject to "
@@ -165,7 +165,7 @@ def _files_of_landmarks(arguments: argparse.Namespace, jobs: list["Job"]) -> dic
     """The file of saved landmarks of each video, if they come from files.
 
     Raises:
-      UserError: two videos have one file.
+      UserError: two videos share a file.
     """
     from tramp_jax.preprocess.sources import check_separate, table_beside
     from tramp_jax.preprocess.video import short_name
@@ -279,7 +279,7 @@ def _make_clips(
     total = len(jobs) - failed - skipped
     sys.stdout.write(f"clips: {total} made, {skipped} already there, {failed} failed; listed in {clip_list.path}\n")
     if not shard:  # else --collect says it, once the rows are where they stay
-        _tell_of_scores(without_score, clip_list.path)
+        _note_missing_scores(without_score, clip_list.path)
     return 1 if failed else 0
 
 

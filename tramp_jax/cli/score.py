@@ -146,7 +146,7 @@ def _collect(out: Path, overwrite: bool) -> int:
     for part in parts:
         part.unlink()
     failed = sum(row["status"] == "failed" for row in joined.values())
-    sys.stdout.write(f"{out}: {len(joined)} rows, {failed} of them of inputs that failed\n")
+    sys.stdout.write(f"{out}: {len(joined)} rows, of which {failed} failed\n")
     return 0
 
 
@@ -392,9 +392,9 @@ class Table:
         _check_models(self.path, [{"model": model}, *self._rows.values(), *self._joined.values()])
 
     def expect(self, settings: Mapping[str, str]) -> None:
-        """Makes this the table of a shard with these inputs, and no others: those without a score are unfinished.
+        """Makes this the table of a shard with these inputs and no others; those without a score are unfinished.
 
-        Those that have one in ``whole`` stay out.
+        Inputs that have a score in ``whole`` are left out.
         """
         rows: dict[str, dict[str, object]] = {}
         for path, digest in settings.items():
@@ -430,19 +430,19 @@ class Table:
 
 
 def _folder(table: Path) -> Path:
-    """The folder in which a table really lies."""
+    """The folder of a table, with symbolic links resolved."""
     return Path(os.path.realpath(table)).parent
 
 
 def _cell(path: str, table: Path) -> str:
-    """How a table names an input: by the path from its folder if the input lies below it, else by the whole path."""
+    """What a table calls an input: its path relative to the table's folder if it lies below it, else its whole path."""
     full, folder = Path(os.path.abspath(path)), _folder(table)
     cell = full.relative_to(folder) if full.is_relative_to(folder) else full
     return str(cell) if _identity(folder / cell) == _identity(path) else _identity(path)
 
 
 def _writable(text: str) -> str:
-    """The text as a table has it: what is not UTF-8 in a file's name is escaped."""
+    """The text as written to a table: bytes of a file's name that are not UTF-8 are escaped."""
     return text.encode(errors="backslashreplace").decode()
 
 

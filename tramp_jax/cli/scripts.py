@@ -44,11 +44,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def quick_start() -> None:
-    """Makes programs start faster: keeps what they compile on disk, and searches for garbage less often."""
-    gc.set_threshold(10_000)  # tracing makes millions of objects that stay, and a search of all of them takes long
+    """Makes programs start faster: keeps what they compile on disk, and collects garbage less often."""
+    gc.set_threshold(10_000)  # tracing makes millions of lasting objects, which every collection would search
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # by default a second, but a start has several
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # the default, 1 s, would skip several
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         from jax._src import compilation_cache
@@ -157,10 +157,10 @@ def _takes_argument(recipe: pathlib.Path) -> bool:
 
 
 def chosen(flag: flags.Flag, resumed: pathlib.Path | None) -> ConfigDict | None:
-    """The configuration of ``--config``; the number of people chooses between two, if the recipe lets it.
+    """The configuration that ``--config`` names. If its recipe has two sizes, the number of people decides.
 
     Such a recipe declares ``SIZES`` and takes either as an argument, like configs/folder.py. Options on the command
-    line win over the choice. A run to resume, in the folder ``resumed``, stays what it is.
+    line override this choice. A run to resume, in the folder ``resumed``, stays what it is.
 
     Raises:
       UserError: no_frames, or the data cannot be opened.

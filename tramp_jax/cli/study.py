@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tflops",
         type=float,
         metavar="N",
-        help="speed of the device in training, in TFLOP/s, for the hours of --dry-run (default: assumed of an H100)",
+        help="speed of the device in training, in TFLOP/s, for the hours of --dry-run (default: assumed for an H100)",
     )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", metavar="I/N", help="do every N-th run, for an array of jobs; afterwards --collect")

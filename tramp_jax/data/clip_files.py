@@ -287,7 +287,7 @@ def unclear_order(files: Sequence[Path]) -> str:
 
     Files belong to two series if they have other words or letter cases (anna_1.png and bob_2.png, IMG_1.png and
     img_2.png) or the same numbers (1.jpg and 1.png). Decimals of different length (t_0.04.png, t_0.1.png) can be read
-    as decimals or as two numbers. A counter may have begun again (9999.png, 0001.png). Files without numbers are in
+    as decimals or as two numbers. A counter may have restarted (9999.png, 0001.png). Files without numbers are in
     alphabetical order.
     """
     words = {file.stem: re.split(r"\d+", file.stem, flags=re.ASCII) for file in files}
@@ -311,7 +311,7 @@ def unclear_order(files: Sequence[Path]) -> str:
         if statistics.median_low(steps) == 1 and 2 * max(steps) > 10 ** len(changing[0][0]):
             at = steps.index(max(steps))
             return (
-                f"{files[at + 1].name} would come after {files[at].name}, as if the counter had begun again at "
+                f"{files[at + 1].name} would come after {files[at].name}, as if the counter had restarted at "
                 f"{files[0].name}; rename the images in the order in which they were taken"
             )
     return ""

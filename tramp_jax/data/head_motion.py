@@ -5,7 +5,7 @@ in the image plane:
 
 - "nose" (the paper): moves every frame's nose tip to the origin, which removes translation.
 - "nose_mean": moves the mean of the nose's nine points to the origin in every frame. It removes translation, too. A
-  detector's error at the nose tip would move all other points; in the mean, nine errors cancel out in part.
+  detector's error at the nose tip would move all other points; in the mean, nine errors partly cancel out.
 - "first_frame" (the released code): moves the first frame's nose tip to the origin. Nothing else changes.
 - "similarity": shifts, rotates and scales every frame in the plane to fit its stable points to their mean over the
   clip (least squares; Umeyama 1991), then moves every nose tip to the origin.

@@ -12,7 +12,7 @@ from tramp_jax.errors import UserError
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 2**26  # an 8K frame has half as many; decoding takes 6 bytes for each
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_TIFF, _DEEP = (b"II*\0", b"MM\0*"), ("F", "I")  # modes of values with 32 bits, which OpenCV would cut off
+_TIFF, _DEEP = (b"II*\0", b"MM\0*"), ("F", "I")  # modes of values with 32 bits, which OpenCV would truncate
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0-SOF15 without DHT, JPG and DAC
 _SCAN, _END = 0xDA, b"\xff\xd9"
 
@@ -81,7 +81,7 @@ def check_size(image: bytes) -> None:
                 raise Image.UnidentifiedImageError
         except Image.UnidentifiedImageError as error:  # its text names an object, not the file
             deep = image.startswith(_TIFF)
-            what = "has values that are not of 8 or 16 bits; save it with those" if deep else "is not a readable image"
+            what = "has values of neither 8 nor 16 bits; save it with 8 or 16" if deep else "is not a readable image"
             raise ImageError("unreadable_image", what) from error
         except Image.DecompressionBombError as error:
             raise ImageError("oversized_file", f"is too large ({error})") from error

@@ -67,7 +67,7 @@ class Trajectory(NamedTuple):
     points: np.ndarray  # (m, 64, 2) float32 in the layout ``LAYOUT``, pixels of a 256×256 crop
     fps: float  # frames per second
     interpolated: np.ndarray  # (m,) bool, whether a frame had no face
-    warnings: tuple[str, ...]  # what was interpolated, cut off or resampled, and whether the tracker stood still
+    warnings: tuple[str, ...]  # what was interpolated, cut off or resampled, and whether the tracker stalled
 
     def clip(self, info: ClipInfo) -> Clip:
         """A clip of landmarks only. Fills in the frame count of ``info``."""
@@ -142,7 +142,7 @@ def read_trajectory(path: Path, fps: float = 0.0, max_gap: int = gaps.MAX_GAP) -
     if repeated.sum() > MAX_REPEATED * len(points):
         warnings.append(
             f"{repeated.sum()} of {len(points)} frames have the landmarks of the one before: the tracker or the camera "
-            "stood still, so movements are lost or jerky; make the table again"
+            "stalled, so movements are lost or jerky; make the table again"
         )
     points = points[timing.chosen]
     inside = face_box(points[:, :NUM_LANDMARKS]).map(points)
@@ -186,7 +186,7 @@ def _timing(seconds: np.ndarray | None, span: slice, fps: float) -> rate.Timing:
                 raise UserError("bad_data", f"{message}; convert them to seconds, or remove the column and set fps")
             if own.fps <= MAX_FPS:
                 return rate.constant(seconds, 0.0, fps) if fps else own
-            unusable = f"has timestamps of {own.fps:g} frames per second, as OpenFace gives to images"
+            unusable = f"has timestamps of {own.fps:g} frames per second, as OpenFace writes for images"
     if not fps:
         raise UserError("no_frame_rate", f"{unusable}; set its frames per second (fps)")
     rate.check(fps)
@@ -250,7 +250,7 @@ def _frames(path: Path, header: dict[str, int], rows: list[list[str]], found: np
             raise UserError("no_single_face", message)
     if "input" in header:
         videos = list(dict.fromkeys(row[header["input"]] for row in rows))
-        if 1 < len(videos) < len(rows):  # py-feat names the file of each row; of images, each has a row
+        if 1 < len(videos) < len(rows):  # py-feat names each row's file; images have a row each
             message = f"{path}: has rows of {len(videos)} videos, {', '.join(videos[:2])}, …; make a table of each"
             raise UserError("no_single_face", message)
     if "frame" not in header:

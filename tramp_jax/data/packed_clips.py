@@ -3,8 +3,8 @@
     OUT/manifest.json                            see ``Manifest``
     OUT/clips-00000-of-00012.array_record        records, in the order of the manifest's infos
 
-OUT may be an address that ``etils.epath`` opens, such as gs://bucket/OUT. ArrayRecord reads files of a disk, so each
-shard is then copied into a temporary file when it is first needed.
+OUT may be an address that ``etils.epath`` opens, such as gs://bucket/OUT. ArrayRecord reads only files on a disk, so
+each shard is then copied into a temporary file when it is first needed.
 
 A record describes itself: magic (4 bytes), schema version (uint16), length of the header (uint32), the header (JSON:
 info, layout, fps, and shape or lengths of the arrays), then landmarks, colours, depths and frames as they lie in
@@ -118,7 +118,7 @@ def _frames(record: bytes, at: int, kept: Mapping[str, Any]) -> tuple[bytes, ...
 
 
 def check_version(version: int, what: str) -> None:
-    """Refuses ``what`` if a newer program wrote it with another schema (newer_version)."""
+    """Raises UserError (newer_version) if a newer program wrote ``what`` with another schema."""
     if version > VERSION:
         raise UserError(
             "newer_version",

@@ -214,7 +214,7 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
     problems = []
     for what, text in (("id", info.id), ("subject", info.subject)):
         if not text or re.search(r"\s", text) or not text.isprintable():
-            cure = "it must be neither empty nor contain blanks or invisible characters, which turn one person into two"
+            cure = "it must not be empty, nor contain blanks or invisible characters, which turn one person into two"
             message = f"{info.place}: the {what} is {text!a}; {cure}: correct the list"
             problems.append(Problem("blank_in_name", message, info.id))
     if not math.isfinite(info.score):

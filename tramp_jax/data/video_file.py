@@ -151,7 +151,7 @@ class _Packets:
         self._start: float | None = None
         # An AVI file numbers its frames in decoding order; frame k is shown at the k-th number.
         self._order: collections.deque[int] | None = collections.deque() if container.format.name == "avi" else None
-        # Where the header of a frame is damaged, FFmpeg goes on numbering without it. The index of an AVI file knows.
+        # FFmpeg does not count a frame whose header is damaged. The index of an AVI file does.
         entries = () if self._order is None else stream.index_entries
         self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
@@ -300,7 +300,7 @@ class _Combs:
     def warnings(self) -> Iterator[str]:
         if self._moving >= 1e-3 * self._seen and self._combed > _COMB_SHARE * self._moving:
             yield (
-                "the frames look interlaced, though the file does not say so: what moves has edges like combs; "
+                "the frames look interlaced, though the file does not say so: moving edges look like combs; "
                 "deinterlace them with `ffmpeg -i IN -vf setfield=tff,bwdif OUT.mp4`"
             )
 
@@ -500,7 +500,7 @@ def _other_speed(container: InputContainer, stream: VideoStream) -> Iterator[str
         what = "slow motion" if taken > shown else "time lapse"
         yield (
             f"{what}: the camera took {taken:.4g} frames per second and the file shows {shown:.4g}, so the face moves "
-            f"at another speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} "
+            f"at a different speed than in life; use `ffmpeg -i IN -vf setpts=PTS*{shown / taken:.4g} -r {taken:.4g} "
             "OUT.mp4`, or record it again at the usual speed"
         )
 
@@ -525,7 +525,7 @@ def _edited_speed(path: Path) -> Iterator[str]:
     if others := sorted(speeds - {1.0}):
         yield (
             f"the file's edit list shows parts at {', '.join(f'{speed:g}' for speed in others)} times the usual speed. "
-            "This is ignored, so the face may move at another speed than in life; export the video at its usual speed"
+            "This is ignored, so the face may move at a different speed than in life; export it at its usual speed"
         )
 
 

@@ -58,7 +58,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         fusion=_fusion(config) if both else None,
         head=_head(config),
         trajectory_head=_head(config) if is_late_fusion(config) else None,
-        width=0 if config.name == "former_dfer" else config.fusion.width,
+        width=None if config.name == "former_dfer" else config.fusion.width,
     )
     return model if config.members == 1 else Ensemble(model, config.members)
 

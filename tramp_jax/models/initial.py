@@ -122,7 +122,7 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
     bits = jax.jit(_bits)(keys, firsts.astype(np.uint32))
-    # Not optimised, because optimised code may round sums of products otherwise, which would change the weights of
+    # Not optimised, because optimised code may round sums of products differently, which would change the weights of
     # every seed.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     numbers = np.asarray(jax.jit(_normal_numbers, compiler_options=options)(bits, limits))
@@ -134,7 +134,7 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
 
 
 def _bits(keys: jax.Array, firsts: jax.Array) -> jax.Array:
-    """Random bits (N, _BLOCK): of each of N keys, those of the numbers from position ``firsts`` on."""
+    """Random bits (N, _BLOCK): for each of N keys, those of the numbers from position ``firsts`` on."""
 
     def block(key_and_first: tuple[jax.Array, jax.Array]) -> jax.Array:
         words, first = key_and_first

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.struct
 
-Array = Any  # NumPy on the host, JAX on the device
+Array = Any  # np.ndarray on the host, jax.Array on the device; a union would need a cast at every use
 
 
 class Inputs(flax.struct.PyTreeNode):

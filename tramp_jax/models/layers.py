@@ -35,7 +35,7 @@ def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
-def layer_norm(name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
+def layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
     """LayerNorm over the last axis as in PyTorch: two-pass variance, eps 1e-5, float32 statistics."""
     return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
@@ -51,9 +51,9 @@ def tanh_gelu(x: Array) -> Array:
 
 @jax.custom_vjp
 def max_pool(x: Array) -> Array:
-    """Largest value in each 3×3 window, of stride 2: (B, H, W, C) -> (B, ⌈H / 2⌉, ⌈W / 2⌉, C).
+    """Largest value in each 3×3 window, with stride 2: (B, H, W, C) -> (B, ⌈H / 2⌉, ⌈W / 2⌉, C).
 
-    Its gradient has the bits of XLA's own, which takes three times as long on a CPU: the first of equal values in a
+    Its gradient is bit-identical to XLA's own, which takes three times as long on a CPU: the first of equal values in a
     window gets all of it, and the windows of a pixel are added in their order.
     """
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -67,7 +67,7 @@ def _max_pool_backward(x: Array, gradient: Array) -> tuple[Array]:
     (B, H, W, C), (_, h, w, _) = x.shape, gradient.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     places = list(np.ndindex(3, 3))
-    # Not the place where x equals the result: XLA may compute x anew here, and round it otherwise.
+    # Not the place where x equals the result: XLA may recompute x here and round it differently.
     largest = jnp.full(gradient.shape, -jnp.inf, x.dtype)
     chosen = jnp.zeros(gradient.shape, jnp.int32)
     for number, (row, column) in enumerate(places):

@@ -88,7 +88,7 @@ class RelativePositionBias(nn.Module):
     A row of the table stands for a distance in time. It has one value for all pairs of joints in a set of neighbours,
     and one for each pair in a set of distant joints. ``order="tiled"`` reproduces the published arrangement for
     neighbours: tokens are time-major, but the table is laid out as if they were joint-major, so token p counts as being
-    at time p mod n. All published weights were trained that way. ``order="time"`` is the evident intention.
+    at time p mod n. All published weights were trained that way. ``order="time"`` is evidently what was meant.
     """
 
     partition: Partition
@@ -112,8 +112,8 @@ class RelativePositionBias(nn.Module):
 class SkateAttention(nn.Module):
     """Self-attention within the sets of one partition: q, k, v side by side (B, T, V, 3C) -> (B, T, V, C).
 
-    A CPU computes one set after another, and again in the backward pass, so that a set's attention weights stay in its
-    cache. Other devices compute all sets in one batch. docs/performance.md compares both.
+    On a CPU, sets are computed one after another, and again in the backward pass, so that a set's attention weights
+    stay in its cache. On other devices, all sets are one batch. docs/performance.md compares both.
     """
 
     partition: Partition
@@ -294,7 +294,7 @@ class SkateFormer(nn.Module):
         return jnp.mean(x, axis=(1, 2)), out | {"trajectory_tokens": jnp.mean(x, axis=2)}
 
     def _draws(self, shape: tuple[int, ...], drop: bool) -> list[Draws]:
-        """The draws of all blocks for an input (B, T, V, C). Made at once, because XLA compiles each draw to a loop."""
+        """All blocks' draws for an input (B, T, V, C): made at once, because XLA compiles each draw to a loop."""
         (B, T, V, _), c = shape, self.config
         stages = np.repeat(np.arange(len(c.widths)), c.blocks_per_stage).tolist()
         nothing: tuple[Array | None, ...] = (None,) * len(self.partitions)

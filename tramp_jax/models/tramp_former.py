@@ -37,7 +37,7 @@ class TrampFormer(nn.Module):
       trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
       trajectory_head: only for late fusion, where each stream has its own head; ``head`` then reads the RGB feature.
       width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
-        0 does not project it, as in the published Former-DFER.
+        None for no projection, as in the published Former-DFER.
     """
 
     trajectory_encoder: SkateFormer | None
@@ -45,7 +45,7 @@ class TrampFormer(nn.Module):
     fusion: Fusion | None
     head: Head
     trajectory_head: Head | None = None
-    width: int = 256
+    width: int | None = 256
 
     @nn.compact
     def __call__(
@@ -83,7 +83,7 @@ class TrampFormer(nn.Module):
             out |= stages | {"trajectory_features": features}
         if self.rgb_encoder is not None:
             subclips, stages = self.rgb_encoder(frames, train, frame_index, frame_features)
-            tokens = nn.Dense(self.width, name="rgb_projection")(subclips) if self.width else subclips
+            tokens = nn.Dense(self.width, name="rgb_projection")(subclips) if self.width is not None else subclips
             out |= stages | {"subclip_features": subclips, "rgb_tokens": tokens, "rgb_features": tokens.mean(axis=1)}
         if self.fusion is not None:
             if self.fusion.tokens == "mean":

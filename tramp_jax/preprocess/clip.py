@@ -20,9 +20,10 @@ from tramp_jax.preprocess.video import Frames, open_frames, short_name
 MIN_FRAMES = 7  # the shortest published clip
 _THUMBNAIL = (32, 18)
 _REPEATED = 0.1  # warn if a larger share of frames equals the one before; a camera's noise makes all frames differ
-# A lossy encoder makes repeated frames differ a little. They are known by their rhythm: in each cycle of up to 6 steps
-# between frames, the same ones are small beside the largest, which must be a movement (mean change in grey levels) and
-# not the encoder's own rhythm. Limits from drawn patterns of 120 videos in 4 encodings, with and without noise.
+# A lossy encoder makes repeated frames differ a little. They are recognised by their rhythm: in each cycle of up to 6
+# steps between frames, the same ones are much smaller than the largest, which must be a movement (mean change in grey
+# levels) and not the encoder's own rhythm. Limits from drawn patterns of 120 videos in 4 encodings, with and without
+# noise.
 _CYCLES, _CYCLES_AT_ONCE, _SMALL, _MOVEMENT, _STEADY = range(2, 7), 60, 1 / 3, 0.6, 0.8
 
 

@@ -119,12 +119,12 @@ def follow(
         warnings.append(f"interpolated: {spell(np.flatnonzero(interpolated) + longest.first)}, where the face was lost")
     if hidden := [number for number in longest.changed if number < longest.last]:
         warnings.append(
-            f"another face in place of the followed one, or something covers it: {spell(hidden)}, interpolated; "
+            f"another face replaces the followed one, or something covers it: {spell(hidden)}, interpolated; "
             "look at these frames"
         )
     if doubtful := _fast_changes(longest):
         warnings.append(
-            f"the look of the face changes fast up to {spell(doubtful)}: the head turns quickly, or one person "
+            f"the face changes fast up to {spell(doubtful)}: the head turns quickly, or one person "
             "dissolves into another; look at these frames"
         )
     warnings += _others_in_view(faces, longest)

@@ -21,8 +21,8 @@ from tramp_jax.data.video_file import MAX_PIXELS, VideoFile
 from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_DARK = 1 << 6  # where 14 bits end that are read as 16
-# Files that lie beside recordings. Any other is named if it is left out.
+_DARK = 1 << 6  # of 255; values of 14 bits that are read as 16 bits stay below it
+# Files that usually lie beside recordings. A warning names any other file that is left out.
 # fmt: off
 _NO_RECORDINGS = (
     ".csv", ".db", ".doc", ".docx", ".html", ".ini", ".json", ".log", ".md", ".npy", ".npz", ".pdf", ".srt", ".tsv",

@@ -67,11 +67,11 @@ def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Mem
         if run.is_trained(folder) or run.load_config(folder).data.fold != -1:
             continue
         ready = " ".join(str(fold) for fold in run.trained_folds(folder))
-        # Only the end of a run over all folds writes the file. Until then, folds are missing or still learn.
+        # A run over all folds writes the file at its end. Until then, folds are missing or still in training.
         if not (folder / run.CROSS_VALIDATION).is_file():
             raise UserError(
                 "unfinished_run",
-                f"{folder}: its cross-validation has not ended; let it, or continue it with `python train.py --workdir "
+                f"{folder}: its cross-validation has not ended; wait, or continue it with `python train.py --workdir "
                 f"{folder} --resume`, or name the folds to use: {ready}",
             )
         trained_on = [run.fold_folder(folder, fold) for fold in split_file.kept_folds(folder)]

@@ -55,7 +55,7 @@ def outcome(each: Run) -> dict[str, Any] | None:
     """How a run ended: its ``error`` (None if it succeeded) and measurements; None if it has not ended."""
     if not each.outcome.is_file():
         return None
-    cure = "delete it, and the run is done again"
+    cure = "delete it to repeat the run"
     ended = json_files.read(each.outcome, cure)
     error = ended.pop("error", 0)
     if not isinstance(error, str | None) or not all(type(value) in (int, float) for value in ended.values()):

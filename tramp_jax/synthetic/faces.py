@@ -12,7 +12,7 @@ depends only on its seed and its place, in whatever order you read clips.
 | "motion" | shows it | follow from the motion |
 | "landmarks" | shows it | show another severity, drawn for each clip |
 | "appearance" | shows another severity, drawn for each clip | show it |
-| "both" | shows it | show it, with noise of their own |
+| "both" | shows it | show it, with independent noise |
 
 This command draws the contact sheet of the documentation:
 

@@ -9,13 +9,13 @@ from tramp_jax.errors import UserError
 
 
 def check_wanted(name: str, wanted: Wanted) -> None:
-    """Refuses to read data set ``name`` without landmarks, because it holds nothing else (bad_option)."""
+    """Raises UserError (bad_option) if data set ``name``, which holds only landmarks, is to be read without them."""
     if not wanted.landmarks:
         raise UserError("bad_option", f"data set {name} holds only landmarks, so it cannot be read without them")
 
 
 def root_folder(root: str | Path, how_to_get: str) -> Path:
-    """The folder of the data set. If it is missing (missing_file), the error says what to get and where to put it."""
+    """The folder of the data set. Without it, raises UserError (missing_file), which says what to get and where."""
     path = Path(root).expanduser()
     if not str(root) or not path.is_dir():
         raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder.\n{how_to_get}")
