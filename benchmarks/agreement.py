@@ -86,13 +86,17 @@ def resample(
 
 
 def share_of_frames(folder: pathlib.Path) -> np.ndarray:
-    """For each test clip, the effect of the frames as a share of the effects of both streams, without their signs."""
+    """For each test clip, the effect of the frames as a share of the effects of both streams, without their signs.
+
+    Clips whose score no stream changes, such as still ones, are left out.
+    """
     member = load_member(folder)
     explainer = Explainer(member.config, member.output)
     split = experiment.open_folds(member.config, folder).splits[member.fold][TEST]
     found = [explainer(member.variables, split[i]) for i in range(len(split))]
     parts = [[0.0 if part is None else part.sum() for part in (each.frames, each.trajectory)] for each in found]
     effects = np.abs(parts)
+    effects = effects[effects.any(axis=1)]
     return effects[:, 0] / effects.sum(axis=1)
 
 
@@ -109,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.streams:
         for folder in options.runs:
             shares = share_of_frames(folder)
+            if not len(shares):
+                sys.stdout.write(f"{folder.name}: no stream changes the score of any test clip\n")
+                continue
             low, middle, high = np.quantile(shares, (0.25, 0.5, 0.75))
             line = f"{folder.name}: frames {np.mean(shares):.0%} of the attribution, mean of {len(shares)} test clips"
             sys.stdout.write(f"{line}; quartiles {low:.0%}, {middle:.0%}, {high:.0%}\n")

@@ -1,7 +1,9 @@
 """The recipe for few people, from training to a score, and the choice between it and the published model."""
 
 import json
+import pathlib
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +60,19 @@ def test_frames_have_no_share_in_the_scores_of_landmarks(trained, monkeypatch, c
     monkeypatch.setattr(agreement, "share_of_frames", lambda _: shares)  # explaining them again takes seconds
     agreement.main(["--streams", str(workdir)])
     assert "frames 0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("frames", "shares"), [((3.0, 0.0, -1.0), [0.75, 0.5]), ((0.0, 0.0, 0.0), [])])
+def test_clips_whose_score_no_stream_changes_have_no_share(monkeypatch, capsys, frames, shares):
+    effects = [SimpleNamespace(frames=np.array([x]), trajectory=np.array([np.sign(x)])) for x in frames]
+    member = SimpleNamespace(config=None, output=None, variables=None, fold=None)
+    folds = SimpleNamespace(splits={None: {"test": effects}})
+    monkeypatch.setattr(agreement, "load_member", lambda _: member)
+    monkeypatch.setattr(agreement, "Explainer", lambda *_: lambda _, clip: clip)
+    monkeypatch.setattr(agreement.experiment, "open_folds", lambda *_: folds)
+    np.testing.assert_array_equal(agreement.share_of_frames(pathlib.Path("run")), shares)
+    agreement.main(["--streams", "run"])
+    assert ("mean of 2 test clips" if shares else "no stream") in capsys.readouterr().out
 
 
 def test_twenty_people_are_enough_for_three_steps_in_an_epoch(trained):

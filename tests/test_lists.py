@@ -173,6 +173,7 @@ def test_what_programs_write_before_the_header_is_skipped(tmp_path, start, separ
         "path;subject;expression;score;notes (a, b, c, d, e)",
         'path;subject;expression;score;"a,b,c,d,e"',
         "path;sub\u200bject;expression;\u00a0score\u00a0;x",
+        'path; "subject"; expression; "score"; "notes (a; b)"',
     ],
 )
 def test_a_header_with_other_separators_or_invisible_characters_is_read(tmp_path, header):
@@ -207,7 +208,8 @@ def test_an_unclosed_quotation_mark_is_named_with_its_row(tmp_path, content, row
 
 
 @pytest.mark.parametrize(
-    "note", ['"5"" nail"', '5" nail', '"a; b"', '"tired, shaky\r\nbetter later"', '""', '"x\n\ny"']
+    "note",
+    [' "left, then right"', '"5"" nail"', '5" nail', '"a; b"', '"tired, shaky\r\nbetter later"', '""', '"x\n\ny"'],
 )
 def test_sound_quotation_marks_lose_no_row(tmp_path, note):
     found, infos = _open(tmp_path, _noted("ok", note, "ok", "ok"))
@@ -231,10 +233,12 @@ ALIKE = [
     ("STRASSE", "Straße"), ("Zoë", "ZOE\u0308"), ("P\u201301", "P-01"), ("\uff17", "7"), ("1-2", "1_02"), ("ﬁn", "fin"),
     ("\u041001", "A01"), ("\u0420-1", "P1"), ("\u03a11", "P1"), ("P\u221201", "P-01"), ("(P1)", "P1"), ("P1*", "P1"),
     ("ИВАН", "Иван"), ("НИНА", "нина"), ("\u0420\u041e1", "po1"),
+    ("Smith, Anna", "Anna Smith"), ("SMITH,anna", "Anna smith"),
 ]  # fmt: skip
 DIFFERENT = [
     ("Müller", "Möller"), ("Zoé", "Zoë"), ("1-12", "11-2"), ("P1", "P10"), ("7", "7.5"), ("a", "b"), ("हिन्दी", "हन्द"),
     ("N002", "OP02"), ("0", "00a"), ("Иван", "Ибан"), ("Ольга", "Елена"), ("1E5x", "1E6x"),
+    ("Smith, Anna", "Smith, Ann"), ("1, 2", "2 1"),
 ]  # fmt: skip
 
 
@@ -251,6 +255,14 @@ def test_one_person_in_two_spellings_is_an_error(tmp_path, one, other, split):
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_two_people_stay_two(one, other):
     assert not list(names.alike([one, other, one]))
+
+
+def test_long_names_are_compared_in_little_time():
+    started = time.perf_counter()
+    for part in ("1", "1-", "1a", "V1", "1 (", "a,", "20230105"):
+        assert not list(names.occasions([part * 20_000 + "x", part * 20_000 + "y"]))
+        assert not list(names.alike([part * 20_000 + "x", part * 20_000 + "y"]))
+    assert time.perf_counter() - started < 10
 
 
 @given(st.lists(st.text(max_size=6), max_size=4))
@@ -308,6 +320,9 @@ def test_a_date_whose_cell_became_text_is_not_a_person(tmp_path):
 OCCASIONS = [
     ("P01_V1", "P01_V2"), ("P01", "P01_V2"), ("anna pre", "anna post"), ("P01L", "P01R"), ("P01-t1", "P01-t2"),
     ("7 visit 1", "7 visit 2"), ("007_on", "007 off"), ("anna_follow-up", "anna"), ("P1 Day 1", "P1 Day 14"),
+    ("anna follow up", "anna baseline"), ("P01_follow_up", "P01"), ("P01_V01", "P01_V02"), ("3001_V01", "3001_V06"),
+    ("P01_20230105", "P01_20230601"), ("P01 2023-01-05", "P01"), ("7_05.01.2023", "7_06.01.2023"),
+    ("P01 (1)", "P01 (2)"),
 ]  # fmt: skip
 
 
@@ -325,6 +340,9 @@ def test_one_person_on_two_occasions_gives_a_warning(tmp_path, one, other):
     [
         ("V1", "V2"), ("left", "right"), ("HC_V01", "PD_V01"), ("P01", "P02"), ("Abel", "Abe"), ("A-01", "A-02"),
         ("Simon", "Sim"), ("N002", "OP02"), ("site1-s1", "site1-s2"), ("s000", "s001"), ("PD_V01", "PD_V02"),
+        ("UK2_V01", "UK2_V02"), ("DE1-T007", "DE1-T008"), ("VID_20230105", "VID_20230106"),
+        ("patient (1)", "patient (2)"), ("20230105_101010", "20230105_111111"), ("P01_2023", "P01_2024"),
+        ("IMG_20230105_101010", "IMG_20230105_111111"),
     ],
 )  # fmt: skip
 def test_other_people_give_no_warning(people):
@@ -428,6 +446,26 @@ def test_a_column_that_was_perhaps_meant_to_be_read_is_named(tmp_path, column, w
     assert not any(info.targets for info in infos)
     assert [(problem.kind, problem.severity) for problem in found] == [("ignored_column", WARNING)] * bool(warned)
     assert all(fact in problem.message for problem in found for fact in ("clips.csv", "'more'", warned))
+
+
+def test_numbers_in_a_column_without_a_name_are_not_lost_in_silence(tmp_path):
+    """Such as the second half of 2,5 under a header that ends in a comma."""
+    text = f"{','.join(HEADER)},{{}}\nc0,anna,smile,2,{{}}\nc1,ben,smile,1,{{}}\n"
+    for cells, warned in ((("", 5, 5), True), (("", 5, ""), True), (("", "", ""), False), (("", "tired", 5), False)):
+        found, infos = _open(tmp_path, text.format(*cells))
+        assert [(problem.kind, problem.severity) for problem in found] == [("ignored_column", WARNING)] * warned
+        assert len(infos) == 2
+    found, _ = _open(tmp_path, f",{','.join(HEADER)}\n0,c0,anna,smile,2\n1,c1,ben,smile,1\n")  # the rows' numbers
+    assert not found
+
+
+@pytest.mark.parametrize("row", ["c0,anna,smile,2,5", "c0,anna,smile,2,5,1", "c0,Smith, Anna,smile,2"])
+def test_a_comma_that_is_not_quoted_is_named_with_its_row(tmp_path, row):
+    columns = [*HEADER, "speed"] if row.endswith("1") else HEADER
+    found, infos = _open(tmp_path, f"{','.join(columns)}\nc1,ben,smile,1\n{row}\n")
+    assert [problem.kind for problem in found] == ["malformed_row"]
+    assert all(fact in found[0].message for fact in ("row 3", "quote", '"2,5"'))
+    assert [info.subject for info in infos] == ["ben"]
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

@@ -257,6 +257,18 @@ def test_a_broken_manifest_is_refused(copy, change, kind):
         PackedClips(copy, Wanted())
 
 
+@pytest.mark.parametrize("shape", [(7, 73), (8, 3), (8, 73, 1), (0,)])
+@pytest.mark.parametrize("part", ["depth", "pixels", "landmarks"])
+def test_a_record_whose_arrays_do_not_fit_each_other_is_refused(made, tmp_path, monkeypatch, part, shape):
+    """A store from elsewhere, whose checksums are right."""
+    array = np.zeros(shape, np.uint8 if part == "pixels" else np.float32)
+    encode = packed_clips.encode
+    monkeypatch.setattr(packed_clips, "encode", lambda clip: encode(dataclasses.replace(clip, **{part: array})))
+    packing.pack(_pfed5(made[0]), Wanted(), tmp_path / "odd", 2**30)
+    with user_error("unreadable_record", "clips-00000-of-00001.array_record, record 2", str(shape)):
+        PackedClips(tmp_path / "odd", Wanted())[2]
+
+
 def test_another_data_set_is_refused(made):
     config = defaults.base()
     config.data.update(datasets.options("youtubepd"), root=str(made[1]))

@@ -230,14 +230,19 @@ def test_a_part_without_clips_is_refused_before_training(runs):
 
 
 def test_ratings_that_changed_after_training_give_a_warning(runs, capsys):
-    table, _, train, _ = runs(0)
+    table, _, train, used = runs(0)
     train(resume=False)
     train(resume=True)
     assert "changed since" not in capsys.readouterr().out
     text = table.read_text()
-    table.write_text(text.replace(",smile,1", ",smile,2"))
-    train(resume=True)
-    assert "changed since" in capsys.readouterr().out
+    trained = [line for line in text.splitlines()[1:] if line.split(",")[1] in used["train", None]["train"]]
+    first = trained[0]
+    other = next(line for line in trained if line[-1] != first[-1])
+    exchanged = text.replace(first, first[:-1] + other[-1]).replace(other, other[:-1] + first[-1])
+    for changed in (text.replace(",smile,1", ",smile,2"), text, exchanged):
+        table.write_text(changed)
+        train(resume=True)
+        assert "changed since" in capsys.readouterr().out
 
 
 def test_an_evaluation_on_another_scale_gives_a_warning(runs, capsys):

@@ -7,12 +7,14 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from benchmarks import results_page
+from configs import synthetic
 from tests.linear import linear_model, measured
 from tests.published_layouts import write_folder
 from tests.raises import user_error
@@ -147,6 +149,23 @@ def test_an_unknown_study_or_recipe_is_named_with_those_there_are():
         plan.load("fusoin", "synthetic")
     with user_error("missing_recipe", "pfed", "pfed5"):
         plan.load("fusion", "pfed")
+
+
+def test_a_recipe_may_build_on_another_in_the_same_folder(tmp_path, monkeypatch):
+    """Beside the clone, and with the installed command, whose search path does not begin in this folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(ROOT))])
+    for module in {"configs", "configs.synthetic"} & sys.modules.keys():
+        monkeypatch.delitem(sys.modules, module)
+    with user_error("missing_recipe", "first", "clone"):
+        plan.load(str(ROOT / "studies/fusion.toml"), "first")
+    (tmp_path / "configs").mkdir()
+    shutil.copy(ROOT / "configs/synthetic.py", tmp_path / "configs/first.py")
+    (tmp_path / "configs/second.py").write_text("from configs.first import get_config\n")
+    (tmp_path / "configs/third.py").write_text("from configs.fourth import get_config\n")
+    assert plan.load(str(ROOT / "studies/fusion.toml"), "second").recipe["get_config"]() == synthetic.get_config()
+    with user_error("missing_recipe", "configs/third.py", "configs.fourth", "clone"):
+        plan.load(str(ROOT / "studies/fusion.toml"), "third")
 
 
 def test_the_table_holds_what_the_predictions_say(simple):

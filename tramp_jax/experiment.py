@@ -175,13 +175,9 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 
 def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
-    """Warns if a run or fold began with other numbers of clips, or another distribution of training ratings."""
+    """Warns if a run or fold began with other clips, people or ratings."""
     before = training_data.load(folder, config)
-    now = (
-        {name: len(split) for name, split in splits.items()},
-        outputs.histogram([i.score for i in splits[TRAIN].infos]),
-    )
-    if before and before.ratings and (before.clips, before.ratings) != now:
+    if before and before.digest not in ("", training_data.digest(splits)):
         tqdm.write(
             f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
             "partly or wholly from the old ones; train again to use only the new ones"

@@ -1,6 +1,8 @@
 """Writes a description of the training data into a run's folder, because scoring may not have the data."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ class TrainingData:
       landmark_source: the detector that found the landmarks; "" if unknown.
       caveat: a warning to attach to every score of the model; "" for none.
       ratings: the training clips' ratings; () in the file of an older run.
+      digest: of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run.
     """
 
     clips: dict[str, int]
@@ -44,6 +47,7 @@ class TrainingData:
     landmark_source: str = ""
     caveat: str = ""
     ratings: Histogram = ()
+    digest: str = ""
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes data.json."""
@@ -79,7 +83,14 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
         facts.landmark_source,
         facts.caveat,
         histogram([info.score for info in infos[TRAIN]]),
+        digest(splits),
     )
+
+
+def digest(splits: Mapping[str, Split]) -> str:
+    """SHA-256 of the clips in all parts: another rating, clip or person gives another one."""
+    clips = [(name, x.id, x.subject, float(x.score)) for name, split in splits.items() for x in split.infos]
+    return hashlib.sha256(json.dumps(sorted(clips)).encode()).hexdigest()
 
 
 def ends(splits: Mapping[str, Split]) -> tuple[float, float]:

@@ -25,8 +25,9 @@ _DATE = re.compile(
 _DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
 _BEFORE_DATE = re.compile(r"\d{1,2}[-/.](\d\d?|\d{4})", re.ASCII)  # what spreadsheets take for a date if they can
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
-    r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow-?up|fu|on"
-    r"|off|left|right)[-_. ]*\d*|(.*\d)[-_. /]*(?:[vt][-_. ]*\d+|[lr])",
+    r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up|fu"
+    r"|on|off|left|right)[-_. ]*\d*|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:[vt][-_. ]*(\d+)|[lr])| ?\(\d+\)"
+    r"|[-_. ]+(?:(?:19|20)\d\d([-_.]?)[01]\d\5[0-3]\d|[0-3]\d([-_.])[01]\d\6(?:19|20)\d\d))",
     re.IGNORECASE,
 )
 # Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
@@ -63,10 +64,15 @@ def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]
 
 
 def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of names that differ only in a visit, a time, medication or a side, as P01_V1 and P01_V2 do."""
+    """Yields pairs of names that differ only in a visit, a date, medication or a side, as P01_V1 and P01_V2 do.
+
+    UK2_V01 and UK2_V02 do not: numbers padded to more digits than the one before them count the people of a site.
+    """
     first: dict[str, str] = {}
     for name in sorted(set(names)):
         found = _OCCASION.fullmatch(name)
+        if found and (number := found[4] or "").startswith("0") and len(number) > len(found[3]):
+            found = None
         other = first.setdefault(found[1] or found[2] if found else name, name)
         if other != name:
             yield other, name
@@ -76,7 +82,7 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yields pairs of different names that look like the same person.
 
     They differ only in case, in separators (P-01, P_01, P01), in leading zeros (007, 7), in a spreadsheet's number
-    format (7.0, 7), or in characters that look the same.
+    format (7.0, 7), in characters that look the same, or in which name comes first ("Smith, Anna", "Anna Smith").
     """
     first: dict[object, str] = {}
     for name in sorted(set(names)):
@@ -86,6 +92,9 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _spelling(name: str) -> object:
+    surname, _, rest = name.partition(",")
+    if "," not in rest and any(map(str.isalpha, surname)) and any(map(str.isalpha, rest)):
+        name = f"{rest} {surname}"
     plain = clean(unicodedata.normalize("NFKC", name)).casefold().upper().translate(_LOOKS)
     if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
         plain = whole[1]

@@ -30,6 +30,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
 from tramp_jax import json_files
+from tramp_jax.data.clip_checks import clip_problems
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import DataError, Problem
 from tramp_jax.data.source import ClipSource, Wanted
@@ -278,6 +279,8 @@ class PackedClips(ClipSource):
             raise self._unreadable(index, f"cannot be read ({error})") from error
         if clip.info != info:
             raise self._unreadable(index, f"holds clip {clip.info.id!r}, not the manifest's {info.id!r}")
+        for problem in clip_problems(clip, self._with_landmarks, with_values=False):
+            raise self._unreadable(index, problem.message)
         return clip
 
     def _record(self, index: int) -> bytes:

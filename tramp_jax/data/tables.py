@@ -155,7 +155,7 @@ def _comma_separated(path: Path) -> Iterator[list[str]]:
     file.seek(0)
     number = columns = 0
     try:
-        for number, row in enumerate(csv.reader(file, delimiter=sign, strict=True), 1):
+        for number, row in enumerate(csv.reader(file, delimiter=sign, skipinitialspace=True, strict=True), 1):
             if hint and row:
                 hint, row = False, []
             columns = columns or len(row)
@@ -302,7 +302,7 @@ def read_table(path: Path, required: Sequence[str], problems: Problems) -> tuple
             problems.add(
                 "malformed_row",
                 f"{path}, row {i}: has {len(fields)} fields, but the header names {len(columns)} columns; quote "
-                'fields that contain a comma ("a, b")',
+                'fields that contain a comma ("a, b", "2,5")',
             )
         else:
             rows[i] = dict(zip(columns, fields + [""] * (len(columns) - len(fields)), strict=False))

@@ -56,10 +56,12 @@ _CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 # Titles that are not UTF-8 must not make a video unreadable. From PyAV 19 on, they never do, and the option is gone.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
-_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free")
+_MP4_STARTS = (b"ftyp", b"wide", b"mdat", b"moov", b"free", b"styp", b"sidx", b"moof")  # the last three: of segments
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 _ASF = bytes.fromhex("3026b2758e66cf11")  # the header of a WMV file, and the part of it that has the file's size
 _ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_READ_ONCE = (b"FLV", _ASF)  # FFmpeg reads only the first of such files that were joined
+_MAX_TAIL = 1024 * 1024  # bytes between the last frame of a file and the next file that was joined to it
 _TS_PACKETS = ((188, 0), (192, 4))  # size, and where b"G" stands, in a transport stream and on an AVCHD card
 
 
@@ -80,7 +82,9 @@ class VideoFile:
         self.path, self.damaged = path, 0
         self.warnings: tuple[str, ...] = ()
         with self._open() as container:
-            self.rate = float(_stream(container, path).guessed_rate or 0)
+            stream = _stream(container, path)
+            self.rate = float(stream.guessed_rate or 0)
+            self._options = _options(container, stream)
 
     def _open(self) -> InputContainer:
         # "file:" and the whitelist keep playlists and odd names from opening a connection.
@@ -99,6 +103,7 @@ class VideoFile:
         with self._open() as container:
             stream = _stream(container, self.path)
             stream.thread_type = "AUTO"
+            stream.codec_context.options = self._options
             packets = _Packets(container, stream)
             picture = _Picture(self.path, stream)
             combs = _Combs()
@@ -127,6 +132,7 @@ class VideoFile:
                 *picture.warnings,
                 *combs.warnings(),
                 *_damage(self.path, count, packets),
+                *_joined(self.path, packets.end),
             )
         if count > 1 and still:
             raise UserError(
@@ -150,24 +156,39 @@ class _Packets:
         self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
         self.read = self.hidden = self.damaged = self.headless = self.holes = 0
+        self.end = 0  # of the last packet, in bytes from the start of the file
+        self._key: int | None = None  # when the first key frame is shown
+        self._leading = self._pictures = self._shown = 0
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yields the intact frames, in the order in which they are shown."""
         try:
             for packet in self._container.demux(self._stream):
-                yield from self._decoded(packet)
+                for frame in self._decoded(packet):
+                    self._shown += 1
+                    yield frame
         except av.FFmpegError:  # the rest of the file cannot be read
             self.broken_end = True
         if self._order is not None:
             self._lose(len(self._index))
+        if self._codec == "hevc":  # this decoder leaves out without a word what builds on a missing frame
+            missing = max(self._pictures - self.damaged - self.headless - self._shown, 0)
+            at_start = min(missing, self._leading)
+            self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
 
     def _decoded(self, packet: "Packet[VideoStream]") -> Iterator[VideoFrame]:
         if packet.size:
             self.read += 1
             self.hidden += packet.is_discard
+            self._pictures += self._codec == "hevc" and not packet.is_discard and _holds_picture(bytes(packet))
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
+            self.end = max(self.end, (packet.pos or 0) + packet.size)
+            if self._key is None and packet.is_keyframe:
+                self._key = packet.pts
+            if self._key is not None and packet.pts is not None:
+                self._leading += packet.pts < self._key
             if self._order is not None and packet.dts is not None and packet.pos is not None:
                 self._order.append(self._number(packet.pos, packet.size, packet.dts))
             if self._codec in _WAIT and packet.is_keyframe and not self._started:
@@ -241,6 +262,16 @@ class _Packets:
         return max(min(counts, default=0), 0)
 
 
+def _holds_picture(packet: bytes) -> bool:
+    """Whether a packet of HEVC holds a part of a picture, not only parameters as from some network cameras."""
+    if packet.startswith(b"\0\0\0\1"):  # in a stream without packets, FFmpeg finds the frames
+        return True
+    at = 0
+    while at + 4 < len(packet) and packet[at + 4] >= 0x40:  # each unit follows its length in four bytes
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return at + 4 < len(packet)
+
+
 class _Combs:
     """Detects unmarked interlaced video, in which moving edges look like combs."""
 
@@ -280,7 +311,8 @@ class _Picture:
     def __init__(self, path: Path, stream: VideoStream):
         self._path = path
         self._aspect = stream.sample_aspect_ratio or Fraction(1)
-        self._coded: tuple[int, int] | None = None  # size of the frames as decoded
+        self._codec = stream.codec_context
+        self._coded: tuple[int, int, Fraction | None] | None = None  # size and pixels of the frames as decoded
         self._size = (0, 0)  # with square pixels
         self._skewed = False
         self._converter = VideoReformatter()
@@ -291,12 +323,15 @@ class _Picture:
 
     def show(self, frame: VideoFrame, number: int) -> np.ndarray:
         """Converts a frame to (H, W, 3) uint8 RGB."""
+        pixel = self._codec.sample_aspect_ratio  # with several threads, it may change a few frames too early
         coded = (frame.width, frame.height)
         if self._coded is None:
             self._size = self._square(coded)
-        elif coded != self._coded:
+        elif (*coded, pixel) != self._coded:
+            if pixel and (before := self._coded[2]):
+                self._aspect *= pixel / before
             self._check_shape(coded, number)
-        self._coded = coded
+        self._coded = (*coded, pixel)
         width, height = self._size
         how = "BILINEAR" if coded == self._size else "BICUBIC"  # without scaling, this affects only the colours
         matrix = Colorspace.ITU709 if frame.colorspace == _UNMARKED and _is_hd(coded) else None
@@ -413,6 +448,18 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
+def _options(container: InputContainer, stream: VideoStream) -> dict[str, str]:
+    """Options with which the Motion JPEG decoder reports damage, unless the first frame breaks the rules already."""
+    if stream.codec_context.name != "mjpeg":
+        return {}
+    stream.codec_context.options = strict = {"err_detect": "explode"}
+    try:
+        next(container.demux(stream)).decode()
+    except av.FFmpegError:  # some cameras never write whole frames
+        return {}
+    return strict
+
+
 def _without_stills(container: InputContainer) -> list[VideoStream]:
     """The video streams, without cover pictures and stills."""
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
@@ -496,11 +543,13 @@ def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
             "unreadable_video",
             f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {_CONVERT}",
         )
-    cut_off, promised = packets.broken_end or _is_cut_off(path), packets.promised()
-    if packets.damaged > (1 - _PROMISED) * packets.read:
+    cut_off, promised = _is_cut_off(path), packets.promised()
+    few = count < _PROMISED * promised
+    if packets.damaged > (1 - _PROMISED) * packets.read and not (cut_off and few):
         what = f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
         raise UserError("damaged_video", what)
-    if cut_off and count < _PROMISED * promised:
+    cut_off = cut_off or packets.broken_end
+    if cut_off and few:
         raise UserError(
             "damaged_video",
             f"{path}: cut off: only {count} of {promised} frames can be read; copy it again, or keep these frames with "
@@ -514,11 +563,43 @@ def _damage(path: Path, count: int, packets: _Packets) -> Iterator[str]:
     elif cut_off and not promised:
         yield f"the file is cut off after {count} frames; copy it again"
     elif packets.damaged:
-        yield f"skipped {packets.damaged} damaged frames of {packets.read}; copy the file again"
+        frames = "frame" if packets.damaged == 1 else "frames"
+        yield f"skipped {packets.damaged} damaged {frames} of {packets.read}; copy the file again"
     if packets.holes:
         yield (
             f"frames with blocks of zeros: {packets.holes} of {packets.read}; the picture is probably wrong there and "
             "until the next key frame; copy the file again"
+        )
+
+
+def _joined(path: Path, end: int) -> Iterator[str]:
+    """Warns if the file is several files, joined byte by byte. The last packet ends at byte ``end``.
+
+    FFmpeg reads only the first of joined MP4, MOV, Flash and WMV files. It reads all of joined AVI, Matroska and WebM
+    files, but as the first one describes itself. MPEG files may be joined.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        what = "FFmpeg does not read it"
+        if start[4:] in _MP4_STARTS:
+            boxes = list(_mp4_boxes(file))
+            kinds = [kind for kind, _, _ in boxes]
+            several = max(kinds.count(b"ftyp"), kinds.count(b"moov")) > 1
+            several = several and any(kind == b"mdat" and position >= end for kind, position, _ in boxes)
+        elif start.startswith((b"RIFF", _EBML)):
+            what = "it is read with the rate, shape and turn of the first, and without the time between them"
+            size = int.from_bytes(start[4:], "little")
+            first = 8 + size + size % 2 if start.startswith(b"RIFF") else _end_of_segment(file) or end
+            file.seek(min(first, file.seek(0, os.SEEK_END)))
+            after = file.read(12)
+            several = after.startswith(_EBML) or (after.startswith(b"RIFF") and after.endswith(b"AVI "))
+        else:
+            file.seek(end)
+            several = start.startswith(_READ_ONCE) and start in file.read(_MAX_TAIL)
+    if several:
+        yield (
+            f"another video follows in the same file, as if two files had been joined byte by byte; {what}; use the "
+            "separate files, or join them with `ffmpeg -f concat -safe 0 -i LIST.txt -c copy OUT.mp4`"
         )
 
 
@@ -532,8 +613,9 @@ def _diagnosis(path: Path) -> str:
         kinds = {index[match.end() + 8 : match.end() + 12] for match in re.finditer(b"hdlr", index)}
         if not kinds:
             return (
-                "the index (moov) is missing because the file is cut off or its recording was interrupted; copy it "
-                "again, or try a repair tool such as untrunc"
+                "the index (moov) is missing because the file is cut off, its recording was interrupted, or it is a "
+                "segment of a stream; copy it again, try a repair tool such as untrunc, or put the stream's first "
+                "segment before it"
             )
         if b"vide" not in kinds:
             return _ONLY_SOUND

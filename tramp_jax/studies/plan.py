@@ -22,6 +22,7 @@ import itertools
 import pathlib
 import re
 import runpy
+import sys
 import tomllib
 import unicodedata
 from collections.abc import Mapping
@@ -250,13 +251,21 @@ def _recipe(name: str) -> dict[str, Any]:
     """What the file of a recipe defines.
 
     Raises:
-      UserError: missing_recipe.
+      UserError: missing_recipe if it, or what it imports, does not exist.
     """
     path = RECIPES / f"{name}.py"
     if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in RECIPES.glob("[!_]*.py"))) or "none"
+        known = ", ".join(sorted(each.stem for each in RECIPES.glob("[!_]*.py"))) or "none; run this in the clone"
         raise UserError("missing_recipe", f"--data {name}: no {path} here; known: {known}")
-    return runpy.run_path(str(path))
+    here = str(pathlib.Path.cwd())
+    if here not in sys.path:  # as in train.py, so that a recipe can build on another one
+        sys.path.append(here)
+    try:
+        return runpy.run_path(str(path))
+    except ImportError as error:
+        raise UserError(
+            "missing_recipe", f"{path}: {error}; run this in the clone, or put what is missing here"
+        ) from error
 
 
 def _flat(nested: Mapping[str, Any]) -> Options:
