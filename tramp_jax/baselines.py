@@ -113,9 +113,9 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 
 
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
-    """How fast and how far each landmark moves, and how much it trembles: the means over a clip of ``channels.FEW_PEOPLE``.
+    """How fast and how far each landmark moves, and how much it trembles: means over a clip.
 
-    These are logarithms, see ``tramp_jax.batches.motion``. So a simple method reads what the network reads. Takes
+    They are logarithms, the channels ``FOR_FEW_PEOPLE``, so a simple method reads what the network reads. Takes
     (n, 63, 2) centred points, in any unit of length. Returns (504,) float64.
     """
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
@@ -126,7 +126,7 @@ def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
 
 @jax.jit  # one program for each length of a clip; without it, each of its hundred operations would be one
 def _mean_energies(points: jax.Array, seconds: jax.Array) -> jax.Array:
-    return jnp.mean(motion.with_motion(points, seconds, channels.FEW_PEOPLE), axis=(0, 1)).ravel()
+    return jnp.mean(motion.with_motion(points, seconds, channels.FOR_FEW_PEOPLE), axis=(0, 1)).ravel()
 
 
 def geometric_features(points: np.ndarray, fps: float) -> np.ndarray:

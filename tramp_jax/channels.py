@@ -13,7 +13,7 @@ MOTION = {
     "asymmetry": tuple(f"asymmetry_{name}" for name in ("x", "y", "speed_x", "speed_y", "range_x", "range_y")),
 }
 
-FEW_PEOPLE = "energy+range+tremor"  # of the recipe for few people, and of the simple methods that it is compared with
+FOR_FEW_PEOPLE = "energy+range+tremor"  # what the recipe for few people reads, and the simple methods beside it
 
 # What a channel describes, in words for the report, by the prefix of its name. The first match counts, so a new kind
 # comes before the single letters.

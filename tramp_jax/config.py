@@ -273,7 +273,7 @@ def for_few_people(config: ConfigDict) -> None:
     config.model.head.hidden = ()
     config.model.trajectory.update(
         length=128,
-        channels=channels.FEW_PEOPLE,
+        channels=channels.FOR_FEW_PEOPLE,
         patch=8,
         widths=(32,),
         embed_width=32,
