@@ -90,7 +90,7 @@ class _Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = former_dfer._conv(self.width, 7, 2, self.dtype, "conv1")(x)
+        x = layers.Conv(self.width, 7, 2, self.dtype, name="conv1")(x)
         return layers.max_pool(nn.relu(former_dfer.BatchNorm(name="bn1")(x, train)))
 
 
