@@ -340,7 +340,7 @@ def test_one_person_on_two_occasions_gives_a_warning(tmp_path, one, other):
     [
         ("V1", "V2"), ("left", "right"), ("HC_V01", "PD_V01"), ("P01", "P02"), ("Abel", "Abe"), ("A-01", "A-02"),
         ("Simon", "Sim"), ("N002", "OP02"), ("site1-s1", "site1-s2"), ("s000", "s001"), ("PD_V01", "PD_V02"),
-        ("UK2_V01", "UK2_V02"), ("DE1-T007", "DE1-T008"), ("VID_20230105", "VID_20230106"),
+        ("UK2_V01", "UK2_V10", "UK2_V11"), ("DE1-T007", "DE1-T008"), ("VID_20230105", "VID_20230106"),
         ("patient (1)", "patient (2)"), ("20230105_101010", "20230105_111111"), ("P01_2023", "P01_2024"),
         ("IMG_20230105_101010", "IMG_20230105_111111"),
     ],

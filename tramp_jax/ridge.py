@@ -32,7 +32,9 @@ def regression(features: np.ndarray, ratings: Sequence[float] | np.ndarray, subj
     weights = 1 / counts[numbers]
     mean = np.average(features, axis=0, weights=weights)
     variance = np.average((features - mean) ** 2, axis=0, weights=weights).sum()
-    return Ridge(PENALTY * variance or 1.0).fit(features, ratings, sample_weight=weights)
+    if variance <= 1e-12 * np.square(features).mean(axis=0).sum():  # only rounding
+        variance = 1 / PENALTY
+    return Ridge(PENALTY * variance).fit(features, ratings, sample_weight=weights)
 
 
 def fitted(variables: dict[str, Any], split: Split, config: ConfigDict, mesh: Mesh) -> dict[str, Any]:

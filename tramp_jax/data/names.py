@@ -69,11 +69,11 @@ def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     UK2_V01 and UK2_V02 do not: numbers padded to more digits than the one before them count the people of a site.
     """
     first: dict[str, str] = {}
-    for name in sorted(set(names)):
-        found = _OCCASION.fullmatch(name)
-        if found and (number := found[4] or "").startswith("0") and len(number) > len(found[3]):
-            found = None
-        other = first.setdefault(found[1] or found[2] if found else name, name)
+    found = {name: _OCCASION.fullmatch(name) for name in sorted(set(names))}
+    sites = {x[2] for x in found.values() if x and (x[4] or "").startswith("0") and len(x[4]) > len(x[3])}
+    for name, parts in found.items():
+        base = parts and (parts[1] or parts[2])
+        other = first.setdefault(name if base is None or base in sites else base, name)
         if other != name:
             yield other, name
 

@@ -172,7 +172,9 @@ class _Packets:
             self.broken_end = True
         if self._order is not None:
             self._lose(len(self._index))
-        if self._codec == "hevc":  # this decoder leaves out without a word what builds on a missing frame
+        if (
+            self._codec == "hevc" and not self.broken_end
+        ):  # this decoder leaves out without a word what builds on a missing frame
             missing = max(self._pictures - self.damaged - self.headless - self._shown, 0)
             at_start = min(missing, self._leading)
             self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
@@ -582,10 +584,12 @@ def _joined(path: Path, end: int) -> Iterator[str]:
         start = file.read(8)
         what = "FFmpeg does not read it"
         if start[4:] in _MP4_STARTS:
-            boxes = list(_mp4_boxes(file))
-            kinds = [kind for kind, _, _ in boxes]
-            several = max(kinds.count(b"ftyp"), kinds.count(b"moov")) > 1
-            several = several and any(kind == b"mdat" and position >= end for kind, position, _ in boxes)
+            counts: collections.Counter[bytes] = collections.Counter()
+            unread = False
+            for kind, position, _ in _mp4_boxes(file):
+                counts[kind] += kind in (b"ftyp", b"moov")
+                unread |= kind == b"mdat" and position >= end
+            several = unread and max(counts[b"ftyp"], counts[b"moov"]) > 1
         elif start.startswith((b"RIFF", _EBML)):
             what = "it is read with the rate, shape and turn of the first, and without the time between them"
             size = int.from_bytes(start[4:], "little")

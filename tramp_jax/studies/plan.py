@@ -262,7 +262,9 @@ def _recipe(name: str) -> dict[str, Any]:
         sys.path.append(here)
     try:
         return runpy.run_path(str(path))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("configs"):
+            raise
         raise UserError(
             "missing_recipe", f"{path}: {error}; run this in the clone, or put what is missing here"
         ) from error

@@ -90,7 +90,7 @@ def read_list(
     targets = [name for name in given if name and name not in (*_REQUIRED, *_OPTIONAL) and _are_ratings(given[name])]
     used = {"", *_REQUIRED, *_OPTIONAL, *targets}
     _add_ignored(path, {name: cells for name, cells in given.items() if name not in used}, problems)
-    if columns and not columns[-1] and _are_ratings(given[""]):
+    if columns and not columns[-1] and _are_ratings(given.get("", [])):
         message = f"{path}: the last column holds numbers but has no name, so it is not read; name it"
         message += ", or quote decimals with a comma"
         problems.add("ignored_column", message, severity=WARNING)
