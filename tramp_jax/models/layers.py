@@ -107,8 +107,8 @@ def _convolution_backward(stride: int, inputs: tuple[Array, Array], gradient: Ar
     x, kernel = inputs
     of_x, of_kernel = jax.vjp(functools.partial(_xla_convolution, stride=stride), x, kernel)[1](gradient)
     # With fewer rows or channels, XLA's own is as fast. What is not used is not computed.
-    few = jax.default_backend() == "cpu" and jax.device_count() == 1  # several would add up after each row
-    if few and gradient.shape[1] >= 28 and gradient.shape[3] >= 64:
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1  # several would add up after each row
+    if one_cpu and gradient.shape[1] >= 28 and gradient.shape[3] >= 64:
         of_kernel = _kernel_gradient(x, kernel, stride, gradient)
     return of_x, of_kernel
 
