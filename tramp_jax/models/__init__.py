@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from tramp_jax import channels
 from tramp_jax.config import reads_frames, reads_trajectories, streams
@@ -217,7 +218,7 @@ def count_parameters(config: ml_collections.ConfigDict) -> int:
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
     """Random initial ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
     shapes = input_shapes(config, batch=1)
-    inputs = [None if shape is None else jnp.zeros(shape) for shape in shapes.values()]
+    inputs = [None if shape is None else np.zeros(shape, np.float32) for shape in shapes.values()]
     return _collections(initial.draw(build_model(config).init, key, *inputs), config)
 
 

@@ -8,6 +8,7 @@ last digit in newer versions. The weights drawn here have the same bits in every
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-_BLOCK = 1 << 13
+_BLOCK, _PARTS = 1 << 13, 16
 _NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # jitted functions that draw; any other is compiled separately
 _INFINITY, _ROOT_2 = np.float32(np.inf), np.float32(2**0.5)
 # What initialisers do with their draws. NumPy computes the same bits, because IEEE 754 fixes how these are rounded.
@@ -121,11 +122,16 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     firsts = np.concatenate([np.tile(_BLOCK * np.arange(each.blocks), len(each.keys)) for each in draws])
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
-    bits = jax.jit(_bits)(keys, firsts.astype(np.uint32))
+    spare = -len(keys) % _PARTS
+    keys, firsts, limits = (np.pad(x, ((0, spare), (0, 0))) for x in (keys, firsts[:, None], limits))
+    bits = np.asarray(jax.jit(_bits)(keys, firsts[:, 0].astype(np.uint32)))
     # Not optimised, because optimised code may round sums of products differently, which would change the weights of
     # every seed.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    numbers = np.asarray(jax.jit(_normal_numbers, compiler_options=options)(bits, limits))
+    program = jax.jit(_normal_numbers, compiler_options=options)
+    with ThreadPoolExecutor() as threads:  # each part uses one thread
+        parts = threads.map(lambda *part: np.asarray(program(*part)), *(np.split(x, _PARTS) for x in (bits, limits)))
+        numbers = np.concatenate(list(parts))[: sum(counts)]
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [
         part.reshape(len(each.keys), -1)[:, : math.prod(each.shape) // len(each.keys)].reshape(each.shape)
