@@ -7,12 +7,15 @@ step of the whole model with each of ``--ways`` (``benchmarks/ways.py``), the sh
 each reaches, and how far their scores differ without dropout. ``compile`` measures the seconds to the first step of a
 new process, first with nothing compiled and then again, for the JAX ways among ``--ways``; tracing counts as compiling.
 
-On a CPU the step takes 2 clips of 16 frames by default, since the published 80 frames take minutes a step. On a GPU
-both sides hold memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it to PyTorch. ``compile`` starts
-other processes and needs XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets both).
+On a CPU the step takes 2 clips of 16 frames by default, since the published 80 frames take minutes a step. There, each
+way of ``step`` has a process of its own, and the processes take turns: in one process, the memory and threads of one
+side slow the other down. On a GPU both sides hold memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it
+to PyTorch. ``compile`` starts other processes and needs XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets
+both).
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -34,6 +37,7 @@ from tramp_jax.studies import cost
 
 PARTS = ("encoder", "step", "compile")
 PRODUCT = "bfloat16 product"
+ROOT, DONE = pathlib.Path(__file__).parents[1], b"done\n"
 
 
 def encoder(report: timing.Report, config: ConfigDict, batch: int, rounds: int) -> None:
@@ -66,8 +70,12 @@ def whole_step(
     wanted: Sequence[str],
     side: int,
     minutes: float,
+    arguments: Sequence[str],
 ) -> None:
-    """Measures the training step of the whole model, each way, and its share of the machine's limit."""
+    """Measures the training step of the whole model, each way, and its share of the machine's limit.
+
+    ``arguments`` give the processes of the ways the same recipe and batch.
+    """
     work = ways.prepare(config, batch)
     # torch.compile takes minutes. So the other ways are measured first, and their results are written, before all ways
     # take turns.
@@ -81,8 +89,13 @@ def whole_step(
             continue
         failed: dict[str, str] = {}
         product, products = timing.repeated(costs.product_of(side, "bfloat16"))
-        steps = {PRODUCT: product} | {name: made_late(work, name) for name in names}
-        seconds = timing.take_turns(steps, rounds, warm_up=2, failed=failed, minutes=minutes)
+        with contextlib.ExitStack() as processes:
+            if jax.default_backend() == "cpu":
+                made = {name: in_own_process(name, arguments, processes) for name in names}
+            else:
+                made = {name: made_late(work, name) for name in names}
+            steps = {PRODUCT: product} | made
+            seconds = timing.take_turns(steps, rounds, warm_up=2, failed=failed, minutes=minutes)
         limit = products * 2 * side**3 / 1e9 / min(seconds.pop(PRODUCT))
         lines, shares = step_table(work, seconds, failed, limit)
         report.add(title, lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)
@@ -105,6 +118,35 @@ def made_late(work: Work, name: str) -> timing.Way:
             raise
 
     return way
+
+
+def in_own_process(name: str, arguments: Sequence[str], processes: contextlib.ExitStack) -> timing.Way:
+    """The training step of a way in a process that starts with its first step and ends with ``processes``."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def way() -> None:
+        nonlocal process
+        if process is None:
+            command = [sys.executable, "-m", "benchmarks.train_step", *arguments, "--steps-of", name]
+            started = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)  # noqa: S603
+            process = processes.enter_context(started)  # at its end, the input closes and the process ends, too
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(b"step\n")
+        if process.stdout.readline() != DONE:
+            raise RuntimeError(f"the process of {name} ended with exit status {process.wait()}")
+
+    return way
+
+
+def steps_on_request(config: ConfigDict, name: str, batch: int) -> None:
+    """Takes a training step for each line of standard input, and answers with a line."""
+    step = WAYS[name].step(ways.prepare(config, batch))
+    for _ in sys.stdin:
+        step()
+        sys.stdout.buffer.write(DONE)
+        sys.stdout.buffer.flush()
 
 
 def step_table(
@@ -180,7 +222,6 @@ def first_step(config: ConfigDict, way: JaxWay, batch: int) -> dict[str, float]:
 
 def compile_time(report: timing.Report, arguments: Sequence[str], wanted: Sequence[str]) -> None:
     """Runs two new processes for each way: the first has an empty cache of compiled programs, the second has its."""
-    root = pathlib.Path(__file__).parents[1]
     for way in wanted:
         lines = ["| start | initial weights | step compiled | first step | whole process |", "|---|---|---|---|---|"]
         measured = {}
@@ -189,7 +230,7 @@ def compile_time(report: timing.Report, arguments: Sequence[str], wanted: Sequen
                 environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
                 command = [sys.executable, "-m", "benchmarks.train_step", *arguments, "--first-step", way]
                 start = time.perf_counter()
-                ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+                ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
                 if ran.returncode:
                     why = ran.stderr.strip().splitlines()[-1:] or [f"exit status {ran.returncode}"]
                     lines.append(f"| {name} | did not run: {why[0][:200].replace('|', '/')} | | | |")
@@ -217,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.add_argument("--side", type=int, default=costs.default_side(), help="size of the product that sets the limit")
     flags.add_argument("--minutes", type=float, default=math.inf, help="start no further way of the step after this")
     flags.add_argument("--first-step", choices=JAX_WAYS, help=argparse.SUPPRESS)
+    flags.add_argument("--steps-of", choices=WAYS, help=argparse.SUPPRESS)
     options = flags.parse_args(arguments)
     on_cpu = jax.default_backend() == "cpu"
     config = timing.recipe(options.config)
@@ -230,20 +272,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.error("the part encoder compares with PyTorch: pip install -e .[torch], or name other --parts")
     if torch is not None:
         torch.set_num_threads(timing.cores())
+    if options.steps_of:
+        steps_on_request(config, options.steps_of, batch)
+        return
+    passed_on = ["--batch", str(batch), "--frames", str(frames)]
+    passed_on += ["--config", str(options.config.resolve())] if options.config else []
     wanted = options.ways or [way for way in WAYS if not (on_cpu and ("-compile" in way or way == HIGHEST))]
     wanted = [way for way in wanted if torch is not None or way in JAX_WAYS]
     report = timing.Report(
         "train_step", arguments, options.out, [] if set(options.parts) == set(PARTS) else options.parts
     )
     if "step" in options.parts:
-        whole_step(report, config, batch, options.rounds, wanted, options.side, options.minutes)
+        whole_step(report, config, batch, options.rounds, wanted, options.side, options.minutes, passed_on)
     if "encoder" in options.parts:
         encoder(report, config, options.encoder_batch, options.rounds)
     if "compile" in options.parts:
         timed = [way for way in options.ways or (["jax-float32"] if on_cpu else wanted) if way in JAX_WAYS]
-        passed_on = ["--batch", str(batch), "--frames", str(frames)]
-        recipe = ["--config", str(options.config.resolve())] if options.config else []
-        compile_time(report, passed_on + recipe, timed)
+        compile_time(report, passed_on, timed)
 
 
 if __name__ == "__main__":

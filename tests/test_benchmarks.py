@@ -1,5 +1,6 @@
 """The benchmarks: arithmetic of the timing, FLOPs by hand against XLA's, and each command on a tiny configuration."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -192,6 +193,15 @@ def test_training_step_runs_each_way(recipe, tmp_path):
     differences = measured["scores, training step"]["differences"]
     assert differences["jax-float32"] < 1e-5
     assert 1e-5 < differences["torch-bfloat16"] < 0.1
+
+
+@pytest.mark.slow
+def test_a_way_whose_process_ends_fails_alone(tmp_path):
+    failed = {}
+    with contextlib.ExitStack() as processes:
+        way = train_step.in_own_process("jax-float32", ["--config", str(tmp_path / "missing.py")], processes)
+        assert list(timing.take_turns({"broken": way, "sound": int}, 1, failed=failed)) == ["sound"]
+    assert list(failed) == ["broken"]
 
 
 @pytest.mark.slow
