@@ -17,7 +17,8 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-_BLOCK, _PARTS = 1 << 13, 16
+_BLOCK = 1 << 13
+_PARTS = 16  # of equal size, so that one program computes them all
 _NORMAL, _TRUNCATED = "_normal", "_truncated_normal"  # jitted functions that draw; any other is compiled separately
 _INFINITY, _ROOT_2 = np.float32(np.inf), np.float32(2**0.5)
 # What initialisers do with their draws. NumPy computes the same bits, because IEEE 754 fixes how these are rounded.
@@ -130,9 +131,9 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     program = jax.jit(_normal_numbers, compiler_options=options)
     with ThreadPoolExecutor() as threads:  # each part uses one thread
-        parts = threads.map(lambda *part: np.asarray(program(*part)), *(np.split(x, _PARTS) for x in (bits, limits)))
-        numbers = np.concatenate(list(parts))[: sum(counts)]
-    parts = np.split(numbers, np.cumsum(counts)[:-1])
+        inputs = (np.split(x, _PARTS) for x in (bits, limits))
+        numbers = np.concatenate(list(threads.map(lambda *part: np.asarray(program(*part)), *inputs)))
+    parts = np.split(numbers[: sum(counts)], np.cumsum(counts)[:-1])
     return [
         part.reshape(len(each.keys), -1)[:, : math.prod(each.shape) // len(each.keys)].reshape(each.shape)
         for each, part in zip(draws, parts, strict=True)
