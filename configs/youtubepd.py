@@ -20,4 +20,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.num_folds = 5
 
     defaults.for_few_people(config)
+    config.model.trajectory.channels = "energy+range"  # no tremor: 10 frames a second show it only up to 5 Hz
     return config.lock()
