@@ -91,7 +91,7 @@ def _declared(ends: Sequence[float], name: str) -> RatingScale:
 def _check_people(dataset: Dataset, problems: Problems) -> None:
     """Adds an error for each pair of names that may be one person, and for each name that two people may share.
 
-    Adds warnings for names that may be visits of one person, and for two spellings of an expression.
+    Adds warnings for names that are less surely one person, and for two spellings of an expression.
     """
     first: dict[str, ClipInfo] = {}
     for info in dataset.source.infos:
@@ -109,11 +109,12 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
             "give two people more distinct names"
         )
         problems.add("similar_names", message)
-    if pairs := list(names.occasions(first)):
+    if pairs := list(names.perhaps_alike(first)):
         (one, other), more = pairs[0], f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
         message = (
-            f"subjects {one!a} and {other!a} look like one person on two occasions or sides{more}, who could then be "
-            "in both training and test; give all clips of a person one subject, and tell them apart by id or group"
+            f"subjects {one!a} and {other!a} may be one person in two spellings, or on two occasions or sides{more}, "
+            "who could then be in both training and test; give all clips of a person one subject, and tell them apart "
+            "by id or group"
         )
         problems.add("similar_names", message, severity=WARNING)
     for one, other in names.alike(info.expression for info in dataset.source.infos):

@@ -24,12 +24,17 @@ _DATE = re.compile(
 )
 _DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
 _BEFORE_DATE = re.compile(r"\d{1,2}[-/.](\d\d?|\d{4})", re.ASCII)  # what spreadsheets take for a date if they can
+_MM, _DD = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"  # of dates without separators
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
-    r"(.*\w)[-_. /]+(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up|fu"
-    r"|on|off|left|right)[-_. ]*\d*|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:[vt][-_. ]*(\d+)|[lr])| ?\(\d+\)"
-    r"|[-_. ]+(?:(?:19|20)\d\d([-_.]?)[01]\d\5[0-3]\d|[0-3]\d([-_.])[01]\d\6(?:19|20)\d\d))",
+    r"(.*\w)[-_. /]+(?:(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up"
+    r"|fu|on|off|left|right)[-_. ]*\d*|\d+[-_. ]*(?:months?|weeks?|days?|years?))"
+    r"|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:(?:[vtm]|(?<=[-_. /])[wdy])[-_. ]*(\d+)|[lr])|[-_. ]+\d{1,2}m| ?\(\d+\)"
+    r"|(?:[-_. ]+(?:(?:19|20)\d\d([-_.]?)[01]\d\5[0-3]\d|[0-3]\d([-_.])[01]\d\6(?:19|20)\d\d)"
+    rf"|(?<!\d{{6}})[-_. ]+(?:[0-3]\d{_MM}{_DD}|{_DD}{_MM}[0-3]\d))(?:[-_. t]+[0-2]\d[0-5]\d(?:[0-5]\d)?)?)",
     re.IGNORECASE,
 )
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+_STROKES = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 # Cyrillic and Greek capitals that look like Latin ones, and the minus sign.
 _LOOKS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХԚԜѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ\u2212", "ABESIJKMHOPCTYXQWVABEZHIKMNOPTYX-"
@@ -63,26 +68,32 @@ def changed_by_spreadsheets(names: Collection[str]) -> Iterator[tuple[str, str]]
             yield name, "a name taken for a date"
 
 
-def occasions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of names that differ only in a visit, a date, medication or a side, as P01_V1 and P01_V2 do.
+def perhaps_alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields pairs of names that may be one person, except for those that ``alike`` yields.
+
+    They differ only in a visit, a date, medication or a side (P01_V1, P01_V2), in the order of words ("Lee, Kim", "Kim
+    Lee"), or in how accents are written (Müller, Mueller, Muller).
 
     UK2_V01 and UK2_V02 do not: numbers padded to more digits than the one before them count the people of a site.
     """
-    first: dict[str, str] = {}
     found = {name: _OCCASION.fullmatch(name) for name in sorted(set(names))}
     sites = {x[2] for x in found.values() if x and (x[4] or "").startswith("0") and len(x[4]) > len(x[3])}
-    for name, parts in found.items():
-        base = parts and (parts[1] or parts[2])
-        other = first.setdefault(name if base is None or base in sites else base, name)
-        if other != name:
-            yield other, name
+    bases = {name: x and (x[1] or x[2]) for name, x in found.items()}
+    people = {name: name if base is None or base in sites else base for name, base in bases.items()}
+    first: dict[object, str] = {}
+    for name, person in people.items():
+        first.setdefault(_spelling(person, ordered=False), name)
+    for name, person in people.items():
+        spelt = {person, _plain(person), _plain(clean(person).casefold().translate(_UMLAUTS))}
+        others = {first.get(_spelling(each, ordered=False), name) for each in spelt}
+        yield from ((other, name) for other in sorted(others) if _spelling(other) != _spelling(name))
 
 
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yields pairs of different names that look like the same person.
 
     They differ only in case, in separators (P-01, P_01, P01), in leading zeros (007, 7), in a spreadsheet's number
-    format (7.0, 7), in characters that look the same, or in which name comes first ("Smith, Anna", "Anna Smith").
+    format (7.0, 7), or in characters that look the same.
     """
     first: dict[object, str] = {}
     for name in sorted(set(names)):
@@ -91,14 +102,20 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield other, name
 
 
-def _spelling(name: str) -> object:
-    surname, _, rest = name.partition(",")
-    if "," not in rest and any(map(str.isalpha, surname)) and any(map(str.isalpha, rest)):
-        name = f"{rest} {surname}"
+def _plain(name: str) -> str:
+    """A name in lower case without accents. The marks of other scripts stay, since they tell words apart."""
+    letters = unicodedata.normalize("NFD", clean(name).casefold().translate(_STROKES))
+    return "".join(x for x in letters if not "\u0300" <= x <= "\u036f")
+
+
+def _spelling(name: str, ordered: bool = True) -> object:
+    """What the spellings of a name have in common; if not ``ordered``, also those with its words in another order."""
     plain = clean(unicodedata.normalize("NFKC", name)).casefold().upper().translate(_LOOKS)
     if whole := re.fullmatch(r"(\d+)[.,]0*", plain):
         plain = whole[1]
     plain = "".join(" " if unicodedata.category(x)[0] in "PZ" else x for x in unicodedata.normalize("NFKC", plain))
+    if not ordered and not any(map(str.isdecimal, plain)):
+        plain = " ".join(sorted(plain.split()))
     plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain)  # 1-12 is not 11-2
     parts = re.findall(r"\d+|\D+", plain)
     return tuple(part.lstrip("0") if part.isdecimal() else part for part in parts) or name
