@@ -117,14 +117,13 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     lines: list[str] = []
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
-        if first:
-            _warn_if_changed(config, splits, fold_folder)
+        changed = first and _has_changed(config, splits, fold_folder)
         if (run.evaluation_folder(fold_folder, TEST, LAST) / run.METRICS).exists():
             continue  # finished before the run was interrupted
         if fold is not None and first:
             tqdm.write(f"{fold_folder.name}, fold {position} of {len(folds.splits)}")
         fold_folder.mkdir(exist_ok=True)
-        _announce_fold(config, splits, folds.facts, fold_folder)
+        _announce_fold(config, splits, folds.facts, fold_folder, changed)
         output = decoding(config, splits, folds.facts) if _predicts_scores(config) else None
         trainer.fit(config, splits, fold_folder, resume, output)
         if output is not None:
@@ -152,10 +151,14 @@ def announce(config: ConfigDict, folds: Folds, folder: pathlib.Path) -> None:
         )
 
 
-def _announce_fold(config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path) -> None:
+def _announce_fold(
+    config: ConfigDict, splits: dict[str, Split], facts: Facts, folder: pathlib.Path, changed: bool
+) -> None:
     """Writes a description of the training data to ``folder``, prints it, and warns of what to expect."""
     if sharding.is_first_process():
         data = training_data.describe(splits, facts, config.data.target)
+        if changed:  # say so at each resume, even if the ratings change back
+            data = dataclasses.replace(data, digest=training_data.CHANGED)
         data.save(folder)
         tqdm.write(f"{data}; writing to {folder}")
         if facts.scale is None and _predicts_scores(config):
@@ -174,14 +177,16 @@ def _predicts_scores(config: ConfigDict) -> bool:
     return not config.model.head.num_classes and config.loss.name != LANDMARKS
 
 
-def _warn_if_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> None:
-    """Warns if a run or fold began with other clips, people or ratings."""
+def _has_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> bool:
+    """Whether a run or fold began with other clips, people or ratings; warns if so."""
     before = training_data.load(folder, config)
-    if before and before.digest not in ("", training_data.digest(splits)):
+    changed = before is not None and before.digest not in ("", training_data.digest(splits))
+    if changed:
         tqdm.write(
             f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
             "partly or wholly from the old ones; train again to use only the new ones"
         )
+    return changed
 
 
 def _warn_beyond(data: TrainingData, splits: Mapping[str, Split], name: str) -> None:

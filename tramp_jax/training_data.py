@@ -16,6 +16,7 @@ from tramp_jax.data.datasets import TRAIN, VALIDATION
 from tramp_jax.data.source import Facts, RatingScale, Split
 from tramp_jax.output import Histogram, histogram
 
+CHANGED = "changed"
 _SAMPLED = 5  # clips to read for frame rates and layouts, which most lists lack
 
 
@@ -33,7 +34,8 @@ class TrainingData:
       landmark_source: the detector that found the landmarks; "" if unknown.
       caveat: a warning to attach to every score of the model; "" for none.
       ratings: the training clips' ratings; () in the file of an older run.
-      digest: of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run.
+      digest: of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run, and
+        ``CHANGED`` if the clips or ratings changed before the run was resumed.
     """
 
     clips: dict[str, int]
