@@ -17,7 +17,7 @@ from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
 from tramp_jax.data.rate import check as check_rate
-from tramp_jax.data.video_file import MAX_PIXELS, VideoFile
+from tramp_jax.data.video_file import VideoFile
 from tramp_jax.errors import UserError
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -190,7 +190,7 @@ class AnimatedWebP:
         content = path.read_bytes()
         # The header stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
-        if width * height > MAX_PIXELS:
+        if width * height > images.MAX_PIXELS:
             raise UserError("oversized_file", f"{path}: {width}×{height} pixels are too many; shrink it")
         self._steps = _webp_durations(content)
         self.rate = len(self._steps) / sum(self._steps) if sum(self._steps) else 0.0
