@@ -97,7 +97,7 @@ def encode(
         stream.pix_fmt = pixels
         stream.codec_context.time_base = tick
         if codec == "libx264":
-            stream.options |= {"x264-params": "log-level=none"}
+            stream.options = {"x264-params": "log-level=none"} | stream.options
         if field:
             stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
         if aspect:

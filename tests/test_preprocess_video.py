@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import socket
 import struct
 import wave
@@ -13,7 +14,7 @@ from PIL import Image
 
 from tests.preprocess_inputs import VIDEOS, damage, encode, grey, real_video, square, woven, write_images, write_video
 from tests.raises import user_error
-from tramp_jax.data import rate
+from tramp_jax.data import h264, rate
 from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.preprocess.video import open_frames
 
@@ -718,6 +719,63 @@ def test_frames_that_build_on_a_missing_one_are_counted(tmp_path, dropped, shown
     assert [lost in found for found in frames.warnings] == [True] * bool(lost)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "a.avi", "a.flv"])
+@pytest.mark.parametrize("frames_between", ["0", "3"])
+def test_frames_of_h264_that_are_missing_are_named(tmp_path, name, frames_between):
+    """FFmpeg conceals them: the picture is smeared until the next key frame."""
+    whole = encode(tmp_path / f"whole-{name}", textured(60), options={"g": "30", "bf": frames_between})
+    for dropped, where in (([], ""), (range(9, 14), "one place"), ([*range(9, 14), *range(39, 44)], "2 places")):
+        frames = open_frames(remuxed(whole, name, dropped))
+        assert len(list(frames)) == 60 - len(dropped)
+        assert [f"missing in {where}" in found for found in frames.warnings] == [True] * bool(dropped)
+
+
+WHOLE_H264 = {
+    "b-frames of two levels": "bframes=6:b-pyramid=normal:keyint=30",
+    "open groups": "open-gop=1:keyint=12:min-keyint=4:bframes=3",
+    "no key frames": "intra-refresh=1:keyint=20",
+    "fields": "tff=1:bframes=3:b-pyramid=normal",
+    "marked as fields": "fake-interlaced=1",
+    "slices": "slices=4:aud=1:repeat-headers=1:sps-id=3",
+    "scaling lists": "cqm=jvt:ref=16:bframes=8",
+    "one reference": "ref=1:bframes=0:keyint=infinite",
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE_H264)
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_whole_h264_gives_no_warning(tmp_path, kind, name):
+    params = f"log-level=none:{WHOLE_H264[kind]}"
+    frames = open_frames(encode(tmp_path / name, textured(60), options={"x264-params": params}))
+    assert len(list(frames)) == 60
+    assert not frames.warnings
+
+
+@pytest.mark.parametrize(
+    ("seen", "may_jump", "gaps"),
+    [
+        ([0, 1, 2, 3], 0, 0),
+        ([0, 1, 3, 4], 0, 1),
+        ([0, 1, 3, 4], 1, 0),  # upper layers of temporal scalability, left out on purpose
+        ([13, 14, 15, 0, 1, 2], 0, 0),
+        ([13, 14, 15, 1, 2, 7], 0, 2),
+        ([0, 1, 1, 2, 2], 0, 0),  # fields
+        ([0, 1, -2, -2, 2, -3, 3], 0, 0),  # a minus: no frame builds on it
+        ([0, 1, -2, -2, -3, -3, 3, -4], 0, 1),
+        ([0, 1, -1, 2, -2, 3], 0, 0),
+    ],
+)
+def test_a_gap_in_the_frame_numbers_of_h264_is_a_missing_frame(seen, may_jump, gaps):
+    def unit(kind, bits):
+        return b"\0\0\1" + bytes([kind, *(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))])
+
+    sequence = unit(0x67, f"{66:08b}{0:08b}{30:08b}" + "1" + "1" + "011" + "010" + str(may_jump) + "1")
+    numbers = h264.FrameNumbers(sequence + unit(0x68, "11"))
+    for number in seen:
+        numbers.look(unit(0x61 if number >= 0 else 0x01, f"111{abs(number):04b}1"), key=False)
+    assert numbers.gaps == gaps
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
 def test_parameters_of_hevc_in_packets_of_their_own_are_no_lost_frames(tmp_path, name):
     options = {"g": "4", "x265-params": "log-level=none:bframes=0:keyint=4:min-keyint=4:open-gop=0:repeat-headers=1"}
@@ -803,9 +861,11 @@ def test_a_frame_of_motion_jpeg_with_a_hole_is_skipped(tmp_path, name):
         return [round(25 * seconds) for seconds, _ in frames], frames.warnings
 
     assert changed((), b"", 0) == ([*range(40)], ())
-    numbers, warnings = changed((8, 20), bytes(80), 0.5)
-    assert numbers == [x for x in range(40) if x not in (8, 20)]
-    assert ["2 damaged frames of 40" in found for found in warnings] == [True]
+    for damaged in ((8, 20), (0, 20), (0, 1, 2)):
+        numbers, warnings = changed(damaged, bytes(80), 0.5)
+        first = next(x for x in range(40) if x not in damaged)
+        assert numbers == [x - first for x in range(40) if x not in damaged]
+        assert sum(int(re.search(r"\d+", found)[0]) for found in warnings) == len(damaged)
     assert changed(range(40), b"\xff\xd9", 0.95) == ([*range(40)], ())  # some cameras leave out the end of all frames
 
 
@@ -821,6 +881,26 @@ def test_damaged_frames_are_skipped_with_a_warning(tmp_path, name, codec):
     count = len(list(frames))
     assert count < 40
     assert "damaged" in frames.warnings[0]
+
+
+@pytest.mark.parametrize("options", [{"g": "1"}, {"g": "5"}, {"g": "1", "slicecrc": "0"}])
+def test_a_frame_of_ffv1_with_a_wrong_checksum_is_skipped(tmp_path, options):
+    """FFmpeg shows a part of the frame before in its place."""
+    path = encode(tmp_path / "a.mkv", textured(40), "ffv1", options={"level": "3", "slices": "4", **options})
+    frames = open_frames(path)
+    assert len(list(frames)) == 40
+    assert not frames.warnings
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    whole = path.read_bytes()
+    for number in (7, 0):
+        content, (at, size) = bytearray(whole), places[number]
+        content[at + size // 2] ^= 1
+        path.write_bytes(content)
+        seen = len(list(frames))
+        assert seen == 40 if "slicecrc" in options else 39 if options["g"] == "1" else 35 + number % 5
+        assert frames.damaged == 40 - seen
+        assert len(frames.warnings) == (seen < 40)
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
@@ -894,6 +974,49 @@ def test_joined_files_of_other_kinds_are_read_to_their_end(tmp_path, name, codec
     assert len(timing.warnings) == (name not in ("a.avi", "a.gif"))  # their times begin again
     described_once = name in ("a.avi", "a.mkv", "a.webm")
     assert ["another video" in found for found in frames.warnings] == [True] * described_once
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "larger.gif", "smaller.gif"])
+def test_a_second_animation_in_a_file_is_named(tmp_path, name):
+    path, parts = tmp_path / name, []
+    for size in ((96, 64), (120, 80) if name == "larger.gif" else (60, 40)):
+        first, *others = (Image.fromarray(picture) for picture in moving(5, size))
+        first.save(path, save_all=True, append_images=others, duration=40)
+        parts.append(path.read_bytes())
+    for content, warned in ((parts[0], False), (b"".join(parts), True)):
+        path.write_bytes(content)
+        frames = open_frames(path)
+        assert len(list(frames)) >= 5
+        assert any("another video" in found for found in frames.warnings) == warned
+
+
+def doubts(path):
+    """The warnings about a video, or why it is refused."""
+    frames = open_frames(path)
+    try:
+        list(frames)
+    except UserError as error:
+        return str(error)
+    return " ".join(frames.warnings)
+
+
+@pytest.mark.parametrize(("one", "other"), [("libx264", "mpeg2video"), ("mpeg2video", "libx264"), ("mpeg4", "libx264")])
+def test_a_second_video_of_another_codec_in_a_transport_stream_is_named(tmp_path, one, other):
+    first, second = (encode(tmp_path / f"{codec}.ts", textured(100), codec) for codec in (one, other))
+    path = tmp_path / "a.ts"
+    assert doubts(first) == doubts(second) == ""
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    assert "another video" in doubts(path)
+
+
+def test_a_stream_that_begins_within_a_file_stops_nothing(tmp_path):
+    """A card of a camcorder and a converted file. PyAV raises an IndexError at the end."""
+    path = tmp_path / "a.ts"
+    parts = [encode(tmp_path / "b.ts", textured(60)), encode(tmp_path / "c.m2ts", textured(60))]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = open_frames(path)
+    assert 59 <= len(list(frames)) <= 60  # the last one may be lost where the parts meet
+    assert "another video" in frames.warnings[-1]
 
 
 def test_a_long_avi_has_several_parts(tmp_path):

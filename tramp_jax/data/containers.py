@@ -1,11 +1,14 @@
 """What the bytes of a video file say about it: whether it is cut off, and whether another was joined to it."""
 
 import collections
+import mmap
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from tramp_jax.data.images import PNG
 
 CONVERT = "`ffmpeg -i IN -c:v libx264 OUT.mp4`"
 ONLY_SOUND = "holds sound but no video; name the video file"
@@ -17,6 +20,10 @@ _ASF_SIZE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _READ_ONCE = (b"FLV", _ASF)  # FFmpeg reads only the first of such files that were joined
 _MAX_TAIL = 1024 * 1024  # bytes between the last frame of a file and the next file that was joined to it
 _TS_PACKETS = ((188, 0), (192, 4))  # size, and where b"G" stands, in a transport stream and on an AVCHD card
+# The start of a packet that lists the parts of a program, and the types of its videos.
+_TS_PROGRAM = re.compile(rb"G[\x40-\x5f].[\x10-\x1f]\0\x02[\xb0-\xbf].", re.DOTALL)
+_TS_VIDEOS = (0x01, 0x02, 0x10, 0x1B, 0x20, 0x24, 0x33, 0x42, 0xEA)
+_SECOND_GIF = re.compile(rb"\0;GIF8[79]a(....)", re.DOTALL)  # with its size
 
 
 def diagnosis(path: Path) -> str:
@@ -66,13 +73,14 @@ def is_cut_off(path: Path) -> bool:
 def joined(path: Path, end: int) -> Iterator[str]:
     """Warns if the file is several files, joined byte by byte. The last packet ends at byte ``end``.
 
-    FFmpeg reads only the first of joined MP4, MOV, Flash and WMV files. It reads all of joined AVI, Matroska and WebM
-    files, but as the first one describes itself. MPEG files may be joined.
+    Only the first of joined MP4, MOV, Flash, WMV, PNG and WebP files is read. All of joined AVI, Matroska and WebM
+    files are read, but as the first one describes itself. MPEG files may be joined if the codec stays the same, and GIF
+    files if the size does.
     """
     with path.open("rb") as file:
-        start = file.read(8)
-        what = "FFmpeg does not read it"
-        if start[4:] in _MP4_STARTS:
+        start = file.read(10)
+        what = "it is not read"
+        if start[4:8] in _MP4_STARTS:
             counts: collections.Counter[bytes] = collections.Counter()
             unread = False
             for kind, position, _ in _mp4_boxes(file):
@@ -80,20 +88,54 @@ def joined(path: Path, end: int) -> Iterator[str]:
                 unread |= kind == b"mdat" and position >= end
             several = unread and max(counts[b"ftyp"], counts[b"moov"]) > 1
         elif start.startswith((b"RIFF", _EBML)):
-            what = "it is read with the rate, shape and turn of the first, and without the time between them"
-            size = int.from_bytes(start[4:], "little")
+            size = int.from_bytes(start[4:8], "little")
             first = 8 + size + size % 2 if start.startswith(b"RIFF") else _end_of_segment(file) or end
             file.seek(min(first, file.seek(0, os.SEEK_END)))
             after = file.read(12)
-            several = after.startswith(_EBML) or (after.startswith(b"RIFF") and after.endswith(b"AVI "))
-        else:
+            several = after.startswith(_EBML) or (after.startswith(b"RIFF") and after.endswith((b"AVI ", b"WEBP")))
+            if not after.endswith(b"WEBP"):
+                what = "it is read with the rate, shape and turn of the first, and without the time between them"
+        elif start.startswith(_READ_ONCE):
             file.seek(end)
-            several = start.startswith(_READ_ONCE) and start in file.read(_MAX_TAIL)
+            several = start[:8] in file.read(_MAX_TAIL)
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if start.startswith(PNG):
+                    several = content.find(b"IEND\xaeB`\x82" + PNG) > 0
+                elif start.startswith(b"GIF8"):
+                    several = any(match[1] != start[6:] for match in _SECOND_GIF.finditer(content))
+                else:
+                    several = _programs_follow(content)
+                    what = "it has another codec or place, so only one of them is read"
     if several:
         yield (
             f"another video follows in the same file, as if two files had been joined byte by byte; {what}; use the "
             "separate files, or join them with `ffmpeg -f concat -safe 0 -i LIST.txt -c copy OUT.mp4`"
         )
+
+
+def _programs_follow(content: mmap.mmap) -> bool:
+    """Whether the videos of a transport stream change, so one list of them begins after another has ended."""
+    first: dict[bytes, int] = {}
+    last: dict[bytes, int] = {}
+    if not any(content[at : at + 2 * size : size] == b"GG" for size, at in _TS_PACKETS):
+        return False
+    for match in _TS_PROGRAM.finditer(content):
+        section = content[match.start() + 5 : match.start() + 188]
+        end, at, videos = _length(section, 1) - 1, 12 + _length(section, 10), b""
+        while at + 5 <= min(end, len(section)):
+            if section[at] in _TS_VIDEOS:
+                videos += section[at : at + 3]  # with its place
+            at += 5 + _length(section, at + 3)
+        if videos:
+            first.setdefault(videos, match.start())
+            last[videos] = match.start()
+    return bool(last) and min(last.values()) < max(first.values())
+
+
+def _length(section: bytes, at: int) -> int:
+    """A length in a transport stream, of 12 bits."""
+    return int.from_bytes(section[at : at + 2], "big") & 0xFFF
 
 
 def edited_speed(path: Path) -> Iterator[str]:

@@ -22,6 +22,7 @@ from tramp_jax.errors import UserError
 
 # Factors between the camera's rate and the file's. A phone in the dark slows down by less than 3, but not from over 50.
 _SLOW_MOTION, _SLOW_MOTION_ABOVE_50 = 3, 1.5
+_PROBED = 9  # frames of Motion JPEG
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's AVColorTransferCharacteristic
 # Titles that are not UTF-8 must not make a video unreadable. From PyAV 19 on, they never do, and the option is gone.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -86,6 +87,7 @@ class VideoFile:
                     "unreadable_video",
                     f"{self.path}: {spell(count)} cannot be decoded ({error}); convert it with {containers.CONVERT}",
                 ) from error
+            others = tuple(containers.joined(self.path, packets.end))
             warnings = (
                 *_other_videos(container, stream),
                 *_wide_colours(stream),
@@ -93,8 +95,8 @@ class VideoFile:
                 *containers.edited_speed(self.path),
                 *picture.warnings,
                 *combs.warnings(),
-                *damage(self.path, count, packets),
-                *containers.joined(self.path, packets.end),
+                *damage(self.path, count, packets, "".join(others)),
+                *others,
             )
         if count > 1 and still:
             raise UserError(
@@ -120,15 +122,18 @@ def _stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _options(container: InputContainer, stream: VideoStream) -> dict[str, str]:
-    """Options with which the Motion JPEG decoder reports damage, unless the first frame breaks the rules already."""
+    """Options with which the Motion JPEG decoder reports damage, unless most of the first frames break the rules."""
     if stream.codec_context.name != "mjpeg":
         return {}
     stream.codec_context.options = strict = {"err_detect": "explode"}
-    try:
-        next(container.demux(stream)).decode()
-    except av.FFmpegError:  # some cameras never write whole frames
-        return {}
-    return strict
+    packets, whole = container.demux(stream), 0
+    for _ in range(_PROBED):
+        try:
+            packet = next(packets, None)
+            whole += bool(packet and packet.decode())
+        except av.FFmpegError:
+            whole -= 1
+    return strict if whole > 0 else {}  # some cameras never write whole frames
 
 
 def _without_stills(container: InputContainer) -> list[VideoStream]:

@@ -1,6 +1,7 @@
 """Reads the packets of a video and notices what is missing or damaged."""
 
 import collections
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from tramp_jax.data.containers import CONVERT, is_cut_off
+from tramp_jax.data.h264 import FrameNumbers
 from tramp_jax.errors import UserError
 
 _PROMISED = 0.9  # share of its frames that a damaged file must deliver to be usable
@@ -18,6 +20,8 @@ _PROMISED = 0.9  # share of its frames that a damaged file must deliver to be us
 _WAIT = ("h264", "hevc")
 # These decoders hardly notice damage. What they read seldom holds so many zeros, but a file with holes does.
 _TRUSTING, _HOLE = ("hevc", "vp8", "vp9"), bytes(64)
+_MOST_GAPS = 0.2  # share of frames with a gap before them; an encoder that numbers them wrongly leaves more
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
 
 
@@ -33,16 +37,18 @@ class Packets:
         entries = () if self._order is None else stream.index_entries
         self._index = collections.deque((entry.pos + 8, entry.size, entry.timestamp) for entry in entries)
         self._codec, self._started = stream.codec_context.name, False
+        self._numbers = FrameNumbers(stream.codec_context.extradata or b"") if self._codec == "h264" else None
         self.read = self.hidden = self.damaged = self.headless = self.holes = 0
         self.end = 0  # of the last packet, in bytes from the start of the file
         self._key: int | None = None  # when the first key frame is shown
         self._leading = self._pictures = self._shown = 0
+        self._checked = self._broken = False  # whether FFV1 has checksums, and one was wrong since the last key frame
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yields the intact frames, in the order in which they are shown."""
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._packets():
                 for frame in self._decoded(packet):
                     self._shown += 1
                     yield frame
@@ -57,6 +63,12 @@ class Packets:
             at_start = min(missing, self._leading)
             self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
 
+    def _packets(self) -> Iterator["Packet[VideoStream]"]:
+        try:
+            yield from self._container.demux(self._stream)
+        except IndexError:  # at the end, PyAV counts streams that were not there when it opened the file
+            return
+
     def _decoded(self, packet: "Packet[VideoStream]") -> Iterator[VideoFrame]:
         if packet.size:
             self.read += 1
@@ -64,6 +76,8 @@ class Packets:
             self._pictures += self._codec == "hevc" and not packet.is_discard and _holds_picture(bytes(packet))
             self.broken_end = packet.is_corrupt
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
+            if self._numbers:
+                self._numbers.look(bytes(packet), packet.is_keyframe)
             self.end = max(self.end, (packet.pos or 0) + packet.size)
             if self._key is None and packet.is_keyframe:
                 self._key = packet.pts
@@ -75,6 +89,9 @@ class Packets:
                 for _ in range(self.read - 1 - self.damaged - self.headless):
                     self._skip()
                 self._started = True
+        if self._codec == "ffv1" and packet.size and self._is_broken(packet):
+            self._skip()
+            return
         try:
             decoded = packet.decode()
         except av.FFmpegError:
@@ -110,10 +127,23 @@ class Packets:
         if self._order:
             self._order.popleft()
 
+    def _is_broken(self, packet: "Packet[VideoStream]") -> bool:
+        """Whether a packet of FFV1 is damaged or builds on one that is. FFmpeg shows the last frame in its place."""
+        right = _checksums_are_right(bytes(packet))
+        self._checked |= right is True
+        wrong = right is False or (self._checked and not right)
+        self._broken = wrong or (self._broken and not packet.is_keyframe)
+        return self._broken
+
     def _is_whole(self, frame: VideoFrame) -> bool:
         """Whether a frame was decoded from complete data, as far as the decoder says."""
         self._started |= self._codec in _WAIT or frame.key_frame or frame.pict_type not in _PREDICTED
         return self._started and not frame.is_corrupt
+
+    @property
+    def gaps(self) -> int:
+        """Places where frames are missing that later ones build on, as far as the codec tells."""
+        return self._numbers.gaps if self._numbers else 0
 
     def seconds(self, frame: VideoFrame) -> float:
         """Seconds from the first frame to this one; NaN if the file does not say. Call it once per frame."""
@@ -142,8 +172,8 @@ class Packets:
         return max(min(counts, default=0), 0)
 
 
-def damage(path: Path, count: int, packets: Packets) -> Iterator[str]:
-    """Warns if a little of the file is missing or damaged.
+def damage(path: Path, count: int, packets: Packets, reason: str = "") -> Iterator[str]:
+    """Warns if a little of the file is missing or damaged, perhaps for a known reason.
 
     The container's frame count matters only if the file is damaged. Intact files with edit lists, a variable rate, or
     sound that outlasts the picture also have fewer frames than declared.
@@ -154,12 +184,13 @@ def damage(path: Path, count: int, packets: Packets) -> Iterator[str]:
     if count == 0:
         raise UserError(
             "unreadable_video",
-            f"{path}: no frame can be decoded; the file is damaged or its codec is unknown; convert it with {CONVERT}",
+            f"{path}: no frame can be decoded; "
+            + (reason or f"the file is damaged or its codec is unknown; convert it with {CONVERT}"),
         )
     cut_off, promised = is_cut_off(path), packets.promised()
     few = count < _PROMISED * promised
     if packets.damaged > (1 - _PROMISED) * packets.read and not (cut_off and few):
-        what = f"{path}: {packets.damaged} of {packets.read} frames are damaged; copy it again"
+        what = f"{path}: {packets.damaged} of {packets.read} frames are damaged; {reason or 'copy it again'}"
         raise UserError("damaged_video", what)
     cut_off = cut_off or packets.broken_end
     if cut_off and few:
@@ -178,11 +209,28 @@ def damage(path: Path, count: int, packets: Packets) -> Iterator[str]:
     elif packets.damaged:
         frames = "frame" if packets.damaged == 1 else "frames"
         yield f"skipped {packets.damaged} damaged {frames} of {packets.read}; copy the file again"
+    if 0 < packets.gaps < _MOST_GAPS * packets.read:
+        places = "one place" if packets.gaps == 1 else f"{packets.gaps} places"
+        yield (
+            f"frames are missing in {places}, as if a network had lost them; the picture is smeared from there to the "
+            "next key frame; copy the file again"
+        )
     if packets.holes:
         yield (
             f"frames with blocks of zeros: {packets.holes} of {packets.read}; the picture is probably wrong there and "
             "until the next key frame; copy the file again"
         )
+
+
+def _checksums_are_right(packet: bytes) -> bool | None:
+    """Whether all slices of a packet of FFV1, which end with their size and CRC-32, are whole; None if none ends so."""
+    end, right = len(packet), True
+    while end > 8:
+        start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
+        # FFV1 takes the bits of each byte in the other order than zlib, and starts with 0.
+        right &= zlib.crc32(packet[max(start, 0) : end].translate(_REVERSED), 0xFFFFFFFF) == 0xFFFFFFFF
+        end = start
+    return None if end else right
 
 
 def _holds_picture(packet: bytes) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
+from tramp_jax.data.containers import joined
 from tramp_jax.data.rate import check as check_rate
 from tramp_jax.data.video_file import VideoFile
 from tramp_jax.errors import UserError
@@ -186,7 +187,7 @@ class AnimatedWebP:
 
     def __init__(self, path: Path):
         self.path = path
-        self.warnings: tuple[str, ...] = ()
+        self.warnings = tuple(joined(path, 0))
         content = path.read_bytes()
         # The header stores both sides, less 1.
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
