@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 _SLICES, _SEQUENCE, _PICTURE = (1, 5), 7, 8  # types of units
 _WITH_CHROMA = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)  # profiles whose parameters go further
-_HEADER = 32  # bytes at the start of a slice that hold its frame number
+_HEADER, _PARAMETERS = 32, 1024  # bytes that hold the frame number of a slice, and the parameters of a sequence
 _LONGEST = 16  # bits of a frame number
 
 
@@ -39,7 +39,7 @@ class FrameNumbers:
                     self._compare(unit, key)
                     break
                 if kind == _SEQUENCE:
-                    self._learn_sequence(_Bits(unit[1:]))
+                    self._learn_sequence(_Bits(unit[1:_PARAMETERS]))
                 elif kind == _PICTURE:
                     bits = _Bits(unit[1:_HEADER])
                     self._pictures[bits.number()] = bits.number()

@@ -24,13 +24,14 @@ _DATE = re.compile(
 )
 _DATE_NUMBER = re.compile(r"(3[6-9]|4\d|5[0-4])\d{3}", re.ASCII)  # 1998 to 2050
 _BEFORE_DATE = re.compile(r"\d{1,2}[-/.](\d\d?|\d{4})", re.ASCII)  # what spreadsheets take for a date if they can
-_MM, _DD = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"  # of dates without separators
+_MM, _DD, _YYYY = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:19|20)\d\d"
+_LONG_DATE = rf"{_YYYY}(?P<a>[-_.]?){_MM}(?P=a){_DD}|{_DD}(?P<b>[-_.]?){_MM}(?P=b){_YYYY}"
+_SHORT_DATE = rf"[0-3]\d(?P<c>\.?){_MM}(?P=c){_DD}|{_DD}(?P<d>\.?){_MM}(?P=d)[0-3]\d"
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
     r"(.*\w)[-_. /]+(?:(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up"
     r"|fu|on|off|left|right)[-_. ]*\d*|\d+[-_. ]*(?:months?|weeks?|days?|years?))"
     r"|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:(?:[vtm]|(?<=[-_. /])[wdy])[-_. ]*(\d+)|[lr])|[-_. ]+\d{1,2}m| ?\(\d+\)"
-    r"|(?:[-_. ]+(?:(?:19|20)\d\d([-_.]?)[01]\d\5[0-3]\d|[0-3]\d([-_.])[01]\d\6(?:19|20)\d\d)"
-    rf"|(?<!\d{{6}})[-_. ]+(?:[0-3]\d{_MM}{_DD}|{_DD}{_MM}[0-3]\d))(?:[-_. t]+[0-2]\d[0-5]\d(?:[0-5]\d)?)?)",
+    rf"|(?:[-_. ]+(?:{_LONG_DATE})|(?<!\d{{6}})[-_. ]+(?:{_SHORT_DATE}))(?:[-_. t]+[0-2]\d[0-5]\d(?:[0-5]\d)?)?)",
     re.IGNORECASE,
 )
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
@@ -79,13 +80,11 @@ def perhaps_alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     found = {name: _OCCASION.fullmatch(name) for name in sorted(set(names))}
     sites = {x[2] for x in found.values() if x and (x[4] or "").startswith("0") and len(x[4]) > len(x[3])}
     bases = {name: x and (x[1] or x[2]) for name, x in found.items()}
-    people = {name: name if base is None or base in sites else base for name, base in bases.items()}
     first: dict[object, str] = {}
-    for name, person in people.items():
-        first.setdefault(_spelling(person, ordered=False), name)
-    for name, person in people.items():
-        spelt = {person, _plain(person), _plain(clean(person).casefold().translate(_UMLAUTS))}
-        others = {first.get(_spelling(each, ordered=False), name) for each in spelt}
+    for name, base in bases.items():
+        person = clean(name if base is None or base in sites else base).casefold()
+        forms = (_plain(person), _plain(person.translate(_UMLAUTS)))
+        others = {first.setdefault(_spelling(form, ordered=False), name) for form in forms}
         yield from ((other, name) for other in sorted(others) if _spelling(other) != _spelling(name))
 
 
@@ -103,8 +102,8 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _plain(name: str) -> str:
-    """A name in lower case without accents. The marks of other scripts stay, since they tell words apart."""
-    letters = unicodedata.normalize("NFD", clean(name).casefold().translate(_STROKES))
+    """A name in lower case, without its accents. The marks of other scripts stay, since they tell words apart."""
+    letters = unicodedata.normalize("NFD", name.translate(_STROKES))
     return "".join(x for x in letters if not "\u0300" <= x <= "\u036f")
 
 
