@@ -763,6 +763,8 @@ def test_whole_h264_gives_no_warning(tmp_path, kind, name):
         ([0, 1, -2, -2, 2, -3, 3], 0, 0),  # a minus: no frame builds on it
         ([0, 1, -2, -2, -3, -3, 3, -4], 0, 1),
         ([0, 1, -1, 2, -2, 3], 0, 0),
+        ([0, 1, 2, 3, None, 1, 2], 0, 0),  # None: a key frame, even if the container does not mark it
+        ([0, 1, 2, 3, None, 2, 3], 0, 1),
     ],
 )
 def test_a_gap_in_the_frame_numbers_of_h264_is_a_missing_frame(seen, may_jump, gaps):
@@ -770,9 +772,10 @@ def test_a_gap_in_the_frame_numbers_of_h264_is_a_missing_frame(seen, may_jump, g
         return b"\0\0\1" + bytes([kind, *(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))])
 
     sequence = unit(0x67, f"{66:08b}{0:08b}{30:08b}" + "1" + "1" + "011" + "010" + str(may_jump) + "1")
-    numbers = h264.FrameNumbers(sequence + unit(0x68, "11"))
+    numbers = h264.FrameNumbers(sequence + unit(0x68, "0101"))
     for number in seen:
-        numbers.look(unit(0x61 if number >= 0 else 0x01, f"111{abs(number):04b}1"), key=False)
+        kind = 0x65 if number is None else 0x61 if number >= 0 else 0x01
+        numbers.look(unit(kind, f"11010{abs(number or 0):04b}1"), key=False)
     assert numbers.gaps == gaps
 
 

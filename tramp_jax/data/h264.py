@@ -5,7 +5,7 @@ ITU-T H.264: section 7.3 for the syntax, 7.4.3 for ``frame_num``.
 
 from collections.abc import Iterator
 
-_SLICES, _SEQUENCE, _PICTURE = (1, 5), 7, 8  # types of units
+_SLICE, _KEY_SLICE, _SEQUENCE, _PICTURE = 1, 5, 7, 8  # types of units
 _WITH_CHROMA = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)  # profiles whose parameters go further
 _HEADER, _PARAMETERS = 32, 1024  # bytes that hold the frame number of a slice, and the parameters of a sequence
 _LONGEST = 16  # bits of a frame number
@@ -35,14 +35,15 @@ class FrameNumbers:
         try:
             for unit in units:
                 kind = unit[0] % 32
-                if kind in _SLICES:
-                    self._compare(unit, key)
+                if kind in (_SLICE, _KEY_SLICE):
+                    self._compare(unit, key or kind == _KEY_SLICE)
                     break
                 if kind == _SEQUENCE:
                     self._learn_sequence(_Bits(unit[1:_PARAMETERS]))
                 elif kind == _PICTURE:
                     bits = _Bits(unit[1:_HEADER])
-                    self._pictures[bits.number()] = bits.number()
+                    name, sequence = bits.number(), bits.number()
+                    self._pictures[name] = sequence
         except (ValueError, LookupError):  # damaged, or the parameters are missing
             self._last = None
 
