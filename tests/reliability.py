@@ -314,6 +314,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          ("test_a_workbook_that_would_fill_the_memory_is_refused",
           "test_a_list_that_would_fill_the_memory_is_refused", "test_tracks_that_unpack_to_gigabytes_are_refused",
           "test_an_image_that_declares_a_huge_size_is_refused",
+          "test_an_animation_that_declares_a_huge_size_is_refused",
           "test_a_png_whose_chunk_declares_gigabytes_is_refused",
           "test_an_array_that_declares_more_than_its_file_holds_is_refused")),
         ("pipes among images", "refused", ("test_what_is_not_a_file_is_not_an_image",)),

@@ -1171,6 +1171,17 @@ def test_an_animation_among_the_images_of_a_folder_is_named(tmp_path):
         read(folder)
 
 
+def test_an_animation_that_declares_a_huge_size_is_refused(tmp_path):
+    path = tmp_path / "a.webp"
+    first, *others = (Image.fromarray(image) for image in moving(4))
+    first.save(path, save_all=True, append_images=others, duration=40)
+    content = bytearray(path.read_bytes())
+    content[27:30] = (149999).to_bytes(3, "little")  # its height, less 1
+    path.write_bytes(content)
+    with user_error("oversized_file", path, "320×150000"):
+        read(path)
+
+
 def test_a_damaged_animation_is_named(tmp_path):
     path = tmp_path / "a.webp"
     first, *others = (Image.fromarray(image) for image in moving(12))

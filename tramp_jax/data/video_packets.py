@@ -48,7 +48,7 @@ class Packets:
     def frames(self) -> Iterator[VideoFrame]:
         """Yields the intact frames, in the order in which they are shown."""
         try:
-            for packet in self._packets():
+            for packet in self._demuxed():
                 for frame in self._decoded(packet):
                     self._shown += 1
                     yield frame
@@ -63,7 +63,7 @@ class Packets:
             at_start = min(missing, self._leading)
             self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
 
-    def _packets(self) -> Iterator["Packet[VideoStream]"]:
+    def _demuxed(self) -> Iterator["Packet[VideoStream]"]:
         try:
             yield from self._container.demux(self._stream)
         except IndexError:  # at the end, PyAV counts streams that were not there when it opened the file
@@ -173,7 +173,9 @@ class Packets:
 
 
 def damage(path: Path, count: int, packets: Packets, reason: str = "") -> Iterator[str]:
-    """Warns if a little of the file is missing or damaged, perhaps for a known reason.
+    """Warns if a little of the file is missing or damaged.
+
+    ``reason`` says what is known to be wrong with the file; an error names it in place of the usual cure.
 
     The container's frame count matters only if the file is damaged. Intact files with edit lists, a variable rate, or
     sound that outlasts the picture also have fewer frames than declared.
