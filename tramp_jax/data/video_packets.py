@@ -43,6 +43,7 @@ class Packets:
         self._key: int | None = None  # when the first key frame is shown
         self._leading = self._pictures = self._shown = 0
         self._checked = self._broken = False  # whether FFV1 has checksums, and one was wrong since the last key frame
+        self._wrong: set[int | None] = set()  # when frames are shown whose checksums were wrong
         self.broken_end = False
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -78,6 +79,8 @@ class Packets:
             self.holes += self._codec in _TRUSTING and _HOLE in bytes(packet)
             if self._numbers:
                 self._numbers.look(bytes(packet), packet.is_keyframe)
+            if self._codec == "ffv1" and self._is_broken(packet):
+                self._wrong.add(packet.pts)
             self.end = max(self.end, (packet.pos or 0) + packet.size)
             if self._key is None and packet.is_keyframe:
                 self._key = packet.pts
@@ -89,9 +92,6 @@ class Packets:
                 for _ in range(self.read - 1 - self.damaged - self.headless):
                     self._skip()
                 self._started = True
-        if self._codec == "ffv1" and packet.size and self._is_broken(packet):
-            self._skip()
-            return
         try:
             decoded = packet.decode()
         except av.FFmpegError:
@@ -138,7 +138,7 @@ class Packets:
     def _is_whole(self, frame: VideoFrame) -> bool:
         """Whether a frame was decoded from complete data, as far as the decoder says."""
         self._started |= self._codec in _WAIT or frame.key_frame or frame.pict_type not in _PREDICTED
-        return self._started and not frame.is_corrupt
+        return self._started and not frame.is_corrupt and frame.pts not in self._wrong
 
     @property
     def gaps(self) -> int:
