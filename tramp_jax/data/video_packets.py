@@ -57,9 +57,8 @@ class Packets:
             self.broken_end = True
         if self._order is not None:
             self._lose(len(self._index))
-        if (
-            self._codec == "hevc" and not self.broken_end
-        ):  # this decoder leaves out without a word what builds on a missing frame
+        # The decoder of HEVC leaves out without a word what builds on a missing frame.
+        if self._codec == "hevc" and not self.broken_end:
             missing = max(self._pictures - self.damaged - self.headless - self._shown, 0)
             at_start = min(missing, self._leading)
             self.headless, self.damaged = self.headless + at_start, self.damaged + missing - at_start
