@@ -365,7 +365,7 @@ def test_other_people_give_no_warning(people):
     assert not list(names.perhaps_alike(people))
 
 
-def test_a_comma_in_a_name_is_no_decimal_comma(tmp_path):
+def test_a_comma_in_a_name_is_not_a_decimal_comma(tmp_path):
     found, infos = _open(tmp_path, _text(_rows(['"1,5"', "b"])))
     assert not found
     assert infos[0].subject == "1,5"
@@ -464,7 +464,7 @@ def test_a_column_that_was_perhaps_meant_to_be_read_is_named(tmp_path, column, w
     assert all(fact in problem.message for problem in found for fact in ("clips.csv", "'more'", warned))
 
 
-def test_numbers_in_a_column_without_a_name_are_not_lost_in_silence(tmp_path):
+def test_numbers_in_a_column_without_a_name_are_not_silently_lost(tmp_path):
     """Such as the second half of 2,5 under a header that ends in a comma."""
     text = f"{','.join(HEADER)},{{}}\nc0,anna,smile,2,{{}}\nc1,ben,smile,1,{{}}\n"
     for cells, warned in ((("", 5, 5), True), (("", 5, ""), True), (("", "", ""), False), (("", "tired", 5), False)):
@@ -546,7 +546,7 @@ def test_a_missing_name_is_not_a_name(tmp_path, name, column):
 
 
 @pytest.mark.parametrize("fps", ["0.04", "40000", "0", "-25", "25 fps"])
-def test_a_rate_that_is_none_is_named(tmp_path, fps):
+def test_an_impossible_rate_is_named(tmp_path, fps):
     found, _ = _open(
         tmp_path, _text([[*HEADER, "fps"], ["c0", "a", "smile", "0", fps], ["c1", "b", "smile", "1", "50"]])
     )

@@ -780,7 +780,7 @@ def test_a_gap_in_the_frame_numbers_of_h264_is_a_missing_frame(seen, may_jump, g
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
-def test_parameters_of_hevc_in_packets_of_their_own_are_no_lost_frames(tmp_path, name):
+def test_hevc_parameters_in_packets_of_their_own_are_not_lost_frames(tmp_path, name):
     options = {"g": "4", "x265-params": "log-level=none:bframes=0:keyint=4:min-keyint=4:open-gop=0:repeat-headers=1"}
     whole = encode(tmp_path / "whole.mkv", textured(20), "libx265", options=options)
     count = 0

@@ -259,7 +259,7 @@ def test_an_evaluation_on_another_scale_gives_a_warning(runs, capsys):
 
 
 @pytest.mark.parametrize("folds", [0, 3])
-def test_people_who_trained_the_initial_weights_are_not_tested_in_silence(runs, folds, capsys):
+def test_testing_people_who_trained_the_initial_weights_gives_a_warning(runs, folds, capsys):
     _, folder, train, used = runs(folds)
     train(resume=False)
     config = run.load_config(folder).unlock()

@@ -144,7 +144,7 @@ def test_a_mistake_in_a_study_is_named(study_file, text, kind, facts):
         plan.runs(plan.load(study_file(text), "synthetic"), "", pathlib.Path("out"), 1)
 
 
-def test_an_unknown_study_or_recipe_is_named_with_those_there_are():
+def test_an_unknown_study_or_recipe_is_named_with_the_known_ones():
     with user_error("missing_study", "fusoin", "fusion"):
         plan.load("fusoin", "synthetic")
     with user_error("missing_recipe", "pfed", "pfed5"):
@@ -307,7 +307,7 @@ def test_options_apply_in_the_order_of_the_documentation(study_file):
     assert (data.root, data.target, data.expression) == ("root/of the column", "of the study", "of the row")
 
 
-def test_no_seeds_are_a_mistake(study_file, tmp_path, capsys):
+def test_zero_seeds_are_refused(study_file, tmp_path, capsys):
     with pytest.raises(SystemExit):
         study(study_file(SIMPLE), tmp_path / "out", "--seeds", "0")
     assert "--seeds" in capsys.readouterr().err

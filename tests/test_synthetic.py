@@ -235,7 +235,7 @@ def test_scores_are_balanced_and_vary_by_a_step_at_most():
     )
 
 
-def test_length_says_nothing_of_the_score():
+def test_length_says_nothing_about_the_score():
     source = SyntheticFaces(100, 2)
     lengths = np.array([info.num_frames for info in source.infos])
     scores = np.array([info.score for info in source.infos])
