@@ -278,6 +278,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          ("test_two_writers_of_one_file_with_equal_process_numbers_do_not_meet",)),
         ("SIGKILL while training, packing or preprocessing", "resumes to the same bits",
          ("test_a_killed_run_resumes_to_the_same_bits",
+          "test_a_run_killed_at_any_moment_resumes_to_the_same_bits",
           "test_a_run_killed_before_its_first_checkpoint_starts_again_from_its_given_weights",
           "test_a_killed_pack_goes_on_where_it_was", "test_a_killed_preprocess_goes_on_where_it_was")),
         ("SIGKILL while a clip is written", "its warnings are not lost; the next run removes the unfinished pictures",

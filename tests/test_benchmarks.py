@@ -285,6 +285,7 @@ def test_quick_prints_ratios_beside_those_that_were_kept(tmp_path, monkeypatch, 
     assert "caches" not in json.loads((tmp_path / "quick.json").read_text())["ratios"]
 
 
+@pytest.mark.slow
 def test_quick_prepares_the_step_of_the_recipe_for_both_sides(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(ROOT)

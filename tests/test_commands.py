@@ -121,32 +121,48 @@ def test_losses_are_recorded_in_tensorboard_too(finished_run):
     np.testing.assert_allclose(logged, _losses(finished_run), rtol=1e-6)
 
 
-def test_eval_reproduces_the_report_of_the_run(finished_run, program):
-    path = finished_run / "evaluation/test-last/predictions.csv"
+def test_eval_reproduces_the_report_of_the_run(finished_linear_run, program):
+    path = finished_linear_run / "evaluation/test-last/predictions.csv"
     before = path.read_text()
     path.unlink()
-    result = program("eval.py", "--workdir", finished_run, "--checkpoint", "last")
+    result = program("tests/process_script.py", "eval.py", "--workdir", finished_linear_run, "--checkpoint", "last")
     assert result.returncode == 0, result.stderr
     assert path.read_text() == before
     assert "spearman" in result.stdout
 
 
-def test_a_killed_run_resumes_to_the_same_bits(finished_run, program, tmp_path, capsys):
+def _check_resumes(workdir, whole, capsys):
+    """Resumes a run that was killed after its first checkpoint, and compares it with a whole one."""
+    assert any((workdir / "checkpoints" / "last").iterdir())
+    experiment.train(None, workdir, resume=True)  # the run knows its own configuration
+    assert "epoch 1/" not in capsys.readouterr().out
+    assert _losses(workdir) == _losses(whole)
+    for which in ("last", "best"):
+        (step, ours), (reference_step, reference) = _arrays(workdir, which), _arrays(whole, which)
+        assert step == reference_step
+        assert _equal(ours, reference)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(linear_model, finished_linear_run, program, tmp_path, capsys):
+    workdir = tmp_path / "killed"
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in LINEAR.items()]
+    # A random step after the first checkpoint and before the last step.
+    kill = "train.py", "SIGKILL", np.random.default_rng().integers(3, LINEAR_STEPS)
+    process = program("tests/process_script.py", *kill, "--config", "tests/tiny.py", *flags, "--workdir", workdir)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    _check_resumes(workdir, finished_linear_run, capsys)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(finished_run, program, tmp_path, capsys):
+    """With the network, and from outside, whatever the run is doing."""
     workdir = tmp_path / "killed"
     process = program("train.py", "--config", "tests/tiny.py", "--workdir", workdir, wait=False)
-    # A random step after the first checkpoint and before the last step: kill it with no chance to clean up.
     _wait_for_steps(workdir, np.random.default_rng().integers(3, STEPS), lambda: process.poll() is None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert any((workdir / "checkpoints" / "last").iterdir())
-    experiment.train(None, workdir, resume=True)  # the run knows its own configuration
-    assert "epoch 1/3" not in capsys.readouterr().out
-    assert _losses(workdir) == _losses(finished_run)
-    for which in ("last", "best"):
-        (step, ours), (reference_step, reference) = _arrays(workdir, which), _arrays(finished_run, which)
-        assert step == reference_step
-        assert _equal(ours, reference)
+    _check_resumes(workdir, finished_run, capsys)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_from_its_given_weights(

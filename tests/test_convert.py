@@ -225,6 +225,7 @@ def test_wrapped_types_and_containers_survive_the_round_trip(tmp_path):
     assert_same({name: x.numpy() for name, x in back.items()}, tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
 def test_pytorch_writes_these_wrappers(tmp_path):
     """The names above are those of real AveragedModel, DataParallel and torch.compile."""

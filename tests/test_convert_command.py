@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import convert_weights
-from convert_weights import export, store
+from convert_weights import export, reader, store
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from tests import hostile_files
 from tests.raises import user_error
@@ -270,6 +270,7 @@ def test_importing_the_package_loads_no_framework():
 @pytest.mark.parametrize("row", hostile_files.TABLE, ids=[row.name for row in hostile_files.TABLE])
 def test_hostile_file_runs_nothing_and_writes_nothing(row, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reader, "_MAX_NODES", hostile_files.NODES)
     (tmp_path / row.name).write_bytes(row.content("canary"))
     hostile_files.FIRED.clear()
     assert run_command([row.name, "--out", "out", "--to-pytorch", "out.pth", "--verify"]) == 1

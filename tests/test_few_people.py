@@ -280,12 +280,12 @@ def test_a_clinic_trains_and_resumes(program, tmp_path):
     line = ["--config", "configs/folder.py", f"--config.data.root={tmp_path / 'clips'}", "--config.model.members=1"]
     line += ["--config.train.epochs=1", "--config.train.evaluate_every=1", "--config.evaluation.baselines=False"]
     line += ["--config.data.fold=0", "--workdir", tmp_path / "run"]  # one of the five folds
-    trained = program("tests/process_script.py", *line)
+    trained = program("tests/process_script.py", "train.py", *line)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.startswith("12 people, ")
     written = json.loads((tmp_path / "run" / run.CONFIG).read_text())
     assert (written["model"]["members"], written["data"]["num_folds"], written["model"]["ridge"]) == (1, 5, True)
-    assert program("tests/process_script.py", *line, "--resume").returncode == 0
+    assert program("tests/process_script.py", "train.py", *line, "--resume").returncode == 0
 
 
 def test_a_large_list_without_frames_is_refused_by_the_program(program, people):

@@ -24,7 +24,7 @@ open_session(model.SerializeToString()).run(None, {"x": __import__("numpy").zero
 """
 
 
-@pytest.mark.parametrize("setting", [None, "0"])
+@pytest.mark.parametrize("setting", ["0", pytest.param(None, marks=pytest.mark.slow)])
 def test_the_onnx_runtime_writes_no_device_id_and_no_queue(tmp_path, setting):
     """Its telemetry client leaves both in the user's cache folder, whatever the user's environment says."""
     home = tmp_path / "home"

@@ -88,7 +88,8 @@ def _read(folder, content, name="file.pth"):
 
 
 @pytest.mark.parametrize("row", BY_NAME)
-def test_hostile_file_gives_one_line_runs_nothing_writes_nothing(row, tmp_path, watch):
+def test_hostile_file_gives_one_line_runs_nothing_writes_nothing(row, tmp_path, watch, monkeypatch):
+    monkeypatch.setattr(reader, "_MAX_NODES", make.NODES)
     path, canary = tmp_path / row.name, tmp_path / "canary"
     path.write_bytes(row.content(str(canary)))
     before = _snapshot(tmp_path)

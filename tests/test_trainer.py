@@ -188,8 +188,9 @@ def test_a_run_goes_on_with_another_number_of_processes(first, whole, tmp_path, 
             join = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num_processes", 2, "--process_id"]
         flags = [f"--config.{name}={value}" for name, value in MOVING.items()] + ["--resume"] * resume
         command = ["--config", "tests/tiny.py", *flags, "--config.train.cache=device", "--workdir", folder, *join]
+        signals = [(), ("SIGTERM", 2) * stop]
         running = [
-            program("tests/process_script.py", *["--stop"] * (stop and number), *command, number, devices=4, wait=False)
+            program("tests/process_script.py", "train.py", *signals[number], *command, number, devices=4, wait=False)
             for number in (0, 1)
         ]
         try:
