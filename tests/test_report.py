@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tramp_jax.batches import view
 from tramp_jax.data import landmarks
 from tramp_jax.report import page, plots, record, writer
 from tramp_jax.report.attribution import ELSEWHERE, Attribution
@@ -139,8 +140,8 @@ def test_the_report_shows_what_it_must(document, evidence):
     assert "the model's score would be 1.25. Movement changed the score by +1.25." in text
     assert "right eye (+1.50), mouth (-0.25)" in text
     assert "add up to +1.2500; the score changed by +1.2490. The error is 0.001 (0.08 % of the change)" in text
-    assert f"In 4 of {len(evidence.clip.landmarks)} frames" in text
-    assert ": 4–6, 11." in text
+    count = len(evidence.clip.landmarks)
+    assert f"The landmarks were interpolated, not measured, in frames 5-7, 12 (4) of {count}." in text
     assert "The face is small." in text
     for label in record.PROVENANCE.values():
         assert label in text
@@ -282,12 +283,12 @@ def test_provenance_names_the_file_and_the_frames(tmp_path, clip, config):
     assert found["config"] == "tiny"
     assert "jax " in found["versions"]
     T, count = config.model.trajectory.length, config.model.rgb.num_frames
-    assert record.frames_used(config, 200) == f"trajectory: the last {T} of 200; pictures: {count} evenly spaced of 200"
-    assert record.frames_used(config, 7) == f"trajectory: all 7, repeated to {T}; pictures: all 7, repeated to {count}"
+    assert view.describe(config, 200) == f"trajectory: the last {T} of 200; pictures: {count} evenly spaced of 200"
+    assert view.describe(config, 7) == f"trajectory: all 7, repeated to {T}; pictures: all 7, repeated to {count}"
     config.data.padding = "zero"
     config.data.frame_padding = "repeat"
-    trajectory, pictures = record.frames_used(config, 7).split(";")
+    trajectory, pictures = view.describe(config, 7).split(";")
     assert "zeros" in trajectory
     assert "the last one repeated" in pictures
     config.model.streams = "trajectory"
-    assert "pictures" not in record.frames_used(config, 200)
+    assert "pictures" not in view.describe(config, 200)

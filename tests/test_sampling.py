@@ -100,12 +100,10 @@ def test_every_padding_can_be_chosen():
 
 
 def test_the_report_says_which_frames_are_read(recipe):
-    assert view.describe(recipe, 40) == {
-        "trajectory": "all 40, repeated to 64",
-        "frames": "16 evenly spaced of 40",
-    }
+    assert view.describe(recipe, 40) == "trajectory: all 40, repeated to 64; pictures: 16 evenly spaced of 40"
     recipe.data.still = True
-    assert set(view.describe(recipe, 40).values()) == {"the first of 40, held still"}
+    still = "the first of 40, held still"
+    assert view.describe(recipe, 40) == f"trajectory: {still}; pictures: {still}"
 
 
 def test_the_paper_centres_every_frame_and_the_released_code_only_the_first(clip):

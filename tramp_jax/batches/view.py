@@ -25,6 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax.batches.draws import FRAMES, TRAJECTORY, Draw
+from tramp_jax.config import reads_frames, reads_trajectories
 
 BLANK = -1  # a frame number that stands for zeros
 
@@ -144,8 +145,8 @@ def distinct_frames(places: np.ndarray) -> np.ndarray:
     return np.unique(places[places != BLANK])
 
 
-def describe(config: ConfigDict, n: int) -> dict[str, str]:
-    """Describes, for the report, which of a clip's ``n`` frames each stream shows in evaluation."""
+def describe(config: ConfigDict, n: int) -> str:
+    """Describes, for the report, which of a clip's ``n`` frames each stream of the model reads in evaluation."""
 
     def stream(count: int, padding: str, of_long_clip: str) -> str:
         if config.data.still:
@@ -155,10 +156,12 @@ def describe(config: ConfigDict, n: int) -> dict[str, str]:
         return f"all {n}" if n == count else of_long_clip
 
     T, F = config.model.trajectory.length, config.model.rgb.num_frames
-    return {
-        "trajectory": stream(T, config.data.padding, f"the last {T} of {n}"),
-        "frames": stream(F, _frame_padding(config), f"{F} evenly spaced of {n}"),
-    }
+    parts = []
+    if reads_trajectories(config.model):
+        parts.append("trajectory: " + stream(T, config.data.padding, f"the last {T} of {n}"))
+    if reads_frames(config.model):
+        parts.append("pictures: " + stream(F, _frame_padding(config), f"{F} evenly spaced of {n}"))
+    return "; ".join(parts)
 
 
 def index_t(numbers: np.ndarray, length: int) -> np.ndarray:

@@ -3,14 +3,12 @@
 The baseline is the same person not moving: the clip's first frame, held still, with the clip's ``index_t``. So an
 attribution says how the motion changed the score, and anything that never moves gets exactly zero. Gradients are
 integrated along a straight line from the baseline to the clip (Sundararajan, Taly and Yan, "Axiomatic Attribution for
-Deep Networks", ICML 2017). Attributions add up to score − baseline score (completeness); each attribution reports how
-closely.
-
-The line is cut into panels, each integrated by Gauss–Lobatto quadrature. Both ends of a panel are nodes, so its true
-share of the score difference is known along with its gradients, and only panels that miss their share are halved.
+Deep Networks", ICML 2017; see ``quadrature``). Attributions add up to score − baseline score (completeness); each
+attribution reports how closely.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,19 +22,18 @@ from ml_collections import ConfigDict
 from tramp_jax import channels, models
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler, all_frames
-from tramp_jax.batches.view import BLANK, View
+from tramp_jax.batches.view import BLANK, View, distinct_frames
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.errors import UserError
 from tramp_jax.models import Inputs, build_model, input_shapes, reads_frames, reads_trajectories
 from tramp_jax.output import Output
 from tramp_jax.report.motion import inter_ocular
+from tramp_jax.report.quadrature import NODES, NOISE, integrate
 
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
 
-NODES = 6  # per panel
-_NOISE = 2e-5  # share of the score; smaller differences are float32 rounding
 _MOST_PATCHES = 32  # along a side of the frames' heat map
 _NEAR = 0.3  # in units of the inter-ocular distance; patches farther from all landmarks are ELSEWHERE
 _FLOATS_AT_ONCE = 4_000_000  # input values in one gradient; bounds the memory of the activations
@@ -81,7 +78,7 @@ class Attribution:
     @property
     def relative_error(self) -> float | None:
         """``error`` as a share of the difference; None if the motion hardly changed the score."""
-        negligible = abs(self.difference) <= 10 * _NOISE * max(1.0, abs(self.score))
+        negligible = abs(self.difference) <= 10 * NOISE * max(1.0, abs(self.score))
         return None if negligible else self.error / abs(self.difference)
 
     @property
@@ -174,23 +171,21 @@ class Explainer:
         n, model = len(clip.landmarks), self._config.model
         sample, baseline = self.ends(clip)
         view = View.of(self._config, n)
-        sources = {"trajectories": view.trajectory} if reads_trajectories(model) else {}
-        if reads_frames(model):
-            sources["frames"] = view.frames
-        found = self.integrate(variables, sample, baseline)
+        gradients = functools.partial(self._gradients, variables, sample, baseline)
+        found = integrate(gradients, self._at_once(), self.tolerance, self.max_evaluations)
 
         trajectory, patches, read = None, None, np.zeros(n, bool)
         names = landmarks.REGIONS + ((ELSEWHERE,) if reads_frames(model) else ())
         regions = np.zeros((n, len(names)))
-        for source in sources.values():
-            read[source[source != BLANK]] = True
-        if "trajectories" in sources:
-            trajectory = _sum_by_frame(found.parts["trajectories"], sources["trajectories"], n)
+        if reads_trajectories(model):
+            read[distinct_frames(view.trajectory)] = True
+            trajectory = _sum_by_frame(found.parts["trajectories"], view.trajectory, n)
             groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
             for group, region in enumerate(landmarks.REGION_OF_GROUP):
                 regions[:, region] += groups[:, group].sum(axis=1)
-        if "frames" in sources:
-            patches = _sum_by_frame(found.parts["frames"], sources["frames"], n)
+        if reads_frames(model):
+            read[distinct_frames(view.frames)] = True
+            patches = _sum_by_frame(found.parts["frames"], view.frames, n)
             where = patch_regions(clip, patches.shape[1])
             for region in range(len(names)):
                 regions[:, region] += np.where(where == region, patches, 0).sum(axis=(1, 2))
@@ -209,7 +204,7 @@ class Explainer:
         )
 
     def ends(self, clip: Clip) -> tuple[Inputs, Inputs]:
-        """The inputs of a clip, and of the same person not moving, for ``integrate``. They have no batch axis.
+        """The inputs of a clip, and of the same person not moving: the ends of the line. They have no batch axis.
 
         Both contain the same zero padding, so padding gets no attribution.
         """
@@ -220,69 +215,11 @@ class Explainer:
             trajectories=_hold_still(sample.trajectories, still.trajectories, view.trajectory),
         )
 
-    def integrate(self, variables: Any, sample: Inputs, baseline: Inputs) -> "Integral":
-        """Integrates gradients along the line from ``baseline`` to ``sample``; see ``ends``."""
-        whole = self._panel(variables, sample, baseline, 0.0, 1.0)
-        panels = {(0.0, 1.0): whole}
-        allowed = max(self.tolerance * abs(whole.score - whole.baseline_score), _NOISE * max(1.0, abs(whole.score)))
-        while True:
-            errors = np.array([panel.error for panel in panels.values()])
-            # The norm, because errors that cancel would satisfy completeness but leave attributions wrong.
-            error = max(abs(errors.sum()), np.linalg.norm(errors))
-            evaluations = NODES * (2 * len(panels) - 1)
-            if error <= allowed or evaluations + 2 * NODES > self.max_evaluations:
-                break
-            start, stop = max(panels, key=lambda ends: abs(panels[ends].error))
-            del panels[start, stop]
-            middle = (start + stop) / 2
-            for ends in ((start, middle), (middle, stop)):
-                panels[ends] = self._panel(variables, sample, baseline, *ends)
-        parts = {name: np.sum([panel.parts[name] for panel in panels.values()], axis=0) for name in whole.parts}
-        return dataclasses.replace(whole, parts=parts, converged=bool(error <= allowed), evaluations=evaluations)
-
-    def _panel(self, variables: Any, sample: Inputs, baseline: Inputs, start: float, stop: float) -> "Integral":
-        """Integrates between two points of the line, which runs from 0 (baseline) to 1 (clip)."""
-        nodes, weights = _lobatto(NODES)
-        nodes, weights = start + (stop - start) * nodes, (stop - start) * weights
-        at_once = self._at_once()
-        scores: list[float] = []
-        parts: dict[str, np.ndarray] = {}
-        for first in range(0, NODES, at_once):
-            chosen = slice(first, first + at_once)
-            some, gradients = self._gradients(variables, sample, baseline, nodes[chosen], weights[chosen])
-            scores += np.asarray(some, np.float64).tolist()
-            for name, gradient in gradients.items():
-                parts[name] = parts.get(name, 0.0) + np.asarray(gradient, np.float64)
-        return Integral(scores[-1], scores[0], parts)
-
     def _at_once(self) -> int:
         """Nodes per call of the model: the largest divisor of ``NODES`` that fits into memory."""
         shapes = [shape for shape in input_shapes(self._config.model, 1).values() if shape is not None]
         fitting = _FLOATS_AT_ONCE // sum(math.prod(shape) for shape in shapes)
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Integral:
-    """Attributions of the inputs of one sample, over the line or one of its panels.
-
-    Attributes:
-      score, baseline_score: scores at the ends.
-      parts: "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64.
-      converged: whether the error is below the tolerance.
-      evaluations: number of gradients computed.
-    """
-
-    score: float
-    baseline_score: float
-    parts: dict[str, np.ndarray]
-    converged: bool = False
-    evaluations: int = NODES
-
-    @property
-    def error(self) -> float:
-        """Sum of the attributions − score difference."""
-        return float(sum(part.sum() for part in self.parts.values())) - (self.score - self.baseline_score)
 
 
 def patches_along_side(image_size: int) -> int:
@@ -293,7 +230,7 @@ def patches_along_side(image_size: int) -> int:
 def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     """A jitted function (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
 
-    ``config`` is the ``model`` group; ``parts`` is what these nodes contribute to ``Integral.parts``.
+    ``config`` is the ``model`` group; ``parts`` is what these nodes contribute to ``quadrature.Integral.parts``.
     """
     model, image_size = build_model(config), config.rgb.image_size
     G = patches_along_side(image_size)
@@ -326,14 +263,6 @@ def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
         return scores, parts
 
     return jax.jit(gradients)
-
-
-def _lobatto(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (n,) and weights (n,) of Gauss–Lobatto quadrature on [0, 1], ends included. Exact to degree 2n − 3."""
-    last = np.polynomial.Legendre.basis(n - 1)
-    nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
-    weights = 2 / (n * (n - 1) * last(nodes) ** 2)
-    return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
 def _streams(inputs: Inputs) -> dict[str, jax.Array]:

@@ -18,7 +18,6 @@ from tramp_jax.data import head_motion
 from tramp_jax.data.clips import Clip
 from tramp_jax.data.landmark_quality import Quality
 from tramp_jax.data.source import RatingScale
-from tramp_jax.models import reads_frames, reads_trajectories
 from tramp_jax.report.attribution import Attribution
 
 # What you need to repeat a score: key -> label. The report shows every one, recorded or not.
@@ -85,7 +84,7 @@ def provenance(
     """
     found: dict[str, object] = {
         "file": str(source) if source is not None else clip.info.source or clip.info.id,
-        "frames_used": frames_used(config, len(clip.landmarks)),
+        "frames_used": view.describe(config, len(clip.landmarks)),
         "fps": f"{clip.fps:g}",
         "landmark_source": f"layout {clip.layout}",
         "config": config.name,
@@ -100,14 +99,3 @@ def provenance(
         with source.open("rb") as file:
             found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found | known
-
-
-def frames_used(config: ConfigDict, n: int) -> str:
-    """Describes which of a clip's n frames the model reads."""
-    words = view.describe(config, n)
-    parts = []
-    if reads_trajectories(config.model):
-        parts.append(f"trajectory: {words['trajectory']}")
-    if reads_frames(config.model):
-        parts.append(f"pictures: {words['frames']}")
-    return "; ".join(parts)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tramp_jax.data import landmark_quality
+from tramp_jax.data.frame_numbers import spell
 from tramp_jax.files import write_atomically
 from tramp_jax.report import motion, page, plots
 from tramp_jax.report.attribution import Attribution
@@ -221,19 +222,10 @@ def _asymmetry(value: float | None) -> str:
 
 
 def _interpolated(evidence: Evidence) -> str:
-    filled = sorted({int(frame) for frame in evidence.interpolated})
-    if not filled:
+    if not len(evidence.interpolated):
         return page.paragraph("No landmarks were interpolated.")
-    return page.paragraph(
-        f"In {len(filled)} of {len(evidence.clip.landmarks)} frames the landmarks were interpolated, not measured: "
-        f"{_spans(filled)}."
-    )
-
-
-def _spans(frames: Sequence[int]) -> str:
-    """1, 2, 3, 7 -> "1–3, 7"."""
-    runs = np.split(np.array(frames), np.flatnonzero(np.diff(frames) > 1) + 1)
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    where = f"{spell(evidence.interpolated)} of {len(evidence.clip.landmarks)}"
+    return page.paragraph(f"The landmarks were interpolated, not measured, in {where}.")
 
 
 def _quality(evidence: Evidence) -> str:
