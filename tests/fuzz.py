@@ -122,9 +122,7 @@ def _read_clip(folder: pathlib.Path, changed: pathlib.Path) -> None:
     from tramp_jax.preprocess import batch
 
     clip = read_clip(folder / "a")
-    batch.read_origin(folder / "a")
-    batch.read_interpolated(folder / "a", len(clip.landmarks))
-    batch.read_quality(folder / "a", clip).warnings()
+    batch.read_origin(folder / "a", len(clip.landmarks)).quality(clip).warnings()
 
 
 def _make_packed(folder: pathlib.Path) -> None:
@@ -215,7 +213,7 @@ def _read_converted(folder: pathlib.Path, changed: pathlib.Path) -> None:
 
 def _make_tables(folder: pathlib.Path) -> None:
     from tests.published_layouts import as_workbook
-    from tramp_jax.cli.score import COLUMNS
+    from tramp_jax.cli.score_output import COLUMNS
     from tramp_jax.data.tables import csv_text
 
     rows = [["path", "subject", "expression", "score"], ["a.mp4", "Möller", "smile", "2"], ["b.mp4", "P 2", "", "3.5"]]
@@ -227,7 +225,7 @@ def _make_tables(folder: pathlib.Path) -> None:
 
 
 def _read_tables(folder: pathlib.Path, changed: pathlib.Path) -> None:
-    from tramp_jax.cli.score import Table
+    from tramp_jax.cli.score_output import Table
     from tramp_jax.preprocess import batch
 
     if changed.name == "scores.csv":

@@ -146,7 +146,7 @@ def test_a_converted_file_is_never_missing_while_it_is_replaced(tmp_path, monkey
 # left out when they are read.
 _WRITES_SAFELY = {
     "tramp_jax/data/clip_folder.py": 6,
-    "tramp_jax/cli/score.py": 1,
+    "tramp_jax/cli/score_output.py": 1,
     "tramp_jax/training_log.py": 1,
     "convert_weights/store.py": 1,
 }

@@ -164,17 +164,17 @@ def test_the_quality_of_a_clip_in_a_folder_follows_from_its_evidence(tmp_path):
     clip = drawn(0, np.zeros(N))
     folder = tmp_path / "clip"
     clip_folder.write_clip(folder, clip)
-    assert np.isnan(batch.read_quality(folder, clip).confidence).all()
+    assert np.isnan(batch.read_origin(folder, N).quality(clip).confidence).all()
     evidence = {"scores": [None] + [0.5] * (N - 1), "crop": {"x": 0, "y": 0, "side": 256}, "frame_size": [128, 256]}
     (folder / batch.EVIDENCE).write_text(json.dumps(evidence))
-    found = batch.read_quality(folder, clip)
+    found = batch.read_origin(folder, N).quality(clip)
     assert found.share_outside == 1
     assert np.isnan(found.confidence[0])
     assert (found.confidence[1:] == 0.5).all()
     for wrong in ({"scores": [1]}, {"crop": {"x": 0, "y": 0, "side": 0}}, {"frame_size": ["a", 2]}):
         (folder / batch.EVIDENCE).write_text(json.dumps(evidence | wrong))
         with user_error("damaged_file", folder / batch.EVIDENCE):
-            batch.read_quality(folder, clip)
+            batch.read_origin(folder, N).quality(clip)
 
 
 def test_the_report_shows_the_quality(monkeypatch):

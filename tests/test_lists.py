@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.published_layouts import write_workbook
 from tests.raises import user_error
 from tramp_jax import config, evaluation
-from tramp_jax.cli import score
+from tramp_jax.cli import score_output
 from tramp_jax.data import datasets, names, tables, validation
 from tramp_jax.data.clips import ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
@@ -697,9 +697,9 @@ def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
     row = tables.read_rows(tmp_path / "predictions.csv", Problems())[2]
     assert row == [name] * 3 + ["-1.0", "-2.500000", "-2.500000"]
 
-    with score.Table(tmp_path / "scores.csv", overwrite=False) as table:
+    with score_output.Table(tmp_path / "scores.csv", overwrite=False) as table:
         table.add({"input": name, "status": "ok", "score": "-1.5", "settings": "x"})
-    again = score.Table(tmp_path / "scores.csv", overwrite=False)
+    again = score_output.Table(tmp_path / "scores.csv", overwrite=False)
     assert again.find(name, "x")["score"] == "-1.5"
 
     (tmp_path / "clips.csv").write_text(tables.csv_text([[*HEADER, "video"], [name, name, name, "-1", name]]))
@@ -711,11 +711,11 @@ def test_names_with_formulas_are_safe_in_every_table(tmp_path, name):
 
 def test_a_row_of_scores_that_a_crash_filled_with_zeros_is_scored_again(tmp_path, monkeypatch):
     table = tmp_path / "scores.csv"
-    values = dict.fromkeys(score.COLUMNS, "1") | {"status": "ok"}
-    rows = [[values[name] if name != "input" else path for name in score.COLUMNS] for path in ("a\0.mp4", "b.mp4")]
-    table.write_text(tables.csv_text([list(score.COLUMNS), *rows]))
+    values = dict.fromkeys(score_output.COLUMNS, "1") | {"status": "ok"}
+    rows = [list((values | {"input": path}).values()) for path in ("a\0.mp4", "b.mp4")]
+    table.write_text(tables.csv_text([list(values), *rows]))
     monkeypatch.chdir(tmp_path)
-    found = score.Table(table, overwrite=False)
+    found = score_output.Table(table, overwrite=False)
     assert found.find("b.mp4", "1") is not None
     assert found.find("a.mp4", "1") is None
 
@@ -724,7 +724,7 @@ def test_a_row_of_scores_that_a_crash_filled_with_zeros_is_scored_again(tmp_path
 def test_another_table_is_not_taken_for_scores(tmp_path, content):
     (tmp_path / "scores.csv").write_bytes(content)
     with user_error("not_scores", tmp_path / "scores.csv"):
-        score.Table(tmp_path / "scores.csv", overwrite=False)
+        score_output.Table(tmp_path / "scores.csv", overwrite=False)
 
 
 def test_excel_shows_numbers_as_numbers(tmp_path):

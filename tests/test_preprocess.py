@@ -223,7 +223,7 @@ def test_the_command_makes_clips_reports_unusable_videos_and_resumes(tmp_path, p
     clip = source[0]
     assert (clip.info.subject, clip.info.expression, clip.info.score, clip.fps) == ("anna", "smile", 3, 25)
     assert not source.check(0)[0]
-    assert batch.read_interpolated(made, 12) == [False] * 12
+    assert batch.read_origin(made, 12).interpolated == (False,) * 12
 
     # If a run is killed between the clip and its row, the clip is made again and listed once.
     (out / "clips.csv").write_text((out / "clips.csv").read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
@@ -524,14 +524,15 @@ def test_the_evidence_records_source_and_warnings(tmp_path):
     made = preprocess_video(video, SquareSource(), info=job.info)
     batch.ClipList(tmp_path / "out").add(job, made)
     clip = tmp_path / "out" / "a_clip"
-    origin = batch.read_origin(clip)
+    count = len(made.clip.landmarks)
+    origin = batch.read_origin(clip, count)
     assert (origin.landmarks, origin.warnings) == ("square", made.warnings)
     assert made.warnings
-    assert batch.read_origin(tmp_path) == batch.ClipOrigin()
+    assert batch.read_origin(tmp_path, count) == batch.ClipOrigin()
     for text in ("[]", "no JSON", '{"warnings": 3}'):
         (clip / batch.EVIDENCE).write_text(text, "utf-8")
         with user_error("damaged_file", clip / batch.EVIDENCE):
-            batch.read_origin(clip)
+            batch.read_origin(clip, count)
 
 
 def test_ids_have_no_spaces_and_stay_different(tmp_path):

@@ -19,7 +19,8 @@ from tests.raises import user_error
 from tramp_jax import Scorer, cli, experiment, shards, split_file, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
-from tramp_jax.cli.score import Table, _Reports, expand
+from tramp_jax.cli.score import expand
+from tramp_jax.cli.score_output import Reports, Table
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
@@ -29,6 +30,7 @@ from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.progress import Progress
 from tramp_jax.report import attribution
 from tramp_jax.scoring import calibration
+from tramp_jax.scoring.doubts import about_clip
 from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import load_member, load_members
 from tramp_jax.scoring.onnx_judge import OnnxJudge
@@ -633,7 +635,7 @@ def test_spellings_of_a_path_share_one_row_and_one_report(calibrated, source, tm
 
 
 def test_the_report_of_a_long_name_is_written(tmp_path):
-    reports = _Reports(tmp_path, False, None, "model")
+    reports = Reports(tmp_path, False, None, "model")
     paths = [reports.path(f"/{person}/{'笑' * 83}.mp4") for person in ("anna", "ben")]
     for path in paths:
         path.touch()
@@ -790,7 +792,7 @@ def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, 
     assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
     assert any("in layout points63, but these are in" in text for text in scored.warnings)
     known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
-    assert not any("trained on" in text for text in scorer._doubts(known, "frown", "", None))
+    assert not any("trained on" in text for text in about_clip(scorer.members[0], known, "frown", ""))
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))

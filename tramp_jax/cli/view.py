@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("bad_value", f"{arguments.out}: must end in {', '.join((*_VIDEOS, *_PICTURES))}")
     check_new(arguments.out, arguments.overwrite)
     clip = clip_folder.read_clip(arguments.clip, with_pixels=False)
-    interpolated = batch.read_interpolated(arguments.clip, len(clip.landmarks))
+    interpolated = batch.read_origin(arguments.clip, len(clip.landmarks)).interpolated
     write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet
     write(arguments.out, clip, interpolated)
     sys.stdout.write(

@@ -44,6 +44,11 @@ _UNFINISHED = ("tmp", "old")  # endings of a clip that is not whole yet, and of 
 _AGAIN = "make the clip again with `tramp-jax preprocess`"
 
 
+def is_clip(folder: Path) -> bool:
+    """Whether a folder holds a clip."""
+    return (folder / DESCRIPTION).is_file()
+
+
 def read_clip(folder: str | Path, with_frames: bool = True, with_pixels: bool = True) -> Clip:
     """Reads a clip folder that no list describes. Fields that clip.json lacks become "", or NaN for the score.
 
@@ -78,7 +83,7 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
     """Reads the wanted parts of a clip folder whose ``info`` comes from a list; see ``source.FileSource``."""
     before = len(problems.found)
     described: dict[str, Any] = {}
-    if wanted.landmarks or (folder / DESCRIPTION).is_file():  # frames need no description
+    if wanted.landmarks or is_clip(folder):  # frames need no description
         described = _read_description(folder, info.id, problems)
     layout = described.get("layout")
     layouts = tuple(name for name in landmarks.LAYOUTS if name == layout)
@@ -169,7 +174,7 @@ def write_clip(
         raise ValueError(problem.message)
     if folder.exists() and not overwrite:
         raise UserError("file_exists", f"{folder}: exists already; choose another name, or overwrite it")
-    if folder.exists() and not (folder / DESCRIPTION).is_file():
+    if folder.exists() and not is_clip(folder):
         message = f"{folder}: exists and is not a clip (it has no {DESCRIPTION}), so it is not overwritten"
         raise UserError("file_exists", f"{message}; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -274,9 +274,16 @@ class ClipOrigin:
     crop: Box | None = None  # the square of the video's frame that the crop shows
     frame_size: tuple[int, int] | None = None  # (width, height) of the video
 
+    def quality(self, clip: Clip) -> Quality:
+        """Measures the clip's landmarks, using what is known about the picture and the landmark source."""
+        if not self.scores or self.crop is None or self.frame_size is None:
+            return measure(clip)
+        scores = [math.nan if score is None else score for score in self.scores]
+        return measure(clip, scores, self.crop.picture(self.frame_size))
 
-def read_origin(clip_folder: Path, count: int | None = None) -> ClipOrigin:
-    """Reads how a clip was made; ``count`` is its number of frames, if known. Without evidence, nothing is known.
+
+def read_origin(clip_folder: Path, count: int) -> ClipOrigin:
+    """Reads how a clip of ``count`` frames was made. Without evidence, nothing is known.
 
     Raises:
       UserError: the file is not the evidence of this clip.
@@ -286,23 +293,9 @@ def read_origin(clip_folder: Path, count: int | None = None) -> ClipOrigin:
 
     def is_sound(origin: ClipOrigin) -> bool:
         lengths = {len(getattr(origin, name)) for name in ("interpolated", "scores") if name in known}
-        return (count is None or lengths <= {count}) and (origin.crop is None or origin.crop.side > 0)
+        return lengths <= {count} and (origin.crop is None or origin.crop.side > 0)
 
     return json_files.checked_record(ClipOrigin, known, clip_folder / EVIDENCE, "make the clip again", is_sound)
-
-
-def read_quality(clip_folder: Path, clip: Clip) -> Quality:
-    """Measures a clip's landmarks, using what its evidence says about the picture and the landmark source."""
-    found = read_origin(clip_folder, len(clip.landmarks))
-    if not found.scores or found.crop is None or found.frame_size is None:
-        return measure(clip)
-    scores = [math.nan if score is None else score for score in found.scores]
-    return measure(clip, scores, found.crop.picture(found.frame_size))
-
-
-def read_interpolated(clip_folder: Path, count: int) -> list[bool]:
-    """Reads which of a clip's ``count`` frames have interpolated landmarks; [] without evidence."""
-    return list(read_origin(clip_folder, count).interpolated)
 
 
 def _read_evidence(clip_folder: Path) -> dict[str, Any]:

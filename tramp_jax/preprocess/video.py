@@ -15,7 +15,7 @@ from PIL import Image
 
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
-from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS
+from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS, is_clip
 from tramp_jax.data.containers import joined
 from tramp_jax.data.rate import check as check_rate
 from tramp_jax.data.video_file import VideoFile
@@ -86,7 +86,7 @@ def expand_input(path: str | Path) -> list[Path]:
         images.
     """
     path = Path(path).expanduser()
-    if not path.is_dir() or (path / DESCRIPTION).is_file():
+    if not path.is_dir() or is_clip(path):
         return [path]
     videos, images = _files(path, VIDEOS), _files(path, (*IMAGES, *_UNREADABLE))
     if not (videos or images):

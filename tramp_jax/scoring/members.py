@@ -43,6 +43,13 @@ class Member:
     trained_on: TrainingData | None
     output: Output
 
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Expressions that the model was trained on; empty if an older run does not say."""
+        if self.trained_on is not None:
+            return self.trained_on.expressions
+        return tuple(filter(None, [self.config.data.expression]))
+
     @functools.cached_property
     def id(self) -> str:
         digest = hashlib.sha256(json.dumps(json.loads(self.config.model.to_json()), sort_keys=True).encode())

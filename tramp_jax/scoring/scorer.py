@@ -1,5 +1,6 @@
 """``Scorer`` turns videos into scores."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -12,16 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import training_data, usual_motion
-from tramp_jax.batches.view import View, distinct_frames
 from tramp_jax.checkpoint import BEST
 from tramp_jax.data import datasets, landmark_tables
-from tramp_jax.data.clip_folder import DESCRIPTION, read_clip
+from tramp_jax.data.clip_folder import is_clip, read_clip
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.landmark_quality import Quality, measure
 from tramp_jax.data.source import RatingScale
 from tramp_jax.errors import UserError
 from tramp_jax.files import state
-from tramp_jax.models import reads_trajectories
 from tramp_jax.preprocess import (
     LandmarkSource,
     PreprocessOptions,
@@ -30,18 +29,16 @@ from tramp_jax.preprocess import (
     open_table_beside,
     preprocess_video,
 )
-from tramp_jax.preprocess.batch import read_interpolated, read_origin, read_quality
+from tramp_jax.preprocess.batch import read_origin
 from tramp_jax.preprocess.sources import table_beside
 from tramp_jax.preprocess.video import open_frames
 from tramp_jax.report import attribution
 from tramp_jax.report.record import Evidence, provenance
-from tramp_jax.scoring import calibration
+from tramp_jax.scoring import calibration, doubts
 from tramp_jax.scoring.judges import AUTO, make_judge
 from tramp_jax.scoring.members import load_members
 
 CLIPS_AT_ONCE = 4
-_WIDE = 0.75  # share of the scale; wider intervals get a warning
-_OTHER_RATE = 0.1  # a frame rate that differs by more than this share shows motion at the wrong speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +142,7 @@ class Scorer:
     @property
     def expressions(self) -> tuple[str, ...]:
         """Expressions that the first model was trained on; empty if an older run does not say."""
-        if (data := self.members[0].trained_on) is not None:
-            return data.expressions
-        return (self.config.data.expression,) if self.config.data.expression else ()
+        return self.members[0].expressions
 
     def open_source(self) -> LandmarkSource:
         """The landmark source of all videos, opened when this is first called.
@@ -165,7 +160,7 @@ class Scorer:
         if self._options.fps is not None or data is None:
             return self._options
         rate = open_frames(path, self._options.images_fps).rate
-        near = rate > 0 and abs(rate / data.fps - 1) <= _OTHER_RATE
+        near = rate > 0 and abs(rate / data.fps - 1) <= doubts.OTHER_RATE
         return self._options if near else dataclasses.replace(self._options, fps=data.fps)
 
     def check_expression(self, expression: str) -> None:
@@ -196,16 +191,16 @@ class Scorer:
           UserError: the input cannot be used.
         """
         path = pathlib.Path(path)
-        if (path / DESCRIPTION).is_file():
+        if is_clip(path):
             clip = read_clip(path)
             asked, person = expression or clip.info.expression, subject or clip.info.subject
             info = dataclasses.replace(clip.info, expression=asked, subject=person)
-            origin = read_origin(path)
+            origin = read_origin(path, len(clip.landmarks))
             return self.score_clip(
                 dataclasses.replace(clip, info=info),
-                interpolated=read_interpolated(path, len(clip.landmarks)),
+                interpolated=origin.interpolated,
                 landmark_source=origin.landmarks,
-                quality=read_quality(path, clip),
+                quality=origin.quality(clip),
                 warnings=origin.warnings,
             )
         asked = expression or self.config.data.expression
@@ -237,46 +232,28 @@ class Scorer:
         landmark_source: str = "",
         quality: Quality | None = None,
         warnings: Sequence[str] = (),
+        raw: np.ndarray | None = None,
     ) -> Scored:
         """Scores a clip of n frames.
 
-        ``interpolated`` (n,) is true for frames without a detected face; () if unknown. For the rest, see ``Scored``.
+        ``interpolated`` (n,) is true for frames without a detected face; () if unknown. ``raw`` (members,) is None
+        unless these values are already computed. For the rest, see ``Scored``.
         """
-        raw = self._judged([clip])[:, 0]
-        return self._scored(clip, raw, expression, interpolated, landmark_source, quality, warnings)
-
-    def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
-        """Scores clips, several at once, which is faster on a GPU."""
-        found = []
-        for first in range(0, len(clips), CLIPS_AT_ONCE):
-            some = clips[first : first + CLIPS_AT_ONCE]
-            for clip, raw in zip(some, self._judged(some).T, strict=True):
-                found.append(self._scored(clip, raw, expression))
-        return found
-
-    def _judged(self, clips: Sequence[Clip]) -> np.ndarray:
-        """The raw values (members, N) of N clips."""
-        return np.stack([judge.many(clips) for judge in self._judges])
-
-    def _scored(
-        self,
-        clip: Clip,
-        raw: np.ndarray,
-        expression: str,
-        interpolated: np.ndarray | Sequence[bool] = (),
-        landmark_source: str = "",
-        quality: Quality | None = None,
-        warnings: Sequence[str] = (),
-    ) -> Scored:
-        """The outcome for a clip with these raw values (members,); for the rest, see ``score_clip``."""
         assert len(interpolated) in (0, len(clip.landmarks)), "interpolated needs a value for each frame"
+        raw = self._judged([clip])[:, 0] if raw is None else raw
         outputs = [member.output for member in self.members]
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
         spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
         score, spread = map(float, combined(scores, spreads))
+        source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
+        about = list(doubts.about_clip(self.members[0], clip, expression or clip.info.expression, source))
         interval: tuple[float, float] | None = None
         ratings: tuple[float, ...] = ()
-        withheld, note, outside = "", self._uncalibrated, self._outside(clip)
+        withheld, note, outside, turned = "", self._uncalibrated, "", ""
+        if self._usual_motion is not None:
+            turned = self._usual_motion.turned(quality)
+            with contextlib.suppress(UserError):  # too few frames to measure motion
+                outside = self._usual_motion.unlike(clip)
         if (c := self.calibration) is not None:
             interval = c.interval(score, spread)
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
@@ -285,9 +262,7 @@ class Scorer:
             note = f"{100 * c.level:g}% interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
                 "" if c.coverage is None else f"; it covered {c.test}"
             )
-        source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
-        turned = self._usual_motion.turned(quality) if self._usual_motion is not None else ""
-        doubts = self._doubts(clip, expression or clip.info.expression, source, interval)
+            about += doubts.about_width(c, width)
         return Scored(
             clip=clip,
             score=score,
@@ -298,7 +273,7 @@ class Scorer:
             withheld=withheld,
             outside=outside,
             note=note,
-            frames_used=self._frames_used(len(clip.landmarks)),
+            frames_used=doubts.frames_used(self.config, len(clip.landmarks)),
             spread=spread,
             members=scores,
             interpolated=tuple(np.flatnonzero(interpolated).tolist()),
@@ -306,8 +281,21 @@ class Scorer:
             landmark_source=source,
             quality=quality,
             # Preprocess has already put the landmarks' warnings among those of its clips.
-            warnings=tuple(dict.fromkeys(filter(None, [outside, *warnings, *quality.warnings(), turned, *doubts]))),
+            warnings=tuple(dict.fromkeys(filter(None, [outside, *warnings, *quality.warnings(), turned, *about]))),
         )
+
+    def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
+        """Scores clips, several at once, which is faster on a GPU."""
+        found = []
+        for first in range(0, len(clips), CLIPS_AT_ONCE):
+            some = clips[first : first + CLIPS_AT_ONCE]
+            judged = zip(some, self._judged(some).T, strict=True)
+            found += [self.score_clip(clip, expression, raw=raw) for clip, raw in judged]
+        return found
+
+    def _judged(self, clips: Sequence[Clip]) -> np.ndarray:
+        """The raw values (members, N) of N clips."""
+        return np.stack([judge.many(clips) for judge in self._judges])
 
     def settings(self, path: str | pathlib.Path, expression: str = "") -> str:
         """Short digest of what an input's score depends on, apart from the model.
@@ -382,57 +370,6 @@ class Scorer:
             return training_data.joint_scale(known)
         facts = datasets.facts(self.config.data.name)
         return training_data.scale_of(facts, self.config.data.target, (c.low, c.high) if c else None, score)
-
-    def _outside(self, clip: Clip) -> str:
-        """What makes the clip unlike the training clips; "" if nothing does."""
-        if self._usual_motion is None:
-            return ""
-        try:
-            return self._usual_motion.unlike(clip)
-        except UserError:  # too few frames to measure motion
-            return ""
-
-    def _frames_used(self, n: int) -> int:
-        """How many of a clip's n frames the trajectory stream, or else the frame stream, reads."""
-        view = View.of(self.config, n)
-        return len(distinct_frames(view.trajectory if reads_trajectories(self.config.model) else view.frames))
-
-    def _doubts(self, clip: Clip, expression: str, source: str, interval: tuple[float, float] | None) -> list[str]:
-        """Warnings about how the clip differs from what the model was trained on, and about a wide interval."""
-        config, data, n = self.config, self.members[0].trained_on, len(clip.landmarks)
-        doubts = []
-        used = self._frames_used(n)
-        if reads_trajectories(config.model) and used < n and not config.data.still:
-            doubts.append(
-                f"the model reads trajectories of only the last {used} of {n} frames ({used / clip.fps:.1f} of "
-                f"{n / clip.fps:.1f} s): cut the video to the expression"
-            )
-        if data is not None and abs(clip.fps / data.fps - 1) > _OTHER_RATE:
-            doubts.append(
-                f"the clip has {clip.fps:g} frames per second, but the model was trained on {data.fps:g}: it sees "
-                "motion at the wrong speed"
-            )
-        known = self.expressions
-        if known and expression and expression not in known:
-            doubts.append(f"the model was trained on {', '.join(known)}, not on {expression}")
-        facts = data or datasets.facts(config.data.name)
-        if facts.caveat:
-            doubts.append(facts.caveat)
-        elif facts.landmark_source and facts.landmark_source not in source:
-            doubts.append(
-                f"the model was trained on landmarks from {facts.landmark_source}, but these are from {source}: they "
-                "differ systematically (docs/preprocess.md)"
-            )
-        elif not facts.landmark_source and data is not None and clip.layout not in data.layouts:
-            doubts.append(
-                f"the model was trained on landmarks in layout {', '.join(data.layouts)}, but these are in "
-                f"{clip.layout}, from another source: they differ systematically (docs/preprocess.md)"
-            )
-        if (c := self.calibration) and interval:
-            width, scale = interval[1] - interval[0], c.high - c.low
-            if width > _WIDE * scale:
-                doubts.append(f"the interval covers {width / scale:.0%} of the scale, so the score says little")
-        return doubts
 
 
 def combined(scores: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
