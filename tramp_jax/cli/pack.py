@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
         raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")
-    shard = shards.parse(arguments.shard) if arguments.shard else None
+    shard = shards.chosen(arguments)
     size, workers = round(arguments.shard_size_mb * 2**20), arguments.workers
     done = packing.pack(config, wanted, arguments.out, size, workers, arguments.skip_bad, shard, arguments.collect)
     hint = f"train on it with --config.data.root={arguments.out}"

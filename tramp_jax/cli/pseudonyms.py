@@ -3,7 +3,9 @@
 Anyone with the salt can test whether a name belongs to a pseudonym, so keep the salt to yourself.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hmac
 import os
 import re
@@ -37,20 +39,14 @@ class Pseudonyms:
 
     def __init__(self, path: Path, runs: Sequence[Path] = ()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(file, "w") as opened:
-                opened.write(secrets.token_hex(_SALT_BYTES) + "\n")
-        if not path.is_file() or path.stat().st_size > 4 * _SALT_BYTES:
+        only_us = functools.partial(os.open, mode=0o600)
+        with contextlib.suppress(FileExistsError), open(path, "x", opener=only_us) as file:
+            file.write(secrets.token_hex(_SALT_BYTES) + "\n")
+        text = path.read_bytes().strip() if path.is_file() and path.stat().st_size <= 4 * _SALT_BYTES else b""
+        if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _SALT_BYTES), text):
             raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise UserError("no_permission", f"{path}: other users can read this salt; run chmod 600 {path}")
-        text = path.read_bytes().strip()
-        if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _SALT_BYTES), text):
-            raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
         self._salt = bytes.fromhex(text.decode())
         self._folders = {str(spelt): "RUN" for run in runs for spelt in (run, run.expanduser(), run.resolve())}
         self.prefix = f"anon-{self.digest('salt')[:4]}-"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tramp_jax import shards
 from tramp_jax.data.readers import BUILT_IN
 from tramp_jax.errors import UserError
 from tramp_jax.files import expanded
@@ -33,18 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="speed of the device in training, in TFLOP/s, for the hours of --dry-run (default: assumed for an H100)",
     )
-    part = parser.add_mutually_exclusive_group()
-    part.add_argument("--shard", metavar="I/N", help="do every N-th run, for an array of jobs; afterwards --collect")
-    part.add_argument("--collect", action="store_true", help="train nothing; make the table from existing runs")
+    shards.add_arguments(parser, "no table")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import jax
 
-    from tramp_jax import shards
     from tramp_jax.cli import scripts
     from tramp_jax.studies import plan, runner, table
 
+    shard = shards.chosen(arguments)
     usual_seeds = 1 if arguments.quick else 3
     seeds = usual_seeds if arguments.seeds is None else arguments.seeds
     if arguments.tflops is not None and arguments.tflops <= 0:
@@ -62,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         scripts.quick_start()
         if arguments.quick:  # optimising programs that run only a few times takes longer than it saves
             jax.config.update("jax_disable_most_optimizations", True)
-        runner.execute(shards.parse(arguments.shard).take(runs) if arguments.shard else runs)
+        runner.execute(shard.take(runs) if shard else runs)
     draws = 0 if arguments.quick else table.DRAWS
-    if arguments.collect or not arguments.shard:
+    if not shard:
         sys.stdout.write(f"{table.write(study, runs, out, draws)}\n{out / table.MARKDOWN}\n")
     return 0
 
