@@ -231,7 +231,7 @@ def cache_rates(
 
     def made(run_clips: cache.RunClips, batch: pipeline.Batch) -> pipeline.Batch:
         """The samples on the device, made by the training step's own code if the clips are there already."""
-        batch = run_clips.put(batch)
+        batch = sharding.put(batch, sharding.data_mesh())
         return batch if run_clips.store is None else in_step(run_clips.store, batch)
 
     for _ in range(rounds):

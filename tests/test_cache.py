@@ -72,7 +72,7 @@ def _batches(config, kind, splits, count):
     """Batches as the training step sees them."""
     clips = _run_clips(config, kind, splits)
     iterator = iter(clips.batches(config))
-    batches = [clips.put(batch) for batch in itertools.islice(iterator, count)]
+    batches = [sharding.put(batch, sharding.data_mesh()) for batch in itertools.islice(iterator, count)]
     iterator.close()
     if clips.store is not None:
         sample = jax.jit(lambda store, batch: device_cache.sample(store, batch, config))

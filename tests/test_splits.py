@@ -38,25 +38,22 @@ def test_each_subject_is_tested_exactly_once(k):
     everyone = {info.subject for info in infos}
     folds = splits.k_fold(infos, k, seed=0)
     assert len(folds) == k
-    assert sorted(s for _, test in folds for s in test) == sorted(everyone)
-    for train, test in folds:
-        assert not train & test
-        assert train | test == everyone
-    sizes = [len(test) for _, test in folds]
+    assert sorted(s for test in folds for s in test) == sorted(everyone)
+    sizes = [len(test) for test in folds]
     assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_have_similar_scores(seed):
     infos = clips(num_subjects=60)
-    means = [mean_score(infos, test) for _, test in splits.k_fold(infos, 5, seed)]
+    means = [mean_score(infos, test) for test in splits.k_fold(infos, 5, seed)]
     # Twelve subjects with scores uniform on 0-4, chosen without regard to score, would spread by about 0.33.
     assert np.std(means) < 0.12
 
 
 def test_rare_positives_reach_every_fold():
     infos = [ClipInfo(str(i), f"s{i}", "rest", float(i < 10), 10) for i in range(50)]
-    for _, test in splits.k_fold(infos, 5, seed=3):
+    for test in splits.k_fold(infos, 5, seed=3):
         assert sum(info.score for info in infos if info.subject in test) == 2
 
 

@@ -18,27 +18,15 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int, epochs: int) -> opta
 
     ``config`` is the ``optimizer`` group.
     """
-    decay = _SCHEDULES[config.schedule](config, steps_per_epoch, epochs)
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(config.learning_rate, epochs * steps_per_epoch)
+    else:
+        every = max(1, round(config.decay_every * steps_per_epoch))
+        decay = optax.exponential_decay(config.learning_rate, every, config.decay_factor, staircase=True)
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     if not warmup_steps:
         return decay
     return lambda step: decay(step) * optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps)(step)
-
-
-def _step(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    return optax.exponential_decay(
-        config.learning_rate,
-        transition_steps=max(1, round(config.decay_every * steps_per_epoch)),
-        decay_rate=config.decay_factor,
-        staircase=True,
-    )
-
-
-def _cosine(config: ConfigDict, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(config.learning_rate, epochs * steps_per_epoch)
-
-
-_SCHEDULES = {"step": _step, "cosine": _cosine}
 
 
 def build_optimizer(

@@ -1,5 +1,6 @@
 """The training loop: steps, checkpoints, validation, interruption. The step itself is in ``training_step``."""
 
+import functools
 import pathlib
 import signal
 import time
@@ -80,7 +81,7 @@ def fit(
         with (
             training_log.Reporter(workdir, first if resume else None) as reporter,
             _StopSignal() as stop,
-            _Prefetched(_host_batches(clips, config, first), clips.put) as batches,
+            _Prefetched(_host_batches(clips, config, first), functools.partial(sharding.put, mesh=mesh)) as batches,
             Progress(total, "step", first, quiet=not sharding.is_first_process()) as progress,
         ):
             kept, predictor = _Kept(checkpoints, reporter, best), evaluation.build_predictor(config, mesh)

@@ -74,18 +74,18 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
     infos = {name: split.infos for name, split in splits.items()}
     low, high = ends(splits)
     return TrainingData(
-        {name: len(found) for name, found in infos.items()},
-        {name: len({info.subject for info in found}) for name, found in infos.items()},
-        tuple(sorted({info.expression for info in infos[TRAIN]})),
-        low,
-        high,
-        float(np.median([clip.fps for clip in sampled])),
-        tuple(sorted({clip.layout for clip in sampled})),
-        scale_of(facts, target, (low, high)),
-        facts.landmark_source,
-        facts.caveat,
-        histogram([info.score for info in infos[TRAIN]]),
-        digest(splits),
+        clips={name: len(found) for name, found in infos.items()},
+        people={name: len({info.subject for info in found}) for name, found in infos.items()},
+        expressions=tuple(sorted({info.expression for info in infos[TRAIN]})),
+        low=low,
+        high=high,
+        fps=float(np.median([clip.fps for clip in sampled])),
+        layouts=tuple(sorted({clip.layout for clip in sampled})),
+        scale=scale_of(facts, target, (low, high)),
+        landmark_source=facts.landmark_source,
+        caveat=facts.caveat,
+        ratings=histogram([info.score for info in infos[TRAIN]]),
+        digest=digest(splits),
     )
 
 

@@ -31,7 +31,6 @@ from ml_collections import ConfigDict
 from tramp_jax import sharding
 from tramp_jax.batches import device_cache, pipeline
 from tramp_jax.batches.augment import stored_size
-from tramp_jax.batches.pipeline import Batch, ClipNumbers
 from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.source import ClipSource, Split
@@ -127,36 +126,30 @@ class RunClips:
       train: training clips.
       validation: validation clips.
       store: the training clips on the devices, if ``train.cache`` is "device"; batches are then ``ClipNumbers``.
-      mesh: the devices.
     """
 
     train: Split
     validation: Split
-    store: device_cache.Store | None
-    mesh: Mesh
+    store: device_cache.Store | None = None
 
     def batches(self, config: ConfigDict, first: int = 0) -> grain.IterDataset:
         """Host batches from number ``first`` on; see ``pipeline.training_batches``."""
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
-
-    def put(self, batch: Batch | ClipNumbers) -> Batch | ClipNumbers:
-        """Splits a host batch over the devices. Returns before the transfer ends."""
-        return sharding.put(batch, self.mesh)
 
 
 def build_run_clips(config: ConfigDict, train: Split, validation: Split, mesh: Mesh) -> RunClips:
     """Sets up the cache of ``config.train.cache``; "device" reads all training clips before it returns."""
     check(config, train, validation)
     if config.train.cache == "none":
-        return RunClips(train, validation, None, mesh)
+        return RunClips(train, validation)
     size = stored_size(config.model.rgb.image_size) if reads_frames(config.model) else None
     cached, validation = ClipCache(train, size), _all_of(ClipCache(validation, size))
     if config.train.cache == "host":
-        return RunClips(_all_of(cached), validation, None, mesh)
+        return RunClips(_all_of(cached), validation)
     cached.fill(config.train.reader_threads)
     with_landmarks = reads_trajectories(config.model) or config.loss.landmarks > 0
     clips = [cached[index] for index in range(len(cached))] if with_landmarks else None
-    return RunClips(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh), mesh)
+    return RunClips(train, validation, device_cache.build(cached.infos, clips, cached.frames, config, mesh))
 
 
 def _all_of(cache: ClipCache) -> Split:

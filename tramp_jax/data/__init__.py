@@ -1,1 +1,1 @@
-"""From data sets to batches: clip records, landmarks, temporal sampling, augmentation and the grain pipeline."""
+"""Clips and their landmarks: the readers of data sets, splits over subjects, checks, and packed copies."""

@@ -258,7 +258,7 @@ def _dealt(
         test = dataset.folds[fold]
     else:
         assert fold is not None
-        test = splits.k_fold(infos, data.num_folds, data.split_seed)[fold][1]
+        test = splits.k_fold(infos, data.num_folds, data.split_seed)[fold]
 
     rest = [info for info in infos if info.subject not in test]
     fractions = {TRAIN: 1 - data.validation_fraction, VALIDATION: data.validation_fraction}

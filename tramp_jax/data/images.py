@@ -27,7 +27,7 @@ def decode(image: bytes) -> np.ndarray:
     Raises:
       ImageError: it is too large, truncated, or not an image.
     """
-    check_size(image)
+    _check_size(image)
     try:
         decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as error:  # the header declares a huge size, rightly or wrongly
@@ -61,12 +61,8 @@ def decode_whole(image: bytes, size: int) -> np.ndarray:
     return decode(image)
 
 
-def check_size(image: bytes) -> None:
-    """Refuses an image whose header declares more than ``MAX_PIXELS``, without decoding it.
-
-    Raises:
-      ImageError: it is too large, truncated, or not an image.
-    """
+def _check_size(image: bytes) -> None:
+    """Refuses an image whose header declares more than ``MAX_PIXELS``, without decoding it; see ``decode``."""
     if image.startswith(JPEG):
         shape = _jpeg(image)[0]
     elif image.startswith(PNG):

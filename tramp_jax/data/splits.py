@@ -13,13 +13,10 @@ from tramp_jax.data.clips import ClipInfo
 from tramp_jax.errors import UserError
 
 
-def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset[str], frozenset[str]]]:
-    """Cross-validation over subjects, stratified by the subjects' mean scores.
+def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[frozenset[str]]:
+    """The test subjects of each of k folds, stratified by the subjects' mean scores.
 
-    Every subject is tested exactly once. The sizes of test folds differ by at most one subject.
-
-    Returns:
-      k pairs (training subjects, test subjects).
+    Every subject is tested exactly once. The sizes of folds differ by at most one subject.
 
     Raises:
       UserError: too_few_subjects if k < 2 or there are fewer than k subjects; bad_score.
@@ -28,10 +25,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[tuple[frozenset
     if not 2 <= k <= len(subjects):
         message = f"cross-validation over {k} folds needs at least 2 folds and {k} subjects; there are {len(subjects)}"
         raise UserError("too_few_subjects", message)
-    labels = np.arange(len(subjects)) % k
-    parts = _deal(subjects, labels, block=k, rng=np.random.default_rng([seed, 1]))
-    everyone = frozenset(subjects)
-    return [(everyone - parts[fold], parts[fold]) for fold in range(k)]
+    return _deal(subjects, np.arange(len(subjects)) % k, block=k, rng=np.random.default_rng([seed, 1]))
 
 
 def holdout(infos: Sequence[ClipInfo], fractions: Mapping[str, float], seed: int) -> dict[str, frozenset[str]]:

@@ -74,11 +74,11 @@ class SFormer(nn.Module):
     (B, H, W, 3) -> (B, widths[3])
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    heads: int = 8
-    mlp_dim: int = 512
-    dtype: Dtype = jnp.float32
-    remat: bool = False
+    widths: tuple[int, ...]
+    heads: int
+    mlp_dim: int
+    dtype: Dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -105,10 +105,10 @@ class SFormer(nn.Module):
 class TFormer(nn.Module):
     """Temporal encoder of sub-clips: frame features (B, F, C) -> (B, C), the class token after ``depth`` layers."""
 
-    depth: int = 3
-    heads: int = 8
-    mlp_dim: int = 1024
-    dtype: Dtype = jnp.float32
+    depth: int
+    heads: int
+    mlp_dim: int
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -71,12 +71,12 @@ class Fusion(nn.Module):
     """
 
     attends: ClassVar[bool] = False
-    depth: int = 3
-    heads: int = 8
-    mlp_ratio: int = 4
-    query: Query = "rgb"
-    tokens: Tokens = "mean"
-    dtype: Dtype = jnp.float32
+    depth: int
+    heads: int
+    mlp_ratio: int
+    query: Query
+    tokens: Tokens
+    dtype: Dtype
 
 
 class TrampFusion(Fusion):

@@ -19,8 +19,8 @@ class Head(nn.Module):
       num_classes: 0 for a score.
     """
 
-    hidden: tuple[int, ...] = (128, 64)
-    num_classes: int = 0
+    hidden: tuple[int, ...]
+    num_classes: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -44,8 +44,8 @@ class TrampFormer(nn.Module):
     rgb_encoder: FormerDFER | None
     fusion: Fusion | None
     head: Head
-    trajectory_head: Head | None = None
-    width: int | None = 256
+    trajectory_head: Head | None
+    width: int | None
 
     @nn.compact
     def __call__(

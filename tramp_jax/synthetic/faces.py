@@ -72,14 +72,10 @@ class Stream(enum.IntEnum):
     FLICKER = 17
 
 
-def _rng(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
-    return np.random.default_rng([seed, stream, *keys])
-
-
 @functools.lru_cache(maxsize=32)
 def _look(seed: int, subject: int) -> Look:
     """The appearance of one person, cached because neighbouring clips show the same person."""
-    return draw_look(_rng(seed, Stream.LOOK, subject))
+    return draw_look(np.random.default_rng([seed, Stream.LOOK, subject]))
 
 
 class SyntheticFaces(ClipSource):
@@ -147,7 +143,7 @@ class SyntheticFaces(ClipSource):
         return self._cache[index]
 
     def _rng(self, stream: Stream, *keys: int) -> np.random.Generator:
-        return _rng(self._seed, stream, *keys)
+        return np.random.default_rng([self._seed, stream, *keys])
 
     def _info(self, subject: int, expression: int, clip: int) -> clips.ClipInfo:
         block, place = divmod(subject, NUM_SCORES)
