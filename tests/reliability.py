@@ -57,7 +57,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_a_salt_that_others_can_read_or_that_is_damaged_is_refused",
           "test_messages_keep_their_words_and_lose_all_spellings")),
     ),
-    "Nothing goes wrong in silence": (
+    "Nothing goes wrong silently": (
         ("interlaced video", "one field is shown, never an earlier file; interlaced HEVC is refused",
          ("test_an_interlaced_frame_shows_its_first_field", "test_an_earlier_video_does_not_show_in_an_interlaced_one",
           "test_interlaced_hevc_is_refused", "test_unmarked_woven_fields_give_a_warning")),

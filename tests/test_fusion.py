@@ -158,7 +158,7 @@ def test_sizes_at_the_published_width():
 
 
 @pytest.mark.parametrize("name", ["sum", models.LATE])
-def test_options_of_other_strategies_have_no_effect_but_their_ways_are_refused(config, name):
+def test_an_unused_number_of_heads_is_ignored_but_an_unused_query_or_token_is_refused(config, name):
     config.model.fusion.update(name=name, heads=3)  # 3 does not divide the width
     build_model(config.model)
     for option, value in (("query", "trajectory"), ("tokens", "sequence")):
