@@ -53,7 +53,7 @@ def write_layout(root: pathlib.Path, count: int) -> None:
 
     To be long enough, each clip plays a synthetic one forwards and backwards.
     """
-    source = SyntheticFaces(count, 1, ("smile",), cache=False)
+    source = SyntheticFaces(count, 1, ("smile",))
     rows: dict[str, list[list[object]]] = {"train_41.csv": [], "test_41.csv": []}
     for number in range(count):
         clip = source[number]

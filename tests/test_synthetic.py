@@ -114,7 +114,7 @@ def test_pixels_are_the_colours_of_the_frames(rendered):
 
 
 def test_a_clip_depends_on_seed_and_place_alone(rendered):
-    again = SyntheticFaces(6, 2, expressions=("frown", "smile"), seed=3, cache=False)
+    again = SyntheticFaces(6, 2, expressions=("frown", "smile"), seed=3)
     wanted = {info.id: i for i, info in enumerate(rendered.infos)}
     both = [i for i, info in enumerate(again.infos) if info.id in wanted]
     for i in both[:7:-3]:
@@ -266,7 +266,7 @@ def test_frames_before_the_motion_do_not_depend_on_the_severity(expression):
 
 
 def test_first_frame_does_not_predict_the_score():
-    source = SyntheticFaces(60, 1, seed=7, cache=False)
+    source = SyntheticFaces(60, 1, seed=7)
     features = []
     for index in range(len(source)):
         scene = source.scene(index)

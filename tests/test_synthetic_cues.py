@@ -24,7 +24,7 @@ SIDE = 12
 
 
 def _source(cues, people=PEOPLE, **options):
-    return SyntheticFaces(people, 1, ("smile",), seed=11, cues=cues, cache=False, **options)
+    return SyntheticFaces(people, 1, ("smile",), seed=11, cues=cues, **options)
 
 
 def _motion(source, index):

@@ -101,7 +101,7 @@ def pack(
         else:
             plan = _make_plan(config, wanted, request, shard_bytes, workers, skip_bad)
             out.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / PLAN, json.dumps(dataclasses.asdict(plan)))
+            json_files.write(out / PLAN, plan)
 
         if collect:
             written = _finished_shards(plan, out)
@@ -278,7 +278,7 @@ def _write_shard(
     checksum = packed_clips.checksum(epath.Path(unfinished))
     shard = Shard(path.name, len(indices), unfinished.stat().st_size, checksum)
     unfinished.rename(path)
-    write_atomically(path.with_suffix(".json"), json.dumps(dataclasses.asdict(shard)))
+    json_files.write(path.with_suffix(".json"), shard)
     return shard
 
 

@@ -91,7 +91,6 @@ class SyntheticFaces(ClipSource):
       expressions: some of ``EXPRESSIONS``. The choice does not change a clip.
       seed: seed of everything, at least 0.
       with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
-      cache: keep clips once they are read (about 1 MB each with frames).
       cues: what shows the severity, one of ``CUES``.
       cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
         kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
@@ -107,7 +106,6 @@ class SyntheticFaces(ClipSource):
         expressions: Sequence[str] = EXPRESSIONS,
         seed: int = 0,
         with_frames: bool = True,
-        cache: bool = True,
         cues: str = "motion",
         cue_noise: float = CUE_NOISE,
     ):
@@ -131,12 +129,10 @@ class SyntheticFaces(ClipSource):
             for clip in range(clips_per_subject)
         ]
         self.infos = tuple(self._info(*key) for key in self._keys)
-        self._cache: dict[int, clips.Clip] | None = {} if cache else None
+        self._cache: dict[int, clips.Clip] = {}  # about 1 MB each with frames
 
     def __getitem__(self, index: int) -> clips.Clip:
         index = range(len(self))[index]  # resolves a negative index, and raises IndexError
-        if self._cache is None:
-            return self._make(index)
         # Two threads may draw the same clip at the same time. Both get the same result, so there is no lock.
         if index not in self._cache:
             self._cache[index] = self._make(index)
@@ -248,7 +244,7 @@ def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 def contact_sheet() -> np.ndarray:
     """(H, W, 3) uint8 with a row for each expression: five frames at severity 0 (left), five at severity 4 (right)."""
-    source = SyntheticFaces(20, 1, cache=False)
+    source = SyntheticFaces(20, 1)
     rows: list[np.ndarray] = []
     shown: set[str] = set()
     for name in EXPRESSIONS:
