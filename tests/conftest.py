@@ -17,7 +17,10 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 EMITTERS = "xla_cpu_use_fusion_emitters"  # take twice as long to compile as XLA's former way
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an XLA that does not know the flag would end the process
     os.environ.setdefault("XLA_FLAGS", f"--{EMITTERS}=false")
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # every core has a worker, whom more threads delay
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}  # more threads would slow down the worker of each core
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are those of float32 without TF32
 
 import jax

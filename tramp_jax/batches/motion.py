@@ -10,7 +10,7 @@ tremor: the log of the root mean square amplitude between 4 and 6 Hz over the wh
 asymmetry: the difference from the mirrored landmark on the other side, in position (x and y) and in the energies.
 
 Lengths are in units of the distance between the pupils, and times in seconds, so neither the size of a face nor the
-frame rate matters, except for tremor: fewer than 12 frames a second show only a part of it, fewer than 8 none, and$
+frame rate matters, except for tremor: fewer than 12 frames a second show only a part of it, fewer than 8 none, and
 clips under a second are too short. The logarithms put faces that hardly move and faces that move a lot on one scale.
 """
 
