@@ -78,6 +78,7 @@ def test_no_name_reaches_tables_or_reports_and_scoring_resumes(run, tmp_path, ca
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert "--" in line
+    assert not (tmp_path / "new").exists()
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
 
 

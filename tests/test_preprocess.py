@@ -305,6 +305,7 @@ def test_wrong_commands_give_one_line_errors(tmp_path, portrait, capsys):
         ([str(portrait)], "bad_option", ["--out"]),
         ([str(portrait), str(twin), *out], "bad_data", [portrait, twin]),
         ([str(portrait), *out, "--landmarks", "tracks"], "bad_option", ["--tracks"]),
+        ([str(portrait), *out, "--max-gap", "-1"], "bad_option", ["--max-gap", -1]),
         ([str(portrait), str(second), "--queries", "q.npz"], "bad_option", ["--queries", "2"]),
         (["--list", str(table), *out], "bad_data", [table, "row 2"]),
         (["--list", str(tmp_path / "empty.csv"), *out], "bad_data", [tmp_path / "empty.csv"]),

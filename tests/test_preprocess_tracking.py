@@ -101,8 +101,6 @@ def test_no_face_and_wrong_options_are_refused():
         tracking.follow([[]] * 9)
     with user_error("bad_option", "--keep", "'shortest'", *tracking.KEEP):
         tracking.follow([[face(1)]], keep="shortest")
-    with user_error("bad_option", "--max-gap", -1):
-        tracking.follow([[face(1)]], max_gap=-1)
 
 
 def changes(pictures):

@@ -16,6 +16,7 @@ from tests.preprocess_inputs import VIDEOS, damage, encode, grey, real_video, sq
 from tests.raises import user_error
 from tramp_jax.data import h264, rate
 from tramp_jax.errors import UserError, as_user_error
+from tramp_jax.preprocess import PreprocessOptions
 from tramp_jax.preprocess.video import open_frames
 
 CASES = VIDEOS.with_name("cases")
@@ -320,7 +321,7 @@ def test_pages_of_an_image_are_not_lost(tmp_path):
 def test_the_rate_of_images_must_be_one_of_a_camera(tmp_path, fps):
     folder = write_images(tmp_path / "frames", grey(2))
     with user_error("bad_option", "--images-fps", f"{fps:g}"):
-        read(folder, images_fps=fps)
+        PreprocessOptions(images_fps=fps)
     assert [seconds for seconds, _ in read(folder, images_fps=50)] == [0, 0.02]
 
 

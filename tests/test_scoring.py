@@ -573,6 +573,33 @@ def test_changed_inputs_are_scored_again_and_other_rows_stay(calibrated, source,
     assert replaced["anna/smile"]["score"] != other["anna/smile"]["score"]
 
 
+def test_a_failed_attempt_deletes_no_score(calibrated, source, tmp_path, capsys):
+    clip, out = tmp_path / "anna", tmp_path / "scores.csv"
+    write_clip(clip, source[0])
+    command = ["score", str(clip), "--checkpoint", str(calibrated), "--out", str(out)]
+    assert cli.main(command) == 0
+    before = out.read_bytes()
+    for option, value in (("--fps", "0"), ("--images-fps", "0"), ("--max-gap", "-1"), ("--max-width", "-1")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*command, option, value])
+        assert (stopped.value.code, stopped.value.__context__.kind) == (1, "bad_option")
+        assert out.read_bytes() == before
+
+    clip.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    for more in ([], ["--shard", "1/1"]):
+        assert cli.main([*command, "--landmarks", "table", *more]) == 1
+        printed = capsys.readouterr()
+        assert "0 scored, 1 failed, 0 already in the table" in printed.out
+        assert str(clip) in printed.err
+        assert out.read_bytes() == before
+    assert cli.main(["score", "--collect", "--out", str(out)]) == 0
+    assert out.read_bytes() == before
+    (tmp_path / "elsewhere").rename(clip)
+    assert cli.main(command) == 0
+    assert "1 already in the table" in capsys.readouterr().out
+
+
 def test_a_second_score_on_one_table_is_refused_and_no_row_is_lost(calibrated, source, tmp_path, monkeypatch, capsys):
     for name in ("anna", "bert", "carl"):
         write_clip(tmp_path / name, source[0])

@@ -15,7 +15,17 @@ from tramp_jax import shards
 from tramp_jax.cli.exit_codes import BUG
 from tramp_jax.cli.preprocess import add_video_options
 from tramp_jax.cli.pseudonyms import Pseudonyms
-from tramp_jax.cli.score_output import WITHHELD, Reports, Table, collect, identity, model_ids, row_of
+from tramp_jax.cli.score_output import (
+    FAILED,
+    WITHHELD,
+    Reports,
+    Table,
+    check_new_salt,
+    collect,
+    identity,
+    model_ids,
+    row_of,
+)
 from tramp_jax.errors import UserError, as_user_error
 from tramp_jax.files import check_mounted, check_name, expanded
 from tramp_jax.landmark_sources import WITHOUT_FILES
@@ -121,13 +131,13 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     _warn_of_clips(arguments, inputs)
     if arguments.landmarks == "table":
         check_separate({path: table_beside(path) for path in map(Path, inputs) if _is_video(path)})
+    options = PreprocessOptions(
+        fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
+    )
     pseudonyms = _pseudonyms(arguments)
     table = Table(out, arguments.overwrite, pseudonyms, arguments.out)
     if shard:
         inputs = shard.take(inputs)
-    options = PreprocessOptions(
-        fps=arguments.fps, images_fps=arguments.images_fps, max_gap=arguments.max_gap, keep=arguments.keep
-    )
     scorer = Scorer(
         *arguments.checkpoint,
         which=arguments.which,
@@ -163,10 +173,11 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
                 check_name(path)
                 scored = scorer.score(path, arguments.expression)
             except Exception as error:  # still score the other inputs
-                counts["failed"] += 1
+                counts[FAILED] += 1
                 reason, message = _failure(path, error)
-                table.add(row | {"status": "failed", "reason": reason})
                 tqdm.write(f"error: {message}", file=sys.stderr)
+                if not table.add(row | {"status": FAILED, "reason": reason}):
+                    tqdm.write("  the table keeps its earlier score", file=sys.stderr)
                 continue
             row |= row_of(scorer, scored)
             outcome = WITHHELD if scored.withheld else "scored"
@@ -174,7 +185,7 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
                 try:
                     row["report"] = reports.write(path, scorer, scored)
                 except Exception as error:  # the score stays in the table
-                    outcome = "failed"
+                    outcome = FAILED
                     tqdm.write(f"error: no report: {_failure(path, error)[1]}", file=sys.stderr)
             counts[outcome] += 1
             table.add(row, scored.clip.info)
@@ -186,7 +197,7 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     skipped = f"{len(inputs) - len(todo)} already in the table {out}"
     where = f"; reports in {arguments.report}" if arguments.report else ""
     sys.stdout.write(f"inputs: {counts['scored']} scored, {withheld}{counts['failed']} failed, {skipped}{where}\n")
-    return 1 if counts["failed"] else 0
+    return 1 if counts[FAILED] else 0
 
 
 def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
@@ -195,7 +206,10 @@ def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
         if salt is not None:
             raise UserError("bad_option", f"--salt {salt}: has no effect without --anonymise")
         return None
-    return Pseudonyms(salt or out.with_name(f"{out.name}.salt"), arguments.checkpoint)
+    salt = salt or out.with_name(f"{out.name}.salt")
+    if not (salt.exists() or arguments.overwrite):
+        check_new_salt(out)
+    return Pseudonyms(salt, arguments.checkpoint)
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tramp_jax.data.clips import ClipInfo
     from tramp_jax.scoring import Scored, Scorer
 
-WITHHELD, UNFINISHED = "withheld", "unfinished"
+OK, WITHHELD, FAILED, UNFINISHED = "ok", "withheld", "failed", "unfinished"
 # fmt: off
 COLUMNS = (
     "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
@@ -42,8 +42,8 @@ class Table:
 
     An input has one row, however its path is spelt and wherever the command runs; ``_cell`` says how it is named. The
     row is replaced if the input is scored again because it failed, or because the file, the model's calibration or an
-    option has changed. The table of a shard takes no rows from ``whole``, the table that it will be joined with, but
-    ``find`` finds them.
+    option has changed; but if that attempt fails, the earlier score stays. The table of a shard takes no rows from
+    ``whole``, the table that it will be joined with, but ``find`` finds them.
 
     Raises:
       UserError: not_scores if the file exists but is not a table of scores; bad_option if it has names but should not,
@@ -74,11 +74,7 @@ class Table:
                 raise UserError("bad_option", f"{path} is anonymised; add --anonymise, or name another --out")
             return identity(_folder(path) / cell)
         if not cell.startswith(self._pseudonyms.prefix):
-            raise UserError(
-                "bad_option",
-                f"{path} has names, or pseudonyms from another salt; name another table with --out, name the "
-                "right salt with --salt, or replace the table with --overwrite",
-            )
+            raise _other_salt(path)
         return cell
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
@@ -86,7 +82,7 @@ class Table:
         key = self._key(path)
         for rows in (self._rows, self._joined):
             row = rows.get(key)
-            if row and row["status"] in ("ok", WITHHELD) and row["settings"] == settings:
+            if row and row["status"] in (OK, WITHHELD) and row["settings"] == settings:
                 return row
         return None
 
@@ -122,8 +118,11 @@ class Table:
         self._file.close()
         _write(self.path, self._rows.values())  # without the rows that were replaced
 
-    def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> None:
-        """Appends the row of one input, whose clip is ``info``. It is on disk when this returns."""
+    def add(self, row: dict[str, object], info: "ClipInfo | None" = None) -> bool:
+        """Appends the row of one input, whose clip is ``info``. It is on disk when this returns.
+
+        Returns False, and adds nothing, if the row says that an attempt failed and the table has an earlier score.
+        """
         path = str(row["input"])
         key = self._key(path)
         if self._pseudonyms:
@@ -131,9 +130,33 @@ class Table:
             row = row | texts | {"input": key}
         else:
             row = row | {"input": _cell(path, self.path)}
+        if not _replace(self._rows, key, row):
+            return False
         self._file.write(tables.csv_text([[row.get(column, "") for column in COLUMNS]]))
         self._file.flush()
-        self._rows[key] = row
+        return True
+
+
+def _replace(rows: dict[str, dict[str, object]], key: str, row: dict[str, object]) -> bool:
+    """Makes ``row`` the one of its input, unless it says that an attempt failed and there is an earlier score."""
+    if row["status"] == FAILED and rows.get(key, row)["status"] in (OK, WITHHELD):
+        return False
+    rows[key] = row
+    return True
+
+
+def check_new_salt(table: Path) -> None:
+    """Raises UserError (bad_option) for a table with rows, which cannot be from a salt that does not exist yet."""
+    if table.exists() and _read(table):
+        raise _other_salt(table)
+
+
+def _other_salt(table: Path) -> UserError:
+    return UserError(
+        "bad_option",
+        f"{table} has names, or pseudonyms from another salt; name another table with --out, name the right salt with "
+        "--salt, or replace the table with --overwrite",
+    )
 
 
 def collect(out: Path, overwrite: bool) -> int:
@@ -155,12 +178,13 @@ def collect(out: Path, overwrite: bool) -> int:
     if out.exists() and not overwrite:
         rows = [*_read(out), *rows]
     _check_models(out, rows)
-    # The last row of an input is the newest.
-    joined = {identity(_folder(out) / str(row["input"])): row for row in rows}
+    joined: dict[str, dict[str, object]] = {}
+    for row in rows:  # the last row of an input is the newest
+        _replace(joined, identity(_folder(out) / str(row["input"])), row)
     _write(out, joined.values())
     for part in parts:
         part.unlink()
-    failed = sum(row["status"] == "failed" for row in joined.values())
+    failed = sum(row["status"] == FAILED for row in joined.values())
     sys.stdout.write(f"{out}: {len(joined)} rows, of which {failed} failed\n")
     return 0
 
@@ -251,7 +275,7 @@ def row_of(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
     """The cells of an input that was scored, except for its name, its settings and its report."""
     low, high = (f"{end:.4f}" for end in scored.interval) if scored.interval else ("", "")
     return {
-        "status": WITHHELD if scored.withheld else "ok",
+        "status": WITHHELD if scored.withheld else OK,
         "reason": scored.withheld,
         "score": "" if scored.withheld else f"{scored.score:.4f}",
         "ratings": " ".join(f"{rating:g}" for rating in scored.ratings),

@@ -37,6 +37,14 @@ class PreprocessOptions:
     max_gap: int = gaps.MAX_GAP  # longest run of frames without a face to interpolate
     keep: str = "error"  # see ``tracking.follow``
 
+    def __post_init__(self) -> None:
+        """Raises UserError (bad_option) for what fits no video."""
+        if self.fps is not None:
+            rate.check(self.fps)
+        rate.check(self.images_fps, "--images-fps")
+        if self.max_gap < 0:
+            raise UserError("bad_option", f"--max-gap must be at least 0, not {self.max_gap}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed:

@@ -80,8 +80,6 @@ def follow(
     """
     if keep not in KEEP:
         raise UserError("bad_option", f"unknown --keep {keep!r}; choose from {', '.join(KEEP)}")
-    if max_gap < 0:
-        raise UserError("bad_option", f"--max-gap must be at least 0, not {max_gap}")
     count = len(faces)
     segments = _segments(faces, max_gap, frozenset(cuts))
     if not segments:

@@ -17,7 +17,6 @@ from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS, is_clip
 from tramp_jax.data.containers import joined
-from tramp_jax.data.rate import check as check_rate
 from tramp_jax.data.video_file import VideoFile
 from tramp_jax.errors import UserError
 
@@ -137,7 +136,6 @@ class ImageFrames:
     """
 
     def __init__(self, path: Path, fps: float):
-        check_rate(fps, "--images-fps")
         self.path, self.rate = path, float(fps)
         self.files = [path] if path.is_file() else _files(path, (*IMAGES, *_UNREADABLE))
         if not self.files:
