@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from configs import folder as recipe
 from tests import youtubepd_layout
 from tests.published_layouts import write_dfew, write_folder, write_neuroface, write_pfed5
 from tests.raises import user_error
@@ -240,6 +241,25 @@ def test_frames_alone_need_no_landmarks(name, tmp_path, capsys):
     for place in (root, out):  # a model of frames alone can be trained
         made.data.root, made.model.streams = str(place), "rgb"
         assert len(datasets.open_dataset(made).source) == len(source)
+
+
+def test_landmarks_alone_need_no_images(tmp_path, capsys):
+    root, out = tmp_path / "folder", tmp_path / "out"
+    write_folder(root)
+    for image in root.glob("clips/**/*.jpg"):
+        image.unlink()
+    arguments = ["--dataset", "folder", "--root", str(root), "--no-frames"]
+    assert cli.main(["validate", *arguments]) == 1
+    assert "--no-colours" in capsys.readouterr().out
+    arguments.append("--no-colours")
+    assert cli.main(["validate", *arguments]) == 0
+    assert cli.main(["pack", *arguments, "--out", str(out)]) == 0
+    assert cli.main(["validate", "--root", str(out)]) == 0
+    made = recipe.get_config("few").unlock()
+    made.data.root = str(out)
+    clip = datasets.open_dataset(made).source[0]
+    assert np.isfinite(clip.landmarks).all()
+    assert (clip.pixels, clip.frames) == (None, None)
 
 
 def test_crops_of_a_video_need_landmarks_but_are_packed_without(tmp_path):

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of the data set, as in --config.data.KEY=VALUE; separate the items of a list with commas",
     )  # fmt: skip
     parser.add_argument("--no-frames", action="store_true", help="read only landmarks and colours")
+    parser.add_argument("--no-colours", action="store_true", help="read no colours; for models of motion alone")
     parser.add_argument("--no-landmarks", action="store_true", help="read only frames; for models of frames alone")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: %(default)s)"
@@ -73,7 +74,7 @@ def config_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, Wanted]":
                 "bad_option", f"--set {setting}: {name} has no option {key}; {hint}known: {', '.join(known) or 'none'}"
             )
         config.data[key] = _value(setting, text, known[key])
-    return config, datasets.Wanted(frames, pixels=marks, landmarks=marks)
+    return config, datasets.Wanted(frames, pixels=marks and not arguments.no_colours, landmarks=marks)
 
 
 def _value(setting: str, text: str, default: Any) -> Any:

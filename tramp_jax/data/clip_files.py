@@ -333,6 +333,8 @@ def _read_frames(info: ClipInfo, files: ClipFiles, size: int, problems: Problems
     if len(paths) != info.num_frames:
         kind = "missing_frames" if len(paths) < info.num_frames else "extra_frames"
         missing = f" (number {gaps} is missing)" if gaps else ""
+        if not paths:
+            cure += ", or read landmarks alone (tramp-jax validate and pack: --no-frames --no-colours)"
         message = f"{folder}: has {len(paths)} images{missing}, but {_expected(info)}; {cure}"
         problems.add(kind, message, info.id)
     elif gaps:
