@@ -322,6 +322,8 @@ def test_the_message_for_absent_data_says_what_to_make(tmp_path):
     for missing, kind in (("", "missing_file"), (tmp_path / "no", "missing_file"), (tmp_path, "missing_list")):
         with user_error(kind, missing, *facts):
             opened(missing)
+    with user_error("missing_file", "'no/such'", Path.cwd(), "--data-root", *facts):
+        opened("no/such")
 
 
 @pytest.mark.parametrize("name", ["landmarks.npy", "colours.npy", "depth.npy"])
