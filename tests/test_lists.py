@@ -41,7 +41,7 @@ def _text(rows, separator=","):
 def _save(root, content):
     """Writes the list, and the landmarks of its clips c0, c1, ... so that the rows can be read."""
     (root / "clips.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    for i in range(8):
+    for i in range(12):
         (root / f"c{i}").mkdir(exist_ok=True)
         np.save(root / f"c{i}" / "landmarks.npy", np.zeros((5, 106, 2), np.float32))
     made = config.base()
@@ -328,6 +328,7 @@ OCCASIONS = [
     ("P01 05.01.23", "P01"), ("P01_05012023", "P01_31122024"),
     ("P01_20230105_1010", "P01_20230601_111111"), ("P01_M0", "P01_M12"), ("P01 m6", "p-01_M00"), ("P01_6M", "P01_12M"),
     ("anna 6 months", "anna 12 months"), ("P01_W4", "P01_W12"), ("P01-D1", "P01-D14"), ("P01_Y1", "P01"),
+    ("P11-pre-op", "P11-post-op"), ("P11 preop", "P11_post_op"),
 ]  # fmt: skip
 SPELT = [
     ("Lee, Kim", "Kim Lee"), ("Smith Anna", "Anna Smith"), ("SMITH,anna", "Anna smith"), ("Ana P. Gil", "gil, ana p"),
@@ -345,7 +346,16 @@ def test_one_person_on_two_occasions_gives_a_warning(tmp_path, one, other):
     assert len(infos) == 3
     (problem,) = found
     assert (problem.kind, problem.severity) == ("similar_names", WARNING)
-    assert all(ascii(name) in problem.message for name in (one, other))
+    assert all(repr(name) in problem.message for name in (one, other))
+
+
+def test_five_pairs_of_similar_names_are_listed(tmp_path):
+    people = [f"{name}_{time}" for name in "abcdef" for time in ("pre", "post")]
+    (problem,) = _open(tmp_path, _text(_rows(people[:10], scores=range(10))))[0]
+    assert all(name in problem.message for name in people[:10])
+    (problem,) = _open(tmp_path, _text(_rows(people, scores=range(12))))[0]
+    assert [repr(name) in problem.message for name in people] == [True] * 10 + [False] * 2
+    assert " 1 more" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -391,6 +401,7 @@ def test_a_number_that_means_missing_is_named_in_each_row(tmp_path, code, column
     assert [problem.kind for problem in found] == ["malformed_row"] * 2
     for problem, row in zip(found, (3, 6), strict=True):
         assert all(fact in problem.message for fact in ("clips.csv", f"row {row}:", column, code))
+        assert problem.message.count(";") == 1  # one cure
     assert [info.id for info in infos] == ["c0", "c2", "c3", "c5"]
 
 

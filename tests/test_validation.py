@@ -269,19 +269,21 @@ def test_parts_are_checked(dataset, found):
 
 
 @pytest.mark.parametrize(
-    ("change", "kind"),
+    ("change", "kind", "fact"),
     [
-        ({"subject": "S007 "}, "blank_in_name"),
-        ({"id": ""}, "blank_in_name"),
-        ({"score": float("nan")}, "bad_score"),
-        ({"num_frames": 0}, "bad_frame_count"),
+        ({"subject": "S007 "}, "blank_in_name", "'S007 '"),
+        ({"subject": "Anna Smith"}, "blank_in_name", "Anna_Smith"),
+        ({"id": ""}, "blank_in_name", "id"),
+        ({"score": float("nan")}, "bad_score", "nan"),
+        ({"num_frames": 0}, "bad_frame_count", "0"),
     ],
 )
-def test_infos_are_checked(change, kind):
+def test_infos_are_checked(change, kind, fact):
     info = ClipInfo("clip", "a", "smile", 1.0, 5)
     assert not validation._info_problems(info)
     (problem,) = validation._info_problems(dataclasses.replace(info, **change))
     assert problem.kind == kind
+    assert fact in problem.message
 
 
 @pytest.fixture(scope="module")

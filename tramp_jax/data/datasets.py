@@ -18,6 +18,7 @@ from tramp_jax.data.source import ClipSource, Dataset, Facts, RatingScale, Split
 from tramp_jax.errors import UserError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_MAX_PAIRS = 5  # of similar names, listed in one message
 
 
 def _reader(name: str) -> Any:
@@ -110,11 +111,12 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
         )
         problems.add("similar_names", message)
     if pairs := list(names.perhaps_alike(first)):
-        (one, other), more = pairs[0], f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
+        listed = ", ".join(f"{one!r} and {other!r}" for one, other in pairs[:_MAX_PAIRS])  # they differ visibly
+        more = f", and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
         message = (
-            f"subjects {one!a} and {other!a} may be one person in two spellings, or on two occasions or sides{more}, "
-            "who could then be in both training and test; give all clips of a person one subject, and tell them apart "
-            "by id or group"
+            f"these subjects may be one person in two spellings, or on two occasions or sides: {listed}{more}. Such a "
+            "person could be in both training and test; give all clips of a person one subject, and tell them apart by "
+            "id or group"
         )
         problems.add("similar_names", message, severity=WARNING)
     for one, other in names.alike(info.expression for info in dataset.source.infos):

@@ -28,8 +28,8 @@ _MM, _DD, _YYYY = "(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])", r"(?:19|20)\d
 _LONG_DATE = rf"{_YYYY}(?P<a>[-_.]?){_MM}(?P=a){_DD}|{_DD}(?P<b>[-_.]?){_MM}(?P=b){_YYYY}"
 _SHORT_DATE = rf"[0-3]\d(?P<c>\.?){_MM}(?P=c){_DD}|{_DD}(?P<d>\.?){_MM}(?P=d)[0-3]\d"
 _OCCASION = re.compile(  # a person, and when or on which side they were filmed
-    r"(.*\w)[-_. /]+(?:(?:visit|session|ses|time|day|week|month|year|pre|post|before|after|baseline|bl|follow[-_ ]?up"
-    r"|fu|on|off|left|right)[-_. ]*\d*|\d+[-_. ]*(?:months?|weeks?|days?|years?))"
+    r"(.*\w)[-_. /]+(?:(?:visit|session|ses|time|day|week|month|year|(?:pre|post)(?:[-_. ]?op)?|before|after|baseline"
+    r"|bl|follow[-_ ]?up|fu|on|off|left|right)[-_. ]*\d*|\d+[-_. ]*(?:months?|weeks?|days?|years?))"
     r"|(.*?(?<!\d)(\d++))(?:[-_. /]*(?:(?:[vtm]|(?<=[-_. /])[wdy])[-_. ]*(\d+)|[lr])|[-_. ]+\d{1,2}m| ?\(\d+\)"
     rf"|(?:[-_. ]+(?:{_LONG_DATE})|(?<!\d{{6}})[-_. ]+(?:{_SHORT_DATE}))(?:[-_. t]+[0-2]\d[0-5]\d(?:[0-5]\d)?)?)",
     re.IGNORECASE,

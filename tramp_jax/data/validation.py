@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tramp_jax import json_files
-from tramp_jax.data import landmark_checks
+from tramp_jax.data import landmark_checks, names
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.datasets import open_dataset
 from tramp_jax.data.problems import ERROR, WARNING, Problem, Problems, by_kind
@@ -214,8 +214,9 @@ def _info_problems(info: ClipInfo) -> list[Problem]:
     problems = []
     for what, text in (("id", info.id), ("subject", info.subject)):
         if not text or re.search(r"\s", text) or not text.isprintable():
-            cure = "it must not be empty, nor contain blanks or invisible characters, which turn one person into two"
-            message = f"{info.place}: the {what} is {text!a}; {cure}: correct the list"
+            why = "it must not be empty, nor contain blanks or invisible characters, which turn one person into two"
+            better = "_".join(names.clean(text).split()) or "a name"
+            message = f"{info.place}: the {what} is {text!a}; {why}: write {better} in the list"
             problems.append(Problem("blank_in_name", message, info.id))
     if not math.isfinite(info.score):
         what = f"{info.place}: the score is {info.score}; correct the list"

@@ -104,9 +104,8 @@ def read_list(
         where = f"{path}, row {number}"
         fields |= {name: names.clean(fields[name]) for name in _NAMES if name in fields}
         clip = fields.get("id") or names.clean(fields["path"])
-        wrong = _row_fault(fields, "split" in columns) or _code_fault(fields, codes)
-        if wrong:
-            problems.add("malformed_row", f"{where}: {wrong}; correct the row", clip)
+        if wrong := _row_fault(fields, "split" in columns) or _code_fault(fields, codes):
+            problems.add("malformed_row", f"{where}: {wrong}", clip)
             continue
         if clip in seen:
             message = f"{where}: clip {clip!r} is also in row {seen[clip]}; remove one of the two, or give each an id"
@@ -229,7 +228,12 @@ def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]
 
 
 def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
-    """What is wrong with a row, or ""."""
+    """What is wrong with a row, and the cure, or ""."""
+    wrong = _wrong_cell(fields, has_split)
+    return wrong and f"{wrong}; correct the row"
+
+
+def _wrong_cell(fields: Mapping[str, str], has_split: bool) -> str:
     for name in _REQUIRED:
         if not fields[name]:
             return f"{name} is empty"
