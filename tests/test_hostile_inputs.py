@@ -523,6 +523,14 @@ def test_a_step_without_a_checkpoint_is_refused(tmp_path, which):
         checkpoints.restore_variables(which, {}, sharding.data_mesh())
 
 
+def test_a_run_without_a_best_checkpoint_yet_can_be_continued(tmp_path):
+    tree, fold = {"params": {"kernel": np.zeros(3, np.float32)}, "batch_stats": {}}, tmp_path / "fold_1"
+    with checkpoint.Checkpoints(fold, writing=True) as checkpoints:
+        checkpoints.save_last(50, tree, tree, {"best": None, "best_step": None})
+        with user_error("missing_checkpoint", "'best'", "last: [50]", f"--workdir {tmp_path} --resume"):
+            checkpoints.restore_variables("best", tree, sharding.data_mesh())
+
+
 def test_reading_creates_no_checkpoints(tmp_path):
     with user_error("missing_checkpoint", tmp_path):
         checkpoint.Checkpoints(tmp_path)

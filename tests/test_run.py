@@ -73,6 +73,13 @@ def test_an_unknown_value_in_a_configuration_is_not_damage(folder, config):
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):
     with user_error("not_a_run", tmp_path / run.CONFIG):
         run.load_config(tmp_path)
+    for number in range(6):
+        (tmp_path / f"2024{number}").mkdir()
+        (tmp_path / f"2024{number}" / run.CONFIG).touch()
+    runs = ", ".join(str(tmp_path / f"2024{number}") for number in range(1, 6))
+    with user_error("not_a_run", runs) as caught:
+        run.load_config(tmp_path)
+    assert "20240" not in str(caught.value)
 
 
 def test_only_a_run_is_overwritten(folder, tmp_path):

@@ -44,6 +44,7 @@ CHECKPOINTS = "checkpoints"
 METRICS, PREDICTIONS, SCATTER = "metrics.json", "predictions.csv", "scatter.png"
 AGREEMENT = "agreement.png"
 
+_MAX_RUNS = 5  # listed in a message
 _FOLD = re.compile(r"fold_(\d+)")
 
 # Options that may differ when a run is resumed, because data moves and machines differ.
@@ -121,7 +122,9 @@ def load_config(folder: pathlib.Path) -> ConfigDict:
     """
     path = home(folder) / CONFIG
     if not path.is_file():
-        raise UserError("not_a_run", f"{path}: no such file; name the folder of a run made by train.py")
+        inside = [str(file.parent) for file in sorted(path.parent.glob(f"*/{CONFIG}"))]
+        such = f", such as {', '.join(inside[-_MAX_RUNS:])}" if inside else ""  # the latest, which are named by time
+        raise UserError("not_a_run", f"{path}: no such file; name the folder of a run made by train.py{such}")
     cure = "restore it or train again"
     content = json_files.read(path, cure)
     try:
