@@ -305,6 +305,8 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          "one row and one report for each file",
          ("test_spellings_of_a_path_share_one_row_and_one_report",
           "test_a_table_keeps_apart_equal_names_in_two_folders")),
+        ("an input that has a score is scored again and fails", "the earlier score stays; the exit code is 1",
+         ("test_a_failed_attempt_deletes_no_score",)),
         ("two models score one file", "each has its report",
          ("test_reports_of_two_models_do_not_overwrite_each_other",)),
         ("`score --collect` while a shard runs, or after it was stopped", "refused",
