@@ -115,8 +115,8 @@ def motion_features(points: np.ndarray, fps: float) -> np.ndarray:
 def motion_energies(points: np.ndarray, fps: float) -> np.ndarray:
     """How fast and how far each landmark moves, and how much it trembles: means over a clip.
 
-    They are logarithms, the channels ``FOR_FEW_PEOPLE``, so a simple method reads what the network reads. Takes
-    (n, 63, 2) centred points, in any unit of length. Returns (504,) float64.
+    They are logarithms, the channels ``FOR_FEW_PEOPLE``, whatever the network reads. Takes (n, 63, 2) centred points,
+    in any unit of length. Returns (504,) float64.
     """
     n = -(-max(len(points), motion.WINDOW) // motion.WINDOW) * motion.WINDOW
     places = PADDINGS["reflect"].sources(len(points), n)

@@ -138,8 +138,7 @@ class Checkpoints:
                 return step, _restored(self._restore(name, step, _to_restore(variables, mesh)))
         existing = "; ".join(f"{name}: {list(m.all_steps()) or 'none'}" for name, m in self._managers.items())
         if self.last_step() is not None and not self._managers[BEST].all_steps():
-            command = f"python train.py --workdir {run.home(self.root.parent)} --resume"
-            existing += f"; training has not ended; wait, or continue it with `{command}`"
+            existing += f"; training has not ended; wait, or continue it with `{run.resume_command(self.root.parent)}`"
         raise UserError("missing_checkpoint", f"no checkpoint {which!r} in {self.root}; there are {existing}")
 
     def _restore(self, name: str, step: int, trees: dict[str, Any], **others: Any) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -81,8 +80,7 @@ def train(
             lines = train_folds(config, folds, folder, resume)
         except (Interrupted, KeyboardInterrupt) as stopped:
             what = str(stopped) if isinstance(stopped, Interrupted) else "interrupted outside the training steps"
-            command = f"python train.py --workdir {shlex.quote(str(folder))} --resume"
-            raise Interrupted(f"{what}\ncontinue with: {command}") from stopped
+            raise Interrupted(f"{what}\ncontinue with: {run.resume_command(folder)}") from stopped
     run.check_complete(folder, list(folds.splits))
     _print([*lines, f"checkpoints, metrics and plots: {folder}"])
 

@@ -23,6 +23,7 @@ import hashlib
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -65,6 +66,11 @@ def fold_of(folder: pathlib.Path) -> int | None:
 def home(folder: pathlib.Path) -> pathlib.Path:
     """The folder of the run that ``folder`` (of the run or of a fold) belongs to."""
     return folder if fold_of(folder) is None else folder.absolute().parent
+
+
+def resume_command(folder: pathlib.Path) -> str:
+    """The command that continues the run that ``folder`` (of the run or of a fold) belongs to."""
+    return f"python train.py --workdir {shlex.quote(str(home(folder)))} --resume"
 
 
 def is_trained(folder: pathlib.Path) -> bool:

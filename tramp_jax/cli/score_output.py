@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tramp_jax.scoring import Scored, Scorer
 
 OK, WITHHELD, FAILED, UNFINISHED = "ok", "withheld", "failed", "unfinished"
+_SCORED = (OK, WITHHELD)
 # fmt: off
 COLUMNS = (
     "input", "status", "score", "low", "high", "level", "ratings", "raw", "expression", "frames", "frames_used", "fps",
@@ -82,7 +83,7 @@ class Table:
         key = self._key(path)
         for rows in (self._rows, self._joined):
             row = rows.get(key)
-            if row and row["status"] in (OK, WITHHELD) and row["settings"] == settings:
+            if row and row["status"] in _SCORED and row["settings"] == settings:
                 return row
         return None
 
@@ -139,7 +140,7 @@ class Table:
 
 def _replace(rows: dict[str, dict[str, object]], key: str, row: dict[str, object]) -> bool:
     """Makes ``row`` the one of its input, unless it says that an attempt failed and there is an earlier score."""
-    if row["status"] == FAILED and rows.get(key, row)["status"] in (OK, WITHHELD):
+    if row["status"] == FAILED and rows.get(key, row)["status"] in _SCORED:
         return False
     rows[key] = row
     return True

@@ -123,9 +123,9 @@ def _draw_all(draws: Sequence[_Draw]) -> list[np.ndarray]:
     firsts = np.concatenate([np.tile(_BLOCK * np.arange(each.blocks), len(each.keys)) for each in draws])
     counts = [len(each.keys) * each.blocks for each in draws]
     limits = np.repeat([each.limits for each in draws], counts, axis=0)
-    spare = -len(keys) % _PARTS
-    keys, firsts, limits = (np.pad(x, ((0, spare), (0, 0))) for x in (keys, firsts[:, None], limits))
-    bits = np.asarray(jax.jit(_bits)(keys, firsts[:, 0].astype(np.uint32)))
+    whole = -(-len(keys) // _PARTS) * _PARTS  # the last blocks are spare
+    keys, firsts, limits = (np.resize(x, (whole, *x.shape[1:])) for x in (keys, firsts, limits))
+    bits = np.asarray(jax.jit(_bits)(keys, firsts.astype(np.uint32)))
     # Not optimised, because optimised code may round sums of products differently, which would change the weights of
     # every seed.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

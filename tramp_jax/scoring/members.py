@@ -78,8 +78,8 @@ def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Mem
         if not (folder / run.CROSS_VALIDATION).is_file():
             raise UserError(
                 "unfinished_run",
-                f"{folder}: its cross-validation has not ended; wait, or continue it with `python train.py --workdir "
-                f"{folder} --resume`, or name the folds to use: {ready}",
+                f"{folder}: its cross-validation has not ended; wait, or continue it with "
+                f"`{run.resume_command(folder)}`, or name the folds to use: {ready}",
             )
         trained_on = [run.fold_folder(folder, fold) for fold in split_file.kept_folds(folder)]
         if lost := [fold for fold in trained_on if not run.is_trained(fold)]:
