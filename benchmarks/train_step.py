@@ -9,9 +9,11 @@ new process, first with nothing compiled and then again, for the JAX ways among 
 
 On a CPU the step takes 2 clips of 16 frames by default, since the published 80 frames take minutes a step. There, each
 way of ``step`` has a process of its own, and the processes take turns: in one process, the memory and threads of one
-side slow the other down. On a GPU both sides hold memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it
-to PyTorch. ``compile`` starts other processes and needs XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets
-both).
+side slow the other down. In each turn, a process takes four steps, and the last is measured: training takes one step
+after the other, but a process that has waited must first get its memory back from the system.
+
+On a GPU both sides hold memory of the same card: XLA_CLIENT_MEM_FRACTION=.5 leaves half of it to PyTorch. ``compile``
+starts other processes and needs XLA_PYTHON_CLIENT_PREALLOCATE=false (``benchmarks/gpu.sh`` sets both).
 """
 
 import argparse
@@ -90,12 +92,15 @@ def whole_step(
         failed: dict[str, str] = {}
         product, products = timing.repeated(costs.product_of(side, "bfloat16"))
         with contextlib.ExitStack() as processes:
-            if jax.default_backend() == "cpu":
+            on_cpu = jax.default_backend() == "cpu"
+            if on_cpu:
                 made = {name: in_own_process(name, arguments, processes) for name in names}
             else:
                 made = {name: made_late(work, name) for name in names}
             steps = {PRODUCT: product} | made
-            seconds = timing.take_turns(steps, rounds, warm_up=2, failed=failed, minutes=minutes)
+            seconds = timing.take_turns(
+                steps, rounds, warm_up=2, failed=failed, minutes=minutes, unmeasured=3 if on_cpu else 0
+            )
         limit = products * 2 * side**3 / 1e9 / min(seconds.pop(PRODUCT))
         lines, shares = step_table(work, seconds, failed, limit)
         report.add(title, lines, batch=batch, seconds=seconds, failed=failed, shares=shares, limit=limit)

@@ -102,6 +102,16 @@ def test_a_way_that_fails_or_starts_too_late_does_not_affect_the_others():
         timing.take_turns({"b": out_of_memory}, rounds=3)
 
 
+def test_unmeasured_runs_of_a_turn_come_before_the_measured_one():
+    now, lengths = [0.0], itertools.cycle([9.0, 9.0, 1.0])  # slow after a pause
+
+    def work():
+        now[0] += next(lengths)
+
+    seconds = timing.take_turns({"a": work}, 3, warm_up=0, clock=lambda: now[0], unmeasured=2)
+    assert seconds == {"a": [1.0] * 3}
+
+
 def test_short_calls_are_repeated_until_they_can_be_measured():
     now = [0.0]
 
