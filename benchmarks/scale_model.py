@@ -24,7 +24,7 @@ from tramp_jax.studies import cost
 
 PER_SERVER = 8
 JPEG_MB = 43.0 / 24  # a clip of 80 to 150 frames as packed by ``benchmarks.input`` (2026-11-22)
-COSTS = "2026-11-22_costs-float32_cpu.json"
+COSTS = "2026-11-28_costs-float32_cpu.json"
 FRAMES, CLIPS = 32, 8  # in that report: frames for the frame encoder, clips for the rest
 
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.add_argument("--memory", type=float, default=3350, help="GB/s of a device's memory")
     flags.add_argument("--within", type=float, default=450, help="GB/s between the devices of a server, one direction")
     flags.add_argument("--between", type=float, default=50, help="GB/s of a device to other servers, one direction")
-    flags.add_argument("--host", type=float, default=27.6 * 96, help="clips/s that a server decodes: a core's × cores")
+    flags.add_argument("--host", type=float, default=33.4 * 96, help="clips/s that a server decodes: a core's × cores")
     options = flags.parse_args(arguments)
     machine = Machine(options.tflops, options.memory, options.within, options.between, options.host)
     config = timing.recipe(options.config)
