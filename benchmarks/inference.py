@@ -7,15 +7,16 @@ replace pieces of ``tramp_jax.models`` during tracing. Scoring also skips the fr
 ``python -m benchmarks.score`` measures that, since it needs whole clips.
 
 In ONNX Runtime, the alternatives are other numbers of frames in a call, and convolutions in int8, whose ranges are
-calibrated on drawn faces. ``--run`` names a trained run that reads frames. With it, the command also measures how far
-int8 moves the scores of 200 drawn clips.
+calibrated on drawn faces. If OpenVINO is installed and the processor has the instructions, bfloat16 is one, too: the
+``--precision bfloat16`` of ``tramp-jax score``. ``--run`` names a trained run that reads frames. With it, the command
+also measures how far int8 and bfloat16 move the scores of 200 drawn clips.
 """
 
 import contextlib
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,7 @@ from ml_collections import ConfigDict
 from benchmarks import timing
 from tramp_jax import models
 from tramp_jax.batches.pipeline import Sampler
+from tramp_jax.config import streams
 from tramp_jax.data.clips import Clip
 from tramp_jax.models import former_dfer, fusion
 from tramp_jax.output import Output
@@ -158,15 +160,26 @@ def in_onnx_runtime(config: ConfigDict, rounds: int, threads: int) -> dict[str, 
     ways |= {f"{count} at a time": functools.partial(encode, whole, count) for count in AT_ONCE}
     for name, left_out in INT8.items():
         ways[name] = functools.partial(encode, in_int8(member, clips, left_out, threads), 16)
+    if onnx_judge.has_bfloat16():
+        judge = onnx_judge.OnnxJudge(member, threads, onnx_judge.BFLOAT16)
+        ways[onnx_judge.BFLOAT16] = functools.partial(encode, judge.encoder, 16)
     return timing.take_turns(ways, rounds)
 
 
 def shifts(folder: pathlib.Path, threads: int) -> tuple[list[str], dict[str, list[float]]]:
-    """How far int8 moves a trained run's scores of drawn clips, in rating points: a table, and all differences."""
+    """How far fewer digits move a trained run's scores of drawn clips, in rating points: a table, all differences."""
     member = load_member(folder)
     calibration, clips = drawn(1, CALIBRATION_CLIPS, member.config), drawn(777, CLIPS, member.config)
     judge = onnx_judge.OnnxJudge(member, threads)
     exact = member.output.score(judge.many(clips))
+
+    def judges() -> Iterator[tuple[str, onnx_judge.OnnxJudge]]:
+        for name, left_out in INT8.items():
+            judge.encoder = in_int8(member, calibration, left_out, threads)
+            yield name, judge
+        if onnx_judge.has_bfloat16() and streams(member.config.model) == "both":
+            yield onnx_judge.BFLOAT16, onnx_judge.OnnxJudge(member, threads, onnx_judge.BFLOAT16)
+
     found = {}
     lines = [
         f"Scores of {CLIPS} clips in float32 have a standard deviation of {np.std(exact):.2f}.",
@@ -174,9 +187,8 @@ def shifts(folder: pathlib.Path, threads: int) -> tuple[list[str], dict[str, lis
         f"| way | mean | median | 95 % | largest | within {BOUND} |",
         "|---|---|---|---|---|---|",
     ]
-    for name, left_out in INT8.items():
-        judge.encoder = in_int8(member, calibration, left_out, threads)
-        moved = np.abs(member.output.score(judge.many(clips)) - exact)
+    for name, other in judges():
+        moved = np.abs(member.output.score(other.many(clips)) - exact)
         numbers = [np.mean(moved), *np.quantile(moved, [0.5, 0.95, 1])]
         lines.append(f"| {name} | {' | '.join(f'{x:.4f}' for x in numbers)} | {np.mean(moved <= BOUND):.1%} |")
         found[name] = moved.tolist()
@@ -187,7 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures, and writes the report."""
     flags = timing.parser(__doc__, rounds=5)
     flags.add_argument("--clips", type=int, default=2, help="of the encoder's clip length, 16 frames as published")
-    flags.add_argument("--run", type=pathlib.Path, help="trained run whose scores are compared in float32 and int8")
+    flags.add_argument(
+        "--run", type=pathlib.Path, help="trained run whose scores are compared in float32 and with fewer digits"
+    )
     flags.add_argument("--threads", type=int, default=min(2, cores()), help="of ONNX Runtime")
     options = flags.parse_args(arguments)
     config = timing.recipe(options.config)
@@ -199,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.add(f"ONNX Runtime, {FRAMES} frames", timing.comparison(seconds, AS_IT_IS), seconds=seconds)
         if options.run:
             lines, found = shifts(options.run, options.threads)
-            report.add("scores in int8", lines, moved=found)
+            report.add("scores with fewer digits", lines, moved=found)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
     python -m benchmarks.score [--rounds 5] [--threads 2]
 
 The published model (T = 128, 80 frames of 224×224) with random weights scores a clip of 128 frames, one of 40, and one
-of 20 frames that each appear twice, as in a video of 15 frames per second that was resampled to 30. There are four
+of 20 frames that each appear twice, as in a video of 15 frames per second that was resampled to 30. There are five
 ways: eager PyTorch, which like the released code encodes every frame of the sample, even those that a loop repeats; JAX
 with every frame; JAX with each frame number once (``tramp-jax score --runtime jax``); and ONNX Runtime (``--runtime
-onnx``), which also encodes neighbouring frames with equal pixels once. All decode each JPEG file once, and the command
-checks that their raw values agree. An interval takes no more time, since it is computed from the raw value. Everything
+onnx``), which also encodes neighbouring frames with equal pixels once; and the same with frames in bfloat16
+(``--precision bfloat16``), where OpenVINO and the processor can. All decode each JPEG file once, and the command checks
+that their raw values agree. An interval takes no more time, since it is computed from the raw value. Everything
 runs on the CPU, even if there is a GPU.
 """
 
@@ -33,9 +34,10 @@ from tramp_jax.models import Inputs, build_model
 from tramp_jax.output import Output
 from tramp_jax.scoring.judges import JaxJudge
 from tramp_jax.scoring.members import Member
-from tramp_jax.scoring.onnx_judge import OnnxJudge
+from tramp_jax.scoring.onnx_judge import BFLOAT16, OnnxJudge, has_bfloat16
 
 PYTORCH, JAX_ALL, JAX_DISTINCT, ONNX = "torch-eager", "jax, all frames", "jax, distinct frames", "onnx-runtime"
+ONNX_BFLOAT16 = "onnx-runtime, bfloat16"
 CLIPS = {"a clip of 128 frames": (128, 1), "a clip of 40 frames": (40, 1), "a clip of 20 frames, each twice": (40, 2)}
 TOLERANCE = 1e-3  # for scores, relative to max(1, |score|): the ways resize and sum in different orders
 
@@ -86,12 +88,16 @@ def ways(config: ConfigDict, threads: int) -> dict[str, Way]:
         return models.apply(model, member.variables, for_evaluation(sample, member.config.model))[0]
 
     by_jax, by_onnx = JaxJudge(member), OnnxJudge(member, threads)
-    return {
+    found = {
         PYTORCH: by_torch,
         JAX_ALL: lambda clip: float(apply(sampled(clip))[0]),
         JAX_DISTINCT: lambda clip: float(by_jax.many([clip])[0]),
         ONNX: lambda clip: float(by_onnx.many([clip])[0]),
     }
+    if has_bfloat16():
+        in_bfloat16 = OnnxJudge(member, threads, BFLOAT16)
+        found[ONNX_BFLOAT16] = lambda clip: float(in_bfloat16.many([clip])[0])
+    return found
 
 
 def check(by_name: dict[str, Way], clip: Clip) -> float:

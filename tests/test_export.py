@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import types
 
 import jax
@@ -16,6 +17,7 @@ from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.data import datasets
+from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import encode_frame
 from tramp_jax.models import Inputs, abstract_variables, apply, build_model
 from tramp_jax.output import Output
@@ -310,6 +312,62 @@ def test_a_scorer_takes_a_runtime(run, source):
     scored = Scorer(run, runtime="onnx").score_clip(source[0])
     member = load_member(run)
     assert scored.score == member.output.score(OnnxJudge(member).many([source[0]])[0])
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not onnx_judge.has_bfloat16(), reason="needs OpenVINO and a processor with instructions for bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_frames_in_bfloat16_have_nearly_the_same_features(run, source, padding):
+    """The clips have more frames than the encoder takes at once, and fewer."""
+    member = load_member(run)
+    config = member.config.copy_and_resolve_references().unlock()
+    config.data.padding = padding
+    member = dataclasses.replace(member, config=config)
+    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    exact, judge = OnnxJudge(member), make_judge(member, precision="bfloat16")
+    for clip in (source[0], short):
+        sample = Sampler(config).test(clip).inputs
+        features = exact._encode(sample)
+        moved = np.abs(judge._encode(sample) - features).max() / np.abs(features).max()
+        assert 0 < moved < 0.04  # bfloat16 has 8 bits
+    raw = judge.many([source[0], short])
+    assert np.array_equal(judge.many([short, source[0]])[::-1], raw)  # frames that fill up a call change nothing
+
+
+@needs_bfloat16
+def test_a_table_keeps_scores_of_both_precisions_apart(run, tmp_path, source, capsys):
+    write_clip(tmp_path / "clip", source[0])
+    command = ["score", str(tmp_path / "clip"), "--checkpoint", str(run), "--out", str(tmp_path / "scores.csv")]
+    for precision, outcome in (
+        ("float32", "1 scored"),
+        ("bfloat16", "1 scored"),
+        ("bfloat16", "1 already in the table"),
+    ):
+        assert cli.main([*command, "--precision", precision]) == 0
+        assert outcome in capsys.readouterr().out
+    assert "openvino_telemetry" not in sys.modules or sys.modules["openvino_telemetry"] is None
+
+
+def test_bfloat16_is_refused_where_it_cannot_be_trusted_or_used(run, monkeypatch):
+    member = load_member(run)
+    frames_alone = dataclasses.replace(member, config=changed(model={"streams": "rgb"}))
+    with user_error("bad_option", str(member.run), "float32"):
+        make_judge(frames_alone, precision="bfloat16")
+    with user_error("bad_option", "jax", "onnx"):
+        make_judge(member, "jax", "bfloat16")
+    with user_error("bad_option", "float16", "float32, bfloat16"):
+        make_judge(member, precision="float16")
+    core = types.SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8"])
+    monkeypatch.setitem(sys.modules, "openvino", types.SimpleNamespace(Core=lambda: core))
+    with user_error("bad_option", "processor", "float32"):
+        make_judge(member, precision="bfloat16")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with user_error("missing_package", "tramp_jax[openvino]"):
+        make_judge(member, precision="bfloat16")
 
 
 def test_the_command_writes_a_file_that_scores_and_says_what_it_is(run, source, tmp_path, capsys):

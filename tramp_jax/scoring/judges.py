@@ -57,17 +57,23 @@ class JaxJudge:
         return np.asarray(self._judge(self.member.variables, stacked(samples)), np.float64)
 
 
-def make_judge(member: Member, runtime: str = AUTO) -> Judge:
+def make_judge(member: Member, runtime: str = AUTO, precision: str = onnx_judge.FLOAT32) -> Judge:
     """The judge for a model.
 
     Raw values of the two runtimes agree to about 1e-5. "auto" is ONNX Runtime for float32 on a CPU if the extra
-    ``onnx`` is installed, and JAX otherwise.
+    ``onnx`` is installed, and JAX otherwise. The precision "bfloat16" needs ONNX Runtime, see ``OnnxJudge``.
 
     Raises:
-      UserError: bad_option for an unknown runtime; missing_package for "onnx" without its packages.
+      UserError: bad_option for an unknown runtime or precision, or for bfloat16 in JAX; missing_package for "onnx"
+        without its packages; see also ``OnnxJudge``.
     """
-    if runtime not in RUNTIMES:
-        raise UserError("bad_option", f"runtime is {runtime!r}; use one of: {', '.join(RUNTIMES)}")
+    for name, value, known in (("runtime", runtime, RUNTIMES), ("precision", precision, onnx_judge.PRECISIONS)):
+        if value not in known:
+            raise UserError("bad_option", f"{name} is {value!r}; use one of: {', '.join(known)}")
+    if precision != onnx_judge.FLOAT32:
+        if runtime == JAX:
+            raise UserError("bad_option", f"the precision {precision} is not for the runtime jax; use onnx")
+        runtime = ONNX
     missing = onnx_judge.missing()
     if runtime == AUTO:
         suits = jax.default_backend() == "cpu" and member.config.model.precision == "float32"
@@ -78,4 +84,4 @@ def make_judge(member: Member, runtime: str = AUTO) -> Judge:
         raise UserError(
             "missing_package", f'the ONNX runtime needs {" and ".join(missing)}: pip install "tramp_jax[onnx]"'
         )
-    return onnx_judge.OnnxJudge(member)
+    return onnx_judge.OnnxJudge(member, precision=precision)

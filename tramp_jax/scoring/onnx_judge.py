@@ -1,8 +1,9 @@
-"""Scores clips in ONNX Runtime, which is faster than XLA on CPUs: see docs/export.md."""
+"""Scores clips in ONNX Runtime, which is faster than XLA on CPUs, and frames in OpenVINO: see docs/export.md."""
 
 import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 
 from tramp_jax import shards
 from tramp_jax.batches.pipeline import Sampler
+from tramp_jax.config import streams
 from tramp_jax.data.clips import Clip
+from tramp_jax.errors import UserError
 from tramp_jax.models import Inputs
 from tramp_jax.scoring.members import Member
 
+PRECISIONS = FLOAT32, BFLOAT16 = "float32", "bfloat16"
 _FRAMES_AT_ONCE = 16
 
 
@@ -39,32 +43,89 @@ def open_session(model: bytes | str | os.PathLike[str], threads: int = 0) -> Any
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+def open_openvino() -> Any:
+    """An ``openvino.Core``.
+
+    Raises:
+      UserError: missing_package without OpenVINO; bad_option if the processor lacks instructions for bfloat16.
+    """
+    # OpenVINO's converter, which is not used here, would report its use. Without this package, it cannot.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        why = 'the precision bfloat16 needs OpenVINO: pip install "tramp_jax[openvino]"'
+        raise UserError("missing_package", why) from None
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError("bad_option", "this processor has no instructions for bfloat16; use the precision float32")
+    return core
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO is installed and can compute in bfloat16 here."""
+    try:
+        open_openvino()
+    except UserError:
+        return False
+    return True
+
+
+class _Bfloat16Session:
+    """A graph in OpenVINO, with bfloat16 products and convolutions; called like ``onnxruntime.InferenceSession``.
+
+    It is compiled for each new shape, because OpenVINO cannot compile the frame encoder for any number of frames.
+    """
+
+    def __init__(self, model: bytes, threads: int):
+        self._core, self._model = open_openvino(), model
+        self._options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads or shards.cores()}
+        self._compiled: dict[str, Any] = {}
+
+    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        shapes = {name: list(x.shape) for name, x in inputs.items()}
+        if str(shapes) not in self._compiled:
+            model = self._core.read_model(self._model)
+            model.reshape(shapes)
+            self._compiled[str(shapes)] = self._core.compile_model(model, "CPU", self._options)
+        return list(self._compiled[str(shapes)](inputs).values())
+
+
 class OnnxJudge:
     """A ``judges.Judge`` that computes in ONNX Runtime.
 
     The graph is cut in two after the frame features. Frames are then encoded a few at a time, so that activations stay
     in the processor's cache, and a frame that repeats the one before is not encoded again. For ``threads``, see
-    ``open_session``.
+    ``open_session``. With the ``precision`` bfloat16, OpenVINO encodes the frames, and the rest stays in float32.
 
     Attributes:
       encoder: the session of the part that encodes frames; None for a model without frames.
+
+    Raises:
+      UserError: with bfloat16: bad_option if the model does not read both streams; see also ``open_openvino``.
     """
 
-    def __init__(self, member: Member, threads: int = 0):
+    def __init__(self, member: Member, threads: int = 0, precision: str = FLOAT32):
         from onnx.utils import Extractor
 
         from tramp_jax.export.onnx_graph import FRAME_FEATURES, RAW, build
 
-        self.member = member
+        if precision == BFLOAT16 and streams(member.config.model) != "both":
+            raise UserError(
+                "bad_option",
+                f"{member.run}: the precision bfloat16 is only for models of both streams: without frames, it is not "
+                "faster, and with frames alone, it moves scores too far; use float32",
+            )
+        self.member, self._in_bfloat16 = member, precision == BFLOAT16
         model = build(member.config, member.variables, member.output)
         inputs = [entry.name for entry in model.graph.input]
-        of_frames = [name for name in inputs if name in ("frames", "frames_present")]
-        self._inputs = [name for name in inputs if name not in of_frames]
+        self._of_frames = [name for name in inputs if name in ("frames", "frames_present")]
+        self._inputs = [name for name in inputs if name not in self._of_frames]
         self.encoder: Any = None
         given = self._inputs
-        if of_frames:
-            part = Extractor(model).extract_model(of_frames, [FRAME_FEATURES])
-            self.encoder = open_session(part.SerializeToString(), threads)
+        if self._of_frames:
+            part = Extractor(model).extract_model(self._of_frames, [FRAME_FEATURES]).SerializeToString()
+            self.encoder = (_Bfloat16Session if self._in_bfloat16 else open_session)(part, threads)
             given = [FRAME_FEATURES, *given]
         self._rest = open_session(Extractor(model).extract_model(given, [RAW]).SerializeToString(), threads)
 
@@ -86,13 +147,15 @@ class OnnxJudge:
         if self.member.config.model.rgb.scrambled_frames:  # mixes frames before they are encoded: all stay together
             return self._run_encoder(sample, slice(None))
         fresh, where = _without_repeats(sample.frames, sample.frames_present)
+        if self._in_bfloat16:  # always the same shape, so that it is compiled once
+            fresh = np.pad(fresh, (0, -len(fresh) % _FRAMES_AT_ONCE), mode="edge")
         starts = range(0, len(fresh), _FRAMES_AT_ONCE)
         return np.concatenate([self._run_encoder(sample, fresh[i : i + _FRAMES_AT_ONCE]) for i in starts])[where]
 
     def _run_encoder(self, sample: Inputs, chosen: np.ndarray | slice) -> np.ndarray:
         """Features of the ``chosen`` frames."""
-        names = [entry.name for entry in self.encoder.get_inputs()]
-        features: np.ndarray = self.encoder.run(None, {name: getattr(sample, name)[None, chosen] for name in names})[0]
+        inputs = {name: getattr(sample, name)[None, chosen] for name in self._of_frames}
+        features: np.ndarray = self.encoder.run(None, inputs)[0]
         return features
 
 

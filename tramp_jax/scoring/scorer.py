@@ -37,6 +37,7 @@ from tramp_jax.report.record import Evidence, provenance
 from tramp_jax.scoring import calibration, doubts
 from tramp_jax.scoring.judges import AUTO, make_judge
 from tramp_jax.scoring.members import load_members
+from tramp_jax.scoring.onnx_judge import FLOAT32
 
 CLIPS_AT_ONCE = 4
 
@@ -95,6 +96,7 @@ class Scorer:
         clips if its own differs by more than 10 %.
       max_width: withhold scores whose interval is wider; None to withhold none.
       runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
+      precision: "float32", or "bfloat16" to encode frames faster; scores then differ a little (docs/export.md).
 
     Raises:
       UserError: see ``load_members`` and ``make_judge``; other_task if the models of an ensemble have different tasks;
@@ -110,6 +112,7 @@ class Scorer:
         options: PreprocessOptions | None = None,
         max_width: float | None = None,
         runtime: str = AUTO,
+        precision: str = FLOAT32,
     ):
         if not checkpoints:
             raise TypeError("a scorer needs the folder of at least one trained run")
@@ -124,7 +127,8 @@ class Scorer:
         self.landmarks, self._source_options = landmarks, source_options or SourceOptions()
         self._options = options or PreprocessOptions()
         self._source: LandmarkSource | None = None
-        self._judges = [make_judge(member, runtime) for member in self.members]
+        self._precision = precision
+        self._judges = [make_judge(member, runtime, precision) for member in self.members]
         self._explainers: list[attribution.Explainer] = []
         self._usual_motion = usual_motion.load(self.members[0].run)
         self.calibration, self._uncalibrated = self._load_calibration(which)
@@ -314,6 +318,7 @@ class Scorer:
             [expression, self.landmarks, self._max_width, self._uncalibrated],
             dataclasses.asdict(self._options),
             self.calibration and dataclasses.asdict(self.calibration),
+            *([] if self._precision == FLOAT32 else [self._precision]),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
