@@ -25,6 +25,10 @@ from tramp_jax.errors import UserError
 from tramp_jax.progress import Progress
 
 _MAX_LISTED = 5  # scores listed in one message
+_MOVED = (
+    "A run's path is relative to the folder where its training was started: work there, or name the data with "
+    "--data-root (calibrate), --data_root (eval.py), or the run's --config and --config.data.root (train.py --resume)"
+)
 
 _Content = dict[str, str]  # digests of a clip's landmarks and frames, to find the same clip under two names
 
@@ -134,8 +138,8 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
 
     Args:
       config: the whole configuration.
-      known: an earlier report, from ``Report.to_json``. If the file exists, its bad clips are skipped and nothing is
-        checked again, so a resumed run keeps its clips.
+      known: where a run keeps its report, from ``Report.to_json``; None for a new run. If the file exists, its bad
+        clips are skipped and nothing is checked again, so a resumed run keeps its clips.
 
     Returns:
       The data set, and the report if clips were checked.
@@ -143,6 +147,15 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
     Raises:
       UserError: see ``datasets.open_dataset`` and ``Report.sound``; damaged_file for ``known``.
     """
+    try:
+        return _open_sound(config, known)
+    except UserError as error:
+        if known is None or error.kind != "missing_file":
+            raise
+        raise UserError(error.kind, f"{error}\n{_MOVED}") from error
+
+
+def _open_sound(config: ConfigDict, known: pathlib.Path | None) -> tuple[Dataset, Report | None]:
     if not config.data.skip_bad:
         return open_dataset(config), None
     if known is None or not known.is_file():
