@@ -120,20 +120,14 @@ class ClipCache(ClipSource):
 
 @dataclasses.dataclass(frozen=True)
 class RunClips:
-    """A run's training and validation clips behind their cache, and the training batches made from them.
-
-    Attributes:
-      train: training clips.
-      validation: validation clips.
-      store: the training clips on the devices, if ``train.cache`` is "device"; batches are then ``ClipNumbers``.
-    """
+    """A run's training and validation clips behind their cache, and the training batches made from them."""
 
     train: Split
     validation: Split
-    store: device_cache.Store | None = None
+    store: device_cache.Store | None = None  # the training clips, with ``train.cache`` "device"
 
     def batches(self, config: ConfigDict, first: int = 0) -> grain.IterDataset:
-        """Host batches from number ``first`` on; see ``pipeline.training_batches``."""
+        """Host batches from number ``first`` on, of ``ClipNumbers`` if there is a store; see ``training_batches``."""
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
 
 

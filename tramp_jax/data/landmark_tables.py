@@ -48,17 +48,11 @@ _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The landmarks of a video of n frames.
+    """The landmarks of a video of n frames."""
 
-    Attributes:
-      points: (n, 64, 2) float64 in the layout "points63", pixels of the video's frame; NaN in frames without a face.
-      found: (n,) bool, whether a frame has a face.
-      seconds: (n,) when each frame is shown; None if the table does not say.
-    """
-
-    points: np.ndarray
-    found: np.ndarray
-    seconds: np.ndarray | None
+    points: np.ndarray  # (n, 64, 2) float64, layout "points63", pixels of the video's frame; NaN without a face
+    found: np.ndarray  # (n,) bool, whether a frame has a face
+    seconds: np.ndarray | None  # (n,) when each frame is shown; None if the table does not say
 
 
 class Trajectory(NamedTuple):

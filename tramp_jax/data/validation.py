@@ -38,17 +38,11 @@ _Out = TypeVar("_Out")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The problems found in a data set.
+    """The problems found in a data set."""
 
-    Attributes:
-      dataset: the whole data set.
-      problems: those of lists first, then of parts, then of clips.
-      bad: indices of the unusable clips. A row that was not read as a clip has no index.
-    """
-
-    dataset: Dataset
-    problems: tuple[Problem, ...]
-    bad: frozenset[int]
+    dataset: Dataset  # the whole data set
+    problems: tuple[Problem, ...]  # those of lists first, then of parts, then of clips
+    bad: frozenset[int]  # indices of the unusable clips; a row that was not read as a clip has none
 
     @property
     def errors(self) -> list[Problem]:

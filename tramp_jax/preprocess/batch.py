@@ -28,19 +28,12 @@ _TAKEN = ("id", "fps", VIDEO)  # columns with another meaning in the list of cli
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to turn into a clip.
+    """One video to turn into a clip."""
 
-    Attributes:
-      video: the file or folder.
-      name: unique name of the clip and its folder.
-      info: identity and score.
-      columns: more columns for the list, such as the subject's group or a second score.
-    """
-
-    video: Path
-    name: str
-    info: ClipInfo
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    video: Path  # the file or folder
+    name: str  # unique name of the clip and its folder
+    info: ClipInfo  # identity and score
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # more for the list, such as a second score
 
 
 def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float) -> list[Job]:

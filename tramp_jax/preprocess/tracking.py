@@ -31,19 +31,13 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """A part of the video in which one face is followed.
+    """A part of the video in which one face is followed."""
 
-    Attributes:
-      found: the face by frame number, in order.
-      changed: frames with another face in its place.
-      doubtful: frames in ``found`` that may show another face, or this one after a quick turn.
-      ending: why it cannot be followed further; "" if the video ends.
-    """
-
-    found: dict[int, Face]
-    changed: list[int] = dataclasses.field(default_factory=list)
+    found: dict[int, Face]  # the face by frame number, in order
+    changed: list[int] = dataclasses.field(default_factory=list)  # frames with another face in its place
+    # Frames in ``found`` that may show another face, or this one after a quick turn.
     doubtful: list[int] = dataclasses.field(default_factory=list)
-    ending: str = ""
+    ending: str = ""  # why it cannot be followed further; "" if the video ends
 
     @property
     def first(self) -> int:
