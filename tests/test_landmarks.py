@@ -71,6 +71,8 @@ def test_the_insightface_layouts_select_the_same_points():
 def test_facepp_names():
     assert len(set(FACEPP_106)) == 106
     assert list(FACEPP_106) == sorted(FACEPP_106)
+    known = {1: "contour_left1", 17: "contour_right1", 52: "mouth_left_corner", 97: "right_eyebrow_lower_left_corner"}
+    assert {i: FACEPP_106[i] for i in known} == known
     assert {other_side(name) for name in FACEPP_106} == set(FACEPP_106)
     assert FACEPP_106[LAYOUTS["facepp106"].nose_tip] == "nose_tip"
 
