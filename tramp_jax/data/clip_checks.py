@@ -16,10 +16,8 @@ from tramp_jax.errors import UserError
 def clip_problems(clip: Clip, with_landmarks: bool = True, with_values: bool = True) -> Iterator[Problem]:
     """Yields every way in which a clip breaks the rules of ``Clip``.
 
-    Args:
-      clip: the clip.
-      with_landmarks: False for a clip of frames only, whose landmarks are NaN.
-      with_values: whether to check where the landmarks are, and to decode the images.
+    The landmarks of a clip of frames only are NaN, and not checked if ``with_landmarks`` is False. ``with_values``
+    checks where the landmarks are, and decodes the images.
     """
     for kind, what in _faults(clip, with_landmarks, with_values):
         yield Problem(kind, f"{clip.info.place}: {what}", clip.info.id)

@@ -41,10 +41,8 @@ _SMALLEST = 1e-6  # pixels; stable points closer together than this do not defin
 def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np.ndarray:
     """The 63 points of every frame relative to the nose: (n, 63, 2) float32, in pixels of the crop.
 
-    Args:
-      clip: a clip of n frames; the mean is over all of them, whichever frames a model reads.
-      normalise: one of ``NORMALISATIONS``.
-      frontalise: turn every frame to the front first.
+    Means are over all n frames of the clip, whichever of them a model reads. ``normalise`` is one of
+    ``NORMALISATIONS``. ``frontalise`` turns every frame to the front first.
 
     Raises:
       UserError: the depth that ``frontalise`` needs is missing, or the stable points of a frame coincide.

@@ -136,11 +136,9 @@ class ClipList:
     def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
         """Whether the clip of this job exists, is listed, and need not be made again.
 
-        Args:
-          job: the job.
-          options: what it would be made with: options by their flags, and the states of files by their names; None
-            for any. What is missing from the clip's evidence, because an earlier version wrote it, is not compared.
-          overwrite: make it again in any case.
+        ``options`` is what it would be made with: options by their flags, and the states of files by their names; None
+        for any. What is missing from the clip's evidence, because an earlier version wrote it, is not compared. With
+        ``overwrite``, it is made again in any case.
 
         Raises:
           UserError: a clip of that name was made from another video, with other options or from a file that has been

@@ -5,18 +5,7 @@ Like hypomimia, severity reduces the range, speed, promptness and symmetry of mo
 adds tremor. Each random choice has its own stream, seeded by (seed, purpose, subject, expression, clip). So a clip
 depends only on its seed and its place, in whatever order you read clips.
 
-``cues`` chooses what shows the severity, to find out what each stream of a model reads. Nothing else depends on it:
-
-| cues | the motion of landmarks | bulging cheeks, folds and lines, see ``skin`` |
-|---|---|---|
-| "motion" | shows it | follow from the motion |
-| "landmarks" | shows it | show another severity, drawn for each clip |
-| "appearance" | shows another severity, drawn for each clip | show it |
-| "both" | shows it | show it, with independent noise |
-
-This command draws the contact sheet of the documentation:
-
-    python -m tramp_jax.synthetic.faces docs/images/synthetic_faces.jpg
+``cues`` chooses what shows the severity, to find out what each stream of a model reads; docs/data.md has the table.
 """
 
 import argparse
@@ -85,15 +74,10 @@ class SyntheticFaces(ClipSource):
     clips of the same subject and expression differ by at most one step. ``pixels`` come from the rendered frame before
     JPEG compression, under the landmarks as detected (with their noise).
 
-    Args:
-      num_subjects: number of people, named "s000" and so on.
-      clips_per_subject: repetitions of each expression by each person.
-      expressions: some of ``EXPRESSIONS``. The choice does not change a clip.
-      seed: seed of everything, at least 0.
-      with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
-      cues: what shows the severity, one of ``CUES``.
-      cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
-        kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
+    People are named "s000" and so on. ``expressions`` are some of ``EXPRESSIONS``; the choice does not change a clip.
+    Without ``with_frames``, nothing is rendered: ``frames`` and ``pixels`` are None. ``cue_noise`` is the standard
+    deviation, in steps of the score, of what each kind of cue shows around the score. The two kinds err independently,
+    so the larger it is, the more a model gains from reading both. Unused with ``cues`` "motion".
 
     Raises:
       UserError: no clips asked for, an unknown expression, unknown cues, or noise below 0.
