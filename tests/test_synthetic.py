@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 
+from benchmarks import contact_sheet
 from tests.raises import user_error
 from tramp_jax.data import clips, landmarks
 from tramp_jax.synthetic import face, faces, motion
@@ -213,7 +214,7 @@ def test_subjects_look_different(rendered):
 
 
 def test_contact_sheet_has_a_row_for_each_expression(tmp_path):
-    faces.main([str(tmp_path / "sheet.jpg")])
+    contact_sheet.main([str(tmp_path / "sheet.jpg")])
     sheet = clips.decode_frame((tmp_path / "sheet.jpg").read_bytes())
     assert sheet.shape == (len(EXPRESSIONS) * (112 + 18), 2 * 5 * 112 + 8, 3)
 
