@@ -145,7 +145,8 @@ def test_wrong_arguments_are_refused():
 
 
 def test_every_landmark_is_modelled_once_and_mirrored():
-    known = np.concatenate([face.LEFT, face.RIGHT, face.MIDLINE])
+    midline = [point for point, mirrored in enumerate(landmarks.MIRROR_106) if point == mirrored]
+    known = np.concatenate([face.LEFT, face.RIGHT, midline])
     assert sorted(known) == list(range(face.NUM_POINTS))
     neutral = face.draw_neutral(np.random.default_rng(0))
     assert np.abs(neutral[face.LEFT] * (-1, 1, 1) - neutral[face.RIGHT])[:, :2].max() < 6  # natural asymmetry

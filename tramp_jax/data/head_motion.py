@@ -44,7 +44,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
     if normalise == SIMILARITY:
         points = _similar(clip, points)
     origin = points[:, _NOSE].mean(axis=1, keepdims=True) if normalise == NOSE_MEAN else points[:, -1:]
-    return landmarks.centre(points[:, :-1], origin, first_frame=normalise == FIRST_FRAME)
+    origin = origin[:1] if normalise == FIRST_FRAME else origin
+    return (points[:, :-1] - origin).astype(np.float32)
 
 
 def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Landmark layouts, the 63 points of the method, and how they are centred.
+"""Landmark layouts, and the 63 points of the method.
 
 The 63 points are 7 groups of 9 (paper, trajectory extraction): left eye, left brow, right eye, right brow, nose,
 lower lip, upper lip. "Left" and "right" are sides of the *image*: the left eye of this table is the subject's
@@ -263,16 +263,6 @@ def _axes(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         centres[:, GROUPS.index(group)] for group in ("left_eye", "right_eye", "lower_lip", "upper_lip")
     )
     return right - left, lower + upper - left - right
-
-
-def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
-    """Positions (n, 63, 2) float32 of points (n, 63, 2) relative to the nose tip (n, 1, 2).
-
-    Each frame has its own (the paper). With ``first_frame`` (the released code), all have that of frame 0, which keeps
-    head translation.
-    """
-    origin = nose[:1] if first_frame else nose
-    return (points - origin).astype(np.float32)
 
 
 def pixel_values(frame_rgb: np.ndarray, points: np.ndarray) -> np.ndarray:

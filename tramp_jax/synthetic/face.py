@@ -50,7 +50,6 @@ NUM_LANDMARKS = 106
 _NUM_EXTRA = sum(len(rows) for rows in EXTRA.values())
 LEFT = np.array([*CONTOUR_LEFT, *_PAIRS, *range(NUM_LANDMARKS, NUM_LANDMARKS + _NUM_EXTRA)])
 RIGHT = np.array([*CONTOUR_RIGHT, *_PAIRS.values(), *range(NUM_LANDMARKS + _NUM_EXTRA, NUM_LANDMARKS + 2 * _NUM_EXTRA)])
-MIDLINE = np.array([0, *(i for i in _HALF if i not in _PAIRS)])
 NUM_POINTS = NUM_LANDMARKS + 2 * _NUM_EXTRA
 _FIRST = itertools.accumulate((len(rows) for rows in EXTRA.values()), initial=NUM_LANDMARKS)
 # Name in EXTRA -> (2, rows) indices of its points on the left and on the right.
