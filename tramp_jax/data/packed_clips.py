@@ -215,12 +215,7 @@ def read_manifest(root: str | epath.Path) -> Manifest:
 
 
 class PackedClips(ClipSource):
-    """A packed data set. Reading a clip reads only its record. Threads can share it.
-
-    Attributes:
-      root: the folder, or its address.
-      manifest: its description.
-    """
+    """A packed data set. Reading a clip reads only its record. Threads can share it."""
 
     def __init__(self, root: str | epath.Path, wanted: Wanted):
         """Reads the manifest, not the shards.

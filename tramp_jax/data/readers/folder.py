@@ -1,11 +1,6 @@
-"""Your own clips: a folder for each, and a list of their subjects, expressions and scores.
+"""Your own clips: a folder for each, and a list of their subjects, expressions and scores. docs/data.md shows both.
 
-    ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
-    ROOT/PATH/...           the clip: see ``tramp_jax.data.clip_folder``
-
-The list has the columns path (of a clip folder, relative to the list), subject, expression and score. Optional columns
-are id (default: the path), group, fps (default: that of clip.json), and split ("train" or "test" in each row). Any
-other column of numbers, such as a second score, is a target for ``data.target``; other columns are ignored.
+A column of numbers that has no meaning of its own, such as a second score, is a target for ``data.target``.
 """
 
 import dataclasses
