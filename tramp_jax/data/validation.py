@@ -26,8 +26,8 @@ from tramp_jax.progress import Progress
 
 _MAX_LISTED = 5  # scores listed in one message
 _MOVED = (
-    "A run's path is relative to the folder where its training was started: work there, or name the data with "
-    "--data-root (calibrate), --data_root (eval.py), or the run's --config and --config.data.root (train.py --resume)"
+    "If the data has moved, name its folder with --data-root (calibrate), --data_root (eval.py), or the run's --config "
+    "and --config.data.root (train.py --resume). A relative path counts from the folder where training was started."
 )
 
 _Content = dict[str, str]  # digests of a clip's landmarks and frames, to find the same clip under two names
