@@ -60,14 +60,10 @@ def follow(
     """Follows one face: first the largest one, then the one that overlaps its last box most.
 
     A face in that place with another ``look`` does not count as the followed one. Up to ``max_gap`` such frames are a
-    gap; more of them end the track.
+    gap, which is interpolated; more of them end the track. ``cuts`` are the frames that begin a new shot.
 
-    Args:
-      faces: the faces of every frame.
-      max_gap: longest gap to interpolate.
-      keep: how to treat a video with several tracks, or one in which the track spans less than ``gaps.MIN_SHARE`` of
-        the frames: "error" refuses it, "longest" keeps the longest track, and cuts off the other frames with a warning.
-      cuts: frames that begin a new shot.
+    If a video has several tracks, or its track spans less than ``gaps.MIN_SHARE`` of the frames, ``keep`` "error"
+    refuses it; "longest" keeps the longest track, and cuts off the other frames with a warning.
 
     Raises:
       UserError: no_single_face if the video shows no face or ``keep`` refuses it; bad_option.
