@@ -17,7 +17,7 @@ from tests.published_layouts import write_folder
 from tests.raises import user_error
 from tests.tiny_recipe import shrink
 from tramp_jax import experiment
-from tramp_jax.data import clips, datasets, landmarks
+from tramp_jax.data import clips, datasets, landmarks, validation
 from tramp_jax.data.clip_folder import read_clip, write_clip
 from tramp_jax.data.problems import Problems
 from tramp_jax.data.readers import folder as reader
@@ -290,6 +290,14 @@ def test_a_malformed_row_is_named_and_skipped(root, column, text, kind, facts):
     assert [x.kind for x in problems.found] == [kind]
 
 
+def test_all_faults_of_a_row_are_named_at_once(root):
+    for column, text in (("subject", ""), ("expression", "nan"), ("score", "high"), ("fps", "0.04")):
+        edit(root / "clips.csv", 2, column, text)
+    facts = "subject is empty", "expression is 'nan'", "score is 'high'", "fps is '0.04'"
+    with user_error("malformed_row", f"{root / 'clips.csv'}, row 2", *facts):
+        opened(root)
+
+
 def test_a_subject_in_both_parts_is_named(tmp_path):
     write_folder(tmp_path, 3, num_test_subjects=1)
     edit(tmp_path / "clips.csv", 4, "subject", "s000")
@@ -322,8 +330,15 @@ def test_the_message_for_absent_data_says_what_to_make(tmp_path):
     for missing, kind in (("", "missing_file"), (tmp_path / "no", "missing_file"), (tmp_path, "missing_list")):
         with user_error(kind, missing, *facts):
             opened(missing)
-    with user_error("missing_file", "'no/such'", Path.cwd(), "--data-root", *facts):
+    with user_error("missing_file", "'no/such'", Path.cwd(), *facts) as caught:
         opened("no/such")
+    assert "--data-root" not in str(caught.value)  # which only commands that open a run have
+    config = recipe.get_config()
+    config.data.root = "no/such"
+    for skip_bad in (False, True):
+        config.data.skip_bad = skip_bad
+        with user_error("missing_file", "'no/such'", "--data-root", "--data_root", "--config.data.root"):
+            validation.open_sound(config, tmp_path / "skipped.json")
 
 
 @pytest.mark.parametrize("name", ["landmarks.npy", "colours.npy", "depth.npy"])

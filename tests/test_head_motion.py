@@ -146,11 +146,21 @@ def test_the_output_of_a_map_is_centred_on_its_own_nose():
 def test_the_paper_is_the_default_to_the_last_bit():
     clip = clip_of(turning(2, in_plane=False), corner_pull=1.0)
     points, nose = landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
-    np.testing.assert_array_equal(positions(clip), landmarks.centre(points, nose))
-    np.testing.assert_array_equal(positions(clip, "first_frame"), landmarks.centre(points, nose, first_frame=True))
+    np.testing.assert_array_equal(positions(clip), points - nose)
+    np.testing.assert_array_equal(positions(clip, "first_frame"), points - nose[0])
     np.testing.assert_array_equal(trajectories.trajectory(clip, "xy"), positions(clip))
     released = trajectories.trajectory(clip, "xy", normalise="first_frame")
     np.testing.assert_array_equal(released, positions(clip, "first_frame"))
+
+
+def test_only_centring_on_the_first_frame_keeps_head_translation():
+    clip = clip_of(turning(2, in_plane=False), corner_pull=1.0)
+    shift = np.random.default_rng(0).normal(0, 30, (N, 1, 2)).astype(np.float32)
+    moved = dataclasses.replace(clip, landmarks=clip.landmarks + shift)
+    for normalise in ("nose", "nose_mean"):
+        np.testing.assert_allclose(positions(moved, normalise), positions(clip, normalise), rtol=0, atol=1e-4)
+    kept = positions(moved, "first_frame") - positions(clip, "first_frame")
+    np.testing.assert_allclose(kept, np.broadcast_to(shift - shift[0], kept.shape), rtol=0, atol=1e-4)
 
 
 def test_an_error_of_one_point_hardly_moves_the_others_with_the_mean_of_the_nose():

@@ -250,6 +250,17 @@ def test_a_malformed_row_is_named_and_skipped(root, column, text, kind, facts):
     assert len(source) == 1
 
 
+def test_all_faults_of_a_row_are_named_at_once(root):
+    path = root / "neuroface_split.csv"
+    for column, text in ((0, "X999_OPEN"), (1, "x"), (3, "0")):
+        edit(path, 2, column, text)
+    with user_error("malformed_row", f"{path}, row 2", "subject X999", "repid is 'x'", "start is '0'"):
+        opened(root)
+    edit(root / "ratings.csv", 2, 3, "high")
+    edit(root / "ratings.csv", 2, 5, "6")
+    assert any("'high'" in x.message and "ROM is '6'" in x.message for x in collected(root)[1].found)
+
+
 @pytest.mark.parametrize(
     ("row", "column", "text", "kind", "facts"),
     [

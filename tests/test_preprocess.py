@@ -33,7 +33,7 @@ from tests.raises import user_error
 from tramp_jax import cli, shards
 from tramp_jax.cli import preprocess as cli_preprocess
 from tramp_jax.cli.exit_codes import EXIT_INTERRUPTED
-from tramp_jax.data import clip_folder, landmarks
+from tramp_jax.data import clip_folder, head_motion, landmarks
 from tramp_jax.data.clip_files import image_files
 from tramp_jax.data.clips import ClipInfo, decode_frame
 from tramp_jax.data.problems import Problems
@@ -281,9 +281,7 @@ def test_saved_tracks_agree_with_detection_and_flow(tmp_path, portrait, capsys):
         out = str(tmp_path / way)
         assert cli.main(["preprocess", str(portrait), "--landmarks", way, *flags, "--out", out]) == 0
         clip = clip_folder.read_clip(tmp_path / way / "Анна_smile_1")
-        centred = landmarks.centre(
-            landmarks.select(clip.landmarks, clip.layout), landmarks.nose_tip(clip.landmarks, clip.layout)
-        )
+        centred = head_motion.positions(clip)
         clips[way] = centred / np.ptp(centred[0, :, 0])  # the crops differ a little in size
     for way in ("lucas-kanade", "mediapipe"):
         assert np.abs(clips[way] - clips["tracks"]).mean() < 0.02

@@ -18,7 +18,7 @@ def face():
     """The 63 points (63, 2) of a face at rest, relative to the tip of the nose."""
     points = SyntheticFaces(1, 1, ("smile",), with_frames=False)[0].landmarks[:1]
     chosen = landmarks.select(points, "insightface106")
-    return landmarks.centre(chosen, landmarks.nose_tip(points, "insightface106"))[0].astype(np.float64)
+    return (chosen - landmarks.nose_tip(points, "insightface106"))[0].astype(np.float64)
 
 
 def moving(face: np.ndarray, region: str, course: np.ndarray, direction=(0.0, 1.0)) -> np.ndarray:

@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 
+from benchmarks import contact_sheet
 from tests.raises import user_error
 from tramp_jax.data import clips, landmarks
 from tramp_jax.synthetic import face, faces, motion
@@ -144,7 +145,8 @@ def test_wrong_arguments_are_refused():
 
 
 def test_every_landmark_is_modelled_once_and_mirrored():
-    known = np.concatenate([face.LEFT, face.RIGHT, face.MIDLINE])
+    midline = [point for point, mirrored in enumerate(landmarks.MIRROR_106) if point == mirrored]
+    known = np.concatenate([face.LEFT, face.RIGHT, midline])
     assert sorted(known) == list(range(face.NUM_POINTS))
     neutral = face.draw_neutral(np.random.default_rng(0))
     assert np.abs(neutral[face.LEFT] * (-1, 1, 1) - neutral[face.RIGHT])[:, :2].max() < 6  # natural asymmetry
@@ -213,7 +215,7 @@ def test_subjects_look_different(rendered):
 
 
 def test_contact_sheet_has_a_row_for_each_expression(tmp_path):
-    faces.main([str(tmp_path / "sheet.jpg")])
+    contact_sheet.main([str(tmp_path / "sheet.jpg")])
     sheet = clips.decode_frame((tmp_path / "sheet.jpg").read_bytes())
     assert sheet.shape == (len(EXPRESSIONS) * (112 + 18), 2 * 5 * 112 + 8, 3)
 

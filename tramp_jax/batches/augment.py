@@ -42,7 +42,9 @@ def for_training(inputs: Inputs, config: ConfigDict, key: jax.Array) -> Inputs:
     frames, trajectories, seconds, points = inputs.frames, inputs.trajectories, inputs.seconds, inputs.points
     if frames is not None:
         if augment.crop:
-            corner, side = _random_corner(frames, image_size, crop_key), frames.shape[2]
+            *_, height, side, _ = frames.shape
+            room = jnp.array([height - image_size + 1, side - image_size + 1])
+            corner = jax.random.randint(crop_key, (len(frames), 2), 0, room)  # top and left of each window
             frames = _crop(frames, corner, image_size)
             points = points if points is None else _crop_points(points, corner, image_size, side)
         frames = _resize(frames, image_size)
@@ -144,12 +146,6 @@ def _add_noise(trajectories: jax.Array, most: float, key: jax.Array) -> jax.Arra
 def _blanked(frames: jax.Array, present: jax.Array | None) -> jax.Array:
     """Zeroes the normalised frames (B, F, H, W, 3) that are not ``present`` (B, F); None if all are."""
     return frames if present is None else jnp.where(present[:, :, None, None, None], frames, 0)
-
-
-def _random_corner(frames: jax.Array, size: int, key: jax.Array) -> jax.Array:
-    """Top and left (B, 2) of a window of ``size`` for each clip of frames (B, F, H, W, 3)."""
-    B, _, H, W, _ = frames.shape
-    return jax.random.randint(key, (B, 2), 0, jnp.array([H - size + 1, W - size + 1]))
 
 
 def _crop(frames: jax.Array, corner: jax.Array, size: int) -> jax.Array:

@@ -20,7 +20,6 @@ import os
 import pathlib
 import threading
 from collections.abc import Sequence
-from concurrent import futures
 
 import grain
 import jax
@@ -34,6 +33,7 @@ from tramp_jax.batches.augment import stored_size
 from tramp_jax.config import reads_frames, reads_trajectories
 from tramp_jax.data.clips import Clip, ClipInfo, decode_frame
 from tramp_jax.data.source import ClipSource, Split
+from tramp_jax.data.validation import in_order
 from tramp_jax.errors import UserError
 from tramp_jax.progress import Progress
 
@@ -84,18 +84,9 @@ class ClipCache(ClipSource):
 
     def fill(self, threads: int) -> None:
         """Reads all clips that are not cached yet, with a progress bar."""
-        with (
-            futures.ThreadPoolExecutor(max(1, threads)) as readers,
-            Progress(len(self), "clip", what="decoding", quiet=not sharding.is_first_process()) as bar,
-        ):
-            pending = [readers.submit(self.__getitem__, index) for index in range(len(self))]
-            try:
-                for done in futures.as_completed(pending):
-                    done.result()
-                    bar.update()
-            finally:
-                for future in pending:  # after an error or Ctrl-C, start no more clips
-                    future.cancel()
+        with Progress(len(self), "clip", what="decoding", quiet=not sharding.is_first_process()) as bar:
+            for _ in in_order(self.__getitem__, range(len(self)), threads):
+                bar.update()
 
     def _read(self, index: int) -> Clip:
         clip = self._split[index]
@@ -120,20 +111,14 @@ class ClipCache(ClipSource):
 
 @dataclasses.dataclass(frozen=True)
 class RunClips:
-    """A run's training and validation clips behind their cache, and the training batches made from them.
-
-    Attributes:
-      train: training clips.
-      validation: validation clips.
-      store: the training clips on the devices, if ``train.cache`` is "device"; batches are then ``ClipNumbers``.
-    """
+    """A run's training and validation clips behind their cache, and the training batches made from them."""
 
     train: Split
     validation: Split
-    store: device_cache.Store | None = None
+    store: device_cache.Store | None = None  # the training clips, with ``train.cache`` "device"
 
     def batches(self, config: ConfigDict, first: int = 0) -> grain.IterDataset:
-        """Host batches from number ``first`` on; see ``pipeline.training_batches``."""
+        """Host batches from number ``first`` on, of ``ClipNumbers`` if there is a store; see ``training_batches``."""
         return pipeline.training_batches(self.train, config, first, numbers_only=self.store is not None)
 
 

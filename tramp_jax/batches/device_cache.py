@@ -25,21 +25,13 @@ from tramp_jax.models.inputs import Inputs
 
 
 class Stream(flax.struct.PyTreeNode):
-    """One of the two streams of all C clips.
+    """One of the two streams of all C clips."""
 
-    Attributes:
-      rows: (N, ...), one row per frame, one clip after another.
-      first: (C,) int32, index of each clip's first row.
-      count: (C,) int32, number of frames of each clip before padding.
-      fixed: (C, F) int32, the frame numbers of each clip in evaluation, or ``BLANK``.
-      limit: the largest ``count``.
-    """
-
-    rows: jax.Array
-    first: jax.Array
-    count: jax.Array
-    fixed: jax.Array
-    limit: int = flax.struct.field(pytree_node=False)
+    rows: jax.Array  # (N, ...), one row per frame, one clip after another
+    first: jax.Array  # (C,) int32, index of each clip's first row
+    count: jax.Array  # (C,) int32, number of frames of each clip before padding
+    fixed: jax.Array  # (C, F) int32, the frame numbers of each clip in evaluation, or ``BLANK``
+    limit: int = flax.struct.field(pytree_node=False)  # the largest ``count``
 
     def numbers(self, config: ConfigDict, stream: int, clip: jax.Array, draw: Draw) -> jax.Array:
         """The frame numbers (B, F) of the clips (B,) in training; see ``view.training_numbers``."""
@@ -52,24 +44,14 @@ class Stream(flax.struct.PyTreeNode):
 
 
 class Store(flax.struct.PyTreeNode):
-    """All C clips of a split on the devices. A stream that the model does not read is None.
+    """All C clips of a split on the devices. A stream that the model does not read is None."""
 
-    Attributes:
-      target: (C,) float32.
-      index_t: (largest number of frames,) float32, ``index_t`` of each frame number.
-      times: (N,) float32, the time of each row of ``trajectories``, see ``view.frame_times``; None if no channel
-        describes motion.
-      trajectories: rows (V·channels,) float32 of padded clips.
-      frames: rows (S·S·3,) uint8.
-      points: rows (63·2,) float32, landmarks in the frames; None if the loss does not use them.
-    """
-
-    target: jax.Array
-    index_t: jax.Array | None
-    times: jax.Array | None
-    trajectories: Stream | None
-    frames: Stream | None
-    points: Stream | None = None
+    target: jax.Array  # (C,) float32
+    index_t: jax.Array | None  # (largest number of frames,) float32, ``index_t`` of each frame number
+    times: jax.Array | None  # (N,) float32 ``view.frame_times`` of ``trajectories``; None if no channel reads motion
+    trajectories: Stream | None  # rows (V·channels,) float32 of padded clips
+    frames: Stream | None  # rows (S·S·3,) uint8
+    points: Stream | None = None  # rows (63·2,) float32, landmarks in the frames; None if the loss does not use them
 
 
 def trajectory_bytes(infos: Iterable[ClipInfo], config: ConfigDict) -> int:

@@ -1,17 +1,10 @@
 """Computes on the device how landmarks move, as channels of the trajectory stream (``model.trajectory.channels``).
 
-speed: velocity in x and y.
-energy: the logs of two root mean squares over ``WINDOW`` frames, each in x and y: of the speed, and of the distance
-    from the mean position.
-range: the log of the root mean square distance from the mean position over the whole clip, in x and y; the same in
-    every frame. It shows a slow smile, which goes far, but not within ``WINDOW`` frames.
-tremor: the log of the root mean square amplitude between 4 and 6 Hz over the whole clip, in x and y; the same in every
-    frame, and for all landmarks of a region, because a region trembles as a whole and a detector's errors do not.
-asymmetry: the difference from the mirrored landmark on the other side, in position (x and y) and in the energies.
-
-Lengths are in units of the distance between the pupils, and times in seconds, so neither the size of a face nor the
-frame rate matters, except for tremor: fewer than 12 frames a second show only a part of it, fewer than 8 none, and
-clips under a second are too short. The logarithms put faces that hardly move and faces that move a lot on one scale.
+docs/few_people.md lists them. Lengths are in units of the distance between the pupils, and times in seconds, so neither
+the size of a face nor the frame rate matters, except for tremor: fewer than 12 frames a second show only a part of it,
+fewer than 8 none, and clips under a second are too short. Tremor is the same for all landmarks of a region, because a
+region trembles as a whole and a detector's errors do not. The logarithms put faces that hardly move and faces that move
+a lot on one scale.
 """
 
 import jax

@@ -29,17 +29,11 @@ _MAX_READ_AHEAD = 16  # batches, however small
 
 
 class Batch(flax.struct.PyTreeNode):
-    """A batch of B clips for training or evaluation; without the leading axis, a single sample.
+    """A batch of B clips for training or evaluation; without the leading axis, a single sample."""
 
-    Attributes:
-      inputs: the inputs of the model.
-      target: (B,) float32 ratings, or class numbers.
-      mask: (B,) float32, 0 in rows that only pad the batch; None in training.
-    """
-
-    inputs: Inputs
-    target: Array
-    mask: Array | None = None
+    inputs: Inputs  # of the model
+    target: Array  # (B,) float32 ratings, or class numbers
+    mask: Array | None = None  # (B,) float32, 0 in rows that only pad the batch; None in training
 
 
 class ClipNumbers(flax.struct.PyTreeNode):

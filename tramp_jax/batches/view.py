@@ -31,19 +31,14 @@ BLANK = -1  # a frame number that stands for zeros
 
 
 class Padding(NamedTuple):
-    """How a clip of n frames fills a stream of T > n frames.
+    """How a clip of n frames fills a stream of T > n frames."""
 
-    Attributes:
-      sources: (n, T) -> (T,) frame at each place, or ``BLANK``; the nearest frame if places lie between frames.
-      words: what happens to the clip, for the report.
-      interpolate: (trajectory (n, ...), T) -> (T, ...); None unless places lie between frames.
-      repeats_numbers: whether ``index_t`` counts the clip's frames, and so repeats with them; otherwise, it counts
-        places.
-    """
-
+    # (n, T) -> (T,) frame at each place, or ``BLANK``; the nearest frame if places lie between frames.
     sources: Callable[[int, int], np.ndarray]
-    words: str
+    words: str  # what happens to the clip, for the report
+    # (trajectory (n, ...), T) -> (T, ...); None unless places lie between frames.
     interpolate: Callable[[np.ndarray, int], np.ndarray] | None = None
+    # Whether ``index_t`` counts the clip's frames, and so repeats with them; otherwise, it counts places.
     repeats_numbers: bool = False
 
     @property

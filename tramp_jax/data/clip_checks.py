@@ -16,44 +16,43 @@ from tramp_jax.errors import UserError
 def clip_problems(clip: Clip, with_landmarks: bool = True, with_values: bool = True) -> Iterator[Problem]:
     """Yields every way in which a clip breaks the rules of ``Clip``.
 
-    Args:
-      clip: the clip.
-      with_landmarks: False for a clip of frames only, whose landmarks are NaN.
-      with_values: whether to check where the landmarks are, and to decode the images.
+    The landmarks of a clip of frames only are NaN, and not checked if ``with_landmarks`` is False. ``with_values``
+    checks where the landmarks are, and decodes the images.
     """
-    place, count, name = clip.info.place, clip.info.num_frames, clip.info.id
-    points, pixels, depth, frames = clip.landmarks, clip.pixels, clip.depth, clip.frames
+    for kind, what in _faults(clip, with_landmarks, with_values):
+        yield Problem(kind, f"{clip.info.place}: {what}", clip.info.id)
+
+
+def _faults(clip: Clip, with_landmarks: bool, with_values: bool) -> Iterator[tuple[str, str]]:
+    count, points, pixels, depth, frames = clip.info.num_frames, clip.landmarks, clip.pixels, clip.depth, clip.frames
     try:
         landmarks.layout_of(points, clip.layout)
     except UserError as error:
-        yield Problem("wrong_shape", f"{place}: {error}", name)
+        yield "wrong_shape", str(error)
         return
     if len(points) != count:
-        what = f"{place}: has landmarks for {len(points)} frames, but must have {count}"
-        yield Problem("wrong_number_of_landmarks", what, name)
+        yield "wrong_number_of_landmarks", f"has landmarks for {len(points)} frames, but must have {count}"
     if not len(points):
-        yield Problem("wrong_number_of_landmarks", f"{place}: has no frames", name)
+        yield "wrong_number_of_landmarks", "has no frames"
         return
     finite = np.isfinite(points).all((1, 2))
     if with_landmarks and not finite.all():
-        what = f"{place}: landmarks are NaN or infinite, first in {spell(finite.argmin())}; detect them again"
-        yield Problem("landmarks_not_finite", what, name)
+        what = f"landmarks are NaN or infinite, first in {spell(finite.argmin())}; detect them again"
+        yield "landmarks_not_finite", what
     if pixels is not None and (pixels.shape != (count, 63, 3) or pixels.dtype != np.uint8):
-        what = f"{place}: colours are {pixels.dtype} of shape {pixels.shape}, not uint8 ({count}, 63, 3)"
-        yield Problem("wrong_shape", what, name)
+        yield "wrong_shape", f"colours are {pixels.dtype} of shape {pixels.shape}, not uint8 ({count}, 63, 3)"
     if depth is not None and depth.shape != points.shape[:2]:
-        yield Problem("wrong_shape", f"{place}: depth has shape {depth.shape}, not {points.shape[:2]}", name)
+        yield "wrong_shape", f"depth has shape {depth.shape}, not {points.shape[:2]}"
     if frames is not None and len(frames) != count:
         kind = "missing_frames" if len(frames) < count else "extra_frames"
-        yield Problem(kind, f"{place}: has {len(frames)} frames, but must have {count}", name)
+        yield kind, f"has {len(frames)} frames, but must have {count}"
     if isinstance(frames, np.ndarray) and frames.shape[1:] != (CROP, CROP, 3):
-        yield Problem("wrong_shape", f"{place}: frames have shape {frames.shape}, not (n, {CROP}, {CROP}, 3)", name)
+        yield "wrong_shape", f"frames have shape {frames.shape}, not (n, {CROP}, {CROP}, 3)"
     if not 0 < clip.fps < math.inf:
-        yield Problem("no_frame_rate", f"{place}: fps is {clip.fps}; it must be above 0", name)
+        yield "no_frame_rate", f"fps is {clip.fps}; it must be above 0"
     if not with_values:
         return
-    for kind, what in landmark_checks.faults(points):
-        yield Problem(kind, f"{place}: {what}", name)
+    yield from landmark_checks.faults(points)
     for number, frame in enumerate(() if frames is None else frames):
         if isinstance(frame, bytes) and (fault := images.fault(frame)):
-            yield Problem(fault.kind, f"{place}, {spell(number)}: {fault}", name)
+            yield fault.kind, f"{spell(number)} {fault}"

@@ -36,31 +36,18 @@ _PARSING = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ClipFiles:
-    """The files of one clip.
+    """The files of one clip."""
 
-    Attributes:
-      frames: the folder of its images.
-      landmarks: .npy file of (n, P, 2).
-      layouts: possible layouts of the landmarks; the number of points P decides among them.
-      fps: frames per second.
-      cure: how to restore the files; ends each message.
-      colours: .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames.
-      depth: .npy file of (n, P), or None.
-      adapt: applied to the landmark array before its shape is checked.
-      gapless: whether a number missing from the images' names is an error; otherwise, it is a warning.
-      any_size: True accepts images of any size, unless the colours come from them.
-    """
-
-    frames: Path
-    landmarks: Path
-    layouts: tuple[str, ...]
-    fps: float
-    cure: str
-    colours: Path | None = None
-    depth: Path | None = None
-    adapt: Callable[[np.ndarray], np.ndarray] | None = None
-    gapless: bool = True
-    any_size: bool = False
+    frames: Path  # the folder of its images
+    landmarks: Path  # .npy file of (n, P, 2)
+    layouts: tuple[str, ...]  # possible layouts of the landmarks; the number of points P decides among them
+    fps: float  # frames per second
+    cure: str  # how to restore the files; ends each message
+    colours: Path | None = None  # .npy file of (n, 71, 3) or (n, 63, 3); None to take the colours from the frames
+    depth: Path | None = None  # .npy file of (n, P)
+    adapt: Callable[[np.ndarray], np.ndarray] | None = None  # changes the landmarks before their shape is checked
+    gapless: bool = True  # a number missing from the images' names is an error, and not just a warning
+    any_size: bool = False  # accept images of any size, unless the colours come from them
 
 
 def read_clip(info: ClipInfo, files: ClipFiles, wanted: Wanted, problems: Problems) -> Clip | None:

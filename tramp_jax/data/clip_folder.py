@@ -1,11 +1,4 @@
-"""A clip in its own folder, as ``tramp-jax preprocess`` writes it.
-
-CLIP/*.jpg         or .png: face crops of 256×256, in natural order (2.jpg before 10.jpg)
-CLIP/landmarks.npy (n, P, 2), pixels of the crop
-CLIP/clip.json     {"layout": "insightface106", "fps": 25.0}; layout is a key of ``landmarks.LAYOUTS``
-CLIP/colours.npy   (n, 63, 3) uint8 RGB under the 63 points; optional, else taken from the frames
-CLIP/depth.npy     (n, P) depth of the landmarks in pixels; optional
-"""
+"""A clip in its own folder, as ``tramp-jax preprocess`` writes it. docs/data.md shows the files."""
 
 import dataclasses
 import json
@@ -158,11 +151,8 @@ def write_clip(
     Image files are stored unchanged, frame arrays as JPEG of quality 95. A killed process leaves a folder whose name
     begins with a dot, which readers ignore; see ``remove_unfinished``.
 
-    Args:
-      folder: the folder to create, along with its parents.
-      clip: the clip. ``read_clip(folder)`` returns the same.
-      overwrite: whether to replace an existing clip.
-      further: texts of more files, by their names.
+    ``read_clip(folder)`` then returns the same clip. Missing parents of the folder are created. ``overwrite`` replaces
+    an existing clip. ``further`` has the texts of more files, by their names.
 
     Raises:
       UserError: file_exists if the folder exists and ``overwrite`` is False, or if it does not hold a clip.

@@ -14,27 +14,16 @@ from tramp_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What is known about a clip without decoding it.
+    """What is known about a clip without decoding it."""
 
-    Attributes:
-      id: unique within its data set.
-      subject: the person. Splits are over subjects, never over clips.
-      expression: what the person was asked to do, such as "smile".
-      score: the clinician's rating, which is the regression target; a class number for classification.
-      num_frames: length of the clip.
-      group: the subject's group, such as a diagnosis; "" if unknown.
-      targets: other ratings by name, such as (("symmetry", 3.0),). ``data.target`` can select one of them.
-      source: where the clip was read from (file, row or folder), for messages and provenance.
-    """
-
-    id: str
-    subject: str
-    expression: str
-    score: float
+    id: str  # unique within its data set
+    subject: str  # the person; splits are over subjects, never over clips
+    expression: str  # what the person was asked to do, such as "smile"
+    score: float  # the clinician's rating, which is the regression target; a class number for classification
     num_frames: int
-    group: str = ""
-    targets: tuple[tuple[str, float], ...] = ()
-    source: str = ""
+    group: str = ""  # the subject's group, such as a diagnosis; "" if unknown
+    targets: tuple[tuple[str, float], ...] = ()  # other ratings for ``data.target``, such as (("symmetry", 3.0),)
+    source: str = ""  # where the clip was read from (file, row or folder), for messages and provenance
 
     @property
     def place(self) -> str:
@@ -44,28 +33,17 @@ class ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip, ready for temporal sampling.
+    """One clip of n frames, ready for temporal sampling."""
 
-    Attributes:
-      info: identity and target.
-      landmarks: (n, P, 2) float32 points in pixels of the crop, in the order of ``layout``.
-      layout: a key of ``landmarks.LAYOUTS``.
-      pixels: (n, 63, 3) uint8 RGB under the 63 selected points, or None.
-      frames: n image files (JPEG or PNG) as bytes, or (n, H, W, 3) uint8 RGB, or None.
-      fps: frames per second.
-      depth: (n, P) float32, distance of each point behind the image plane in pixels; None if the landmark detector
-        does not estimate it.
-      frame_size: (height, width) of the frames the landmarks were found in; None if ``frames`` have this size.
-    """
-
-    info: ClipInfo
-    landmarks: np.ndarray
-    layout: str
-    pixels: np.ndarray | None = None
-    frames: tuple[bytes, ...] | np.ndarray | None = None
-    fps: float = 25.0
+    info: ClipInfo  # identity and target
+    landmarks: np.ndarray  # (n, P, 2) float32 points in pixels of the crop, in the order of ``layout``
+    layout: str  # a key of ``landmarks.LAYOUTS``
+    pixels: np.ndarray | None = None  # (n, 63, 3) uint8 RGB under the 63 selected points
+    frames: tuple[bytes, ...] | np.ndarray | None = None  # n JPEG or PNG files as bytes, or (n, H, W, 3) uint8 RGB
+    fps: float = 25.0  # frames per second
+    # (n, P) float32, distance of each point behind the image plane in pixels; None if the detector does not estimate it
     depth: np.ndarray | None = None
-    frame_size: tuple[int, int] | None = None
+    frame_size: tuple[int, int] | None = None  # (height, width) the landmarks were found in, if not that of ``frames``
 
 
 def encode_frame(frame_rgb: np.ndarray) -> bytes:

@@ -54,10 +54,8 @@ def wanted_by(config: ConfigDict) -> Wanted:
 def open_dataset(config: ConfigDict, wanted: Wanted | None = None, problems: Problems | None = None) -> Dataset:
     """Opens the data set of ``config.data``. ``config.data.root`` may be a copy made by ``tramp-jax pack``.
 
-    Args:
-      config: the whole configuration.
-      wanted: what to read of each clip; None for what the model reads.
-      problems: collects what is wrong; None raises the first error.
+    ``config`` is the whole configuration. ``wanted`` is what to read of each clip; None for what the model reads.
+    ``problems`` collects what is wrong; None raises the first error.
     """
     data, wanted, problems = config.data, wanted or wanted_by(config), problems or Problems()
     if data.root and packed_clips.is_packed(data.root):

@@ -13,16 +13,11 @@ CROP_FACTOR = 2.0  # side of a face crop / larger extent of the 63 points, which
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A square of whole pixels in a video frame. Where it extends beyond the frame, the crop is black.
+    """A square of whole pixels in a video frame. Where it extends beyond the frame, the crop is black."""
 
-    Attributes:
-      x, y: the pixel in its upper left corner.
-      side: its length in pixels.
-    """
-
-    x: int
+    x: int  # of the pixel in its upper left corner
     y: int
-    side: int
+    side: int  # length in pixels
 
     @property
     def scale(self) -> float:

@@ -1,22 +1,11 @@
 """Removes head motion from the trajectories: centres them, fits a similarity, and turns the face to the front.
 
-A landmark's trajectory is the sum of facial expression and head motion. ``landmarks.normalise`` selects what to remove
-in the image plane:
-
-- "nose" (the paper): moves every frame's nose tip to the origin, which removes translation.
-- "nose_mean": moves the mean of the nose's nine points to the origin in every frame. It removes translation, too. A
-  detector's error at the nose tip would move all other points; in the mean, nine errors partly cancel out.
-- "first_frame" (the released code): moves the first frame's nose tip to the origin. Nothing else changes.
-- "similarity": shifts, rotates and scales every frame in the plane to fit its stable points to their mean over the
-  clip (least squares; Umeyama 1991), then moves every nose tip to the origin.
-
-``landmarks.frontalise`` comes first and needs depth: it rotates every frame in space to fit its stable points to their
-mean over the clip, turns the mean to face the camera, and drops depth. It assumes a rigid head and an orthographic
-camera.
-
-Stable points are those that expressions hardly move: the corners of the eyes and the bridge of the nose. Their mean
-(generalised Procrustes; Gower 1975) keeps the clip's mean size and, without ``frontalise``, its mean tilt. So only
-motion is removed: without head motion, only the origin changes. docs/head_motion.md compares the options.
+docs/head_motion.md says what each value of ``landmarks.normalise`` and ``landmarks.frontalise`` removes, and compares
+them. The similarity of each frame is a least-squares fit (Umeyama 1991) of its stable points to their mean over the
+clip (generalised Procrustes; Gower 1975). The mean keeps the clip's mean size and, without ``frontalise``, its mean
+tilt. So only motion is removed: without head motion, only the origin changes. A detector's error at the nose tip moves
+all other points; with "nose_mean", nine errors partly cancel out. ``frontalise`` comes first, needs depth and drops it,
+and assumes a rigid head and an orthographic camera.
 """
 
 import numpy as np
@@ -41,10 +30,8 @@ _SMALLEST = 1e-6  # pixels; stable points closer together than this do not defin
 def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np.ndarray:
     """The 63 points of every frame relative to the nose: (n, 63, 2) float32, in pixels of the crop.
 
-    Args:
-      clip: a clip of n frames; the mean is over all of them, whichever frames a model reads.
-      normalise: one of ``NORMALISATIONS``.
-      frontalise: turn every frame to the front first.
+    Means are over all n frames of the clip, whichever of them a model reads. ``normalise`` is one of
+    ``NORMALISATIONS``. ``frontalise`` turns every frame to the front first.
 
     Raises:
       UserError: the depth that ``frontalise`` needs is missing, or the stable points of a frame coincide.
@@ -57,7 +44,8 @@ def positions(clip: Clip, normalise: str = NOSE, frontalise: bool = False) -> np
     if normalise == SIMILARITY:
         points = _similar(clip, points)
     origin = points[:, _NOSE].mean(axis=1, keepdims=True) if normalise == NOSE_MEAN else points[:, -1:]
-    return landmarks.centre(points[:, :-1], origin, first_frame=normalise == FIRST_FRAME)
+    origin = origin[:1] if normalise == FIRST_FRAME else origin
+    return (points[:, :-1] - origin).astype(np.float32)
 
 
 def _similar(clip: Clip, points: np.ndarray) -> np.ndarray:

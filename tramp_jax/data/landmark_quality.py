@@ -133,10 +133,8 @@ def measure(
 ) -> Quality:
     """Measures the quality of the landmarks of a clip of n frames.
 
-    Args:
-      clip: the clip.
-      confidence: (n,) the landmark source's confidence; NaN for interpolated frames; () if unknown.
-      picture: left, top, right and bottom of the part of the crop that shows the video, in pixels of the crop.
+    ``confidence`` (n,) is the landmark source's; NaN for interpolated frames; () if unknown. ``picture`` is the left,
+    top, right and bottom of the part of the crop that shows the video, in pixels of the crop.
     """
     points = landmarks.select(clip.landmarks, clip.layout).astype(np.float64)
     nose = landmarks.nose_tip(clip.landmarks, clip.layout)[:, 0].astype(np.float64)

@@ -1,21 +1,9 @@
 """Landmark tables written by OpenFace, or by py-feat with its 68 points (Fex).
 
-A table is a CSV file with one row per frame. Commas, semicolons or tabs separate its fields; without commas, decimals
-may have one. Blanks around column names are ignored, but case matters: OpenFace has x_0 in pixels and X_0 in
-millimetres.
-
-| column | meaning |
-|---|---|
-| x_0 ... x_67, y_0 ... y_67 | iBUG's 68 points in pixels of the video's frame |
-| eye_lmk_x_0 ... eye_lmk_y_55 | OpenFace's eye points, whose irises give the pupils; optional |
-| frame | frame number, from 1 in OpenFace and from 0 in py-feat; optional |
-| timestamp | seconds; optional (py-feat has none) |
-| success | 0 where OpenFace lost the face; optional |
-| confidence, FaceScore | confidence of OpenFace or py-feat, 0 to 1; below 0.5, the frame has no face; optional |
-| face_id | the person; optional |
-| input | the video, or each frame's image; optional |
-
-Other columns are ignored.
+docs/data.md lists the columns. A table has one row per frame. Commas, semicolons or tabs separate its fields; without
+commas, decimals may have one. Blanks around column names are ignored, but case matters: OpenFace has x_0 in pixels and
+X_0 in millimetres. Frames count from 1 in OpenFace and from 0 in py-feat, whose column ``input`` names the video, or
+each frame's image.
 """
 
 import csv
@@ -48,17 +36,11 @@ _IRISES = (range(8), range(28, 36))  # of the eye on the left of the image, and 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The landmarks of a video of n frames.
+    """The landmarks of a video of n frames."""
 
-    Attributes:
-      points: (n, 64, 2) float64 in the layout "points63", pixels of the video's frame; NaN in frames without a face.
-      found: (n,) bool, whether a frame has a face.
-      seconds: (n,) when each frame is shown; None if the table does not say.
-    """
-
-    points: np.ndarray
-    found: np.ndarray
-    seconds: np.ndarray | None
+    points: np.ndarray  # (n, 64, 2) float64, layout "points63", pixels of the video's frame; NaN without a face
+    found: np.ndarray  # (n,) bool, whether a frame has a face
+    seconds: np.ndarray | None  # (n,) when each frame is shown; None if the table does not say
 
 
 class Trajectory(NamedTuple):

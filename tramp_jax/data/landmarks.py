@@ -1,4 +1,4 @@
-"""Landmark layouts, the 63 points of the method, and how they are centred.
+"""Landmark layouts, and the 63 points of the method.
 
 The 63 points are 7 groups of 9 (paper, trajectory extraction): left eye, left brow, right eye, right brow, nose,
 lower lip, upper lip. "Left" and "right" are sides of the *image*: the left eye of this table is the subject's
@@ -11,6 +11,7 @@ The 68 points of iBUG, which dlib, OpenFace and py-feat find, do not include all
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,39 +28,30 @@ REGION_OF_GROUP = (0, 1, 2, 3, 4, 5, 5)
 # The released code first drops the 33 contour points of InsightFace's 106 and then the two eye centres 34 and 88.
 INSIGHTFACE_71 = tuple(i for i in range(33, 106) if i not in (34, 88))
 
-# The names of Face++, sides as seen in the image. Each eye's "center" and "pupil" coincide in published
-# landmarks; the released code drops the two centres and keeps the pupils.
-_FACEPP = """
-contour_chin
-contour_left1 contour_left10 contour_left11 contour_left12 contour_left13 contour_left14 contour_left15
-contour_left16 contour_left2 contour_left3 contour_left4 contour_left5 contour_left6 contour_left7 contour_left8
-contour_left9
-contour_right1 contour_right10 contour_right11 contour_right12 contour_right13 contour_right14 contour_right15
-contour_right16 contour_right2 contour_right3 contour_right4 contour_right5 contour_right6 contour_right7
-contour_right8 contour_right9
+# The names of Face++ on the left half and on the midline, sides as seen in the image. Each eye's "center" and "pupil"
+# coincide in published landmarks; the released code drops the two centres and keeps the pupils.
+_LEFT_HALF = f"""
+contour_chin {" ".join(f"contour_left{k}" for k in range(1, 17))}
 left_eye_bottom left_eye_center left_eye_left_corner left_eye_lower_left_quarter left_eye_lower_right_quarter
 left_eye_pupil left_eye_right_corner left_eye_top left_eye_upper_left_quarter left_eye_upper_right_quarter
 left_eyebrow_left_corner left_eyebrow_lower_left_quarter left_eyebrow_lower_middle left_eyebrow_lower_right_corner
 left_eyebrow_lower_right_quarter left_eyebrow_upper_left_quarter left_eyebrow_upper_middle
 left_eyebrow_upper_right_corner left_eyebrow_upper_right_quarter
-mouth_left_corner mouth_lower_lip_bottom
+mouth_left_corner mouth_lower_lip_bottom mouth_lower_lip_top mouth_upper_lip_bottom mouth_upper_lip_top
 mouth_lower_lip_left_contour1 mouth_lower_lip_left_contour2 mouth_lower_lip_left_contour3
-mouth_lower_lip_right_contour1 mouth_lower_lip_right_contour2 mouth_lower_lip_right_contour3 mouth_lower_lip_top
-mouth_right_corner mouth_upper_lip_bottom
-mouth_upper_lip_left_contour1 mouth_upper_lip_left_contour2 mouth_upper_lip_left_contour3
-mouth_upper_lip_left_contour4
-mouth_upper_lip_right_contour1 mouth_upper_lip_right_contour2 mouth_upper_lip_right_contour3
-mouth_upper_lip_right_contour4 mouth_upper_lip_top
-nose_bridge1 nose_bridge2 nose_bridge3
-nose_left_contour1 nose_left_contour2 nose_left_contour3 nose_left_contour4 nose_left_contour5 nose_middle_contour
-nose_right_contour1 nose_right_contour2 nose_right_contour3 nose_right_contour4 nose_right_contour5 nose_tip
-right_eye_bottom right_eye_center right_eye_left_corner right_eye_lower_left_quarter right_eye_lower_right_quarter
-right_eye_pupil right_eye_right_corner right_eye_top right_eye_upper_left_quarter right_eye_upper_right_quarter
-right_eyebrow_lower_left_corner right_eyebrow_lower_left_quarter right_eyebrow_lower_middle
-right_eyebrow_lower_right_quarter right_eyebrow_right_corner right_eyebrow_upper_left_corner
-right_eyebrow_upper_left_quarter right_eyebrow_upper_middle right_eyebrow_upper_right_quarter
+mouth_upper_lip_left_contour1 mouth_upper_lip_left_contour2 mouth_upper_lip_left_contour3 mouth_upper_lip_left_contour4
+nose_bridge1 nose_bridge2 nose_bridge3 nose_middle_contour nose_tip
+nose_left_contour1 nose_left_contour2 nose_left_contour3 nose_left_contour4 nose_left_contour5
 """
-FACEPP_106: tuple[str, ...] = tuple(_FACEPP.split())
+
+
+def _other_side(name: str) -> str:
+    """The name of a landmark's mirror image."""
+    return re.sub("left|right", lambda side: "right" if side[0] == "left" else "left", name)
+
+
+FACEPP_106 = tuple(sorted({side for name in _LEFT_HALF.split() for side in (name, _other_side(name))}))
+MIRROR_106 = tuple(FACEPP_106.index(_other_side(name)) for name in FACEPP_106)
 
 # Indices into the remaining 71 points, in the order the model sees them.
 _SLOTS_71 = {
@@ -72,16 +64,6 @@ _SLOTS_71 = {
     "upper_lip": (18, 29, 33, 27, 35, 36, 28, 32, 31),
 }
 _NOSE_TIP_71 = 52
-
-# Slot i of a face seen in a mirror is slot MIRROR[i] of the face itself.
-# fmt: off
-MIRROR = np.array([
-    18, 23, 21, 20, 22, 19, 24, 26, 25,  31, 30, 29, 27, 28, 35, 34, 32, 33,
-    0, 5, 3, 2, 4, 1, 6, 8, 7,  12, 13, 11, 10, 9, 16, 17, 15, 14,
-    36, 37, 44, 43, 42, 41, 40, 39, 38,  49, 48, 47, 46, 45, 53, 52, 51, 50,
-    57, 56, 55, 54, 62, 61, 60, 59, 58,
-])
-# fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +99,9 @@ LAYOUTS = {
 
 # What each of the 63 slots is, e.g. SLOT_NAMES[7] = "left_eye_upper_left_quarter". The mouth corners occur twice.
 SLOT_NAMES: tuple[str, ...] = tuple(FACEPP_106[i] for i in LAYOUTS["facepp106"].slots)
+# Slot i of a face seen in a mirror is slot MIRROR[i] of the face itself, in the group of that name.
+_GROUPED = [(GROUPS[slot // GROUP_SIZE], name) for slot, name in enumerate(SLOT_NAMES)]
+MIRROR = np.array([_GROUPED.index((_other_side(group), _other_side(name))) for group, name in _GROUPED])
 # Slots of some points, those on the left of the image first.
 PUPILS = tuple(SLOT_NAMES.index(f"{side}_eye_pupil") for side in ("left", "right"))
 LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS = (
@@ -278,16 +263,6 @@ def _axes(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         centres[:, GROUPS.index(group)] for group in ("left_eye", "right_eye", "lower_lip", "upper_lip")
     )
     return right - left, lower + upper - left - right
-
-
-def centre(points: np.ndarray, nose: np.ndarray, first_frame: bool = False) -> np.ndarray:
-    """Positions (n, 63, 2) float32 of points (n, 63, 2) relative to the nose tip (n, 1, 2).
-
-    Each frame has its own (the paper). With ``first_frame`` (the released code), all have that of frame 0, which keeps
-    head translation.
-    """
-    origin = nose[:1] if first_frame else nose
-    return (points - origin).astype(np.float32)
 
 
 def pixel_values(frame_rgb: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -134,48 +134,28 @@ def _info(entry: Mapping[str, Any]) -> ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of records.
+    """One file of records."""
 
-    Attributes:
-      file: its name in the manifest's folder.
-      records: the number of its records.
-      bytes: its size in bytes.
-      sha256: its SHA-256 in hex.
-    """
-
-    file: str
-    records: int
-    bytes: int
-    sha256: str
+    file: str  # its name in the manifest's folder
+    records: int  # number of records
+    bytes: int  # size
+    sha256: str  # in hex
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The description of a packed data set.
+    """The description of a packed data set."""
 
-    Attributes:
-      name: the data set's name, one of ``readers.READERS``.
-      infos: all clips, in the order of the records.
-      shards: all shards, in the order of their records.
-      official: subjects of the published "train" and "test" parts, or None.
-      folds: test subjects of each published fold.
-      request: the data, and the options it was packed with. Repeating a request changes nothing.
-      labels: number of clips by expression and score, for people to read.
-      skipped: problems with the clips that packing skipped.
-      warnings: all other problems, such as clips that the reader skipped.
-      tool: version of the program that wrote it.
-    """
-
-    name: str
-    infos: tuple[ClipInfo, ...]
-    shards: tuple[Shard, ...]
-    official: Mapping[str, frozenset[str]] | None
-    folds: tuple[frozenset[str], ...]
-    request: Mapping[str, Any]
-    labels: Mapping[str, Mapping[str, int]]
-    skipped: tuple[Problem, ...] = ()
-    warnings: tuple[Problem, ...] = ()
-    tool: str = ""
+    name: str  # of the data set, one of ``readers.READERS``
+    infos: tuple[ClipInfo, ...]  # all clips, in the order of the records
+    shards: tuple[Shard, ...]  # in the order of their records
+    official: Mapping[str, frozenset[str]] | None  # subjects of the published "train" and "test" parts
+    folds: tuple[frozenset[str], ...]  # test subjects of each published fold
+    request: Mapping[str, Any]  # the data, and the options it was packed with; repeating a request changes nothing
+    labels: Mapping[str, Mapping[str, int]]  # number of clips by expression and score, for people to read
+    skipped: tuple[Problem, ...] = ()  # problems with the clips that packing skipped
+    warnings: tuple[Problem, ...] = ()  # all other problems, such as clips that the reader skipped
+    tool: str = ""  # version of the program that wrote it
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -235,12 +215,7 @@ def read_manifest(root: str | epath.Path) -> Manifest:
 
 
 class PackedClips(ClipSource):
-    """A packed data set. Reading a clip reads only its record. Threads can share it.
-
-    Attributes:
-      root: the folder, or its address.
-      manifest: its description.
-    """
+    """A packed data set. Reading a clip reads only its record. Threads can share it."""
 
     def __init__(self, root: str | epath.Path, wanted: Wanted):
         """Reads the manifest, not the shards.

@@ -8,6 +8,7 @@ the checksum of each finished shard.
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -103,11 +104,8 @@ def pack(
             out.mkdir(parents=True, exist_ok=True)
             json_files.write(out / PLAN, plan)
 
-        if collect:
-            written = _finished_shards(plan, out)
-            already = len(written)
-        else:
-            written, already = _write_shards(dataset.source, wanted, plan, out, workers, job)
+        source = None if collect else dataset.source  # to collect, nothing is written
+        written, already = _shards(source, wanted, plan, out, workers, job)
         if job:
             return f"{out}: part {job} is {len(written)} of {len(plan.ends)} shards, {already} of them finished before"
         infos = tuple(dataset.source.infos[index] for index in plan.kept)
@@ -198,11 +196,12 @@ def _make_plan(
     return _Plan(request, tuple(kept), tuple(ends), tuple(report.errors), notes)
 
 
-def _write_shards(
-    source: ClipSource, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int, job: shards.Shard | None
+def _shards(
+    source: ClipSource | None, wanted: Wanted, plan: _Plan, out: pathlib.Path, workers: int, job: shards.Shard | None
 ) -> tuple[list[Shard], int]:
-    """Writes all shards, or those of a job. Returns them, and how many existed before."""
-    written: list[Shard] = []
+    """All shards, or those of a job, and how many existed before. Writes the others, if there is a source."""
+    found: list[Shard] = []
+    missing: list[str] = []
     already = 0
     every = list(range(len(plan.ends)))
     mine = job.take(every) if job else every
@@ -210,29 +209,20 @@ def _write_shards(
     with Progress(sum(plan.ends[i] - starts[i] for i in mine), "clip", what="packing") as bar:
         for number in mine:
             indices = plan.kept[starts[number] : plan.ends[number]]
-            path = _shard_path(out, number, plan)
-            shard = _finished(path)
-            if shard is None:
-                shard = _write_shard(lambda index: _record(source, wanted, index), indices, path, workers, bar)
-            else:
+            path = out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
+            if shard := _finished(path):
                 already += 1
                 bar.update(len(indices))
-            written.append(shard)
-    return written, already
-
-
-def _shard_path(out: pathlib.Path, number: int, plan: _Plan) -> pathlib.Path:
-    return out / f"clips-{number:05d}-of-{len(plan.ends):05d}.array_record"
-
-
-def _finished_shards(plan: _Plan, out: pathlib.Path) -> list[Shard]:
-    """All shards, once the jobs have written them."""
-    paths = [_shard_path(out, number, plan) for number in range(len(plan.ends))]
-    found = {path.name: _finished(path) for path in paths}
-    if missing := [name for name, shard in found.items() if shard is None]:
+                found.append(shard)
+            elif source is not None:
+                record = functools.partial(_record, source, wanted)
+                found.append(_write_shard(record, indices, path, workers, bar))
+            else:
+                missing.append(path.name)
+    if missing:
         cure = "run the missing jobs of --shard before --collect"
         raise UserError("missing_file", f"{out}: {', '.join(missing)}: not packed yet; {cure}")
-    return [shard for shard in found.values() if shard]
+    return found, already
 
 
 def _finished(path: pathlib.Path) -> Shard | None:

@@ -12,19 +12,12 @@ ERROR, WARNING = "error", "warning"
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    Attributes:
-      kind: short stable name, such as "missing_frames".
-      message: names the file, and its row or frame if there is one; says what is wrong and how to fix it.
-      clip: id of the clip that this makes unusable; "" if it does not concern a single clip.
-      severity: ``ERROR`` if it would spoil training or its result, else ``WARNING``.
-    """
-
-    kind: str
-    message: str
-    clip: str = ""
-    severity: str = ERROR
+    kind: str  # short stable name, such as "missing_frames"
+    message: str  # names the file, and its row or frame if there is one; says what is wrong and how to fix it
+    clip: str = ""  # id of the clip that this makes unusable; "" if it does not concern a single clip
+    severity: str = ERROR  # ``ERROR`` if it would spoil training or its result, else ``WARNING``
 
 
 class DataError(UserError):

@@ -16,17 +16,11 @@ _CLOCKS = (1 / 100, 1 / 600, 1 / 1000)  # clock ticks in seconds (GIF; QuickTime
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Frames at a constant rate.
+    """Frames at a constant rate."""
 
-    Attributes:
-      fps: frames per second.
-      chosen: (m,) int, the source frame shown at times 0, 1/fps, 2/fps, ... after the first.
-      warnings: the changes that were needed.
-    """
-
-    fps: float
-    chosen: np.ndarray
-    warnings: tuple[str, ...] = ()
+    fps: float  # frames per second
+    chosen: np.ndarray  # (m,) int, the source frame shown at times 0, 1/fps, 2/fps, ... after the first
+    warnings: tuple[str, ...] = ()  # the changes that were needed
 
 
 def check(fps: float, option: str = "--fps") -> None:

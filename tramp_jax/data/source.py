@@ -10,17 +10,11 @@ from tramp_jax.data.problems import DataError, Problem, Problems, counted
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """The parts of a clip to read.
+    """The parts of a clip to read."""
 
-    Attributes:
-      frames: the images.
-      pixels: the colours under the landmarks.
-      landmarks: if False, landmarks are NaN, colours are not read either, and the data set may lack both.
-    """
-
-    frames: bool = True
-    pixels: bool = True
-    landmarks: bool = True
+    frames: bool = True  # the images
+    pixels: bool = True  # the colours under the landmarks
+    landmarks: bool = True  # without them, they are NaN, colours are not read either, and the data may lack both
 
     @property
     def colours(self) -> bool:
@@ -100,13 +94,7 @@ class Split(ClipSource):
 
 @dataclasses.dataclass(frozen=True)
 class RatingScale:
-    """The scale of a score. The defaults describe the paper's.
-
-    Attributes:
-      name: the scale's name.
-      low, high: its ends.
-      low_means, high_means: the ends in words.
-    """
+    """The scale of a score, and its ends in words. The defaults describe the paper's."""
 
     name: str = "MDS-UPDRS"
     low: float = 0.0
@@ -117,40 +105,24 @@ class RatingScale:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What holds for every clip of a data set.
+    """What holds for every clip of a data set."""
 
-    Attributes:
-      scale: the scale of the scores; None if it is unnamed, so its ends come from the scores themselves.
-      landmark_source: the detector that found the landmarks, such as "insightface"; "" if unknown.
-      layouts: possible landmark layouts, keys of ``landmarks.LAYOUTS``; () for any.
-      fps: frames per second; 0 if it differs between clips.
-      caveat: a warning to attach to every score of a model trained on this data; "" for none.
-    """
-
-    scale: RatingScale | None = None
-    landmark_source: str = ""
-    layouts: tuple[str, ...] = ()
-    fps: float = 0.0
-    caveat: str = ""
+    scale: RatingScale | None = None  # of the scores; None if it is unnamed, so its ends come from the scores
+    landmark_source: str = ""  # the detector that found the landmarks, such as "insightface"; "" if unknown
+    layouts: tuple[str, ...] = ()  # possible landmark layouts, keys of ``landmarks.LAYOUTS``; () for any
+    fps: float = 0.0  # frames per second; 0 if it differs between clips
+    caveat: str = ""  # a warning to attach to every score of a model trained on this data; "" for none
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The clips of a data set, and the published split over subjects if there is one.
-
-    Attributes:
-      source: the clips.
-      facts: what holds for all of them.
-      official: {"train": subjects, "test": subjects}, or None.
-      folds: test subjects of each published fold; () if there are none.
-      notes: the reader's warnings, such as clips that it skipped.
-    """
+    """The clips of a data set, and the published split over subjects if there is one."""
 
     source: ClipSource
     facts: Facts = Facts()
-    official: Mapping[str, frozenset[str]] | None = None
-    folds: Sequence[frozenset[str]] = ()
-    notes: tuple[Problem, ...] = ()
+    official: Mapping[str, frozenset[str]] | None = None  # {"train": subjects, "test": subjects}
+    folds: Sequence[frozenset[str]] = ()  # test subjects of each published fold
+    notes: tuple[Problem, ...] = ()  # the reader's warnings, such as clips that it skipped
 
     def summary(self) -> str:
         """One line with the number of notes by kind; "" if there are none."""

@@ -29,15 +29,10 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[frozenset[str]]
 
 
 def holdout(infos: Sequence[ClipInfo], fractions: Mapping[str, float], seed: int) -> dict[str, frozenset[str]]:
-    """One split over subjects into named parts, stratified by the subjects' mean scores.
+    """The subjects of each part of a split, stratified by their mean scores. Every subject is in exactly one part.
 
-    Args:
-      infos: the clips.
-      fractions: each part's share of the *subjects*; positive, with sum 1. Every part gets at least one subject.
-      seed: chooses among equally good splits.
-
-    Returns:
-      The subjects of each part. Every subject is in exactly one part.
+    ``fractions`` are the parts' shares of the *subjects*; positive, with sum 1. Every part gets at least one subject.
+    ``seed`` chooses among equally good splits.
 
     Raises:
       UserError: bad_option for impossible fractions; too_few_subjects if there are more parts than subjects; bad_score.

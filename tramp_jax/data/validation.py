@@ -25,6 +25,10 @@ from tramp_jax.errors import UserError
 from tramp_jax.progress import Progress
 
 _MAX_LISTED = 5  # scores listed in one message
+_MOVED = (
+    "If the data has moved, name its folder with --data-root (calibrate), --data_root (eval.py), or the run's --config "
+    "and --config.data.root (train.py --resume). A relative path counts from the folder where training was started."
+)
 
 _Content = dict[str, str]  # digests of a clip's landmarks and frames, to find the same clip under two names
 
@@ -34,17 +38,11 @@ _Out = TypeVar("_Out")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The problems found in a data set.
+    """The problems found in a data set."""
 
-    Attributes:
-      dataset: the whole data set.
-      problems: those of lists first, then of parts, then of clips.
-      bad: indices of the unusable clips. A row that was not read as a clip has no index.
-    """
-
-    dataset: Dataset
-    problems: tuple[Problem, ...]
-    bad: frozenset[int]
+    dataset: Dataset  # the whole data set
+    problems: tuple[Problem, ...]  # those of lists first, then of parts, then of clips
+    bad: frozenset[int]  # indices of the unusable clips; a row that was not read as a clip has none
 
     @property
     def errors(self) -> list[Problem]:
@@ -134,8 +132,8 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
 
     Args:
       config: the whole configuration.
-      known: an earlier report, from ``Report.to_json``. If the file exists, its bad clips are skipped and nothing is
-        checked again, so a resumed run keeps its clips.
+      known: where a run keeps its report, from ``Report.to_json``; None for a new run. If the file exists, its bad
+        clips are skipped and nothing is checked again, so a resumed run keeps its clips.
 
     Returns:
       The data set, and the report if clips were checked.
@@ -143,6 +141,15 @@ def open_sound(config: ConfigDict, known: pathlib.Path | None = None) -> tuple[D
     Raises:
       UserError: see ``datasets.open_dataset`` and ``Report.sound``; damaged_file for ``known``.
     """
+    try:
+        return _open_sound(config, known)
+    except UserError as error:
+        if known is None or error.kind != "missing_file":
+            raise
+        raise UserError(error.kind, f"{error}\n{_MOVED}") from error
+
+
+def _open_sound(config: ConfigDict, known: pathlib.Path | None) -> tuple[Dataset, Report | None]:
     if not config.data.skip_bad:
         return open_dataset(config), None
     if known is None or not known.is_file():

@@ -28,19 +28,12 @@ _TAKEN = ("id", "fps", VIDEO)  # columns with another meaning in the list of cli
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One video to turn into a clip.
+    """One video to turn into a clip."""
 
-    Attributes:
-      video: the file or folder.
-      name: unique name of the clip and its folder.
-      info: identity and score.
-      columns: more columns for the list, such as the subject's group or a second score.
-    """
-
-    video: Path
-    name: str
-    info: ClipInfo
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    video: Path  # the file or folder
+    name: str  # unique name of the clip and its folder
+    info: ClipInfo  # identity and score
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # more for the list, such as a second score
 
 
 def jobs_of(videos: Sequence[Path], subject: str, expression: str, score: float) -> list[Job]:
@@ -143,11 +136,9 @@ class ClipList:
     def done(self, job: Job, options: Mapping[str, object] | None = None, overwrite: bool = False) -> bool:
         """Whether the clip of this job exists, is listed, and need not be made again.
 
-        Args:
-          job: the job.
-          options: what it would be made with: options by their flags, and the states of files by their names; None
-            for any. What is missing from the clip's evidence, because an earlier version wrote it, is not compared.
-          overwrite: make it again in any case.
+        ``options`` is what it would be made with: options by their flags, and the states of files by their names; None
+        for any. What is missing from the clip's evidence, because an earlier version wrote it, is not compared. With
+        ``overwrite``, it is made again in any case.
 
         Raises:
           UserError: a clip of that name was made from another video, with other options or from a file that has been

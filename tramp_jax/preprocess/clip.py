@@ -48,32 +48,19 @@ class PreprocessOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed:
-    """A clip of n frames and how it was made.
+    """A clip of n frames and how it was made."""
 
-    Attributes:
-      clip: landmarks in pixels of the crop, 256×256 JPEG frames, colours under the points.
-      source_frames: (n,) indices of the video's frames, from 0; a resampled clip may repeat or skip some.
-      scores: (n,) confidence of the landmark source; NaN for interpolated frames.
-      interpolated: (n,) bool.
-      crop: the square of the video's frame that the crop shows.
-      frame_size: (width, height) of the video.
-      frames_read: frames in the video.
-      source: name of the landmark source.
-      quality: how far the landmarks can be trusted.
-      warnings: what you should know before you use the clip.
-      seconds: time by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (includes encoding).
-    """
-
-    clip: clips.Clip
-    source_frames: np.ndarray
-    scores: np.ndarray
-    interpolated: np.ndarray
-    crop: Box
-    frame_size: tuple[int, int]
-    frames_read: int
-    source: str
-    quality: landmark_quality.Quality
-    warnings: tuple[str, ...]
+    clip: clips.Clip  # landmarks in pixels of the crop, 256×256 JPEG frames, colours under the points
+    source_frames: np.ndarray  # (n,) indices of the video's frames, from 0; resampling may repeat or skip some
+    scores: np.ndarray  # (n,) confidence of the landmark source; NaN for interpolated frames
+    interpolated: np.ndarray  # (n,) bool
+    crop: Box  # the square of the video's frame that the crop shows
+    frame_size: tuple[int, int]  # (width, height) of the video
+    frames_read: int  # frames in the video
+    source: str  # name of the landmark source
+    quality: landmark_quality.Quality  # how far the landmarks can be trusted
+    warnings: tuple[str, ...]  # what you should know before you use the clip
+    # Time by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (includes encoding).
     seconds: dict[str, float]
 
     def evidence(self) -> dict[str, object]:

@@ -14,21 +14,13 @@ MAX_SIDE = 1920  # pixels; enough to find a face, while an 8K frame would take s
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One face in one frame.
+    """One face in one frame."""
 
-    Attributes:
-      box: (4,) float32, left, top, right, bottom.
-      score: the source's confidence, 0 to 1.
-      points: (P, 2) float32 in the source's layout.
-      depth: (P,) float32, distance of each point behind the image plane in pixels; None if the source has no depth.
-      look: small picture that reveals a change of person (``appearance.look``); not set by sources.
-    """
-
-    box: np.ndarray
-    score: float
-    points: np.ndarray
-    depth: np.ndarray | None = None
-    look: np.ndarray | None = None
+    box: np.ndarray  # (4,) float32, left, top, right, bottom
+    score: float  # the source's confidence, 0 to 1
+    points: np.ndarray  # (P, 2) float32 in the source's layout
+    depth: np.ndarray | None = None  # (P,) float32, pixels behind the image plane; None if the source has no depth
+    look: np.ndarray | None = None  # reveals a change of person, see ``appearance.look``; not set by sources
 
 
 class LandmarkSource:

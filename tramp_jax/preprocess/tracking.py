@@ -31,19 +31,13 @@ class Track:
 
 @dataclasses.dataclass
 class _Segment:
-    """A part of the video in which one face is followed.
+    """A part of the video in which one face is followed."""
 
-    Attributes:
-      found: the face by frame number, in order.
-      changed: frames with another face in its place.
-      doubtful: frames in ``found`` that may show another face, or this one after a quick turn.
-      ending: why it cannot be followed further; "" if the video ends.
-    """
-
-    found: dict[int, Face]
-    changed: list[int] = dataclasses.field(default_factory=list)
+    found: dict[int, Face]  # the face by frame number, in order
+    changed: list[int] = dataclasses.field(default_factory=list)  # frames with another face in its place
+    # Frames in ``found`` that may show another face, or this one after a quick turn.
     doubtful: list[int] = dataclasses.field(default_factory=list)
-    ending: str = ""
+    ending: str = ""  # why it cannot be followed further; "" if the video ends
 
     @property
     def first(self) -> int:
@@ -66,14 +60,10 @@ def follow(
     """Follows one face: first the largest one, then the one that overlaps its last box most.
 
     A face in that place with another ``look`` does not count as the followed one. Up to ``max_gap`` such frames are a
-    gap; more of them end the track.
+    gap, which is interpolated; more of them end the track. ``cuts`` are the frames that begin a new shot.
 
-    Args:
-      faces: the faces of every frame.
-      max_gap: longest gap to interpolate.
-      keep: how to treat a video with several tracks, or one in which the track spans less than ``gaps.MIN_SHARE`` of
-        the frames: "error" refuses it, "longest" keeps the longest track, and cuts off the other frames with a warning.
-      cuts: frames that begin a new shot.
+    If a video has several tracks, or its track spans less than ``gaps.MIN_SHARE`` of the frames, ``keep`` "error"
+    refuses it; "longest" keeps the longest track, and cuts off the other frames with a warning.
 
     Raises:
       UserError: no_single_face if the video shows no face or ``keep`` refuses it; bad_option.

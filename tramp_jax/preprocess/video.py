@@ -36,9 +36,7 @@ _UNREADABLE = (".heic", ".heif")  # a decoder would return one tile of the photo
 def open_frames(path: str | Path, images_fps: float = 25.0) -> "Frames":
     """Opens a video file, a folder of images, one image, or an animated PNG or WebP image.
 
-    Args:
-      path: the file or folder.
-      images_fps: frames per second of a folder of images, which does not record its rate.
+    ``images_fps`` is the rate of a folder of images, which does not record it.
 
     Returns:
       An iterable of (seconds, (H, W, 3) uint8 RGB), whose attributes are those of ``VideoFile``. Iterating again reads

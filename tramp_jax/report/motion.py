@@ -116,7 +116,7 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
     """Measures the motion in one clip.
 
     Args:
-      points: (n, 63, 2) points relative to the tip of the nose (``landmarks.centre``) in n ≥ 5 frames, in any unit.
+      points: (n, 63, 2) relative to the tip of the nose (``head_motion.positions``) in n ≥ 5 frames, in any unit.
         Any other head movement in them counts as motion of the face.
 
     Raises:

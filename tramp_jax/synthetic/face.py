@@ -12,21 +12,16 @@ import itertools
 
 import numpy as np
 
-from tramp_jax.data.landmarks import on_curve
+from tramp_jax.data.landmarks import MIRROR_106, on_curve
 
 IMAGE_SIZE = 256
 EYE_LINE = (128.0, 106.0)  # image position of the origin of an upright head at rest
 
 # Left and right contour from temple to chin (point 0), then the other mirrored pairs.
 CONTOUR_LEFT = (1, *range(9, 17), *range(2, 9))
-CONTOUR_RIGHT = (17, *range(25, 33), *range(18, 25))
+CONTOUR_RIGHT = tuple(MIRROR_106[point] for point in CONTOUR_LEFT)
+_PAIRS = {left: right for left, right in enumerate(MIRROR_106) if 33 <= left < right}
 # fmt: off
-_PAIRS = {
-    33: 87, 34: 88, 35: 93, 36: 91, 37: 90, 38: 92, 39: 89, 40: 94, 41: 96, 42: 95,
-    43: 101, 44: 100, 45: 99, 46: 97, 47: 98, 48: 105, 49: 104, 50: 102, 51: 103,
-    52: 61, 54: 57, 55: 58, 56: 59, 63: 67, 64: 68, 65: 69, 66: 70,
-    75: 81, 76: 82, 77: 83, 78: 84, 79: 85,
-}
 # Half face at rest: landmark on the image-left or on the midline -> (outward x, y).
 _HALF = {
     33: (33, 5.2), 34: (33, -.6), 35: (46.5, -1), 36: (40, 3.9), 37: (26, 4.2), 38: (33, -.6), 39: (19.5, 1.6),
@@ -55,7 +50,6 @@ NUM_LANDMARKS = 106
 _NUM_EXTRA = sum(len(rows) for rows in EXTRA.values())
 LEFT = np.array([*CONTOUR_LEFT, *_PAIRS, *range(NUM_LANDMARKS, NUM_LANDMARKS + _NUM_EXTRA)])
 RIGHT = np.array([*CONTOUR_RIGHT, *_PAIRS.values(), *range(NUM_LANDMARKS + _NUM_EXTRA, NUM_LANDMARKS + 2 * _NUM_EXTRA)])
-MIDLINE = np.array([0, *(i for i in _HALF if i not in _PAIRS)])
 NUM_POINTS = NUM_LANDMARKS + 2 * _NUM_EXTRA
 _FIRST = itertools.accumulate((len(rows) for rows in EXTRA.values()), initial=NUM_LANDMARKS)
 # Name in EXTRA -> (2, rows) indices of its points on the left and on the right.

@@ -5,33 +5,18 @@ Like hypomimia, severity reduces the range, speed, promptness and symmetry of mo
 adds tremor. Each random choice has its own stream, seeded by (seed, purpose, subject, expression, clip). So a clip
 depends only on its seed and its place, in whatever order you read clips.
 
-``cues`` chooses what shows the severity, to find out what each stream of a model reads. Nothing else depends on it:
-
-| cues | the motion of landmarks | bulging cheeks, folds and lines, see ``skin`` |
-|---|---|---|
-| "motion" | shows it | follow from the motion |
-| "landmarks" | shows it | show another severity, drawn for each clip |
-| "appearance" | shows another severity, drawn for each clip | show it |
-| "both" | shows it | show it, with independent noise |
-
-This command draws the contact sheet of the documentation:
-
-    python -m tramp_jax.synthetic.faces docs/images/synthetic_faces.jpg
+``cues`` chooses what shows the severity, to find out what each stream of a model reads; docs/data.md has the table.
 """
 
-import argparse
 import enum
 import functools
-import pathlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from tramp_jax.data import clips, landmarks
 from tramp_jax.data.source import ClipSource
 from tramp_jax.errors import UserError
-from tramp_jax.files import write_atomically
 from tramp_jax.synthetic import face, motion, render
 from tramp_jax.synthetic.look import Look, draw_look
 from tramp_jax.synthetic.skin import Skin, draw_skin
@@ -85,15 +70,10 @@ class SyntheticFaces(ClipSource):
     clips of the same subject and expression differ by at most one step. ``pixels`` come from the rendered frame before
     JPEG compression, under the landmarks as detected (with their noise).
 
-    Args:
-      num_subjects: number of people, named "s000" and so on.
-      clips_per_subject: repetitions of each expression by each person.
-      expressions: some of ``EXPRESSIONS``. The choice does not change a clip.
-      seed: seed of everything, at least 0.
-      with_frames: False skips rendering; ``frames`` and ``pixels`` are None.
-      cues: what shows the severity, one of ``CUES``.
-      cue_noise: standard deviation, in steps of the score, of what each kind of cue shows around the score. The two
-        kinds err independently, so the larger it is, the more a model gains from reading both. Unused with "motion".
+    People are named "s000" and so on. ``expressions`` are some of ``EXPRESSIONS``; the choice does not change a clip.
+    Without ``with_frames``, nothing is rendered: ``frames`` and ``pixels`` are None. ``cue_noise`` is the standard
+    deviation, in steps of the score, of what each kind of cue shows around the score. The two kinds err independently,
+    so the larger it is, the more a model gains from reading both. Unused with ``cues`` "motion".
 
     Raises:
       UserError: no clips asked for, an unknown expression, unknown cues, or noise below 0.
@@ -240,46 +220,3 @@ def _draw_flicker(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     times = np.arange(num_frames)[:, None] / motion.FPS
     waves = np.sin(2 * np.pi * (rng.uniform(0.2, 2, 4) * times + rng.uniform(0, 1, 4))) * (0.03, 0.01, 0.01, 0.01)
     return np.exp(waves[:, :1] + waves[:, 1:] + rng.normal(0, 0.005, (num_frames, 1)))
-
-
-def contact_sheet() -> np.ndarray:
-    """(H, W, 3) uint8 with a row for each expression: five frames at severity 0 (left), five at severity 4 (right)."""
-    source = SyntheticFaces(20, 1)
-    rows: list[np.ndarray] = []
-    shown: set[str] = set()
-    for name in EXPRESSIONS:
-        halves = []
-        for score in (0, NUM_SCORES - 1):
-            index = next(
-                i
-                for i, info in enumerate(source.infos)
-                if (info.expression, info.score) == (name, score) and info.subject not in shown
-            )
-            shown.add(source.infos[index].subject)
-            painter, last = source.painter(index), source.infos[index].num_frames - 1
-            images = [painter.paint(t) for t in np.linspace(0, last, 5).astype(int)]
-            tiles = [cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA) for image in images]
-            halves.append(_titled(np.hstack(tiles), f"{name.replace('_', ' ')}, severity {score}"))
-        gap = np.full((halves[0].shape[0], 8, 3), 255, np.uint8)
-        rows.append(np.hstack([halves[0], gap, halves[1]]))
-    return np.vstack(rows)
-
-
-def _titled(tile: np.ndarray, title: str) -> np.ndarray:
-    """The picture below a white strip with its title."""
-    strip = np.full((18, tile.shape[1], 3), 255, np.uint8)
-    cv2.putText(strip, title, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
-    return np.vstack([strip, tile])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the contact sheet to a file."""
-    parser = argparse.ArgumentParser(description="Draws a contact sheet of synthetic faces.")
-    parser.add_argument("output", type=pathlib.Path, help="the .jpg file to write")
-    output = parser.parse_args(arguments).output
-    sheet = cv2.cvtColor(contact_sheet(), cv2.COLOR_RGB2BGR)
-    write_atomically(output, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
-
-
-if __name__ == "__main__":
-    main()

@@ -15,17 +15,7 @@ Colour = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """The appearance of one person in one room. It depends on neither expression nor severity.
-
-    Attributes:
-      skin, hair, brow, iris, lip, shirt: colours.
-      wall: (256, 256, 3) uint8 background.
-      light: (128, 128) uint8 light on the upright face, in half-resolution image coordinates.
-      hair_lift: outward offset of the hair in pixels; negative for short hair.
-      long_hair: whether hair falls beside the neck.
-      part: sideways position of the parting in pixels.
-      age: 0 to 1; sets the depth of lines and folds.
-    """
+    """The appearance of one person in one room. It depends on neither expression nor severity."""
 
     skin: Colour
     hair: Colour
@@ -33,12 +23,12 @@ class Look:
     iris: Colour
     lip: Colour
     shirt: Colour
-    wall: np.ndarray
-    light: np.ndarray
-    hair_lift: float
-    long_hair: bool
-    part: float
-    age: float
+    wall: np.ndarray  # (256, 256, 3) uint8 background
+    light: np.ndarray  # (128, 128) uint8 light on the upright face, in half-resolution image coordinates
+    hair_lift: float  # outward offset of the hair in pixels; negative for short hair
+    long_hair: bool  # whether hair falls beside the neck
+    part: float  # sideways position of the parting in pixels
+    age: float  # 0 to 1; sets the depth of lines and folds
 
 
 def _rgb(values: np.ndarray) -> Colour:

@@ -21,15 +21,10 @@ _BULGE = ((43, 28, 17, 12, 0.26), (47, 48, 17, 8, -0.28), (25, 38, 7, 12, -0.22)
 
 @dataclasses.dataclass(frozen=True)
 class Skin:
-    """The skin of a face in a clip of n frames.
+    """The skin of a face in a clip of n frames."""
 
-    Attributes:
-      points: (n, face.NUM_POINTS, 2) image points that folds lie on.
-      strengths: (n, len(SIGNS)) strength of each sign, 0 at rest and about 1 at the peak of a healthy expression.
-    """
-
-    points: np.ndarray
-    strengths: np.ndarray
+    points: np.ndarray  # (n, face.NUM_POINTS, 2) image points that folds lie on
+    strengths: np.ndarray  # (n, len(SIGNS)) of each sign, 0 at rest and about 1 at the peak of a healthy expression
 
     def fold_depths(self, age: float) -> np.ndarray:
         """Depths (n, 5, 2) of all folds, in the order of ``outlines.fold_depths``."""

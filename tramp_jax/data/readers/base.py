@@ -7,11 +7,6 @@ from tramp_jax.data.problems import Problems
 from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
 
-_RELATIVE = (
-    "A run's path is relative to the folder where its training was started: work there, or name the data with "
-    "--data-root (calibrate), --data_root (eval.py), or the run's --config and --config.data.root (train.py --resume)"
-)
-
 
 def check_wanted(name: str, wanted: Wanted) -> None:
     """Raises UserError (bad_option) if data set ``name``, which holds only landmarks, is to be read without them."""
@@ -23,7 +18,7 @@ def root_folder(root: str | Path, how_to_get: str) -> Path:
     """The folder of the data set. Without it, raises UserError (missing_file), which says what to get and where."""
     path = Path(root).expanduser()
     if not str(root) or not path.is_dir():
-        where = "" if path.is_absolute() or not str(root) else f" in {Path.cwd()}. {_RELATIVE}"
+        where = "" if path.is_absolute() or not str(root) else f" in {Path.cwd()}"
         raise UserError("missing_file", f"{str(root)!r} (data.root): no such folder{where}.\n{how_to_get}")
     return path
 

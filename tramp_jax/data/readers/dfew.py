@@ -1,14 +1,8 @@
 """DFEW: film clips of faces that show one of seven emotions. The encoders are pre-trained on it.
 
-The layout, in one folder ROOT (CLIP is DFEW's number of a clip, such as 00001):
-
-    ROOT/set_K_train.txt, ROOT/set_K_test.txt   official lists of set K = 1..5, as Former-DFER releases them
-    ROOT/frames/CLIP/*.jpg                      frames
-    ROOT/landmarks/CLIP.npy                     landmarks (n, 73, 2), pixels of the 256×256 face crop
-    ROOT/colours/CLIP.npy                       RGB under the landmarks (n, 71, 3), 0-255; optional
-
-A line of a list is ``path frames label``. The path is on the author's disk, so only its last part, CLIP, is used.
-Labels are 1-7 in some copies of the lists and 0-6 in others (such as Former-DFER's own); a 7 or a 0 shows which.
+docs/data.md shows the files. A line of a list is ``path frames label``. The path is on the author's disk, so only its
+last part is used, the clip's number in DFEW, such as 00001. Labels are 1-7 in some copies of the lists and 0-6 in
+others (such as Former-DFER's own); a 7 or a 0 shows which.
 """
 
 import dataclasses

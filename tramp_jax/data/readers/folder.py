@@ -1,17 +1,12 @@
-"""Your own clips: a folder for each, and a list of their subjects, expressions and scores.
+"""Your own clips: a folder for each, and a list of their subjects, expressions and scores. docs/data.md shows both.
 
-    ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
-    ROOT/PATH/...           the clip: see ``tramp_jax.data.clip_folder``
-
-The list has the columns path (of a clip folder, relative to the list), subject, expression and score. Optional columns
-are id (default: the path), group, fps (default: that of clip.json), and split ("train" or "test" in each row). Any
-other column of numbers, such as a second score, is a target for ``data.target``; other columns are ignored.
+A column of numbers that has no meaning of its own, such as a second score, is a target for ``data.target``.
 """
 
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tramp_jax.data import clip_folder, names, rate, tables
@@ -104,8 +99,10 @@ def read_list(
         where = f"{path}, row {number}"
         fields |= {name: names.clean(fields[name]) for name in _NAMES if name in fields}
         clip = fields.get("id") or names.clean(fields["path"])
-        if wrong := _row_fault(fields, "split" in columns) or _code_fault(fields, codes):
-            problems.add("malformed_row", f"{where}: {wrong}", clip)
+        wrong = [*_wrong_cells(fields, "split" in columns)]
+        wrong += ["correct the row"] * bool(wrong)
+        if wrong := [*wrong, *_code_faults(fields, codes)]:
+            problems.add("malformed_row", f"{where}: {'; '.join(wrong)}", clip)
             continue
         if clip in seen:
             message = f"{where}: clip {clip!r} is also in row {seen[clip]}; remove one of the two, or give each an id"
@@ -219,34 +216,25 @@ def _unlike_others(values: Sequence[str]) -> frozenset[float]:
     return frozenset([*low, *found[next(jumps, len(found)) :], *codes])
 
 
-def _code_fault(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> str:
+def _wrong_cells(fields: Mapping[str, str], has_split: bool) -> Iterator[str]:
+    """Yields everything that is wrong with a row."""
+    yield from (f"{name} is empty" for name in _REQUIRED if not fields[name])
+    for name in ("subject", "expression"):
+        if fields[name] and names.is_missing(fields[name]):
+            yield f"{name} is {fields[name]!r}, as if it were missing"
+    if not tables.is_path(fields["path"]):
+        yield f"path is {fields['path'][:40]!r}... of {len(fields['path'])} characters"
+    if fields["score"] and tables.number(fields["score"]) is None:
+        yield f"score is {fields['score'][:80]!r}, not a number"
+    fps = tables.number(fields.get("fps") or "1")
+    if fps is None or not _FPS[0] <= fps <= _FPS[1]:
+        yield f"fps is {fields['fps'][:80]!r}, not a number of frames per second from {_FPS[0]} to {_FPS[1]}"
+    if has_split and fields["split"].lower() not in _SPLITS:
+        yield f"split is {fields['split'][:80]!r}, not train or test"
+
+
+def _code_faults(fields: Mapping[str, str], codes: Mapping[str, frozenset[float]]) -> Iterator[str]:
     for name, found in codes.items():
         if tables.number(fields[name]) in found:
             cure = "remove the row" if name == "score" else "leave the cell empty"
-            return f"{name} is {fields[name]}, which looks like a code for a missing rating; {cure}"
-    return ""
-
-
-def _row_fault(fields: Mapping[str, str], has_split: bool) -> str:
-    """What is wrong with a row, and the cure, or ""."""
-    wrong = _wrong_cell(fields, has_split)
-    return wrong and f"{wrong}; correct the row"
-
-
-def _wrong_cell(fields: Mapping[str, str], has_split: bool) -> str:
-    for name in _REQUIRED:
-        if not fields[name]:
-            return f"{name} is empty"
-    for name in ("subject", "expression"):
-        if names.is_missing(fields[name]):
-            return f"{name} is {fields[name]!r}, as if it were missing"
-    if not tables.is_path(fields["path"]):
-        return f"path is {fields['path'][:40]!r}... of {len(fields['path'])} characters"
-    if tables.number(fields["score"]) is None:
-        return f"score is {fields['score'][:80]!r}, not a number"
-    fps = tables.number(fields.get("fps") or "1")
-    if fps is None or not _FPS[0] <= fps <= _FPS[1]:
-        return f"fps is {fields['fps'][:80]!r}, not a number of frames per second from {_FPS[0]} to {_FPS[1]}"
-    if has_split and fields["split"].lower() not in _SPLITS:
-        return f"split is {fields['split'][:80]!r}, not train or test"
-    return ""
+            yield f"{name} is {fields[name]}, which looks like a code for a missing rating; {cure}"

@@ -1,18 +1,6 @@
 """The augmented Toronto NeuroFace data set: repetitions of five oro-facial tasks by 36 people, rated by two raters.
 
-11 people have ALS (ids A...), 14 have had a stroke (S..., OP...), 11 are healthy controls (N...). The layout, in one
-folder ROOT; FILE is a File Name of the split list, such as A002_02_NSM_OPEN_color, and REP a repetition, such as 1:
-
-    ROOT/neuroface_split.csv       the published list that cuts videos into repetitions
-    ROOT/ratings.csv               or .xlsx: ratings, in our own format: see ``neuroface_lists.read_ratings``
-    either, already cut and cropped:
-    ROOT/frames/FILE_REP/*.jpg     face crops, 256×256
-    ROOT/landmarks/FILE_REP.npy    landmarks (n, 73, 2) or (n, 106, 2) of InsightFace, pixels of the crop
-    or whole:
-    ROOT/Videos/FILE.avi           videos (.avi, .mp4 or .mov), about 50 frames per second
-    ROOT/video_landmarks/FILE_REP.npy   landmarks as above of the repetition's frames, pixels of the video frame
-
-If ROOT/landmarks does not exist, the videos are read.
+docs/data.md shows the files. The ratings are in a format of our own: see ``neuroface_lists.read_ratings``.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tramp_jax.data import tables
@@ -73,7 +73,7 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
     for row, fields in tables.read_table(path, _SPLIT_COLUMNS, problems)[1].items():
         file = fields["file name"]
         numbers = [tables.whole(fields[name]) or 0 for name in _SPLIT_COLUMNS[1:]]
-        if wrong := _row_fault(fields, numbers):
+        if wrong := "; ".join(_row_faults(fields, numbers)):
             problems.add("malformed_row", f"{path}, row {row}: {wrong}; {LIST_CURE}")
             continue
         repetition, frames, start, end = numbers
@@ -107,23 +107,22 @@ def read_split_list(path: Path, problems: Problems) -> list[Repetition]:
     return [found[row] for row in sorted(found)]
 
 
-def _row_fault(fields: Mapping[str, str], numbers: Sequence[int]) -> str:
-    """What is wrong with a row of the split list, whose whole numbers are ``numbers`` (0 for other text), or ""."""
+def _row_faults(fields: Mapping[str, str], numbers: Sequence[int]) -> Iterator[str]:
+    """Yields what is wrong with a row of the split list, whose whole numbers are ``numbers`` (0 for other text)."""
     file = fields["file name"]
     match = _FILE.fullmatch(file)
     if not match:
-        return f"the File Name {file[:80]!r} is not SUBJECT_..._TASK_... with letters, digits and _"
-    if not task_of(file):
-        return f"the File Name {file!r} does not name one of the tasks {', '.join(TASKS)}"
-    if match[1] not in SUBJECTS:
-        return f"subject {match[1]} is not in the published folds"
+        yield f"the File Name {file[:80]!r} is not SUBJECT_..._TASK_... with letters, digits and _"
+    elif not task_of(file):
+        yield f"the File Name {file!r} does not name one of the tasks {', '.join(TASKS)}"
+    if match and match[1] not in SUBJECTS:
+        yield f"subject {match[1]} is not in the published folds"
     for name, value in zip(_SPLIT_COLUMNS[1:], numbers, strict=True):
         if value < 1:
-            return f"{name} is {fields[name][:80]!r}, not a whole number of at least 1"
+            yield f"{name} is {fields[name][:80]!r}, not a whole number of at least 1"
     _, frames, start, end = numbers
-    if end < start or frames > end - start + 1:
-        return f"frames {start} to {end} are not the {frames} of Number of Frames"
-    return ""
+    if min(numbers) > 0 and (end < start or frames > end - start + 1):
+        yield f"frames {start} to {end} are not the {frames} of Number of Frames"
 
 
 def task_of(file: str) -> str:
@@ -146,11 +145,11 @@ def read_ratings(path: Path, problems: Problems) -> dict[tuple[str, int], dict[s
     for row, fields in rows.items():
         repetition, rater = tables.whole(fields["repid"]), fields["rater"]
         scores = {name: fields.get(name.lower(), "") for name in _MEASURES}
-        wrong = next(filter(None, (_rating_fault(name, score) for name, score in scores.items())), "")
+        wrong = [*filter(None, (_rating_fault(name, score) for name, score in scores.items()))]
         if repetition is None or not rater or not fields["file name"]:
-            wrong = "needs a File Name, a repID (a whole number) and a rater"
+            wrong.append("needs a File Name, a repID (a whole number) and a rater")
         if wrong or repetition is None:
-            problems.add("malformed_row", f"{path}, row {row}: {wrong}; correct the row")
+            problems.add("malformed_row", f"{path}, row {row}: {'; '.join(wrong)}; correct the row")
             continue
         key = (fields["file name"], repetition)
         if rater in given[key]:

@@ -51,7 +51,6 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     """
     check_wanted("ravdess", wanted)
     root = root_folder(root, _HOW_TO_GET)
-    infos: list[ClipInfo] = []
     tables = Tables(problems)
     for path in sorted(root.rglob("*.csv"), key=lambda path: (path.stem, path)):
         name = _NAME.fullmatch(path.stem)
@@ -62,10 +61,10 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
         emotion, intensity = int(name[1]) - 1, float(name[2])
         targets = ((EMOTION, float(emotion)),)
         info = ClipInfo(path.stem, name[3], EMOTIONS[emotion], intensity, 0, targets=targets, source=str(path))
-        if infos and infos[-1].id == info.id:
-            problems.add("duplicate_clip", f"{path}: {infos[-1].source} has the same name; remove one", info.id)
-        elif count := tables.add(Row(path, info, 0.0)):
-            infos.append(dataclasses.replace(info, num_frames=count))
-    if not infos:
+        if tables.infos and tables.infos[-1].id == info.id:
+            problems.add("duplicate_clip", f"{path}: {tables.infos[-1].source} has the same name; remove one", info.id)
+        else:
+            tables.add(Row(path, info, 0.0))
+    if not tables.infos:
         problems.add("no_clips", f"{root}: has no table of a recording.\n{_HOW_TO_GET}")
-    return Dataset(tables.source(infos), FACTS)
+    return Dataset(tables, FACTS)

@@ -1,23 +1,19 @@
 """Your own landmarks without video: a table from OpenFace or py-feat for each clip, and a list of them.
 
-    ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
-    ROOT/PATH               its table: see ``tramp_jax.data.landmark_tables``
-
-The list is that of ``readers.folder``, but its paths are tables. It needs the column fps if a table has no timestamps;
-a table with timestamps is resampled to that rate. Clips have landmarks only, so a model must read the trajectory stream
-only, and no colours. Opening the data set reads every table; the landmarks stay in memory, 512 bytes a frame.
+The list is that of ``readers.folder``, but its paths are tables, see ``landmark_tables``. Clips have landmarks only, so
+a model must read the trajectory stream only, and no colours. Opening the data set reads every table; the landmarks stay
+in memory, 512 bytes a frame.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
-from tramp_jax.data import clip_checks, landmark_tables
+from tramp_jax.data import landmark_tables
 from tramp_jax.data.clips import Clip, ClipInfo
 from tramp_jax.data.problems import WARNING, Problems
 from tramp_jax.data.readers.base import check_wanted
 from tramp_jax.data.readers.folder import LIST, Options, Row, read_list
-from tramp_jax.data.source import Dataset, Facts, FileSource, Wanted
+from tramp_jax.data.source import ClipSource, Dataset, Facts, Wanted
 from tramp_jax.errors import UserError
 
 __all__ = ["FACTS", "Options", "Tables", "open"]
@@ -35,16 +31,17 @@ def open(root: str | Path, options: Options, wanted: Wanted, problems: Problems)
     """Reads the list and all tables. Clips come in the order of the list."""
     check_wanted("tables", wanted)
     tables = Tables(problems)
-    rows, official = read_list(root, options, tables.add, _HOW_TO_MAKE, problems)
-    return Dataset(tables.source(row.info for row in rows), FACTS, official)
+    _, official = read_list(root, options, tables.add, _HOW_TO_MAKE, problems)
+    return Dataset(tables, FACTS, official)
 
 
-class Tables:
+class Tables(ClipSource):
     """The clips of a data set of tables, each read once. ``problems`` takes what is wrong with them."""
 
     def __init__(self, problems: Problems):
+        self.infos: list[ClipInfo] = []
         self._problems = problems
-        self._clips: dict[str, Clip] = {}
+        self._clips: list[Clip] = []
 
     def add(self, row: Row) -> int:
         """Reads a row's table. Returns its number of frames, or 0 if it cannot be used."""
@@ -56,16 +53,10 @@ class Tables:
         for warning in found.warnings:
             message = f"{row.info.source}: {row.path}: {warning}"
             self._problems.add("doubtful_landmarks", message, row.info.id, WARNING)
-        self._clips[row.info.id] = found.clip(row.info)
+        self._clips.append(found.clip(row.info))
+        self.infos.append(self._clips[-1].info)
         return len(found.points)
 
-    def source(self, infos: Iterable[ClipInfo]) -> FileSource:
-        """The clips that were added, in the order of ``infos``."""
-
-        def read(info: ClipInfo, problems: Problems) -> Clip:
-            clip = self._clips[info.id]
-            for problem in clip_checks.clip_problems(clip):
-                problems.add(problem.kind, problem.message, problem.clip)
-            return dataclasses.replace(clip, landmarks=clip.landmarks.copy())
-
-        return FileSource(list(infos), read)
+    def __getitem__(self, index: int) -> Clip:
+        clip = self._clips[index]
+        return dataclasses.replace(clip, landmarks=clip.landmarks.copy())

@@ -3,7 +3,6 @@
 The constants come from MediaPipe's graph ``face_detection_short_range``.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,13 @@ import numpy as np
 from scipy.special import expit
 
 from tramp_jax.errors import UserError
-from tramp_jax.preprocess.faces import area, overlap, shared
+from tramp_jax.preprocess.faces import Face, area, overlap, shared
 
 SIZE = 128  # side of the network's square input, in pixels
 _MIN_SCORE = 0.5
 _MIN_SCORE_PART = 0.8  # in a part of the frame, where folds of cloth and the like reach 0.73
 _MIN_OVERLAP, _MAX_INSIDE = 0.3, 0.6  # boxes that overlap more, or lie in each other more, are one face
 _GRIDS = ((16, 2), (8, 6))  # cells per side, anchors per cell
-
-
-@dataclasses.dataclass(frozen=True)
-class Detection:
-    """A detected face: box (4,) and keypoints (6, 2) in pixels of the frame, the two eyes first, and its score."""
-
-    box: np.ndarray
-    keypoints: np.ndarray
-    score: float
 
 
 def interpreter(model: Path) -> Any:
@@ -60,8 +50,8 @@ class Detector:
             raise UserError("bad_model", f"{model}: not the short-range face detector (it has {outputs})") from None
         self._anchors = _anchors()
 
-    def __call__(self, frame: np.ndarray) -> list[Detection]:
-        """Finds the faces in a frame (H, W, 3) uint8 RGB, best first.
+    def __call__(self, frame: np.ndarray) -> list[Face]:
+        """Finds the faces in a frame (H, W, 3) uint8 RGB, best first. Each has six points, the two eyes first.
 
         The network was made for faces at least a fifth as wide as the picture. If faces are smaller, it finds boxes
         between two people, so overlapping squares of the frame are searched as well.
@@ -74,15 +64,15 @@ class Detector:
         for left, top in _corners(*small.shape[:2]):
             shift = np.array([left, top], np.float32)
             for each in self._search(small[top : top + SIZE, left : left + SIZE], _MIN_SCORE_PART):
-                found.append(Detection(each.box + np.tile(shift, 2), each.keypoints + shift, each.score))
-        kept: list[Detection] = []
-        for each in sorted(found, key=lambda detection: -detection.score):
+                found.append(Face(each.box + np.tile(shift, 2), each.score, each.points + shift))
+        kept: list[Face] = []
+        for each in sorted(found, key=lambda face: -face.score):
             if not any(_same_face(each.box, other.box) for other in kept):
                 kept.append(each)
         per_pixel = np.array([width / size[0], height / size[1]], np.float32)
-        return [Detection(each.box * np.tile(per_pixel, 2), each.keypoints * per_pixel, each.score) for each in kept]
+        return [Face(each.box * np.tile(per_pixel, 2), each.score, each.points * per_pixel) for each in kept]
 
-    def _search(self, picture: np.ndarray, min_score: float) -> list[Detection]:
+    def _search(self, picture: np.ndarray, min_score: float) -> list[Face]:
         """Finds the faces in one picture, which is resized and padded to the network's input."""
         height, width = picture.shape[:2]
         scale = SIZE / max(height, width)
@@ -103,7 +93,7 @@ class Detector:
         found = []
         for points, score in merged:
             points = ((points - (left, top)) / per_pixel).astype(np.float32)
-            found.append(Detection(points[:2].ravel(), points[2:], score))
+            found.append(Face(points[:2].ravel(), score, points[2:]))
         return found
 
 

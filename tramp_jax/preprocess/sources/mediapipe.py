@@ -103,13 +103,13 @@ class MediaPipe(LandmarkSource):
                     if all(overlap(detection.box, face.box) < _SAME for face, _ in found)
                 ]
                 unknown.sort(key=lambda detection: -area(detection.box))  # the largest is most likely the right one
-                new = [_region(detection.box, *detection.keypoints[:2]) for detection in unknown]
+                new = [_region(detection.box, *detection.points[:2]) for detection in unknown]
                 found += self._look(frame, new[: MAX_FACES - len(found)])
                 found = _distinct(found)
             regions = [region for _, region in found]
             yield [face for face, _ in found]
 
-    def _detect(self, frame: np.ndarray) -> list[blazeface.Detection]:
+    def _detect(self, frame: np.ndarray) -> list[Face]:
         started = time.perf_counter()
         detections = self._detector(frame)
         self.seconds["detect"] += time.perf_counter() - started
