@@ -278,7 +278,7 @@ def row_of(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
     return {
         "status": WITHHELD if scored.withheld else OK,
         "reason": scored.withheld,
-        "score": "" if scored.withheld else f"{scored.score:.4f}",
+        "score": _number(scored.score, 4),
         "ratings": " ".join(f"{rating:g}" for rating in scored.ratings),
         "raw": "" if scored.withheld else " ".join(f"{value:.4f}" for value in scored.raw),
         "low": low,

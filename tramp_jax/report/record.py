@@ -40,7 +40,7 @@ PROVENANCE = {
 class Evidence:
     """Everything a report shows. The report gives the reason for anything that is missing.
 
-    For fields that are not listed, see ``scoring.scorer.Scored``.
+    For fields that are not listed, see ``scoring.scorer.Scored``. If the score is withheld, nothing here gives it away.
 
     Attributes:
       clip: the scored clip; ``frames`` and ``pixels`` may be None.
@@ -66,6 +66,10 @@ class Evidence:
     quality: Quality | None = None
     warnings: Sequence[str] = ()
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shown = (self.interval, self.ratings, self.attribution)
+        assert not self.withheld or not (np.isfinite(self.score) or any(shown)), "a withheld score would be given away"
 
     @functools.cached_property
     def points(self) -> np.ndarray:

@@ -65,14 +65,15 @@ def _identity(evidence: Evidence) -> str:
 def _score(evidence: Evidence) -> str:
     scale, score, interval = evidence.scale, evidence.score, evidence.interval
     ends = f"{scale.name}, {scale.low:g} ({scale.low_means}) to {scale.high:g} ({scale.high_means})"
+    if evidence.withheld:
+        why = f"The score is withheld: {evidence.withheld}."
+        rest = "Its interval and the effects of movement are not shown, because they would give it away."
+        return page.paragraph(why, "number") + page.paragraph(ends, "soft") + page.paragraph(rest)
     note = f"No interval: {evidence.interval_note}."
     if interval is not None:
         note = f"Interval {interval[0]:.2f} to {interval[1]:.2f} ({evidence.interval_note})."
         if evidence.ratings and evidence.level:
             note = f"Rating {either(evidence.ratings)}, {100 * evidence.level:g}%. {note}"
-    if evidence.withheld:
-        words = f"The score is withheld: {evidence.withheld}."
-        return page.paragraph(words, "number") + page.paragraph(ends, "soft") + page.paragraph(note)
     drawing = page.scale(scale.low, scale.high, score, interval, f"Score {score:.2f} on {ends}. {note}")
     number = f'<div class="number">{score:.2f}</div>{page.paragraph(ends, "soft")}{page.paragraph(note)}'
     return f'<div class="score"><div>{number}</div>{drawing}</div>'
@@ -96,9 +97,7 @@ def _headline(evidence: Evidence) -> str:
     found = evidence.attribution
     if found is None:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
-    still = ""
-    if not evidence.withheld:  # with the change, it would give the withheld score away
-        still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
+    still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
     if found.relative_error is None:
         return page.paragraph(f"{still}Movement hardly changed the score, so no region or moment stands out.")
     largest = ", ".join(f"{name} ({value:+.2f})" for name, value in _ranked(_by_label(found))[:2])
@@ -140,7 +139,7 @@ def _effects(evidence: Evidence) -> str:
         _effect_table("region", "Effect of each region, summed over time. Sides are the person's.", _by_label(found)),
         _effect_table("input", "Effect of each kind of input.", found.by_input),
     ]
-    if abs(found.score - evidence.score) > 0.005 and not evidence.withheld:
+    if abs(found.score - evidence.score) > 0.005:
         explained = f"The effects explain the network's output, {found.score:.2f}; the score above is derived from it."
         parts.insert(0, page.paragraph(explained))
     return "\n".join(parts)

@@ -43,16 +43,16 @@ CLIPS_AT_ONCE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A scored clip.
+    """A scored clip. If the score is withheld, it is NaN, and so is every number that it could be computed from.
 
     Attributes:
       clip: the clip, with the arrays that the model read.
       score: mean of the members' scores, on the rating scale.
       raw: (members,) raw values, before the output step.
-      interval: interval around the score; None if there is none (see ``note``).
+      interval: interval around the score; None if the score is withheld, or if there is none (see ``note``).
       level: share of clips that such intervals cover, or None.
       ratings: the ratings in the interval, which have its level; () if there are none or too many to list.
-      withheld: why the score must not be used; "" if it may.
+      withheld: why there is no score; "" if there is one.
       outside: what makes the clip unlike the training clips; "" if nothing does.
       note: the method of the interval, or the reason why there is none.
       frames_used: how many of the clip's frames the trajectory stream (or else the frame stream) reads.
@@ -257,12 +257,17 @@ class Scorer:
         if (c := self.calibration) is not None:
             interval = c.interval(score, spread)
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
-            if self._max_width is not None and width > self._max_width:
-                withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
             note = f"{100 * c.level:g}% interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
                 "" if c.coverage is None else f"; it covered {c.test}"
             )
-            about += doubts.about_width(c, width)
+            if self._max_width is not None and width > self._max_width:
+                # Not the width, which follows from the score. Neither may anything else that does leave this method.
+                withheld = f"interval wider than {self._max_width:g} points"
+                score = spread = float("nan")
+                raw, scores = np.full_like(raw, np.nan), np.full_like(scores, np.nan)
+                interval, ratings = None, ()
+            else:
+                about += doubts.about_width(c, width)
         return Scored(
             clip=clip,
             score=score,
@@ -318,9 +323,9 @@ class Scorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
-        """The contents of a report; see ``report.writer.write_report``."""
+        """The contents of a report; see ``report.writer.write_report``. A score that is withheld is not explained."""
         effects = None
-        if attribute:
+        if attribute and not scored.withheld:
             if not self._explainers:
                 self._explainers = [attribution.Explainer(each.config, each.output) for each in self.members]
             pairs = zip(self._explainers, self.members, strict=True)
@@ -344,6 +349,7 @@ class Scorer:
             outside=scored.outside,
             interval_note=scored.note,
             attribution=effects,
+            attribution_note="the score is withheld" if scored.withheld else "not requested",
             interpolated=scored.interpolated,
             quality=scored.quality,
             warnings=scored.warnings,
