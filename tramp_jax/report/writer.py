@@ -104,7 +104,7 @@ def _headline(evidence: Evidence) -> str:
     start, stop = strongest_moment(found, evidence.clip.fps)
     return page.paragraph(
         f"{still}Movement changed the score by {found.difference:+.2f}. Regions with the largest effects: {largest}. "
-        f"The effect was strongest from {start:.2f} to {stop:.2f} s."
+        f"The effect was strongest from {start:.2f} to {stop:.2f} s.{plots.sampling_note(found)}"
     )
 
 
