@@ -167,6 +167,14 @@ def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, sou
     assert set(scored.ratings) <= set(range(5))
 
 
+def test_a_calibration_that_is_refused_changes_nothing(runs, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "run", ignore=shutil.ignore_patterns("output-*", "usual_motion.json"))
+    before = os.listdir(tmp_path / "run")
+    with user_error("too_few_people"):
+        calibrate_run([tmp_path / "run"], which="best", level=0.99)
+    assert os.listdir(tmp_path / "run") == before
+
+
 def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
     path = calibrated / "calibration.json"
     before = path.read_bytes()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tramp_jax import config as options
 from tramp_jax import (
     evaluation,
+    initial_weights,
     landmark_readout,
     losses,
     run,
@@ -101,6 +102,7 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     splits = split_file.splits_of(dataset, config, resumed)
     if resumed is None:
         split_file.warn_of_known(config, splits)
+        initial_weights.check(config)
     for parts in splits.values():
         losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])
@@ -116,6 +118,11 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
         changed = first and _has_changed(config, splits, fold_folder)
+        if changed:
+            tqdm.write(
+                f"warning: {fold_folder}: the clips or their ratings have changed since this training began, so its "
+                "result is partly or wholly from the old ones; train again to use only the new ones"
+            )
         if (run.evaluation_folder(fold_folder, TEST, LAST) / run.METRICS).exists():
             continue  # finished before the run was interrupted
         if fold is not None and first:
@@ -176,15 +183,9 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 
 def _has_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> bool:
-    """Whether a run or fold began with other clips, people or ratings; warns if so."""
+    """Whether a run or fold began with other clips, people or ratings."""
     before = training_data.load(folder, config)
-    changed = before is not None and before.digest not in ("", training_data.digest(splits))
-    if changed:
-        tqdm.write(
-            f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
-            "partly or wholly from the old ones; train again to use only the new ones"
-        )
-    return changed
+    return before is not None and before.digest not in ("", training_data.digest(splits))
 
 
 def _warn_beyond(data: TrainingData, splits: Mapping[str, Split], name: str) -> None:
@@ -269,7 +270,8 @@ def evaluate_split(
                 output.save(folder, step)
     predictions = evaluation.predict(predictor, variables, splits[split], config, mesh, output)
     chosen = {BEST: "selected on validation subjects", LAST: "last epoch"}.get(which, "as requested")
-    title = f"{split}, checkpoint of step {step} ({chosen})"
+    where = split if run.fold_of(folder) is None else f"{folder.absolute().name}, {split}"
+    title = f"{where}, checkpoint of step {step} ({chosen})"
     report = evaluation.write_report(predictions, run.evaluation_folder(folder, split, which), config, title)
     return evaluation.format_report(report)
 
