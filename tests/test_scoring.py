@@ -219,8 +219,10 @@ def test_nothing_gives_a_withheld_score_away(calibrated, source, runtime, monkey
     scored = held.score_clip(source[0])
     row, whole = row_of(held, scored), row_of(shown, shown.score_clip(source[0]))
     hidden = {"score", "raw", "low", "high", "ratings"}
-    assert {name for name in whole if row[name] != whole[name]} == {"status", "reason", *hidden}
+    assert {name for name in whole if row[name] != whole[name]} == {"status", "reason", "warnings", *hidden}
     assert not any(row[name] for name in hidden)
+    assert "% of the scale" in whole["warnings"]
+    assert "% of the scale" not in row["warnings"]  # it tells the width of the interval
     assert row["reason"] == row_of(held, held.score_clip(source[1]))["reason"]  # whatever the score
     assert np.isnan([scored.score, scored.spread, *scored.raw, *scored.members]).all()
     assert (scored.interval, scored.ratings) == (None, ())
@@ -839,12 +841,14 @@ def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, 
     config["data"].update(name="folder", expression="")
     (run / "config.json").write_text(json.dumps(config))
     scorer = Scorer(run)
-    scored = scorer.score_clip(source[0], "pout")
+    info = dataclasses.replace(source[0].info, expression="pout")
+    scored = scorer.score_clip(dataclasses.replace(source[0], info=info))
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
     assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
     assert any("in layout points63, but these are in" in text for text in scored.warnings)
-    known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
-    assert not any("trained on" in text for text in about_clip(scorer.members[0], known, "frown", ""))
+    info = dataclasses.replace(info, expression="frown")
+    known = dataclasses.replace(source[0], info=info, fps=50.0, layout="points63")
+    assert not any("trained on" in text for text in about_clip(scorer.members[0], known, ""))
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))

@@ -116,7 +116,6 @@ class Table:
         self._rows = rows
 
     def __enter__(self) -> "Table":
-        self.path.parent.mkdir(exist_ok=True)
         _write(self.path, self._rows.values())
         self._file = self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         return self

@@ -232,18 +232,13 @@ class Explainer:
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
 
 
-def patches_along_side(image_size: int) -> int:
-    """G, the number of patches along a side of the model's frames."""
-    return max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)
-
-
 def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     """A jitted function (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
 
     ``config`` is the ``model`` group; ``parts`` is what these nodes contribute to ``quadrature.Integral.parts``.
     """
     model, image_size = build_model(config), config.rgb.image_size
-    G = patches_along_side(image_size)
+    G = max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)  # patches along a side
 
     def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
         ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), config) for inputs in (baseline, sample)]

@@ -100,7 +100,6 @@ class MotionTable:
     """
 
     inter_ocular: float
-    fps: float
     window: int
     regions: tuple[RegionMotion, ...]
     sides: tuple[SideMotion, ...]
@@ -137,7 +136,7 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
         _sides(pair, *(_excursion(points[:, slots], fps, window) for slots in (left, MIRROR[left])))
         for pair, left in _PAIRS.items()
     )
-    return MotionTable(unit, fps, window, regions, sides)
+    return MotionTable(unit, window, regions, sides)
 
 
 def _window(n: int, fps: float) -> int:

@@ -181,7 +181,7 @@ def _motion(evidence: Evidence) -> str:
             "Measured from the landmarks, without the model. The unit of length is the distance between the outer "
             f"corners of the eyes (here {table.inter_ocular:.1f} pixels). Onset is the time at which a movement passes "
             "10 % of its peak, rise is the time from 10 % to 90 %, and hold is the total time at 90 % or more. "
-            f"Positions are smoothed over {table.window} frames ({1000 * table.window / table.fps:.0f} ms). "
+            f"Positions are smoothed over {table.window} frames ({1000 * table.window / evidence.clip.fps:.0f} ms). "
             "“–” means that no movement stands out from the jitter of the landmarks."
         ),
         page.table(
