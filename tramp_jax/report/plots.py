@@ -116,7 +116,10 @@ def attribution_over_time(evidence: Evidence) -> str:
     starts = np.arange(0, n, max(1, math.ceil(n / 80)))  # keeps each column of a map a few pixels wide
     edges = np.append(starts, n) / fps
     maps = {stream: np.add.reduceat(effects, starts).T for stream, effects in attribution.by_stream.items()}
+    # Both streams have the same scales: in one of its own, a stream that hardly counts would look important.
     norm = CenteredNorm(0, max(float(np.abs(cells).max()) for cells in maps.values()) or 1.0)
+    sums = np.concatenate([[0.0], *(cells.sum(axis=0) for cells in maps.values())])
+    margin = 0.05 * (np.ptp(sums) or 1.0)
     figure = _figure(9.0, 0.6 + 4 * len(maps))
     panels = figure.subplots(2 * len(maps), 1, sharex=True, height_ratios=(7, 3) * len(maps))
     for (stream, cells), top, bottom in zip(maps.items(), panels[::2], panels[1::2], strict=True):
@@ -133,7 +136,7 @@ def attribution_over_time(evidence: Evidence) -> str:
         bottom.stairs(np.maximum(total, 0), edges, fill=True, color="#b2182b", alpha=0.6)
         bottom.stairs(np.minimum(total, 0), edges, fill=True, color="#2166ac", alpha=0.6)
         bottom.axhline(0, color="0.5", linewidth=0.8)
-        bottom.set_ylabel("all regions")
+        bottom.set(ylabel="all regions", ylim=(sums.min() - margin, sums.max() + margin))
         for first, end in _runs(unread):
             for axes in (top, bottom):
                 axes.axvspan(edges[first], edges[end], facecolor="0.93", edgecolor="0.75", hatch="///", linewidth=0)
@@ -145,13 +148,14 @@ def attribution_over_time(evidence: Evidence) -> str:
     if note := sampling_note(attribution):
         words += (
             f"{note} Their columns are samples in time, not events in the face: whatever happened between them had no "
-            "effect through the pictures."
+            "effect through the pictures. To compare the streams, see the table of inputs: the effect of the pictures "
+            "is concentrated in few columns."
         )
     return page.figure(
         _encode(figure),
-        "Heat maps of the effects on the score through the landmarks and the pictures: a row for each region, a column "
-        "for each moment; below each, the sum over regions. The table of regions and the summary give the largest "
-        "effects as numbers.",
+        f"Heat map of the effects of the {' and of the '.join(maps)} on the score: a row for each region, a column for "
+        "each moment; below it, the sum over regions. The table of regions and the summary give the largest effects as "
+        "numbers.",
         words,
     )
 
