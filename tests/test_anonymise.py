@@ -84,7 +84,7 @@ def test_no_name_reaches_tables_or_reports_and_scoring_resumes(run, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--shard", "1/2"), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)], ids=str
+    "more", [(), ("--shard", "1/2"), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)], ids=["", "shard", "jobs"]
 )
 @pytest.mark.parametrize("wrong", ["no run", "no model file", "no such expression"])
 def test_a_refused_command_leaves_no_salt_and_no_folder(run, wrong, more, tmp_path, monkeypatch):

@@ -72,6 +72,8 @@ def train(
             raise UserError("missing_option", "--config is missing; name a recipe, such as configs/synthetic.py")
         config = run.load_config(folder)
     folds = open_folds(config, folder if resume else None)
+    if not resume:
+        initial_weights.check(config)
     folder = run.named(config, folder, resume)
     with locked(folder) if sharding.is_first_process() else contextlib.nullcontext():
         run.prepare(config, folder, resume, overwrite)
@@ -102,7 +104,6 @@ def open_folds(config: ConfigDict, resumed: pathlib.Path | None = None) -> Folds
     splits = split_file.splits_of(dataset, config, resumed)
     if resumed is None:
         split_file.warn_of_known(config, splits)
-        initial_weights.check(config)
     for parts in splits.values():
         losses.check_ratings(config, [info.score for info in parts[TRAIN].infos])
         cache.check(config, parts[TRAIN], parts[VALIDATION])

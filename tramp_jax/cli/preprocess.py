@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         tracks_size=arguments.tracks_size,
     )
     out = _checked_out(arguments, jobs)
-    if arguments.collect:
+    if arguments.collect and not arguments.queries:
         with shards.locked(out, None):
             return _collect(out, jobs)
     tracks = _files_of_landmarks(arguments, jobs)

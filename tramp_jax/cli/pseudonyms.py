@@ -65,13 +65,11 @@ class Pseudonyms:
         return f"anon-{self.digest('salt')[:4]}-"
 
     def _read(self) -> bytes:
-        path, text = self._path, b""
-        for _ in range(10):
-            if path.is_file() and path.stat().st_size <= 4 * _SALT_BYTES:
-                text = path.read_bytes().strip()
-            if text:
-                break
-            time.sleep(0.1)  # another job may be writing it
+        path, waits = self._path, 0
+        while path.is_file() and path.stat().st_size == 0 and waits < 10:  # another job may be writing it
+            time.sleep(0.1)
+            waits += 1
+        text = path.read_bytes().strip() if path.is_file() and path.stat().st_size <= 4 * _SALT_BYTES else b""
         if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _SALT_BYTES), text):
             raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
         if os.name == "posix" and path.stat().st_mode & 0o077:
