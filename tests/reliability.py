@@ -291,6 +291,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          "refused without `--overwrite`", ("test_no_file_is_replaced_unasked",)),
         ("a command that is refused", "no folder, lock or salt is left, and no run is replaced or calibrated",
          ("test_a_refused_command_leaves_no_salt_and_no_folder", "test_a_lock_removes_the_folders_that_it_made",
+          "test_collecting_nothing_writes_nothing",
           "test_a_run_that_is_refused_replaces_no_other", "test_a_calibration_that_is_refused_changes_nothing")),
         ("a misspelt folder in the path of an output", "refused: a command creates only the last folder",
          ("test_a_misspelt_folder_of_an_output_is_not_created", "test_the_folder_of_an_output_is_created")),

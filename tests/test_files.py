@@ -132,6 +132,15 @@ def test_a_misspelt_folder_of_an_output_is_not_created(tmp_path, monkeypatch, co
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [["score", "--out", "new/scores.csv"], ["preprocess", "a.mp4", "--out", "new/x"]])
+def test_collecting_nothing_writes_nothing(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, "--collect"])
+    assert stopped.value.__context__.kind == "missing_file"
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_an_output_is_created(tmp_path):
     write_clip(tmp_path / "clip", SyntheticFaces(1, 1)[0])
     for name in ("sheets/clip.png", "videos/clip.mp4"):

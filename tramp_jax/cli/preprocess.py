@@ -153,8 +153,9 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
     """Moves the rows of all shards' lists into one."""
     from tramp_jax.preprocess import batch
 
+    parts = shards.collected(out / batch.LIST)  # before the list is written
     clip_list = batch.ClipList(out, batch.further_columns(jobs))
-    missing = clip_list.collect(jobs)
+    missing = clip_list.collect(parts, jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
         sys.stdout.write(f"no clip was made of {', '.join(str(job.video) for job in missing)}; see the errors\n")
