@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tramp_jax import output as outputs
 from tramp_jax import run, split_file, training_data, usual_motion
@@ -52,32 +51,24 @@ def calibrate_run(
         raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
     members = load_members(checkpoints, which)
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
-        configs = [_config_of(member, data_root) for member in members]
-        splits, data = _opened(members, configs)
+        for member in members:
+            member.config.data.root = data_root or member.config.data.root
+        splits, data = _opened(members)
         folds = {member.fold for member in members}
         one_run = len({run.home(member.run).resolve() for member in members}) == 1
         crossed = one_run and None not in folds and 1 < len(folds) == len(members)
         found = (_across_folds if crossed else _on_validation)(members, splits, data, level)
-        for member, config, split in zip(members, configs, splits, strict=True):
-            usual_motion.describe(config, split, member.run)
+        for member, split in zip(members, splits, strict=True):
+            usual_motion.describe(member.config, split, member.run)
         return found, found.save(members[0].run)
 
 
-def _config_of(member: Member, data_root: str) -> ConfigDict:
-    config = member.config.copy_and_resolve_references()
-    if data_root:
-        with config.unlocked():
-            config.data.root = data_root
-    return config
-
-
-def _opened(
-    members: Sequence[Member], configs: Sequence[ConfigDict]
-) -> tuple[list[dict[str, Split]], list[TrainingData]]:
+def _opened(members: Sequence[Member]) -> tuple[list[dict[str, Split]], list[TrainingData]]:
     """The splits of every member, and the description of its training data."""
     splits: list[dict[str, Split]] = []
     data: list[TrainingData] = []
-    for member, config in zip(members, configs, strict=True):
+    for member in members:
+        config = member.config
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.extend(split_file.splits_of(dataset, config, member.run).values())
         found = member.trained_on
