@@ -13,6 +13,7 @@ import numpy as np
 
 from tramp_jax.data import landmark_quality
 from tramp_jax.data.frame_numbers import spell
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.report import motion, page, plots
 from tramp_jax.report.attribution import Attribution
@@ -161,10 +162,10 @@ def _effect_table(what: str, caption: str, effects: Mapping[str, float]) -> str:
 
 def _motion(evidence: Evidence) -> str:
     """How the regions and the sides of the face moved."""
-    n = len(evidence.points)
-    if n < motion.MIN_FRAMES:
-        return page.missing("Movement", f"the clip has {n} frames; at least {motion.MIN_FRAMES} are needed")
-    table = motion.motion_table(evidence.points, evidence.clip.fps)
+    try:
+        table = motion.motion_table(evidence.points, evidence.clip.fps)
+    except UserError as error:
+        return page.missing("Movement", str(error))
     regions = [
         [
             plots.REGION_LABELS.get(region.region, "whole face"),
