@@ -4,7 +4,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tramp_jax.cli import scripts
-from tramp_jax.files import expanded
+from tramp_jax.files import check_place, expanded
 
 CONFIG = config_flags.DEFINE_config_file("config", None, f"Recipe to train: {', '.join(scripts.recipes())}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config>/<time>.")
@@ -22,6 +22,8 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         sharding.join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     workdir = expanded(WORKDIR.value) if WORKDIR.value else None
+    if workdir:
+        check_place(workdir)
     config = scripts.chosen(flags.FLAGS["config"], workdir if RESUME.value else None)
     experiment.train(config, workdir, RESUME.value, OVERWRITE.value)
 

@@ -9,6 +9,7 @@ from convert_weights import store
 from convert_weights.kinds import KINDS
 from convert_weights.load import LoadedCheckpoint, load_checkpoint
 from convert_weights.state_dict import ON_PURPOSE, OUTSIDE
+from tramp_jax.cli import Parser
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError
 from tramp_jax.files import expanded
@@ -27,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m convert_weights", description="Convert PyTorch weights, and convert them back."
-    )
+    parser = Parser(prog="python -m convert_weights", description="Convert PyTorch weights, and convert them back.")
     parser.add_argument("source", metavar="SRC", type=expanded, help="file, converted folder or run")
     parser.add_argument("--out", metavar="DIR", type=expanded, help="folder to write params and batch_stats to")
     parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="default: inferred from the names")

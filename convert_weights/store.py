@@ -26,6 +26,7 @@ from convert_weights.reader import nonfinite_warnings
 from tramp_jax import config as options
 from tramp_jax import json_files, run
 from tramp_jax.errors import UserError
+from tramp_jax.files import check_place
 
 VARIABLES, REPORT = "variables", "conversion.json"
 FORMAT = 1
@@ -35,14 +36,13 @@ Loaded = tuple[str, Variables, ConfigDict, dict[str, Any]]  # the fields of Load
 
 
 def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
-    """Raises UserError if the folder for ``path`` is missing, or if writing would replace something it should not.
+    """Raises UserError if writing would replace something it should not; see also ``check_place``.
 
     Args:
       overwrite: whether an earlier output of the same type may be replaced.
       marker: a file that every output folder of this type holds; "" if the output is a file.
     """
-    if not path.parent.is_dir():
-        raise UserError("missing_file", f"{path.parent}: no such folder; create it first")
+    check_place(path)
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -61,6 +61,7 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     name = path.name
     try:
+        path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(".partial", f".{name}.", path.parent, ignore_cleanup_errors=True) as scratch:
             new = pathlib.Path(scratch, name)
             yield new

@@ -1,5 +1,6 @@
 """``tramp-jax score --anonymise``: tables and reports without names, which still resume and join."""
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -80,6 +81,41 @@ def test_no_name_reaches_tables_or_reports_and_scoring_resumes(run, tmp_path, ca
         assert "--" in line
     assert not (tmp_path / "new").exists()
     assert sorted(out.read_text().splitlines()) == sorted(before.splitlines())
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--shard", "1/2"), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)], ids=["", "shard", "jobs"]
+)
+@pytest.mark.parametrize("wrong", ["no run", "no model file", "no such expression"])
+def test_a_refused_command_leaves_no_salt_and_no_folder(run, wrong, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("anna.mp4", "bert.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    checkpoint, expression, models = str(run), "smile", []
+    if wrong == "no run":
+        checkpoint = "nothing"
+    elif wrong == "no model file":
+        models = ["--models-dir", "."]
+    else:
+        expression = "smiel"
+    command = ["score", "anna.mp4", "bert.mp4", "--checkpoint", checkpoint, "--expression", expression, *models]
+    command += ["--out", "tables/scores.csv", "--anonymise", "--salt", "salts/mine", "--report", "reports", *more]
+    with contextlib.suppress(SystemExit):
+        assert cli.main(command) == 1
+    assert sorted(os.listdir(tmp_path)) == ["anna.mp4", "bert.mp4"]
+
+
+@pytest.mark.slow
+def test_processes_share_a_new_salt(run, tmp_path):
+    clips = SyntheticFaces(2, 1, ("smile",))
+    for i, name in enumerate(("anna", "bert")):
+        write_clip(tmp_path / name, clips[i])
+    command = ["score", *(str(tmp_path / name) for name in ("anna", "bert")), "--checkpoint", str(run), "--anonymise"]
+    assert cli.main([*command, "--out", str(tmp_path / "scores.csv"), "--jobs", "2"]) == 0
+    own = Pseudonyms(tmp_path / "scores.csv.salt")
+    assert [row["input"] for row in rows(tmp_path / "scores.csv")] == [
+        own.of_input(tmp_path / name) for name in ("anna", "bert")
+    ]
 
 
 def test_a_salt_that_others_can_read_or_that_is_damaged_is_refused(tmp_path):

@@ -363,7 +363,8 @@ def test_cross_validation_trains_every_fold_beside_the_baselines(linear_model, t
     assert "epoch" not in capsys.readouterr().out
     assert json.loads((tmp_path / "folds" / "cross_validation.json").read_text()) == values
     experiment.evaluate(tmp_path / "folds", "last", "test")
-    assert (whole := capsys.readouterr().out).count("test, checkpoint of step") == 2
+    blocks = re.findall("^(.*), checkpoint of step", whole := capsys.readouterr().out, re.M)
+    assert blocks == ["fold_0, test", "fold_1, test"]
     experiment.evaluate(tmp_path / "folds" / "fold_1", "last", "test")
     assert whole.endswith(capsys.readouterr().out)
 
@@ -420,7 +421,22 @@ def test_a_mistake_is_one_message(mistake, finished_run, tmp_path, capsys):
     for fact in facts:
         assert fact in message
     assert finished_run.exists()
-    assert not (tmp_path / "new" / "checkpoints").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [("init.all", "weights.pth", "missing_file"), ("freeze", ("rgb_encodr",), "bad_option")],
+)
+def test_a_run_that_is_refused_replaces_no_other(option, value, kind, tmp_path):
+    folder, config = tmp_path / "run", tiny.get_config().unlock()
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    config.update_from_flattened_dict({option: value})
+    with user_error(kind):
+        experiment.train(config, folder, overwrite=True)
+    assert os.listdir(tmp_path) == ["run"]
+    assert os.listdir(folder) == ["config.json"]
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):

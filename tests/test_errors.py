@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from convert_weights import __main__ as convert_weights
 from tramp_jax import cli
 from tramp_jax.cli import score
 from tramp_jax.cli.exit_codes import BUG, EXIT_ERROR, EXIT_INTERRUPTED, exit_codes
@@ -35,8 +36,8 @@ def test_letters_that_a_terminal_cannot_show_do_not_stop_a_program(monkeypatch):
 def test_an_input_may_begin_with_a_dash(monkeypatch):
     given = []
     monkeypatch.setattr(score, "run", lambda arguments: given.append(arguments.inputs) or 0)
-    assert cli.main(["score", "--", "-dash.mp4", "--x"]) == 0
-    assert given == [["-dash.mp4", "--x"]]
+    assert cli.main(["score", "--", "-dash.mp4", "--chekpoint"]) == 0
+    assert given == [["-dash.mp4", "--chekpoint"]]
 
 
 def test_a_users_mistake_is_one_line(capsys):
@@ -66,6 +67,27 @@ def test_an_error_of_the_system_about_a_file_has_a_cure(number, kind):
     mistake = as_user_error(OSError(number, os.strerror(number), "clips.csv"))
     assert mistake.kind == kind
     assert str(mistake).startswith("clips.csv: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (["score", "x.mp4", "--chekpoint", "run"], "--checkpoint"),
+        (["export", "--chekpoint=run"], "--checkpoint"),  # not that the option is missing
+        (["pack", "--no-landmark", "--shard-size", "3", "--collct"], "--collect"),  # two options may be shortened
+    ],
+)
+def test_a_misspelt_option_of_a_command_names_the_closest_one(command, meant, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_of_convert_weights_names_the_closest_one(capsys):
+    with pytest.raises(SystemExit):
+        convert_weights.main(["x.pth", "--ou", "a", "--verfy"])
+    assert "did you mean --verify?" in capsys.readouterr().err
 
 
 def test_a_file_where_a_folder_must_be_is_named(tmp_path):

@@ -15,7 +15,10 @@ from convert_weights import store
 from tests.conftest import ROOT
 from tests.raises import user_error
 from tramp_jax import cli
+from tramp_jax.data.clip_folder import write_clip
+from tramp_jax.errors import UserError
 from tramp_jax.files import check_mounted, locked, write_atomically
+from tramp_jax.synthetic.faces import SyntheticFaces
 
 _HOLD = """
 import pathlib, sys, time
@@ -102,6 +105,56 @@ def test_no_file_is_replaced_unasked(tmp_path, command):
     assert stopped.value.__context__.kind == "file_exists"
     assert all(fact in str(stopped.value.__context__) for fact in (str(there), "--overwrite"))
     assert there.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "a.mp4", "--checkpoint", "run", "--out", "PLACE"],
+        ["score", "a.mp4", "--checkpoint", "run", "--report", "PLACE"],
+        ["score", "a.mp4", "--checkpoint", "run", "--anonymise", "--salt", "PLACE"],
+        ["score", "--collect", "--out", "PLACE"],
+        ["preprocess", "a.mp4", "--landmarks", "table", "--out", "PLACE"],
+        ["preprocess", "a.mp4", "--landmarks", "table", "--queries", "PLACE"],
+        ["export", "--checkpoint", "run", "--out", "PLACE"],
+        ["view", "clip", "--out", "PLACE.png"],
+        ["validate", "--dataset", "synthetic", "--json", "PLACE"],
+        ["pack", "--dataset", "synthetic", "--out", "PLACE"],
+        ["study", "fusion", "--out", "PLACE"],
+    ],
+)
+def test_a_misspelt_folder_of_an_output_is_not_created(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([part.replace("PLACE", "resutls/january/x") for part in command])
+    assert stopped.value.__context__.kind == "missing_file"
+    assert f"{tmp_path / 'resutls'};" in str(stopped.value.__context__)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["score", "--out", "new/scores.csv"], ["preprocess", "a.mp4", "--out", "new/x"]])
+def test_collecting_nothing_writes_nothing(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, "--collect"])
+    assert stopped.value.__context__.kind == "missing_file"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_an_output_is_created(tmp_path):
+    write_clip(tmp_path / "clip", SyntheticFaces(1, 1)[0])
+    for name in ("sheets/clip.png", "videos/clip.mp4"):
+        assert cli.main(["view", str(tmp_path / "clip"), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_lock_removes_the_folders_that_it_made(tmp_path):
+    with pytest.raises(UserError), locked(tmp_path / "a" / "b" / "x"):
+        raise UserError("bad_option", "a command is refused")
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / "a" / "b" / "x"):
+        (tmp_path / "a" / "y").touch()
+    assert os.listdir(tmp_path / "a") == ["y"]
 
 
 _KILLED = """

@@ -15,7 +15,7 @@ from tests import tiny
 from tramp_jax.batches import view
 from tramp_jax.data import landmarks
 from tramp_jax.report import page, plots, record, writer
-from tramp_jax.report.attribution import ELSEWHERE, Attribution
+from tramp_jax.report.attribution import ELSEWHERE, LANDMARKS, PICTURES, Attribution
 from tramp_jax.synthetic.faces import SyntheticFaces
 
 HOSTILE = "\"><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>'&amp;"
@@ -36,7 +36,8 @@ def attribution(clip):
     regions = np.zeros((n, 7))
     regions[30, 0], regions[20, 5] = 1.5, -0.25
     names = (*landmarks.REGIONS, ELSEWHERE)
-    return Attribution(2.5, 1.251, trajectory, "xyrgb", frames, regions, names, np.arange(n) > 3, 0.001, True, 42)
+    read = {LANDMARKS: np.arange(n) > 3, PICTURES: np.arange(n) % 4 == 0}
+    return Attribution(2.5, 1.251, trajectory, "xyrgb", frames, regions, names, read, 0.001, True, 42)
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +156,13 @@ def test_a_report_lists_the_ratings_and_says_what_cannot_be_trusted(evidence, un
     text = Read(writer.render(shown)).text
     assert "Rating 2 or 3, 90%." in text
     assert "2.50 on MDS-UPDRS, but outside what the model was trained on" in text
-    held = Read(writer.render(dataclasses.replace(shown, withheld="interval too wide"))).text
-    assert "withheld" in held
-    assert "2.50 on" not in held
-    assert "would be" not in held  # with the change, it gives the score
-    of_many = dataclasses.replace(shown, score=2.3, withheld="interval too wide", level=0.975)
-    held = Read(writer.render(of_many)).text
-    assert "2.50" not in held
-    assert "Rating 2 or 3, 97.5%." in held
+    nothing = {"score": float("nan"), "interval": None, "ratings": (), "attribution": None}
+    document = writer.render(dataclasses.replace(shown, withheld="interval too wide", **nothing))
+    held = Read(document).text
+    assert "The score is withheld: interval too wide." in held
+    assert not re.search(r"\bnan\b", held)
+    assert not Read(document).named("svg")
+    assert "Rating" not in held
 
 
 def test_a_scale_of_one_rating_is_drawn():
@@ -261,6 +261,27 @@ def test_plots_change_with_the_data(clip, attribution):
         assert (np.abs(a.astype(int) - b) > 25).sum() > 100, plot.__name__
 
 
+def test_the_map_over_time_tells_the_pictures_that_were_read_from_events_in_the_face(attribution, clip, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_encode", lambda figure, *_: drawn.append(figure) or b"\x89PNG")
+    html = plots.attribution_over_time(record.Evidence(clip, 2.5, attribution=attribution))
+    n = clip.info.num_frames
+    read = attribution.read[PICTURES]
+    assert f"only {read.sum()} of {n} frames" in html
+    of_landmarks, one_sum, of_pictures, other_sum, _ = drawn[0].axes
+    assert one_sum.get_ylim() == other_sum.get_ylim()
+    for axes, stream, frame, region in ((of_landmarks, LANDMARKS, 30, 0), (of_pictures, PICTURES, 20, 5)):
+        (cells,) = (shown.get_array() for shown in axes.collections if shown.get_array() is not None)
+        assert cells.shape[1] == n
+        assert np.flatnonzero(cells.filled(0)).tolist() == [region * n + frame]
+        np.testing.assert_array_equal(~np.ma.getmaskarray(cells).any(axis=0), attribution.read[stream])
+        hatched = [(span.get_x(), span.get_x() + span.get_width()) for span in axes.patches]
+        for t, seen in enumerate(attribution.read[stream]):
+            assert any(start < (t + 0.5) / clip.fps < stop for start, stop in hatched) != seen
+    motion = dataclasses.replace(attribution, frames=None, read={LANDMARKS: attribution.read[LANDMARKS]})
+    assert "picture" not in plots.attribution_over_time(record.Evidence(clip, 2.5, attribution=motion))
+
+
 def test_the_contact_sheet_counts_frames_from_one(clip, attribution, monkeypatch):
     titles = []
     monkeypatch.setattr(plots, "_frame", lambda axes, box, title="": titles.append(title))
@@ -276,7 +297,8 @@ def test_the_contact_sheet_counts_frames_from_one(clip, attribution, monkeypatch
 def test_provenance_names_the_file_and_the_frames(tmp_path, clip, config):
     path = tmp_path / "video.mp4"
     path.write_bytes(b"moving pictures")
-    found = record.provenance(clip, config, source=path, missing_ratio="2 %")
+    clip = dataclasses.replace(clip, info=dataclasses.replace(clip.info, source=str(path)))
+    found = record.provenance(clip, config, missing_ratio="2 %")
     assert found["sha256"] == hashlib.sha256(b"moving pictures").hexdigest()
     assert found["file"] == str(path)
     assert found["missing_ratio"] == "2 %"

@@ -99,6 +99,8 @@ def check_complete(found, tolerance: float) -> None:
     assert found.relative_error <= tolerance
     parts = [x.sum(axis=(1, 2)) for x in (found.trajectory, found.frames) if x is not None]
     np.testing.assert_allclose(sum(parts), found.by_moment, atol=1e-12)
+    for part, effects in zip(parts, found.by_stream.values(), strict=True):
+        np.testing.assert_allclose(part, effects.sum(axis=1), atol=1e-12)
     assert sum(found.by_input.values()) == pytest.approx(found.regions.sum())
 
 
@@ -192,7 +194,7 @@ def test_a_trained_model_is_explained_as_well(tmp_path):
 
 def test_attributions_of_models_that_read_other_inputs_have_a_mean():
     rng = np.random.default_rng(0)
-    read = np.array([False, True, True])
+    read = {attribution.LANDMARKS: np.array([False, True, True])}
 
     def made(score, channels, side):
         trajectory = rng.normal(size=(3, 63, len(channels))) if channels else None
@@ -211,6 +213,7 @@ def test_attributions_of_models_that_read_other_inputs_have_a_mean():
     assert whole.frames[0, 0, 0] == pytest.approx(
         (one.frames[0, 0, 0] / 9 + other.frames[0, 0, 0] / 4 + third.frames[0, 0, 0] / 16) / 3
     )
+    np.testing.assert_array_equal(whole.read[attribution.LANDMARKS], [False, True, True])
     effects = sum(each.regions for each in (one, other, third)) / 3
     np.testing.assert_allclose(whole.regions, effects)
     motion_only = attribution.mean([made(1.0, ("x",), 0)])
@@ -263,7 +266,7 @@ def test_the_only_moment_that_differs_gets_everything(explainer, source, tiny_va
     found = one_panel(explainer)(tiny_variables, as_clip(source, 1, points, frames))
     assert found.by_moment[moment] != 0
     assert np.count_nonzero(found.by_moment) == 1
-    assert found.read.all()
+    assert all(read.all() for read in found.read.values())
 
 
 @pytest.mark.slow

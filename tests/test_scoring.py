@@ -20,7 +20,7 @@ from tramp_jax import Scorer, cli, experiment, shards, split_file, training_data
 from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
-from tramp_jax.cli.score_output import Reports, Table
+from tramp_jax.cli.score_output import Reports, Table, row_of
 from tramp_jax.data import datasets
 from tramp_jax.data.clip_folder import write_clip
 from tramp_jax.data.clips import decode_frame
@@ -167,6 +167,14 @@ def test_a_calibration_is_saved_with_the_run_and_gives_intervals(calibrated, sou
     assert set(scored.ratings) <= set(range(5))
 
 
+def test_a_calibration_that_is_refused_changes_nothing(runs, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "run", ignore=shutil.ignore_patterns("output-*", "usual_motion.json"))
+    before = os.listdir(tmp_path / "run")
+    with user_error("too_few_people"):
+        calibrate_run([tmp_path / "run"], which="best", level=0.99)
+    assert os.listdir(tmp_path / "run") == before
+
+
 def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
     path = calibrated / "calibration.json"
     before = path.read_bytes()
@@ -179,7 +187,6 @@ def test_a_second_calibrate_of_a_run_is_refused(calibrated, capsys):
 
 def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_path, capsys, undrawn):
     assert not Scorer(calibrated, max_width=4).score_clip(source[0]).withheld
-    assert "0.01" in Scorer(calibrated, max_width=0.01).score_clip(source[0]).withheld
     with user_error("bad_option", -1):
         Scorer(calibrated, max_width=-1)
     with user_error("not_calibrated", "tramp-jax calibrate"):
@@ -192,9 +199,8 @@ def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_
     assert cli.main(command) == 0
     with out.open() as file:
         (row,) = csv.DictReader(file)
-    assert (row["status"], row["score"], row["raw"]) == ("withheld", "", "")
-    assert float(row["low"]) < float(row["high"])
-    assert "too wide" in row["reason"]
+    assert row["status"] == "withheld"
+    assert "0.01" in row["reason"]
     told = capsys.readouterr().out
     assert "inputs: 0 scored, 1 withheld, 0 failed" in told
     assert f"{score:.2f}" not in told
@@ -204,6 +210,27 @@ def test_a_score_with_a_wide_interval_is_withheld(runs, calibrated, source, tmp_
     assert f"{score:.2f} on" not in page
     assert cli.main(command) == 0
     assert "1 already in the table" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("runtime", ["jax", "onnx"])
+def test_nothing_gives_a_withheld_score_away(calibrated, source, runtime, monkeypatch):
+    monkeypatch.setattr(attribution, "Explainer", None)  # what moved the score is not even computed
+    shown, held = (Scorer(calibrated, max_width=width, runtime=runtime) for width in (4, 0.01))
+    scored = held.score_clip(source[0])
+    row, whole = row_of(held, scored), row_of(shown, shown.score_clip(source[0]))
+    hidden = {"score", "raw", "low", "high", "ratings"}
+    assert {name for name in whole if row[name] != whole[name]} == {"status", "reason", "warnings", *hidden}
+    assert not any(row[name] for name in hidden)
+    assert "% of the scale" in whole["warnings"]
+    assert "% of the scale" not in row["warnings"]  # it tells the width of the interval
+    assert row["reason"] == row_of(held, held.score_clip(source[1]))["reason"]  # whatever the score
+    assert np.isnan([scored.score, scored.spread, *scored.raw, *scored.members]).all()
+    assert (scored.interval, scored.ratings) == (None, ())
+    explained = held.evidence(scored)
+    assert (explained.attribution, explained.attribution_note) == (None, "the score is withheld")
+    for given in ({"score": 2.5}, {"interval": (1.0, 2.0)}, {"ratings": (2.0,)}):
+        with pytest.raises(AssertionError):
+            dataclasses.replace(explained, **given)
 
 
 def test_the_score_and_spread_of_an_ensemble_are_those_of_its_members(runs, calibrated, source):
@@ -814,12 +841,14 @@ def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, 
     config["data"].update(name="folder", expression="")
     (run / "config.json").write_text(json.dumps(config))
     scorer = Scorer(run)
-    scored = scorer.score_clip(source[0], "pout")
+    info = dataclasses.replace(source[0].info, expression="pout")
+    scored = scorer.score_clip(dataclasses.replace(source[0], info=info))
     assert any("trained on frown, smile, not on pout" in text for text in scored.warnings)
     assert any("25 frames per second" in text and "50" in text for text in scored.warnings)
     assert any("in layout points63, but these are in" in text for text in scored.warnings)
-    known = dataclasses.replace(source[0], fps=50.0, layout="points63", landmarks=source[0].landmarks[:, :63])
-    assert not any("trained on" in text for text in about_clip(scorer.members[0], known, "frown", ""))
+    info = dataclasses.replace(info, expression="frown")
+    known = dataclasses.replace(source[0], info=info, fps=50.0, layout="points63")
+    assert not any("trained on" in text for text in about_clip(scorer.members[0], known, ""))
     frames = tmp_path / "frames"
     frames.mkdir()
     cv2.imwrite(str(frames / "1.png"), np.zeros((8, 8, 3), np.uint8))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tramp_jax import config as options
 from tramp_jax import (
     evaluation,
+    initial_weights,
     landmark_readout,
     losses,
     run,
@@ -71,6 +72,8 @@ def train(
             raise UserError("missing_option", "--config is missing; name a recipe, such as configs/synthetic.py")
         config = run.load_config(folder)
     folds = open_folds(config, folder if resume else None)
+    if not resume:
+        initial_weights.check(config)
     folder = run.named(config, folder, resume)
     with locked(folder) if sharding.is_first_process() else contextlib.nullcontext():
         run.prepare(config, folder, resume, overwrite)
@@ -116,6 +119,11 @@ def train_folds(config: ConfigDict, folds: Folds, folder: pathlib.Path, resume: 
     for position, (fold, splits) in enumerate(folds.splits.items(), start=1):
         fold_folder = run.fold_folder(folder, fold)
         changed = first and _has_changed(config, splits, fold_folder)
+        if changed:
+            tqdm.write(
+                f"warning: {fold_folder}: the clips or their ratings have changed since this training began, so its "
+                "result is partly or wholly from the old ones; train again to use only the new ones"
+            )
         if (run.evaluation_folder(fold_folder, TEST, LAST) / run.METRICS).exists():
             continue  # finished before the run was interrupted
         if fold is not None and first:
@@ -176,15 +184,9 @@ def _predicts_scores(config: ConfigDict) -> bool:
 
 
 def _has_changed(config: ConfigDict, splits: Mapping[str, Split], folder: pathlib.Path) -> bool:
-    """Whether a run or fold began with other clips, people or ratings; warns if so."""
+    """Whether a run or fold began with other clips, people or ratings."""
     before = training_data.load(folder, config)
-    changed = before is not None and before.digest not in ("", training_data.digest(splits))
-    if changed:
-        tqdm.write(
-            f"warning: {folder}: the clips or their ratings have changed since this training began, so its result is "
-            "partly or wholly from the old ones; train again to use only the new ones"
-        )
-    return changed
+    return before is not None and before.digest not in ("", training_data.digest(splits))
 
 
 def _warn_beyond(data: TrainingData, splits: Mapping[str, Split], name: str) -> None:
@@ -269,7 +271,8 @@ def evaluate_split(
                 output.save(folder, step)
     predictions = evaluation.predict(predictor, variables, splits[split], config, mesh, output)
     chosen = {BEST: "selected on validation subjects", LAST: "last epoch"}.get(which, "as requested")
-    title = f"{split}, checkpoint of step {step} ({chosen})"
+    where = split if run.fold_of(folder) is None else f"{folder.absolute().name}, {split}"
+    title = f"{where}, checkpoint of step {step} ({chosen})"
     report = evaluation.write_report(predictions, run.evaluation_folder(folder, split, which), config, title)
     return evaluation.format_report(report)
 

@@ -66,12 +66,27 @@ def hidden(path: pathlib.Path, ending: str) -> pathlib.Path:
     return path.with_name(f".{shortened(path.name, len(ending) + 2)}.{ending}")
 
 
+def check_place(path: pathlib.Path) -> None:
+    """Refuses an output whose folder would have to be created inside a missing one: its path is probably misspelt.
+
+    The folder that the output lies in may be missing; whoever writes the output creates it.
+
+    Raises:
+      UserError: missing_file; bad_path if the path is an address.
+    """
+    check_mounted(path)
+    above = pathlib.Path(os.path.abspath(path)).parent.parent
+    if not above.is_dir():
+        raise UserError("missing_file", f"{path}: there is no folder {above}; create it, or correct the path")
+
+
 def check_new(path: pathlib.Path, overwrite: bool, option: str = "--out") -> None:
     """Refuses to replace a file, which could be a patient's video, unless the user said so.
 
     Raises:
-      UserError: file_exists; it names ``option``, which chose the file.
+      UserError: file_exists; it names ``option``, which chose the file; or see ``check_place``.
     """
+    check_place(path)
     if path.exists() and not overwrite:
         cure = f"name another file with {option}, or replace it with --overwrite"
         raise UserError("file_exists", f"{path} exists; {cure}")
@@ -118,8 +133,9 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 def locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
     """Keeps out other programs that lock the same file or folder, until the block or this process ends.
 
-    What is locked is a file ``.NAME.lock`` next to ``path``. It says who holds the lock, and is removed at the end. If
-    the disk cannot lock, a warning says so and the block runs without a lock.
+    What is locked is a file ``.NAME.lock`` next to ``path``. It says who holds the lock, and is removed at the end, and
+    so is its folder if it is new and still empty. If the disk cannot lock, a warning says so and the block runs without
+    a lock.
 
     Args:
       path: a file or folder, which need not exist.
@@ -130,6 +146,7 @@ def locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
     """
     check_mounted(path)
     lock = _lock_of(path)
+    new = [folder for folder in lock.parents if not folder.exists()]
     try:
         held = _acquire(lock, path, shared)
     except OSError as error:
@@ -146,6 +163,9 @@ def locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if others hold it, who still need the file
                 lock.unlink(missing_ok=True)
             os.close(held)
+        with contextlib.suppress(OSError):  # one of them is not empty
+            for folder in new:
+                folder.rmdir()
 
 
 def locked_by(path: pathlib.Path) -> str:
@@ -176,8 +196,8 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path, shared: bool) -> int:
     """Opens and locks the file ``lock``, and returns its descriptor. ``path`` is for the error message."""
     if fcntl is None:
         raise OSError(errno.ENOSYS, "this system has no file locks")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from convert_weights.adapt import format_rows, initialise
 from convert_weights.convert import matches
+from tramp_jax import config as options
 from tramp_jax import landmark_readout
 from tramp_jax.errors import UserError
 from tramp_jax.models import init_variables
@@ -33,6 +34,16 @@ def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str,
         return fresh, ""
     variables, rows = initialise(config.model, fresh, sources, config.init.tables)
     return variables, format_rows(rows)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses weights or patterns of ``config.freeze`` that do not fit, before a run's folder is made or replaced.
+
+    Raises:
+      UserError: see ``initial_variables`` and ``frozen_paths``.
+    """
+    if config.freeze or options.has_weights(config):
+        frozen_paths(initial_variables(config)[0], config.freeze)
 
 
 def frozen_paths(variables: dict[str, Any], patterns: Sequence[str]) -> dict[str, set[Path]]:

@@ -5,9 +5,12 @@
 """
 
 import argparse
+import difflib
 import importlib
+import itertools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tramp_jax.cli.exit_codes import exit_codes
 
@@ -22,6 +25,20 @@ COMMANDS: dict[str, str] = {
     "pack": "write a data set into a few large files that are fast to read in any order",
     "view": "draw a clip's landmarks over its frames, as a video or a sheet of frames",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that names the closest option if one does not exist."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        given = sys.argv[1:] if args is None else args
+        for text in itertools.takewhile(lambda text: text != "--", given):
+            name = text.partition("=")[0]
+            unknown = name.startswith("--") and " " not in name and not any(each.startswith(name) for each in known)
+            if unknown and (close := difflib.get_close_matches(name, known, n=1)):
+                self.error(f"no such option: {name}; did you mean {close[0]}?")
+        return super().parse_known_args(args, namespace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv[:1])  # given more, it would drop a "--" in front of a name such as -x.mp4
 
     module = importlib.import_module(f"tramp_jax.cli.{chosen.command}")
-    subparser = argparse.ArgumentParser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
+    subparser = Parser(prog=f"tramp-jax {chosen.command}", description=COMMANDS[chosen.command])
     module.add_arguments(subparser)
     arguments = subparser.parse_args(argv[1:])
     arguments.line = list(argv)

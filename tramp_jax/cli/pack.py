@@ -6,7 +6,7 @@ import sys
 from tramp_jax import shards
 from tramp_jax.cli import data_arguments
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded
+from tramp_jax.files import check_place, expanded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tramp_jax.data import packing
 
+    check_place(arguments.out)
     config, wanted = data_arguments.config_of(arguments)
     if arguments.shard_size_mb <= 0:
         raise UserError("bad_option", f"--shard-size-mb must be above 0, not {arguments.shard_size_mb:g}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tramp_jax import shards
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, check_name, check_new, expanded, state
+from tramp_jax.files import check_mounted, check_name, check_new, check_place, expanded, state
 from tramp_jax.landmark_sources import DETECTORS, SOURCES
 
 if TYPE_CHECKING:
@@ -117,16 +117,16 @@ def run(arguments: argparse.Namespace) -> int:
         detector=arguments.detector,
         tracks_size=arguments.tracks_size,
     )
-    if arguments.collect:
-        with shards.locked(_out(arguments), None):
-            return _collect(arguments.out, jobs)
+    out = _checked_out(arguments, jobs)
+    if arguments.collect and not arguments.queries:
+        with shards.locked(out, None):
+            return _collect(out, jobs)
     tracks = _files_of_landmarks(arguments, jobs)
     source_of = _source_maker(arguments, source_options, tracks)
     if arguments.queries:
-        return _write_queries(arguments.queries, arguments.overwrite, jobs, options, source_of)
+        return _write_queries(out, jobs[0], options, source_of)
     processes = shards.number_of_jobs(arguments, len(jobs))
     shard = shards.chosen(arguments)
-    out = _out(arguments)
     with shards.locked(out, shard):
         if processes > 1:
             collect = functools.partial(_collect, out, jobs)
@@ -134,9 +134,18 @@ def run(arguments: argparse.Namespace) -> int:
         return _make_clips(arguments, jobs, shard, options, source_of, tracks)
 
 
-def _out(arguments: argparse.Namespace) -> Path:
+def _checked_out(arguments: argparse.Namespace, jobs: list["Job"]) -> Path:
+    """The folder of the clips, or the file of ``--queries``. Refuses what cannot be written, before any download."""
+    queries: Path | None = arguments.queries
+    if queries:
+        if len(jobs) != 1:
+            raise UserError("bad_option", f"--queries takes one INPUT, not {len(jobs)}")
+        file = queries if queries.suffix == ".npz" else queries.with_name(f"{queries.name}.npz")
+        check_new(file, arguments.overwrite, "--queries")
+        return file
     if not arguments.out:
         raise UserError("bad_option", "--out is missing; name a folder for the clips")
+    check_place(arguments.out)
     return Path(arguments.out)
 
 
@@ -144,8 +153,9 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
     """Moves the rows of all shards' lists into one."""
     from tramp_jax.preprocess import batch
 
+    parts = shards.collected(out / batch.LIST)  # before the list is written
     clip_list = batch.ClipList(out, batch.further_columns(jobs))
-    missing = clip_list.collect(jobs)
+    missing = clip_list.collect(parts, jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
         sys.stdout.write(f"no clip was made of {', '.join(str(job.video) for job in missing)}; see the errors\n")
@@ -284,11 +294,7 @@ def _make_clips(
 
 
 def _write_queries(
-    path: Path,
-    overwrite: bool,
-    jobs: list["Job"],
-    options: "PreprocessOptions",
-    source_of: Callable[["Job"], "LandmarkSource"],
+    file: Path, job: "Job", options: "PreprocessOptions", source_of: Callable[["Job"], "LandmarkSource"]
 ) -> int:
     import numpy as np
 
@@ -297,16 +303,13 @@ def _write_queries(
     from tramp_jax.preprocess.clip import first_face
     from tramp_jax.preprocess.sources.tracks import write_queries
 
-    if len(jobs) != 1:
-        raise UserError("bad_option", f"--queries takes one INPUT, not {len(jobs)}")
-    file = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-    check_new(file, overwrite, "--queries")
-    source = source_of(jobs[0])
-    number, face, size = first_face(jobs[0].video, source, options)
+    source = source_of(job)
+    number, face, size = first_face(job.video, source, options)
     points = face.points[None]
+    file.parent.mkdir(exist_ok=True)
     chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
     write_queries(file, np.concatenate(chosen), number, size)
-    sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {jobs[0].video}, {size[0]}x{size[1]} pixels\n")
+    sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {job.video}, {size[0]}x{size[1]} pixels\n")
     return 0
 
 

@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,31 +26,55 @@ _HIDDEN = "hidden"
 
 
 class Pseudonyms:
-    """Makes pseudonyms from the salt in a file, which is created if it does not exist.
+    """Makes pseudonyms from the salt in a file.
 
-    Equal salts give equal pseudonyms. All pseudonyms from one salt begin with ``prefix``.
+    If the file does not exist, it is created only by ``create`` or for the first pseudonym, so a refused command leaves
+    none. Equal salts give equal pseudonyms. All pseudonyms from one salt begin with ``prefix``.
 
     Args:
       path: the file with the salt, readable only by its owner.
       runs: folders of the models, which may also contain names.
+
+    Attributes:
+      new: whether the file did not exist.
 
     Raises:
       UserError: damaged_file if the file is not a salt; no_permission if others can read it.
     """
 
     def __init__(self, path: Path, runs: Sequence[Path] = ()):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self.new = path, not path.exists()
+        if not self.new:
+            self._read()
+        self._folders = {str(spelt): "RUN" for run in runs for spelt in (run, run.expanduser(), run.resolve())}
+
+    def create(self) -> None:
+        """Creates the file with a new salt, unless it exists."""
+        self._path.parent.mkdir(exist_ok=True)
         only_us = functools.partial(os.open, mode=0o600)
-        with contextlib.suppress(FileExistsError), open(path, "x", opener=only_us) as file:
+        with contextlib.suppress(FileExistsError), open(self._path, "x", opener=only_us) as file:
             file.write(secrets.token_hex(_SALT_BYTES) + "\n")
+
+    @functools.cached_property
+    def _salt(self) -> bytes:
+        self.create()
+        return self._read()
+
+    @functools.cached_property
+    def prefix(self) -> str:
+        return f"anon-{self.digest('salt')[:4]}-"
+
+    def _read(self) -> bytes:
+        path, waits = self._path, 0
+        while path.is_file() and path.stat().st_size == 0 and waits < 10:  # another job may be writing it
+            time.sleep(0.1)
+            waits += 1
         text = path.read_bytes().strip() if path.is_file() and path.stat().st_size <= 4 * _SALT_BYTES else b""
         if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _SALT_BYTES), text):
             raise UserError("damaged_file", f"{path}: not a salt of tramp-jax; name another file with --salt")
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise UserError("no_permission", f"{path}: other users can read this salt; run chmod 600 {path}")
-        self._salt = bytes.fromhex(text.decode())
-        self._folders = {str(spelt): "RUN" for run in runs for spelt in (run, run.expanduser(), run.resolve())}
-        self.prefix = f"anon-{self.digest('salt')[:4]}-"
+        return bytes.fromhex(text.decode())
 
     def digest(self, text: str) -> str:
         """Salted hash of a text, 12 hex digits."""

@@ -20,14 +20,13 @@ from tramp_jax.cli.score_output import (
     WITHHELD,
     Reports,
     Table,
-    check_new_salt,
     collect,
     identity,
     model_ids,
     row_of,
 )
 from tramp_jax.errors import UserError, as_user_error
-from tramp_jax.files import check_mounted, check_name, expanded
+from tramp_jax.files import check_mounted, check_name, check_place, expanded
 from tramp_jax.landmark_sources import WITHOUT_FILES
 
 if TYPE_CHECKING:
@@ -54,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expression", default="", help="the expression that the person was asked to make; default: the model's"
     )
-    parser.add_argument("--out", type=expanded, default=Path("scores.csv"), help="table of scores (default scores.csv)")
+    parser.add_argument(
+        "--out",
+        type=expanded,
+        default=Path("scores.csv"),
+        help="table of scores (default scores.csv), in a folder that exists or a new one",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the table, and score all inputs again")
     parser.add_argument(
         "--anonymise",
@@ -106,6 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    for path in filter(None, (arguments.out, arguments.salt, arguments.report)):
+        check_place(path)
     collected = functools.partial(collect, arguments.out, arguments.overwrite)
     if arguments.collect:
         with shards.locked(arguments.out, None):
@@ -118,7 +124,6 @@ def run(arguments: argparse.Namespace) -> int:
     out = shard.path(arguments.out) if shard else arguments.out
     with shards.locked(arguments.out, shard):  # from the table's first read to its last write
         if jobs > 1:
-            _pseudonyms(arguments)  # creates the salt, which the jobs share
             return shards.run_jobs(arguments.line, out, jobs, len(inputs), "clip", collected)
         if arguments.device:
             _choose_device(arguments.device)
@@ -161,8 +166,6 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     if arguments.report:
         reports = Reports(arguments.report, not arguments.no_attribution, pseudonyms, model_ids(scorer))
     settings = {path: scorer.settings(path, arguments.expression) for path in inputs}
-    if pseudonyms:
-        settings = {path: pseudonyms.digest(digest) for path, digest in settings.items()}
     # An input that is already in the table is scored again only if its report is missing.
     todo = [
         path
@@ -172,6 +175,11 @@ def _score(arguments: argparse.Namespace, inputs: list[str], out: Path, shard: s
     if arguments.landmarks != "table" and any(_is_video(Path(path)) for path in todo):
         scorer.open_source()  # if a model file is missing, fail before earlier rows are replaced
     counts: collections.Counter[str] = collections.Counter()
+    # From here on, files are written. A command that is refused leaves everything as it was.
+    if arguments.report:
+        arguments.report.mkdir(parents=True, exist_ok=True)
+    if pseudonyms:
+        pseudonyms.create()
     if shard:
         table.expect(settings)
     with table:
@@ -214,10 +222,7 @@ def _pseudonyms(arguments: argparse.Namespace) -> Pseudonyms | None:
         if salt is not None:
             raise UserError("bad_option", f"--salt {salt}: has no effect without --anonymise")
         return None
-    salt = salt or out.with_name(f"{out.name}.salt")
-    if not (salt.exists() or arguments.overwrite):
-        check_new_salt(out)
-    return Pseudonyms(salt, arguments.checkpoint)
+    return Pseudonyms(salt or out.with_name(f"{out.name}.salt"), arguments.checkpoint)
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:

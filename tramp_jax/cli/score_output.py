@@ -74,16 +74,22 @@ class Table:
             if re.fullmatch(r"anon-\w{4}-\w{12}", cell):
                 raise UserError("bad_option", f"{path} is anonymised; add --anonymise, or name another --out")
             return identity(_folder(path) / cell)
-        if not cell.startswith(self._pseudonyms.prefix):
-            raise _other_salt(path)
+        if self._pseudonyms.new or not cell.startswith(self._pseudonyms.prefix):
+            raise UserError(
+                "bad_option",
+                f"{path} has names, or pseudonyms from another salt; name another table with --out, name the right "
+                "salt with --salt, or replace the table with --overwrite",
+            )
         return cell
+
+    def _settings(self, digest: str) -> str:
+        return self._pseudonyms.digest(digest) if self._pseudonyms else digest
 
     def find(self, path: str, settings: str) -> dict[str, object] | None:
         """The input's row, if it was scored or withheld with these settings; else None."""
-        key = self._key(path)
-        for rows in (self._rows, self._joined):
-            row = rows.get(key)
-            if row and row["status"] in _SCORED and row["settings"] == settings:
+        for rows in filter(None, (self._rows, self._joined)):  # without rows, no pseudonym is needed yet
+            row = rows.get(self._key(path))
+            if row and row["status"] in _SCORED and row["settings"] == self._settings(settings):
                 return row
         return None
 
@@ -110,7 +116,6 @@ class Table:
         self._rows = rows
 
     def __enter__(self) -> "Table":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         _write(self.path, self._rows.values())
         self._file = self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         return self
@@ -128,7 +133,7 @@ class Table:
         key = self._key(path)
         if self._pseudonyms:
             texts = {column: self._pseudonyms.hide(str(row.get(column, "")), path, info) for column in _TEXTS}
-            row = row | texts | {"input": key}
+            row = row | texts | {"input": key, "settings": self._settings(str(row["settings"]))}
         else:
             row = row | {"input": _cell(path, self.path)}
         if not _replace(self._rows, key, row):
@@ -144,20 +149,6 @@ def _replace(rows: dict[str, dict[str, object]], key: str, row: dict[str, object
         return False
     rows[key] = row
     return True
-
-
-def check_new_salt(table: Path) -> None:
-    """Raises UserError (bad_option) for a table with rows, which cannot be from a salt that does not exist yet."""
-    if table.exists() and _read(table):
-        raise _other_salt(table)
-
-
-def _other_salt(table: Path) -> UserError:
-    return UserError(
-        "bad_option",
-        f"{table} has names, or pseudonyms from another salt; name another table with --out, name the right salt with "
-        "--salt, or replace the table with --overwrite",
-    )
 
 
 def collect(out: Path, overwrite: bool) -> int:
@@ -241,7 +232,6 @@ class Reports:
     """Writes a report for each input under a unique name."""
 
     def __init__(self, folder: Path, attribute: bool, pseudonyms: Pseudonyms | None, model: str):
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._attribute, self._pseudonyms, self._model = folder, attribute, pseudonyms, _digest(model)
 
     def path(self, path: str) -> Path:
@@ -278,7 +268,7 @@ def row_of(scorer: "Scorer", scored: "Scored") -> dict[str, object]:
     return {
         "status": WITHHELD if scored.withheld else OK,
         "reason": scored.withheld,
-        "score": "" if scored.withheld else f"{scored.score:.4f}",
+        "score": _number(scored.score, 4),
         "ratings": " ".join(f"{rating:g}" for rating in scored.ratings),
         "raw": "" if scored.withheld else " ".join(f"{value:.4f}" for value in scored.raw),
         "low": low,

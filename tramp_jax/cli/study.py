@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tramp_jax import shards
 from tramp_jax.data.readers import BUILT_IN
 from tramp_jax.errors import UserError
-from tramp_jax.files import expanded
+from tramp_jax.files import check_place, expanded
 
 if TYPE_CHECKING:
     from tramp_jax.studies.plan import Run, Study
@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("bad_option", f"--seeds must be at least 1, not {seeds}")
     if not (arguments.out or arguments.dry_run):
         raise UserError("missing_option", "--out is missing; name the folder of the study, such as --out studies_out/x")
+    if arguments.out:
+        check_place(arguments.out)
     study = plan.load(arguments.name, arguments.data, arguments.quick)
     out = arguments.out or pathlib.Path("OUT")
     runs = plan.runs(study, arguments.root, out, seeds)

@@ -216,9 +216,8 @@ class ClipList:
         write_atomically(self.path, self.path.read_bytes() + added.encode())
         self._rows[name] = row
 
-    def collect(self, jobs: Sequence[Job]) -> list[Job]:
+    def collect(self, parts: Sequence[Path], jobs: Sequence[Job]) -> list[Job]:
         """Moves the rows of all shards' lists here, in the order of ``jobs``. Returns the jobs without a clip."""
-        parts = shards.collected(self.path)
         rows = {name: row for part in parts for name, row in _read_list(part).items()}
         for job in jobs:
             if job.name in rows and job.name not in self._rows:

@@ -10,7 +10,7 @@ attribution reports how closely.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from tramp_jax import channels, models
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.batches.pipeline import Sampler, all_frames
-from tramp_jax.batches.view import BLANK, View, distinct_frames
+from tramp_jax.batches.view import BLANK, View
 from tramp_jax.data import landmarks
 from tramp_jax.data.clips import Clip, decode_frame
 from tramp_jax.errors import UserError
@@ -33,6 +33,8 @@ from tramp_jax.report.quadrature import NODES, NOISE, integrate
 
 # The parts of a frame that are not near a landmark: cheeks, forehead, hair, room.
 ELSEWHERE = "elsewhere"
+# The streams of a model, as keys of ``Attribution.read``.
+LANDMARKS, PICTURES = "landmarks", "pictures"
 
 _MOST_PATCHES = 32  # along a side of the frames' heat map
 _NEAR = 0.3  # in units of the inter-ocular distance; patches farther from all landmarks are ELSEWHERE
@@ -52,7 +54,7 @@ class Attribution:
       frames: (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames.
       regions: (n, R) float64, both streams by frame and region, in the order of ``region_names``.
       region_names: ``landmarks.REGIONS``, and ELSEWHERE if the model reads frames.
-      read: (n,) bool, whether the model read the frame, in either stream.
+      read: (n,) bool for each stream of the model, LANDMARKS or PICTURES: whether it read the frame.
       error: |sum of all attributions − (score − baseline score)|.
       converged: whether the error is below the requested tolerance.
       evaluations: number of gradients computed.
@@ -65,7 +67,7 @@ class Attribution:
     frames: np.ndarray | None
     regions: np.ndarray
     region_names: tuple[str, ...]
-    read: np.ndarray
+    read: Mapping[str, np.ndarray]
     error: float
     converged: bool
     evaluations: int
@@ -92,6 +94,15 @@ class Attribution:
         return self.regions.sum(axis=1)
 
     @property
+    def by_stream(self) -> dict[str, np.ndarray]:
+        """(n, R) attribution by frame and region of each stream; ``regions`` is their sum."""
+        of_landmarks = np.zeros_like(self.regions)
+        if self.trajectory is not None:
+            of_landmarks[:, : len(landmarks.REGIONS)] = _sum_by_region(self.trajectory)
+        parts = {LANDMARKS: of_landmarks, PICTURES: self.regions - of_landmarks}
+        return {stream: parts[stream] for stream in self.read}
+
+    @property
     def by_input(self) -> dict[str, float]:
         """Attribution of each kind of input, such as positions, colours and frames."""
         parts: dict[str, float] = {}
@@ -109,9 +120,10 @@ def mean(found: Sequence[Attribution]) -> Attribution:
 
     Its error is the mean of theirs. If their patches differ in size, it has smaller ones that fit into all of them.
     """
-    n, share = len(found[0].read), 1 / len(found)
+    n, share = len(found[0].regions), 1 / len(found)
     names = tuple(dict.fromkeys(name for each in found for name in each.channels))
     kinds = max((each.region_names for each in found), key=len)  # ELSEWHERE is the last
+    streams = dict.fromkeys(name for each in found for name in each.read)
     side = math.lcm(*(each.frames.shape[1] for each in found if each.frames is not None))
     trajectory = np.zeros((n, landmarks.NUM_LANDMARKS, len(names)))
     frames, regions = np.zeros((n, side, side)), np.zeros((n, len(kinds)))
@@ -130,7 +142,7 @@ def mean(found: Sequence[Attribution]) -> Attribution:
         frames=None if all(each.frames is None for each in found) else frames,
         regions=regions,
         region_names=kinds,
-        read=np.any([each.read for each in found], axis=0),
+        read={name: np.any([each.read[name] for each in found if name in each.read], axis=0) for name in streams},
         error=float(np.mean([each.error for each in found])),
         converged=all(each.converged for each in found),
         evaluations=sum(each.evaluations for each in found),
@@ -174,17 +186,15 @@ class Explainer:
         gradients = functools.partial(self._gradients, variables, sample, baseline)
         found = integrate(gradients, self._at_once(), self.tolerance, self.max_evaluations)
 
-        trajectory, patches, read = None, None, np.zeros(n, bool)
+        trajectory, patches, read = None, None, {}
         names = landmarks.REGIONS + ((ELSEWHERE,) if reads_frames(model) else ())
         regions = np.zeros((n, len(names)))
         if reads_trajectories(model):
-            read[distinct_frames(view.trajectory)] = True
+            read[LANDMARKS] = np.isin(np.arange(n), view.trajectory)
             trajectory = _sum_by_frame(found.parts["trajectories"], view.trajectory, n)
-            groups = trajectory.sum(axis=2).reshape(n, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
-            for group, region in enumerate(landmarks.REGION_OF_GROUP):
-                regions[:, region] += groups[:, group].sum(axis=1)
+            regions[:, : len(landmarks.REGIONS)] += _sum_by_region(trajectory)
         if reads_frames(model):
-            read[distinct_frames(view.frames)] = True
+            read[PICTURES] = np.isin(np.arange(n), view.frames)
             patches = _sum_by_frame(found.parts["frames"], view.frames, n)
             where = patch_regions(clip, patches.shape[1])
             for region in range(len(names)):
@@ -222,18 +232,13 @@ class Explainer:
         return max(k for k in range(1, NODES + 1) if NODES % k == 0 and (k == 1 or k <= fitting))
 
 
-def patches_along_side(image_size: int) -> int:
-    """G, the number of patches along a side of the model's frames."""
-    return max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)
-
-
 def _build_gradients(config: ConfigDict, output: Output | None) -> Any:
     """A jitted function (variables, sample, baseline, nodes (K,), weights (K,)) -> (scores (K,), parts).
 
     ``config`` is the ``model`` group; ``parts`` is what these nodes contribute to ``quadrature.Integral.parts``.
     """
     model, image_size = build_model(config), config.rgb.image_size
-    G = patches_along_side(image_size)
+    G = max(k for k in range(1, _MOST_PATCHES + 1) if image_size % k == 0)  # patches along a side
 
     def gradients(variables: Any, sample: Inputs, baseline: Inputs, nodes: jax.Array, weights: jax.Array) -> Any:
         ends = [for_evaluation(jax.tree.map(lambda x: x[None], inputs), config) for inputs in (baseline, sample)]
@@ -284,6 +289,15 @@ def _sum_by_frame(values: np.ndarray, source: np.ndarray, n: int) -> np.ndarray:
     own = source != BLANK
     np.add.at(folded, source[own], values[own])
     return folded
+
+
+def _sum_by_region(trajectory: np.ndarray) -> np.ndarray:
+    """Sums a trajectory's attribution (n, 63, C) over each of ``landmarks.REGIONS``: (n, 6)."""
+    regions = np.zeros((len(trajectory), len(landmarks.REGIONS)))
+    groups = trajectory.sum(axis=2).reshape(-1, len(landmarks.GROUPS), landmarks.GROUP_SIZE)
+    for group, region in enumerate(landmarks.REGION_OF_GROUP):
+        regions[:, region] += groups[:, group].sum(axis=1)
+    return regions
 
 
 def patch_regions(clip: Clip, count: int) -> np.ndarray:

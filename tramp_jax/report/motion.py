@@ -100,7 +100,6 @@ class MotionTable:
     """
 
     inter_ocular: float
-    fps: float
     window: int
     regions: tuple[RegionMotion, ...]
     sides: tuple[SideMotion, ...]
@@ -124,7 +123,7 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
     """
     assert points.shape[1:] == (NUM_LANDMARKS, 2), points.shape
     if len(points) < MIN_FRAMES:
-        raise UserError("bad_data", f"the clip has {len(points)} frames; motion needs at least {MIN_FRAMES}")
+        raise UserError("bad_data", f"the clip has {len(points)} frames; at least {MIN_FRAMES} are needed")
     if not (math.isfinite(fps) and fps > 0):
         raise UserError("bad_data", f"the frame rate is {fps}; it must be a positive number")
     unit = inter_ocular(points)
@@ -137,7 +136,7 @@ def motion_table(points: np.ndarray, fps: float) -> MotionTable:
         _sides(pair, *(_excursion(points[:, slots], fps, window) for slots in (left, MIRROR[left])))
         for pair, left in _PAIRS.items()
     )
-    return MotionTable(unit, fps, window, regions, sides)
+    return MotionTable(unit, window, regions, sides)
 
 
 def _window(n: int, fps: float) -> int:

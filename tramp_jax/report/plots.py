@@ -22,7 +22,7 @@ from tramp_jax.data import landmarks
 from tramp_jax.data.clips import decode_frame
 from tramp_jax.data.frame_numbers import spell
 from tramp_jax.report import page
-from tramp_jax.report.attribution import ELSEWHERE, Attribution
+from tramp_jax.report.attribution import ELSEWHERE, PICTURES, Attribution
 from tramp_jax.report.motion import inter_ocular
 from tramp_jax.report.record import Evidence
 
@@ -105,39 +105,70 @@ def contact_sheet(evidence: Evidence) -> str:
 
 
 def attribution_over_time(evidence: Evidence) -> str:
-    """Heat map of effects, region × time, above their sum. Frames the model did not read are hatched."""
+    """A heat map of effects, region × time, for each stream, above their sum. Frames it did not read are hatched.
+
+    In one map, the few frames of which the model reads the picture would look like events in the face.
+    """
     attribution, fps = evidence.attribution, evidence.clip.fps
     if attribution is None:
         return page.missing(EFFECTS, evidence.attribution_note)
-    n, regions = attribution.regions.shape
-    step = max(1, math.ceil(n / 80))  # keeps each column of the map a few pixels wide
-    columns = -(-n // step)
-    padded = np.pad(attribution.regions, ((0, columns * step - n), (0, 0)))
-    cells = padded.reshape(columns, step, regions).sum(axis=1).T
-    stop = columns * step / fps
-    figure = _figure(9.0, 4.6)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(regions, 3))
-    norm = CenteredNorm(0, float(np.abs(cells).max()) or 1.0)
-    shown = top.imshow(cells, _DIVERGING, norm=norm, aspect="auto", extent=(0, stop, regions, 0))
-    top.set_yticks(np.arange(regions) + 0.5, [REGION_LABELS[name] for name in attribution.region_names])
-    top.hlines(np.arange(1, regions), 0, stop, color="white", linewidth=1.5)
-    figure.colorbar(shown, ax=top, label="effect on the score", pad=0.01)
-    edges = np.arange(columns + 1) * step / fps
-    total = cells.sum(axis=0)
-    bottom.stairs(total, edges, color=_INK, linewidth=1.2)
-    bottom.stairs(np.maximum(total, 0), edges, fill=True, color="#b2182b", alpha=0.6)
-    bottom.stairs(np.minimum(total, 0), edges, fill=True, color="#2166ac", alpha=0.6)
-    bottom.axhline(0, color="0.5", linewidth=0.8)
-    for axes in (top, bottom):
-        for first, end in _runs(~attribution.read):
-            axes.axvspan(first / fps, end / fps, facecolor="none", edgecolor="0.6", hatch="///", linewidth=0)
-    bottom.set(xlabel="time (s)", ylabel="all regions", xlim=(0, n / fps))
+    n = len(attribution.regions)
+    starts = np.arange(0, n, max(1, math.ceil(n / 80)))  # keeps each column of a map a few pixels wide
+    edges = np.append(starts, n) / fps
+    maps = {stream: np.add.reduceat(effects, starts).T for stream, effects in attribution.by_stream.items()}
+    # Both streams have the same scales: in one of its own, a stream that hardly counts would look important.
+    norm = CenteredNorm(0, max(float(np.abs(cells).max()) for cells in maps.values()) or 1.0)
+    sums = np.concatenate([[0.0], *(cells.sum(axis=0) for cells in maps.values())])
+    margin = 0.05 * (np.ptp(sums) or 1.0)
+    figure = _figure(9.0, 0.6 + 4 * len(maps))
+    panels = figure.subplots(2 * len(maps), 1, sharex=True, height_ratios=(7, 3) * len(maps))
+    for (stream, cells), top, bottom in zip(maps.items(), panels[::2], panels[1::2], strict=True):
+        names = attribution.region_names if stream == PICTURES else landmarks.REGIONS
+        unread = ~np.logical_or.reduceat(attribution.read[stream], starts)
+        cells, total = (np.where(unread, np.nan, x) for x in (cells[: len(names)], cells.sum(axis=0)))
+        top.pcolormesh(edges, np.arange(len(names) + 1), cells, cmap=_DIVERGING, norm=norm)
+        top.set_yticks(np.arange(len(names)) + 0.5, [REGION_LABELS[name] for name in names])
+        top.invert_yaxis()
+        top.hlines(np.arange(1, len(names)), 0, edges[-1], color="white", linewidth=1.5)
+        title = f"Effects of the {stream}, read in {_count(attribution.read[stream])}"
+        top.set_title(title, loc="left", fontsize="medium")
+        bottom.stairs(total, edges, color=_INK, linewidth=1.2)
+        bottom.stairs(np.maximum(total, 0), edges, fill=True, color="#b2182b", alpha=0.6)
+        bottom.stairs(np.minimum(total, 0), edges, fill=True, color="#2166ac", alpha=0.6)
+        bottom.axhline(0, color="0.5", linewidth=0.8)
+        bottom.set(ylabel="all regions", ylim=(sums.min() - margin, sums.max() + margin))
+        for first, end in _runs(unread):
+            for axes in (top, bottom):
+                axes.axvspan(edges[first], edges[end], facecolor="0.93", edgecolor="0.75", hatch="///", linewidth=0)
+    panels[-1].set(xlabel="time (s)", xlim=(0, edges[-1]))
+    figure.colorbar(ScalarMappable(norm, _DIVERGING), ax=panels, label="effect on the score", pad=0.01, aspect=40)
+    words = (
+        "Effects by region and moment. Red raised the score, blue lowered it. The model did not read hatched frames."
+    )
+    if note := sampling_note(attribution):
+        words += (
+            f"{note} Their columns are samples in time, not events in the face: whatever happened between them had no "
+            "effect through the pictures. To compare the streams, see the table of inputs: the effect of the pictures "
+            "is concentrated in few columns."
+        )
     return page.figure(
         _encode(figure),
-        "Heat map of the effects on the score: a row for each region, a column for each moment; below it, the sum over "
-        "regions. The table of regions and the summary give the largest effects as numbers.",
-        "Effects by region and moment. Red raised the score, blue lowered it. The model did not read hatched frames.",
+        f"Heat map of the effects of the {' and of the '.join(maps)} on the score: a row for each region, a column for "
+        "each moment; below it, the sum over regions. The table of regions and the summary give the largest effects as "
+        "numbers.",
+        words,
     )
+
+
+def sampling_note(attribution: Attribution) -> str:
+    """A sentence, after a space, on how few frames the model read as pictures; "" if it read all or none."""
+    read = attribution.read.get(PICTURES)
+    return "" if read is None or read.all() else f" The model saw the picture of only {_count(read)}."
+
+
+def _count(read: np.ndarray) -> str:
+    """How many frames were read, in words."""
+    return f"all {len(read)} frames" if read.all() else f"{read.sum()} of {len(read)} frames"
 
 
 def landmark_paths(evidence: Evidence) -> str:

@@ -40,7 +40,7 @@ PROVENANCE = {
 class Evidence:
     """Everything a report shows. The report gives the reason for anything that is missing.
 
-    For fields that are not listed, see ``scoring.scorer.Scored``.
+    For fields that are not listed, see ``scoring.scorer.Scored``. If the score is withheld, nothing here gives it away.
 
     Attributes:
       clip: the scored clip; ``frames`` and ``pixels`` may be None.
@@ -67,23 +67,25 @@ class Evidence:
     warnings: Sequence[str] = ()
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        shown = (self.interval, self.ratings, self.attribution)
+        assert not self.withheld or not (np.isfinite(self.score) or any(shown)), "a withheld score would be given away"
+
     @functools.cached_property
     def points(self) -> np.ndarray:
         """(n, 63, 2) pixels from the nose tip, without the head's in-plane rotation and changes of size."""
         return head_motion.positions(self.clip, head_motion.SIMILARITY)
 
 
-def provenance(
-    clip: Clip, config: ConfigDict, *, source: pathlib.Path | None = None, **known: object
-) -> dict[str, object]:
+def provenance(clip: Clip, config: ConfigDict, **known: object) -> dict[str, object]:
     """Collects the provenance of a score for ``Evidence.provenance``.
 
-    Args:
-      source: the file or folder the clip was made from. A file is recorded with its SHA-256.
-      **known: values that only the caller knows ("model", "checkpoint", "landmark_source", "missing_ratio", or others).
+    If the clip was made from a file, its SHA-256 is recorded. ``known`` are values that only the caller knows ("model",
+    "checkpoint", "landmark_source", "missing_ratio", or others).
     """
+    source = pathlib.Path(clip.info.source)
     found: dict[str, object] = {
-        "file": str(source) if source is not None else clip.info.source or clip.info.id,
+        "file": clip.info.source or clip.info.id,
         "frames_used": view.describe(config, len(clip.landmarks)),
         "fps": f"{clip.fps:g}",
         "landmark_source": f"layout {clip.layout}",
@@ -95,7 +97,7 @@ def provenance(
         ),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    if source is not None and source.is_file():
+    if source.is_file():
         with source.open("rb") as file:
             found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found | known

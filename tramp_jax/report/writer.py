@@ -13,6 +13,7 @@ import numpy as np
 
 from tramp_jax.data import landmark_quality
 from tramp_jax.data.frame_numbers import spell
+from tramp_jax.errors import UserError
 from tramp_jax.files import write_atomically
 from tramp_jax.report import motion, page, plots
 from tramp_jax.report.attribution import Attribution
@@ -65,14 +66,15 @@ def _identity(evidence: Evidence) -> str:
 def _score(evidence: Evidence) -> str:
     scale, score, interval = evidence.scale, evidence.score, evidence.interval
     ends = f"{scale.name}, {scale.low:g} ({scale.low_means}) to {scale.high:g} ({scale.high_means})"
+    if evidence.withheld:
+        why = f"The score is withheld: {evidence.withheld}."
+        rest = "Its interval and the effects of movement are not shown, because they would give it away."
+        return page.paragraph(why, "number") + page.paragraph(ends, "soft") + page.paragraph(rest)
     note = f"No interval: {evidence.interval_note}."
     if interval is not None:
         note = f"Interval {interval[0]:.2f} to {interval[1]:.2f} ({evidence.interval_note})."
         if evidence.ratings and evidence.level:
             note = f"Rating {either(evidence.ratings)}, {100 * evidence.level:g}%. {note}"
-    if evidence.withheld:
-        words = f"The score is withheld: {evidence.withheld}."
-        return page.paragraph(words, "number") + page.paragraph(ends, "soft") + page.paragraph(note)
     drawing = page.scale(scale.low, scale.high, score, interval, f"Score {score:.2f} on {ends}. {note}")
     number = f'<div class="number">{score:.2f}</div>{page.paragraph(ends, "soft")}{page.paragraph(note)}'
     return f'<div class="score"><div>{number}</div>{drawing}</div>'
@@ -96,16 +98,14 @@ def _headline(evidence: Evidence) -> str:
     found = evidence.attribution
     if found is None:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
-    still = ""
-    if not evidence.withheld:  # with the change, it would give the withheld score away
-        still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
+    still = f"If the face stayed as in the first frame, the model's score would be {found.baseline_score:.2f}. "
     if found.relative_error is None:
         return page.paragraph(f"{still}Movement hardly changed the score, so no region or moment stands out.")
     largest = ", ".join(f"{name} ({value:+.2f})" for name, value in _ranked(_by_label(found))[:2])
     start, stop = strongest_moment(found, evidence.clip.fps)
     return page.paragraph(
         f"{still}Movement changed the score by {found.difference:+.2f}. Regions with the largest effects: {largest}. "
-        f"The effect was strongest from {start:.2f} to {stop:.2f} s."
+        f"The effect was strongest from {start:.2f} to {stop:.2f} s.{plots.sampling_note(found)}"
     )
 
 
@@ -140,7 +140,7 @@ def _effects(evidence: Evidence) -> str:
         _effect_table("region", "Effect of each region, summed over time. Sides are the person's.", _by_label(found)),
         _effect_table("input", "Effect of each kind of input.", found.by_input),
     ]
-    if abs(found.score - evidence.score) > 0.005 and not evidence.withheld:
+    if abs(found.score - evidence.score) > 0.005:
         explained = f"The effects explain the network's output, {found.score:.2f}; the score above is derived from it."
         parts.insert(0, page.paragraph(explained))
     return "\n".join(parts)
@@ -162,10 +162,10 @@ def _effect_table(what: str, caption: str, effects: Mapping[str, float]) -> str:
 
 def _motion(evidence: Evidence) -> str:
     """How the regions and the sides of the face moved."""
-    n = len(evidence.points)
-    if n < motion.MIN_FRAMES:
-        return page.missing("Movement", f"the clip has {n} frames; at least {motion.MIN_FRAMES} are needed")
-    table = motion.motion_table(evidence.points, evidence.clip.fps)
+    try:
+        table = motion.motion_table(evidence.points, evidence.clip.fps)
+    except UserError as error:
+        return page.missing("Movement", str(error))
     regions = [
         [
             plots.REGION_LABELS.get(region.region, "whole face"),
@@ -182,7 +182,7 @@ def _motion(evidence: Evidence) -> str:
             "Measured from the landmarks, without the model. The unit of length is the distance between the outer "
             f"corners of the eyes (here {table.inter_ocular:.1f} pixels). Onset is the time at which a movement passes "
             "10 % of its peak, rise is the time from 10 % to 90 %, and hold is the total time at 90 % or more. "
-            f"Positions are smoothed over {table.window} frames ({1000 * table.window / table.fps:.0f} ms). "
+            f"Positions are smoothed over {table.window} frames ({1000 * table.window / evidence.clip.fps:.0f} ms). "
             "“–” means that no movement stands out from the jitter of the landmarks."
         ),
         page.table(

@@ -21,12 +21,10 @@ def frames_used(config: ConfigDict, n: int) -> int:
     return len(distinct_frames(view.trajectory if reads_trajectories(config.model) else view.frames))
 
 
-def about_clip(member: Member, clip: Clip, expression: str, source: str) -> Iterator[str]:
-    """Yields how a clip differs from what the model was trained on.
-
-    ``expression`` is what the person was asked to do, and ``source`` is the name of the landmark source.
-    """
+def about_clip(member: Member, clip: Clip, source: str) -> Iterator[str]:
+    """Yields how a clip differs from what the model was trained on. ``source`` is the name of the landmark source."""
     config, data, n = member.config, member.trained_on, len(clip.landmarks)
+    expression = clip.info.expression
     used = frames_used(config, n)
     if reads_trajectories(config.model) and used < n and not config.data.still:
         yield (

@@ -51,26 +51,26 @@ def calibrate_run(
         raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
     members = load_members(checkpoints, which)
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
-        splits, data = _opened(members, data_root)
+        for member in members:
+            member.config.data.root = data_root or member.config.data.root
+        splits, data = _opened(members)
         folds = {member.fold for member in members}
         one_run = len({run.home(member.run).resolve() for member in members}) == 1
         crossed = one_run and None not in folds and 1 < len(folds) == len(members)
         found = (_across_folds if crossed else _on_validation)(members, splits, data, level)
+        for member, split in zip(members, splits, strict=True):
+            usual_motion.describe(member.config, split, member.run)
         return found, found.save(members[0].run)
 
 
-def _opened(members: Sequence[Member], data_root: str) -> tuple[list[dict[str, Split]], list[TrainingData]]:
+def _opened(members: Sequence[Member]) -> tuple[list[dict[str, Split]], list[TrainingData]]:
     """The splits of every member, and the description of its training data."""
     splits: list[dict[str, Split]] = []
     data: list[TrainingData] = []
     for member in members:
-        config = member.config.copy_and_resolve_references()
-        if data_root:
-            with config.unlocked():
-                config.data.root = data_root
+        config = member.config
         dataset, _ = open_sound(config, run.home(member.run) / run.SKIPPED)
         splits.extend(split_file.splits_of(dataset, config, member.run).values())
-        usual_motion.describe(config, splits[-1], member.run)
         found = member.trained_on
         data.append(found or training_data.describe(splits[-1], dataset.facts, config.data.target))
     return splits, data
@@ -124,7 +124,7 @@ def _on_validation(
 ) -> Calibration:
     """Calibrates on the validation people of the common split, and tests on its test people.
 
-    A checkpoint without a fitted output gets one: in ``members``, and in the folder of its run.
+    A checkpoint without a fitted output gets one: in ``members``, and, if nothing is refused, in the folder of its run.
     """
     # The ensemble must not be calibrated on a clip that one of its members was trained on.
     for name in (VALIDATION, TEST):
@@ -141,13 +141,13 @@ def _on_validation(
     ratings = outputs.histogram([info.score for info in split[TRAIN].infos])
     subjects = [info.subject for info in split[VALIDATION].infos]
     raw, target = _judged(judges, split[VALIDATION])
-    held_out = []
+    held_out, new = [], []
     for i, member in enumerate(members):
         if outputs.load(member.run, member.step) is None:
             decoding = outputs.of_training(member.config, ratings, scale)
             fitted = decoding.fitted(raw[i], target, subjects, member.config.output.fit)
-            fitted.save(member.run, member.step)
             members[i] = dataclasses.replace(member, output=fitted)
+            new.append(members[i])
         held_out.append(outputs.held_out(members[i].output, raw[i], target, subjects))
     found = calibrate(
         *combined(*np.stack(held_out, axis=1)),
@@ -161,6 +161,8 @@ def _on_validation(
     raw, target = _judged(judges, split[TEST])
     scored = [(member.output.score(row), member.output.spread(row)) for member, row in zip(members, raw, strict=True)]
     tested = [info.subject for info in split[TEST].infos]
+    for member in new:
+        member.output.save(member.run, member.step)
     return found.tested(*combined(*np.stack(scored, axis=1)), target, tested)
 
 

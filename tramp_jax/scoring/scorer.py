@@ -44,16 +44,16 @@ CLIPS_AT_ONCE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A scored clip.
+    """A scored clip. If the score is withheld, it is NaN, and so is every number that it could be computed from.
 
     Attributes:
       clip: the clip, with the arrays that the model read.
       score: mean of the members' scores, on the rating scale.
       raw: (members,) raw values, before the output step.
-      interval: interval around the score; None if there is none (see ``note``).
+      interval: interval around the score; None if the score is withheld, or if there is none (see ``note``).
       level: share of clips that such intervals cover, or None.
       ratings: the ratings in the interval, which have its level; () if there are none or too many to list.
-      withheld: why the score must not be used; "" if it may.
+      withheld: why there is no score; "" if there is one.
       outside: what makes the clip unlike the training clips; "" if nothing does.
       note: the method of the interval, or the reason why there is none.
       frames_used: how many of the clip's frames the trajectory stream (or else the frame stream) reads.
@@ -183,13 +183,12 @@ class Scorer:
                 + ", ".join(self.expressions),
             )
 
-    def score(self, path: str | pathlib.Path, expression: str = "", subject: str = "") -> Scored:
+    def score(self, path: str | pathlib.Path, expression: str = "") -> Scored:
         """Scores a video, a folder of images, a folder made by ``tramp-jax preprocess``, or a landmark table.
 
         Args:
           expression: the expression that the person was asked to make; "" for the one that a clip made by
             ``tramp-jax preprocess`` records, and for the model's with any other input.
-          subject: the person's name, for the record; "" for the one in the clip's record, or the name of the input.
 
         Raises:
           UserError: the input cannot be used.
@@ -197,8 +196,7 @@ class Scorer:
         path = pathlib.Path(path)
         if is_clip(path):
             clip = read_clip(path)
-            asked, person = expression or clip.info.expression, subject or clip.info.subject
-            info = dataclasses.replace(clip.info, expression=asked, subject=person)
+            info = dataclasses.replace(clip.info, expression=expression or clip.info.expression)
             origin = read_origin(path, len(clip.landmarks))
             return self.score_clip(
                 dataclasses.replace(clip, info=info),
@@ -208,7 +206,7 @@ class Scorer:
                 warnings=origin.warnings,
             )
         asked = expression or self.config.data.expression
-        info = ClipInfo(path.stem, subject or path.stem, asked, float("nan"), 0, source=str(path))
+        info = ClipInfo(path.stem, path.stem, asked, float("nan"), 0, source=str(path))
         if path.suffix.lower() == ".csv":
             read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
             return self.score_clip(
@@ -230,7 +228,6 @@ class Scorer:
     def score_clip(
         self,
         clip: Clip,
-        expression: str = "",
         *,
         interpolated: np.ndarray | Sequence[bool] = (),
         landmark_source: str = "",
@@ -250,7 +247,7 @@ class Scorer:
         spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
         score, spread = map(float, combined(scores, spreads))
         source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
-        about = list(doubts.about_clip(self.members[0], clip, expression or clip.info.expression, source))
+        about = list(doubts.about_clip(self.members[0], clip, source))
         interval: tuple[float, float] | None = None
         ratings: tuple[float, ...] = ()
         withheld, note, outside, turned = "", self._uncalibrated, "", ""
@@ -261,12 +258,17 @@ class Scorer:
         if (c := self.calibration) is not None:
             interval = c.interval(score, spread)
             ratings, width = c.ratings_in(interval), interval[1] - interval[0]
-            if self._max_width is not None and width > self._max_width:
-                withheld = f"interval too wide: {width:.2f}, more than {self._max_width:g}"
             note = f"{100 * c.level:g}% interval, conformal on {c.clips} clips of {c.subjects} held-out people" + (
                 "" if c.coverage is None else f"; it covered {c.test}"
             )
-            about += doubts.about_width(c, width)
+            if self._max_width is not None and width > self._max_width:
+                # The score can be computed even from the width. Drop all of it here, so that no output can show it.
+                withheld = f"interval wider than {self._max_width:g} points"
+                score = spread = float("nan")
+                raw, scores = np.full_like(raw, np.nan), np.full_like(scores, np.nan)
+                interval, ratings = None, ()
+            else:
+                about += doubts.about_width(c, width)
         return Scored(
             clip=clip,
             score=score,
@@ -288,13 +290,13 @@ class Scorer:
             warnings=tuple(dict.fromkeys(filter(None, [outside, *warnings, *quality.warnings(), turned, *about]))),
         )
 
-    def score_clips(self, clips: Sequence[Clip], expression: str = "") -> list[Scored]:
+    def score_clips(self, clips: Sequence[Clip]) -> list[Scored]:
         """Scores clips, several at once, which is faster on a GPU."""
         found = []
         for first in range(0, len(clips), CLIPS_AT_ONCE):
             some = clips[first : first + CLIPS_AT_ONCE]
             judged = zip(some, self._judged(some).T, strict=True)
-            found += [self.score_clip(clip, expression, raw=raw) for clip, raw in judged]
+            found += [self.score_clip(clip, raw=raw) for clip, raw in judged]
         return found
 
     def _judged(self, clips: Sequence[Clip]) -> np.ndarray:
@@ -323,14 +325,13 @@ class Scorer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def evidence(self, scored: Scored, attribute: bool = True) -> Evidence:
-        """The contents of a report; see ``report.writer.write_report``."""
+        """The contents of a report; see ``report.writer.write_report``. A score that is withheld is not explained."""
         effects = None
-        if attribute:
+        if attribute and not scored.withheld:
             if not self._explainers:
                 self._explainers = [attribution.Explainer(each.config, each.output) for each in self.members]
             pairs = zip(self._explainers, self.members, strict=True)
             effects = attribution.mean([explain(each.variables, scored.clip) for explain, each in pairs])
-        source = pathlib.Path(scored.clip.info.source) if scored.clip.info.source else None
         known: dict[str, object] = {
             "landmark_source": scored.landmark_source,
             "model": ", ".join(member.id for member in self.members),
@@ -349,10 +350,11 @@ class Scorer:
             outside=scored.outside,
             interval_note=scored.note,
             attribution=effects,
+            attribution_note="the score is withheld" if scored.withheld else "not requested",
             interpolated=scored.interpolated,
             quality=scored.quality,
             warnings=scored.warnings,
-            provenance=provenance(scored.clip, self.config, source=source, **known),
+            provenance=provenance(scored.clip, self.config, **known),
         )
 
     def _load_calibration(self, which: str) -> tuple[calibration.Calibration | None, str]:
