@@ -52,7 +52,7 @@ def open_openvino() -> Any:
     # OpenVINO's converter, which is not used here, would report its use. Without this package, it cannot.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino  # type: ignore[import-not-found,unused-ignore]
+        import openvino  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         why = 'the precision bfloat16 needs OpenVINO: pip install "tramp_jax[openvino]"'
         raise UserError("missing_package", why) from None
