@@ -115,7 +115,7 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
         more = f", and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
         message = (
             f"these subjects may be one person in two spellings, or on two occasions or sides: {listed}{more}. Such a "
-            "person could be in both training and test; give all clips of a person one subject, and tell them apart by "
+            "person could be in both training and test; give all clips of a person one subject, and mark visits by "
             "id or group"
         )
         problems.add("similar_names", message, severity=WARNING)

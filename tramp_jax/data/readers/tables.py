@@ -3,7 +3,7 @@
     ROOT/clips.csv          one row per clip: path, subject, expression, score and, optionally, more columns
     ROOT/PATH               its table: see ``tramp_jax.data.landmark_tables``
 
-The list is that of ``readers.folder``, but its paths are tables. It needs the column fps if a table has no timestamps;
+The list is as in ``readers.folder``, but its paths are tables. It needs the column fps if a table has no timestamps;
 a table with timestamps is resampled to that rate. Clips have landmarks only, so a model must read the trajectory stream
 only, and no colours. Opening the data set reads every table; the landmarks stay in memory, 512 bytes a frame.
 """
