@@ -24,7 +24,7 @@ _MAX_PAIRS = 5  # of similar names, listed in one message
 def _reader(name: str) -> Any:
     """The module that reads data set ``name``; see ``readers``. Raises UserError (bad_option) for an unknown name."""
     if name not in READERS:
-        raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
+        raise UserError("bad_option", f"data.name (--dataset) is {name!r}; known: {', '.join(READERS)}")
     return importlib.import_module(f"tramp_jax.data.readers.{name}")
 
 

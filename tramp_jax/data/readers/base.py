@@ -8,7 +8,7 @@ from tramp_jax.data.source import Wanted
 from tramp_jax.errors import UserError
 
 _RELATIVE = (
-    "A run's path is relative to the folder where its training was started: work there, or name the data with "
+    "If a run gave this path, it is relative to where training was started: work there, or name the data with "
     "--data-root (calibrate), --data_root (eval.py), or the run's --config and --config.data.root (train.py --resume)"
 )
 
