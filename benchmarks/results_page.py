@@ -28,9 +28,9 @@ _INTRODUCTION = """# Results
 
 Written by `python -m benchmarks.results_page`. [studies.md](studies.md) says what the columns mean.
 
-The clinical data sets cannot be shared, and we do not have them. For these, you find the paper's figures and the
-command that fills ours. A study on drawn faces appears here once it has been run at the recipe's own size. It shows
-what the options do to a model that learns from clean faces and a known severity, not what they do on patients.
+The clinical data sets cannot be shared, and we do not have them. For these, this page has the paper's figures and the
+command that fills in ours. A study on drawn faces appears once it has run at the recipe's own size. It shows what the
+options do to a model that learns from clean faces and a known severity, not what they do on patients.
 """
 
 

@@ -8,7 +8,7 @@ ROOT is the public archive of landmarks (tramp_jax/data/readers/ravdess.py). The
 (strong); with "emotion", the model learns the eight emotions as classes instead. --config.data.expression=happy uses
 one emotion only. A fifth of the actors are tested or, with --config.data.num_folds=6, every actor once.
 
-The model is that of the recipe for few people (docs/few_people.md), so that recipe can start from the result, as in the
+The model comes from the recipe for few people (docs/few_people.md), so that recipe can start from the result, as in the
 third command. Reproduces nothing of the paper. Our own results on RAVDESS are not measured yet.
 """
 

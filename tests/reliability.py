@@ -27,8 +27,8 @@ _FUZZ_HEAD = """
 entries of archives. Or it removes the file, or puts a folder in its place. The program must read or refuse the result
 within 10 s, and memory may not grow by 1 GB. A few tries of each target are part of the tests (`tests/test_fuzz.py`).
 This table is from long runs, `python -m tests.fuzz --tries 20000 --out tests/fuzz_results.json`. Run folders shared
-their core with other work: nine tries took longer than 10 s and, repeated alone, 0.1 s. One try there had found a
-fault, which is now fixed.
+their core with other work: nine tries took longer than 10 s and, repeated alone, 0.1 s. One try found a
+fault, which is fixed.
 
 | target | tries | read or refused | other errors | slowest, s | growth of memory, MB |
 |---|---|---|---|---|---|
@@ -38,7 +38,7 @@ _SOAK_HEAD = """
 ## Long runs
 
 `python -m tests.soak` trains, scores and finds landmarks for minutes. Memory, open files and threads must stay level.
-Each cell shows the largest value in the middle and in the last third of the work; a frame's time is a median.
+Each cell shows the largest values in the middle and the last third of the work; the time of a frame is a median.
 
 | work | memory, MB | open files | threads | a frame, ms |
 |---|---|---|---|---|
@@ -68,7 +68,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
         ("files whose clock counts milliseconds", "the frame rate is exact",
          ("test_a_coarse_clock_does_not_change_a_constant_rate",
           "test_the_rate_of_files_with_a_coarse_clock_is_exact")),
-        ("landmarks that are outside the picture, uncertain, jittering, or of a turned head",
+        ("landmarks outside the picture, uncertain or jittering; a turned head",
          "figures in evidence.json, the table and the report, and a warning",
          ("test_points_outside_the_picture_and_unsure_frames_get_warnings",
           "test_turns_of_drawn_faces_are_as_exact_as_stated",
@@ -76,10 +76,10 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_turns_beyond_those_of_the_training_clips_are_recognised",
           "test_the_quality_of_a_clip_in_a_folder_follows_from_its_evidence",
           "test_the_report_shows_the_quality")),
-        ("saved tracks or a table that fit the names of two videos", "refused; the missing file is named",
+        ("saved tracks or a table that match two videos by name", "refused; the missing file is named",
          ("test_tracks_of_one_person_are_not_used_for_another", "test_one_table_is_not_read_for_two_videos",
           "test_the_table_of_a_folder_has_its_whole_name")),
-        ("a video, tracks or a table replaced after the clip was made", "an error that names `--overwrite`",
+        ("a video, tracks or a table that was replaced after the clip was made", "an error that names `--overwrite`",
          ("test_a_clip_of_a_file_that_was_replaced_is_not_taken_for_the_new_one",)),
         ("mirrored video", "mirrored measures", ("test_mirrored_input_gives_mirrored_measures",)),
         ("a turned head", "no false asymmetry beyond the bound in the report",
@@ -122,8 +122,8 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
         ("one clip listed twice, under two spellings of its path or for two people", "an error in the second row",
          ("test_one_clip_under_two_spellings_of_its_path_is_an_error",
           "test_two_ids_may_share_a_clip_of_one_person_only")),
-        ("landmark tables with times in milliseconds, rows out of order, points as shares of the picture, y upwards, x "
-         "to the left, two faces",
+        ("landmark tables with times in milliseconds, rows out of order, points as fractions, y upwards, x to the "
+         "left, two faces",
          "rows are sorted; the rest is refused",
          ("test_what_is_wrong_is_named_with_its_file", "test_rows_out_of_order_are_sorted_or_refused",
           "test_points_that_cannot_be_one_upright_face_in_pixels_are_refused", "test_rows_of_zeros_have_no_face")),
@@ -131,8 +131,8 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          "interpolated, cut off or resampled with a warning, and counted in the table of scores",
          ("test_short_gaps_are_interpolated", "test_the_first_and_last_frames_without_a_face_are_cut_off",
           "test_a_table_whose_rate_varies_is_resampled_with_a_warning", "test_a_table_can_be_scored_without_video")),
-        ("landmark tables whose tracker stood still, or with doubts of any kind",
-         "a warning in scoring, and one of the data set in training",
+        ("landmark tables with doubts, such as a tracker that stood still",
+         "a warning in scoring, and in training",
          ("test_a_tracker_that_stood_still_gives_a_warning",
           "test_doubts_about_a_table_are_warnings_of_the_data_set")),
         ("colour matrix and range; HDR", "colours are right; a warning for HDR",
@@ -153,7 +153,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_frames_that_build_on_a_missing_one_are_counted",
           "test_frames_before_the_first_whole_picture_are_skipped",
           "test_frames_that_the_decoder_leaves_out_at_the_start_are_counted")),
-        ("frames of H.264 that a network lost", "a warning, but not for whole files",
+        ("H.264 frames that a network lost", "a warning; intact files get none",
          ("test_frames_of_h264_that_are_missing_are_named",
           "test_a_gap_in_the_frame_numbers_of_h264_is_a_missing_frame", "test_whole_h264_gives_no_warning")),
         ("holes in HEVC, VP8 and VP9 files, in which decoders notice no damage", "a warning",
@@ -165,7 +165,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_a_second_video_of_another_codec_in_a_transport_stream_is_named")),
         ("truncated WMV, MPEG-TS and GIF files", "a warning",
          ("test_a_truncated_file_without_an_index_is_named",)),
-        ("slow motion and time lapse, also by an edit list", "a warning",
+        ("slow motion and time lapse, even through an edit list", "a warning",
          ("test_slow_motion_and_time_lapse_give_a_warning",
           "test_an_edit_list_that_changes_the_speed_gives_a_warning")),
         ("a damaged frame in an AVI file or in a video of NeuroFace",
@@ -177,7 +177,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
         ("a rating is corrected, or a person added or removed, after training",
          "the run keeps its split: nobody it was trained on is tested; a missing person is refused",
          ("test_a_run_keeps_its_split_when_the_list_changes",)),
-        ("one person under a name for each visit or side; dates whose cells became numbers; a column that is not read",
+        ("one person with a name for each visit or side; dates whose cells became numbers; a column that is not read",
          "a warning; refused; a warning",
          ("test_one_person_on_two_occasions_gives_a_warning", "test_a_date_whose_cell_became_text_is_not_a_person",
           "test_numbers_with_a_format_of_dates_are_dates",
@@ -185,7 +185,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
         ("a part of the split without people or clips", "a warning in the list; refused before training",
          ("test_a_split_of_one_part_gives_a_warning", "test_a_part_without_clips_is_refused_before_training")),
         ("ratings that changed before a run is resumed, or that lie beyond its scale in an evaluation; initial weights "
-         "that know the test people", "a warning",
+         "trained on the test people", "a warning",
          ("test_ratings_that_changed_after_training_give_a_warning",
           "test_an_evaluation_on_another_scale_gives_a_warning",
           "test_testing_people_who_trained_the_initial_weights_gives_a_warning")),
@@ -202,7 +202,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_options_of_preprocessing_that_cannot_change_a_clip_are_named")),
         ("a run is evaluated, scored or calibrated while it trains", "a warning",
          ("test_a_run_that_a_program_still_trains_gets_a_warning",)),
-        ("values of 12 or 14 bits in 16-bit images; images of other numbers", "a warning; refused with the cure",
+        ("12- or 14-bit values in 16-bit images; images of other number types", "a warning; refused with the cure",
          ("test_fewer_bits_in_files_of_sixteen_give_a_warning", "test_images_of_other_numbers_are_named")),
         ("a py-feat table of several videos", "refused", ("test_a_table_of_several_videos_is_refused",)),
         ("a fold without cross-validation; an impossible noise, seed, size or frame rate", "refused",
@@ -226,7 +226,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
           "test_a_whole_video_with_a_variable_rate_gives_no_warning")),
         ("a stream that begins within a file", "the others are read to their end",
          ("test_a_stream_that_begins_within_a_file_stops_nothing",)),
-        ("data of phones, cameras and recorders behind a video", "ignored",
+        ("extra data that phones, cameras and recorders append to a video", "ignored",
          ("test_what_else_may_follow_a_video_gives_no_warning", "test_a_long_avi_has_several_parts")),
         ("animated WebP and PNG", "read as videos", ("test_an_animated_image_has_many_frames",)),
         ("decimal commas; `sep=;` or blank lines before the header; paths from Windows and macOS", "read",
@@ -354,7 +354,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
          ("test_letters_that_a_terminal_cannot_show_do_not_stop_a_program",
           "test_a_name_that_is_not_unicode_is_refused_and_the_others_are_scored",
           "test_an_input_may_begin_with_a_dash")),
-        ("cells that a spreadsheet would run as formulas", "written so that it does not, and read back unchanged",
+        ("cells that a spreadsheet would run as formulas", "written so that they do not run, and read back unchanged",
          ("test_no_spreadsheet_runs_a_cell_and_it_reads_as_it_was",)),
         ("tracks with points at impossible places", "these points count as hidden",
          ("test_tracks_at_impossible_places_count_as_hidden",)),

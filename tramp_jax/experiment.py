@@ -69,7 +69,8 @@ def train(
     """
     if config is None:
         if not (resume and folder):
-            raise UserError("missing_option", "--config is missing; name a recipe, such as configs/synthetic.py")
+            what = "--config is missing; name a recipe, such as configs/synthetic.py, or continue a run with --resume"
+            raise UserError("missing_option", what)
         config = run.load_config(folder)
     folds = open_folds(config, folder if resume else None)
     if not resume:

@@ -129,7 +129,7 @@ def gradients_in_parts(
 ) -> tuple[jax.Array, Any, Any]:
     """Like ``gradients_of_batch``, but computes one part of the batch at a time, which takes less memory.
 
-    The loss is still that of the whole batch: a first pass without gradients computes all outcomes, and a second one
+    The loss is still the whole batch's: a first pass without gradients computes all outcomes, and a second one
     sends the gradient of the loss back through each part. Only batch normalisation sees one part at a time.
     """
     # Each part takes every ``parts``-th clip, so that it is spread over all devices.

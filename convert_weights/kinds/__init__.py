@@ -1,6 +1,6 @@
 """The checkpoint kinds: one module for each published kind, with its names, its marks and its container.
 
-To add a kind, write its module and add it to ``KINDS``; see docs/weights.md.
+To add a kind, write its module and add it to ``KINDS``; see docs/extending.md.
 """
 
 from collections.abc import Iterable

@@ -10,9 +10,9 @@ A clip that is too short for a stream is padded. These are the modes of ``data.p
 | "zero" | i; from i = n on, zeros of the model's input | i |
 | "repeat" | i; from i = n on, the last frame | i |
 | "spline" | a cubic spline through the clip at time i·(n − 1)/(T − 1); for images, the nearest frame | i |
-| "reflect" | forwards, then backwards, and so on | that of the clip's frame |
+| "reflect" | forwards, then backwards, and so on | the number of the clip's frame |
 
-To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``data.padding`` in ``tramp_jax.config``.
+To add a mode, add a ``Padding`` to ``PADDINGS`` and its name to ``_PADDINGS`` in ``tramp_jax.config``.
 """
 
 import dataclasses

@@ -158,7 +158,7 @@ def _collect(out: Path, jobs: list["Job"]) -> int:
     missing = clip_list.collect(parts, jobs)
     sys.stdout.write(f"clips: {len(jobs) - len(missing)} of {len(jobs)}; listed in {clip_list.path}\n")
     if missing:
-        sys.stdout.write(f"no clip was made of {', '.join(str(job.video) for job in missing)}; see the errors\n")
+        sys.stdout.write(f"no clips of {', '.join(str(job.video) for job in missing)}; see the errors\n")
     _note_missing_scores(sum(math.isnan(job.info.score) for job in jobs if job not in missing), clip_list.path)
     return 1 if missing else 0
 

@@ -205,7 +205,7 @@ def _by_people(published: ConfigDict, few: ConfigDict, in_folds: ConfigDict, fla
     other = f"the recipe for few people, which reads landmarks only, take {flag}{options.FEW}"
     why = f"{people} people, {'fewer than' if people < options.FEW_BELOW else 'at least'} {options.FEW_BELOW}"
     if options.has_weights(few) or options.reads_frames(few.model) or few.loss.landmarks:
-        why = "the given options ask for weights or frames"
+        why = "the given options need weights or frames"
     elif people < options.FEW_BELOW:
         config, what, other = few, "the recipe for few people", f"the published model, take {flag}{options.PUBLISHED}"
         if datasets.runs(dataset, in_folds) != (None,):  # the list has no split of its own

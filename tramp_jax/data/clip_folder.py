@@ -110,7 +110,7 @@ def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bo
     """
     path = folder / LANDMARKS
     if folder.is_file() and folder.suffix.lower() in VIDEOS:
-        message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and list the clip instead"
+        message = f"{folder} is a video; make a clip of it with `tramp-jax preprocess`, and use the clip instead"
         problems.add("not_preprocessed", place + message, clip)
     elif not folder.is_dir():
         problems.add("missing_clip", f"{place}{folder}: no such clip folder; correct its path", clip)

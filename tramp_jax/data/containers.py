@@ -94,7 +94,7 @@ def joined(path: Path, end: int) -> Iterator[str]:
             after = file.read(12)
             several = after.startswith(_EBML) or (after.startswith(b"RIFF") and after.endswith((b"AVI ", b"WEBP")))
             if not after.endswith(b"WEBP"):
-                what = "it is read with the rate, shape and turn of the first, and without the time between them"
+                what = "it is read with the rate, shape and rotation of the first, and without the time between them"
         elif start.startswith(_READ_ONCE):
             file.seek(end)
             several = start[:8] in file.read(_MAX_TAIL)

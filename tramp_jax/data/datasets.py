@@ -24,7 +24,7 @@ _MAX_PAIRS = 5  # of similar names, listed in one message
 def _reader(name: str) -> Any:
     """The module that reads data set ``name``; see ``readers``. Raises UserError (bad_option) for an unknown name."""
     if name not in READERS:
-        raise UserError("bad_option", f"data.name is {name!r}; known: {', '.join(READERS)}")
+        raise UserError("bad_option", f"data.name (--dataset) is {name!r}; known: {', '.join(READERS)}")
     return importlib.import_module(f"tramp_jax.data.readers.{name}")
 
 
@@ -113,7 +113,7 @@ def _check_people(dataset: Dataset, problems: Problems) -> None:
         more = f", and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
         message = (
             f"these subjects may be one person in two spellings, or on two occasions or sides: {listed}{more}. Such a "
-            "person could be in both training and test; give all clips of a person one subject, and tell them apart by "
+            "person could be in both training and test; give all clips of a person one subject, and mark visits by "
             "id or group"
         )
         problems.add("similar_names", message, severity=WARNING)

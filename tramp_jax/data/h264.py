@@ -12,7 +12,7 @@ _LONGEST = 16  # bits of a frame number
 
 
 class FrameNumbers:
-    """Looks for frames that others build on and that are missing.
+    """Looks for missing frames that others build on.
 
     Attributes:
       gaps: places where at least one is missing; not before a key frame, which builds on none.

@@ -292,7 +292,7 @@ class PackedClips(ClipSource):
                 what = f"{path}: has {size} bytes, but the manifest says {shard.bytes}; {_AGAIN}"
                 yield Problem("damaged_shard", what, shard.file)
             elif checksum(path) != shard.sha256:
-                what = f"{path}: its SHA-256 checksum is not that in the manifest; {_AGAIN}"
+                what = f"{path}: its SHA-256 checksum differs from the manifest's; {_AGAIN}"
                 yield Problem("damaged_shard", what, shard.file)
 
 

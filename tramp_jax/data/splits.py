@@ -24,7 +24,7 @@ def k_fold(infos: Sequence[ClipInfo], k: int, seed: int) -> list[frozenset[str]]
     subjects = _by_score(infos, seed)
     if not 2 <= k <= len(subjects):
         message = f"cross-validation over {k} folds needs at least 2 folds and {k} subjects; there are {len(subjects)}"
-        raise UserError("too_few_subjects", message)
+        raise UserError("too_few_subjects", f"{message}; add people, or change --config.data.num_folds")
     return _deal(subjects, np.arange(len(subjects)) % k, block=k, rng=np.random.default_rng([seed, 1]))
 
 
@@ -43,7 +43,7 @@ def holdout(infos: Sequence[ClipInfo], fractions: Mapping[str, float], seed: int
         raise UserError("bad_option", f"{message}; they must be positive and sum to 1")
     subjects = _by_score(infos, seed)
     if len(subjects) < len(shares):
-        message = f"{len(subjects)} subjects cannot be split into {len(shares)} parts: {', '.join(fractions)}"
+        message = f"too few subjects ({len(subjects)}) for {len(shares)} parts: {', '.join(fractions)}; add people"
         raise UserError("too_few_subjects", message)
 
     counts = np.ones(len(shares), int)

@@ -159,7 +159,7 @@ def _wide_colours(stream: VideoStream) -> Iterator[str]:
 
 
 def _other_speed(container: InputContainer, stream: VideoStream) -> Iterator[str]:
-    """Warns about slow motion and time lapse, in which phones write how many frames a second the camera took."""
+    """Warns about slow motion and time lapse, for which phones record how many frames a second the camera took."""
     taken = tables.number(container.metadata.get("com.android.capture.fps", ""))
     shown = float(stream.average_rate or 0)
     least = _SLOW_MOTION_ABOVE_50 if taken and taken > 50 else _SLOW_MOTION

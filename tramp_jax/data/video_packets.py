@@ -141,7 +141,7 @@ class Packets:
 
     @property
     def gaps(self) -> int:
-        """Places where frames are missing that later ones build on, as far as the codec tells."""
+        """Places where frames are missing that later ones build on, as far as the codec shows."""
         return self._numbers.gaps if self._numbers else 0
 
     def seconds(self, frame: VideoFrame) -> float:
@@ -224,7 +224,7 @@ def damage(path: Path, count: int, packets: Packets, reason: str = "") -> Iterat
 
 
 def _checksums_are_right(packet: bytes) -> bool | None:
-    """Whether all slices of a packet of FFV1, which end with their size and CRC-32, are whole; None if none ends so."""
+    """Whether all slices of an FFV1 packet are whole. Each ends with its size and CRC-32; None if none ends so."""
     end, right = len(packet), True
     while end > 8:
         start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
@@ -235,7 +235,7 @@ def _checksums_are_right(packet: bytes) -> bool | None:
 
 
 def _holds_picture(packet: bytes) -> bool:
-    """Whether a packet of HEVC holds a part of a picture, not only parameters as from some network cameras."""
+    """Whether an HEVC packet holds part of a picture. Some network cameras also send packets of parameters alone."""
     if packet.startswith(b"\0\0\0\1"):  # in a stream without packets, FFmpeg finds the frames
         return True
     at = 0

@@ -175,7 +175,7 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 
 def _is_hd(size: tuple[int, int]) -> bool:
-    """Whether (width, height) is a size of HD video, also upright."""
+    """Whether (width, height) is the size of HD video, in either orientation."""
     return max(size) > _SD_SIZE[0] or min(size) > _SD_SIZE[1]
 
 

@@ -69,9 +69,9 @@ def read_jobs(path: Path) -> list[Job]:
         score = tables.number(row["score"]) if row["score"] else float("nan")
         subject = names.clean(row["subject"])
         if not row["path"] or names.is_missing(subject) or score is None:
-            raise UserError(
-                "bad_data", f"{path}, row {number}: needs a path and a subject, and a score that is a number or empty"
-            )
+            given = f"path {row['path'][:40]!r}, subject {subject[:40]!r} and score {row['score'][:40]!r}"
+            cure = "a row needs a path and a subject, and a score that is a number or empty"
+            raise UserError("bad_data", f"{path}, row {number}: has {given}; {cure}")
         info = ClipInfo(name, subject, names.clean(row["expression"]), score, 0, group=row.get("group", ""))
         jobs.append(Job(video, name, info, {column: row[column] for column in extra}))
     if not jobs:

@@ -301,7 +301,7 @@ def _sum_by_region(trajectory: np.ndarray) -> np.ndarray:
 
 
 def patch_regions(clip: Clip, count: int) -> np.ndarray:
-    """The region of each patch of each frame: that of the nearest landmark.
+    """The region of each patch of each frame: the nearest landmark's.
 
     A landmark counts both where it is and where it was in the first frame, since a moving lip changes the picture in
     both places. Patches far from all landmarks are ELSEWHERE. With ``count`` patches G along a side of a frame, the

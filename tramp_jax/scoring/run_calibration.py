@@ -48,7 +48,7 @@ def calibrate_run(
         is calibrating them; or see ``load_members``.
     """
     if not 0 < level < 1:
-        raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1")
+        raise UserError("bad_option", f"--level is {level}; it must be between 0 and 1, such as 0.9")
     members = load_members(checkpoints, which)
     with locked(run.calibration_file(members[0].run, [member.id for member in members])):
         for member in members:
