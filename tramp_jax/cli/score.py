@@ -242,7 +242,7 @@ def _choose_device(name: str) -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter has no message
-        hint = ' or its JAX is not installed (pip install "tramp_jax[cuda12]")' if name == "gpu" else ""
+        hint = ', or JAX for it is not installed (pip install "tramp_jax[cuda12]")' if name == "gpu" else ""
         raise UserError("missing_device", f"--device {name}: this machine has none{hint}; omit the option") from error
 
 
