@@ -464,6 +464,23 @@ def test_without_a_recipe_the_message_asks_for_one(program):
     assert result.stderr.startswith("error: --config is missing")
 
 
+@pytest.mark.parametrize(
+    ("line", "fact"),
+    [
+        (["train.py", "--config", "tests/tiny.py", "model.streams=rgb"], "'model.streams=rgb'"),
+        (["train.py", "--workdir", "run", "--resume", "--config.train.epochs=9"], "--config.train.epochs"),
+        (["eval.py", "run"], "--workdir is missing"),
+        (["eval.py", "--workdir", "run", "further"], "'further'"),
+        (["eval.py", "--workdr", "run"], "workdr"),
+    ],
+)
+def test_an_argument_that_means_nothing_is_refused(program, line, fact):
+    result = program(*line)
+    assert (result.returncode, result.stdout) == (EXIT_ERROR, "")
+    assert result.stderr.startswith("error: ")
+    assert fact in result.stderr.splitlines()[0]
+
+
 @pytest.mark.parametrize("flag", [["--config", "configs/synthetc.py:smile"], ["--config=configs/synthetc.py"]])
 def test_a_missing_recipe_is_reported_before_it_is_run(flag, monkeypatch):
     monkeypatch.chdir(ROOT)

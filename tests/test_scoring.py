@@ -283,6 +283,15 @@ def test_a_cross_validation_that_has_not_ended_is_not_taken_for_all_folds(cross_
     assert len(Scorer(*(tmp_path / "run" / f"fold_{k}" for k in range(3))).members) == 3
 
 
+def test_a_model_named_twice_is_refused(runs, cross_validated, tmp_path):
+    """It would count twice in the mean."""
+    folds, link = cross_validated.parent / cross_validated.name, tmp_path / "link"
+    link.symlink_to(runs[0])
+    for folders in ([runs[0], runs[1], link], [folds, folds / "fold_1"]):
+        with user_error("bad_option", str(folders[-1])):
+            load_members(folders)
+
+
 def test_a_cross_validation_that_has_lost_a_fold_is_not_taken_for_all_folds(cross_validated, tmp_path):
     shutil.copytree(cross_validated, tmp_path / "run")
     config = run_folder.load_config(cross_validated)

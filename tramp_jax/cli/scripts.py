@@ -86,7 +86,11 @@ def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     """
     recipe = check_recipe(arguments)
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        if recipe is None and error.flagname.startswith("config."):
+            raise UserError("bad_option", f"--{error.flagname} changes a recipe; name it with --config, too") from error
+        raise UserError("unknown_option", f"{error}\nsee {arguments[0]} --help") from error
     except flags.Error as error:
         raise UserError("bad_option", f"{plain_message(str(error))}\nsee {arguments[0]} --help") from error
     except (AttributeError, KeyError, TypeError) as error:
@@ -96,6 +100,9 @@ def parse_flags(arguments: Sequence[str]) -> Sequence[str]:
             raise
         options.check_names(match[1] for text in arguments if (match := re.match(r"--config\.([^=]+)", text)))
         raise UserError("unknown_option", f"no such option: {'; '.join(_innermost(error).splitlines())}") from error
+    if rest[1:]:
+        raise UserError("bad_option", f"{rest[1]!r} is not an option, which begins with --; see {arguments[0]} --help")
+    return rest
 
 
 def _innermost(error: object) -> str:
@@ -116,6 +123,9 @@ def plain_message(message: str) -> str:
         before, found, _ = message.partition(words)
         if found:
             return f"{before.removeprefix('flag ')}: this option takes {kind}"
+    before, found, _ = message.partition("=None: Flag")  # of a required option
+    if found:
+        return f"{before.removeprefix('flag ')} is missing"
     return message
 
 

@@ -64,12 +64,18 @@ def load_members(folders: Iterable[pathlib.Path], which: str = BEST) -> list[Mem
     """Loads the models of runs. A run over several folds stands for all of them; see ``load_member``.
 
     Raises:
-      UserError: see ``load_member``; unfinished_run if a cross-validation has not ended;
-        missing_checkpoint if one of its folds is gone.
+      UserError: see ``load_member``; bad_option for a model named twice, which would count twice; unfinished_run if a
+        cross-validation has not ended; missing_checkpoint if one of its folds is gone.
     """
     folders = list(folders)
     run.warn_if_training(folders)
-    members = [load_member(path, which) for path in run.models_in(folders)]
+    paths = run.models_in(folders)
+    known = set()
+    for path in paths:
+        if path.resolve() in known:
+            raise UserError("bad_option", f"{path}: named twice, alone or as part of its run; name it once")
+        known.add(path.resolve())
+    members = [load_member(path, which) for path in paths]
     for folder in folders:
         if run.is_trained(folder) or run.load_config(folder).data.fold != -1:
             continue
