@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convert_weights.adapt import adapt, initialise
-    from convert_weights.load import LoadedCheckpoint, load_checkpoint
+    from convert_weights.load import load_checkpoint
+    from convert_weights.store import LoadedCheckpoint
 
 __all__ = ["LoadedCheckpoint", "adapt", "initialise", "load_checkpoint"]
 
-_HOMES = {"adapt": "adapt", "initialise": "adapt", "LoadedCheckpoint": "load", "load_checkpoint": "load"}
+_HOMES = {"adapt": "adapt", "initialise": "adapt", "LoadedCheckpoint": "store", "load_checkpoint": "load"}
 
 
 def __getattr__(name: str) -> Any:

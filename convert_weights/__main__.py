@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from convert_weights import store
 from convert_weights.kinds import KINDS
-from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from convert_weights.load import load_checkpoint
 from convert_weights.state_dict import ON_PURPOSE, OUTSIDE
+from convert_weights.store import LoadedCheckpoint
 from tramp_jax.cli import Parser
 from tramp_jax.cli.exit_codes import exit_codes
 from tramp_jax.errors import UserError

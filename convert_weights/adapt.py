@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from convert_weights.convert import Path, Variables, channel_scale, flattened, nested, target_shapes
-from convert_weights.load import LoadedCheckpoint, load_checkpoint
+from convert_weights.load import load_checkpoint
 from convert_weights.reader import nonfinite_warnings
+from convert_weights.store import LoadedCheckpoint
 from tramp_jax import channels
 from tramp_jax.errors import UserError
 

@@ -13,7 +13,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from convert_weights.kinds import name_map
-from convert_weights.layouts import COUNTER, INDEX, TRANSFORMS, TensorPair, buffers
+from convert_weights.layouts import COUNTER, INDEX, TRANSFORMS, TensorPair, buffers, distances
 from convert_weights.safe_globals import printable
 from tramp_jax import channels
 from tramp_jax.errors import UserError
@@ -58,14 +58,12 @@ def channel_scale(trajectory: ConfigDict) -> np.ndarray:
 def to_variables(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> Variables:
     """PyTorch tensors by released name -> ``{"params": …, "batch_stats": …}`` of the model of ``config``.
 
-    Ignores buffers, so it also converts gradients, which have none.
+    Buffers may be missing, as among gradients.
 
     Raises:
       UserError: see ``convert``.
     """
-    pairs = name_map(config)
-    ignored = set(buffers(pairs))
-    return nested(convert({name: x for name, x in tensors.items() if name not in ignored}, config, pairs).flat)
+    return nested(convert(tensors, config, name_map(config)).flat)
 
 
 def nested(flat: Mapping[Path, Any]) -> Variables:
@@ -129,12 +127,6 @@ def matches(path: str, patterns: Collection[str]) -> bool:
 def _in_torch(pair: TensorPair, shapes: Mapping[Path, Shape]) -> Shape:
     # The sizes come from the file and may be huge, so nothing is allocated.
     return TRANSFORMS[pair.transform].backward(np.broadcast_to(False, shapes[pair.target])).shape
-
-
-def distances(frames: int) -> np.ndarray:
-    """The table row for each pair of frames, (frames, frames) int64: i - j + frames - 1."""
-    t = np.arange(frames)
-    return t[:, None] - t[None, :] + frames - 1
 
 
 def _buffer(name: str, x: np.ndarray) -> dict[str, Any] | None:

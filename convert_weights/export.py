@@ -7,11 +7,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import store
-from convert_weights.convert import channel_scale, distances, flattened
+from convert_weights.convert import channel_scale, flattened
 from convert_weights.kinds import KINDS
-from convert_weights.layouts import COUNTER, TRANSFORMS, buffers
-from convert_weights.load import LoadedCheckpoint
+from convert_weights.layouts import COUNTER, TRANSFORMS, buffers, distances
 from convert_weights.state_dict import bare_name, file_name
+from convert_weights.store import LoadedCheckpoint
 from tramp_jax.errors import UserError
 from tramp_jax.models import reads_trajectories
 

@@ -98,14 +98,9 @@ class _Machine:
             case "MARK":
                 self.outer.append(stack)
                 self.stack = []
-            case "TUPLE1":
-                stack.append((stack.pop(),))
-            case "TUPLE2":
-                second, first = stack.pop(), stack.pop()
-                stack.append((first, second))
-            case "TUPLE3":
-                third, second, first = stack.pop(), stack.pop(), stack.pop()
-                stack.append((first, second, third))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                last_first = [stack.pop() for _ in range(int(name[-1]))]
+                stack.append(tuple(reversed(last_first)))
             case "TUPLE" | "FROZENSET":
                 self.push(tuple(self.pop_mark()))
             case "LIST":

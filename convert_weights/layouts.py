@@ -67,6 +67,12 @@ COUNTER, INDEX = "num_batches_tracked", "relative_position_index"
 _MEAN, _TABLE = "running_mean", "relative_position_bias_table"
 
 
+def distances(frames: int) -> np.ndarray:
+    """The table row for each pair of frames, (frames, frames) int64: i - j + frames - 1."""
+    t = np.arange(frames)
+    return t[:, None] - t[None, :] + frames - 1
+
+
 def buffers(pairs: Sequence[TensorPair]) -> list[str]:
     """Names of the buffers that a state dict holds besides the tensors of ``pairs``."""
     names = [pair.source for pair in pairs]

@@ -1,6 +1,5 @@
 """Loads weights into this project's variables from a PyTorch file, a converted folder or a training run."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,30 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from convert_weights import reader, state_dict, store
-from convert_weights.convert import Conversion, Variables, convert, nested, target_shapes
+from convert_weights.convert import Conversion, convert, nested, target_shapes
 from convert_weights.kinds import KINDS, recognise
 from convert_weights.kinds.kind import Architecture, Kind
 from convert_weights.safe_globals import bad_file, printable
 from convert_weights.state_dict import StateDict
+from convert_weights.store import LoadedCheckpoint
 from tramp_jax import files
 from tramp_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedCheckpoint:
-    """Weights, and what is known about them.
-
-    Attributes:
-      kind: a key of ``kinds.KINDS``.
-      variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
-      model_config: the ``model`` group they fit; see ``tramp_jax.config.MODEL``.
-      report: the contents of conversion.json, see docs/weights.md.
-    """
-
-    kind: str
-    variables: Variables
-    model_config: ConfigDict
-    report: dict[str, Any]
 
 
 def load_checkpoint(
@@ -66,7 +49,7 @@ def load_checkpoint(
     if path.is_dir():
         if drop or container is not None:
             raise UserError("bad_option", f"{path}: is a folder, but --drop and --container are for files; omit them")
-        return LoadedCheckpoint(*store.load_folder(path, checkpoint))
+        return store.load_folder(path, checkpoint)
     if kind not in ("auto", *KINDS):
         raise UserError("bad_option", f"kind is {kind!r}; known: auto, {', '.join(KINDS)}")
     content = reader.read(path)

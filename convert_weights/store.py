@@ -32,7 +32,22 @@ VARIABLES, REPORT = "variables", "conversion.json"
 FORMAT = 1
 _CONVERT_AGAIN = "convert its source again"
 
-Loaded = tuple[str, Variables, ConfigDict, dict[str, Any]]  # the fields of LoadedCheckpoint, in their order
+
+@dataclasses.dataclass(frozen=True)
+class LoadedCheckpoint:
+    """Weights, and what is known about them.
+
+    Attributes:
+      kind: a key of ``kinds.KINDS``.
+      variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
+      model_config: the ``model`` group they fit; see ``tramp_jax.config.MODEL``.
+      report: the contents of conversion.json, see docs/weights.md.
+    """
+
+    kind: str
+    variables: Variables
+    model_config: ConfigDict
+    report: dict[str, Any]
 
 
 def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:
@@ -84,8 +99,8 @@ def write_folder(variables: Variables, report: dict[str, Any], path: pathlib.Pat
         (new / REPORT).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
-def load_folder(path: pathlib.Path, checkpoint: str) -> Loaded:
-    """(kind, variables, ``model`` group, report) of a converted folder or a run. Raises UserError."""
+def load_folder(path: pathlib.Path, checkpoint: str) -> LoadedCheckpoint:
+    """Loads a converted folder or a run. Raises UserError."""
     if (path / REPORT).is_file():
         if checkpoint:
             what = f"{path}: is a converted folder and has no checkpoint {checkpoint!r}; omit --checkpoint"
@@ -128,7 +143,7 @@ class _Report:
     model_config: dict[str, Any]
 
 
-def _load_converted(path: pathlib.Path) -> Loaded:
+def _load_converted(path: pathlib.Path) -> LoadedCheckpoint:
     from tramp_jax import checkpoint
 
     def damaged(reason: object) -> UserError:
@@ -157,19 +172,16 @@ def _load_converted(path: pathlib.Path) -> Loaded:
     restore_args = nested(dict.fromkeys(shapes, ocp.RestoreArgs(restore_type=np.ndarray)))
     folder = (path / VARIABLES).absolute()
     try:
-        stored = flattened(checkpoint.stored_shapes(folder))
-        if stored == shapes:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                args = ocp.args.PyTreeRestore(restore_args=restore_args)
-                variables = checkpointer.restore(folder, args=args)
+        if flattened(checkpoint.stored_shapes(folder)) != shapes:
+            raise damaged(f"its arrays do not match its {REPORT}")
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            variables = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except checkpoint.DAMAGE as error:
         raise damaged(_first_line(error)) from error
-    if stored != shapes:
-        raise UserError("damaged_file", f"{path}: its arrays do not match its {REPORT}; {_CONVERT_AGAIN}")
-    return report["kind"], nested(flattened(variables)), config, report
+    return LoadedCheckpoint(report["kind"], nested(flattened(variables)), config, report)
 
 
-def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
+def _load_run(path: pathlib.Path, checkpoint: str) -> LoadedCheckpoint:
     """Loads the model of a training run, or of one of its folds."""
     from tramp_jax import sharding
     from tramp_jax.checkpoint import BEST, LAST, Checkpoints
@@ -181,7 +193,7 @@ def _load_run(path: pathlib.Path, checkpoint: str) -> Loaded:
         step, variables = checkpoints.restore_variables(which, nested(shapes), sharding.data_mesh())
     flat = {target: np.asarray(x) for target, x in flattened(variables).items()}
     source = {"run": path.absolute().name, "checkpoint": which, "step": step}
-    return config.name, nested(flat), config, _run_report(source, config, flat)
+    return LoadedCheckpoint(config.name, nested(flat), config, _run_report(source, config, flat))
 
 
 def _run_report(source: dict[str, Any], config: ConfigDict, flat: dict[Path, np.ndarray]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
+from convert_weights.layouts import distances
+
 HEADS_PER_PART = 4
 CONV_GROUPS = 8
 Outputs = dict[str, Tensor]
@@ -59,8 +61,8 @@ class SkateAttention(nn.Module):
         self.relative_position_bias_table = _embedding(2 * table_frames - 1, *per_pair_of_joints, HEADS_PER_PART)
         # Checkpoints hold the index at the size of the table, which may have rows for more frames than a set has. Such
         # a set reads the table's first rows, so it keeps its own index in addition to the stored one.
-        self.register_buffer("relative_position_index", _distances(table_frames))
-        self.register_buffer("rows", _distances(self.frames), persistent=False)
+        self.register_buffer("relative_position_index", torch.from_numpy(distances(table_frames)))
+        self.register_buffer("rows", torch.from_numpy(distances(self.frames)), persistent=False)
         self.drop = nn.Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,12 +99,6 @@ class SkateAttention(nn.Module):
         if self.bias_order == "tiled":  # as published: laid out as if tokens were joint-major
             return bias.repeat(1, self.joints, self.joints)
         return bias.repeat_interleave(self.joints, dim=1).repeat_interleave(self.joints, dim=2)
-
-
-def _distances(frames: int) -> Tensor:
-    """Table rows of all pairs of frames: (frames, frames), i - j + frames - 1."""
-    t = torch.arange(frames)
-    return t[:, None] - t[None, :] + frames - 1
 
 
 class SkateFormerLayer(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 
 from convert_weights.convert import Variables, flattened, nested, target_shapes
 from convert_weights.export import import_torch, to_state_dict
-from convert_weights.load import LoadedCheckpoint
+from convert_weights.store import LoadedCheckpoint
 from tramp_jax.models import build_model, input_shapes
 
 TOLERANCE = 2e-4  # relative to a stage's largest value, as for the golden cases

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from convert_weights.__main__ import main as convert
-from convert_weights.convert import distances, target_shapes
+from convert_weights.convert import target_shapes
 from convert_weights.kinds import name_map
-from convert_weights.layouts import TRANSFORMS, buffers
+from convert_weights.layouts import TRANSFORMS, buffers, distances
 from tests import hostile_files
 from tests.golden import golden
 from tests.tiny import get_config

@@ -10,7 +10,7 @@ from configs import ravdess
 from convert_weights.adapt import adapt, format_rows, initialise, resample
 from convert_weights.convert import flattened, nested, target_shapes, to_variables
 from convert_weights.layouts import TRANSFORMS
-from convert_weights.load import LoadedCheckpoint
+from convert_weights.store import LoadedCheckpoint
 from tests.raises import user_error
 from tests.state_dicts import random_state_dict, small, write
 from tramp_jax.models.skateformer import SkateFormer

@@ -7,7 +7,7 @@ import pytest
 
 from convert_weights.adapt import adapt
 from convert_weights.kinds import name_map
-from convert_weights.load import LoadedCheckpoint
+from convert_weights.store import LoadedCheckpoint
 from tests import tiny
 from tests.raises import user_error
 from tramp_jax import config as defaults

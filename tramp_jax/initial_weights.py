@@ -9,13 +9,11 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from convert_weights.adapt import format_rows, initialise
-from convert_weights.convert import matches
+from convert_weights.convert import Path, matches
 from tramp_jax import config as options
 from tramp_jax import landmark_readout
 from tramp_jax.errors import UserError
 from tramp_jax.models import init_variables
-
-Path = tuple[str, ...]
 
 
 def initial_variables(config: ConfigDict, given: bool = True) -> tuple[dict[str, Any], str]:

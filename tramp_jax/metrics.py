@@ -190,23 +190,11 @@ CLASSIFICATION: dict[str, Metric] = {
     "f1": f1,
 }
 
-REGRESSION: dict[str, Metric] = {
-    "spearman": spearman,
-    "pearson": pearson,
-    "mae": mae,
-    "rmse": rmse,
-    "relative_l2": relative_l2,
-    "auroc": auroc,
-    "icc_a1": icc_a1,
-    "icc_c1": icc_c1,
-    "kappa": kappa,
-    "exact": exact,
-    "within_one": within_one,
-    "within_point": within_point,
-    "bias": bias,
-    "limit_low": limit_low,
-    "limit_high": limit_high,
-}
+_OF_SCORES = (
+    spearman, pearson, mae, rmse, relative_l2, auroc, icc_a1, icc_c1, kappa, exact, within_one, within_point, bias,
+    limit_low, limit_high,
+)  # fmt: skip
+REGRESSION: dict[str, Metric] = {metric.__name__: metric for metric in _OF_SCORES}
 
 # These depend only on the order of the scores, so they are computed from raw values.
 OF_RANKS = ("spearman", "auroc")

@@ -219,14 +219,13 @@ def held_out(
     The model's own ``output`` was fitted on these clips, so its scores are too close to their ratings to measure
     errors. Raw values and ratings are (N,).
     """
-    people = sorted(set(subjects))
-    part = {name: i % _PARTS for i, name in enumerate(people)}
-    parts = np.array([part[name] for name in subjects])
+    people = np.asarray(subjects)
+    parts = np.unique(people, return_inverse=True)[1] % _PARTS
     scores, spreads = np.zeros(len(raw)), np.zeros(len(raw))
     for number in np.unique(parts):
         held, kept = parts == number, parts != number
-        others = [name for name, keep in zip(subjects, kept, strict=True) if keep]
-        fitted = output.fitted(raw[kept], target[kept], others, output.fit, least=1) if kept.any() else output
+        others = people[kept].tolist()
+        fitted = output.fitted(raw[kept], target[kept], others, output.fit, least=1) if others else output
         scores[held], spreads[held] = fitted.score(raw[held]), fitted.spread(raw[held])
     return scores, spreads
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tramp_jax import evaluation, models, sharding
 from tramp_jax.batches.augment import for_evaluation
 from tramp_jax.data.source import Split
+from tramp_jax.metrics import weights_of_people
 from tramp_jax.models import Inputs
 
 # As a share of the total variance of what it reads. A penalty that leave-one-out errors choose is too random with few
@@ -28,8 +29,7 @@ def regression(features: np.ndarray, ratings: Sequence[float] | np.ndarray, subj
     """Fits the regression to features (N, D) and ratings (N,) of clips of the (N,) subjects, who all count the same."""
     from sklearn.linear_model import Ridge  # takes seconds
 
-    _, numbers, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    weights = 1 / counts[numbers]
+    weights = weights_of_people(subjects)
     mean = np.average(features, axis=0, weights=weights)
     variance = np.average((features - mean) ** 2, axis=0, weights=weights).sum()
     if variance <= 1e-12 * np.square(features).mean(axis=0).sum():  # only rounding

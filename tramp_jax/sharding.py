@@ -19,11 +19,8 @@ Tree = TypeVar("Tree")
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the other processes of the run. Call it before anything uses a device.
 
-    Args:
-      coordinator: address "host:port" of the first process; None to take all three arguments from the environment
-        that SLURM, Open MPI or Cloud TPU sets.
-      num_processes: number of processes.
-      process_id: number of this process, from 0.
+    ``coordinator`` is the address "host:port" of process 0. If it is None, all three arguments come from the
+    environment that SLURM, Open MPI or Cloud TPU sets.
 
     Raises:
       UserError: cannot_join if the environment does not describe the processes or they cannot be reached.

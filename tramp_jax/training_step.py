@@ -14,12 +14,12 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from convert_weights.convert import Path
 from tramp_jax import landmark_readout, models, sharding
 from tramp_jax.batches import device_cache
 from tramp_jax.batches.augment import for_training
 from tramp_jax.batches.device_cache import Store
 from tramp_jax.batches.pipeline import Batch, ClipNumbers
-from tramp_jax.initial_weights import Path
 from tramp_jax.losses import Loss
 from tramp_jax.models import Inputs, Model, build_model, initial
 

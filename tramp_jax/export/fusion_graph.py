@@ -1,44 +1,27 @@
 """The fusion as ONNX nodes (``models.fusion``). Tokens are the rows of a matrix (N, C)."""
 
-from collections.abc import Callable
-
 from tramp_jax.export.graph import Graph, Tensor, Weights, attend, dense, layer_norm, mean, mlp
 from tramp_jax.models.fusion import ConcatenationFusion, CrossFusion, Fusion, SumFusion, TrampFusion
 
 
 def fused(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: Tensor) -> Tensor:
     """RGB tokens (Q, C) and trajectory tokens (K, C) -> the fused feature (1, C)."""
-    return _NODES[type(fusion)](g, fusion, weights, rgb, trajectory)
-
-
-def _tramp(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: Tensor) -> Tensor:
-    x, y = (rgb, trajectory) if fusion.query == "rgb" else (trajectory, rgb)
-    for i in range(fusion.depth):
-        x = _block(g, fusion, weights[f"block_{i}"], x, y)
-    return _feature(g, fusion, x)
-
-
-def _cross(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: Tensor) -> Tensor:
-    for i in range(fusion.depth):
-        rgb = _block(g, fusion, weights[f"cross_block_{i}"], rgb, trajectory)
-        trajectory = _block(g, fusion, weights[f"cross_block_{i}"], trajectory, rgb)
-    return mean(g, g.op("Concat", _feature(g, fusion, rgb), _feature(g, fusion, trajectory), axis=0))
-
-
-def _concatenation(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: Tensor) -> Tensor:
-    return dense(g, weights["linear"], g.op("Concat", rgb, trajectory, axis=1))
-
-
-def _sum(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: Tensor) -> Tensor:
-    return g.op("Add", rgb, trajectory)
-
-
-_NODES: dict[type[Fusion], Callable[[Graph, Fusion, Weights, Tensor, Tensor], Tensor]] = {
-    TrampFusion: _tramp,
-    ConcatenationFusion: _concatenation,
-    SumFusion: _sum,
-    CrossFusion: _cross,
-}
+    match fusion:
+        case TrampFusion():
+            x, y = (rgb, trajectory) if fusion.query == "rgb" else (trajectory, rgb)
+            for i in range(fusion.depth):
+                x = _block(g, fusion, weights[f"block_{i}"], x, y)
+            return _feature(g, fusion, x)
+        case CrossFusion():
+            for i in range(fusion.depth):
+                rgb = _block(g, fusion, weights[f"cross_block_{i}"], rgb, trajectory)
+                trajectory = _block(g, fusion, weights[f"cross_block_{i}"], trajectory, rgb)
+            return mean(g, g.op("Concat", _feature(g, fusion, rgb), _feature(g, fusion, trajectory), axis=0))
+        case ConcatenationFusion():
+            return dense(g, weights["linear"], g.op("Concat", rgb, trajectory, axis=1))
+        case SumFusion():
+            return g.op("Add", rgb, trajectory)
+    raise NotImplementedError(f"{type(fusion).__name__} has no ONNX nodes yet")
 
 
 def _block(g: Graph, fusion: Fusion, weights: Weights, x: Tensor, y: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _with_motion(g: Graph, x: Tensor, option: str, length: int, count: int) -> T
     if "rgb" in groups:
         parts["rgb"] = _channels(g, x, [2, 3, 4])
     if "range" in groups:
-        parts["range"] = _range(g, points, moves)
+        parts["range"] = g.op("Expand", _range(g, points, moves, 0), g.op("Shape", points))
     if "tremor" in groups:
         parts["tremor"] = _tremor(g, speed, seconds, moves, count)
     if "asymmetry" in groups:
@@ -85,33 +85,22 @@ def _energies(g: Graph, points: Tensor, speed: Tensor, moves: Tensor, count: int
     """(T, V, 4), see ``motion``."""
     n = motion.WINDOW
     weights = g.op("Reshape", moves, [-1, n, 1, 1])
-    total = g.op("Max", g.op("ReduceSum", weights, [1], keepdims=1), np.array(1.0))
-
-    def mean(x: Tensor) -> Tensor:
-        return g.op("Div", g.op("ReduceSum", g.op("Mul", x, weights), [1], keepdims=1), total)
-
-    places = g.op("Reshape", points, [-1, n, count, 2])
-    away = g.op("Sub", places, mean(places))
-    speeds = g.op("Reshape", speed, [-1, n, count, 2])
-    energies = g.op(
-        "Concat",
-        _log_root(g, mean(g.op("Mul", speeds, speeds)), motion.SPEED_FLOOR, motion.SPEED_UNIT),
-        _log_root(g, mean(g.op("Mul", away, away)), motion.RANGE_FLOOR, motion.RANGE_UNIT),
-        axis=-1,
-    )
+    places, speeds = (g.op("Reshape", x, [-1, n, count, 2]) for x in (points, speed))
+    speeds = _mean(g, g.op("Mul", speeds, speeds), weights, 1)
+    speeds = _log_root(g, speeds, motion.SPEED_FLOOR, motion.SPEED_UNIT)
+    energies = g.op("Concat", speeds, _range(g, places, weights, 1), axis=-1)
     return g.op("Reshape", g.op("Tile", energies, [1, n, 1, 1]), [-1, count, 4])
 
 
-def _range(g: Graph, points: Tensor, moves: Tensor) -> Tensor:
-    """(T, V, 2), see ``motion``."""
-    total = g.op("Max", g.op("ReduceSum", moves, [0], keepdims=1), np.array(1.0))
+def _range(g: Graph, points: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """How far points move along the time axis ``axis``, whose length becomes 1; see ``motion``."""
+    away = g.op("Sub", points, _mean(g, points, weights, axis))
+    return _log_root(g, _mean(g, g.op("Mul", away, away), weights, axis), motion.RANGE_FLOOR, motion.RANGE_UNIT)
 
-    def mean(x: Tensor) -> Tensor:
-        return g.op("Div", g.op("ReduceSum", g.op("Mul", x, moves), [0], keepdims=1), total)
 
-    away = g.op("Sub", points, mean(points))
-    found = _log_root(g, mean(g.op("Mul", away, away)), motion.RANGE_FLOOR, motion.RANGE_UNIT)
-    return g.op("Expand", found, g.op("Shape", points))
+def _mean(g: Graph, x: Tensor, weights: Tensor, axis: int) -> Tensor:
+    total = g.op("Max", g.op("ReduceSum", weights, [axis], keepdims=1), np.array(1.0))
+    return g.op("Div", g.op("ReduceSum", g.op("Mul", x, weights), [axis], keepdims=1), total)
 
 
 def _tremor(g: Graph, speed: Tensor, seconds: Tensor, moves: Tensor, count: int) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from tramp_jax import channels
 from tramp_jax.config import reads_frames, reads_trajectories, streams
@@ -197,6 +196,12 @@ def input_shapes(config: ml_collections.ConfigDict, batch: int) -> dict[str, tup
     return shapes
 
 
+def abstract_inputs(config: ml_collections.ConfigDict) -> list[jax.ShapeDtypeStruct | None]:
+    """The inputs of ``input_shapes`` for one clip, as shapes and types."""
+    shapes = input_shapes(config, batch=1).values()
+    return [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
 def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Shapes and types of ``init_variables``, without computing it."""
     cached = _abstract_variables(ml_collections.FrozenConfigDict(config))
@@ -205,9 +210,7 @@ def abstract_variables(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)  # tracing the model takes a second, and a run asks several times
 def _abstract_variables(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
-    shapes = input_shapes(config, batch=1)
-    inputs = [None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
-    return _collections(jax.eval_shape(build_model(config).init, jax.random.key(0), *inputs), config)
+    return _collections(jax.eval_shape(build_model(config).init, jax.random.key(0), *abstract_inputs(config)), config)
 
 
 def count_parameters(config: ml_collections.ConfigDict) -> int:
@@ -217,9 +220,7 @@ def count_parameters(config: ml_collections.ConfigDict) -> int:
 
 def init_variables(config: ml_collections.ConfigDict, key: jax.Array) -> dict[str, Any]:
     """Random initial ``{"params", "batch_stats"}``; the latter is empty if the model has no batch normalisation."""
-    shapes = input_shapes(config, batch=1)
-    inputs = [None if shape is None else np.zeros(shape, np.float32) for shape in shapes.values()]
-    return _collections(initial.draw(build_model(config).init, key, *inputs), config)
+    return _collections(initial.draw(build_model(config).init, key, *abstract_inputs(config)), config)
 
 
 def _collections(variables: Any, config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -149,14 +149,7 @@ class FormerDFER(nn.Module):
     def __call__(
         self, frames: Array | None, train: bool, frame_index: Array | None = None, frame_features: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Encodes frames.
-
-        Args:
-          frames: (B, F, H, W, 3) normalised RGB; F is a multiple of ``clip_length``. With ``frame_index``, only the K
-            distinct frames of each clip (B, K, H, W, 3), or (1, K, H, W, 3) if all clips share them.
-          train: whether batch normalisation uses the batch's statistics and updates the running ones.
-          frame_index: (B, F) number of the distinct frame at each place; None if ``frames`` has all F in order.
-          frame_features: (B, K, widths[3]) or (1, K, widths[3]) output of the S-Former, if known; replaces ``frames``.
+        """Encodes frames (B, F, H, W, 3), F a multiple of ``clip_length``; see ``TrampFormer`` for all arguments.
 
         Returns:
           Sub-clip features (B, F / clip_length, widths[3]), and the intermediate ``frame_features``

@@ -33,7 +33,7 @@ def draw(init: Callable[..., Any], *inputs: Any) -> Any:
 
     Args:
       init: the ``init`` of a flax module or an optimiser.
-      inputs: trees of arrays: for a module, a random key and its inputs.
+      inputs: trees of arrays: for a module, a random key and its inputs, which may be mere shapes and types.
     """
     closed, shapes = jax.make_jaxpr(init, return_shape=True)(*inputs)
     jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))

@@ -59,10 +59,6 @@ def max_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-def _max_pool_forward(x: Array) -> tuple[Array, Array]:
-    return max_pool(x), x
-
-
 def _max_pool_backward(x: Array, gradient: Array) -> tuple[Array]:
     (B, H, W, C), (_, h, w, _) = x.shape, gradient.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
@@ -88,7 +84,7 @@ def _max_pool_backward(x: Array, gradient: Array) -> tuple[Array]:
     return (jnp.stack([even, odd], axis=2).reshape(B, 2 * h, 2 * w, C)[:, :H, :W],)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool.defvjp(lambda x: (max_pool(x), x), _max_pool_backward)
 
 
 def _xla_convolution(x: Array, kernel: Array, stride: int) -> Array:
@@ -97,10 +93,6 @@ def _xla_convolution(x: Array, kernel: Array, stride: int) -> Array:
 
 
 _convolution = jax.custom_vjp(_xla_convolution, nondiff_argnums=(2,))
-
-
-def _convolution_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _convolution(x, kernel, stride), (x, kernel)
 
 
 def _convolution_backward(stride: int, inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -130,7 +122,7 @@ def _kernel_gradient(x: Array, kernel: Array, stride: int, gradient: Array) -> A
     return total.T.reshape(kernel.shape).astype(kernel.dtype)
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(lambda x, kernel, stride: (_convolution(x, kernel, stride), (x, kernel)), _convolution_backward)
 
 
 class Conv(nn.Module):

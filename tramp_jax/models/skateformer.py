@@ -259,12 +259,7 @@ class SkateFormer(nn.Module):
 
     @nn.compact
     def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Encodes trajectories.
-
-        Args:
-          trajectories: (B, T, V, C); with a person axis, (B, T, people, V, C).
-          index_t: (B, T) frame positions in [-1, 1).
-          train: whether dropout, stochastic depth and batch statistics are on.
+        """Encodes trajectories (B, T, V, C) or (B, T, people, V, C); see ``TrampFormer`` for the other arguments.
 
         Returns:
           Features (B, widths[-1]), and the intermediates ``trajectory_stage_k`` (B, T / 2^k, V, widths[k]) and

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from tramp_jax import experiment, models
@@ -41,12 +40,8 @@ def flops(model: ConfigDict) -> float:
 
 @functools.lru_cache
 def _flops_of(model: FrozenConfigDict) -> float:
-    inputs = [
-        None if shape is None else jax.ShapeDtypeStruct(shape, jnp.float32)
-        for shape in models.input_shapes(model, batch=1).values()
-    ]
-    built, variables = models.build_model(model), models.abstract_variables(model)
-    return _flops(jax.make_jaxpr(lambda v, *x: built.apply(v, *x)[0])(variables, *inputs).jaxpr)
+    built, inputs = models.build_model(model), models.abstract_inputs(model)
+    return _flops(jax.make_jaxpr(lambda *x: built.apply(*x)[0])(models.abstract_variables(model), *inputs).jaxpr)
 
 
 def _flops(program: Any) -> float:

@@ -124,9 +124,8 @@ def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others:
     value = _mean_of(metric, columns, parts)
     by_seed = [each for each in _by_seed(metric, columns, parts) if np.isfinite(each)]
     spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan
-    figures = Figures(value(_all_rows(parts), _seeds(parts)), spread)
-    if draws:
-        figures = figures._replace(interval=_interval(value, _subjects(parts), _seeds(parts), draws))
+    seeds = _seeds(parts)
+    figures = Figures(value(_all_rows(parts), seeds), spread, _interval(value, _subjects(parts), seeds, draws))
 
     shared = {(part.column, part.seed) for part in parts} & {(part.column, part.seed) for part in others}
     ours, theirs = ([part for part in group if (part.column, part.seed) in shared] for group in (parts, others))
@@ -142,11 +141,8 @@ def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others:
         rows = paired[rows]
         return one(rows[rows < count], seeds) - other(rows[rows >= count] - count, seeds)
 
-    figures = figures._replace(difference=difference(np.arange(len(paired)), _seeds(ours)))
-    if draws:
-        both = [subjects[row] for row in paired]
-        figures = figures._replace(difference_interval=_interval(difference, both, _seeds(ours), draws))
-    return figures
+    interval = _interval(difference, [subjects[row] for row in paired], _seeds(ours), draws)
+    return figures._replace(difference=difference(np.arange(len(paired)), _seeds(ours)), difference_interval=interval)
 
 
 def _interval(value: _Value, subjects: Sequence[str], seeds: np.ndarray, draws: int) -> metrics.Interval:
