@@ -349,6 +349,8 @@ def test_a_table_keeps_scores_of_both_precisions_apart(run, tmp_path, source, ca
     ):
         assert cli.main([*command, "--precision", precision]) == 0
         assert outcome in capsys.readouterr().out
+    scorer = Scorer(run, precision="bfloat16")
+    assert "bfloat16" in scorer.evidence(scorer.score_clip(source[0]), attribute=False).provenance.values()
     assert "openvino_telemetry" not in sys.modules or sys.modules["openvino_telemetry"] is None
 
 

@@ -339,6 +339,8 @@ class Scorer:
         }
         if np.isfinite(scored.missing_ratio):
             known["missing_ratio"] = f"{scored.missing_ratio:.1%}"
+        if self._precision != FLOAT32:
+            known["frames encoded in"] = self._precision
         return Evidence(
             scored.clip,
             scored.score,
