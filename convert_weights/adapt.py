@@ -31,19 +31,12 @@ _UNSEEN = {
 
 
 class Row(NamedTuple):
-    """The outcome for one array.
+    """The outcome for one array."""
 
-    Attributes:
-      path: the array's path in the model ("params/…"), or in the source if it was skipped.
-      status: "loaded", "adapted" (see note), "fresh" (not in the source) or "skipped" (no place in the model).
-      source: the path that the user gave; "" for fresh.
-      note: how it was adapted.
-    """
-
-    path: str
-    status: str
-    source: str = ""
-    note: str = ""
+    path: str  # the array's path in the model ("params/…"), or in the source if it was skipped
+    status: str  # "loaded", "adapted" (see note), "fresh" (not in the source) or "skipped" (no place in the model)
+    source: str = ""  # the path that the user gave; "" for fresh
+    note: str = ""  # how it was adapted
 
 
 class Adapted(NamedTuple):

@@ -28,21 +28,15 @@ _LISTED = 60  # show at most this many lines of each list in an error
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """The outcome for one state dict.
+    """The outcome for one state dict."""
 
-    Attributes:
-      flat: float32 arrays in flax layout, by path (the collection first).
-      used: each tensor's pair, which says where it went, by released name and in the state dict's order.
-      dropped: why each buffer was dropped, and what it takes to write it again, by released name.
-      fresh: paths that the state dict lacks and was allowed to lack.
-      rounded: names of float64 tensors that float32 cannot hold exactly.
-    """
-
-    flat: dict[Path, np.ndarray]
+    flat: dict[Path, np.ndarray]  # float32 arrays in flax layout, by path (the collection first)
+    # Each tensor's pair, which says where it went, by released name and in the state dict's order.
     used: dict[str, TensorPair]
+    # Why each buffer was dropped, and what it takes to write it again, by released name.
     dropped: dict[str, dict[str, Any]]
-    fresh: list[Path]
-    rounded: list[str]
+    fresh: list[Path]  # paths that the state dict lacks and was allowed to lack
+    rounded: list[str]  # names of float64 tensors that float32 cannot hold exactly
 
 
 def target_shapes(config: ConfigDict) -> dict[Path, Shape]:

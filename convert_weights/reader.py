@@ -61,18 +61,13 @@ _NOT_CHECKPOINTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a file.
+    """The contents of a file."""
 
-    Attributes:
-      tree: dict, list and tuple of None, bool, numbers, str, bytes, np.ndarray (read-only; tensors that share a storage
-        share memory) and Placeholder. A set becomes a list, a subclass of dict a dict, a torch type or device its name.
-      sha256: of the whole file, in hex.
-      placeholders: ``where: class`` for each object that was not loaded.
-    """
-
+    # dict, list and tuple of None, bool, numbers, str, bytes, np.ndarray (read-only; tensors that share a storage share
+    # memory) and Placeholder. A set becomes a list, a subclass of dict a dict, a torch type or device its name.
     tree: Any
-    sha256: str
-    placeholders: tuple[str, ...]
+    sha256: str  # of the whole file, in hex
+    placeholders: tuple[str, ...]  # ``where: class`` for each object that was not loaded
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:

@@ -27,17 +27,12 @@ Records = list[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class StateDict:
-    """The tensors of a model.
+    """The tensors of a model."""
 
-    Attributes:
-      tensors: by released name, in PyTorch's layout.
-      names: each tensor's name in the file, by released name.
-      naming: how the file's names differ from the released ones: ``container`` ("" for none), ``prefix``, and the
-        prefixes of ``encoder`` and ``head``.
-    """
-
-    tensors: dict[str, np.ndarray]
-    names: dict[str, str]
+    tensors: dict[str, np.ndarray]  # by released name, in PyTorch's layout
+    names: dict[str, str]  # each tensor's name in the file, by released name
+    # How the file's names differ from the released ones: ``container`` ("" for none), ``prefix``, and the prefixes of
+    # ``encoder`` and ``head``.
     naming: dict[str, str]
 
 

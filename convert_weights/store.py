@@ -35,19 +35,13 @@ _CONVERT_AGAIN = "convert its source again"
 
 @dataclasses.dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Weights, and what is known about them.
+    """Weights, and what is known about them."""
 
-    Attributes:
-      kind: a key of ``kinds.KINDS``.
-      variables: ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``.
-      model_config: the ``model`` group they fit; see ``tramp_jax.config.MODEL``.
-      report: the contents of conversion.json, see docs/weights.md.
-    """
-
-    kind: str
+    kind: str  # a key of ``kinds.KINDS``
+    # ``{"params": …, "batch_stats": …}`` of float32 NumPy arrays, without those in ``report["fresh"]``
     variables: Variables
-    model_config: ConfigDict
-    report: dict[str, Any]
+    model_config: ConfigDict  # the ``model`` group they fit; see ``tramp_jax.config.MODEL``
+    report: dict[str, Any]  # the contents of conversion.json, see docs/weights.md
 
 
 def check_free(path: pathlib.Path, overwrite: bool, marker: str = "") -> None:

@@ -30,20 +30,15 @@ Predictor = Callable[[Any, Inputs], tuple[jax.Array, jax.Array | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The model's output for the N clips of a split.
-
-    Attributes:
-      raw: (N,) raw values, or (N, classes) logits.
-      output: turns raw values into scores; None for a classifier or to leave raw values as they are.
-      rated: False if the model was trained only on landmarks; ``raw`` then means nothing.
-      landmark_error: mean distance between the landmarks that the frame encoder finds and the true ones, in pixels of
-        the model's frames; None unless ``loss.landmarks`` is on.
-    """
+    """The model's output for the N clips of a split."""
 
     infos: Sequence[ClipInfo]
-    raw: np.ndarray
+    raw: np.ndarray  # (N,) raw values, or (N, classes) logits
+    # Turns raw values into scores; None for a classifier or to leave raw values as they are.
     output: Output | None = None
-    rated: bool = True
+    rated: bool = True  # False if the model was trained only on landmarks; ``raw`` then means nothing
+    # Mean distance between the landmarks that the frame encoder finds and the true ones, in pixels of the model's
+    # frames; None unless ``loss.landmarks`` is on.
     landmark_error: float | None = None
 
     @functools.cached_property
@@ -215,20 +210,13 @@ def _table(predictions: Predictions, draws: int, groups: Sequence[str] | None = 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """The predictions of a report, read back from predictions.csv.
+    """The predictions of a report, read back from predictions.csv."""
 
-    Attributes:
-      clips, subjects: (N,) ids.
-      target: (N,) ratings, or classes.
-      score, raw: (N,) values on the rating scale and before the output step. For a classifier, both are its logits
-        (N, classes).
-    """
-
-    clips: list[str]
-    subjects: list[str]
-    target: np.ndarray
-    score: np.ndarray
-    raw: np.ndarray
+    clips: list[str]  # (N,) ids
+    subjects: list[str]  # (N,) ids
+    target: np.ndarray  # (N,) ratings, or classes
+    score: np.ndarray  # (N,) values on the rating scale; for a classifier, its logits (N, classes)
+    raw: np.ndarray  # (N,) values before the output step; for a classifier, the same logits as ``score``
 
 
 def measured_by(metric: str, found: Predictions | Written) -> np.ndarray:

@@ -39,19 +39,13 @@ from tramp_jax.training_data import TrainingData
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """The data of a run.
+    """The data of a run."""
 
-    Attributes:
-      splits: training, validation and test clips of each fold; without cross-validation, the only key is None.
-      facts: what holds for every clip of the data set.
-      report: the outcome of checking all clips, if the run skips bad ones (``data.skip_bad``).
-      notes: one line on what the data set's reader skipped or found odd.
-    """
-
+    # Training, validation and test clips of each fold; without cross-validation, the only key is None.
     splits: Mapping[int | None, dict[str, Split]]
-    facts: Facts
-    report: Report | None = None
-    notes: str = ""
+    facts: Facts  # what holds for every clip of the data set
+    report: Report | None = None  # the outcome of checking all clips, if the run skips bad ones (``data.skip_bad``)
+    notes: str = ""  # one line on what the data set's reader skipped or found odd
 
 
 def train(

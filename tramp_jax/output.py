@@ -41,27 +41,19 @@ _PARTS = 20  # ``held_out`` divides people into at most this many parts
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Turns raw values into scores.
+    """Turns raw values into scores."""
 
-    Attributes:
-      ratings: (R,) distinct training ratings, increasing; () to limit raw values to the scale instead.
-      shares: (R,) weight of each rating; the sum is 1.
-      sigma: noise of a rating.
-      low, high: ends of the scale.
-      slope, offset: the line before decoding.
-      people: number of validation people the line was fitted on; 0 for none.
-      knots: (K, 2) the bend of the line as pairs of its input and output, both increasing; () for a straight line.
-        Between knots, it is linear; outside, its slope is 1.
-    """
-
+    # (R,) distinct training ratings, increasing; () to limit raw values to the scale instead
     ratings: tuple[float, ...]
-    shares: tuple[float, ...]
-    sigma: float
-    low: float
-    high: float
-    slope: float = 1.0
-    offset: float = 0.0
-    people: int = 0
+    shares: tuple[float, ...]  # (R,) weight of each rating; the sum is 1
+    sigma: float  # noise of a rating
+    low: float  # lower end of the scale
+    high: float  # upper end of the scale
+    slope: float = 1.0  # of the line before decoding
+    offset: float = 0.0  # of the same line
+    people: int = 0  # number of validation people the line was fitted on; 0 for none
+    # (K, 2) the bend of the line as pairs of its input and output, both increasing; () for a straight line. Between
+    # knots, it is linear; outside, its slope is 1.
     knots: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:

@@ -22,33 +22,21 @@ _SAMPLED = 5  # clips to read for frame rates and layouts, which most lists lack
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The data of a training run.
+    """The data of a training run."""
 
-    Attributes:
-      clips, people: number of clips and of people in each split.
-      expressions: the training clips' expressions, sorted.
-      low, high: lowest and highest score of the training and validation clips; in older files, of all clips.
-      fps: frames per second, the median over a few training clips.
-      layouts: the landmark layouts of the same few clips.
-      scale: the scale of the scores; None in the file of an older run, see ``load``.
-      landmark_source: the detector that found the landmarks; "" if unknown.
-      caveat: a warning to attach to every score of the model; "" for none.
-      ratings: the training clips' ratings; () in the file of an older run.
-      digest: of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run, and
-        ``CHANGED`` if the clips or ratings changed before the run was resumed.
-    """
-
-    clips: dict[str, int]
-    people: dict[str, int]
-    expressions: tuple[str, ...]
-    low: float
-    high: float
-    fps: float
-    layouts: tuple[str, ...]
-    scale: RatingScale | None = None
-    landmark_source: str = ""
-    caveat: str = ""
-    ratings: Histogram = ()
+    clips: dict[str, int]  # number of clips in each split
+    people: dict[str, int]  # number of people in each split
+    expressions: tuple[str, ...]  # the training clips' expressions, sorted
+    low: float  # lowest score of the training and validation clips; in older files, of all clips
+    high: float  # highest score of the same clips
+    fps: float  # frames per second, the median over a few training clips
+    layouts: tuple[str, ...]  # the landmark layouts of the same few clips
+    scale: RatingScale | None = None  # the scale of the scores; None in the file of an older run, see ``load``
+    landmark_source: str = ""  # the detector that found the landmarks; "" if unknown
+    caveat: str = ""  # a warning to attach to every score of the model; "" for none
+    ratings: Histogram = ()  # the training clips' ratings; () in the file of an older run
+    # Of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run, and ``CHANGED`` if
+    # the clips or ratings changed before the run was resumed.
     digest: str = ""
 
     def save(self, folder: pathlib.Path) -> None:

@@ -27,18 +27,12 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes.
+    """Everything that a step changes."""
 
-    Attributes:
-      step: number of steps so far.
-      variables: ``{"params", "batch_stats"}``, which training changes.
-      opt_state: the optimiser's state.
-      average: the average of ``variables`` over the steps (see ``averaged``); None without ``train.ema``.
-    """
-
-    step: jax.Array
-    variables: dict[str, Any]
-    opt_state: optax.OptState
+    step: jax.Array  # number of steps so far
+    variables: dict[str, Any]  # ``{"params", "batch_stats"}``, which training changes
+    opt_state: optax.OptState  # the optimiser's state
+    # The average of ``variables`` over the steps (see ``averaged``); None without ``train.ema``.
     average: dict[str, Any] | None = None
 
     @property
@@ -64,16 +58,11 @@ TrainStep = Callable[[TrainState, Batch | ClipNumbers, Store | None], tuple[Trai
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The model and what it minimises on a whole batch.
-
-    Attributes:
-      loss: the loss of scores and targets.
-      landmarks: the weight of the landmark errors (``loss.landmarks``).
-    """
+    """The model and what it minimises on a whole batch."""
 
     model: Model
-    loss: Loss
-    landmarks: float = 0.0
+    loss: Loss  # the loss of scores and targets
+    landmarks: float = 0.0  # the weight of the landmark errors (``loss.landmarks``)
 
     def __call__(self, score: jax.Array, landmark_errors: jax.Array | None, target: jax.Array) -> jax.Array:
         """The loss of scores (B,) or logits (B, classes), landmark errors (B, F) and targets (B,)."""

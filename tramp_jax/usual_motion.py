@@ -33,20 +33,15 @@ _POSES = (0.5, 99.5)  # percentiles of the head's rotation in training
 
 @dataclasses.dataclass(frozen=True)
 class UsualMotion:
-    """The motion of the training clips.
+    """The motion of the training clips."""
 
-    Attributes:
-      medians, ranges: (D,) medians and interquartile ranges of the logarithms of ``baselines.FEATURE_NAMES``.
-      threshold: the largest distance of a usual clip.
-      yaw, pitch: smallest and largest rotation of the head in the training frames, in degrees, without the most extreme
-        1 %. None if an earlier version wrote the file.
-    """
-
-    medians: tuple[float, ...]
-    ranges: tuple[float, ...]
-    threshold: float
+    medians: tuple[float, ...]  # (D,) medians of the logarithms of ``baselines.FEATURE_NAMES``
+    ranges: tuple[float, ...]  # (D,) interquartile ranges of the same
+    threshold: float  # the largest distance of a usual clip
+    # Smallest and largest rotation of the head in the training frames, in degrees, without the most extreme 1 %. None
+    # if an earlier version wrote the file.
     yaw: tuple[float, float] | None = None
-    pitch: tuple[float, float] | None = None
+    pitch: tuple[float, float] | None = None  # likewise
 
     def turned(self, quality: landmark_quality.Quality) -> str:
         """A warning if the head turns farther than in training, by more than the error of the estimate; else ""."""

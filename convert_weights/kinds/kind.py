@@ -100,24 +100,19 @@ class Tensors:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of PyTorch checkpoint: a model as one publisher names and packs its tensors.
+    """A kind of PyTorch checkpoint: a model as one publisher names and packs its tensors."""
 
-    Attributes:
-      name: as given to ``--kind``.
-      marks: prefixes; a state dict is of this kind if any of its names begins with one of them.
-      read: (shapes of the tensors by released name, T or None) -> the architecture.
-      name_map: ``model`` group -> all tensors of that model. The map is complete by construction, so anything left
-        over on either side is an error. Raises UserError if the model was never released.
-      container: key of the file under which the released code keeps the state dict; "" if the file is the state dict.
-      naming: finds the prefixes that a file uses for the encoder and the head, from the first parts of its names.
-        Needed if the model was also released inside a larger one. See ``state_dict.released_name``.
-    """
-
-    name: str
-    marks: tuple[str, ...]
+    name: str  # as given to ``--kind``
+    marks: tuple[str, ...]  # prefixes; a state dict is of this kind if any of its names begins with one of them
+    # (shapes of the tensors by released name, T or None) -> the architecture
     read: Callable[[Mapping[str, Shape], int | None], Architecture]
+    # ``model`` group -> all tensors of that model. The map is complete by construction, so anything left over on either
+    # side is an error. Raises UserError if the model was never released.
     name_map: Callable[[ConfigDict], list[TensorPair]]
+    # Key of the file under which the released code keeps the state dict; "" if the file is the state dict.
     container: str = ""
+    # Finds the prefixes that a file uses for the encoder and the head, from the first parts of its names. Needed if the
+    # model was also released inside a larger one. See ``state_dict.released_name``.
     naming: Callable[[set[str]], dict[str, str]] = lambda _: {"encoder": "", "head": ""}
 
 

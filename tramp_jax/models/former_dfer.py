@@ -133,17 +133,11 @@ def scramble_as_released(frames: Array) -> Array:
 
 
 class FormerDFER(nn.Module):
-    """Encodes frames to one feature per sub-clip.
+    """Encodes frames to one feature per sub-clip."""
 
-    Attributes:
-      config: the ``model.rgb`` group.
-      dtype: type of the products, see ``layers``.
-      remat: whether to recompute the residual blocks in the backward pass instead of storing their activations.
-    """
-
-    config: FrozenConfigDict
-    dtype: Dtype
-    remat: bool
+    config: FrozenConfigDict  # the ``model.rgb`` group
+    dtype: Dtype  # type of the products, see ``layers``
+    remat: bool  # whether to recompute the residual blocks in the backward pass instead of storing their activations
 
     @nn.compact
     def __call__(

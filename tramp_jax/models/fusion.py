@@ -59,24 +59,18 @@ class TrampBlock(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A strategy: RGB tokens (B, Q, C) and trajectory tokens (B, K, C) -> tokens (B, N, C), whose mean is the feature.
+    """A strategy: RGB tokens (B, Q, C), trajectory tokens (B, K, C) -> tokens (B, N, C), whose mean is the feature."""
 
-    Attributes:
-      depth, heads, mlp_ratio: number of blocks and their options; unused by strategies without blocks.
-      query: the stream that attends to the other one; only ``TrampFusion`` uses it.
-      tokens: "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the
-        frames and for each moment of the trajectory encoder's last stage. Only for strategies with attention.
-      dtype: type of the products, see ``layers``.
-      attends: whether the strategy has attention. Only then do heads matter, and can a stream have several tokens.
-    """
-
+    # Whether the strategy has attention. Only then do heads matter, and can a stream have several tokens.
     attends: ClassVar[bool] = False
-    depth: int
-    heads: int
-    mlp_ratio: int
-    query: Query
+    depth: int  # number of blocks; unused by strategies without blocks
+    heads: int  # option of the blocks, unused like ``depth``
+    mlp_ratio: int  # option of the blocks, unused like ``depth``
+    query: Query  # the stream that attends to the other one; only ``TrampFusion`` uses it
+    # "mean": one token per stream, its feature, so Q = K = 1; "sequence": a token for each sub-clip of the frames and
+    # for each moment of the trajectory encoder's last stage. Only for strategies with attention.
     tokens: Tokens
-    dtype: Dtype
+    dtype: Dtype  # type of the products, see ``layers``
 
 
 class TrampFusion(Fusion):

@@ -86,15 +86,11 @@ def _evaluate(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 class _Draw(NamedTuple):
-    """An array of normal random numbers.
+    """An array of normal random numbers."""
 
-    Attributes:
-      keys: (K, words), one for each of K equal parts of the array.
-      limits: (5,) lower and upper limit of the uniform numbers that become normal ones, a factor, and lower and upper
-        limit of the result.
-    """
-
-    keys: np.ndarray
+    keys: np.ndarray  # (K, words), one for each of K equal parts of the array
+    # (5,) lower and upper limit of the uniform numbers that become normal ones, a factor, and lower and upper limit of
+    # the result
     limits: np.ndarray
     shape: tuple[int, ...]
 

@@ -26,19 +26,13 @@ BiasOrder = Literal["tiled", "time"]
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """One of the four ways to cut the (T, V) grid into sets of tokens that attend to each other.
-
-    Attributes:
-      local: whether the frames of a set are consecutive; otherwise they are spread evenly over the clip.
-      neighbours: whether the joints of a set are consecutive; otherwise they are spread evenly, one per group.
-      table_rows: rows of the relative position table, at least 2 * frames - 1.
-    """
+    """One of the four ways to cut the (T, V) grid into sets of tokens that attend to each other."""
 
     frames: int
     joints: int
-    local: bool
-    neighbours: bool
-    table_rows: int
+    local: bool  # whether the frames of a set are consecutive; otherwise they are spread evenly over the clip
+    neighbours: bool  # whether the joints of a set are consecutive; otherwise they are spread evenly, one per group
+    table_rows: int  # rows of the relative position table, at least 2 * frames - 1
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -174,14 +168,10 @@ class JointConv(nn.Module):
 
 
 class Draws(NamedTuple):
-    """The random draws of one block.
+    """The random draws of one block."""
 
-    Attributes:
-      keys: the dropout keys of each attention, see ``SkateAttention``.
-      paths: (2, B) factors of the two residual branches, see ``draw_paths``; None if the block never drops them.
-    """
-
-    keys: tuple[Array | None, ...]
+    keys: tuple[Array | None, ...]  # the dropout keys of each attention, see ``SkateAttention``
+    # (2, B) factors of the two residual branches, see ``draw_paths``; None if the block never drops them
     paths: Array | None
 
 
@@ -244,18 +234,13 @@ class SkateFormer(nn.Module):
     """Encodes trajectories to one feature vector per clip.
 
     Each stage after the first halves time. The rate of stochastic depth grows linearly from 0 to ``drop_path``.
-
-    Attributes:
-      config: the ``model.trajectory`` group.
-      partitions: the four partitions, see the function ``partitions``.
-      dtype: type of the products, see ``layers``. The stem is always float32, because pixels and 0-255 need its digits.
-      remat: whether to recompute the blocks in the backward pass instead of storing their activations.
     """
 
-    config: FrozenConfigDict
-    partitions: tuple[Partition, ...]
+    config: FrozenConfigDict  # the ``model.trajectory`` group
+    partitions: tuple[Partition, ...]  # the four partitions, see the function ``partitions``
+    # Type of the products, see ``layers``. The stem is always float32, because pixels and 0-255 need its digits.
     dtype: Dtype
-    remat: bool
+    remat: bool  # whether to recompute the blocks in the backward pass instead of storing their activations
 
     @nn.compact
     def __call__(self, trajectories: Array, index_t: Array, train: bool) -> tuple[Array, dict[str, Array]]:

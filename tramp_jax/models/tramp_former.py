@@ -12,15 +12,10 @@ Outputs = dict[str, Array]
 
 
 class Head(nn.Module):
-    """MLP with ReLU from features (B, C) to scores (B,) or class logits (B, num_classes).
+    """MLP with ReLU from features (B, C) to scores (B,) or class logits (B, num_classes)."""
 
-    Attributes:
-      hidden: widths of the hidden layers; () for a linear head.
-      num_classes: 0 for a score.
-    """
-
-    hidden: tuple[int, ...]
-    num_classes: int
+    hidden: tuple[int, ...]  # widths of the hidden layers; () for a linear head
+    num_classes: int  # 0 for a score
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -31,20 +26,16 @@ class Head(nn.Module):
 
 
 class TrampFormer(nn.Module):
-    """The whole model, or one encoder with a head on its feature.
+    """The whole model, or one encoder with a head on its feature."""
 
-    Attributes:
-      trajectory_encoder, rgb_encoder, fusion, head: the parts; unused ones are None.
-      trajectory_head: only for late fusion, where each stream has its own head; ``head`` then reads the RGB feature.
-      width: channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected.
-        None for no projection, as in the published Former-DFER.
-    """
-
-    trajectory_encoder: SkateFormer | None
-    rgb_encoder: FormerDFER | None
-    fusion: Fusion | None
+    trajectory_encoder: SkateFormer | None  # None if unused
+    rgb_encoder: FormerDFER | None  # None if unused
+    fusion: Fusion | None  # None if unused
     head: Head
+    # Only for late fusion, where each stream has its own head; ``head`` then reads the RGB feature.
     trajectory_head: Head | None
+    # Channels of the fused feature. The trajectory feature already has this width; the RGB feature is projected. None
+    # for no projection, as in the published Former-DFER.
     width: int | None
 
     @nn.compact
@@ -108,14 +99,10 @@ class Ensemble(nn.Module):
     """Models trained side by side that read the same trajectories. The score is the mean of theirs.
 
     They differ in their initial weights and in their dropout.
-
-    Attributes:
-      model: one member; it reads no frames. All parameters have a leading axis of ``members``.
-      members: number of models.
     """
 
-    model: TrampFormer
-    members: int
+    model: TrampFormer  # one member; it reads no frames. All parameters have a leading axis of ``members``.
+    members: int  # number of models
 
     @nn.compact
     def __call__(

@@ -43,34 +43,22 @@ _FLOATS_AT_ONCE = 4_000_000  # input values in one gradient; bounds the memory o
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """How much each input changed the score of a clip of n frames, in rating points.
+    """How much each input changed the score of a clip of n frames, in rating points."""
 
-    Attributes:
-      score: the clip's score.
-      baseline_score: score of the same person not moving.
-      trajectory: (n, 63, C) float64, by frame, landmark and channel; None if the model reads no trajectories. If a
-        short clip loops, this sums over all repeats of a frame.
-      channels: names of the C channels, see ``tramp_jax.channels``.
-      frames: (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames.
-      regions: (n, R) float64, both streams by frame and region, in the order of ``region_names``.
-      region_names: ``landmarks.REGIONS``, and ELSEWHERE if the model reads frames.
-      read: (n,) bool for each stream of the model, LANDMARKS or PICTURES: whether it read the frame.
-      error: |sum of all attributions − (score − baseline score)|.
-      converged: whether the error is below the requested tolerance.
-      evaluations: number of gradients computed.
-    """
-
-    score: float
-    baseline_score: float
+    score: float  # the clip's score
+    baseline_score: float  # score of the same person not moving
+    # (n, 63, C) float64, by frame, landmark and channel; None if the model reads no trajectories. If a short clip
+    # loops, this sums over all repeats of a frame.
     trajectory: np.ndarray | None
-    channels: tuple[str, ...]
-    frames: np.ndarray | None
-    regions: np.ndarray
-    region_names: tuple[str, ...]
+    channels: tuple[str, ...]  # names of the C channels, see ``tramp_jax.channels``
+    frames: np.ndarray | None  # (n, G, G) float64, by frame and patch (row, column); None if the model reads no frames
+    regions: np.ndarray  # (n, R) float64, both streams by frame and region, in the order of ``region_names``
+    region_names: tuple[str, ...]  # ``landmarks.REGIONS``, and ELSEWHERE if the model reads frames
+    # (n,) bool for each stream of the model, LANDMARKS or PICTURES: whether it read the frame
     read: Mapping[str, np.ndarray]
-    error: float
-    converged: bool
-    evaluations: int
+    error: float  # |sum of all attributions − (score − baseline score)|
+    converged: bool  # whether the error is below the requested tolerance
+    evaluations: int  # number of gradients computed
 
     @property
     def difference(self) -> float:

@@ -55,54 +55,35 @@ _PAIRS = {
 
 @dataclasses.dataclass(frozen=True)
 class RegionMotion:
-    """Motion of one region, as defined at the top of this module.
+    """Motion of one region, as defined at the top of this module."""
 
-    Attributes:
-      region: a name of ``landmarks.GROUPS``, or FACE for all 63 points.
-      range: units of length.
-      peak_speed: units of length per second.
-      onset_ms, rise_ms, hold_ms: None if no movement stood out from the jitter.
-    """
-
-    region: str
-    range: float
-    peak_speed: float
-    onset_ms: float | None
-    rise_ms: float | None
-    hold_ms: float | None
+    region: str  # a name of ``landmarks.GROUPS``, or FACE for all 63 points
+    range: float  # units of length
+    peak_speed: float  # units of length per second
+    onset_ms: float | None  # None if no movement stood out from the jitter
+    rise_ms: float | None  # None likewise
+    hold_ms: float | None  # None likewise
 
 
 @dataclasses.dataclass(frozen=True)
 class SideMotion:
-    """Ranges of motion of the two sides of the face.
+    """Ranges of motion of the two sides of the face."""
 
-    Attributes:
-      pair: "eyes", "brows", "nose", "lower_lip", "upper_lip" or FACE.
-      left, right: range of the points on that side of the *image*, in units of length.
-      asymmetry: (left − right) / (left + right), from −1 to 1; None if neither side stood out from the jitter.
-    """
-
-    pair: str
-    left: float
-    right: float
+    pair: str  # "eyes", "brows", "nose", "lower_lip", "upper_lip" or FACE
+    left: float  # range of the points on that side of the *image*, in units of length
+    right: float  # the same for the other side
+    # (left − right) / (left + right), from −1 to 1; None if neither side stood out from the jitter
     asymmetry: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class MotionTable:
-    """Motion of all regions and sides in one clip.
+    """Motion of all regions and sides in one clip."""
 
-    Attributes:
-      inter_ocular: the unit of length, in the unit of the points.
-      window: length of the smoothing window in frames.
-      regions: the 7 groups in order, then the whole face.
-      sides: pairs of regions, then the whole face.
-    """
-
-    inter_ocular: float
-    window: int
-    regions: tuple[RegionMotion, ...]
-    sides: tuple[SideMotion, ...]
+    inter_ocular: float  # the unit of length, in the unit of the points
+    window: int  # length of the smoothing window in frames
+    regions: tuple[RegionMotion, ...]  # the 7 groups in order, then the whole face
+    sides: tuple[SideMotion, ...]  # pairs of regions, then the whole face
 
 
 def inter_ocular(points: np.ndarray) -> float:

@@ -19,20 +19,13 @@ Gradients = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Mapping[str, np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Integral:
-    """Attributions of the inputs of one sample, over the line or one of its panels.
+    """Attributions of the inputs of one sample, over the line or one of its panels."""
 
-    Attributes:
-      score, baseline_score: scores at the ends.
-      parts: "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64.
-      converged: whether the error is below the tolerance.
-      evaluations: number of gradients computed.
-    """
-
-    score: float
-    baseline_score: float
-    parts: dict[str, np.ndarray]
-    converged: bool = False
-    evaluations: int = NODES
+    score: float  # score at the end of the line
+    baseline_score: float  # score at its start
+    parts: dict[str, np.ndarray]  # "trajectories" (T, 63, C) and/or "frames" (F, G, G), float64
+    converged: bool = False  # whether the error is below the tolerance
+    evaluations: int = NODES  # number of gradients computed
 
     @property
     def error(self) -> float:

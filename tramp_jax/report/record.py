@@ -40,31 +40,24 @@ PROVENANCE = {
 class Evidence:
     """Everything a report shows. The report gives the reason for anything that is missing.
 
-    For fields that are not listed, see ``scoring.scorer.Scored``. If the score is withheld, nothing here gives it away.
-
-    Attributes:
-      clip: the scored clip; ``frames`` and ``pixels`` may be None.
-      scale: the scale of the score.
-      interval_note: level and method of the interval, or why there is none.
-      attribution: how movement changed the score, or None.
-      attribution_note: why there is no attribution.
-      provenance: values by the keys of ``PROVENANCE``; see ``provenance``. Other keys follow under their own names.
+    For fields without a comment, see ``scoring.scorer.Scored``. If the score is withheld, nothing here gives it away.
     """
 
-    clip: Clip
+    clip: Clip  # the scored clip; ``frames`` and ``pixels`` may be None
     score: float
-    scale: RatingScale = dataclasses.field(default_factory=RatingScale)
+    scale: RatingScale = dataclasses.field(default_factory=RatingScale)  # the scale of the score
     interval: tuple[float, float] | None = None
     level: float | None = None
     ratings: tuple[float, ...] = ()
     withheld: str = ""
     outside: str = ""
-    interval_note: str = "the model was not calibrated"
-    attribution: Attribution | None = None
-    attribution_note: str = "not requested"
+    interval_note: str = "the model was not calibrated"  # level and method of the interval, or why there is none
+    attribution: Attribution | None = None  # how movement changed the score, or None
+    attribution_note: str = "not requested"  # why there is no attribution
     interpolated: Sequence[int] = ()
     quality: Quality | None = None
     warnings: Sequence[str] = ()
+    # Values by the keys of ``PROVENANCE``; see ``provenance``. Other keys follow under their own names.
     provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

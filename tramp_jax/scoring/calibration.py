@@ -26,35 +26,22 @@ _MOST_RATINGS = 15  # more are not worth listing
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """The width of intervals.
+    """The width of intervals."""
 
-    Attributes:
-      level: share of new people's clips that intervals should cover.
-      factor: half width in units of (spread + floor).
-      floor: added to every spread, in units of the score: the median spread of the validation clips.
-      low, high: ends of the scale of the scores. Intervals stay within them.
-      ratings: the ratings that exist, to list those in an interval; () if there are many.
-      models: ids of the members that were calibrated together.
-      clips, subjects: numbers of validation clips and subjects.
-      coverage: share of the held-out test clips that intervals cover, each person counting once; None before the test.
-      width: mean width of those intervals, weighted alike.
-      test_clips, test_subjects: numbers of test clips and subjects; 0 subjects in the file of an older version, whose
-        coverage counts clips.
-    """
-
-    level: float
-    factor: float
-    floor: float
-    low: float
-    high: float
-    ratings: tuple[float, ...]
-    models: tuple[str, ...]
-    clips: int
-    subjects: int
+    level: float  # share of new people's clips that intervals should cover
+    factor: float  # half width in units of (spread + floor)
+    floor: float  # added to every spread, in units of the score: the median spread of the validation clips
+    low: float  # lower end of the scale of the scores; intervals stay within the scale
+    high: float  # its upper end
+    ratings: tuple[float, ...]  # the ratings that exist, to list those in an interval; () if there are many
+    models: tuple[str, ...]  # ids of the members that were calibrated together
+    clips: int  # number of validation clips
+    subjects: int  # number of validation subjects
+    # Share of the held-out test clips that intervals cover, each person counting once; None before the test.
     coverage: float | None = None
-    width: float | None = None
-    test_clips: int = 0
-    test_subjects: int = 0
+    width: float | None = None  # mean width of those intervals, weighted alike
+    test_clips: int = 0  # number of test clips
+    test_subjects: int = 0  # number of test subjects; 0 in the file of an older version, whose coverage counts clips
 
     def interval(self, score: float, spread: float) -> tuple[float, float]:
         """The interval around a score with this spread, within the scale."""

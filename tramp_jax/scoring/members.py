@@ -25,22 +25,14 @@ from tramp_jax.training_data import TrainingData
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One trained model.
+    """One trained model."""
 
-    Attributes:
-      run: folder of the run or fold, with the checkpoints.
-      fold: fold of the run's data; None without folds.
-      variables: ``{"params", "batch_stats"}``.
-      trained_on: description of the training data; None for older runs, which lack it.
-      id: short digest of the model's configuration, variables and output. Equal ids mean equal scores.
-    """
-
-    run: pathlib.Path
-    fold: int | None
+    run: pathlib.Path  # folder of the run or fold, with the checkpoints
+    fold: int | None  # fold of the run's data; None without folds
     config: ConfigDict
     step: int
-    variables: Any
-    trained_on: TrainingData | None
+    variables: Any  # ``{"params", "batch_stats"}``
+    trained_on: TrainingData | None  # description of the training data; None for older runs, which lack it
     output: Output
 
     @property
@@ -52,6 +44,7 @@ class Member:
 
     @functools.cached_property
     def id(self) -> str:
+        """Short digest of the model's configuration, variables and output. Equal ids mean equal scores."""
         digest = hashlib.sha256(json.dumps(json.loads(self.config.model.to_json()), sort_keys=True).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             digest.update(jax.tree_util.keystr(path).encode())

@@ -44,45 +44,28 @@ CLIPS_AT_ONCE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A scored clip. If the score is withheld, it is NaN, and so is every number that it could be computed from.
+    """A scored clip. If the score is withheld, it is NaN, and so is every number that it could be computed from."""
 
-    Attributes:
-      clip: the clip, with the arrays that the model read.
-      score: mean of the members' scores, on the rating scale.
-      raw: (members,) raw values, before the output step.
-      interval: interval around the score; None if the score is withheld, or if there is none (see ``note``).
-      level: share of clips that such intervals cover, or None.
-      ratings: the ratings in the interval, which have its level; () if there are none or too many to list.
-      withheld: why there is no score; "" if there is one.
-      outside: what makes the clip unlike the training clips; "" if nothing does.
-      note: the method of the interval, or the reason why there is none.
-      frames_used: how many of the clip's frames the trajectory stream (or else the frame stream) reads.
-      spread: standard deviation of the rating (see ``output``); for an ensemble, including that of its members' scores.
-      members: (members,) scores.
-      interpolated: indices of frames without a detected face, whose landmarks were interpolated.
-      missing_ratio: the share of such frames in the clip; NaN if unknown.
-      landmark_source: name of the landmark source, or of the layout.
-      quality: how far the landmarks can be trusted.
-      warnings: what a reader must know before relying on the score.
-    """
-
-    clip: Clip
-    score: float
-    raw: np.ndarray
+    clip: Clip  # the clip, with the arrays that the model read
+    score: float  # mean of the members' scores, on the rating scale
+    raw: np.ndarray  # (members,) raw values, before the output step
+    # Interval around the score; None if the score is withheld, or if there is none (see ``note``).
     interval: tuple[float, float] | None
-    level: float | None
+    level: float | None  # share of clips that such intervals cover, or None
+    # The ratings in the interval, which have its level; () if there are none or too many to list.
     ratings: tuple[float, ...]
-    withheld: str
-    outside: str
-    note: str
-    frames_used: int
+    withheld: str  # why there is no score; "" if there is one
+    outside: str  # what makes the clip unlike the training clips; "" if nothing does
+    note: str  # the method of the interval, or the reason why there is none
+    frames_used: int  # how many of the clip's frames the trajectory stream (or else the frame stream) reads
+    # Standard deviation of the rating (see ``output``); for an ensemble, including that of its members' scores.
     spread: float
-    members: np.ndarray
-    interpolated: tuple[int, ...]
-    missing_ratio: float
-    landmark_source: str
-    quality: Quality
-    warnings: tuple[str, ...]
+    members: np.ndarray  # (members,) scores
+    interpolated: tuple[int, ...]  # indices of frames without a detected face, whose landmarks were interpolated
+    missing_ratio: float  # the share of such frames in the clip; NaN if unknown
+    landmark_source: str  # name of the landmark source, or of the layout
+    quality: Quality  # how far the landmarks can be trusted
+    warnings: tuple[str, ...]  # what a reader must know before relying on the score
 
 
 class Scorer:

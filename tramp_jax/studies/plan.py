@@ -43,44 +43,30 @@ _GROUPS = tuple(options.base())  # names of ``tramp_jax.config``, which a row ma
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of the table: a model and how to train it.
-
-    Attributes:
-      options: what differs from the study's recipe.
-      method: ``TRAINING``, or a simple method.
-      paper: the paper's figures × 100, for each column and their mean, or only for the mean; () if there are none.
-    """
+    """A row of the table: a model and how to train it."""
 
     name: str
-    options: Options
-    method: str = TRAINING
+    options: Options  # what differs from the study's recipe
+    method: str = TRAINING  # ``TRAINING``, or a simple method
+    # The paper's figures × 100, for each column and their mean, or only for the mean; () if there are none.
     paper: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study on one data set.
-
-    Attributes:
-      data: the recipe, such as "pfed5" or "synthetic:few".
-      reference: the name of the row to compare the others with.
-      columns: options of each column, such as an expression; a single column is called "".
-      recipe: what the recipe's file defines.
-      meant_for: recipes of the clinical data it is meant for.
-      expected_clips: the published number of training clips in each column over all folds; empty if unknown.
-      quick: whether settings are tiny. This only proves that everything runs.
-    """
+    """A study on one data set."""
 
     name: str
     title: str
-    data: str
-    reference: str
+    data: str  # the recipe, such as "pfed5" or "synthetic:few"
+    reference: str  # the name of the row to compare the others with
     rows: tuple[Row, ...]
-    columns: Mapping[str, Options]
-    recipe: Mapping[str, Any]
-    meant_for: tuple[str, ...]
+    columns: Mapping[str, Options]  # options of each column, such as an expression; a single column is called ""
+    recipe: Mapping[str, Any]  # what the recipe's file defines
+    meant_for: tuple[str, ...]  # recipes of the clinical data it is meant for
+    # The published number of training clips in each column over all folds; empty if unknown.
     expected_clips: Mapping[str, int]
-    quick: bool
+    quick: bool  # whether settings are tiny. This only proves that everything runs.
 
 
 @dataclasses.dataclass(frozen=True)

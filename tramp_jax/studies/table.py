@@ -34,34 +34,22 @@ class Part(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-      parts: the predictions of its finished runs.
-      measured: parameters, FLOPs and clips per second, where known.
-      missing: number of runs that have not ended.
-    """
+    """A row of the table."""
 
     row: Row
-    parts: list[Part]
-    measured: dict[str, float]
+    parts: list[Part]  # the predictions of its finished runs
+    measured: dict[str, float]  # parameters, FLOPs and clips per second, where known
     failed: list[str]
-    missing: int
+    missing: int  # number of runs that have not ended
 
 
 class Figures(NamedTuple):
-    """A metric of a row, with 95 % intervals over people and seeds. NaN stands for what is unknown.
+    """A metric of a row, with 95 % intervals over people and seeds. NaN stands for what is unknown."""
 
-    Attributes:
-      value: its mean over columns, seeds and folds.
-      spread: its standard deviation over seeds.
-      difference: from the reference row, on the seeds and clips that they share.
-    """
-
-    value: float = math.nan
-    spread: float = math.nan
+    value: float = math.nan  # its mean over columns, seeds and folds
+    spread: float = math.nan  # its standard deviation over seeds
     interval: metrics.Interval = (math.nan, math.nan)
-    difference: float = math.nan
+    difference: float = math.nan  # from the reference row, on the seeds and clips that they share
     difference_interval: metrics.Interval = (math.nan, math.nan)
 
 
