@@ -21,9 +21,10 @@ from tramp_jax import run as run_folder
 from tramp_jax.checkpoint import Checkpoints
 from tramp_jax.cli.score import expand
 from tramp_jax.cli.score_output import Reports, Table, row_of
-from tramp_jax.data import datasets
-from tramp_jax.data.clip_folder import write_clip
+from tramp_jax.data import datasets, packed_clips
+from tramp_jax.data.clip_folder import read_clip, write_clip
 from tramp_jax.data.clips import decode_frame
+from tramp_jax.data.source import ClipSource, Facts, Split
 from tramp_jax.files import locked
 from tramp_jax.output import Output
 from tramp_jax.preprocess import PreprocessOptions
@@ -837,6 +838,38 @@ def test_an_interval_as_wide_as_the_scale_gets_a_warning(calibrated, source):
     assert "100%" in doubts(factor=100.0)[0]
     assert not doubts(factor=0.0)
     assert not doubts(low=2.0, high=2.0)  # all clips have the same rating
+
+
+def test_landmarks_from_another_source_than_that_of_your_own_clips_get_a_warning(runs, source, tmp_path):
+    """As ``tramp-jax preprocess`` records it, in a folder or packed. All sources of a few clips are known."""
+    run, clips = tmp_path / "run", []
+    shutil.copytree(runs[1], run)
+    for number, name in enumerate(("mediapipe", "insightface", "")):
+        write_clip(tmp_path / str(number), dataclasses.replace(source[number], landmark_source=name))
+        clips.append(read_clip(tmp_path / str(number)))
+        assert packed_clips.decode(packed_clips.encode(clips[-1])).landmark_source == name
+
+    class Source(ClipSource):
+        infos = tuple(clip.info for clip in clips)
+
+        def __getitem__(self, index):
+            return clips[index]
+
+    part = Split(Source(), range(3))
+    found = training_data.describe({"train": part, "validation": part}, Facts())
+    assert found.landmark_source == "insightface, mediapipe"
+
+    def warned(landmark_source, trained_on):
+        dataclasses.replace(found, landmark_source=trained_on).save(run)
+        clip = dataclasses.replace(source[0], landmark_source=landmark_source)
+        scored = Scorer(run).score_clip(clip)
+        return any("differ systematically" in text for text in scored.warnings)
+
+    assert warned("lucas-kanade", "mediapipe")
+    assert warned("lucas-kanade", "insightface, mediapipe")
+    assert not warned("mediapipe", "insightface, mediapipe")
+    assert not warned("mediapipe", "")  # an older run, or clips that do not say
+    assert not warned("", "mediapipe")
 
 
 def test_a_clip_unlike_the_training_clips_gets_warnings(runs, source, tmp_path, capsys):

@@ -32,7 +32,7 @@ class TrainingData:
     fps: float  # frames per second, the median over a few training clips
     layouts: tuple[str, ...]  # the landmark layouts of the same few clips
     scale: RatingScale | None = None  # the scale of the scores; None in the file of an older run, see ``load``
-    landmark_source: str = ""  # the detector that found the landmarks; "" if unknown
+    landmark_source: str = ""  # what found the landmarks (several of the same few clips with commas); "" if unknown
     caveat: str = ""  # a warning to attach to every score of the model; "" for none
     ratings: Histogram = ()  # the training clips' ratings; () in the file of an older run
     # Of every clip's id, subject, part and rating, see ``digest``; "" in the file of an older run, and ``CHANGED`` if
@@ -70,7 +70,7 @@ def describe(splits: Mapping[str, Split], facts: Facts, target: str = "") -> Tra
         fps=float(np.median([clip.fps for clip in sampled])),
         layouts=tuple(sorted({clip.layout for clip in sampled})),
         scale=scale_of(facts, target, (low, high)),
-        landmark_source=facts.landmark_source,
+        landmark_source=facts.landmark_source or ", ".join(sorted({clip.landmark_source for clip in sampled} - {""})),
         caveat=facts.caveat,
         ratings=histogram([info.score for info in infos[TRAIN]]),
         digest=digest(splits),

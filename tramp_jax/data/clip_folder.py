@@ -99,7 +99,9 @@ def read_listed(folder: Path, info: ClipInfo, wanted: Wanted, problems: Problems
         depth=depth if depth.is_file() else None,
     )
     clip = clip_files.read_clip(info, files, wanted, problems)
-    return clip if layouts or not wanted.landmarks else None
+    if clip is None or (wanted.landmarks and not layouts):
+        return None
+    return dataclasses.replace(clip, landmark_source=str(described.get("landmark_source", "")))
 
 
 def count_frames(folder: Path, clip: str, problems: Problems, with_landmarks: bool = True, place: str = "") -> int:
@@ -205,4 +207,6 @@ def _write(folder: Path, clip: Clip) -> None:
     del info["num_frames"]
     info |= {"score": info["score"] if math.isfinite(info["score"]) else None, "targets": dict(info["targets"])}
     description = {"layout": clip.layout, "fps": clip.fps, **info}
+    if clip.landmark_source:
+        description["landmark_source"] = clip.landmark_source
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")

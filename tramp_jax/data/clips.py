@@ -44,6 +44,7 @@ class Clip:
     # (n, P) float32, distance of each point behind the image plane in pixels; None if the detector does not estimate it
     depth: np.ndarray | None = None
     frame_size: tuple[int, int] | None = None  # (height, width) the landmarks were found in, if not that of ``frames``
+    landmark_source: str = ""  # the name of what found the landmarks, such as "mediapipe"; "" if unknown
 
 
 def encode_frame(frame_rgb: np.ndarray) -> bytes:

@@ -53,7 +53,8 @@ class Trajectory(NamedTuple):
 
     def clip(self, info: ClipInfo) -> Clip:
         """A clip of landmarks only. Fills in the frame count of ``info``."""
-        return Clip(dataclasses.replace(info, num_frames=len(self.points)), self.points, LAYOUT, fps=self.fps)
+        info = dataclasses.replace(info, num_frames=len(self.points))
+        return Clip(info, self.points, LAYOUT, fps=self.fps, landmark_source="table")
 
 
 def read(path: Path, cut: bool = False) -> Table:

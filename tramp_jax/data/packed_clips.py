@@ -7,8 +7,9 @@ OUT may be an address that ``etils.epath`` opens, such as gs://bucket/OUT. Array
 each shard is then copied into a temporary file when it is first needed.
 
 A record describes itself: magic (4 bytes), schema version (uint16), length of the header (uint32), the header (JSON:
-info, layout, fps, and shape or lengths of the arrays), then landmarks, colours, depths and frames as they lie in
-memory, all little-endian. Any change to this format must raise ``VERSION``; a reader refuses versions above its own.
+info, layout, fps, landmark source if known, and shape or lengths of the arrays), then landmarks, colours, depths and
+frames as they lie in memory, all little-endian. Any change that an older reader would misread must raise ``VERSION``; a
+reader refuses versions above its own.
 """
 
 import dataclasses
@@ -57,6 +58,8 @@ def encode(clip: Clip) -> bytes:
         "arrays": {},
         "frames": None,
     }
+    if clip.landmark_source:
+        header["landmark_source"] = clip.landmark_source
     buffers: list[bytes] = []
     for name, dtype in _ARRAYS.items():
         array = getattr(clip, name)
@@ -99,7 +102,8 @@ def decode(record: bytes, with_frames: bool = True, with_pixels: bool = True) ->
                 arrays[name] = _view(record, at, _ARRAYS[name], shape).copy()
             at += math.prod(shape) * np.dtype(_ARRAYS[name]).itemsize
         frames = _frames(record, at, header["frames"]) if with_frames and header["frames"] else None
-        return Clip(info, layout=header["layout"], fps=header["fps"], frames=frames, **arrays)
+        source = str(header.get("landmark_source", ""))  # older records have none
+        return Clip(info, layout=header["layout"], fps=header["fps"], frames=frames, landmark_source=source, **arrays)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError("damaged_file", f"the record is damaged ({error!r})") from error
 

@@ -138,6 +138,7 @@ def preprocess_video(
         pixels=colours,
         frames=images,
         fps=timing.fps,
+        landmark_source=source.name,
         depth=(np.stack(depths) * box.scale).astype(np.float32) if len(depths) == len(points) else None,
     )
     scores = np.array([track.faces[i].score for i in timing.chosen])

@@ -39,9 +39,10 @@ def about_clip(member: Member, clip: Clip, source: str) -> Iterator[str]:
     if member.expressions and expression and expression not in member.expressions:
         yield f"the model was trained on {', '.join(member.expressions)}, not on {expression}"
     facts = data or datasets.facts(config.data.name)
+    unknown = source == f"layout {clip.layout}" and data is not None and clip.layout in data.layouts
     if facts.caveat:
         yield facts.caveat
-    elif facts.landmark_source and facts.landmark_source not in source:
+    elif facts.landmark_source and not (unknown or any(name in source for name in facts.landmark_source.split(", "))):
         yield (
             f"the model was trained on landmarks from {facts.landmark_source}, but these are from {source}: they "
             "differ systematically (docs/preprocess.md)"

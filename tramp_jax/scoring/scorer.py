@@ -181,10 +181,10 @@ class Scorer:
             clip = read_clip(path)
             info = dataclasses.replace(clip.info, expression=expression or clip.info.expression)
             origin = read_origin(path, len(clip.landmarks))
+            source = clip.landmark_source or origin.landmarks  # older clips have it only in their evidence
             return self.score_clip(
-                dataclasses.replace(clip, info=info),
+                dataclasses.replace(clip, info=info, landmark_source=source),
                 interpolated=origin.interpolated,
-                landmark_source=origin.landmarks,
                 quality=origin.quality(clip),
                 warnings=origin.warnings,
             )
@@ -192,20 +192,11 @@ class Scorer:
         info = ClipInfo(path.stem, path.stem, asked, float("nan"), 0, source=str(path))
         if path.suffix.lower() == ".csv":
             read = landmark_tables.read_trajectory(path, self._options.fps or 0.0, self._options.max_gap)
-            return self.score_clip(
-                read.clip(info),
-                interpolated=read.interpolated,
-                landmark_source="table",
-                warnings=read.warnings,
-            )
-        source = open_table_beside(path) if self.landmarks == "table" else self.open_source()
-        video = preprocess_video(path, source, self._options_of(path), info)
+            return self.score_clip(read.clip(info), interpolated=read.interpolated, warnings=read.warnings)
+        made_by = open_table_beside(path) if self.landmarks == "table" else self.open_source()
+        video = preprocess_video(path, made_by, self._options_of(path), info)
         return self.score_clip(
-            video.clip,
-            interpolated=video.interpolated,
-            landmark_source=video.source,
-            quality=video.quality,
-            warnings=video.warnings,
+            video.clip, interpolated=video.interpolated, quality=video.quality, warnings=video.warnings
         )
 
     def score_clip(
@@ -213,7 +204,6 @@ class Scorer:
         clip: Clip,
         *,
         interpolated: np.ndarray | Sequence[bool] = (),
-        landmark_source: str = "",
         quality: Quality | None = None,
         warnings: Sequence[str] = (),
         raw: np.ndarray | None = None,
@@ -229,7 +219,8 @@ class Scorer:
         scores = np.array([output.score(value) for output, value in zip(outputs, raw, strict=True)])
         spreads = np.array([output.spread(value) for output, value in zip(outputs, raw, strict=True)])
         score, spread = map(float, combined(scores, spreads))
-        source, quality = landmark_source or f"layout {clip.layout}", quality or measure(clip)
+        source = clip.landmark_source or f"layout {clip.layout}"
+        quality = quality or measure(clip)
         about = list(doubts.about_clip(self.members[0], clip, source))
         interval: tuple[float, float] | None = None
         ratings: tuple[float, ...] = ()
