@@ -707,6 +707,13 @@ def test_the_report_of_a_long_name_is_written(tmp_path):
     assert reports.path("/anna/smile.mp4").name.startswith("smile-")
 
 
+def test_the_folder_of_a_run_is_not_an_input(runs):
+    """Its plots would be read as a video."""
+    cv2.imwrite(str(runs[0] / "curves.png"), np.zeros((8, 8, 3), np.uint8))
+    with user_error("bad_option", str(runs[0]), "--checkpoint"):
+        expand([str(runs[0])])
+
+
 def test_a_folder_expands_to_its_videos_or_its_clips(source, tmp_path):
     for name in ("b 2.mp4", "b 10.mov", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

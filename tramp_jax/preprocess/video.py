@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tramp_jax import run
 from tramp_jax.data import images
 from tramp_jax.data.clip_files import files_in, numbering_gaps, unclear_order
 from tramp_jax.data.clip_folder import DESCRIPTION, VIDEOS, is_clip
@@ -80,11 +81,15 @@ def expand_input(path: str | Path) -> list[Path]:
 
     Raises:
       UserError: ambiguous_folder if it holds videos or images beside folders of videos, at any depth, or videos beside
-        images.
+        images; bad_option for the folder of a training run.
     """
     path = Path(path).expanduser()
     if not path.is_dir() or is_clip(path):
         return [path]
+    if run.has_begun(path):  # its plots are not frames
+        raise UserError(
+            "bad_option", f"{path}: is the folder of a training run, not an input; score takes it as --checkpoint"
+        )
     videos, images = _files(path, VIDEOS), _files(path, (*IMAGES, *_UNREADABLE))
     if not (videos or images):
         return [path]
