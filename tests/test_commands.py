@@ -216,6 +216,7 @@ def test_an_interrupted_run_saves_its_state_and_resumes(linear_model, finished_l
     step = _arrays(workdir)[0]
     assert 0 < step < LINEAR_STEPS
     _train(workdir, resume=True, **LINEAR)
+    assert re.search(rf"\bstep {step} of {LINEAR_STEPS}\b", capsys.readouterr().out)
     assert _losses(workdir) == _losses(finished_linear_run)
     assert _equal(_arrays(workdir)[1], _arrays(finished_linear_run)[1])
 

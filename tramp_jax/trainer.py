@@ -78,6 +78,8 @@ def fit(
             step, *parts, best = checkpoints.restore_last(state.scoring, state.training, mesh)
             state = state.restored(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), *parts)
         first, total = int(state.step), config.train.epochs * steps_per_epoch
+        if resume and sharding.is_first_process():
+            tqdm.write(f"continues after step {first} of {total}")
         with (
             training_log.Reporter(workdir, first if resume else None) as reporter,
             _StopSignal() as stop,

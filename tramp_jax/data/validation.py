@@ -61,8 +61,9 @@ class Report:
         """Every problem, then a summary, for people to read."""
         lines = [f"{problem.severity}: [{problem.kind}] {problem.message}" for problem in self.problems]
         lines += [f"{count:6d}  {kind}" for kind, count in self.counts().items()]
-        warnings = len(self.problems) - len(self.errors)
-        return [*lines, f"{len(self.errors)} errors, {warnings} warnings; {self._usable()}"]
+        errors, warnings = len(self.errors), len(self.problems) - len(self.errors)
+        counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+        return [*lines, f"{counts}; {self._usable()}"]
 
     def _usable(self) -> str:
         total = len(self.dataset.source)
