@@ -70,7 +70,7 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     name = path.name
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(".partial", f".{name}.", path.parent, ignore_cleanup_errors=True) as scratch:
             new = pathlib.Path(scratch, name)
             yield new

@@ -59,7 +59,7 @@ def test_broken_state_dict_is_refused_and_nothing_is_written(case, tmp_path, cap
         (["a.pth", "--out", "full"], ["full: ", "--overwrite"]),
         (["a.pth", "--out", "full", "--overwrite"], ["full: ", "conversion.json"]),
         (["a.pth", "--out", "a.pth", "--overwrite"], ["a.pth: ", "conversion.json"]),
-        (["a.pth", "--out", "no/such/new"], ["no/such/new: ", "no;"]),
+        (["a.pth", "--out", "a.pth/such/new"], ["a.pth/such/new: ", "a file"]),
         (["a.pth", "--to-pytorch", "full", "--overwrite"], ["full: "]),
         (["full", "--out", "new"], ["full: ", "conversion.json", "checkpoints/"]),
     ],

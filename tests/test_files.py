@@ -123,13 +123,14 @@ def test_no_file_is_replaced_unasked(tmp_path, command):
         ["study", "fusion", "--out", "PLACE"],
     ],
 )
-def test_a_misspelt_folder_of_an_output_is_not_created(tmp_path, monkeypatch, command):
+def test_an_output_below_a_file_is_refused_before_any_work(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").touch()
     with pytest.raises(SystemExit) as stopped:
-        cli.main([part.replace("PLACE", "resutls/january/x") for part in command])
-    assert stopped.value.__context__.kind == "missing_file"
-    assert f"{tmp_path / 'resutls'};" in str(stopped.value.__context__)
-    assert not list(tmp_path.iterdir())
+        cli.main([part.replace("PLACE", "results/january/x") for part in command])
+    assert stopped.value.__context__.kind == "bad_path"
+    assert f"{tmp_path / 'results'} is a file" in str(stopped.value.__context__)
+    assert os.listdir(tmp_path) == ["results"]
 
 
 @pytest.mark.parametrize("command", [["score", "--out", "new/scores.csv"], ["preprocess", "a.mp4", "--out", "new/x"]])
@@ -141,9 +142,9 @@ def test_collecting_nothing_writes_nothing(tmp_path, monkeypatch, command):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_of_an_output_is_created(tmp_path):
+def test_the_folders_of_an_output_are_created(tmp_path):
     write_clip(tmp_path / "clip", SyntheticFaces(1, 1)[0])
-    for name in ("sheets/clip.png", "videos/clip.mp4"):
+    for name in ("sheets/january/clip.png", "videos/clip.mp4"):
         assert cli.main(["view", str(tmp_path / "clip"), "--out", str(tmp_path / name)]) == 0
         assert (tmp_path / name).stat().st_size > 0
 

@@ -67,17 +67,15 @@ def hidden(path: pathlib.Path, ending: str) -> pathlib.Path:
 
 
 def check_place(path: pathlib.Path) -> None:
-    """Refuses an output whose folder would have to be created inside a missing one: its path is probably misspelt.
-
-    The folder that the output lies in may be missing; whoever writes the output creates it.
+    """Refuses an output that cannot be created, before any work is done. Missing folders are created with the output.
 
     Raises:
-      UserError: missing_file; bad_path if the path is an address.
+      UserError: bad_path if the path is an address, or lies below a file.
     """
     check_mounted(path)
-    above = pathlib.Path(os.path.abspath(path)).parent.parent
-    if not above.is_dir():
-        raise UserError("missing_file", f"{path}: there is no folder {above}; create it, or correct the path")
+    there = next(each for each in pathlib.Path(os.path.abspath(path)).parents if each.exists())
+    if not there.is_dir():
+        raise UserError("bad_path", f"{path}: {there} is a file, not a folder; correct the path")
 
 
 def check_new(path: pathlib.Path, overwrite: bool, option: str = "--out") -> None:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     member = load_member(arguments.checkpoint, arguments.which)
     model = build(member.config, member.variables, member.output, {"model": member.id, "step": str(member.step)})
     onnx.checker.check_model(model)
-    out.parent.mkdir(exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, model.SerializeToString())
     inputs = ", ".join(entry.name for entry in model.graph.input)
     sys.stdout.write(

@@ -306,7 +306,7 @@ def _write_queries(
     source = source_of(job)
     number, face, size = first_face(job.video, source, options)
     points = face.points[None]
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     chosen = [landmarks.select(points, source.layout)[0], landmarks.nose_tip(points, source.layout)[0]]
     write_queries(file, np.concatenate(chosen), number, size)
     sys.stdout.write(f"{file}: 64 query points in {spell(number)} of {job.video}, {size[0]}x{size[1]} pixels\n")

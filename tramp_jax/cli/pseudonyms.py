@@ -50,7 +50,7 @@ class Pseudonyms:
 
     def create(self) -> None:
         """Creates the file with a new salt, unless it exists."""
-        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         only_us = functools.partial(os.open, mode=0o600)
         with contextlib.suppress(FileExistsError), open(self._path, "x", opener=only_us) as file:
             file.write(secrets.token_hex(_SALT_BYTES) + "\n")

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=expanded,
         default=Path("scores.csv"),
-        help="table of scores (default scores.csv), in a folder that exists or a new one",
+        help="table of scores (default scores.csv)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the table, and score all inputs again")
     parser.add_argument(

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     config.model.head.num_classes = arguments.classes
     report = validation.check(config, wanted, arguments.workers)
     if arguments.json:
-        arguments.json.parent.mkdir(exist_ok=True)
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(arguments.json, report.to_json())
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 1 if report.errors else 0

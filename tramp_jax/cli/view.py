@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     clip = clip_folder.read_clip(arguments.clip, with_pixels=False)
     interpolated = batch.read_origin(arguments.clip, len(clip.landmarks)).interpolated
     write = overlay.write_video if kind in _VIDEOS else overlay.write_sheet
-    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write(arguments.out, clip, interpolated)
     sys.stdout.write(
         f"{arguments.out}: {len(clip.landmarks)} frames at {clip.fps:g} per second, {sum(interpolated)} interpolated\n"
