@@ -10,7 +10,7 @@ measured time. A training step counts as three forward passes, the usual estimat
 backward pass.
 
 Each part is measured on its own and called often enough that a measurement lasts at least 20 ms. A part whose arrays
-fit into the device's caches can exceed 100 % of the memory's limit. A part that takes less time than starting its
+fit into the device's caches can exceed 100% of the memory's limit. A part that takes less time than starting its
 kernels, about 10 µs each, stays far below the limits.
 """
 

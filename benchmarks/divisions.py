@@ -45,7 +45,7 @@ def _text(entry: dict) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a table for each metric: mean ± standard deviation over folds, differences with 95 % intervals."""
+    """Prints a table for each metric: mean ± standard deviation over folds, differences with 95% intervals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
     parser.add_argument("--draws", type=int, default=1000)

@@ -184,7 +184,7 @@ def shifts(folder: pathlib.Path, threads: int) -> tuple[list[str], dict[str, lis
     lines = [
         f"Scores of {CLIPS} clips in float32 have a standard deviation of {np.std(exact):.2f}.",
         "",
-        f"| way | mean | median | 95 % | largest | within {BOUND} |",
+        f"| way | mean | median | 95% | largest | within {BOUND} |",
         "|---|---|---|---|---|---|",
     ]
     for name, other in judges():

@@ -47,7 +47,7 @@ def _keys_in_training(keys: jax.Array | None) -> Callable[[bool], tuple[Any, ...
 
 
 def trajectory_parts(config: ConfigDict, batch: int) -> Iterator[Part]:
-    """The trajectory encoder's layers without the stem (4 % of its FLOPs); ``config`` is the ``model`` group."""
+    """The trajectory encoder's layers without the stem (4% of its FLOPs); ``config`` is the ``model`` group."""
     c, dtype = config.trajectory, jnp.dtype(config.precision)
     encoder = models.build_model(config).trajectory_encoder
     V, n = c.num_points, c.blocks_per_stage

@@ -7,8 +7,8 @@
 TASK is BLOW, KISS, BROW, OPEN (the default) or SPREAD. FOLD is 1, 2 or 3; without it, all are run in turn. ROOT is the
 folder of the data (tramp_jax/data/readers/neuroface.py). --config.data.target=symmetry, ROM, speed, variability or
 fatigue learns this sub-score instead of the overall score. With "classification", the sub-score (symmetry by default)
-is a class from 0 to 5, the raters' mean rounded half up. It is learned by cross-entropy on a single split: 80 % of the
-people train, 20 % are tested.
+is a class from 0 to 5, the raters' mean rounded half up. It is learned by cross-entropy on a single split: 80% of the
+people train, 20% are tested.
 
 Reproduces the row TraMP-Former of the paper's NeuroFace table (T = 128), Spearman's ρ × 100 over three folds of 24
 people to train on and 12 to test on:
@@ -29,7 +29,7 @@ from tramp_jax.data.readers.neuroface_lists import FOLDS, MAX_SUB_SCORE, SUB_SCO
 COLUMNS = TASKS  # of a study's table; each task is trained separately
 _CLIPS = {"BLOW": 126, "KISS": 190, "BROW": 77, "OPEN": 184, "SPREAD": 193}  # paper, Table I
 # How many clips train, for the costs of a study. A task: two thirds of the people, less a fifth for validation, in each
-# fold. A sub-score: 80 % of the people, less a fifth for validation.
+# fold. A sub-score: 80% of the people, less a fifth for validation.
 EXPECTED_CLIPS = {task: round(clips * 2 / 3 * 0.8) * len(FOLDS) for task, clips in _CLIPS.items()} | {
     sub_score: round(sum(_CLIPS.values()) * 0.8 * 0.8) for sub_score in SUB_SCORES
 }

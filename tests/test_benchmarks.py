@@ -167,7 +167,7 @@ def test_flops_by_hand_are_those_of_xla():
 
 
 def test_flops_of_the_whole_model_are_those_of_its_parts():
-    """The parts leave out the stem of the trajectories, 4 % of their FLOPs."""
+    """The parts leave out the stem of the trajectories, 4% of their FLOPs."""
     config = base().model
     frames = parts.total_flops(parts.frame_parts(config, config.rgb.num_frames))
     trajectories = parts.total_flops([*parts.trajectory_parts(config, 1), parts.fusion_part(config, 1)])

@@ -93,7 +93,7 @@ def test_a_still_face_has_the_least_energy_and_no_speed(clip):
 
 
 def trembling(clip, hertz, frames, fps):
-    """A clip of a still face whose lower lip swings sideways by 3 % of the pupils' distance."""
+    """A clip of a still face whose lower lip swings sideways by 3% of the pupils' distance."""
     points = np.repeat(clip.landmarks[:1], frames, axis=0)
     slots = landmarks.layout_of(points, clip.layout).slots
     left, right = (landmarks.select(points, clip.layout)[0, slot] for slot in landmarks.PUPILS)

@@ -476,7 +476,7 @@ def test_classes_are_sub_scores_rounded_half_up(tmp_path):
     clip = dataset.source[1]
     assert (clip.info.score, clip.frames.shape) == (5, (4, 256, 256, 3))
     parts = datasets.split(dataset, config, None)
-    assert len({info.subject for info in parts["test"].infos}) == 1  # 20 % of five
+    assert len({info.subject for info in parts["test"].infos}) == 1  # 20% of five
     sample = pipeline.Sampler(config).train(0, parts["test"][0])
     assert len(sample.inputs.frames) == config.model.rgb.num_frames
     assert sample.inputs.trajectories.shape == (config.model.trajectory.length, 63, 5)

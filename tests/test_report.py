@@ -46,7 +46,7 @@ def evidence(clip, attribution):
         clip,
         score=2.5,
         interval=(1.75, 3.25),
-        interval_note="90 % of new people",
+        interval_note="90% of new people",
         attribution=attribution,
         interpolated=[4, 5, 6, 11],
         warnings=["The face is small."],
@@ -135,12 +135,12 @@ def test_the_report_shows_what_it_must(document, evidence):
     text = Read(document).text
     assert text.count(writer.NOTICE) == 2
     assert "Smile: 2.50 on MDS-UPDRS" in text
-    assert "Interval 1.75 to 3.25 (90 % of new people)." in text
+    assert "Interval 1.75 to 3.25 (90% of new people)." in text
     assert "0 (normal) to 4 (severe)" in text
     # The eye on the left of the picture is the person's right one.
     assert "the model's score would be 1.25. Movement changed the score by +1.25." in text
     assert "right eye (+1.50), mouth (-0.25)" in text
-    assert "add up to +1.2500; the score changed by +1.2490. The error is 0.001 (0.08 % of the change)" in text
+    assert "add up to +1.2500; the score changed by +1.2490. The error is 0.001 (0.08% of the change)" in text
     count = len(evidence.clip.landmarks)
     assert f"The landmarks were interpolated, not measured, in frames 5-7, 12 (4) of {count}." in text
     assert "The face is small." in text
@@ -298,10 +298,10 @@ def test_provenance_names_the_file_and_the_frames(tmp_path, clip, config):
     path = tmp_path / "video.mp4"
     path.write_bytes(b"moving pictures")
     clip = dataclasses.replace(clip, info=dataclasses.replace(clip.info, source=str(path)))
-    found = record.provenance(clip, config, missing_ratio="2 %")
+    found = record.provenance(clip, config, missing_ratio="2%")
     assert found["sha256"] == hashlib.sha256(b"moving pictures").hexdigest()
     assert found["file"] == str(path)
-    assert found["missing_ratio"] == "2 %"
+    assert found["missing_ratio"] == "2%"
     assert found["config"] == "tiny"
     assert "jax " in found["versions"]
     T, count = config.model.trajectory.length, config.model.rgb.num_frames

@@ -82,7 +82,7 @@ def _plot_differences(axes: Any, score: np.ndarray, target: np.ndarray) -> None:
                 textcoords="offset points", ha="right", fontsize=8,
             )  # fmt: skip
     axes.set(xlabel="mean of score and rating", ylabel="score − rating")
-    axes.set_title("Bland–Altman, 95 % limits of agreement")
+    axes.set_title("Bland–Altman, 95% limits of agreement")
 
 
 def _plot_confusion(axes: Any, table: dict[str, list[Any]]) -> None:

@@ -68,7 +68,7 @@ def summarise(folds: Mapping[int | None, Mapping[str, Split]], folder: pathlib.P
         for name, each in pairs.items():
             if each["interval"] is not None:
                 low, high = each["interval"]
-                lines.append(f"  {name}: {metric} {each['value']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] over subjects")
+                lines.append(f"  {name}: {metric} {each['value']:+.3f}, 95% [{low:+.3f}, {high:+.3f}] over subjects")
     return lines
 
 

@@ -184,7 +184,7 @@ def format_report(report: dict[str, Any]) -> str:
 def _metric_line(name: str, entry: dict[str, Any]) -> str:
     value = "undefined" if entry["value"] is None else f"{entry['value']:7.4f}"
     interval = entry["interval"]
-    return f"  {name:12s} {value}" + (f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+    return f"  {name:12s} {value}" + (f"   95% [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
 def _only(predictions: Predictions, expression: str) -> Predictions:

@@ -131,12 +131,12 @@ def bias(score: np.ndarray, target: np.ndarray) -> float:
 
 
 def limit_low(score: np.ndarray, target: np.ndarray) -> float:
-    """Lower 95 % limit of agreement: bias − 1.96 standard deviations of the differences."""
+    """Lower 95% limit of agreement: bias − 1.96 standard deviations of the differences."""
     return bias(score, target) - _half_width(score, target)
 
 
 def limit_high(score: np.ndarray, target: np.ndarray) -> float:
-    """Upper 95 % limit of agreement: bias + 1.96 standard deviations of the differences."""
+    """Upper 95% limit of agreement: bias + 1.96 standard deviations of the differences."""
     return bias(score, target) + _half_width(score, target)
 
 
@@ -207,7 +207,7 @@ def weights_of_people(subjects: Sequence[str]) -> np.ndarray:
 
 
 def bootstrap(value: Callable[[np.ndarray], float], subjects: Sequence[str], draws: int) -> Interval:
-    """95 % percentile interval of ``value`` over ``draws`` resamplings of the subjects.
+    """95% percentile interval of ``value`` over ``draws`` resamplings of the subjects.
 
     Args:
       value: computes the statistic from row numbers of clips, which may repeat.

@@ -28,7 +28,7 @@ from tramp_jax.metrics import weights_of_people
 
 # Fewer people than this say next to nothing about which checkpoint, line or width of intervals is right.
 FEW_PEOPLE = 10
-# From this many on, bending a line that is already right raises the RMSE by less than 1 %: docs/scoring.md.
+# From this many on, bending a line that is already right raises the RMSE by less than 1%: docs/scoring.md.
 MANY_PEOPLE = 200
 
 Histogram = tuple[tuple[float, int], ...]

@@ -38,7 +38,7 @@ class UsualMotion:
     medians: tuple[float, ...]  # (D,) medians of the logarithms of ``baselines.FEATURE_NAMES``
     ranges: tuple[float, ...]  # (D,) interquartile ranges of the same
     threshold: float  # the largest distance of a usual clip
-    # Smallest and largest rotation of the head in the training frames, in degrees, without the most extreme 1 %. None
+    # Smallest and largest rotation of the head in the training frames, in degrees, without the most extreme 1%. None
     # if an earlier version wrote the file.
     yaw: tuple[float, float] | None = None
     pitch: tuple[float, float] | None = None  # likewise

@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_video_options(
         parser,
         "frame rate of clips, and of tables without timestamps; default: the video's own, or the training clips' if "
-        "they differ by more than 10 %%",
+        "they differ by more than 10%%",
     )
 
 

@@ -9,8 +9,8 @@ yaw, pitch  rotation of the head in degrees, from the position of the nose tip b
             positive if the nose points to the right of the picture, pitch if it points down. The method assumes the
             proportions of an average face: a long nose looks like a lowered head.
 
-On drawn faces of many shapes that turn by up to 40 degrees and nod by up to 20, 95 % of yaw errors are at most
-``YAW_ERROR`` and 95 % of pitch errors at most ``PITCH_ERROR`` (tests/test_landmark_quality.py).
+On drawn faces of many shapes that turn by up to 40 degrees and nod by up to 20, 95% of yaw errors are at most
+``YAW_ERROR`` and 95% of pitch errors at most ``PITCH_ERROR`` (tests/test_landmark_quality.py).
 """
 
 import dataclasses

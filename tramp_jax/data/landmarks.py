@@ -214,7 +214,7 @@ def from_ibug68(points: np.ndarray) -> np.ndarray:
     | nose | bridge and base are points of the 68 or between two; the sides are between bridge, eye and nostril |
     | lips | the points of the outer and the inner contour |
 
-    On drawn faces, the mean error is 0.6 % of the distance between the pupils; at the brows' lower edge it is 8 %.
+    On drawn faces, the mean error is 0.6% of the distance between the pupils; at the brows' lower edge it is 8%.
     """
     return _IBUG_WEIGHTS @ points.astype(np.float64)
 

@@ -24,8 +24,8 @@ _SKEW = 0.05  # sine of the angle by which a display matrix may miss a quarter t
 _MARK_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
 # FFmpeg's AVFieldOrder: up to 1 is unknown or progressive; the top field is shown first in 2 and 5, not in 3 and 4.
 _PROGRESSIVE, _TOP_FIRST = 1, (2, 5)
-# Search every 8th frame and every 4th column for combs with steps of over 10 grey levels. Combs hold at most 1 % of the
-# moving pixels in progressive videos, and 15 to 25 % in interlaced ones (measured).
+# Search every 8th frame and every 4th column for combs with steps of over 10 grey levels. Combs hold at most 1% of the
+# moving pixels in progressive videos, and 15 to 25% in interlaced ones (measured).
 _COMB_FRAMES, _COMB_COLUMNS, _COMB_STEP, _COMB_SHARE = 8, 4, 10, 0.05
 # FFmpeg's AVColorSpace. Without a mark, FFmpeg takes BT.601 for every size, and players BT.709 for HD sizes.
 _UNMARKED, _SD_SIZE = 2, (1279, 576)

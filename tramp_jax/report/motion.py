@@ -10,11 +10,11 @@ Definitions, on the smoothed excursion:
   rest        mean of the first 120 ms, where the excursion is 0.
   range       largest minus smallest excursion of the clip.
   peak speed  largest absolute slope.
-  onset       last time below 10 % of the peak before 90 % of it is first reached.
-  rise        from the onset to the first time at 90 % of the peak. 10 % and 90 % are the reference levels of IEEE Std
+  onset       last time below 10% of the peak before 90% of it is first reached.
+  rise        from the onset to the first time at 90% of the peak. 10% and 90% are the reference levels of IEEE Std
               181-2011 for transitions. Schmidt, Cohn and Tian, Biological Psychology 65 (2003) 49, describe smiles by
               onset, its duration and its largest speed.
-  hold        total time at or above 90 % of the peak.
+  hold        total time at or above 90% of the peak.
 Positions are smoothed and differentiated by fitting a cubic in a running window of 280 ms (Savitzky and Golay,
 Analytical Chemistry 36 (1964) 1627). Movements that jitter could have caused have no onset, rise or hold.
 """

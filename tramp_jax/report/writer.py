@@ -124,7 +124,7 @@ def _effects(evidence: Evidence) -> str:
         return page.missing(plots.EFFECTS, evidence.attribution_note)
     share = "the change is negligible"
     if found.relative_error is not None:
-        share = f"{100 * found.relative_error:.2f} % of the change"
+        share = f"{100 * found.relative_error:.2f}% of the change"
     parts = [
         page.paragraph(
             "Effects are integrated gradients, from the clip's first frame held still to the clip itself. They are in "
@@ -156,7 +156,7 @@ def _ranked(effects: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _effect_table(what: str, caption: str, effects: Mapping[str, float]) -> str:
     whole = sum(abs(value) for value in effects.values()) or 1.0
-    rows = [[name, f"{value:+.4f}", f"{100 * abs(value) / whole:.0f} %"] for name, value in _ranked(effects)]
+    rows = [[name, f"{value:+.4f}", f"{100 * abs(value) / whole:.0f}%"] for name, value in _ranked(effects)]
     return page.table(f"{caption} Shares ignore the sign.", [what, "effect on the score", "share"], rows)
 
 
@@ -181,7 +181,7 @@ def _motion(evidence: Evidence) -> str:
         page.paragraph(
             "Measured from the landmarks, without the model. The unit of length is the distance between the outer "
             f"corners of the eyes (here {table.inter_ocular:.1f} pixels). Onset is the time at which a movement passes "
-            "10 % of its peak, rise is the time from 10 % to 90 %, and hold is the total time at 90 % or more. "
+            "10% of its peak, rise is the time from 10% to 90%, and hold is the total time at 90% or more. "
             f"Positions are smoothed over {table.window} frames ({1000 * table.window / evidence.clip.fps:.0f} ms). "
             "“–” means that no movement stands out from the jitter of the landmarks."
         ),
@@ -218,7 +218,7 @@ def _asymmetry(value: float | None) -> str:
     if value is None:
         return "–"
     percent = round(100 * abs(value))
-    return "none" if percent == 0 else f"{percent} %, {'right' if value > 0 else 'left'} larger"
+    return "none" if percent == 0 else f"{percent}%, {'right' if value > 0 else 'left'} larger"
 
 
 def _interpolated(evidence: Evidence) -> str:
@@ -237,7 +237,7 @@ def _quality(evidence: Evidence) -> str:
     bound = landmark_quality
     # Where low values are bad, they are negated, so that the largest is always the worst.
     items: list[tuple[str, str, np.ndarray, Callable[[float], str], str]] = [
-        ("inside", "landmarks inside the picture", -found.inside, percent, "100 %"),
+        ("inside", "landmarks inside the picture", -found.inside, percent, "100%"),
         (
             "confidence",
             "confidence of the landmark source",
@@ -267,7 +267,7 @@ def _quality(evidence: Evidence) -> str:
         return table + page.paragraph(accuracy, "soft")
     return table + page.paragraph(
         f"A still landmark jitters by {found.usual_jitter:.2f} pixels of the face crop, "
-        f"{100 * found.relative_jitter:.2f} % of the distance between the pupils. So the smallest visible movement of "
+        f"{100 * found.relative_jitter:.2f}% of the distance between the pupils. So the smallest visible movement of "
         f"one landmark in one direction (x or y) between two frames is {found.smallest_motion:.1f} pixels; the mean of "
         f"a region is more precise. {accuracy}",
         "soft",

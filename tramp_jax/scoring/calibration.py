@@ -73,7 +73,7 @@ class Calibration:
 
     @property
     def test(self) -> str:
-        """The measured coverage in words, with its 95 % interval over people if their number is known.
+        """The measured coverage in words, with its 95% interval over people if their number is known.
 
         The interval is Wilson's (JASA 1927). If all people are covered, it is not empty, as that of resampled people
         would be. If people have several clips, it is rather too wide.

@@ -76,7 +76,7 @@ class Scorer:
       which: "best", "last" or a step number.
       landmarks: landmark source for videos, one of ``preprocess.SOURCES``; opened when first needed.
       options: how to turn a video into a clip. If ``fps`` is None, a video is resampled to the rate of the training
-        clips if its own differs by more than 10 %.
+        clips if its own differs by more than 10%.
       max_width: withhold scores whose interval is wider; None to withhold none.
       runtime: "jax", "onnx", or "auto" for the faster one that is installed; see ``judges.make_judge``.
       precision: "float32", or "bfloat16" to encode frames faster; scores then differ a little (docs/export.md).

@@ -19,7 +19,7 @@ TRAINING = 3  # a forward and backward pass costs three times the forward pass
 PEAK, SHARE = {"float32": 495.0, "bfloat16": 989.0}, 135 / 989
 ASSUMED = (
     f"{SHARE * PEAK['float32']:.0f} TFLOP/s in float32 and {SHARE * PEAK['bfloat16']:.0f} in bfloat16: "
-    f"{100 * SHARE:.0f} % of the peaks of an H100 in TF32 ({PEAK['float32']:g}) and bfloat16 ({PEAK['bfloat16']:g}), "
+    f"{100 * SHARE:.0f}% of the peaks of an H100 in TF32 ({PEAK['float32']:g}) and bfloat16 ({PEAK['bfloat16']:g}), "
     "assumed, not measured"
 )
 

@@ -44,7 +44,7 @@ class Line(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A metric of a row, with 95 % intervals over people and seeds. NaN stands for what is unknown."""
+    """A metric of a row, with 95% intervals over people and seeds. NaN stands for what is unknown."""
 
     value: float = math.nan  # its mean over columns, seeds and folds
     spread: float = math.nan  # its standard deviation over seeds
@@ -134,7 +134,7 @@ def _figures(metric: str, columns: Sequence[str], parts: Sequence[Part], others:
 
 
 def _interval(value: _Value, subjects: Sequence[str], seeds: np.ndarray, draws: int) -> metrics.Interval:
-    """The 95 % interval of ``value`` over ``draws`` resamplings of people and, independently, of seeds."""
+    """The 95% interval of ``value`` over ``draws`` resamplings of people and, independently, of seeds."""
     rng = np.random.default_rng(1)  # the people are drawn from 0
     return metrics.bootstrap(lambda rows: value(rows, rng.choice(seeds, len(seeds))), subjects, draws)
 
@@ -241,7 +241,7 @@ def _markdown(
     over = "people and seeds" if seeds > 1 else "people"
     legend = (
         f"On `{study.data}`: {people} test people, {seeds} seed{'s' if seeds != 1 else ''}. ± is the standard "
-        f"deviation over seeds; intervals are 95 % over {over}, and differences are on the same {over}. Validation "
+        f"deviation over seeds; intervals are 95% over {over}, and differences are on the same {over}. Validation "
         "people selected the checkpoint."
     )
     if with_paper and columns:
@@ -298,7 +298,7 @@ def _plot(
     axes.invert_yaxis()
     axes.set(xlabel=_words(metric))
     quick = " (tiny settings: figures mean nothing)" if study.quick else ""
-    what = "circle: mean, bar: 95 % interval, dots: seeds"
+    what = "circle: mean, bar: 95% interval, dots: seeds"
     what += ", diamond: paper" if any(line.row.paper for line in lines) else ""
     axes.set_title(f"{study.title}{quick}\n{what}", fontsize="small")
     axes.grid(axis="x", color="0.9")
