@@ -42,12 +42,12 @@ def about_clip(member: Member, clip: Clip, source: str) -> Iterator[str]:
     unknown = source == f"layout {clip.layout}" and data is not None and clip.layout in data.layouts
     if facts.caveat:
         yield facts.caveat
-    elif facts.landmark_source and not (unknown or any(name in source for name in facts.landmark_source.split(", "))):
+    if facts.landmark_source and not (unknown or any(name in source for name in facts.landmark_source.split(", "))):
         yield (
             f"the model was trained on landmarks from {facts.landmark_source}, but these are from {source}: they "
             "differ systematically (docs/preprocess.md)"
         )
-    elif not facts.landmark_source and data is not None and clip.layout not in data.layouts:
+    elif not (facts.landmark_source or facts.caveat) and data is not None and clip.layout not in data.layouts:
         yield (
             f"the model was trained on landmarks in layout {', '.join(data.layouts)}, but these are in {clip.layout}, "
             "from another source: they differ systematically (docs/preprocess.md)"
