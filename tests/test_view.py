@@ -84,8 +84,8 @@ def test_what_cannot_be_shown_is_explained(clip_folder, tmp_path, capsys):
     cases = [
         ([str(clip_folder), "--out", str(tmp_path / "x.gif")], "must end in .mp4"),
         ([str(tmp_path / "none"), "--out", str(tmp_path / "x.png")], "clip folder"),
-        ([str(clip_folder), "--out", str(tmp_path / "no" / "such" / "x.mp4")], str(tmp_path / "no")),
-        ([str(clip_folder), "--out", str(tmp_path / "no" / "such" / "x.png")], str(tmp_path / "no")),
+        ([str(clip_folder), "--out", str(clip_folder / "clip.json" / "x.mp4")], "clip.json is a file"),
+        ([str(clip_folder), "--out", str(clip_folder / "clip.json" / "x.png")], "clip.json is a file"),
     ]
     for arguments, words in cases:
         with pytest.raises(SystemExit):
