@@ -224,13 +224,18 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("padding", view.PADDINGS)
-def test_both_runtimes_give_the_same_raw_values(run, source, padding):
+def padded(run, source, padding):
+    """The run's model with another padding, and a clip that needs it."""
     member = load_member(run)
     config = member.config.copy_and_resolve_references().unlock()
     config.data.padding = padding
-    member = dataclasses.replace(member, config=config)
-    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    short = {name: getattr(source[2], name)[:9] for name in ("landmarks", "pixels", "frames")}
+    return dataclasses.replace(member, config=config), dataclasses.replace(source[2], **short)
+
+
+@pytest.mark.parametrize("padding", view.PADDINGS)
+def test_both_runtimes_give_the_same_raw_values(run, source, padding):
+    member, short = padded(run, source, padding)
     clips = [source[0], short]
     np.testing.assert_allclose(OnnxJudge(member).many(clips), JaxJudge(member).many(clips), rtol=1e-4, atol=1e-4)
 
@@ -254,11 +259,7 @@ def test_repeated_frames_are_encoded_once_with_the_same_result(run, source, monk
 
 
 def test_a_black_frame_is_not_taken_for_padding(run, source):
-    member = load_member(run)
-    config = member.config.copy_and_resolve_references().unlock()
-    config.data.padding = "zero"
-    member = dataclasses.replace(member, config=config)
-    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    member, short = padded(run, source, "zero")
     black = dataclasses.replace(short, frames=(encode_frame(np.zeros((256, 256, 3), np.uint8)), *short.frames[1:]))
     np.testing.assert_allclose(OnnxJudge(member).many([black]), JaxJudge(member).many([black]), rtol=1e-4, atol=1e-4)
 
@@ -323,14 +324,10 @@ needs_bfloat16 = pytest.mark.skipif(
 @pytest.mark.parametrize("padding", view.PADDINGS)
 def test_frames_in_bfloat16_have_nearly_the_same_features(run, source, padding):
     """The clips have more frames than the encoder takes at once, and fewer."""
-    member = load_member(run)
-    config = member.config.copy_and_resolve_references().unlock()
-    config.data.padding = padding
-    member = dataclasses.replace(member, config=config)
-    short = dataclasses.replace(source[2], **{n: getattr(source[2], n)[:9] for n in ("landmarks", "pixels", "frames")})
+    member, short = padded(run, source, padding)
     exact, judge = OnnxJudge(member), make_judge(member, precision="bfloat16")
     for clip in (source[0], short):
-        sample = Sampler(config).test(clip).inputs
+        sample = Sampler(member.config).test(clip).inputs
         features = exact._encode(sample)
         moved = np.abs(judge._encode(sample) - features).max() / np.abs(features).max()
         assert 0 < moved < 0.04  # bfloat16 has 8 bits

@@ -21,7 +21,7 @@ def fused(g: Graph, fusion: Fusion, weights: Weights, rgb: Tensor, trajectory: T
             return dense(g, weights["linear"], g.op("Concat", rgb, trajectory, axis=1))
         case SumFusion():
             return g.op("Add", rgb, trajectory)
-    raise NotImplementedError(f"{type(fusion).__name__} has no ONNX nodes yet")
+    raise NotImplementedError(f"{type(fusion).__name__} has no ONNX nodes: add a case above")
 
 
 def _block(g: Graph, fusion: Fusion, weights: Weights, x: Tensor, y: Tensor) -> Tensor:

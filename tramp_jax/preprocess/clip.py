@@ -57,7 +57,6 @@ class Preprocessed:
     crop: Box  # the square of the video's frame that the crop shows
     frame_size: tuple[int, int]  # (width, height) of the video
     frames_read: int  # frames in the video
-    source: str  # name of the landmark source
     quality: landmark_quality.Quality  # how far the landmarks can be trusted
     warnings: tuple[str, ...]  # what you should know before you use the clip
     # Time by stage: "decode" (the video is read twice), "detect", "landmarks", "crop" (includes encoding).
@@ -69,7 +68,7 @@ class Preprocessed:
             "video": self.clip.info.source,
             "frame_size": list(self.frame_size),
             "frames_read": self.frames_read,
-            "landmarks": self.source,
+            "landmarks": self.clip.landmark_source,
             "layout": self.clip.layout,
             "fps": self.clip.fps,
             "crop": dataclasses.asdict(self.crop),
@@ -151,7 +150,6 @@ def preprocess_video(
         crop=box,
         frame_size=first_pass.size,
         frames_read=len(faces),
-        source=source.name,
         quality=quality,
         warnings=(
             *doubts,
